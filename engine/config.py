@@ -1,0 +1,125 @@
+"""Every setting of the engine: frozen, checked once, one default for each. The CLI is built from these fields.
+
+Help texts live in the field's metadata, so that the command line and the docs say the same.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from engine.errors import ConfigError
+
+
+def setting(default: Any, help: str) -> Any:
+    """A config field with its one default and the text that the command line shows."""
+    return field(default=default, metadata={"help": help})
+
+
+def check_choices(config: Any) -> None:
+    """Raise ConfigError where a `Literal` field of a config holds another value."""
+    hints = get_type_hints(type(config))
+    for entry in fields(config):
+        choices = get_args(hints[entry.name])
+        if getattr(hints[entry.name], "__origin__", None) is Literal and getattr(config, entry.name) not in choices:
+            raise ConfigError(
+                f"{type(config).__name__}.{entry.name} is {getattr(config, entry.name)!r}, "
+                f"expected one of {', '.join(map(repr, choices))}: choose one of these."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """Domain alignment guidance (DAG): how the classifier's BatchNorm statistics pull on the latents.
+
+    The defaults are the best that the evidence in `bench/results` supports; `Alignment.paper()` is DDIS as published.
+    """
+
+    target: Literal["clean", "noisy"] = setting(
+        "clean", "what is moved: the predicted clean latent (as MPGD does), or z_t before the UNet (paper, eq. 9)"
+    )
+    step: Literal["relative", "raw"] = setting(
+        "relative", "relative: scale x rms(latent) / rms(gradient); raw: scale x gradient, to be re-tuned per classifier"
+    )
+    scale: float = setting(0.25, "length of a guidance step, in the unit that `step` names")
+    start: float = setting(0.0, "fraction of the schedule at which guidance begins")
+    stop: float = setting(1.0, "fraction of the schedule at which guidance ends; the last step is never guided")
+    statistics: Literal["batch", "image"] = setting(
+        "batch", "moments over the images that are sampled together, or over each image alone (paper's code)"
+    )
+    norm: Literal["l2", "l2_squared"] = setting("l2", "the norm of each gap in L_BN")
+    layers: Literal["relative", "uniform", "first"] = setting(
+        "relative",
+        "weight of a layer: gaps in units of its stored statistics' norms; all equal (paper); "
+        "or equal but the first x10 (DeepInversion)",
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not 0 <= self.start < self.stop <= 1:
+            raise ConfigError(
+                f"alignment window is [{self.start}, {self.stop}), expected 0 <= start < stop <= 1: "
+                "both are fractions of the schedule, not step numbers. Divide a step number by the number of steps."
+            )
+        if not 0 <= self.scale < float("inf"):
+            raise ConfigError(
+                f"alignment scale is {self.scale}, expected a finite number >= 0: "
+                "0 turns guidance off, a negative one would push away from the training domain."
+            )
+
+    @classmethod
+    def paper(cls, scale: float = 0.2) -> "Alignment":
+        """DDIS as published (arXiv 2506.15381, eq. 9-12): z_t, un-normalised step of eta = 0.2, single images."""
+        return cls(
+            target="noisy", step="raw", scale=scale, start=0.0, stop=1.0,
+            statistics="image", norm="l2", layers="uniform",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The DDIM loop with classifier-free guidance."""
+
+    steps: int = setting(30, "number of denoising steps")
+    cfg: float = setting(5.0, "classifier-free guidance scale (paper: 15); 1 is no guidance")
+    batch: int = setting(28, "images that are sampled together; with batch statistics they share their moments")
+    negative_prompt: str = setting("", "text of the unconditional branch")
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise ConfigError(
+                f"sampling has {self.steps} steps of {self.batch} images, expected at least 1 of each: "
+                "give positive whole numbers."
+            )
+        if not 1 <= self.cfg < float("inf"):
+            raise ConfigError(
+                f"cfg is {self.cfg}, expected a finite number >= 1: 1 is the conditional model alone, 15 the paper's."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLearning:
+    """Class alignment tokens (CAT): how one embedding per class is learned (paper, section 3.3)."""
+
+    learning_rate: float = setting(0.005, "Adam's learning rate (paper: 0.005)")
+    epochs: int = setting(30, "updates of a token at most (paper: 30)")
+    images_per_epoch: int = setting(20, "images whose gradients make one update (paper: 20)")
+    target_accuracy: float = setting(0.7, "stop a class once more than this share of an epoch is recognised (paper: 0.7)")
+    init: Literal["random", "a", "class name"] = setting(
+        "random", "where a token starts: a random embedding (paper), that of 'a', or the mean of the class name's"
+    )
+    skip_passing: bool = setting(True, "leave out classes that already pass with the plain prompt")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.epochs < 1 or self.images_per_epoch < 1:
+            raise ConfigError(
+                f"token learning has {self.epochs} epochs of {self.images_per_epoch} images, expected at least 1 of "
+                "each: give positive whole numbers."
+            )
+        if not 0 < self.learning_rate < float("inf"):
+            raise ConfigError(
+                f"token learning rate is {self.learning_rate}, expected a finite number > 0: the paper uses 0.005."
+            )
+        if not 0 <= self.target_accuracy <= 1:
+            raise ConfigError(
+                f"target accuracy is {self.target_accuracy}, expected a fraction from 0 to 1: write 70 % as 0.7."
+            )

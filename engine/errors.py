@@ -1,0 +1,29 @@
+"""What a user can get wrong. Every message says what was wrong, what was expected and what to do."""
+
+
+class EngineError(Exception):
+    """A mistake of the caller or of the machine that a message can explain. The CLI prints it and exits with 2."""
+
+
+class ConfigError(EngineError, ValueError):
+    """A setting, alone or against another, makes no sense."""
+
+
+class ModelError(EngineError):
+    """A prior or classifier cannot be found, read or used."""
+
+
+class MissingExtraError(EngineError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""
+
+
+class TokenFileError(EngineError):
+    """A token file does not fit the prior, the classifier or the format."""
+
+
+class OutputError(EngineError, OSError):
+    """An output folder cannot be written, or holds another run."""
+
+
+class GuidanceError(EngineError, ArithmeticError):
+    """Guidance failed numerically too often to trust the images."""

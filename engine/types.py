@@ -1,0 +1,76 @@
+"""The values that travel between the rooms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple
+
+import torch
+from ddis_kernels import Moments
+from torch import Tensor
+
+__all__ = ["Denoise", "ImageKey", "Moments", "Prediction", "Sample", "Step", "image_rng"]
+
+
+class Prediction(NamedTuple):
+    """What a denoiser says of z_t: the clean latent and the noise in it, each (N, 4, h, w).
+
+    Both are kept because each is computed from the model's own output; deriving one from the other would lose digits
+    at the ends of the schedule.
+    """
+
+    clean: Tensor
+    noise: Tensor
+
+
+class Step(NamedTuple):
+    """One step of a schedule. `alpha` and `alpha_next` are cumulative alphas before and after the step."""
+
+    index: int
+    total: int
+    timestep: int
+    alpha: float
+    alpha_next: float
+
+    @property
+    def is_last(self) -> bool:
+        return self.index == self.total - 1
+
+
+Denoise = Callable[[Tensor, Step], Prediction]
+"""(latents (N, 4, h, w), step) -> prediction: the frozen prior with its prompts and CFG bound."""
+
+
+class ImageKey(NamedTuple):
+    """Which image of a data set: the class's number and the image's number within the class."""
+
+    class_index: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One finished image and what the teacher says of it.
+
+    image: (3, H, W) in [0, 1], on the CPU. logits: (K,) of the teacher. l_bn: distance of this image's BatchNorm
+    moments to the stored ones (the paper's sum of 2-norms, unweighted, of this image alone). confidence: the teacher's
+    probability of the image's own class. curve: the alignment loss at each guided step, empty if unguided.
+    """
+
+    key: ImageKey
+    label: str
+    seed: int
+    prompt: str
+    token: str
+    image: Tensor
+    logits: Tensor
+    l_bn: float
+    confidence: float
+    group: str
+    curve: tuple[float, ...] = ()
+
+
+def image_rng(seed: int, key: ImageKey) -> torch.Generator:
+    """The CPU generator of one image. Equal for every batch size, device and order of work."""
+    digest = blake2b(f"{seed}/{key.class_index}/{key.index}".encode(), digest_size=8).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") & (2**63 - 1))

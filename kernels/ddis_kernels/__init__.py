@@ -1,0 +1,5 @@
+"""Fused BatchNorm alignment kernels: one op a file, each with a torch reference."""
+
+from ddis_kernels.channel_moments import Moments, channel_moments, channel_moments_reference
+
+__all__ = ["Moments", "channel_moments", "channel_moments_reference"]
