@@ -27,7 +27,7 @@ def train_autoencoder(images: Images, resolution: int, recipe: Recipe, folder: P
     """Squared error on random views, with a light pull of the latents towards unit scale."""
     model = build()
 
-    def loss(rng: Generator) -> Tensor:
+    def loss(rng: Generator, _: float) -> Tensor:
         chosen = torch.randint(0, len(images), (recipe.batch,), generator=rng)
         views = random_views(images.pixels[chosen], resolution, rng, smallest=0.5) * 2 - 1
         latents = model.encode(views).latents

@@ -49,10 +49,11 @@ def rate_at(step: int, recipe: Recipe) -> float:
 
 
 def train(
-    model: nn.Module, loss: Callable[[Generator], Tensor], recipe: Recipe, folder: Path, device: str = "cpu"
+    model: nn.Module, loss: Callable[[Generator, float], Tensor], recipe: Recipe, folder: Path, device: str = "cpu"
 ) -> nn.Module:
-    """Minimise `loss(rng)` over the model's parameters and return the model with its averaged weights.
+    """Minimise `loss(rng, progress)` over the model's parameters; returns the model with its averaged weights.
 
+    `progress` is the share of the steps that is done, in [0, 1).
     `folder` receives `state.pt` (resumed from if present) and `log.jsonl`, one line for each hundred steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ def train(
         torch.manual_seed(recipe.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, recipe)
-        value = loss(rng)
+        value = loss(rng, step / recipe.steps)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

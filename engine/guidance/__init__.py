@@ -1,0 +1,1 @@
+"""Domain alignment guidance: record moments, measure their distance to the stored ones, step down its gradient."""

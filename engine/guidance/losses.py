@@ -1,0 +1,64 @@
+"""L_BN: how far the moments of some images are from those that a network stored in training (paper, eq. 8)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from engine.config import Alignment
+from engine.guidance.moments import recording_moments
+from engine.models.classifier import Classifier
+from engine.types import Moments
+
+FIRST_LAYER_WEIGHT = 10.0
+
+
+def layer_weights(stored: Sequence[Moments], layers: str) -> list[tuple[float, float]]:
+    """Weights (of the mean's gap, of the variance's gap) of each layer, by the rule that `Alignment.layers` names.
+
+    relative: the gaps are in units of ||sqrt(running_var)|| and ||running_var||, so that no layer drowns the others.
+    """
+    if layers == "relative":
+        return [(1 / vector_norm(s.var.sqrt()).item(), 1 / vector_norm(s.var).item()) for s in stored]
+    first = FIRST_LAYER_WEIGHT if layers == "first" else 1.0
+    return [(first, first) if number == 0 else (1.0, 1.0) for number in range(len(stored))]
+
+
+def alignment_loss(
+    measured: Sequence[Moments],
+    stored: Sequence[Moments],
+    weights: Sequence[tuple[float, float]] | None = None,
+    norm: str = "l2",
+) -> Tensor:
+    """L_BN = sum over layers of a |mean - running_mean|_2 + b |var - running_var|_2, with weights (a, b).
+
+    measured: moments (C,) or, for single images, (N, C); the loss is a scalar or (N,), float32. With norm
+    "l2_squared" each weighted norm is squared.
+    """
+    power = 2 if norm == "l2_squared" else 1
+    terms = []
+    for gap, kept, (a, b) in zip(measured, stored, weights or layer_weights(stored, "uniform"), strict=True):
+        terms.append((a * vector_norm(gap.mean - kept.mean, dim=-1)) ** power)
+        terms.append((b * vector_norm(gap.var - kept.var, dim=-1)) ** power)
+    return torch.stack(terms).sum(0)
+
+
+def domain_loss(classifier: Classifier, alignment: Alignment) -> Callable[[Tensor], Tensor]:
+    """The loss of images (N, 3, H, W) in [0, 1] under a classifier: (N,) by image, or (1,) over the batch."""
+    weights = layer_weights(classifier.stored, alignment.layers)
+    per_image = alignment.statistics == "image"
+
+    def loss(images: Tensor) -> Tensor:
+        with recording_moments(classifier.norm_layers, per_image) as measured:
+            classifier.logits(images)
+            return alignment_loss(measured, classifier.stored, weights, alignment.norm).reshape(-1)
+
+    return loss
+
+
+def judged(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) of images and the published L_BN of each one alone, (N,), in one pass without gradient."""
+    with torch.no_grad(), recording_moments(classifier.norm_layers, per_image=True) as measured:
+        logits = classifier.logits(images)
+        return logits, alignment_loss(measured, classifier.stored)

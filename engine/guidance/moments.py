@@ -1,0 +1,37 @@
+"""Record the moments of what a network's BatchNorm layers read."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ddis_kernels import channel_moments
+from torch import Tensor, nn
+
+from engine.types import Moments
+
+
+@contextmanager
+def recording_moments(layers: Sequence[nn.Module], per_image: bool = False) -> Iterator[list[Moments]]:
+    """Yield a list that a forward pass fills with the moments of each layer's input, in call order.
+
+    Moments are over batch and space, (C,) each; with `per_image`, over space alone, (N, C) each. They carry the graph
+    of the pass, so use them before the block ends: it empties the list and removes every hook.
+    """
+    taken: list[Moments] = []
+
+    def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        taken.append(image_moments(inputs[0]) if per_image else channel_moments(inputs[0]))
+
+    hooks = [layer.register_forward_pre_hook(record) for layer in dict.fromkeys(layers)]
+    try:
+        yield taken
+    finally:
+        for hook in hooks:
+            hook.remove()
+        taken.clear()
+
+
+def image_moments(x: Tensor) -> Moments:
+    """Moments of each image on its own: x (N, C, *) -> mean and biased variance, (N, C) each."""
+    number, channels = x.shape[:2]
+    flat = channel_moments(x.reshape(1, number * channels, *x.shape[2:]))
+    return Moments(flat.mean.view(number, channels), flat.var.view(number, channels))

@@ -1,0 +1,97 @@
+"""Steps down the gradient of a loss on the image, taken on the latents: domain alignment guidance (DAG).
+
+    noisy (paper, eq. 9):   z~_t = z_t - eta dL(D(z_t))/dz_t                   before the UNet
+    clean (as MPGD does):   z~_0 = z_0|t - step dL(D(z_0|t))/dz_0|t            between the UNet and the DDIM step
+    relative step:          step = scale rms(z) / rms(gradient)                one scale for every classifier
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from engine.config import Alignment
+from engine.errors import GuidanceError
+from engine.types import Step
+
+MAX_SKIPPED = 0.1
+"""The share of guidance steps that may be skipped for a gradient that is not finite."""
+
+
+def gradient(z: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The loss's values (G,) and the gradient of their sum by z: (N, 4, h, w). The results hold no graph."""
+    with torch.enable_grad():
+        leaf = z.detach().requires_grad_()
+        values = loss(leaf)
+        (grad,) = torch.autograd.grad(values.sum(), leaf)
+    return values.detach(), grad
+
+
+def relative_step(z: Tensor, grad: Tensor, scale: float, joint: bool) -> Tensor:
+    """A move along `grad` whose rms is `scale` times that of z: over the whole batch if joint, else by image."""
+    axes = (0, 1, 2, 3) if joint else (1, 2, 3)
+    size = grad.square().mean(axes, keepdim=True).sqrt()
+    return scale * z.square().mean(axes, keepdim=True).sqrt() * grad / size.clamp_min(torch.finfo(grad.dtype).tiny)
+
+
+class Unguided:
+    """The steer that changes nothing: plain sampling."""
+
+    def before(self, z: Tensor, step: Step) -> Tensor:
+        return z
+
+    def between(self, clean: Tensor, step: Step) -> Tensor:
+        return clean
+
+
+class DomainSteer:
+    """Moves latents towards a classifier's training domain within a window of the schedule.
+
+    One object serves one batch: it keeps the loss's curve, a (G,) tensor for each guided step, and how many
+    image-steps were skipped because their gradient was not finite.
+    """
+
+    def __init__(self, loss: Callable[[Tensor], Tensor], alignment: Alignment) -> None:
+        self.loss = loss
+        self.alignment = alignment
+        self.curve: list[Tensor] = []
+        self.skipped = 0
+        self.guided = 0
+
+    def before(self, z: Tensor, step: Step) -> Tensor:
+        """z_t: (N, 4, h, w) -> what the UNet shall see."""
+        return self._move(z, step) if self.alignment.target == "noisy" else z
+
+    def between(self, clean: Tensor, step: Step) -> Tensor:
+        """The predicted clean latent: (N, 4, h, w) -> the one that the DDIM step shall use."""
+        return self._move(clean, step) if self.alignment.target == "clean" else clean
+
+    def acts_on(self, step: Step) -> bool:
+        """Whether a step lies in the window. The last one never does: nothing would clean up after it."""
+        inside = self.alignment.start <= step.index / step.total < self.alignment.stop
+        return inside and not step.is_last and self.alignment.scale > 0
+
+    def _move(self, z: Tensor, step: Step) -> Tensor:
+        if not self.acts_on(step):
+            return z
+        values, grad = gradient(z, self.loss)
+        self.curve.append(values)
+        joint = self.alignment.statistics == "batch"
+        finite = grad.isfinite().flatten(1).all(1)
+        if joint:
+            finite = finite.all().expand(len(z))
+        self.guided += len(z)
+        self.skipped += int((~finite).sum())
+        if self.alignment.step == "raw":
+            move = self.alignment.scale * grad
+        else:
+            move = relative_step(z, grad, self.alignment.scale, joint)
+        return torch.where(finite[:, None, None, None], z - move, z)
+
+    def check(self) -> None:
+        """Raise GuidanceError if more than a tenth of the image-steps had to be skipped."""
+        if self.skipped > MAX_SKIPPED * self.guided:
+            raise GuidanceError(
+                f"{self.skipped} of {self.guided} guidance steps had a gradient that is NaN or infinite, expected at "
+                f"most {MAX_SKIPPED:.0%}: lower the alignment scale, or sample in float32."
+            )
