@@ -1,0 +1,88 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else: they make .venv and install what they use.
+# A CPU machine whose package index serves torch's CUDA build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# The first of these that runs and is new enough. A name on the path may be a launcher for a version that is not there.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13 python3.14, \
+  $(shell $(name) -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+GPU := $(if $(shell command -v nvidia-smi),gpu,)
+comma := ,
+
+# Idle OpenMP threads must sleep: spinning ones make small models many times slower on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+ifeq ($(shell command -v $${CXX:-c++}),)
+$(info No C++ compiler: installing without the C++ kernels, on their torch reference. It is right, but slower.)
+export DDIS_PURE := 1
+export DDIS_KERNELS_BACKEND ?= reference
+endif
+
+SOURCES := pyproject.toml constraints.txt $(wildcard CMakeLists.txt kernels/csrc/*)
+BENCHES := $(wildcard bench/bench_*.py)
+
+.PHONY: demo test lint format bench bench-smoke test-timm tables install install-dev clean
+.DEFAULT_GOAL := test
+
+demo: install
+	$(BIN)/ddis demo --out out/demo
+
+test: install-dev
+	$(BIN)/python -m pytest tests -m "not timm"
+
+lint: install-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(if $(wildcard kernels/csrc/*pp),$(BIN)/clang-format --dry-run --Werror kernels/csrc/*pp)
+
+format: install-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(if $(wildcard kernels/csrc/*pp),$(BIN)/clang-format -i kernels/csrc/*pp)
+
+bench: install-dev
+	mkdir -p bench/results
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=bench/results/benchmarks.json
+
+bench-smoke: install-dev
+	$(if $(BENCHES),$(BIN)/python -m pytest bench --benchmark-disable,@echo "no benchmarks")
+
+tables: install-dev
+	$(BIN)/python bench/tables.py
+
+clean:
+	rm -rf build out .pytest_cache .ruff_cache .mypy_cache .benchmarks
+
+# Installing. The install is editable: Python changes need nothing, a change of the C++ or of a version runs it again.
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: $(SOURCES) | $(VENV)/.base
+	$(PIP) --no-build-isolation --editable ".$(if $(GPU),[gpu$(comma)onnx])"
+	touch $@
+
+$(VENV)/.installed-dev: $(SOURCES) | $(VENV)/.base
+	$(PIP) --no-build-isolation --editable ".[dev$(if $(GPU),$(comma)gpu$(comma)onnx)]"
+	touch $(VENV)/.installed $@
+
+# torch comes alone and first: of equal versions, pip takes the one that TORCH_INDEX marks +cpu.
+$(VENV)/.base: constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed: install it, or pass PYTHON=path."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) pip
+	$(PIP) scikit-build-core nanobind cmake ninja
+	$(PIP) torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	touch $@
+
+# torchvision's wheel is built against a CUDA torch. Beside a CPU torch it imports once tests/conftest.py has defined the
+# operators that are missing; even unused it would break other libraries, so it gets an environment of its own.
+TIMM := .venv-timm
+test-timm: $(TIMM)/.installed
+	$(TIMM)/bin/python -m pytest tests -m timm
+
+$(TIMM)/.installed: $(SOURCES)
+	$(MAKE) VENV=$(TIMM) install-dev
+	$(TIMM)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt torchvision timm
+	touch $@
