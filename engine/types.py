@@ -24,13 +24,16 @@ class Prediction(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of a schedule. `alpha` and `alpha_next` are cumulative alphas before and after the step."""
+    """One step of a schedule. `alpha` and `alpha_next` are cumulative alphas before and after the step.
+
+    They are float32 scalars on the CPU, as diffusers keeps them: Python floats would round otherwise in the last bit.
+    """
 
     index: int
     total: int
     timestep: int
-    alpha: float
-    alpha_next: float
+    alpha: Tensor
+    alpha_next: Tensor
 
     @property
     def is_last(self) -> bool:

@@ -1,0 +1,38 @@
+"""What priors and classifiers share: frozen modules, the device they live on, and a fingerprint of what they compute."""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import torch
+from torch import Tensor, nn
+
+PROBES = 16
+
+
+def default_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; if none is, the GPU where there is one."""
+    return torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def freeze(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The module in evaluation mode, without gradients of its own parameters. Gradients still pass through it."""
+    return module.eval().requires_grad_(False).to(device=device, dtype=dtype)
+
+
+def fingerprint(modules: Iterable[nn.Module], *facts: object) -> str:
+    """16 hex digits that tell one model from another: `facts`, and a few values of each weight.
+
+    Reads 16 values of each tensor, rounded to float16, so that it costs little at any size and is equal for a float32
+    model and its float16 copy.
+    """
+    digest = blake2b(repr(facts).encode(), digest_size=8)
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(f"{name}{tuple(value.shape)}".encode())
+            digest.update(_probe(value).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _probe(value: Tensor) -> Tensor:
+    flat = value.detach().flatten()
+    return flat[:: max(1, flat.numel() // PROBES)][:PROBES].to("cpu", torch.float16)
