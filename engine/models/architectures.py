@@ -1,0 +1,76 @@
+"""Networks that a bare checkpoint can be loaded into, by name. Widths and classes are read off the weights' shapes."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from engine.models.cifar_resnet import CifarResNet
+from engine.models.preprocess import Preprocess
+
+StateDict = Mapping[str, Tensor]
+RESIDUAL = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+TORCHVISION_KEYS = (
+    (r"^conv1\.", "resnet.embedder.embedder.convolution."),
+    (r"^bn1\.", "resnet.embedder.embedder.normalization."),
+    (r"^fc\.", "classifier.1."),
+    (r"^layer(\d)\.(\d+)\.downsample\.0\.", r"layer\1.\2.shortcut.convolution."),
+    (r"^layer(\d)\.(\d+)\.downsample\.1\.", r"layer\1.\2.shortcut.normalization."),
+    (r"^layer(\d)\.(\d+)\.conv(\d)\.", r"layer\1.\2.layer.\3-.convolution."),
+    (r"^layer(\d)\.(\d+)\.bn(\d)\.", r"layer\1.\2.layer.\3-.normalization."),
+    (r"^layer(\d)\.(\d+)\.", r"resnet.encoder.stages.\1-.layers.\2."),
+)
+"""torchvision's names for the parts of a ResNet, and transformers', which counts from zero: `3-` is 2."""
+
+
+class Architecture(NamedTuple):
+    """How to build the network that a checkpoint fits, and what it reads unless told otherwise."""
+
+    build: Callable[[StateDict], tuple[nn.Module, StateDict]]
+    preprocess: Preprocess
+
+
+def cifar_resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict]]:
+    """ResNet 20, 32, 44, 56 for 32 px images, of any widths."""
+
+    def build(weights: StateDict) -> tuple[nn.Module, StateDict]:
+        widths = tuple(len(weights[f"layer{stage}.0.conv1.weight"]) for stage in (1, 2, 3))
+        return CifarResNet(depth, widths, classes=len(weights["linear.weight"])), weights
+
+    return build
+
+
+def resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict]]:
+    """ResNet 18, 34, 50 for large images, as transformers builds them, from its own keys or torchvision's."""
+
+    def build(weights: StateDict) -> tuple[nn.Module, StateDict]:
+        if "conv1.weight" in weights:
+            weights = {_from_torchvision(key): value for key, value in weights.items()}
+        last = 2 if depth >= 50 else 1
+        stages = (f"resnet.encoder.stages.{stage}.layers.0.layer.{last}.convolution.weight" for stage in range(4))
+        config = ResNetConfig(
+            embedding_size=len(weights["resnet.embedder.embedder.convolution.weight"]),
+            hidden_sizes=[len(weights[key]) for key in stages],
+            depths=list(RESIDUAL[depth]),
+            layer_type="bottleneck" if depth >= 50 else "basic",
+            num_labels=len(weights["classifier.1.weight"]),
+        )
+        return ResNetForImageClassification(config), weights
+
+    return build
+
+
+def _from_torchvision(key: str) -> str:
+    for pattern, replacement in TORCHVISION_KEYS:
+        key = re.sub(pattern, replacement, key)
+    return re.sub(r"(\d)-", lambda found: str(int(found[1]) - 1), key)
+
+
+CIFAR = Preprocess.squash(32)
+LARGE = Preprocess(crop=(224, 224), resize=256)
+ARCHITECTURES = {
+    **{f"resnet{depth}": Architecture(cifar_resnet(depth), CIFAR) for depth in (20, 32, 44, 56)},
+    **{f"resnet{depth}": Architecture(resnet(depth), LARGE) for depth in RESIDUAL},
+}

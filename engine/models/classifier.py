@@ -1,0 +1,98 @@
+"""A frozen classifier: its network, its own preprocessing, its class names, and what its BatchNorm layers stored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ConfigError, ModelError
+from engine.models.frozen import fingerprint, freeze
+from engine.models.norms import norm_calls, stored_moments
+from engine.models.preprocess import Preprocess
+from engine.types import Moments
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Classifier:
+    """The frozen parts of one classifier of K classes.
+
+    stored: the running moments of its BatchNorm layers in call order. norm_layers: these layers; a layer that one pass
+    runs twice stands in both twice. fingerprint: tells it from others in manifests and token files.
+    """
+
+    name: str
+    fingerprint: str
+    module: nn.Module
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    norm_layers: tuple[nn.Module, ...]
+    stored: tuple[Moments, ...]
+
+    @property
+    def input_px(self) -> int:
+        """Side of the square that the network reads (the longer one, should it not be square)."""
+        return max(self.preprocess.crop)
+
+    @property
+    def device(self) -> torch.device:
+        return self.stored[0].mean.device
+
+    def logits(self, images: Tensor) -> Tensor:
+        """images (N, 3, H, W) in [0, 1], any size -> logits (N, K), float32. Differentiable."""
+        return _logits(self.module, self.preprocess(images.float()))
+
+
+def frozen_classifier(
+    name: str, module: nn.Module, preprocess: Preprocess, labels: Sequence[str] | None, device: torch.device
+) -> Classifier:
+    """Freeze a network (in place) and find its BatchNorm layers by one dry run.
+
+    Raises ModelError where it has no usable BatchNorm statistics, ConfigError where the labels do not fit its outputs.
+    """
+    module = freeze(module, device, torch.float32)
+    outputs: list[Tensor] = []
+    example = preprocess(torch.zeros(1, 3, *preprocess.crop, device=device))
+    layers = norm_calls(module, lambda: outputs.append(_logits(module, example)), name)
+    names = _checked(name, tuple(labels or ()), outputs[0].shape[1])
+    return Classifier(
+        name=name,
+        fingerprint=fingerprint([module], names, preprocess),
+        module=module,
+        preprocess=preprocess,
+        labels=names,
+        norm_layers=layers,
+        stored=tuple(stored_moments(layer) for layer in layers),
+    )
+
+
+def _logits(module: nn.Module, pixels: Tensor) -> Tensor:
+    output = module(pixels)
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        shape = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
+        raise ModelError(
+            f"the network returned a {type(logits).__name__} {shape}, expected logits (N, K): "
+            "wrap it in a module whose forward returns the class scores alone."
+        )
+    return logits
+
+
+def _checked(name: str, labels: tuple[str, ...], classes: int) -> tuple[str, ...]:
+    """Class names that fit the network: one each, none empty. A model's own config may name two classes alike."""
+    if not labels:
+        raise ConfigError(
+            f"classifier {name!r} came without class names, expected {classes}: "
+            "pass labels=[...] in the order of its outputs."
+        )
+    if len(labels) != classes:
+        raise ConfigError(
+            f"classifier {name!r} has {classes} outputs and {len(labels)} labels, expected as many: "
+            "pass one class name for each output, in their order."
+        )
+    empty = [number for number, label in enumerate(labels) if not label.strip()]
+    if empty:
+        raise ConfigError(
+            f"label {empty[0]} of classifier {name!r} is empty, expected a name that a prompt can use: fill it in."
+        )
+    return labels

@@ -1,0 +1,145 @@
+"""Where classifiers come from: the embedded ones, files and folders, transformers, timm, torchvision, Python."""
+
+import copy
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from engine.errors import ConfigError, ModelError
+from engine.models.checkpoints import load_architecture
+from engine.models.architectures import ARCHITECTURES
+from engine.models.classifier import Classifier, frozen_classifier
+from engine.models.frozen import default_device
+from engine.models.preprocess import Preprocess
+
+EMBEDDED = Path(__file__).parent / "embedded" / "weights"
+ACCEPTED = (
+    "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', a folder of save_classifier, "
+    "or a checkpoint file with architecture=..."
+)
+
+
+class Source(NamedTuple):
+    """What a source knows of its network; None where it must be told."""
+
+    module: nn.Module
+    preprocess: Preprocess | None
+    labels: Sequence[str] | None
+
+
+def load_classifier(
+    source: str | Path | nn.Module,
+    *,
+    architecture: str | None = None,
+    labels: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+    device: str | torch.device | None = None,
+) -> Classifier:
+    """Load and freeze a classifier.
+
+    source: 'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', a folder written by
+    `save_classifier`, a checkpoint file (with `architecture`), or an nn.Module, of which a copy is frozen. labels and
+    preprocess: as the model's own config says, unless given; files and modules need labels. Raises ModelError where the
+    source is unknown, unreachable, unsafe or has no BatchNorm statistics, ConfigError where the labels do not fit it.
+    """
+    if isinstance(source, nn.Module):
+        name, found = type(source).__name__, Source(copy.deepcopy(source), None, None)
+    else:
+        name, found = str(source), _find(str(source), architecture)
+    preprocess = preprocess or found.preprocess
+    if preprocess is None:
+        raise ConfigError(
+            f"classifier {name!r} came without preprocessing, expected what it was trained with: "
+            "pass preprocess=Preprocess(crop=..., resize=..., mean=..., std=...)."
+        )
+    doubled = sorted({label for label in labels or () if list(labels or ()).count(label) > 1})
+    if doubled:
+        raise ConfigError(
+            f"labels of classifier {name!r} name {', '.join(map(repr, doubled))} more than once, "
+            "expected distinct names: two classes could not be told apart. Rename one."
+        )
+    return frozen_classifier(name, found.module, preprocess, labels or found.labels, default_device(device))
+
+
+def save_classifier(
+    folder: Path,
+    module: nn.Module,
+    *,
+    architecture: str,
+    labels: Sequence[str],
+    preprocess: Preprocess,
+    **facts: object,
+) -> None:
+    """Write a network of `ARCHITECTURES` as config.json and model.safetensors, to be read by `load_classifier(folder)`.
+
+    Convolutions and matrices are kept in float16; vectors in float32, as running variances may leave float16's range.
+    facts: anything else worth keeping in config.json (data, recipe, seed, accuracy).
+    """
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(
+            f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}: only these can be loaded again."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        key: value.detach().cpu().to(torch.float16 if value.dim() > 1 else value.dtype).contiguous()
+        for key, value in module.state_dict().items()
+    }
+    save_file(weights, folder / "model.safetensors")
+    config = {"architecture": architecture, "labels": list(labels), "preprocess": asdict(preprocess), **facts}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _find(source: str, architecture: str | None) -> Source:
+    scheme, colon, name = source.partition(":")
+    if colon and scheme in SCHEMES:
+        return SCHEMES[scheme](name)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file() or path.suffix:
+        module = load_architecture(path, architecture)
+        return Source(module, ARCHITECTURES[architecture].preprocess, None)
+    raise ModelError(
+        f"unknown classifier {source!r}, expected {ACCEPTED}: check the spelling, or that the file exists."
+    )
+
+
+def _from_embedded(domain: str) -> Source:
+    folder = EMBEDDED / f"classifier-{domain}"
+    there = sorted(path.name.removeprefix("classifier-") for path in EMBEDDED.glob("classifier-*"))
+    if domain not in there:
+        known = ", ".join(f"'embedded:{name}'" for name in there) or "none: the package came without its weights"
+        raise ModelError(
+            f"unknown domain {domain!r} of the embedded classifiers, expected one of these: {known}. "
+            "Choose one, or train others with `python -m engine.models.embedded.train`."
+        )
+    return _from_folder(folder)
+
+
+def _from_folder(folder: Path) -> Source:
+    """A folder of `save_classifier`."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        architecture, labels = config["architecture"], config["labels"]
+        preprocess = Preprocess(**{key: _tuple(value) for key, value in config["preprocess"].items()})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"folder {folder} cannot be read as a classifier ({type(error).__name__}: {error}), expected config.json with "
+            "architecture, labels and preprocess beside model.safetensors: for a transformers folder write "
+            f"'hf:{folder}'; else save it with save_classifier."
+        ) from error
+    return Source(load_architecture(folder / "model.safetensors", architecture), preprocess, labels)
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+SCHEMES: dict[str, Callable[[str], Source]] = {"embedded": _from_embedded}
