@@ -58,8 +58,11 @@ def restate(model: nn.Module, images: Images, resolution: int) -> None:
     model.eval()
 
 
-def train_domain_classifiers(images: Images, resolution: int, folder: Path) -> dict[str, CifarResNet]:
-    base = train_classifier(images, resolution, BASE_RECIPE, folder / "base")
+def train_domain_classifiers(
+    images: Images, resolution: int, recipe: Recipe, folder: Path
+) -> dict[str, CifarResNet]:
+    """One classifier for each domain, by its name. `recipe` is that of their common start."""
+    base = train_classifier(images, resolution, recipe, folder / "base")
     return {
         name: train_classifier(
             images.where(images.domains == number), resolution, DOMAIN_RECIPE, folder / name, start=base

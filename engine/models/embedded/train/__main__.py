@@ -1,0 +1,104 @@
+"""The recipe of the embedded models.
+
+    python -m engine.models.embedded.train autoencoder --data FOLDER --work FOLDER
+    python -m engine.models.embedded.train prior       ...      (needs the autoencoder)
+    python -m engine.models.embedded.train classifiers ...
+    python -m engine.models.embedded.train judge       ...
+    python -m engine.models.embedded.train pack        ...      (writes the weights that ship)
+
+Each stage resumes from its checkpoint in the work folder. `--data` holds pacs64-{prior,train,test}.parquet.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny
+
+from engine.errors import ConfigError, EngineError
+from engine.models.embedded.train import autoencoder, classifiers, pack, prior
+from engine.models.embedded.train.data import load_pacs
+from engine.models.embedded.train.loop import Recipe
+
+STAGES = {
+    "autoencoder": autoencoder.RECIPE,
+    "prior": prior.RECIPE,
+    "classifiers": classifiers.BASE_RECIPE,
+    "judge": classifiers.JUDGE_RECIPE,
+}
+WEIGHTS = Path(__file__).parent.parent / "weights"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m engine.models.embedded.train", description=__doc__.split("\n")[0])
+    parser.add_argument("stage", choices=[*STAGES, "pack"])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the PACS parquet files")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where pack writes the weights")
+    parser.add_argument("--resolution", type=int, default=32, help="side of the images in pixels, a multiple of 8")
+    parser.add_argument("--steps", type=int, help="number of steps, instead of the recipe's")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.resolution < 16 or chosen.resolution % 8:
+            raise ConfigError(
+                f"resolution is {chosen.resolution}, expected a multiple of 8 from 16 up: the networks halve it thrice."
+            )
+        run(chosen)
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(chosen: argparse.Namespace) -> None:
+    work, data, side = chosen.work, chosen.data, chosen.resolution
+
+    def recipe(stage: str) -> Recipe:
+        own = replace(STAGES[stage], seed=chosen.seed)
+        return replace(own, steps=chosen.steps) if chosen.steps and chosen.stage == stage else own
+
+    torch.manual_seed(chosen.seed)
+    if chosen.stage == "pack":
+        pack_all(chosen, recipe)
+    elif chosen.stage == "autoencoder":
+        autoencoder.train_autoencoder(load_pacs(data / "pacs64-prior.parquet"), side, recipe("autoencoder"), work / "autoencoder")
+    elif chosen.stage == "prior":
+        images = load_pacs(data / "pacs64-prior.parquet")
+        prior.train_prior(images, trained_autoencoder(work), side, recipe("prior"), work / "prior")
+    elif chosen.stage == "classifiers":
+        images = load_pacs(data / "pacs64-train.parquet")
+        classifiers.train_domain_classifiers(images, side, recipe("classifiers"), work / "classifiers")
+    else:
+        images = load_pacs(data / "pacs64-train.parquet") + load_pacs(data / "pacs64-prior.parquet")
+        classifiers.train_judge(images, side, recipe("judge"), work / "judge")
+
+
+def trained_autoencoder(work: Path) -> AutoencoderTiny:
+    """The autoencoder of the work folder, with its averaged weights."""
+    checkpoint = work / "autoencoder" / "state.pt"
+    if not checkpoint.is_file():
+        raise ConfigError(f"there is no {checkpoint}, expected the trained autoencoder: run its stage first.")
+    model = autoencoder.build()
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
+    return model.eval()
+
+
+def pack_all(chosen: argparse.Namespace, recipe: Callable[[str], Recipe]) -> None:
+    """Write every model's weights from the finished checkpoints of the work folder."""
+    work, side = chosen.work, chosen.resolution
+    of_prior, of_train = (load_pacs(chosen.data / f"pacs64-{part}.parquet") for part in ("prior", "train"))
+    vae = trained_autoencoder(work)
+    networks = prior.train_prior(of_prior, vae, side, recipe("prior"), work / "prior")
+    pack.pack_prior(vae, networks, of_prior, side, recipe("prior"), chosen.out / "prior")
+    for domain, model in classifiers.train_domain_classifiers(of_train, side, recipe("classifiers"), work / "classifiers").items():
+        pack.pack_classifier(model, domain, side, recipe("classifiers"), chosen.out / f"classifier-{domain}")
+    judge = classifiers.train_judge(of_train + of_prior, side, recipe("judge"), work / "judge")
+    pack.pack_judge(judge, of_train, side, recipe("judge"), chosen.out / "judge")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

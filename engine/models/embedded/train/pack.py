@@ -1,0 +1,132 @@
+"""Write trained networks as the weights that ship: diffusers and classifier folders in float16, cards, sample sheets."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from engine.models.classifier_sources import save_classifier
+from engine.models.embedded.captions import NEUTRAL, caption, styled_prompt
+from engine.models.embedded.judge import JudgeNet
+from engine.models.embedded.train.autoencoder import psnr_db
+from engine.models.embedded.train.classifiers import CLASSIFIER, JUDGE, MEAN, STD
+from engine.models.embedded.train.data import CLASSES, DOMAINS, Images, resized
+from engine.models.embedded.train.loop import Recipe
+from engine.models.embedded.train.prior import PriorNetworks, build_scheduler, build_tokenizer
+from engine.models.preprocess import Preprocess
+
+LICENCE = "Weights: Apache-2.0. PACS (Li et al. 2017) was used for training and is not contained."
+SHEET_PX = 96
+
+
+def half(module: nn.Module) -> dict[str, Tensor]:
+    """A state dict in float16, but for vectors and scalars: running variances need float32's range."""
+    return {
+        name: value.half().contiguous() if value.dim() > 1 else value.contiguous()
+        for name, value in module.state_dict().items()
+    }
+
+
+def sheet(rows: list[Tensor]) -> Image.Image:
+    """Rows of images (C, 3, H, W) in [0, 1], all of one shape, as one picture with thin white gaps."""
+    grid = torch.nn.functional.pad(torch.stack(rows), (1, 1, 1, 1), value=1.0)
+    high, wide, _, height, width = grid.shape
+    pixels = grid.permute(0, 3, 1, 4, 2).reshape(high * height, wide * width, 3)
+    picture = Image.fromarray((pixels * 255).round().byte().numpy())
+    zoom = max(1, SHEET_PX // height)
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def pack_prior(
+    vae: AutoencoderTiny, networks: PriorNetworks, images: Images, resolution: int, recipe: Recipe, folder: Path
+) -> None:
+    """A diffusers folder, with reconstructions and samples drawn by diffusers' own pipeline."""
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=networks.text_encoder,
+        tokenizer=build_tokenizer(),
+        unet=networks.unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    rows = []
+    for index, domain in enumerate((None, *DOMAINS)):
+        prompts = [caption(NEUTRAL[0], noun) if domain is None else styled_prompt(domain, noun) for noun in CLASSES]
+        rng = [torch.Generator().manual_seed(1000 * index + number) for number in range(len(prompts))]
+        drawn = pipeline(prompts, num_inference_steps=30, guidance_scale=5.0, generator=rng, output_type="pt").images
+        rows.append(drawn.cpu())
+    whole = resized(images.pixels[:: len(images) // len(CLASSES)][: len(CLASSES)], resolution)
+    with torch.no_grad():
+        again = (vae.decode(vae.encode(whole * 2 - 1).latents).sample / 2 + 0.5).clamp(0, 1)
+    psnr = psnr_db(vae, images, resolution)
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet(rows).save(folder / "samples.png")
+    sheet([whole, again]).save(folder / "reconstructions.png")
+    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    unet = sum(value.numel() for value in networks.unet.parameters())
+    _card(
+        folder,
+        "Embedded text-to-image prior",
+        f"A latent diffusion model for {resolution} px images: UNet ({unet / 1e6:.1f} M parameters, v-prediction), a "
+        "two-layer CLIP text encoder with its own vocabulary, and a tiny autoencoder.",
+        {
+            "data": "PACS, the part for priors (5,002 images), each domain drawn equally often",
+            "captions": "the seven classes; 45 % do not tell the domain, 10 % are empty",
+            "recipe": str(recipe),
+            "autoencoder, PSNR on these images": f"{psnr:.1f} dB",
+            "samples.png": "rows: 'a <class>', then the four domains' prompts; columns: " + ", ".join(CLASSES),
+            "reconstructions.png": "original above, decoded latent below",
+        },
+    )
+
+
+def pack_classifier(model: nn.Module, domain: str, resolution: int, recipe: Recipe, folder: Path) -> None:
+    """A folder that `load_classifier` reads."""
+    preprocess = Preprocess.squash(resolution, mean=MEAN, std=STD)
+    name = f"resnet{CLASSIFIER['depth']}"
+    save_classifier(folder, model, architecture=name, labels=CLASSES, preprocess=preprocess, domain=domain)
+    _card(
+        folder,
+        f"Classifier of the domain {domain}",
+        "A BatchNorm ResNet, trained on all domains, fine-tuned on one; its running statistics are of that one alone.",
+        {"data": "PACS, the part for classifiers (3,001 images)", "recipe of the start": str(recipe)},
+    )
+
+
+def pack_judge(network: JudgeNet, reference: Images, resolution: int, recipe: Recipe, folder: Path) -> None:
+    """The judge with its features of the real images in `reference`."""
+    network.eval()
+    with torch.no_grad():
+        features = torch.cat([network.features(resized(part, resolution)) for part in reference.pixels.split(200)])
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(half(network), folder / "model.safetensors")
+    kept = {
+        "features": features.half(),
+        "classes": reference.classes.to(torch.uint8),
+        "domains": reference.domains.to(torch.uint8),
+    }
+    save_file(kept, folder / "reference.safetensors")
+    facts = {**JUDGE, "resolution": resolution, "classes": CLASSES, "domains": DOMAINS}
+    (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
+    _card(
+        folder,
+        "Judge",
+        "A ResNet with a head for the class and one for the domain, for evaluation only: guidance never sees it.",
+        {
+            "data": "PACS, the parts for priors and for classifiers (8,003 images)",
+            "recipe": str(recipe),
+            "reference.safetensors": f"features of {len(reference):,} real images, the part for classifiers",
+        },
+    )
+
+
+def _card(folder: Path, title: str, summary: str, facts: dict[str, str]) -> None:
+    lines = [f"# {title}", "", summary, "", *(f"- **{name}**: {value}" for name, value in facts.items())]
+    (folder / "README.md").write_text("\n".join([*lines, "", LICENCE, ""]))

@@ -1,0 +1,1 @@
+"""The DDIM loop and the noise it starts from."""
