@@ -1,0 +1,279 @@
+// Mean and biased variance of each channel from one read of memory, and optionally act(scale x + shift) beside it.
+//
+// Sums are taken of d = x - shift, where the shift is the mean of what was read before, and merged by Chan's rule in
+// double precision. A block is at most kGrowth times as large as all before it: what cancels in
+// sum d^2 - (sum d)^2 / n is then bounded by the between-block part of the variance, so no digits are lost however
+// large |mean| is beside the deviation. The first shift is the mean of the first few values.
+#pragma once
+
+#include <vector>
+
+#include "shape.hpp"
+#include "simd.hpp"
+
+namespace ddis::DDIS_ISA {
+
+constexpr int64_t kGrowth = 4;
+constexpr int64_t kBlock = 4096;   // elements a float32 accumulator set may take before it is merged
+constexpr int64_t kPilot = 64;     // values whose mean is the first shift
+constexpr int kMaxTile = 64;       // channels of small planes that are measured together
+
+// Moments of a part of a group: one per channel, all from `count` elements.
+struct Partial {
+    std::vector<double> mean, m2;
+    double count = 0;
+
+    explicit Partial(int64_t channels) : mean(channels), m2(channels) {}
+
+    void merge(int64_t channel, double before, double added, double added_mean, double added_m2) {
+        const double total = before + added, gap = added_mean - mean[channel];
+        mean[channel] += gap * added / total;
+        m2[channel] += added_m2 + gap * gap * before * added / total;
+    }
+};
+
+// What happens to a value besides being measured: nothing, or y = act(scale x + shift).
+struct Measure {
+    static constexpr bool kWrites = false;
+};
+
+template <Activation kind, int W>
+inline Floats<W> activate(Floats<W> z) {
+    if constexpr (kind == Activation::kRelu) return z < 0.0f ? Floats<W>{} : z;
+    if constexpr (kind == Activation::kSilu) return z * sigmoid<W>(z);
+    return z;
+}
+
+template <Activation kind>
+struct Apply {
+    static constexpr bool kWrites = true;
+    static constexpr Activation kActivation = kind;
+    const float *scale, *shift;
+};
+
+template <int W>
+struct Sums {
+    Floats<W> first{}, second{};   // of d and d^2
+};
+
+// One run of neighbours of one channel. A tail shorter than W is read again together with what stands before it.
+template <int W, class Op, class T>
+inline void run(const T* x, T* y, int64_t length, float shift, float k, float b, Sums<W>& sums) {
+    constexpr int kUnroll = Op::kWrites ? 2 : 4;
+    Sums<W> lanes[kUnroll];
+    lanes[0] = sums;
+    auto step = [&](int64_t i, Sums<W>& into, int from) {
+        const Floats<W> v = load<W>(x + i);
+        if constexpr (Op::kWrites) store<W>(y + i, activate<Op::kActivation, W>(v * k + b));
+        Floats<W> d = v - shift;
+        if (from > 0) d = keep_from<W>(from, d);
+        into.first += d;
+        into.second += d * d;
+    };
+    int64_t i = 0;
+    for (; i + kUnroll * W <= length; i += kUnroll * W)
+        for (int u = 0; u < kUnroll; ++u) step(i + u * W, lanes[u], 0);
+    for (; i + W <= length; i += W) step(i, lanes[0], 0);
+    if (i < length) step(length - W, lanes[0], static_cast<int>(W - (length - i)));
+    for (int u = 1; u < kUnroll; ++u) {
+        lanes[0].first += lanes[u].first;
+        lanes[0].second += lanes[u].second;
+    }
+    sums = lanes[0];
+}
+
+template <class T>
+float pilot_mean(const T* x, int64_t length) {
+    float sum = 0;
+    for (int64_t i = 0; i < length; ++i) sum += load<1>(x + i)[0];
+    return sum / static_cast<float>(length);
+}
+
+// Planar: a tile of channels, whose planes are neighbours, walks through the images together.
+template <int W, class Op, class T>
+void planar_tile(const T* x, T* y, const Shape& shape, Range images, Range tile, const Op& op, Partial& out) {
+    const int64_t pixels = shape.pixels;
+    float shift[kMaxTile];
+    Sums<W> sums[kMaxTile];
+    double count = 0;
+    int64_t pending = 0;
+    auto at = [&](int64_t image, int64_t channel) { return (image * shape.channels + channel) * pixels; };
+    for (int64_t c = tile.begin; c < tile.end; ++c)
+        shift[c - tile.begin] = pilot_mean(x + at(images.begin, c), std::min(pixels, kPilot));
+    auto flush = [&] {
+        for (int64_t c = tile.begin; c < tile.end; ++c) {
+            Sums<W>& sum = sums[c - tile.begin];
+            const double n = static_cast<double>(pending), total = horizontal_sum<W>(sum.first);
+            const double m2 = horizontal_sum<W>(sum.second) - total * total / n;
+            out.merge(c, count, n, shift[c - tile.begin] + total / n, std::max(m2, 0.0));
+            shift[c - tile.begin] = static_cast<float>(out.mean[c]);
+            sum = {};
+        }
+        count += static_cast<double>(pending);
+        pending = 0;
+    };
+    for (int64_t image = images.begin; image < images.end; ++image) {
+        for (int64_t start = 0; start < pixels; start += kBlock) {
+            const int64_t length = std::min(kBlock, pixels - start);
+            if (pending > 0 && pending + length > std::min(kBlock, kGrowth * static_cast<int64_t>(count))) flush();
+            for (int64_t c = tile.begin; c < tile.end; ++c) {
+                const int64_t offset = at(image, c) + start;
+                float k = 1, b = 0;
+                if constexpr (Op::kWrites) k = op.scale[c], b = op.shift[c];
+                run<W, Op>(x + offset, Op::kWrites ? y + offset : nullptr, length, shift[c - tile.begin], k, b,
+                           sums[c - tile.begin]);
+            }
+            pending += length;
+        }
+    }
+    flush();
+    out.count = count;
+}
+
+template <int W, class Op, class T>
+void planar(const T* x, T* y, const Shape& shape, Range images, Range channels, const Op& op, Partial& out) {
+    constexpr int64_t kTileBytes = 8192;
+    const int64_t plane = shape.pixels * static_cast<int64_t>(sizeof(T));
+    const int64_t tile = std::clamp<int64_t>(kTileBytes / plane, 1, kMaxTile);
+    for (int64_t c = channels.begin; c < channels.end; c += tile)
+        planar_tile<W>(x, y, shape, images, {c, std::min(c + tile, channels.end)}, op, out);
+}
+
+// Interleaved: vectors run across channels. The last vector of a row starts early so that it ends with the row; lanes
+// hold their sums twice then, and `source` says where a channel's are.
+template <int W>
+struct Columns {
+    int64_t channels, vectors;
+    std::vector<float> first, second, shift;
+
+    explicit Columns(int64_t channels)
+        : channels(channels), vectors((channels + W - 1) / W), first(vectors * W), second(vectors * W),
+          shift(vectors * W) {}
+
+    int64_t column(int64_t vector) const { return std::min(vector * W, channels - W); }
+    int64_t source(int64_t channel) const {
+        const int64_t vector = channel / W;
+        return vector * W + channel - column(vector);
+    }
+    template <class T>
+    void start(const T* row) {
+        for (int64_t v = 0; v < vectors; ++v) store<W>(&shift[v * W], load<W>(row + column(v)));
+    }
+};
+
+template <int W, int kVectors, class Op, class T>
+void rows_of(const T* x, T* y, Range rows, int64_t vector, const Op& op, Columns<W>& columns) {
+    Floats<W> first[kVectors], second[kVectors], shift[kVectors], k[kVectors], b[kVectors];
+    int64_t column[kVectors];
+    for (int u = 0; u < kVectors; ++u) {
+        column[u] = columns.column(vector + u);
+        const int64_t at = (vector + u) * W;
+        first[u] = load<W>(&columns.first[at]);
+        second[u] = load<W>(&columns.second[at]);
+        shift[u] = load<W>(&columns.shift[at]);
+        if constexpr (Op::kWrites) k[u] = load<W>(op.scale + column[u]), b[u] = load<W>(op.shift + column[u]);
+    }
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+        for (int u = 0; u < kVectors; ++u) {
+            const int64_t at = row * columns.channels + column[u];
+            const Floats<W> v = load<W>(x + at), d = v - shift[u];
+            if constexpr (Op::kWrites) store<W>(y + at, activate<Op::kActivation, W>(v * k[u] + b[u]));
+            first[u] += d;
+            second[u] += d * d;
+        }
+    }
+    for (int u = 0; u < kVectors; ++u) {
+        store<W>(&columns.first[(vector + u) * W], first[u]);
+        store<W>(&columns.second[(vector + u) * W], second[u]);
+    }
+}
+
+template <int W, class Op, class T>
+void interleaved(const T* x, T* y, const Shape& shape, Range rows, const Op& op, Partial& out) {
+    constexpr int kVectors = Op::kWrites ? 2 : 4;
+    constexpr int64_t kRows = 16, kMaxPending = 256;
+    Columns<W> columns(shape.channels);
+    columns.start(x + rows.begin * shape.channels);
+    double count = 0;
+    int64_t pending = 0;
+    auto flush = [&] {
+        for (int64_t c = 0; c < shape.channels; ++c) {
+            const int64_t at = columns.source(c);
+            const double n = static_cast<double>(pending), total = columns.first[at];
+            const double m2 = std::max(columns.second[at] - total * total / n, 0.0);
+            out.merge(c, count, n, columns.shift[at] + total / n, m2);
+        }
+        for (int64_t v = 0; v < columns.vectors; ++v)
+            for (int lane = 0; lane < W; ++lane)
+                columns.shift[v * W + lane] = static_cast<float>(out.mean[columns.column(v) + lane]);
+        std::fill(columns.first.begin(), columns.first.end(), 0.0f);
+        std::fill(columns.second.begin(), columns.second.end(), 0.0f);
+        count += static_cast<double>(pending);
+        pending = 0;
+    };
+    for (int64_t begin = rows.begin; begin < rows.end; begin += kRows) {
+        const Range block{begin, std::min(begin + kRows, rows.end)};
+        int64_t v = 0;
+        for (; v + kVectors <= columns.vectors; v += kVectors) rows_of<W, kVectors>(x, y, block, v, op, columns);
+        for (; v < columns.vectors; ++v) rows_of<W, 1>(x, y, block, v, op, columns);
+        pending += block.end - block.begin;
+        if (pending >= std::min(kMaxPending, std::max(kRows, kGrowth * static_cast<int64_t>(count)))) flush();
+    }
+    if (pending > 0) flush();
+    out.count = count;
+}
+
+// One group: its parts side by side, then merged in a fixed order.
+template <int W, class Op, class T>
+void measure_group(const T* x, T* y, const Shape& shape, const Op& op, float* mean, float* var, int threads) {
+    const int64_t rows = shape.count();
+    const int across = shape.interleaved ? 1 : static_cast<int>(std::min<int64_t>(threads, shape.channels));
+    const int64_t splittable = shape.interleaved ? rows : shape.images;
+    const int along = static_cast<int>(std::min<int64_t>(threads / across, splittable));
+    std::vector<Partial> partials(along, Partial(shape.channels));
+    parallel(across * along, [&](int part) {
+        Partial& out = partials[part / across];
+        const Range piece = share(splittable, part / across, along);
+        if (shape.interleaved)
+            interleaved<W>(x, y, shape, piece, op, out);
+        else
+            planar<W>(x, y, shape, piece, share(shape.channels, part % across, across), op, out);
+    });
+    double count = partials[0].count;
+    for (int i = 1; i < along; ++i) {
+        for (int64_t c = 0; c < shape.channels; ++c)
+            partials[0].merge(c, count, partials[i].count, partials[i].mean[c], partials[i].m2[c]);
+        count += partials[i].count;
+    }
+    for (int64_t c = 0; c < shape.channels; ++c) {
+        mean[c] = static_cast<float>(partials[0].mean[c]);
+        var[c] = static_cast<float>(partials[0].m2[c] / count);
+    }
+}
+
+template <int W, class Op, class T>
+void measure_groups(const T* x, T* y, const Shape& shape, const Op& op, float* mean, float* var, int limit) {
+    const int threads = threads_for(shape.groups * shape.group_size(), limit);
+    const bool by_group = shape.groups >= threads;
+    const int parts = by_group ? threads : 1;
+    parallel(parts, [&](int part) {
+        const Range groups = share(shape.groups, part, parts);
+        for (int64_t g = groups.begin; g < groups.end; ++g)
+            measure_group<W>(x + g * shape.group_size(), Op::kWrites ? y + g * shape.group_size() : nullptr, shape, op,
+                             mean + g * shape.channels, var + g * shape.channels, by_group ? 1 : threads);
+    });
+}
+
+// The widest vector that a run of neighbours fills at least once.
+template <class Op, class T>
+void measure(const T* x, T* y, const Shape& shape, const Op& op, float* mean, float* var, int limit) {
+    const int64_t neighbours = shape.interleaved ? shape.channels : shape.pixels;
+    if (neighbours >= kWidth)
+        measure_groups<kWidth>(x, y, shape, op, mean, var, limit);
+    else if (neighbours >= 4)
+        measure_groups<4>(x, y, shape, op, mean, var, limit);
+    else
+        measure_groups<1>(x, y, shape, op, mean, var, limit);
+}
+
+}  // namespace ddis::DDIS_ISA

@@ -1,0 +1,72 @@
+// What the kernels know of a tensor: sizes, memory order, and how work is shared out. No Python, no torch.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace ddis {
+
+// groups x images x channels x pixels, dense. Planar: pixels of a channel are neighbours (NCHW). Interleaved: channels
+// of a pixel are neighbours (NHWC). Each group of images has statistics of its own.
+struct Shape {
+    int64_t groups, images, channels, pixels;
+    bool interleaved;
+
+    int64_t group_size() const { return images * channels * pixels; }
+    int64_t count() const { return images * pixels; }
+};
+
+enum class Element { kFloat, kHalf, kBfloat };
+enum class Activation { kNone, kRelu, kSilu };
+
+struct Range {
+    int64_t begin, end;
+};
+
+inline Range share(int64_t total, int part, int parts) {
+    return {total * part / parts, total * (part + 1) / parts};
+}
+
+// Below this many elements a thread costs more than it saves.
+constexpr int64_t kElementsPerThread = 32768;
+
+inline int threads_for(int64_t elements, int limit) {
+    return static_cast<int>(std::clamp<int64_t>(elements / kElementsPerThread, 1, std::max(limit, 1)));
+}
+
+template <class Task>
+void parallel(int parts, const Task& task) {
+    if (parts <= 1) {
+        task(0);
+        return;
+    }
+#pragma omp parallel for num_threads(parts) schedule(static, 1)
+    for (int part = 0; part < parts; ++part) task(part);
+}
+
+// The maths of one instruction set. Pointers are to `element`s; everything per channel is float32.
+struct Kernels {
+    const char* name;
+    // mean, var: (groups, channels), biased variance.
+    void (*channel_moments)(const void* x, Element element, Shape shape, float* mean, float* var, int threads);
+    // y = act(scale x + shift), and the moments of x, from one read of x.
+    void (*bn_act_moments)(const void* x, Element element, Shape shape, const float* scale, const float* shift,
+                           Activation activation, void* y, float* mean, float* var, int threads);
+    // gx = scale gy act'(scale x + shift) + offset + slope (x - mean). Without gy (null) only the affine part, and
+    // scale and shift are not read. offset, slope, mean: (groups, channels).
+    void (*moments_backward)(const void* x, const void* gy, Element element, Shape shape, const float* scale,
+                             const float* shift, Activation activation, const float* offset, const float* slope,
+                             const float* mean, void* gx, int threads);
+    // Reads all of x and does nothing with it: the limit that benchmarks compare with. Returns a sum of words.
+    uint64_t (*plain_read)(const void* x, int64_t nbytes, int threads);
+};
+
+const Kernels* kernels_plain();
+const Kernels* kernels_avx2();
+const Kernels* kernels_avx512();
+const Kernels* kernels_neon();
+
+// The widest instruction set this processor has, or the one named; null if that is unknown or missing here.
+const Kernels* find_kernels(const char* name);
+
+}  // namespace ddis
