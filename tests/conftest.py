@@ -1,0 +1,68 @@
+"""What every test can rely on: a seed, one thread, no network, and fresh memory that is full of NaN."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Both are read when a library is imported, so they are set before any test module is.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # the GPU kernels then run on CPU tensors
+
+
+def _define_missing_torchvision_operators() -> torch.library.Library | None:
+    """Let a torchvision built for CUDA import beside a CPU torch, as the environment of `make test-timm` needs.
+
+    Its binary cannot load there, so its Python half finds no schemas to attach to. No test calls these operators.
+    """
+    if find_spec("torchvision") is None or torch.version.cuda is not None:
+        return None
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+_TORCHVISION = _define_missing_torchvision_operators()  # operators live as long as their library object
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    """Seed, thread count and NaN-filled memory, equal for every test and restored after it.
+
+    One thread, because the models of the tests are tiny. A test of threading sets its own number.
+    """
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.manual_seed(0)
+    np.random.seed(0)  # libraries draw from the global one
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of the PACS and CIFAR-10 parquet files: `$DDIS_DATA`, else `shared/data` beside the repository."""
+    folder = Path(os.environ.get("DDIS_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data in {folder}: set DDIS_DATA to the folder of the parquet files")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def third_party_models(data_folder: Path) -> Path:
+    """The folder of other people's checkpoints: `models` beside the data folder."""
+    folder = data_folder.parent / "models"
+    if not folder.is_dir():
+        pytest.skip(f"no third-party checkpoints in {folder}")
+    return folder

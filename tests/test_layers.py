@@ -1,0 +1,174 @@
+"""Imports obey the arrow: models -> guidance -> sampling -> tokens, memory -> pipelines -> cli; outputs stand apart.
+
+Read from the source, so that an import inside a function counts as well.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LEAVES = {"config", "errors", "progress", "prompts", "types"}
+"""What anything may import. They import only each other."""
+
+CORE = {"models", "guidance", "sampling", "tokens", "memory", "pipelines", "outputs"}
+MAY_IMPORT: dict[str, set[str]] = {
+    **{leaf: set() for leaf in LEAVES},
+    "models": set(),
+    "outputs": set(),
+    "guidance": {"models"},
+    "sampling": {"models", "guidance"},
+    "tokens": {"models", "guidance", "sampling"},
+    "memory": {"models", "guidance", "sampling"},
+    "pipelines": CORE - {"pipelines"},
+    "evaluation": CORE,
+    "baselines": CORE,
+    "downstream": CORE,
+    "onnx": CORE,
+}
+JOINERS = {"__init__", "__main__", "cli"}
+"""The public face and the command line join all rooms; nothing imports them but each other."""
+
+OPTIONAL = {"bitsandbytes", "onnx", "onnxruntime", "onnxscript", "timm", "torchvision", "triton", "xformers"}
+FOREIGN_TO_KERNELS = {"engine", "diffusers", "transformers"}
+
+
+def imported_modules(source: str, package: str) -> Iterator[tuple[str, int]]:
+    """Absolute name and line of each import in a module of `package`; `from a import b` gives a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = (
+                resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            )
+            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def room_of(module: str) -> str:
+    """'engine.models.prior' -> 'models'. A public name (`from engine import generate`) is in '__init__'."""
+    _, room, *rest = module.split(".") if "." in module else (module, "__init__")
+    return room if rest or room in {*MAY_IMPORT, *JOINERS} else "__init__"
+
+
+def violations(source: str, module: str, *, is_package: bool = False) -> list[str]:
+    """What is wrong with the imports of one module of the engine, a sentence each."""
+    room = "__init__" if module == "engine" else module.split(".")[1]
+    if room not in {*MAY_IMPORT, *JOINERS}:
+        return [f"{module}: '{room}' has no place in the arrow: give it one in MAY_IMPORT"]
+    allowed = {room, *LEAVES, *MAY_IMPORT.get(room, {*MAY_IMPORT, *JOINERS})}
+    package = module if is_package else module.rpartition(".")[0]
+    return [
+        f"{module}:{line}: {room} must not import {name}"
+        for name, line in imported_modules(source, package)
+        if name.split(".")[0] == "engine" and room_of(name) not in allowed
+    ]
+
+
+def modules(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*.py") if "__pycache__" not in file.parts)
+
+
+def module_name(file: Path, root: Path) -> str:
+    parts = file.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level packages in `sys.modules` of a fresh process after `statement`."""
+    code = f"{statement}; import sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_engine_obeys_the_arrow():
+    files = modules(ROOT / "engine")
+    assert len(files) > 10
+    assert [
+        sentence
+        for file in files
+        for sentence in violations(
+            file.read_text("utf-8"), module_name(file, ROOT), is_package=file.name == "__init__.py"
+        )
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "culprit"),
+    [
+        ("engine.models.prior", "import engine.guidance.steer", "engine.guidance.steer"),
+        ("engine.guidance.steer", "from engine.sampling import ddim", "engine.sampling.ddim"),
+        ("engine.guidance.steer", "from ..sampling.ddim import sample", "engine.sampling.ddim.sample"),
+        (
+            "engine.sampling.ddim",
+            "def f():\n    from engine.pipelines import generate",
+            "engine.pipelines.generate",
+        ),
+        ("engine.outputs.dataset", "from engine.models.prior import Prior", "engine.models.prior.Prior"),
+        ("engine.config", "from engine.models import prior", "engine.models.prior"),
+        ("engine.pipelines.generate", "from engine import generate", "engine.generate"),
+        ("engine.pipelines.generate", "from engine.cli import main", "engine.cli.main"),
+        ("engine.tokens.table", "from engine.memory.plan import plan", "engine.memory.plan.plan"),
+    ],
+)
+def test_an_import_against_the_arrow_is_found(module, source, culprit):
+    (found,) = violations(source, module)
+    assert found.endswith(f"must not import {culprit}")
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        (
+            "engine.guidance.steer",
+            "from engine.models.classifier import Classifier\nfrom engine.errors import *",
+        ),
+        ("engine.models.embedded.train.prior", "from ...prior import Prior\nfrom .loop import train"),
+        ("engine.models.prior", "import torch\nimport ddis_kernels\nfrom engine import errors, prompts"),
+        ("engine.evaluation.metrics", "from engine.outputs.manifest import read"),
+        ("engine.cli", "from engine import generate\nfrom engine.pipelines import learn_tokens"),
+    ],
+)
+def test_an_import_along_the_arrow_passes(module, source):
+    assert violations(source, module) == []
+
+
+def test_a_new_room_must_be_given_its_place():
+    (found,) = violations("", "engine.attic.box")
+    assert "'attic' has no place" in found
+
+
+def test_the_kernels_know_nothing_of_the_engine():
+    names = {
+        name.split(".")[0]
+        for file in modules(ROOT / "kernels" / "ddis_kernels")
+        for name, _ in imported_modules(file.read_text("utf-8"), module_name(file.parent, ROOT / "kernels"))
+    }
+    assert "torch" in names
+    assert names & FOREIGN_TO_KERNELS == set()
+
+
+def test_importing_the_kernels_loads_nothing_else_of_ours():
+    loaded = loaded_by("import ddis_kernels")
+    assert "ddis_kernels" in loaded
+    assert loaded & FOREIGN_TO_KERNELS == set()
+
+
+@pytest.mark.parametrize("package", ["ddis_kernels", "engine"])
+def test_optional_packages_load_only_when_used(package):
+    """Whatever torch itself brings along is not held against us."""
+    assert (loaded_by(f"import {package}") - loaded_by("import torch")) & OPTIONAL == set()
+
+
+def test_every_module_of_the_engine_imports_without_the_optional_packages():
+    """Blocked, not only unused: a module-level import of one would raise here."""
+    names = [module_name(file, ROOT) for file in modules(ROOT / "engine") if file.name != "__main__.py"]
+    block = f"import sys; sys.modules.update(dict.fromkeys({sorted(OPTIONAL)}))"
+    assert "engine" in loaded_by(f"{block}; import {', '.join(names)}")
