@@ -27,7 +27,7 @@ def explained(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in _FULL:
-            what = "expected room on the disk: free some and call again with the same settings, finished images are kept"
+            what = "expected room on the disk: free some and call again, finished images are kept"
         elif error.errno in _NOT_WRITABLE:
             what = "expected a folder that this user may write to: change its permissions or choose another folder"
         else:

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from engine.errors import ConfigError
 from engine.outputs.atomic import write_whole
 from engine.outputs.images import png_bytes, to_picture
+from engine.outputs.lettering import font, legible, shorten
 
 Picture = Tensor | Image.Image
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 MIN_TILE_PX, MAX_TILE_PX = 96, 192
 MARGIN, GAP, SPACE = 24, 4, 16
@@ -43,7 +43,7 @@ def contact_sheet(
             )
     pictures = [[_picture(image) for image in row] for row in rows]
     tile = tile_px(max(max(picture.size) for row in pictures for picture in row))
-    return _draw(pictures, columns, tile, row_labels, column_labels, title, caption)
+    return _draw(pictures, columns, tile, row_labels, column_labels, legible(title), legible(caption))
 
 
 def save_contact_sheet(path: Path, sheet: Image.Image) -> None:
@@ -58,15 +58,6 @@ def tile_px(image_px: int) -> int:
     return min(image_px, MAX_TILE_PX)
 
 
-def shorten(text: str, font: Font, width: float) -> str:
-    """`text`, cut with an ellipsis where it is wider than `width` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text.rstrip()}..."
-
-
 def _draw(
     pictures: Sequence[Sequence[Image.Image]],
     columns: int,
@@ -76,7 +67,7 @@ def _draw(
     title: str,
     caption: str,
 ) -> Image.Image:
-    label_font, title_font, caption_font = (ImageFont.load_default(size) for size in (16, 22, 14))
+    label_font, title_font, caption_font = (font(size) for size in (16, 22, 14))
     names = [shorten(label, label_font, MAX_LABEL_PX) for label in row_labels]
     left = MARGIN + (int(max(map(label_font.getlength, names))) + SPACE if names else 0)
     top = MARGIN + (40 if title else 0) + (28 if column_labels else 0)

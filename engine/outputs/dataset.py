@@ -6,8 +6,8 @@
     run.json                     config, versions, device, peak bytes, seconds
     contact_sheet.png
 
-An image counts as done once its line in the journal is whole; a run that is killed at any moment and continued ends with
-the same bytes as an undisturbed one (but for what `run.json` measured).
+An image counts as done once its line in the journal is whole; a run that is killed at any moment and continued ends
+with the same bytes as an undisturbed one (but for what `run.json` measured).
 """
 
 import json
@@ -30,7 +30,15 @@ from engine.outputs.atomic import (
 )
 from engine.outputs.contact_sheet import contact_sheet
 from engine.outputs.images import png_bytes, to_picture
-from engine.outputs.manifest import JOURNAL, MANIFEST, Journal, Row, read_manifest, restore_journal, write_manifest
+from engine.outputs.manifest import (
+    JOURNAL,
+    MANIFEST,
+    Journal,
+    Row,
+    read_manifest,
+    restore_journal,
+    write_manifest,
+)
 from engine.outputs.names import class_folders
 from engine.outputs.run_record import RUN, check_same_config, write_run
 from engine.types import ImageKey, Sample
@@ -104,7 +112,9 @@ class DatasetWriter:
         if self._journal is None:
             return
         if not self.done:
-            raise OutputError(f"{self.folder} has no image, expected at least one: add samples before finishing it.")
+            raise OutputError(
+                f"{self.folder} has no image, expected at least one: add samples before finishing it."
+            )
         write_whole(self.folder / SHEET, png_bytes(self._sheet()))
         write_run(self.folder, self._config, {**measured, "images": self._added})
         write_manifest(self.folder, self._journal.rows())
@@ -120,7 +130,9 @@ class DatasetWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _begin(self) -> None:
@@ -143,17 +155,18 @@ class DatasetWriter:
             self._journal = restore_journal(self.folder)
         else:
             self._journal = Journal(self.folder)
-        for key in self._journal.keys():
+        for key in self._journal.images():
             if not self._path(key).exists():
                 self._journal.forget(key)
-        return set(self._journal.keys())
+        return set(self._journal.images())
 
     def _path(self, key: ImageKey) -> Path:
         return self.folder / IMAGES / self._folders[key.class_index] / f"{key.index:05d}.png"
 
     def _labels_json(self) -> bytes:
         classes = [
-            {"class": number, "label": self._labels[number], "folder": name} for number, name in self._folders.items()
+            {"class": number, "label": self._labels[number], "folder": name}
+            for number, name in self._folders.items()
         ]
         return json.dumps(classes, indent=2, ensure_ascii=False).encode() + b"\n"
 
@@ -165,7 +178,9 @@ class DatasetWriter:
         classes = list(by_class)
         shown = [classes[n * len(classes) // SHEET_CLASSES] for n in range(SHEET_CLASSES)]
         shown = classes if len(classes) <= SHEET_CLASSES else shown
-        rows = [[_open_picture(self._path(key)) for key in by_class[number][:SHEET_IMAGES]] for number in shown]
+        rows = [
+            [_open_picture(self._path(key)) for key in by_class[number][:SHEET_IMAGES]] for number in shown
+        ]
         part = "" if len(shown) == len(classes) else f", {len(shown)} of the classes shown"
         return contact_sheet(
             rows,

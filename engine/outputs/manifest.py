@@ -1,7 +1,8 @@
 """What is known of each image: a journal while the run goes on, `manifest.parquet` when it is done.
 
-A Parquet file cannot grow safely, so each finished image adds one line to a journal. A line counts only if it is whole;
-logits travel in it as the bytes of their float32 values, so the manifest does not depend on where a run was interrupted.
+A Parquet file cannot grow safely, so each finished image adds one line to a journal. A line counts only if it is
+whole; logits travel in it as the bytes of their float32 values, so the manifest does not depend on where a run was
+interrupted.
 """
 
 import base64
@@ -101,7 +102,7 @@ class Journal:
                 file.truncate(self._size)
                 os.fsync(file.fileno())
 
-    def keys(self) -> list[ImageKey]:
+    def images(self) -> list[ImageKey]:
         """Images that are written down, by class and index."""
         return sorted(self._starts)
 
@@ -136,7 +137,7 @@ class Journal:
         if not self._starts:
             return
         with explained(self.path), open(self.path, "rb") as file:
-            for key in self.keys():
+            for key in self.images():
                 file.seek(self._starts[key])
                 yield _from_line(file.readline())
 
@@ -168,12 +169,19 @@ def write_manifest(folder: Path, rows: Iterable[Row]) -> None:
             writer.write_batch(pa.RecordBatch.from_pylist([_to_record(row) for row in group], schema=SCHEMA))
 
 
-def read_manifest(folder: Path) -> Iterator[Row]:
-    """Rows of a finished data set by class and index, a group in memory at a time. Raises OutputError."""
+def read_manifest(folder: Path, mixed: bool = False) -> Iterator[Row]:
+    """Rows of a finished data set by class and index, a group in memory at a time. Raises OutputError.
+
+    mixed: by index and class instead, so that neighbours are of different classes; holds the whole manifest in memory.
+    """
     path = folder / MANIFEST
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
+            batches = file.iter_batches(batch_size=ROWS_PER_GROUP)
+            if mixed:
+                ordered = file.read().sort_by([("index", "ascending"), ("class", "ascending")])
+                batches = ordered.to_batches(max_chunksize=ROWS_PER_GROUP)
+            for batch in batches:
                 yield from map(_from_record, _records(batch))
     except FileNotFoundError as error:
         raise OutputError(

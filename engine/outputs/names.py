@@ -20,7 +20,9 @@ def check_labels(labels: Mapping[int, str]) -> None:
     seen: dict[str, int] = {}
     for number, label in labels.items():
         if not label.strip():
-            raise ConfigError(f"the label of class {number} is {label!r}, expected a name: give each class a name.")
+            raise ConfigError(
+                f"the label of class {number} is {label!r}, expected a name: give each class a name."
+            )
         if label in seen:
             raise ConfigError(
                 f"classes {seen[label]} and {number} are both called {label!r}, expected different names: "

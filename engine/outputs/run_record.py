@@ -1,6 +1,6 @@
 """`run.json`: what a data set is made with (fixed when it is begun) and what was measured (written at its end).
 
-    {"format": "ddis-dataset/1", "config": {...}, "versions": {...}, "measured": {...}}
+It holds "format", "config", "versions" and "measured".
 """
 
 import json
@@ -40,7 +40,9 @@ def write_run(folder: Path, config: Mapping[str, Any], measured: Mapping[str, An
     if begun_with != now:
         measured = {**measured, "versions_at_the_end": now}
     record = {"format": FORMAT, "config": config, "versions": begun_with, "measured": measured}
-    write_whole(folder / RUN, json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    write_whole(
+        folder / RUN, json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    )
 
 
 def read_run(folder: Path) -> dict[str, Any]:
