@@ -27,3 +27,9 @@ class OutputError(EngineError, OSError):
 
 class GuidanceError(EngineError, ArithmeticError):
     """Guidance failed numerically too often to trust the images."""
+
+
+def brief(error: BaseException) -> str:
+    """Kind and first words of another library's error, to be quoted in a message of ours."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:160]}{'...' if len(words) > 160 else ''}"

@@ -49,7 +49,9 @@ def resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict]]:
         if "conv1.weight" in weights:
             weights = {_from_torchvision(key): value for key, value in weights.items()}
         last = 2 if depth >= 50 else 1
-        stages = (f"resnet.encoder.stages.{stage}.layers.0.layer.{last}.convolution.weight" for stage in range(4))
+        stages = (
+            f"resnet.encoder.stages.{stage}.layers.0.layer.{last}.convolution.weight" for stage in range(4)
+        )
         config = ResNetConfig(
             embedding_size=len(weights["resnet.embedder.embedder.convolution.weight"]),
             hidden_sizes=[len(weights[key]) for key in stages],

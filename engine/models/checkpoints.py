@@ -11,24 +11,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from engine.errors import ConfigError, ModelError
+from engine.errors import ConfigError, ModelError, brief
 from engine.models.architectures import ARCHITECTURES, StateDict
+from engine.models.preprocess import Preprocess
 
 WRAPPERS = ("state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 BROKEN = (
-    RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError,
-    struct.error, SafetensorError,
+    RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+    AssertionError, struct.error, SafetensorError,
 )  # fmt: skip
 """What torch's and safetensors' readers raise at files that are cut, scrambled or of another format."""
 
 
-def load_architecture(path: Path, architecture: str | None) -> nn.Module:
-    """The network of that name with the weights of a checkpoint file."""
-    if architecture not in ARCHITECTURES:
+def load_architecture(path: Path, architecture: str | None) -> tuple[nn.Module, Preprocess]:
+    """The network of that name with the weights of a checkpoint file, and what it reads unless told otherwise."""
+    if architecture is None or architecture not in ARCHITECTURES:
         given = "no architecture" if architecture is None else f"architecture {architecture!r}"
         raise ConfigError(
-            f"checkpoint {path} came with {given}, expected one of {', '.join(ARCHITECTURES)}: a file of weights does not "
+            f"checkpoint {path} came with {given}, expected one of {', '.join(ARCHITECTURES)}: a file of "
+            "weights does not "
             "say what network it belongs to. For any other, build it in Python and pass the nn.Module."
         )
     weights = read_weights(path)
@@ -37,10 +39,11 @@ def load_architecture(path: Path, architecture: str | None) -> nn.Module:
         module.load_state_dict(weights)
     except (KeyError, RuntimeError) as error:
         raise ModelError(
-            f"checkpoint {path} does not fit {architecture} ({_brief(error)}), expected that network's weights: "
+            f"checkpoint {path} does not fit {architecture} ({brief(error)}), expected that network's "
+            "weights: "
             f"choose the right one of {', '.join(ARCHITECTURES)}."
         ) from error
-    return module
+    return module, ARCHITECTURES[architecture].preprocess
 
 
 def read_weights(path: Path) -> StateDict:
@@ -52,9 +55,14 @@ def read_weights(path: Path) -> StateDict:
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(v, Tensor) for v in content.values())
+    ):
         raise ModelError(
-            f"checkpoint {path} holds a {type(content).__name__} that is no state dict, expected names with tensors, "
+            f"checkpoint {path} holds a {type(content).__name__} that is no state dict, expected names "
+            "with tensors, "
             f"bare or under {' or '.join(map(repr, WRAPPERS))}: save `model.state_dict()`."
         )
     return {_bare(key): value for key, value in content.items()}
@@ -62,19 +70,23 @@ def read_weights(path: Path) -> StateDict:
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise ModelError(f"there is no checkpoint file {path}, expected a .safetensors, .pt or .th file: check the path.")
+        raise ModelError(
+            f"there is no checkpoint file {path}, expected a .safetensors, .pt or .th file: check the path."
+        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"checkpoint {path} is damaged or holds code and was not executed ({_brief(error)}), expected tensors "
+            f"checkpoint {path} is damaged or holds code and was not executed ({brief(error)}), expected "
+            "tensors "
             "only: where you trust it, save its `state_dict()` again with torch.save or as safetensors."
         ) from error
     except BROKEN as error:
         raise ModelError(
-            f"checkpoint {path} cannot be read ({_brief(error)}), expected a safetensors file or one of torch.save: "
+            f"checkpoint {path} cannot be read ({brief(error)}), expected a safetensors file or one of "
+            "torch.save: "
             "it may be cut short; fetch it again."
         ) from error
 
@@ -85,8 +97,3 @@ def _bare(key: str) -> str:
     for prefix in PREFIXES:
         stripped = stripped.removeprefix(prefix)
     return stripped if stripped == key else _bare(stripped)
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().split("\n")
-    return f"{type(error).__name__}: {' '.join(lines[:2])[:160].strip()}"

@@ -1,6 +1,7 @@
 """The small residual networks for 32 px images: He et al., Deep Residual Learning (arXiv 1512.03385), section 4.2."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,11 +44,13 @@ class CifarResNet(nn.Module):
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest:
             raise ConfigError(
-                f"depth of a CIFAR ResNet is {depth}, expected 6 n + 2 with n >= 1: choose 8, 14, 20, 32, 44 or 56."
+                f"depth of a CIFAR ResNet is {depth}, expected 6 n + 2 with n >= 1: choose 8, 14, 20, 32, "
+                "44 or 56."
             )
-        if len(widths) != 3 or any(b < a for a, b in zip(widths, widths[1:], strict=False)) or min(widths) < 1:
+        if len(widths) != 3 or any(b < a for a, b in pairwise(widths)) or min(widths) < 1:
             raise ConfigError(
-                f"widths of a CIFAR ResNet are {tuple(widths)}, expected three positive numbers that do not shrink: "
+                f"widths of a CIFAR ResNet are {tuple(widths)}, expected three positive numbers that do "
+                "not shrink: "
                 "its shortcuts can only add channels. The paper's are (16, 32, 64)."
             )
         first, second, third = widths

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,14 @@ from engine.models.frozen import fingerprint, freeze
 from engine.models.norms import norm_calls, stored_moments
 from engine.models.preprocess import Preprocess
 from engine.types import Moments
+
+
+class Source(NamedTuple):
+    """A network as it was found, and what it knows of its input and classes; None where it must be told."""
+
+    module: nn.Module
+    preprocess: Preprocess | None
+    labels: Sequence[str] | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,6 +102,7 @@ def _checked(name: str, labels: tuple[str, ...], classes: int) -> tuple[str, ...
     empty = [number for number, label in enumerate(labels) if not label.strip()]
     if empty:
         raise ConfigError(
-            f"label {empty[0]} of classifier {name!r} is empty, expected a name that a prompt can use: fill it in."
+            f"label {empty[0]} of classifier {name!r} is empty, expected a name that a prompt can use: "
+            "fill it in."
         )
     return labels

@@ -2,36 +2,28 @@
 
 import copy
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from engine.errors import ConfigError, ModelError
-from engine.models.checkpoints import load_architecture
+from engine.errors import ConfigError, ModelError, brief
 from engine.models.architectures import ARCHITECTURES
-from engine.models.classifier import Classifier, frozen_classifier
+from engine.models.checkpoints import load_architecture
+from engine.models.classifier import Classifier, Source, frozen_classifier
 from engine.models.frozen import default_device
+from engine.models.hub_classifiers import from_timm, from_torchvision, from_transformers
 from engine.models.preprocess import Preprocess
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 ACCEPTED = (
-    "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', a folder of save_classifier, "
+    "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', a folder of "
+    "save_classifier, "
     "or a checkpoint file with architecture=..."
 )
-
-
-class Source(NamedTuple):
-    """What a source knows of its network; None where it must be told."""
-
-    module: nn.Module
-    preprocess: Preprocess | None
-    labels: Sequence[str] | None
 
 
 def load_classifier(
@@ -84,7 +76,8 @@ def save_classifier(
     """
     if architecture not in ARCHITECTURES:
         raise ConfigError(
-            f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}: only these can be loaded again."
+            f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}: only these can "
+            "be loaded again."
         )
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -104,8 +97,7 @@ def _find(source: str, architecture: str | None) -> Source:
     if path.is_dir():
         return _from_folder(path)
     if path.is_file() or path.suffix:
-        module = load_architecture(path, architecture)
-        return Source(module, ARCHITECTURES[architecture].preprocess, None)
+        return Source(*load_architecture(path, architecture), None)
     raise ModelError(
         f"unknown classifier {source!r}, expected {ACCEPTED}: check the spelling, or that the file exists."
     )
@@ -115,7 +107,9 @@ def _from_embedded(domain: str) -> Source:
     folder = EMBEDDED / f"classifier-{domain}"
     there = sorted(path.name.removeprefix("classifier-") for path in EMBEDDED.glob("classifier-*"))
     if domain not in there:
-        known = ", ".join(f"'embedded:{name}'" for name in there) or "none: the package came without its weights"
+        known = (
+            ", ".join(f"'embedded:{name}'" for name in there) or "none: the package came without its weights"
+        )
         raise ModelError(
             f"unknown domain {domain!r} of the embedded classifiers, expected one of these: {known}. "
             "Choose one, or train others with `python -m engine.models.embedded.train`."
@@ -128,18 +122,20 @@ def _from_folder(folder: Path) -> Source:
     try:
         config = json.loads((folder / "config.json").read_text())
         architecture, labels = config["architecture"], config["labels"]
-        preprocess = Preprocess(**{key: _tuple(value) for key, value in config["preprocess"].items()})
+        preprocess = Preprocess.from_dict(config["preprocess"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"folder {folder} cannot be read as a classifier ({type(error).__name__}: {error}), expected config.json with "
+            f"folder {folder} cannot be read as a classifier ({brief(error)}), expected config.json with "
             "architecture, labels and preprocess beside model.safetensors: for a transformers folder write "
             f"'hf:{folder}'; else save it with save_classifier."
         ) from error
-    return Source(load_architecture(folder / "model.safetensors", architecture), preprocess, labels)
+    module, _ = load_architecture(folder / "model.safetensors", architecture)
+    return Source(module, preprocess, labels)
 
 
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-SCHEMES: dict[str, Callable[[str], Source]] = {"embedded": _from_embedded}
+SCHEMES: dict[str, Callable[[str], Source]] = {
+    "embedded": _from_embedded,
+    "hf": from_transformers,
+    "timm": from_timm,
+    "torchvision": from_torchvision,
+}

@@ -1,9 +1,11 @@
 """From latents to pixels, through the full VAE or a tiny one."""
 
+from typing import TypeAlias
+
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
-Decoder = AutoencoderKL | AutoencoderTiny
+Decoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 
 
 def downscale(vae: Decoder) -> int:

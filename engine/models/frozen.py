@@ -1,4 +1,4 @@
-"""What priors and classifiers share: frozen modules, the device they live on, and a fingerprint of what they compute."""
+"""What priors and classifiers share: frozen modules, their device, and a fingerprint of what they compute."""
 
 from collections.abc import Iterable
 from hashlib import blake2b

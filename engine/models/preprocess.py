@@ -1,5 +1,6 @@
 """From an image in [0, 1] to what a network reads: resize, crop, normalise; differentiable and antialiased."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,8 @@ from engine.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-PIL_FILTERS = {0: "nearest-exact", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
+Interpolation = Literal["nearest-exact", "bilinear", "bicubic"]
+PIL_FILTERS: dict[int, Interpolation] = {0: "nearest-exact", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers for its filters. Lanczos (1) has no differentiable form here; bicubic is nearest to it."""
 
 
@@ -26,21 +28,33 @@ class Preprocess:
     resize: int | tuple[int, int] | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    interpolation: Literal["nearest-exact", "bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(
-                f"preprocessing has mean {self.mean} and std {self.std}, expected three numbers each, std above 0: "
+                f"preprocessing has mean {self.mean} and std {self.std}, expected three numbers each, std "
+                "above 0: "
                 "images have the channels red, green, blue in [0, 1]."
             )
         if min(self.crop) < 1:
-            raise ConfigError(f"preprocessing crops to {self.crop}, expected at least 1 x 1 pixel: give the input size.")
+            raise ConfigError(
+                f"preprocessing crops to {self.crop}, expected at least 1 x 1 pixel: give the input size."
+            )
 
     @classmethod
-    def squash(cls, px: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> "Preprocess":
+    def squash(
+        cls, px: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+    ) -> "Preprocess":
         """Resize the whole image to a square of `px`."""
         return cls(crop=(px, px), resize=(px, px), mean=mean, std=std)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "Preprocess":
+        """The inverse of `dataclasses.asdict`, after a trip through JSON, which has no tuples."""
+        return cls(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        )
 
     def __call__(self, images: Tensor) -> Tensor:
         """images (N, 3, H, W) in [0, 1], any size -> (N, 3, *crop), normalised."""
@@ -50,11 +64,11 @@ class Preprocess:
 
     def _resized(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        target = self.resize or (max(height, self.crop[0]), max(width, self.crop[1]))
+        target = self.resize
         if isinstance(target, int):
             short = min(height, width)
             target = (target * height // short, target * width // short)
-        if target == (height, width):
+        if target is None or target == (height, width):
             return images
         if self.interpolation == "nearest-exact":
             return F.interpolate(images, target, mode="nearest-exact")
@@ -70,31 +84,36 @@ def _centre(images: Tensor, crop: tuple[int, int]) -> Tensor:
     return images[..., top : top + crop[0], left : left + crop[1]]
 
 
-def from_image_processor(config: dict[str, Any]) -> Preprocess:
-    """The preprocessing that a transformers `preprocessor_config.json` describes."""
+def from_image_processor(config: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing that a transformers `preprocessor_config.json` describes, its class's habits included."""
+    kind = str(config.get("image_processor_type", config.get("feature_extractor_type", "")))
+    cropped = bool(config.get("do_center_crop"))
     size = _sides(config.get("size", 224))
-    filter_name = PIL_FILTERS.get(config.get("resample", 2), "bilinear")
-    if config.get("crop_pct") and isinstance(size, int):
-        resize = int(size / config["crop_pct"]) if size < 384 else (size, size)
-        crop = (size, size)
-    else:
-        resize = size if config.get("do_resize", True) else None
-        crop_size = config.get("crop_size") if config.get("do_center_crop") else None
-        square = (size, size) if isinstance(size, int) else size
-        crop = _pair(_sides(crop_size)) if crop_size else square
+    crop_pct = config.get("crop_pct", 224 / 256 if kind.startswith("ConvNext") else None)
+    resize: int | tuple[int, int] | None = size
+    if isinstance(size, int):
+        if crop_pct and size < 384:
+            resize = int(size / crop_pct)
+        elif kind.startswith("Levit"):
+            resize = int(size * 256 / 224)
+        elif not cropped:
+            resize = (size, size)
     normalised = config.get("do_normalize", True)
+    std = tuple(config.get("image_std") or IMAGENET_STD) if normalised else (1.0, 1.0, 1.0)
+    if kind.startswith("EfficientNet") and config.get("include_top", True):
+        std = tuple(value * value for value in std)  # it divides by std twice
     return Preprocess(
-        crop=crop,
-        resize=resize,
-        mean=tuple(config.get("image_mean") or IMAGENET_MEAN) if normalised else (0.0,) * 3,
-        std=tuple(config.get("image_std") or IMAGENET_STD) if normalised else (1.0,) * 3,
-        interpolation=filter_name,
+        crop=_pair(_sides(config.get("crop_size", size)) if cropped else size),
+        resize=resize if config.get("do_resize", True) else None,
+        mean=tuple(config.get("image_mean") or IMAGENET_MEAN) if normalised else (0.0, 0.0, 0.0),
+        std=std,
+        interpolation=PIL_FILTERS.get(config.get("resample", 2), "bilinear"),
     )
 
 
 def _sides(size: Any) -> int | tuple[int, int]:
     """A transformers size: a number, {"shortest_edge": n} or {"height": h, "width": w}."""
-    if isinstance(size, dict):
+    if isinstance(size, Mapping):
         return size["shortest_edge"] if "shortest_edge" in size else (size["height"], size["width"])
     return size
 

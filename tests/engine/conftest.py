@@ -12,7 +12,20 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from engine.models import Prior, load_prior
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-WORDS = ("a", "an", "of", "art", "cartoon", "painting", "photo", "sketch", "dog", "elephant", "guitar", "horse")
+WORDS = (
+    "a",
+    "an",
+    "of",
+    "art",
+    "cartoon",
+    "painting",
+    "photo",
+    "sketch",
+    "dog",
+    "elephant",
+    "guitar",
+    "horse",
+)
 
 
 def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -32,7 +45,10 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges))
     return CLIPTokenizer(
-        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=16, pad_token="!"
+        vocab=str(folder / "vocab.json"),
+        merges=str(folder / "merges.txt"),
+        model_max_length=16,
+        pad_token="!",
     )
 
 
