@@ -1,0 +1,215 @@
+"""Tokens in a prior, and tokens in a file."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import CLIPTextModel
+
+from engine.errors import OutputError, TokenFileError
+from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.prompts import class_prompt
+from engine.tokens.table import (
+    TokenTable,
+    TokenTraining,
+    attached,
+    load_tokens,
+    placeholders,
+    read_tokens,
+    save_tokens,
+)
+
+LABELS = ("dog", "elephant", "guitar")
+NAMES = ("<ddis-dog>", "<ddis-elephant>", "<ddis-guitar>")
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(4, 3),
+    )  # fmt: skip
+    return load_classifier(network, labels=LABELS, preprocess=Preprocess.squash(8), device="cpu")
+
+
+@pytest.fixture
+def table(tiny_prior: Prior, classifier: Classifier) -> TokenTable:
+    return TokenTable(
+        rows=torch.randn(2, 32),
+        classes=(0, 1),
+        labels=LABELS[:2],
+        names=NAMES[:2],
+        prior=tiny_prior.fingerprint,
+        classifier=classifier.fingerprint,
+        training={
+            0: TokenTraining("recognised", 3, 0.75, 0.5),
+            2: TokenTraining("passes without", 0, 1.0, 0.1),
+        },
+        run={"seed": 7, "learning": {"epochs": 3}},
+    )
+
+
+def test_placeholders_are_safe_and_unique():
+    labels = ("Guitar, electric", "café", "../x", "犬", "crane", "crane", "crane 5", "a" * 90)
+    names = placeholders(labels)
+    assert names[:5] == (
+        "<ddis-guitar-electric>",
+        "<ddis-cafe>",
+        "<ddis-x>",
+        "<ddis-class-3>",
+        "<ddis-crane>",
+    )
+    assert len(set(names)) == len(labels)
+    assert all(name.isascii() and "/" not in name and len(name) < 60 for name in names)
+
+
+def test_a_prompt_with_a_token_has_the_class_name_s_article():
+    assert class_prompt("elephant", NAMES[1]) == "an <ddis-elephant> elephant"
+    assert class_prompt("dog", NAMES[0]) == "a <ddis-dog> dog"
+
+
+def with_a_larger_embedding(prior: Prior, table: TokenTable) -> Prior:
+    """The textbook way, on copies: more words in the tokenizer, more rows in the embedding."""
+    tokenizer, encoder = copy.deepcopy(prior.tokenizer), copy.deepcopy(prior.text_encoder)
+    tokenizer.add_tokens(list(table.names))
+    encoder.resize_token_embeddings(len(tokenizer))
+    with torch.no_grad():
+        encoder.get_input_embeddings().weight[-len(table.names) :] = table.rows
+    return replace(prior, tokenizer=tokenizer, text_encoder=encoder)
+
+
+def test_attached_rows_give_the_context_of_a_larger_embedding(tiny_prior, table):
+    prompts = ["a <ddis-dog> dog", "an <ddis-elephant> elephant", "a <ddis-elephant> <ddis-dog>", "a dog"]
+    expected = with_a_larger_embedding(tiny_prior, table).encode_prompts(prompts)
+    with attached(tiny_prior, table) as prior, torch.no_grad():
+        context = prior.encode_prompts(prompts)
+    torch.testing.assert_close(context, expected, rtol=0, atol=0)
+    assert not torch.equal(context[1], tiny_prior.encode_prompts(prompts[1:2])[0])
+
+
+def test_gradient_reaches_the_named_row_and_nothing_else(tiny_prior, table):
+    rows = table.rows.clone().requires_grad_()
+    with attached(tiny_prior, replace(table, rows=rows)) as prior:
+        prior.encode_prompts(["an <ddis-elephant> elephant", "a dog"]).square().sum().backward()
+    assert rows.grad[1].abs().max() > 0
+    assert torch.equal(rows.grad[0], torch.zeros(32))
+    assert all(weight.grad is None for weight in tiny_prior.text_encoder.parameters())
+
+
+def test_the_prior_is_untouched_within_and_after_even_after_an_error(tiny_prior, table):
+    encoder: CLIPTextModel = tiny_prior.text_encoder
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    embedding, words = encoder.get_input_embeddings(), len(tiny_prior.tokenizer)
+    plain = tiny_prior.encode_prompts(["a <ddis-dog> dog"])
+
+    def fail_within() -> None:
+        with attached(tiny_prior, table):
+            assert torch.equal(tiny_prior.encode_prompts(["a <ddis-dog> dog"]), plain)
+            assert encoder.state_dict().keys() == before.keys()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_within()
+    assert encoder.get_input_embeddings() is embedding
+    assert len(tiny_prior.tokenizer) == words
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_rows_may_change_while_attached(tiny_prior, table):
+    rows = table.rows.clone()
+    with attached(tiny_prior, replace(table, rows=rows)) as prior:
+        first = prior.encode_prompts(["a <ddis-dog>"])
+        rows += 1
+        assert not torch.equal(prior.encode_prompts(["a <ddis-dog>"]), first)
+
+
+def test_a_name_that_the_tokenizer_knows_is_refused(tiny_prior, table):
+    known = replace(tiny_prior, tokenizer=copy.deepcopy(tiny_prior.tokenizer))
+    known.tokenizer.add_tokens(["<ddis-dog>"])
+    with (
+        pytest.raises(TokenFileError, match=r"already knows some of <ddis-dog>.*expected new words: load"),
+        attached(known, table),
+    ):
+        pass
+
+
+def test_a_saved_table_loads_as_it_was_and_equal_tables_are_equal_files(
+    tmp_path, tiny_prior, classifier, table
+):
+    for name in ("one", "two"):
+        save_tokens(table, tmp_path / f"{name}.safetensors")
+    loaded = load_tokens(tmp_path / "one.safetensors", tiny_prior, classifier)
+    assert torch.equal(loaded.rows, table.rows)
+    assert loaded.fingerprint == table.fingerprint
+    facts = ("classes", "labels", "names", "prior", "classifier", "training", "run", "template")
+    assert [getattr(loaded, name) for name in facts] == [getattr(table, name) for name in facts]
+    assert (loaded.name_of(1), loaded.name_of(2)) == ("<ddis-elephant>", "")
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.safetensors", "two.safetensors"]
+
+
+def test_a_table_without_rows_is_kept_too(tmp_path, tiny_prior, table):
+    empty = replace(table, rows=torch.empty(0, 32), classes=(), labels=(), names=())
+    save_tokens(empty, tmp_path / "t.safetensors")
+    loaded = load_tokens(tmp_path / "t.safetensors", tiny_prior)
+    assert loaded.rows.shape == (0, 32)
+    with attached(tiny_prior, loaded) as prior:
+        assert prior is tiny_prior
+
+
+def test_fingerprints_tell_tables_apart(table):
+    moved = table.rows.clone()
+    moved[0, 0] += 1e-6
+    assert replace(table, rows=moved).fingerprint != table.fingerprint
+    assert replace(table, classes=(0, 2)).fingerprint != table.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prior": "f" * 16}, r"learned with prior f{16}, expected \w{16} \(.*\): load the prior"),
+        (
+            {"classifier": "f" * 16},
+            r"learned for classifier f{16}, expected \w{16} \(.*\): load the classifier",
+        ),
+        ({"rows": torch.zeros(2, 8)}, r"the tokens are 8 wide, expected 32 for prior .*: load the prior"),
+        (
+            {"template": "{class name}"},
+            r"template '\{class name\}', expected 1 and 'a/an .*: learn the tokens again",
+        ),
+    ],
+    ids=["other prior", "other classifier", "other width", "other template"],
+)
+def test_a_file_that_does_not_fit_is_refused(tmp_path, tiny_prior, classifier, table, change, message):
+    save_tokens(replace(table, **change), tmp_path / "t.safetensors")
+    with pytest.raises(TokenFileError, match=message) as raised:
+        load_tokens(tmp_path / "t.safetensors", tiny_prior, classifier)
+    assert "t.safetensors" in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors at all", None], ids=["empty", "text", "missing"])
+def test_what_is_no_token_file_is_refused(tmp_path, content):
+    path = tmp_path / "t.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(
+        TokenFileError, match=r"cannot be read as safetensors .*, expected a token file: give"
+    ):
+        read_tokens(path)
+
+
+def test_another_safetensors_file_is_refused(tmp_path):
+    save_file(
+        {"x": torch.zeros(2)}, tmp_path / "t.safetensors", metadata={"ddis": json.dumps({"format": 99})}
+    )
+    with pytest.raises(TokenFileError, match=r"token format 99 .*, expected 1"):
+        read_tokens(tmp_path / "t.safetensors")
+
+
+def test_a_path_that_cannot_be_written_is_explained(tmp_path, table):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot be written .*, expected a writable folder .*: choose"):
+        save_tokens(table, tmp_path / "file" / "t.safetensors")

@@ -1,0 +1,94 @@
+"""Tokens that diffusers itself loads, and its files that the engine loads."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+
+from engine.config import Sampling
+from engine.errors import TokenFileError
+from engine.guidance.steer import Unguided
+from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.tokens.optimise import final_images
+from engine.tokens.table import TokenTable, attached
+from engine.tokens.textual_inversion import export_textual_inversion, import_textual_inversion
+
+PROMPTS = ["a <ddis-dog> dog", "an <ddis-elephant> elephant"]
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    return load_classifier(network, labels=("dog", "elephant"), preprocess=Preprocess.squash(8), device="cpu")
+
+
+@pytest.fixture
+def table(tiny_prior: Prior, classifier: Classifier) -> TokenTable:
+    return TokenTable(
+        rows=torch.randn(2, 32),
+        classes=(0, 1),
+        labels=("dog", "elephant"),
+        names=("<ddis-dog>", "<ddis-elephant>"),
+        prior=tiny_prior.fingerprint,
+        classifier=classifier.fingerprint,
+    )
+
+
+def test_diffusers_makes_the_engine_s_images_from_exported_tokens(
+    tmp_path, tiny_prior, tiny_prior_folders, table
+):
+    paths = export_textual_inversion(table, tmp_path)
+    assert {path.name for path in paths.values()} == {"ddis-dog.safetensors", "ddis-elephant.safetensors"}
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_prior_folders["epsilon"], safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_textual_inversion(paths["<ddis-dog>"], token="<ddis-dog>")
+    pipe.load_textual_inversion(paths["<ddis-elephant>"])  # the file names its token
+    theirs, _ = pipe.encode_prompt(PROMPTS, "cpu", 1, False)
+    noise = torch.randn(2, 4, 4, 4)
+    with attached(tiny_prior, table) as prior, torch.no_grad():
+        assert torch.equal(prior.encode_prompts(PROMPTS), theirs)
+        ours = final_images(prior, PROMPTS, noise, Sampling(steps=3, cfg=5.0), Unguided())
+    images = pipe(PROMPTS, latents=noise, num_inference_steps=3, guidance_scale=5.0, output_type="pt").images
+    torch.testing.assert_close(ours, images, rtol=0, atol=0)
+
+
+def test_an_export_comes_back_as_it_was(tmp_path, tiny_prior, classifier, table):
+    paths = export_textual_inversion(table, tmp_path)
+    files = dict(zip(table.labels, paths.values(), strict=True))
+    assert import_textual_inversion(files, tiny_prior, classifier).fingerprint == table.fingerprint
+
+
+def test_a_file_in_diffusers_own_shape_is_read(tmp_path, tiny_prior, classifier):
+    vector = torch.randn(32)
+    save_file({"<cat-toy>": vector}, tmp_path / "learned_embeds.safetensors")
+    table = import_textual_inversion(
+        {"elephant": tmp_path / "learned_embeds.safetensors"}, tiny_prior, classifier
+    )
+    assert torch.equal(table.rows, vector[None])
+    assert (table.classes, table.names) == ((1,), ("<ddis-elephant>",))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"<x>": torch.zeros(3, 32)},
+        {"<x>": torch.zeros(1, 8)},
+        {"<x>": torch.zeros(32), "<y>": torch.zeros(32)},
+    ],
+    ids=["several vectors", "other width", "several tokens"],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path, tiny_prior, classifier, tensors):
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(
+        TokenFileError, match=r"x.safetensors holds .*, expected one vector of width 32: give"
+    ):
+        import_textual_inversion({"dog": tmp_path / "x.safetensors"}, tiny_prior, classifier)
+
+
+def test_a_class_that_the_classifier_lacks_is_refused(tmp_path, tiny_prior, classifier):
+    with pytest.raises(
+        TokenFileError, match=r"'cat' is not a label .*, expected some of 'dog', 'elephant': name"
+    ):
+        import_textual_inversion({"cat": tmp_path / "x.safetensors"}, tiny_prior, classifier)
