@@ -30,8 +30,8 @@ def load_architecture(path: Path, architecture: str | None) -> tuple[nn.Module, 
         given = "no architecture" if architecture is None else f"architecture {architecture!r}"
         raise ConfigError(
             f"checkpoint {path} came with {given}, expected one of {', '.join(ARCHITECTURES)}: a file of "
-            "weights does not "
-            "say what network it belongs to. For any other, build it in Python and pass the nn.Module."
+            "weights does not say what network it belongs to. For any other, build it in Python and pass "
+            "the nn.Module."
         )
     weights = read_weights(path)
     try:
@@ -40,8 +40,7 @@ def load_architecture(path: Path, architecture: str | None) -> tuple[nn.Module, 
     except (KeyError, RuntimeError) as error:
         raise ModelError(
             f"checkpoint {path} does not fit {architecture} ({brief(error)}), expected that network's "
-            "weights: "
-            f"choose the right one of {', '.join(ARCHITECTURES)}."
+            f"weights: choose the right one of {', '.join(ARCHITECTURES)}."
         ) from error
     return module, ARCHITECTURES[architecture].preprocess
 
@@ -61,9 +60,8 @@ def read_weights(path: Path) -> StateDict:
         or not all(isinstance(v, Tensor) for v in content.values())
     ):
         raise ModelError(
-            f"checkpoint {path} holds a {type(content).__name__} that is no state dict, expected names "
-            "with tensors, "
-            f"bare or under {' or '.join(map(repr, WRAPPERS))}: save `model.state_dict()`."
+            f"checkpoint {path} holds a {type(content).__name__} that is no state dict, expected names with "
+            f"tensors, bare or under {' or '.join(map(repr, WRAPPERS))}: save `model.state_dict()`."
         )
     return {_bare(key): value for key, value in content.items()}
 
@@ -80,14 +78,13 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"checkpoint {path} is damaged or holds code and was not executed ({brief(error)}), expected "
-            "tensors "
-            "only: where you trust it, save its `state_dict()` again with torch.save or as safetensors."
+            "tensors only: where you trust it, save its `state_dict()` again with torch.save or as "
+            "safetensors."
         ) from error
     except BROKEN as error:
         raise ModelError(
             f"checkpoint {path} cannot be read ({brief(error)}), expected a safetensors file or one of "
-            "torch.save: "
-            "it may be cut short; fetch it again."
+            "torch.save: it may be cut short; fetch it again."
         ) from error
 
 

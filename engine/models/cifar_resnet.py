@@ -44,14 +44,13 @@ class CifarResNet(nn.Module):
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest:
             raise ConfigError(
-                f"depth of a CIFAR ResNet is {depth}, expected 6 n + 2 with n >= 1: choose 8, 14, 20, 32, "
-                "44 or 56."
+                f"depth of a CIFAR ResNet is {depth}, expected 6 n + 2 with n >= 1: choose 8, 14, 20, 32, 44 "
+                "or 56."
             )
         if len(widths) != 3 or any(b < a for a, b in pairwise(widths)) or min(widths) < 1:
             raise ConfigError(
-                f"widths of a CIFAR ResNet are {tuple(widths)}, expected three positive numbers that do "
-                "not shrink: "
-                "its shortcuts can only add channels. The paper's are (16, 32, 64)."
+                f"widths of a CIFAR ResNet are {tuple(widths)}, expected three positive numbers that do not "
+                "shrink: its shortcuts can only add channels. The paper's are (16, 32, 64)."
             )
         first, second, third = widths
         self.conv1 = nn.Conv2d(3, first, 3, padding=1, bias=False)

@@ -59,7 +59,7 @@ def frozen_classifier(
 
     Raises ModelError where it has no usable BatchNorm statistics, ConfigError where the labels do not fit its outputs.
     """
-    module = freeze(module, device, torch.float32)
+    module = freeze(module).to(device, torch.float32)
     outputs: list[Tensor] = []
     example = preprocess(torch.zeros(1, 3, *preprocess.crop, device=device))
     layers = norm_calls(module, lambda: outputs.append(_logits(module, example)), name)
@@ -81,8 +81,8 @@ def _logits(module: nn.Module, pixels: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shape = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
         raise ModelError(
-            f"the network returned a {type(logits).__name__} {shape}, expected logits (N, K): "
-            "wrap it in a module whose forward returns the class scores alone."
+            f"the network returned a {type(logits).__name__} {shape}, expected logits (N, K): wrap it in a "
+            "module whose forward returns the class scores alone."
         )
     return logits
 
@@ -91,18 +91,18 @@ def _checked(name: str, labels: tuple[str, ...], classes: int) -> tuple[str, ...
     """Class names that fit the network: one each, none empty. A model's own config may name two classes alike."""
     if not labels:
         raise ConfigError(
-            f"classifier {name!r} came without class names, expected {classes}: "
-            "pass labels=[...] in the order of its outputs."
+            f"classifier {name!r} came without class names, expected {classes}: pass labels=[...] in the "
+            "order of its outputs."
         )
     if len(labels) != classes:
         raise ConfigError(
-            f"classifier {name!r} has {classes} outputs and {len(labels)} labels, expected as many: "
-            "pass one class name for each output, in their order."
+            f"classifier {name!r} has {classes} outputs and {len(labels)} labels, expected as many: pass one "
+            "class name for each output, in their order."
         )
     empty = [number for number, label in enumerate(labels) if not label.strip()]
     if empty:
         raise ConfigError(
-            f"label {empty[0]} of classifier {name!r} is empty, expected a name that a prompt can use: "
-            "fill it in."
+            f"label {empty[0]} of classifier {name!r} is empty, expected a name that a prompt can use: fill "
+            "it in."
         )
     return labels

@@ -21,8 +21,7 @@ from engine.models.preprocess import Preprocess
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 ACCEPTED = (
     "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', a folder of "
-    "save_classifier, "
-    "or a checkpoint file with architecture=..."
+    "save_classifier, or a checkpoint file with architecture=..."
 )
 
 
@@ -48,14 +47,14 @@ def load_classifier(
     preprocess = preprocess or found.preprocess
     if preprocess is None:
         raise ConfigError(
-            f"classifier {name!r} came without preprocessing, expected what it was trained with: "
-            "pass preprocess=Preprocess(crop=..., resize=..., mean=..., std=...)."
+            f"classifier {name!r} came without preprocessing, expected what it was trained with: pass "
+            "preprocess=Preprocess(crop=..., resize=..., mean=..., std=...)."
         )
     doubled = sorted({label for label in labels or () if list(labels or ()).count(label) > 1})
     if doubled:
         raise ConfigError(
-            f"labels of classifier {name!r} name {', '.join(map(repr, doubled))} more than once, "
-            "expected distinct names: two classes could not be told apart. Rename one."
+            f"labels of classifier {name!r} name {', '.join(map(repr, doubled))} more than once, expected "
+            "distinct names: two classes could not be told apart. Rename one."
         )
     return frozen_classifier(name, found.module, preprocess, labels or found.labels, default_device(device))
 
@@ -111,8 +110,8 @@ def _from_embedded(domain: str) -> Source:
             ", ".join(f"'embedded:{name}'" for name in there) or "none: the package came without its weights"
         )
         raise ModelError(
-            f"unknown domain {domain!r} of the embedded classifiers, expected one of these: {known}. "
-            "Choose one, or train others with `python -m engine.models.embedded.train`."
+            f"unknown domain {domain!r} of the embedded classifiers, expected one of these: {known}. Choose "
+            "one, or train others with `python -m engine.models.embedded.train`."
         )
     return _from_folder(folder)
 

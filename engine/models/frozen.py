@@ -14,9 +14,9 @@ def default_device(device: str | torch.device | None) -> torch.device:
     return torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def freeze(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def freeze(module: nn.Module) -> nn.Module:
     """The module in evaluation mode, without gradients of its own parameters. Gradients still pass through it."""
-    return module.eval().requires_grad_(False).to(device=device, dtype=dtype)
+    return module.eval().requires_grad_(False)
 
 
 def fingerprint(modules: Iterable[nn.Module], *facts: object) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -36,25 +37,23 @@ def fetch(
     except RevisionNotFoundError as error:
         raise ModelError(
             f"hub repository {repository!r} has no revision {revision!r}, expected a branch, tag or commit "
-            "of it: "
-            f"look them up on https://huggingface.co/{repository}, or leave the revision out."
+            f"of it: look them up on https://huggingface.co/{repository}, or leave the revision out."
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"the hub has no repository {repository!r} that is open to you, expected an existing id or a "
-            "local folder: "
-            "check the spelling; for a gated one accept its licence there and run `hf auth login`."
+            "local folder: check the spelling; for a gated one accept its licence there and run `hf auth "
+            "login`."
         ) from error
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"{repository!r} is no local folder, it is not in the hub's cache and the hub was not reached, "
-            "expected one "
-            f"of the three: on a machine with network run `hf download {repository}"
-            f"{f' --revision {revision}' if revision else ''} --local-dir FOLDER`, bring FOLDER here and "
-            "pass its path."
+            "expected one of the three: on a machine with network run `hf download "
+            f"{repository}{f' --revision {revision}' if revision else ''} --local-dir FOLDER`, bring FOLDER "
+            "here and pass its path."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(
-            f"the hub did not give {repository!r} ({brief(error)}), "
-            f"expected its files: try again, or run `hf download {repository}` by hand and see what it says."
+            f"the hub did not give {repository!r} ({brief(error)}), expected its files: try again, or run "
+            f"`hf download {repository}` by hand and see what it says."
         ) from error

@@ -33,19 +33,23 @@ def from_transformers(name: str) -> Source:
             )
         folder = fetch(name, ["config.json", "preprocessor_config.json", "model*.safetensors*"])
     try:
-        module = AutoModelForImageClassification.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True
+        module, loading = AutoModelForImageClassification.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
         settings = folder / "preprocessor_config.json"
         preprocess = from_image_processor(json.loads(settings.read_text())) if settings.is_file() else None
     except FAILURES as error:
         raise ModelError(
             f"{name!r} cannot be read as a transformers image classifier ({brief(error)}), expected "
-            "config.json and "
-            "model.safetensors in it, preprocessor_config.json beside them: save both model and processor "
-            "with "
-            "save_pretrained(..., safe_serialization=True)."
+            "config.json and model.safetensors in it, preprocessor_config.json beside them: save both model "
+            "and processor with save_pretrained(..., safe_serialization=True)."
         ) from error
+    if loading["missing_keys"]:
+        raise ModelError(
+            f"the weights of {name!r} lack {', '.join(sorted(loading['missing_keys'])[:3])}, expected a "
+            "whole image classifier: this is a backbone, whose head would be random. Train a head, and save "
+            "the classifier."
+        )
     names = [label for _, label in sorted(module.config.id2label.items())]
     named = not all(NO_NAME.fullmatch(label) for label in names)
     return Source(module, preprocess, names if named else None)
@@ -59,10 +63,8 @@ def from_timm(name: str) -> Source:
     except FAILURES as error:
         raise ModelError(
             f"timm did not give a pretrained {name!r} ({brief(error)}), expected one of "
-            "timm.list_models(pretrained=True): "
-            "check the name; without network fetch it elsewhere with `hf download timm/<name> --local-dir "
-            "FOLDER` and "
-            "write 'timm:local-dir:FOLDER'."
+            "timm.list_models(pretrained=True): check the name; without network fetch it elsewhere with `hf "
+            "download timm/<name> --local-dir FOLDER` and write 'timm:local-dir:FOLDER'."
         ) from error
     data = timm.data.resolve_model_data_config(module)
     height, width = data["input_size"][1:]
@@ -96,9 +98,8 @@ def from_torchvision(name: str) -> Source:
     except FAILURES as error:
         raise ModelError(
             f"the weights of torchvision's {name!r} did not come ({brief(error)}), expected the file of "
-            f"{weights.url}: "
-            "fetch it on a machine with network into ~/.cache/torch/hub/checkpoints, or pass a checkpoint "
-            "file."
+            f"{weights.url}: fetch it on a machine with network into ~/.cache/torch/hub/checkpoints, or pass "
+            "a checkpoint file."
         ) from error
     shape = weights.transforms()
     (crop,), (resize,) = shape.crop_size, shape.resize_size

@@ -30,10 +30,9 @@ def norm_calls(module: nn.Module, forward: Callable[[], object], name: str) -> t
     if not layers:
         raise ModelError(
             f"classifier {name!r} has no BatchNorm layers, expected at least one: their running statistics "
-            "are all that is "
-            "known of the training images. If they were folded into the convolutions for inference, load "
-            "the checkpoint "
-            "from before; a network built without them (ViT, ConvNeXt, VGG without bn) cannot be used."
+            "are all that is known of the training images. If they were folded into the convolutions for "
+            "inference, load the checkpoint from before; a network built without them (ViT, ConvNeXt, VGG "
+            "without bn) cannot be used."
         )
     blind = [
         path for path, layer in layers.items() if layer.running_mean is None or layer.running_var is None
@@ -41,18 +40,16 @@ def norm_calls(module: nn.Module, forward: Callable[[], object], name: str) -> t
     if blind:
         raise ModelError(
             f"{len(blind)} of {len(layers)} BatchNorm layers of classifier {name!r} keep no running "
-            "statistics "
-            f"(first: {blind[0]}), expected running_mean and running_var in each: it was built with "
-            "track_running_stats=False. Build it with True and run training images through it in train "
+            f"statistics (first: {blind[0]}), expected running_mean and running_var in each: it was built "
+            "with track_running_stats=False. Build it with True and run training images through it in train "
             "mode once."
         )
     broken = [path for path, layer in layers.items() if not _sane(layer)]
     if broken:
         raise ModelError(
             f"{len(broken)} BatchNorm layers of classifier {name!r} hold NaN, infinite or negative running "
-            "statistics "
-            f"(first: {broken[0]}), expected finite ones: its training diverged or the file is damaged. "
-            "Load another checkpoint."
+            f"statistics (first: {broken[0]}), expected finite ones: its training diverged or the file is "
+            "damaged. Load another checkpoint."
         )
     called: list[nn.Module] = []
     hooks = [

@@ -34,8 +34,7 @@ class Preprocess:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(
                 f"preprocessing has mean {self.mean} and std {self.std}, expected three numbers each, std "
-                "above 0: "
-                "images have the channels red, green, blue in [0, 1]."
+                "above 0: images have the channels red, green, blue in [0, 1]."
             )
         if min(self.crop) < 1:
             raise ConfigError(
@@ -52,9 +51,10 @@ class Preprocess:
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Preprocess":
         """The inverse of `dataclasses.asdict`, after a trip through JSON, which has no tuples."""
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-        )
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
+        }
+        return cls(**values)
 
     def __call__(self, images: Tensor) -> Tensor:
         """images (N, 3, H, W) in [0, 1], any size -> (N, 3, *crop), normalised."""
@@ -92,8 +92,8 @@ def from_image_processor(config: Mapping[str, Any]) -> Preprocess:
     crop_pct = config.get("crop_pct", 224 / 256 if kind.startswith("ConvNext") else None)
     resize: int | tuple[int, int] | None = size
     if isinstance(size, int):
-        if crop_pct and size < 384:
-            resize = int(size / crop_pct)
+        if crop_pct:
+            resize = int(size / crop_pct) if size < 384 else (size, size)
         elif kind.startswith("Levit"):
             resize = int(size * 256 / 224)
         elif not cropped:

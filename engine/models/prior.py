@@ -110,17 +110,17 @@ class Prior:
         highest = config.num_train_timesteps
         if not 1 <= steps <= highest:
             raise ConfigError(
-                f"sampling has {steps} steps, expected 1 to {highest}: "
-                f"prior {self.name!r} was trained with {highest} noise levels. Ask for fewer steps."
+                f"sampling has {steps} steps, expected 1 to {highest}: prior {self.name!r} was trained with "
+                f"{highest} noise levels. Ask for fewer steps."
             )
         timer = copy(self.scheduler)
         timer.set_timesteps(steps)
         timesteps = timer.timesteps.tolist()
         if timesteps[0] >= highest:
             raise ConfigError(
-                f"{steps} steps begin at timestep {timesteps[0]}, expected less than {highest}: "
-                f"the scheduler of prior {self.name!r} shifts its steps by {config.steps_offset}. Ask for "
-                "fewer steps."
+                f"{steps} steps begin at timestep {timesteps[0]}, expected less than {highest}: the "
+                f"scheduler of prior {self.name!r} shifts its steps by {config.steps_offset}. Ask for fewer "
+                "steps."
             )
         alphas, stride = self.scheduler.alphas_cumprod, highest // steps
         return tuple(

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.errors import ModelError, brief
+from engine.models.decoder import Decoder
 from engine.models.frozen import default_device, fingerprint, freeze
 from engine.models.hub import HUB_ID, fetch
 from engine.models.prior import Prior
@@ -44,22 +45,21 @@ def load_prior(
     try:
         vae_class = VAES[_vae_name(source, DiffusionPipeline.load_config(folder))]
         weights = {"variant": variant, "use_safetensors": True, "local_files_only": True}
-        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, **weights)
-        vae = vae_class.from_pretrained(folder, subfolder="vae", torch_dtype=dtype, **weights)
-        text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype, **weights)
+        unet = _part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype, **weights)
+        vae = _part(vae_class, folder, "vae", torch_dtype=dtype, **weights)
+        text_encoder = _part(CLIPTextModel, folder, "text_encoder", dtype=dtype, **weights)
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
         trained_with = DDIMScheduler.load_config(folder, subfolder="scheduler")
     except FAILURES as error:
         raise ModelError(
-            f"prior {str(source)!r} cannot be read from {folder} ({brief(error)}), "
-            "expected a complete diffusers folder with safetensors weights: fetch or save it again; if its "
-            "files are "
-            "named like *.fp16.safetensors, pass variant='fp16'."
+            f"prior {str(source)!r} cannot be read from {folder} ({brief(error)}), expected a complete "
+            "diffusers folder with safetensors weights: fetch or save it again; if its files are named like "
+            "*.fp16.safetensors, pass variant='fp16'."
         ) from error
     _check_fit(source, unet, vae, text_encoder)
     scheduler = DDIMScheduler.from_config(trained_with, clip_sample=False, thresholding=False)
     place_on = default_device(device)
-    parts: list[nn.Module] = [freeze(part, place_on, dtype) for part in (unet, vae, text_encoder)]
+    parts: list[nn.Module] = [freeze(part).to(place_on) for part in (unet, vae, text_encoder)]
     return Prior(
         name=str(source),
         fingerprint=fingerprint(
@@ -92,8 +92,8 @@ def _locate(source: str | Path, variant: str | None, revision: str | None, local
     if not folder.is_dir():
         if not (isinstance(source, str) and HUB_ID.fullmatch(source) and "/" in source):
             raise ModelError(
-                f"unknown prior {str(source)!r}, expected {ACCEPTED}: check the spelling, or that the "
-                "folder exists."
+                f"unknown prior {str(source)!r}, expected {ACCEPTED}: check the spelling, or that the folder "
+                "exists."
             )
         folder = fetch(source, _files(variant), revision, local_files_only)
     missing = [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]
@@ -101,8 +101,7 @@ def _locate(source: str | Path, variant: str | None, revision: str | None, local
         raise ModelError(
             f"prior {str(source)!r} lacks {', '.join(missing)} in {folder}, expected a diffusers folder with "
             f"model_index.json, {', '.join(PARTS)}: save the whole pipeline with save_pretrained, or fetch "
-            "it with "
-            "`hf download <id> --local-dir FOLDER`."
+            "it with `hf download <id> --local-dir FOLDER`."
         )
     return folder
 
@@ -117,6 +116,18 @@ def _files(variant: str | None) -> list[str]:
     ]  # fmt: skip
 
 
+def _part(model: type[Any], folder: Path, name: str, **options: object) -> Any:
+    """One part of the prior, whole: what a file lacks, libraries make up and only warn."""
+    part, loading = model.from_pretrained(folder, subfolder=name, output_loading_info=True, **options)
+    if loading["missing_keys"]:
+        lacks = sorted(loading["missing_keys"])
+        raise ModelError(
+            f"the weights of {name} in {folder} lack {len(lacks)} tensors (first: {lacks[0]}), expected all "
+            "of its config: the file is of another model or was cut. Fetch or save it again."
+        )
+    return part
+
+
 def _vae_name(source: str | Path, index: dict[str, Any]) -> str:
     """The class of the vae, by model_index.json; refuses pipelines with other text encoders or denoisers."""
     absent = [part for part in PARTS if part not in index]
@@ -128,28 +139,25 @@ def _vae_name(source: str | Path, index: dict[str, Any]) -> str:
         )
         raise ModelError(
             f"prior {str(source)!r} is a {index.get('_class_name')} {found}, expected the parts of Stable "
-            "Diffusion 1.x "
-            f"or 2.x: {', '.join(PARTS)}, the vae one of {', '.join(VAES)}. Choose such a model."
+            f"Diffusion 1.x or 2.x: {', '.join(PARTS)}, the vae one of {', '.join(VAES)}. Choose such a "
+            "model."
         )
     return str(name)
 
 
 def _check_fit(
-    source: str | Path, unet: UNet2DConditionModel, vae: nn.Module, text_encoder: CLIPTextModel
+    source: str | Path, unet: UNet2DConditionModel, vae: Decoder, text_encoder: CLIPTextModel
 ) -> None:
     channels, latent = unet.config.in_channels, vae.config.latent_channels
     if channels != latent or unet.config.out_channels != latent:
         raise ModelError(
             f"the UNet of prior {str(source)!r} maps {channels} channels to {unet.config.out_channels} and "
-            "its vae has "
-            f"{latent}, expected all equal: inpainting, depth and upscaling models are not text-to-image "
-            "priors. "
-            "Choose the base model."
+            f"its vae has {latent}, expected all equal: inpainting, depth and upscaling models are not "
+            "text-to-image priors. Choose the base model."
         )
     reads, width = unet.config.cross_attention_dim, text_encoder.config.hidden_size
     if reads != width:
         raise ModelError(
-            f"the UNet of prior {str(source)!r} reads a context of width {reads} and its text encoder "
-            f"writes {width}, "
-            "expected the same width: take both parts from the same model."
+            f"the UNet of prior {str(source)!r} reads a context of width {reads} and its text encoder writes "
+            f"{width}, expected the same width: take both parts from the same model."
         )

@@ -10,6 +10,7 @@ from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.models import Prior, load_prior
+from engine.models.cifar_resnet import CifarResNet
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 WORDS = (
@@ -126,3 +127,14 @@ def tiny_prior_folder(request: pytest.FixtureRequest, tiny_prior_folders: dict[s
 def tiny_prior(tiny_prior_folders: dict[str, Path]) -> Prior:
     """The tiny SD 2.1 that predicts epsilon. Frozen: tests share it, and must not add tokens to it."""
     return load_prior(tiny_prior_folders["epsilon"], device="cpu")
+
+
+@pytest.fixture
+def tiny_resnet() -> CifarResNet:
+    """An untrained 8-layer CIFAR ResNet of 7 classes, whose running statistics have seen 64 random images."""
+    torch.manual_seed(8)
+    network = CifarResNet(depth=8, widths=(4, 6, 8), classes=7).train()
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.rand(64, 3, 16, 16) - 0.5)
+    return network.eval()
