@@ -1,0 +1,27 @@
+"""Data-free image synthesis: a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381)."""
+
+from engine.config import Alignment, Sampling, TokenLearning
+from engine.errors import EngineError
+from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.pipelines.generate import generate
+from engine.pipelines.learn_tokens import learn_tokens
+from engine.tokens.table import TokenTable, load_tokens, save_tokens
+from engine.types import ImageKey, Sample
+
+__all__ = [
+    "Alignment",
+    "Classifier",
+    "EngineError",
+    "ImageKey",
+    "Prior",
+    "Sample",
+    "Sampling",
+    "TokenLearning",
+    "TokenTable",
+    "generate",
+    "learn_tokens",
+    "load_classifier",
+    "load_prior",
+    "load_tokens",
+    "save_tokens",
+]

@@ -19,7 +19,10 @@ def check_choices(config: Any) -> None:
     hints = get_type_hints(type(config))
     for entry in fields(config):
         choices = get_args(hints[entry.name])
-        if getattr(hints[entry.name], "__origin__", None) is Literal and getattr(config, entry.name) not in choices:
+        if (
+            getattr(hints[entry.name], "__origin__", None) is Literal
+            and getattr(config, entry.name) not in choices
+        ):
             raise ConfigError(
                 f"{type(config).__name__}.{entry.name} is {getattr(config, entry.name)!r}, "
                 f"expected one of {', '.join(map(repr, choices))}: choose one of these."
@@ -34,14 +37,18 @@ class Alignment:
     """
 
     target: Literal["clean", "noisy"] = setting(
-        "clean", "what is moved: the predicted clean latent (as MPGD does), or z_t before the UNet (paper, eq. 9)"
+        "clean",
+        "what is moved: the predicted clean latent (as MPGD does), or z_t before the UNet (paper, eq. 9)",
     )
     step: Literal["relative", "raw"] = setting(
-        "relative", "relative: scale x rms(latent) / rms(gradient); raw: scale x gradient, to be re-tuned per classifier"
+        "relative",
+        "relative: scale x rms(latent) / rms(gradient); raw: scale x gradient, to be re-tuned per classifier",
     )
     scale: float = setting(0.25, "length of a guidance step, in the unit that `step` names")
     start: float = setting(0.0, "fraction of the schedule at which guidance begins")
-    stop: float = setting(1.0, "fraction of the schedule at which guidance ends; the last step is never guided")
+    stop: float = setting(
+        1.0, "fraction of the schedule at which guidance ends; the last step is never guided"
+    )
     statistics: Literal["batch", "image"] = setting(
         "batch", "moments over the images that are sampled together, or over each image alone (paper's code)"
     )
@@ -80,7 +87,9 @@ class Sampling:
 
     steps: int = setting(30, "number of denoising steps")
     cfg: float = setting(5.0, "classifier-free guidance scale (paper: 15); 1 is no guidance")
-    batch: int = setting(28, "images that are sampled together; with batch statistics they share their moments")
+    batch: int = setting(
+        28, "images that are sampled together; with batch statistics they share their moments"
+    )
     negative_prompt: str = setting("", "text of the unconditional branch")
 
     def __post_init__(self) -> None:
@@ -102,9 +111,12 @@ class TokenLearning:
     learning_rate: float = setting(0.005, "Adam's learning rate (paper: 0.005)")
     epochs: int = setting(30, "updates of a token at most (paper: 30)")
     images_per_epoch: int = setting(20, "images whose gradients make one update (paper: 20)")
-    target_accuracy: float = setting(0.7, "stop a class once more than this share of an epoch is recognised (paper: 0.7)")
+    target_accuracy: float = setting(
+        0.7, "stop a class once more than this share of an epoch is recognised (paper: 0.7)"
+    )
     init: Literal["random", "a", "class name"] = setting(
-        "random", "where a token starts: a random embedding (paper), that of 'a', or the mean of the class name's"
+        "random",
+        "where a token starts: a random embedding (paper), that of 'a', or the mean of the class name's",
     )
     skip_passing: bool = setting(True, "leave out classes that already pass with the plain prompt")
 

@@ -23,7 +23,8 @@ class Prediction(NamedTuple):
     noise: Tensor
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """One step of a schedule. `alpha` and `alpha_next` are cumulative alphas before and after the step.
 
     They are float32 scalars on the CPU, as diffusers keeps them: Python floats would round otherwise in the last bit.
@@ -44,7 +45,8 @@ Denoise = Callable[[Tensor, Step], Prediction]
 """(latents (N, 4, h, w), step) -> prediction: the frozen prior with its prompts and CFG bound."""
 
 
-class ImageKey(NamedTuple):
+@dataclass(frozen=True, order=True)
+class ImageKey:
     """Which image of a data set: the class's number and the image's number within the class."""
 
     class_index: int

@@ -1,8 +1,8 @@
 """Steps down the gradient of a loss on the image, taken on the latents: domain alignment guidance (DAG).
 
-    noisy (paper, eq. 9):   z~_t = z_t - eta dL(D(z_t))/dz_t                   before the UNet
-    clean (as MPGD does):   z~_0 = z_0|t - step dL(D(z_0|t))/dz_0|t            between the UNet and the DDIM step
-    relative step:          step = scale rms(z) / rms(gradient)                one scale for every classifier
+noisy (paper, eq. 9):   z~_t = z_t - eta dL(D(z_t))/dz_t                   before the UNet
+clean (as MPGD does):   z~_0 = z_0|t - step dL(D(z_0|t))/dz_0|t            between the UNet and the DDIM step
+relative step:          step = scale rms(z) / rms(gradient)                one scale for every classifier
 """
 
 from collections.abc import Callable
@@ -31,7 +31,12 @@ def relative_step(z: Tensor, grad: Tensor, scale: float, joint: bool) -> Tensor:
     """A move along `grad` whose rms is `scale` times that of z: over the whole batch if joint, else by image."""
     axes = (0, 1, 2, 3) if joint else (1, 2, 3)
     size = grad.square().mean(axes, keepdim=True).sqrt()
-    return scale * z.square().mean(axes, keepdim=True).sqrt() * grad / size.clamp_min(torch.finfo(grad.dtype).tiny)
+    return (
+        scale
+        * z.square().mean(axes, keepdim=True).sqrt()
+        * grad
+        / size.clamp_min(torch.finfo(grad.dtype).tiny)
+    )
 
 
 class Unguided:

@@ -15,15 +15,23 @@ from torch import Tensor, nn
 
 from engine.config import Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError, OutputError
-from engine.guidance.losses import domain_loss
-from engine.guidance.steer import DomainSteer, Unguided
+from engine.guidance.steer import DomainSteer
 from engine.models.classifier import Classifier
 from engine.models.prior import Prior
 from engine.pipelines.generate import Job, prepare
 from engine.prompts import class_prompt
+from engine.sampling.ddim import OnStep
 from engine.sampling.noise import starting_noise
 from engine.tokens.files import write_whole
-from engine.tokens.optimise import Outcome, TokenEpoch, TokenState, final_images, initial_rows, learn
+from engine.tokens.optimise import (
+    LogitsOf,
+    Outcome,
+    TokenEpoch,
+    TokenState,
+    final_images,
+    initial_rows,
+    learn,
+)
 from engine.tokens.table import (
     METADATA,
     TokenTable,
@@ -50,13 +58,15 @@ def learn_tokens(
     seed: int = 0,
     out: str | Path | None = None,
     on_progress: OnProgress | None = None,
+    on_step: OnStep | None = None,
 ) -> TokenTable:
     """Learn one token for each class, in the images that `generate` would make with the same settings.
 
     Arguments are as `generate` takes them. out: a .safetensors file; if it holds the finished tokens of the same run,
     they are returned as they are, and an interrupted run is continued. Images of learning and of generation share no
-    seed. Raises OutputError where `out` belongs to a run with other settings, GuidanceError where gradients are NaN or
-    infinite too often, and what `generate` raises for its arguments.
+    seed. on_step: called after each denoising step of a batch. Raises OutputError where `out` belongs to a run with
+    other settings, GuidanceError where gradients are NaN or infinite too often, and what `generate` raises for its
+    arguments.
     """
     path = _checked_path(out)
     job = prepare(classifier, prior, classes, 1, None, alignment, sampling, seed)
@@ -67,14 +77,18 @@ def learn_tokens(
         return table
     progress = path.with_name(f"{path.name}.progress") if path is not None else None
     state = _resumed(progress, run) if progress is not None and progress.exists() else _begun(job, learning)
-    if progress is not None:
-        write_whole(progress, _packed(state, run))
-    for epochs in _epochs(job, learning, state):
+
+    def keep() -> None:
         if progress is not None:
             write_whole(progress, _packed(state, run))
-        for epoch in epochs:
-            if on_progress is not None:
-                on_progress(epoch)
+
+    keep()
+    with attached(job.prior, _table(job, state, run, every_class=True)) as speaking:
+        for epochs in learn(state, _logits_of(job, speaking, on_step), learning, job.sampling.batch):
+            keep()
+            for epoch in epochs:
+                if on_progress is not None:
+                    on_progress(epoch)
     table = _table(job, state, run)
     if path is not None and progress is not None:
         save_tokens(table, path)
@@ -82,35 +96,22 @@ def learn_tokens(
     return table
 
 
-def _epochs(job: Job, learning: TokenLearning, state: TokenState) -> Iterator[list[TokenEpoch]]:
-    """Bind the models to the learning loop."""
-    names = placeholders(job.classifier.labels)
-    table = _table(job, state, {}, everything=True)
+def _logits_of(job: Job, prior: Prior, on_step: OnStep | None) -> LogitsOf:
+    """Bind a job's models to the learning loop: the prior speaks the tokens that are learned."""
+    labels, names = job.classifier.labels, placeholders(job.classifier.labels)
 
-    with attached(job.prior, table) as prior:
+    def logits_of(keys: Sequence[ImageKey], with_tokens: bool) -> Tensor:
+        numbers = [key.class_index for key in keys]
+        numbers = [key.class_index for key in keys]
+        prompts = [class_prompt(labels[number], names[number] if with_tokens else "") for number in numbers]
+        noise = starting_noise(job.seed, keys, prior.latent_shape).to(prior.device, prior.dtype)
+        steer = job.steer()
+        logits = job.classifier.logits(final_images(prior, prompts, noise, job.sampling, steer, on_step))
+        if isinstance(steer, DomainSteer):
+            steer.check()
+        return logits
 
-        def logits_of(keys: Sequence[ImageKey], with_tokens: bool) -> Tensor:
-            prompts = [
-                class_prompt(
-                    job.classifier.labels[key.class_index], names[key.class_index] if with_tokens else ""
-                )
-                for key in keys
-            ]
-            noise = starting_noise(job.seed, keys, prior.latent_shape).to(prior.device, prior.dtype)
-            steer = _steer(job)
-            logits = job.classifier.logits(final_images(prior, prompts, noise, job.sampling, steer))
-            if isinstance(steer, DomainSteer):
-                steer.check()
-            return logits
-
-        yield from learn(state, logits_of, learning, job.sampling.batch)
-
-
-def _steer(job: Job) -> DomainSteer | Unguided:
-    if job.alignment is None:
-        return Unguided()
-    loss = domain_loss(job.classifier, job.alignment)
-    return DomainSteer(lambda z: loss(job.prior.decode(z, clamp=False)), job.alignment)
+    return logits_of
 
 
 def _begun(job: Job, learning: TokenLearning) -> TokenState:
@@ -120,13 +121,13 @@ def _begun(job: Job, learning: TokenLearning) -> TokenState:
     )
 
 
-def _table(job: Job, state: TokenState, run: Mapping[str, Any], everything: bool = False) -> TokenTable:
-    """The tokens that were learned; with `everything` also those of classes that turned out to need none."""
+def _table(job: Job, state: TokenState, run: Mapping[str, Any], every_class: bool = False) -> TokenTable:
+    """The tokens that were learned; with `every_class` also those of classes that turned out to need none."""
     names = placeholders(job.classifier.labels)
     kept = [
         number
         for number in range(len(state.classes))
-        if everything or state.outcome[number] != Outcome.PASSES_WITHOUT
+        if every_class or state.outcome[number] != Outcome.PASSES_WITHOUT
     ]
     classes = [state.classes[number] for number in kept]
     training = {
@@ -139,7 +140,7 @@ def _table(job: Job, state: TokenState, run: Mapping[str, Any], everything: bool
         for number, class_index in enumerate(state.classes)
     }
     return TokenTable(
-        rows=state.rows if everything else state.rows.detach()[kept],
+        rows=state.rows if every_class else state.rows.detach()[kept],
         classes=tuple(classes),
         labels=tuple(job.classifier.labels[number] for number in classes),
         names=tuple(names[number] for number in classes),

@@ -1,9 +1,9 @@
 """Deterministic DDIM (arXiv 2010.02502, eq. 12 with sigma = 0) around two functions: a denoiser and a steer.
 
-    z_t    <- steer.before(z_t)
-    z_0|t, e  = denoise(z_t)
-    z_0|t  <- steer.between(z_0|t)
-    z_t-1  = sqrt(a_t-1) z_0|t + sqrt(1 - a_t-1) e
+z_t    <- steer.before(z_t)
+z_0|t, e  = denoise(z_t)
+z_0|t  <- steer.between(z_0|t)
+z_t-1  = sqrt(a_t-1) z_0|t + sqrt(1 - a_t-1) e
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,6 @@ from typing import Protocol
 from torch import Tensor
 
 from engine.types import Denoise, Prediction, Step
-
 
 OnStep = Callable[[Step, Tensor], None]
 """Called after each step with it and the predicted clean latents (N, 4, h, w) that it went towards."""

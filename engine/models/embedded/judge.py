@@ -64,7 +64,9 @@ class Judge:
 
     def _sized(self, images: Tensor) -> Tensor:
         size = (self.resolution, self.resolution)
-        return images if images.shape[2:] == size else interpolate(images, size, mode="bilinear", antialias=True)
+        return (
+            images if images.shape[2:] == size else interpolate(images, size, mode="bilinear", antialias=True)
+        )
 
 
 def load_judge(folder: Path = FOLDER) -> Judge:
@@ -73,8 +75,9 @@ def load_judge(folder: Path = FOLDER) -> Judge:
     network = JudgeNet(facts["depth"], tuple(facts["widths"]), len(facts["classes"]), len(facts["domains"]))
     network.load_state_dict(load_file(folder / "model.safetensors"))
     kept = load_file(folder / "reference.safetensors")
+    freeze(network)
     return Judge(
-        network=freeze(network, "cpu", torch.float32),
+        network=network,
         resolution=facts["resolution"],
         classes=tuple(facts["classes"]),
         domains=tuple(facts["domains"]),

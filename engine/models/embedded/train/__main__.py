@@ -33,12 +33,16 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m engine.models.embedded.train", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.models.embedded.train", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("stage", choices=[*STAGES, "pack"])
     parser.add_argument("--data", type=Path, required=True, help="folder with the PACS parquet files")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where pack writes the weights")
-    parser.add_argument("--resolution", type=int, default=32, help="side of the images in pixels, a multiple of 8")
+    parser.add_argument(
+        "--resolution", type=int, default=32, help="side of the images in pixels, a multiple of 8"
+    )
     parser.add_argument("--steps", type=int, help="number of steps, instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
@@ -65,7 +69,9 @@ def run(chosen: argparse.Namespace) -> None:
     if chosen.stage == "pack":
         pack_all(chosen, recipe)
     elif chosen.stage == "autoencoder":
-        autoencoder.train_autoencoder(load_pacs(data / "pacs64-prior.parquet"), side, recipe("autoencoder"), work / "autoencoder")
+        autoencoder.train_autoencoder(
+            load_pacs(data / "pacs64-prior.parquet"), side, recipe("autoencoder"), work / "autoencoder"
+        )
     elif chosen.stage == "prior":
         images = load_pacs(data / "pacs64-prior.parquet")
         prior.train_prior(images, trained_autoencoder(work), side, recipe("prior"), work / "prior")
@@ -94,7 +100,9 @@ def pack_all(chosen: argparse.Namespace, recipe: Callable[[str], Recipe]) -> Non
     vae = trained_autoencoder(work)
     networks = prior.train_prior(of_prior, vae, side, recipe("prior"), work / "prior")
     pack.pack_prior(vae, networks, of_prior, side, recipe("prior"), chosen.out / "prior")
-    for domain, model in classifiers.train_domain_classifiers(of_train, side, recipe("classifiers"), work / "classifiers").items():
+    for domain, model in classifiers.train_domain_classifiers(
+        of_train, side, recipe("classifiers"), work / "classifiers"
+    ).items():
         pack.pack_classifier(model, domain, side, recipe("classifiers"), chosen.out / f"classifier-{domain}")
     judge = classifiers.train_judge(of_train + of_prior, side, recipe("judge"), work / "judge")
     pack.pack_judge(judge, of_train, side, recipe("judge"), chosen.out / "judge")

@@ -34,7 +34,8 @@ def train_autoencoder(images: Images, resolution: int, recipe: Recipe, folder: P
         error = (model.decode(latents).sample - views).square().mean()
         return error + 1e-4 * latents.square().mean()
 
-    return train(model, loss, recipe, folder)
+    train(model, loss, recipe, folder)
+    return model
 
 
 @torch.no_grad()

@@ -16,8 +16,8 @@ from engine.models.embedded.judge import JudgeNet
 from engine.models.embedded.train.data import CLASSES, DOMAINS, Images, jittered, random_views, resized
 from engine.models.embedded.train.loop import Recipe, train
 
-CLASSIFIER = {"depth": 20, "widths": (24, 48, 96)}
-JUDGE = {"depth": 14, "widths": (32, 64, 128)}
+CLASSIFIER_DEPTH, CLASSIFIER_WIDTHS = 20, (24, 48, 96)
+JUDGE_DEPTH, JUDGE_WIDTHS = 14, (32, 64, 128)
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 BASE_RECIPE = Recipe(steps=1800, batch=64, learning_rate=2e-3, weight_decay=0.05, averaging=0.998)
 DOMAIN_RECIPE = Recipe(steps=160, batch=64, learning_rate=5e-4, weight_decay=0.05, averaging=0.98, warmup=20)
@@ -26,7 +26,9 @@ SMALL_UNTIL = 0.55
 """The first share of the steps runs at five eighths of the resolution: most is learned there, at 0.4 of the cost."""
 
 
-def augmented(images: Images, recipe: Recipe, resolution: int, rng: Generator, progress: float) -> tuple[Tensor, Tensor]:
+def augmented(
+    images: Images, recipe: Recipe, resolution: int, rng: Generator, progress: float
+) -> tuple[Tensor, Tensor]:
     """A random batch: views (N, 3, r, r) in [0, 1] and the index of their images."""
     index = torch.randint(0, len(images), (recipe.batch,), generator=rng)
     side = resolution * 5 // 8 if progress < SMALL_UNTIL else resolution
@@ -37,10 +39,10 @@ def train_classifier(
     images: Images, resolution: int, recipe: Recipe, folder: Path, start: nn.Module | None = None
 ) -> CifarResNet:
     """Train on `images`, from the weights of `start` if given; running statistics are those of the whole images."""
-    model = CifarResNet(**CLASSIFIER, classes=len(CLASSES))
+    model = CifarResNet(CLASSIFIER_DEPTH, CLASSIFIER_WIDTHS, len(CLASSES))
     if start is not None:
         model.load_state_dict(start.state_dict())
-    model.to(memory_format=torch.channels_last).train()
+    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss(rng: Generator, progress: float) -> Tensor:
         views, index = augmented(images, recipe, resolution, rng, 1.0 if start is not None else progress)
@@ -73,8 +75,8 @@ def train_domain_classifiers(
 
 def train_judge(images: Images, resolution: int, recipe: Recipe, folder: Path) -> JudgeNet:
     """Both heads at once, by the sum of their cross-entropies."""
-    model = JudgeNet(**JUDGE, classes=len(CLASSES), domains=len(DOMAINS))
-    model.to(memory_format=torch.channels_last).train()
+    model = JudgeNet(JUDGE_DEPTH, JUDGE_WIDTHS, len(CLASSES), len(DOMAINS))
+    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss(rng: Generator, progress: float) -> Tensor:
         views, index = augmented(images, recipe, resolution, rng, progress)
@@ -83,4 +85,5 @@ def train_judge(images: Images, resolution: int, recipe: Recipe, folder: Path) -
             domains, images.domains[index], label_smoothing=0.1
         )
 
-    return train(model, loss, recipe, folder)
+    train(model, loss, recipe, folder)
+    return model

@@ -35,7 +35,9 @@ class Images:
 
     def __add__(self, other: "Images") -> "Images":
         pairs = zip(
-            (self.pixels, self.classes, self.domains), (other.pixels, other.classes, other.domains), strict=True
+            (self.pixels, self.classes, self.domains),
+            (other.pixels, other.classes, other.domains),
+            strict=True,
         )
         return Images(*(torch.cat(pair) for pair in pairs))
 
@@ -76,7 +78,9 @@ def random_views(pixels: Tensor, resolution: int, rng: Generator, smallest: floa
 
 def jittered(images: Tensor, rng: Generator, strength: float = 0.3) -> Tensor:
     """Random brightness, contrast and saturation, one of each per image: (N, 3, H, W) in [0, 1] -> the same."""
-    brightness, contrast, saturation = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, 1, generator=rng) - 1)
+    brightness, contrast, saturation = 1 + strength * (
+        2 * torch.rand(3, len(images), 1, 1, 1, generator=rng) - 1
+    )
     grey = images.mean(1, keepdim=True)
     images = grey + saturation * (images - grey)
     centre = images.mean((1, 2, 3), keepdim=True)

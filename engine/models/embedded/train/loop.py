@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -49,9 +50,13 @@ def rate_at(step: int, recipe: Recipe) -> float:
 
 
 def train(
-    model: nn.Module, loss: Callable[[Generator, float], Tensor], recipe: Recipe, folder: Path, device: str = "cpu"
-) -> nn.Module:
-    """Minimise `loss(rng, progress)` over the model's parameters; returns the model with its averaged weights.
+    model: nn.Module,
+    loss: Callable[[Generator, float], Tensor],
+    recipe: Recipe,
+    folder: Path,
+    device: str = "cpu",
+) -> None:
+    """Minimise `loss(rng, progress)` over the model's parameters; the model ends with its averaged weights.
 
     `progress` is the share of the steps that is done, in [0, 1).
     `folder` receives `state.pt` (resumed from if present) and `log.jsonl`, one line for each hundred steps.
@@ -93,7 +98,7 @@ def train(
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
             _save({**state, "step": done, "loss": running}, checkpoint)
     model.load_state_dict(average)
-    return model.eval()
+    model.eval()
 
 
 @torch.no_grad()
@@ -106,7 +111,7 @@ def _blend(average: dict[str, Tensor], model: nn.Module, keep: float) -> None:
             average[name].copy_(value)
 
 
-def _save(state: dict, path: Path) -> None:
+def _save(state: dict[str, Any], path: Path) -> None:
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)

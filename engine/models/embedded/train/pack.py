@@ -1,4 +1,4 @@
-"""Write trained networks as the weights that ship: diffusers and classifier folders in float16, cards, sample sheets."""
+"""Write trained networks as the weights that ship: float16 folders with cards and sample sheets."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from engine.models.classifier_sources import save_classifier
 from engine.models.embedded.captions import NEUTRAL, caption, styled_prompt
 from engine.models.embedded.judge import JudgeNet
 from engine.models.embedded.train.autoencoder import psnr_db
-from engine.models.embedded.train.classifiers import CLASSIFIER, JUDGE, MEAN, STD
+from engine.models.embedded.train.classifiers import CLASSIFIER_DEPTH, JUDGE_DEPTH, JUDGE_WIDTHS, MEAN, STD
 from engine.models.embedded.train.data import CLASSES, DOMAINS, Images, resized
 from engine.models.embedded.train.loop import Recipe
 from engine.models.embedded.train.prior import PriorNetworks, build_scheduler, build_tokenizer
@@ -42,7 +42,12 @@ def sheet(rows: list[Tensor]) -> Image.Image:
 
 
 def pack_prior(
-    vae: AutoencoderTiny, networks: PriorNetworks, images: Images, resolution: int, recipe: Recipe, folder: Path
+    vae: AutoencoderTiny,
+    networks: PriorNetworks,
+    images: Images,
+    resolution: int,
+    recipe: Recipe,
+    folder: Path,
 ) -> None:
     """A diffusers folder, with reconstructions and samples drawn by diffusers' own pipeline."""
     pipeline = StableDiffusionPipeline(
@@ -58,9 +63,13 @@ def pack_prior(
     pipeline.set_progress_bar_config(disable=True)
     rows = []
     for index, domain in enumerate((None, *DOMAINS)):
-        prompts = [caption(NEUTRAL[0], noun) if domain is None else styled_prompt(domain, noun) for noun in CLASSES]
+        prompts = [
+            caption(NEUTRAL[0], noun) if domain is None else styled_prompt(domain, noun) for noun in CLASSES
+        ]
         rng = [torch.Generator().manual_seed(1000 * index + number) for number in range(len(prompts))]
-        drawn = pipeline(prompts, num_inference_steps=30, guidance_scale=5.0, generator=rng, output_type="pt").images
+        drawn = pipeline(
+            prompts, num_inference_steps=30, guidance_scale=5.0, generator=rng, output_type="pt"
+        ).images
         rows.append(drawn.cpu())
     whole = resized(images.pixels[:: len(images) // len(CLASSES)][: len(CLASSES)], resolution)
     with torch.no_grad():
@@ -81,7 +90,8 @@ def pack_prior(
             "captions": "the seven classes; 45 % do not tell the domain, 10 % are empty",
             "recipe": str(recipe),
             "autoencoder, PSNR on these images": f"{psnr:.1f} dB",
-            "samples.png": "rows: 'a <class>', then the four domains' prompts; columns: " + ", ".join(CLASSES),
+            "samples.png": "rows: 'a <class>', then the four domains' prompts; columns: "
+            + ", ".join(CLASSES),
             "reconstructions.png": "original above, decoded latent below",
         },
     )
@@ -90,7 +100,7 @@ def pack_prior(
 def pack_classifier(model: nn.Module, domain: str, resolution: int, recipe: Recipe, folder: Path) -> None:
     """A folder that `load_classifier` reads."""
     preprocess = Preprocess.squash(resolution, mean=MEAN, std=STD)
-    name = f"resnet{CLASSIFIER['depth']}"
+    name = f"resnet{CLASSIFIER_DEPTH}"
     save_classifier(folder, model, architecture=name, labels=CLASSES, preprocess=preprocess, domain=domain)
     _card(
         folder,
@@ -104,7 +114,9 @@ def pack_judge(network: JudgeNet, reference: Images, resolution: int, recipe: Re
     """The judge with its features of the real images in `reference`."""
     network.eval()
     with torch.no_grad():
-        features = torch.cat([network.features(resized(part, resolution)) for part in reference.pixels.split(200)])
+        features = torch.cat(
+            [network.features(resized(part, resolution)) for part in reference.pixels.split(200)]
+        )
     folder.mkdir(parents=True, exist_ok=True)
     save_file(half(network), folder / "model.safetensors")
     kept = {
@@ -113,7 +125,13 @@ def pack_judge(network: JudgeNet, reference: Images, resolution: int, recipe: Re
         "domains": reference.domains.to(torch.uint8),
     }
     save_file(kept, folder / "reference.safetensors")
-    facts = {**JUDGE, "resolution": resolution, "classes": CLASSES, "domains": DOMAINS}
+    facts = {
+        "depth": JUDGE_DEPTH,
+        "widths": JUDGE_WIDTHS,
+        "resolution": resolution,
+        "classes": CLASSES,
+        "domains": DOMAINS,
+    }
     (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
     _card(
         folder,

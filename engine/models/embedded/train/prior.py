@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
@@ -36,12 +37,16 @@ def build_tokenizer() -> CLIPTokenizer:
         words, BpeTrainer(vocab_size=10_000, end_of_word_suffix="</w>", show_progress=False, min_frequency=1)
     )
     merges = [tuple(pair) for pair in _model_of(learner)["merges"]]
-    pieces = [*byte_alphabet, *(letter + "</w>" for letter in byte_alphabet), *("".join(pair) for pair in merges)]
+    pieces = [
+        *byte_alphabet,
+        *(letter + "</w>" for letter in byte_alphabet),
+        *("".join(pair) for pair in merges),
+    ]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, *specials]))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LONGEST_PROMPT)
 
 
-def _model_of(tokenizer: Tokenizer) -> dict:
+def _model_of(tokenizer: Tokenizer) -> dict[str, Any]:
     return json.loads(tokenizer.to_str())["model"]
 
 
@@ -115,7 +120,9 @@ class PriorNetworks(nn.Module):
         return self.unet(latents, timesteps, context).sample
 
 
-def train_prior(images: Images, vae: AutoencoderTiny, resolution: int, recipe: Recipe, folder: Path) -> PriorNetworks:
+def train_prior(
+    images: Images, vae: AutoencoderTiny, resolution: int, recipe: Recipe, folder: Path
+) -> PriorNetworks:
     """Train on latents of `images`, each domain drawn equally often. Sets the autoencoder's scaling factor."""
     tokenizer = build_tokenizer()
     latents = encode_views(vae, images, resolution, recipe.seed)
@@ -129,7 +136,9 @@ def train_prior(images: Images, vae: AutoencoderTiny, resolution: int, recipe: R
         number = recipe.batch
         places = torch.rand(number, generator=rng).tolist()
         chosen = [members[i % len(members)] for i in range(number)]
-        index = torch.stack([group[int(place * len(group))] for group, place in zip(chosen, places, strict=True)])
+        index = torch.stack(
+            [group[int(place * len(group))] for group, place in zip(chosen, places, strict=True)]
+        )
         clean = latents[torch.randint(0, VIEWS, (number,), generator=rng), index]
         texts = [
             random_caption(DOMAINS[domain], CLASSES[label], rng)
@@ -142,4 +151,5 @@ def train_prior(images: Images, vae: AutoencoderTiny, resolution: int, recipe: R
         noisy = scheduler.add_noise(clean, noise, timesteps)
         return mse_loss(model(noisy, timesteps, ids), scheduler.get_velocity(clean, noise, timesteps))
 
-    return train(model, loss, recipe, folder)
+    train(model, loss, recipe, folder)
+    return model

@@ -1,0 +1,201 @@
+"""The command `ddis`. Its options are the fields of the configs; it joins pipelines to outputs and does nothing else.
+
+Exit codes: 0 done, 2 a mistake that the message explains, 130 interrupted (run the same command to continue).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from engine.config import Sampling, TokenLearning
+from engine.errors import EngineError
+from engine.options import add_alignment, add_config, add_models, alignment_of, config_of
+from engine.progress import Progress
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `ddis` with these arguments (those of the process if None) and return its exit code."""
+    chosen = build_parser().parse_args(arguments)
+    progress = Progress(quiet=chosen.json or chosen.quiet)
+    try:
+        result = chosen.run(chosen, progress)
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue where it stopped.", file=sys.stderr)
+        return 130
+    if chosen.json:
+        print(json.dumps(result))
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    parser = argparse.ArgumentParser(
+        prog="ddis",
+        description="From a pretrained classifier and none of its data: images like its training set.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    generate = _command(commands, "generate", run_generate, "write a data set for a classifier")
+    add_models(generate)
+    generate.add_argument("--images-per-class", type=int, default=8, help="images of each class (default: 8)")
+    generate.add_argument("--tokens", type=Path, help="learned class tokens, a file of `ddis learn-tokens`")
+    generate.add_argument(
+        "--out", type=Path, required=True, help="folder of the data set; continued if it was cut"
+    )
+    add_alignment(generate)
+    add_config(generate, Sampling())
+
+    learn = _command(
+        commands, "learn-tokens", run_learn, "learn a class alignment token (CAT) for each class"
+    )
+    add_models(learn)
+    learn.add_argument(
+        "--out", type=Path, required=True, help="token file (.safetensors); continued if it was cut"
+    )
+    learn.add_argument(
+        "--textual-inversion", type=Path, help="also write one file a class here, for diffusers"
+    )
+    add_alignment(learn)
+    add_config(learn, Sampling())
+    add_config(learn, TokenLearning(), "learning-")
+
+    demo = _command(
+        commands, "demo", run_demo, "plain, CAT, DAG and both, side by side, on the embedded models"
+    )
+    demo.add_argument("--domain", default="cartoon", help="which embedded classifier (default: cartoon)")
+    demo.add_argument(
+        "--images-per-class", type=int, default=2, help="images of each class and row (default: 2)"
+    )
+    demo.add_argument(
+        "--learn", action="store_true", help="learn the tokens instead of taking those that ship"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="seed of the images (default: 0)")
+    demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder (default: out/demo)")
+
+    export = _command(commands, "export", run_export, "write a data set folder as WebDataset shards")
+    export.add_argument("folder", type=Path, help="a folder of `ddis generate`")
+    export.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    export.add_argument("--images-per-shard", type=int, default=10_000, help="(default: 10000)")
+
+    embedded = commands.add_parser("embedded", help="the models that ship with the package").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    check = _command(embedded, "check", run_check, "measure the embedded models against their claims")
+    check.add_argument(
+        "--data", type=Path, help="folder with pacs64-test.parquet, for accuracies on real images"
+    )
+    check.add_argument("--images-per-prompt", type=int, default=8, help="samples of each prompt (default: 8)")
+    check.add_argument("--seed", type=int, default=0, help="seed of the samples (default: 0)")
+    return parser
+
+
+def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.pipelines.generate import prepare, write
+
+    sampling = config_of(chosen, Sampling())
+    job = prepare(
+        *_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen), sampling,
+        chosen.seed,
+    )  # fmt: skip
+    total = len(job.classes) * job.images_per_class
+    with progress.bar("images", total) as bar:
+        made = sum(
+            1 for _ in write(job, chosen.out, lambda _, clean: bar.advance(len(clean) / sampling.steps))
+        )
+    sheet = chosen.out / "contact_sheet.png"
+    progress.say(f"{total} images in {chosen.out}, {made} of them made now. Contact sheet: {sheet}")
+    return {"folder": str(chosen.out), "images": total, "made_now": made, "contact_sheet": str(sheet)}
+
+
+def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.pipelines.learn_tokens import learn_tokens
+    from engine.tokens.textual_inversion import export_textual_inversion
+
+    learning = config_of(chosen, TokenLearning(), "learning-")
+    classifier, prior = _models(chosen)
+    with progress.bar("epochs", learning.epochs * len(chosen.classes or classifier.labels)) as bar:
+        table = learn_tokens(
+            classifier, prior, chosen.classes, learning, alignment_of(chosen), config_of(chosen, Sampling()),
+            chosen.seed, chosen.out,
+            lambda e: bar.advance(detail=f"{classifier.labels[e.class_index]}: {e.accuracy:.0%} recognised"),
+        )  # fmt: skip
+    rows = {classifier.labels[index]: asdict(training) for index, training in table.training.items()}
+    columns = ["class", "outcome", "epochs", "recognised", "loss"]
+    lines = [
+        [name, r["outcome"], str(r["epochs"]), f"{r['accuracy']:.0%}", f"{r['loss']:.2f}"]
+        for name, r in rows.items()
+    ]
+    progress.table(f"Tokens in {chosen.out}", columns, lines)
+    exported = export_textual_inversion(table, chosen.textual_inversion) if chosen.textual_inversion else {}
+    return {
+        "file": str(chosen.out),
+        "classes": rows,
+        "textual_inversion": {k: str(v) for k, v in exported.items()},
+    }
+
+
+def run_demo(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.pipelines.demo import ROWS, demo
+
+    units = len(ROWS) * 7 * chosen.images_per_class * Sampling().steps
+    with progress.bar("image-steps", units) as bar:
+        report = demo(
+            chosen.out, chosen.domain, chosen.images_per_class, chosen.learn, chosen.seed, on_step=bar.advance
+        )
+    columns = ["", "judge: class", f"judge: {chosen.domain}", "teacher: class", "L_BN", "seconds"]
+    lines = [
+        [row, f"{r['judge_class']:.0%}", f"{r['judge_domain']:.0%}", f"{r['teacher_class']:.0%}", f"{r['l_bn']:.1f}",
+         f"{r['seconds']:.1f}"]
+        for row, r in report["rows"].items()
+    ]  # fmt: skip
+    progress.table("The same seeds and neutral prompts; shares of images", columns, lines)
+    progress.say(f"report: {chosen.out / 'demo.json'}\ncurve of L_BN: {report['curve']}")
+    progress.say(f"contact sheet: {report['contact_sheet']}")
+    return report
+
+
+def run_export(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.outputs.webdataset import export_webdataset
+
+    shards = export_webdataset(chosen.folder, chosen.out, chosen.images_per_shard)
+    progress.say(f"{len(shards)} shards in {chosen.out}")
+    return {"shards": [str(path) for path in shards]}
+
+
+def run_check(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.pipelines.check_embedded import GOALS, check_embedded
+
+    report = check_embedded(chosen.data, chosen.images_per_prompt, chosen.seed)
+    columns = ["measure", "found", "goal"]
+    lines = [[name, "not measured" if value is None else f"{value:.3g}", f">= {GOALS[name]:g}"]
+             for name, value in report["measures"].items()]  # fmt: skip
+    progress.table("Embedded models", columns, lines)
+    return report
+
+
+def _models(chosen: argparse.Namespace) -> tuple[Any, Any]:
+    """The classifier and the prior that the options name."""
+    from engine.models import load_classifier, load_prior
+
+    classifier = load_classifier(
+        chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device
+    )
+    prior = load_prior(chosen.prior, variant=chosen.variant, revision=chosen.revision, device=chosen.device)
+    return classifier, prior
+
+
+def _command(commands: Any, name: str, run: Any, help: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=help)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object at the end and nothing else"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.set_defaults(run=run)
+    return parser

@@ -1,0 +1,1 @@
+"""What finished images are worth, told by networks that guidance never saw."""

@@ -1,0 +1,83 @@
+"""Command-line options made from the configs' fields, and configs made from the options that were given."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from engine.config import Alignment, Sampling, TokenLearning
+from engine.errors import ConfigError
+
+Config = TypeVar("Config", Alignment, Sampling, TokenLearning)
+PRESETS: dict[str, Callable[[], Alignment | None]] = {
+    "default": Alignment,
+    "paper": Alignment.paper,
+    "none": lambda: None,
+}
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--classifier", required=True, help="embedded:<domain>, hf:<id or folder>, timm:<name>, "
+                        "torchvision:<name>, or a checkpoint file with --architecture")  # fmt: skip
+    parser.add_argument("--architecture", help="network of a checkpoint file, such as resnet20")
+    parser.add_argument(
+        "--labels", type=_names, help="class names in the order of the outputs, with commas between"
+    )
+    parser.add_argument("--classes", type=_names, help="only these of the labels (default: all)")
+    parser.add_argument("--prior", default="embedded", help="embedded, a diffusers folder, or a hub id")
+    parser.add_argument("--variant", help="which weight files of the prior, such as fp16")
+    parser.add_argument("--revision", help="branch, tag or commit of the prior on the hub")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
+
+
+def add_alignment(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("domain alignment guidance (DAG)")
+    presets = "default: the best that we know; paper: DDIS as published; none: the plain prior"
+    group.add_argument("--alignment", choices=PRESETS, default="default", help=presets)
+    add_fields(group, Alignment(), "alignment-")
+
+
+def add_config(parser: argparse.ArgumentParser, config: Any, prefix: str = "") -> None:
+    add_fields(parser.add_argument_group((type(config).__doc__ or "").split("\n")[0]), config, prefix)
+
+
+def add_fields(group: Any, config: Any, prefix: str) -> None:
+    """One option for each field of a config. Those that are not given leave no trace in the namespace."""
+    hints = get_type_hints(type(config))
+    for entry in fields(config):
+        name, value, hint = (
+            f"--{prefix}{entry.name.replace('_', '-')}",
+            getattr(config, entry.name),
+            hints[entry.name],
+        )
+        text = f"{entry.metadata['help']} (default: {value})".replace("%", "%%")
+        kind: dict[str, Any] = {"type": hint}
+        if get_origin(hint) is Literal:
+            kind = {"choices": get_args(hint)}
+        elif hint is bool:
+            kind = {"action": argparse.BooleanOptionalAction}
+        group.add_argument(name, dest=f"{prefix}{entry.name}", default=argparse.SUPPRESS, help=text, **kind)
+
+
+def config_of(chosen: argparse.Namespace, base: Config, prefix: str = "") -> Config:
+    """`base` with the fields that were given on the command line."""
+    given = {entry.name: f"{prefix}{entry.name}" for entry in fields(base)}
+    return replace(
+        base, **{name: getattr(chosen, key) for name, key in given.items() if hasattr(chosen, key)}
+    )
+
+
+def alignment_of(chosen: argparse.Namespace) -> Alignment | None:
+    preset = PRESETS[chosen.alignment]()
+    given = [entry.name for entry in fields(Alignment) if hasattr(chosen, f"alignment-{entry.name}")]
+    if preset is None and given:
+        raise ConfigError(
+            f"--alignment none came with --alignment-{given[0].replace('_', '-')}, expected one or the other: the "
+            "plain prior has no guidance to set. Leave one of them out."
+        )
+    return None if preset is None else config_of(chosen, preset, "alignment-")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]

@@ -1,0 +1,62 @@
+"""Progress bars on a terminal's stderr; silence anywhere else."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+
+class Progress:
+    """What a command tells while it runs. `quiet` silences it, as does a stderr that is no terminal."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True)
+
+    def say(self, text: str) -> None:
+        """One line for a person."""
+        if not self.quiet:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """A small table for a person."""
+        table = Table(title=title, title_justify="left")
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="left" if number == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        if not self.quiet:
+            self.console.print(table)
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator["Bar"]:
+        """A bar of `total` units that a loop advances."""
+        shown = RichProgress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(),
+            console=self.console, disable=self.quiet or not self.console.is_terminal,
+        )  # fmt: skip
+        with shown:
+            yield Bar(shown, shown.add_task(title, total=total, detail=""))
+
+
+class Bar:
+    """One running bar."""
+
+    def __init__(self, shown: RichProgress, task: TaskID) -> None:
+        self._shown = shown
+        self._task = task
+
+    def advance(self, units: float = 1, **fields: Any) -> None:
+        self._shown.update(self._task, advance=units, **fields)

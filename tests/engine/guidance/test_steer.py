@@ -1,0 +1,156 @@
+"""Steps down the gradient, and the published algorithm as a whole (paper, eq. 9-12)."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.config import Alignment
+from engine.errors import GuidanceError
+from engine.guidance.losses import domain_loss
+from engine.guidance.steer import DomainSteer, Unguided, relative_step
+from engine.models import Preprocess, load_classifier
+from engine.sampling.ddim import sample
+from engine.types import Prediction, Step
+
+
+def step(index: int = 3, total: int = 10, alpha: float = 0.5, after: float = 0.6) -> Step:
+    return Step(
+        index, total, 500, torch.tensor(alpha, dtype=torch.float64), torch.tensor(after, dtype=torch.float64)
+    )
+
+
+def square(z: Tensor) -> Tensor:
+    return z.square().sum((1, 2, 3))
+
+
+def test_one_guided_step_is_the_papers_equations_9_to_12() -> None:
+    """Against a few lines of autograd in float64, with a network of two BatchNorm layers and a nonlinear decoder."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, bias=False),
+        nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+    ).double()  # fmt: skip
+    for bn in (net[1], net[4]):
+        bn.running_mean.normal_()
+        bn.running_var.uniform_(0.5, 2)
+    net.eval()
+    weight_decode = torch.randn(3, 4, dtype=torch.float64)
+    weight_null, weight_prompt = torch.randn(2, 4, 4, dtype=torch.float64)
+
+    def decode(z: Tensor) -> Tensor:
+        return torch.einsum("dc,nchw->ndhw", weight_decode, z).tanh() / 2 + 0.5
+
+    def unet(weight: Tensor, z: Tensor) -> Tensor:
+        return torch.einsum("dc,nchw->ndhw", weight, z).sin()
+
+    z, at, eta, cfg = torch.randn(2, 4, 8, 8, dtype=torch.float64), step(), 0.2, 15.0
+
+    # The equations, one image at a time.
+    expected = []
+    for one in z.split(1):
+        leaf = one.clone().requires_grad_()
+        loss, x = torch.zeros((), dtype=torch.float64), decode(leaf)
+        for layer in net:
+            if isinstance(layer, nn.BatchNorm2d):
+                loss = loss + (x.mean((0, 2, 3)) - layer.running_mean).norm()
+                loss = loss + (x.var((0, 2, 3), unbiased=False) - layer.running_var).norm()
+            x = layer(x)
+        guided = one - eta * torch.autograd.grad(loss, leaf)[0]  # eq. 9
+        null, prompted = unet(weight_null, guided), unet(weight_prompt, guided)
+        noise = null + cfg * (prompted - null)  # eq. 10
+        clean = (guided - (1 - at.alpha).sqrt() * noise) / at.alpha.sqrt()  # eq. 11
+        expected.append(at.alpha_next.sqrt() * clean + (1 - at.alpha_next).sqrt() * noise)  # eq. 12
+
+    classifier = load_classifier(
+        net,
+        labels=("a", "b"),
+        preprocess=Preprocess(crop=(8, 8), mean=(0.0,) * 3, std=(1.0,) * 3),
+        device="cpu",
+    )
+    classifier = replace(
+        classifier,
+        module=net,
+        norm_layers=(net[1], net[4]),
+        stored=tuple(
+            type(m)(b.running_mean, b.running_var) for m, b in zip(classifier.stored, (net[1], net[4]))
+        ),
+    )
+    images_loss = domain_loss_in_float64(classifier, Alignment.paper(eta))
+
+    def denoise(z: Tensor, step: Step) -> Prediction:
+        null, prompted = unet(weight_null, z), unet(weight_prompt, z)
+        noise = null + cfg * (prompted - null)
+        return Prediction((z - (1 - step.alpha) ** 0.5 * noise) / step.alpha**0.5, noise)
+
+    steer = DomainSteer(lambda z: images_loss(decode(z)), Alignment.paper(eta))
+    found = sample(z, denoise, [at], steer)
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-6, atol=1e-6)
+
+
+def domain_loss_in_float64(classifier, alignment):
+    """`domain_loss` with the classifier called on float64 pixels: its own `logits` is float32 by contract."""
+    classifier = replace(classifier)
+    object.__setattr__(classifier, "logits", lambda images: classifier.module(images))
+    return domain_loss(classifier, alignment)
+
+
+def test_the_clean_target_moves_the_prediction_and_not_the_latent() -> None:
+    z = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    steer = DomainSteer(square, Alignment(step="raw", scale=0.1, statistics="image"))
+    assert torch.equal(steer.before(z, step()), z)
+    torch.testing.assert_close(steer.between(z, step()), z - 0.1 * 2 * z)
+    noisy = DomainSteer(square, Alignment.paper(0.1))
+    assert torch.equal(noisy.between(z, step()), z)
+    torch.testing.assert_close(noisy.before(z, step()), z - 0.1 * 2 * z)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_relative_step_has_the_stated_length_whatever_the_gradients_scale(joint: bool) -> None:
+    z, grad = torch.randn(2, 3, 4, 5, 5)
+    move = relative_step(z, grad, 0.25, joint)
+    torch.testing.assert_close(relative_step(z, 1000 * grad, 0.25, joint), move)
+    axes = (0, 1, 2, 3) if joint else (1, 2, 3)
+    torch.testing.assert_close(move.square().mean(axes).sqrt(), 0.25 * z.square().mean(axes).sqrt())
+    assert torch.equal(relative_step(z, torch.zeros_like(z), 0.25, joint), torch.zeros_like(z))
+
+
+def test_guidance_acts_in_its_window_and_never_at_the_last_step() -> None:
+    steer = DomainSteer(square, Alignment(start=0.2, stop=0.6))
+    assert [n for n in range(10) if steer.acts_on(step(n))] == [2, 3, 4, 5]
+    whole = DomainSteer(square, Alignment(start=0.0, stop=1.0))
+    assert [n for n in range(4) if whole.acts_on(step(n, 4))] == [0, 1, 2]
+    assert not DomainSteer(square, Alignment(scale=0.0)).acts_on(step())
+
+
+@pytest.mark.parametrize(("statistics", "moved", "skipped"), [("image", 2, 1), ("batch", 0, 3)])
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(
+    statistics: str, moved: int, skipped: int
+) -> None:
+    def loss(z: Tensor) -> Tensor:
+        return square(z) * torch.tensor([1.0, float("nan"), 1.0])
+
+    z = torch.randn(3, 4, 2, 2)
+    steer = DomainSteer(loss, Alignment(statistics=statistics))
+    found = steer.between(z, step())
+    assert found.isfinite().all()
+    assert int((found != z).flatten(1).any(1).sum()) == moved
+    assert (steer.guided, steer.skipped) == (3, skipped)
+    with pytest.raises(GuidanceError, match=rf"{skipped} of 3 guidance steps had a gradient that is NaN"):
+        steer.check()
+
+
+def test_a_tenth_of_the_steps_may_be_skipped() -> None:
+    steer = DomainSteer(square, Alignment())
+    steer.guided, steer.skipped = 30, 3
+    steer.check()
+    steer.skipped = 4
+    with pytest.raises(GuidanceError):
+        steer.check()
+
+
+def test_plain_sampling_changes_nothing() -> None:
+    z = torch.randn(1, 4, 2, 2)
+    assert Unguided().before(z, step()) is z
+    assert Unguided().between(z, step()) is z
