@@ -32,8 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "downstream": CORE,
     "onnx": CORE,
 }
-JOINERS = {"__init__", "__main__", "cli"}
-"""The public face and the command line join all rooms; nothing imports them but each other."""
+JOINERS = {"__init__", "__main__", "cli", "options"}
+"""The public face and the command line (with its `options`) join all rooms; nothing imports them but each other."""
 
 OPTIONAL = {"bitsandbytes", "onnx", "onnxruntime", "onnxscript", "timm", "torchvision", "triton", "xformers"}
 FOREIGN_TO_KERNELS = {"engine", "diffusers", "transformers"}
