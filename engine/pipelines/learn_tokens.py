@@ -102,7 +102,6 @@ def _logits_of(job: Job, prior: Prior, on_step: OnStep | None) -> LogitsOf:
 
     def logits_of(keys: Sequence[ImageKey], with_tokens: bool) -> Tensor:
         numbers = [key.class_index for key in keys]
-        numbers = [key.class_index for key in keys]
         prompts = [class_prompt(labels[number], names[number] if with_tokens else "") for number in numbers]
         noise = starting_noise(job.seed, keys, prior.latent_shape).to(prior.device, prior.dtype)
         steer = job.steer()

@@ -18,8 +18,7 @@ from torch.nn.functional import cross_entropy
 from engine.config import Sampling, TokenLearning
 from engine.errors import GuidanceError
 from engine.models.prior import Prior
-from engine.sampling.ddim import Steer, sample
-from engine.tokens.table import embedding_width
+from engine.sampling.ddim import OnStep, Steer, sample
 from engine.types import ImageKey, image_rng
 
 ADAM_BETAS = (0.9, 0.999)
@@ -110,14 +109,21 @@ def initial_rows(prior: Prior, classes: Sequence[int], labels: Sequence[str], in
 
     def random_row(class_index: int) -> Tensor:
         rng = image_rng(seed, ImageKey(class_index, -1))
-        return table.mean() + table.std() * torch.randn(embedding_width(prior), generator=rng)
+        return table.mean() + table.std() * torch.randn(table.shape[1], generator=rng)
 
     if init == "random":
         return torch.stack([random_row(number) for number in classes])
     return torch.stack([mean_row("a" if init == "a" else labels[number]) for number in classes])
 
 
-def final_images(prior: Prior, prompts: Sequence[str], z: Tensor, sampling: Sampling, steer: Steer) -> Tensor:
+def final_images(
+    prior: Prior,
+    prompts: Sequence[str],
+    z: Tensor,
+    sampling: Sampling,
+    steer: Steer,
+    on_step: OnStep | None = None,
+) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] of prompts from noise z: (N, 4, h, w), as generation makes them.
 
     Only the last denoising step and the decoder hold a graph: it leads to the prompts' embeddings.
@@ -127,8 +133,8 @@ def final_images(prior: Prior, prompts: Sequence[str], z: Tensor, sampling: Samp
     denoise = prior.denoiser(context, prior.encode_prompts([sampling.negative_prompt]), sampling.cfg)
     schedule = prior.schedule(sampling.steps)
     with torch.no_grad():
-        z = sample(z, denoise, schedule[:-1], steer)
-    return prior.decode(sample(z, denoise, schedule[-1:], steer))
+        z = sample(z, denoise, schedule[:-1], steer, on_step)
+    return prior.decode(sample(z, denoise, schedule[-1:], steer, on_step))
 
 
 def learn(
