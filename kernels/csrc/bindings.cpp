@@ -1,11 +1,10 @@
 // The Python edge: shapes and types are checked here, the GIL is released, nothing is copied.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
 #include <string>
-#include <vector>
 
+#include "exchange.hpp"
 #include "shape.hpp"
 
 namespace nb = nanobind;
@@ -13,58 +12,60 @@ using namespace ddis;
 
 namespace {
 
-using Data = nb::ndarray<nb::device::cpu>;
-using Row = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 
 const Kernels* active = find_kernels("auto");
 
-Element element_of(const Data& x) {
-    const nb::dlpack::dtype type = x.dtype();
-    if (type == nb::dtype<float>()) return Element::kFloat;
-    if (type.bits == 16 && type.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float)) return Element::kHalf;
-    if (type.bits == 16 && type.code == static_cast<uint8_t>(nb::dlpack::dtype_code::Bfloat)) return Element::kBfloat;
+Element element_of(const View& x) {
+    const nb::dlpack::dtype type = x.tensor.dtype;
+    const auto is = [&](nb::dlpack::dtype_code code, int bits) {
+        return type.code == static_cast<uint8_t>(code) && type.bits == bits && type.lanes == 1;
+    };
+    if (is(nb::dlpack::dtype_code::Float, 32)) return Element::kFloat;
+    if (is(nb::dlpack::dtype_code::Float, 16)) return Element::kHalf;
+    if (is(nb::dlpack::dtype_code::Bfloat, 16)) return Element::kBfloat;
     throw nb::type_error("expected float32, float16 or bfloat16");
 }
 
-// Are the axes, innermost first, one dense block?
-template <class Axes>
-bool dense(const Data& x, const Axes& axes) {
+// Is x one block of memory, with its axes in C order or with the channels innermost?
+bool is_dense(const View& x, bool channels_innermost) {
     int64_t stride = 1;
-    for (int axis : axes) {
-        const auto size = static_cast<int64_t>(x.shape(axis));
-        if (size != 1 && x.stride(axis) != stride) return false;
-        stride *= size;
-    }
-    return true;
+    const auto next = [&](int axis) {
+        if (x.size(axis) != 1 && x.stride(axis) != stride) return false;
+        stride *= x.size(axis);
+        return true;
+    };
+    if (channels_innermost && !next(1)) return false;
+    for (int axis = x.rank() - 1; axis >= 2; --axis)
+        if (!next(axis)) return false;
+    return (channels_innermost || next(1)) && next(0);
 }
 
 // (N, C, *): planar if C-contiguous, interleaved if channels are innermost.
-Shape shape_of(const Data& x, int64_t groups) {
-    const int rank = static_cast<int>(x.ndim());
-    if (rank < 2) throw nb::value_error("expected (N, C, *)");
-    const auto images = static_cast<int64_t>(x.shape(0)), channels = static_cast<int64_t>(x.shape(1));
-    if (x.size() == 0) throw nb::value_error("expected at least one element: an empty batch has no moments");
+Shape shape_of(const View& x, int64_t groups) {
+    if (x.rank() < 2) throw nb::value_error("expected (N, C, *)");
+    if (x.elements() == 0) throw nb::value_error("expected at least one element: an empty batch has no moments");
+    const int64_t images = x.size(0), channels = x.size(1), pixels = x.elements() / (images * channels);
     if (groups < 1 || images % groups != 0) throw nb::value_error("expected groups that divide the batch");
-    const int64_t pixels = static_cast<int64_t>(x.size()) / (images * channels);
-    std::vector<int> planar, interleaved{1};
-    for (int axis = rank - 1; axis >= 0; --axis) {
-        planar.push_back(axis);
-        if (axis != 1) interleaved.push_back(axis);
-    }
-    const bool is_planar = dense(x, planar);
-    if (!is_planar && !dense(x, interleaved)) throw nb::value_error("expected a contiguous or channels_last tensor");
-    return {groups, images / groups, channels, pixels, !is_planar || pixels == 1};
+    const bool planar = is_dense(x, false);
+    if (!planar && !is_dense(x, true)) throw nb::value_error("expected a contiguous or channels_last tensor");
+    return {groups, images / groups, channels, pixels, !planar || pixels == 1};
 }
 
-void same_memory(const Data& a, const Data& b) {
-    bool same = a.ndim() == b.ndim() && a.dtype() == b.dtype();
-    for (size_t axis = 0; same && axis < a.ndim(); ++axis)
-        same = a.shape(axis) == b.shape(axis) && (a.shape(axis) == 1 || a.stride(axis) == b.stride(axis));
+void expect_like(const View& x, const View& other) {
+    bool same = x.rank() == other.rank() && element_of(x) == element_of(other);
+    for (int axis = 0; same && axis < x.rank(); ++axis)
+        same = x.size(axis) == other.size(axis) && (x.size(axis) == 1 || x.stride(axis) == other.stride(axis));
     if (!same) throw nb::value_error("expected tensors of one shape, dtype and memory format");
 }
 
-void expect_size(const Row& row, int64_t size) {
-    if (static_cast<int64_t>(row.size()) != size) throw nb::value_error("expected one value per channel");
+// The floats of a dense row of a known length.
+float* row(const View& values, int64_t length) {
+    int64_t stride = 1;
+    bool dense = values.elements() == length;
+    for (int axis = values.rank() - 1; dense && axis >= 0; stride *= values.size(axis), --axis)
+        dense = values.size(axis) == 1 || values.stride(axis) == stride;
+    if (!dense || element_of(values) != Element::kFloat) throw nb::value_error("expected one float32 per channel, dense");
+    return static_cast<float*>(values.data());
 }
 
 Activation activation_of(const std::string& name) {
@@ -74,56 +75,76 @@ Activation activation_of(const std::string& name) {
     throw nb::value_error("expected activation none, relu or silu");
 }
 
-void channel_moments(const Data& x, const Row& mean, const Row& var, int64_t groups, int threads) {
+void channel_moments(const View& x, const View& mean, const View& var, int64_t groups, int threads) {
     const Shape shape = shape_of(x, groups);
-    expect_size(mean, groups * shape.channels);
-    expect_size(var, groups * shape.channels);
+    const int64_t channels = groups * shape.channels;
     const Element element = element_of(x);
+    float *mean_at = row(mean, channels), *var_at = row(var, channels);
     nb::gil_scoped_release release;
-    active->channel_moments(x.data(), element, shape, mean.data(), var.data(), threads);
+    active->channel_moments(x.data(), element, shape, mean_at, var_at, threads);
 }
 
-void bn_act_moments(const Data& x, const Row& scale, const Row& shift, const std::string& activation, const Data& y,
-                    const Row& mean, const Row& var, int64_t groups, int threads) {
+void bn_act_moments(const View& x, const View& scale, const View& shift, const std::string& activation, const View& y,
+                    const View& mean, const View& var, int64_t groups, int threads) {
     const Shape shape = shape_of(x, groups);
-    same_memory(x, y);
-    for (const Row& row : {scale, shift}) expect_size(row, shape.channels);
-    for (const Row& row : {mean, var}) expect_size(row, groups * shape.channels);
+    const int64_t channels = groups * shape.channels;
     const Element element = element_of(x);
     const Activation kind = activation_of(activation);
+    expect_like(x, y);
+    const float *k = row(scale, shape.channels), *b = row(shift, shape.channels);
+    float *mean_at = row(mean, channels), *var_at = row(var, channels);
     nb::gil_scoped_release release;
-    active->bn_act_moments(x.data(), element, shape, scale.data(), shift.data(), kind, y.data(), mean.data(),
-                           var.data(), threads);
+    active->bn_act_moments(x.data(), element, shape, k, b, kind, y.data(), mean_at, var_at, threads);
 }
 
-void moments_backward(const Data& x, const Row& offset, const Row& slope, const Row& mean, const Data& gx,
+void moments_backward(const View& x, const View& offset, const View& slope, const View& mean, const View& gx,
                       int64_t groups, int threads) {
     const Shape shape = shape_of(x, groups);
-    same_memory(x, gx);
-    for (const Row& row : {offset, slope, mean}) expect_size(row, groups * shape.channels);
+    const int64_t channels = groups * shape.channels;
     const Element element = element_of(x);
+    expect_like(x, gx);
+    const float *a = row(offset, channels), *b = row(slope, channels), *m = row(mean, channels);
     nb::gil_scoped_release release;
-    active->moments_backward(x.data(), nullptr, element, shape, nullptr, nullptr, Activation::kNone, offset.data(),
-                             slope.data(), mean.data(), gx.data(), threads);
+    active->moments_backward(x.data(), nullptr, element, shape, nullptr, nullptr, Activation::kNone, a, b, m, gx.data(),
+                             threads);
 }
 
-void bn_act_moments_backward(const Data& x, const Data& gy, const Row& scale, const Row& shift,
-                             const std::string& activation, const Row& offset, const Row& slope, const Row& mean,
-                             const Data& gx, int64_t groups, int threads) {
+void bn_act_moments_backward(const View& x, const View& gy, const View& scale, const View& shift,
+                             const std::string& activation, const View& offset, const View& slope, const View& mean,
+                             const View& gx, int64_t groups, int threads) {
     const Shape shape = shape_of(x, groups);
-    same_memory(x, gy);
-    same_memory(x, gx);
-    for (const Row& row : {scale, shift}) expect_size(row, shape.channels);
-    for (const Row& row : {offset, slope, mean}) expect_size(row, groups * shape.channels);
+    const int64_t channels = groups * shape.channels;
     const Element element = element_of(x);
     const Activation kind = activation_of(activation);
+    expect_like(x, gy);
+    expect_like(x, gx);
+    const float *k = row(scale, shape.channels), *shift_at = row(shift, shape.channels);
+    const float *a = row(offset, channels), *b = row(slope, channels), *m = row(mean, channels);
     nb::gil_scoped_release release;
-    active->moments_backward(x.data(), gy.data(), element, shape, scale.data(), shift.data(), kind, offset.data(),
-                             slope.data(), mean.data(), gx.data(), threads);
+    active->moments_backward(x.data(), gy.data(), element, shape, k, shift_at, kind, a, b, m, gx.data(), threads);
 }
 
-uint64_t plain_read(const Data& x, int threads) {
-    const auto nbytes = static_cast<int64_t>(x.nbytes());
+// mean, var: (G, all channels), dense; splits: (layers + 1,) int64; weights: (layers, 2).
+void alignment(const View& mean, const View& var, const View& stored_mean, const View& stored_var, const View& splits,
+               const View& weights, bool squared, const View& loss, const View& dmean, const View& dvar) {
+    const int64_t groups = loss.elements(), layers = splits.elements() - 1;
+    const auto* at = static_cast<const int64_t*>(splits.data());
+    if (splits.tensor.dtype.bits != 64 || layers < 0) throw nb::value_error("expected int64 splits");
+    const int64_t width = at[layers], all = groups * width;
+    const Alignment of{groups, layers, at, row(stored_mean, width), row(stored_var, width), row(weights, 2 * layers),
+                       squared};
+    active->alignment(of, row(mean, all), row(var, all), row(loss, groups), row(dmean, all), row(dvar, all));
+}
+
+void merge_moments(const View& mean_a, const View& var_a, double count_a, const View& mean_b, const View& var_b,
+                   double count_b, const View& mean, const View& var) {
+    const int64_t n = mean.elements();
+    active->merge(row(mean_a, n), row(var_a, n), count_a, row(mean_b, n), row(var_b, n), count_b, n, row(mean, n),
+                  row(var, n));
+}
+
+uint64_t plain_read(const View& x, int threads) {
+    const int64_t nbytes = x.elements() * x.tensor.dtype.bits / 8;
     nb::gil_scoped_release release;
     return active->plain_read(x.data(), nbytes, threads);
 }
@@ -141,6 +162,8 @@ NB_MODULE(_cpu, m) {
     m.def("bn_act_moments", &bn_act_moments);
     m.def("moments_backward", &moments_backward);
     m.def("bn_act_moments_backward", &bn_act_moments_backward);
+    m.def("alignment", &alignment);
+    m.def("merge_moments", &merge_moments);
     m.def("plain_read", &plain_read);
     m.def("instruction_set", [] { return std::string(active->name); });
     m.def("use_instruction_set", &use_instruction_set);

@@ -1,4 +1,5 @@
 // Compiled once per instruction set, with DDIS_ISA naming the namespace and the table.
+#include "alignment.hpp"
 #include "backward.hpp"
 #include "moments.hpp"
 
@@ -88,7 +89,8 @@ uint64_t plain_read(const void* x, int64_t nbytes, int threads) {
 
 const Kernels* DDIS_TABLE(DDIS_ISA)() {
     static const Kernels table{DDIS_NAME(DDIS_ISA), DDIS_ISA::channel_moments, DDIS_ISA::bn_act_moments,
-                               DDIS_ISA::moments_backward, DDIS_ISA::plain_read};
+                               DDIS_ISA::moments_backward, DDIS_ISA::alignment, DDIS_ISA::merge,
+                               DDIS_ISA::plain_read};
     return &table;
 }
 

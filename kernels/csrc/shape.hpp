@@ -44,6 +44,15 @@ void parallel(int parts, const Task& task) {
     for (int part = 0; part < parts; ++part) task(part);
 }
 
+// Moments that a network stored, its layers side by side, and how their gaps are weighed. Layer l owns the channels
+// splits[l] to splits[l + 1]; weights holds (mean's, variance's) of each layer.
+struct Alignment {
+    int64_t groups, layers;
+    const int64_t* splits;
+    const float *stored_mean, *stored_var, *weights;
+    bool squared;
+};
+
 // The maths of one instruction set. Pointers are to `element`s; everything per channel is float32.
 struct Kernels {
     const char* name;
@@ -57,6 +66,10 @@ struct Kernels {
     void (*moments_backward)(const void* x, const void* gy, Element element, Shape shape, const float* scale,
                              const float* shift, Activation activation, const float* offset, const float* slope,
                              const float* mean, void* gx, int threads);
+    // loss: (groups,), its gradient dmean, dvar: (groups, all channels), like mean and var.
+    void (*alignment)(const Alignment& of, const float* mean, const float* var, float* loss, float* dmean, float* dvar);
+    void (*merge)(const float* mean_a, const float* var_a, double count_a, const float* mean_b, const float* var_b,
+                  double count_b, int64_t channels, float* mean, float* var);
     // Reads all of x and does nothing with it: the limit that benchmarks compare with. Returns a sum of words.
     uint64_t (*plain_read)(const void* x, int64_t nbytes, int threads);
 };
