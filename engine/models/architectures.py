@@ -73,6 +73,6 @@ def _from_torchvision(key: str) -> str:
 CIFAR = Preprocess.squash(32)
 LARGE = Preprocess(crop=(224, 224), resize=256)
 ARCHITECTURES = {
-    **{f"resnet{depth}": Architecture(cifar_resnet(depth), CIFAR) for depth in (20, 32, 44, 56)},
+    **{f"resnet{depth}": Architecture(cifar_resnet(depth), CIFAR) for depth in (8, 14, 20, 32, 44, 56)},
     **{f"resnet{depth}": Architecture(resnet(depth), LARGE) for depth in RESIDUAL},
 }
