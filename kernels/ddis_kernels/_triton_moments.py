@@ -203,7 +203,7 @@ def measure(x, mean, var, per_image: bool, scale=None, shift=None, activation: s
     parts = max(1, min(triton.cdiv(rows, 4 * block), PROGRAMS // (blocks * groups), 64))
     scratch = x.new_empty((2, parts, groups, c), dtype=torch.float32) if parts > 1 else mean
     done = x.new_zeros((groups, blocks), dtype=torch.int32) if parts > 1 else mean
-    with _on(x):
+    with on_device(x):
         _measure_kernel[(blocks, parts, groups)](
             x, x if y is None else y, mean if scale is None else scale, mean if shift is None else shift,
             mean, var, scratch, done, rows, parts, c, s,
@@ -219,7 +219,7 @@ def backward(x, gy, scale, shift, activation: str, offset, slope, mean, gx, per_
     rows, width = (n * s, c) if interleaved else (n * c, s)
     wide = min(_power_of_2(width), 1024)
     block = max(1, 2048 // wide)
-    with _on(x):
+    with on_device(x):
         _backward_kernel[(triton.cdiv(rows, block), triton.cdiv(width, wide))](
             x, x if gy is None else gy, gx, mean if scale is None else scale, mean if shift is None else shift,
             offset, slope, mean, rows, c, s,
@@ -238,13 +238,13 @@ def measure_grouped(xs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         table.append((x.data_ptr(), n * s, s, c, c * s, s if planar else 1, 1 if planar else c, begin))
         begin += c
     mean, var = xs[0].new_empty((2, begin), dtype=torch.float32).unbind()
-    on_device = torch.tensor(table, dtype=torch.int64).to(xs[0].device, non_blocking=True)
+    device_table = torch.tensor(table, dtype=torch.int64).to(xs[0].device, non_blocking=True)
     kind = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[xs[0].dtype]
-    with _on(xs[0]):
-        _grouped_kernel[(max(channels), len(xs))](on_device, mean, var, kind, 512, num_warps=4)
+    with on_device(xs[0]):
+        _grouped_kernel[(max(channels), len(xs))](device_table, mean, var, kind, 512, num_warps=4)
     return list(zip(mean.split(channels), var.split(channels), strict=True))
 
 
-def _on(x: Tensor):
+def on_device(x: Tensor):
     """Launch on the device of x, which need not be the current one."""
     return torch.cuda.device(x.device) if not INTERPRETED else torch.no_grad()

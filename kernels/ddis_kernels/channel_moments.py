@@ -58,15 +58,16 @@ def _measure(x: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def affine(x: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
+def affine(x: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor) -> tuple[Tensor, Tensor]:
     """(offset, slope) of the gradient offset + slope (x - mean) that dmean and dvar send to x."""
     count = x.numel() // mean.numel()
     return dmean / count, dvar * (2 / count)
 
 
-def _gradient(x: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor, per_image: bool) -> Tensor:
+def gradient(x: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor, per_image: bool) -> Tensor:
+    """What dmean and dvar, the gradients of a loss with respect to the moments, send to x."""
     x = backend.dense(x)
-    offset, slope = affine(x, mean, dmean, dvar, per_image)
+    offset, slope = affine(x, mean, dmean, dvar)
     chosen = backend.choose(x)
     if chosen == "reference":
         shape = (*(mean.shape if per_image else (1, *mean.shape)), *[1] * (x.dim() - 2))
@@ -82,7 +83,7 @@ def _gradient(x: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor, per_image: b
 
 
 measure_op = torch.library.custom_op("ddis::channel_moments", _measure, mutates_args=())
-gradient_op = torch.library.custom_op("ddis::channel_moments_backward", _gradient, mutates_args=())
+gradient_op = torch.library.custom_op("ddis::channel_moments_backward", gradient, mutates_args=())
 measure_op.register_fake(new_moments)
 gradient_op.register_fake(lambda x, mean, dmean, dvar, per_image: torch.empty_like(backend.dense(x)))
 
@@ -94,8 +95,8 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, dmean: Tensor, dvar: Tensor) -> tuple[Tensor, None]:
     x, mean = ctx.saved_tensors
-    gradient = gradient_op if backend.is_watched(x) else _gradient
-    return gradient(x, mean, dmean, dvar, ctx.per_image), None
+    run = gradient_op if backend.is_watched(x) else gradient
+    return run(x, mean, dmean, dvar, ctx.per_image), None
 
 
 measure_op.register_autograd(_backward, setup_context=_save)

@@ -1,0 +1,167 @@
+"""BatchNorm with frozen statistics, its activation, and the moments of its input, from one read and one write.
+
+    y  = act(scale[c] x + shift[c])         scale = gamma / sqrt(running_var + eps), shift = beta - scale running_mean
+    mean[c], var[c]: as in channel_moments, of x
+    gx = scale[c] gy act'(scale[c] x + shift[c]) + dmean[c] / M + 2 dvar[c] (x - mean[c]) / M
+
+The loss over the moments thus costs no pass over memory: forward reads x anyway, and backward reads x and gy once. What is
+kept for backward is x alone. act is `none`, `relu` or `silu`; its argument is recomputed.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ddis_kernels import _backend as backend
+from ddis_kernels import _triton_moments as gpu
+from ddis_kernels.channel_moments import affine, channel_moments_reference, gradient, gradient_op, new_moments
+
+ACTIVATIONS = {"none": lambda z: z, "relu": nn.functional.relu, "silu": nn.functional.silu}
+
+
+class Measured(NamedTuple):
+    """Output of a fused layer, in the shape and dtype of its input, and the input's moments, (C,) or (N, C)."""
+
+    y: Tensor
+    mean: Tensor
+    var: Tensor
+
+
+def fold_batch_norm(bn: nn.Module) -> tuple[Tensor, Tensor]:
+    """(scale, shift), (C,) float32 and detached, of a BatchNorm in eval mode: bn(x) = scale x + shift."""
+    scale = (bn.running_var.double() + bn.eps).rsqrt()
+    if bn.weight is not None:
+        scale = scale * bn.weight.double()
+    shift = -bn.running_mean.double() * scale
+    if bn.bias is not None:
+        shift = shift + bn.bias.double()
+    return scale.detach().float(), shift.detach().float()
+
+
+def _over_channels(values: Tensor, x: Tensor) -> Tensor:
+    return values.to(torch.float64 if x.dtype == torch.float64 else torch.float32).view(1, -1, *[1] * (x.dim() - 2))
+
+
+def bn_act_moments_reference(
+    x: Tensor, scale: Tensor, shift: Tensor, activation: str = "relu", per_image: bool = False
+) -> Measured:
+    """`bn_act_moments` in plain torch, differentiable."""
+    k, b = _over_channels(scale, x), _over_channels(shift, x)
+    y = ACTIVATIONS[activation](x.to(k.dtype) * k + b).to(x.dtype)
+    return Measured(y, *channel_moments_reference(x, per_image))
+
+
+def _forward(
+    x: Tensor, scale: Tensor, shift: Tensor, activation: str, per_image: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    chosen = backend.choose(x)
+    x = backend.dense(x)
+    if chosen == "reference":
+        y, mean, var = bn_act_moments_reference(x, scale, shift, activation, per_image)
+        return (y.clone() if y is x else y), mean, var
+    y, (mean, var) = torch.empty_like(x), new_moments(x, per_image)
+    if chosen == "cpp":
+        groups = x.shape[0] if per_image else 1
+        backend.cpu.bn_act_moments(x, scale, shift, activation, y, mean, var, groups, torch.get_num_threads())
+    else:
+        gpu.measure(x, mean, var, per_image, scale, shift, activation, y)
+    return y, mean, var
+
+
+def _gradient(
+    x: Tensor, gy: Tensor, scale: Tensor, shift: Tensor, activation: str,
+    mean: Tensor, dmean: Tensor, dvar: Tensor, per_image: bool,
+) -> Tensor:  # fmt: skip
+    chosen = backend.choose(x)
+    x = backend.dense(x)
+    gy = backend.like(gy, x)
+    if chosen == "reference":
+        k, b = _over_channels(scale, x), _over_channels(shift, x)
+        with torch.enable_grad():
+            z = (x.to(k.dtype) * k + b).detach().requires_grad_()
+            (gz,) = torch.autograd.grad(ACTIVATIONS[activation](z), z, gy.to(k.dtype))
+        return (k * gz + gradient(x.to(k.dtype), mean, dmean, dvar, per_image)).to(x.dtype)
+    offset, slope = affine(x, mean, dmean, dvar)
+    gx = torch.empty_like(x)
+    if chosen == "cpp":
+        groups = x.shape[0] if per_image else 1
+        backend.cpu.bn_act_moments_backward(
+            x, gy, scale, shift, activation, offset, slope, mean, gx, groups, torch.get_num_threads()
+        )
+    else:
+        gpu.backward(x, gy, scale, shift, activation, offset, slope, mean, gx, per_image)
+    return gx
+
+
+forward_op = torch.library.custom_op("ddis::bn_act_moments", _forward, mutates_args=())
+backward_op = torch.library.custom_op("ddis::bn_act_moments_backward", _gradient, mutates_args=())
+forward_op.register_fake(
+    lambda x, scale, shift, activation, per_image: (
+        torch.empty_like(backend.dense(x)), *new_moments(x, per_image)
+    )  # fmt: skip
+)
+backward_op.register_fake(lambda x, *_: torch.empty_like(backend.dense(x)))
+
+
+def _save(ctx, inputs, output) -> None:
+    x, scale, shift, ctx.activation, ctx.per_image = inputs
+    ctx.save_for_backward(x, scale, shift, output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, gy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None):
+    x, scale, shift, mean = ctx.saved_tensors
+    dmean = torch.zeros_like(mean) if dmean is None else dmean
+    dvar = torch.zeros_like(mean) if dvar is None else dvar
+    watched = backend.is_watched(x)
+    if gy is None:
+        gx = (gradient_op if watched else gradient)(x, mean, dmean, dvar, ctx.per_image)
+    else:
+        run = backward_op if watched else _gradient
+        gx = run(x, gy, scale, shift, ctx.activation, mean, dmean, dvar, ctx.per_image)
+    return gx, None, None, None, None
+
+
+forward_op.register_autograd(_backward, setup_context=_save)
+
+
+class _BnActMoments(torch.autograd.Function):
+    """The registered operator without the dispatcher, which costs more than a small layer."""
+
+    forward = staticmethod(_forward)
+    setup_context = staticmethod(_save)
+    backward = staticmethod(once_differentiable(_backward))
+
+
+def bn_act_moments(
+    x: Tensor, scale: Tensor, shift: Tensor, activation: str = "relu", per_image: bool = False
+) -> Measured:
+    """act(scale x + shift) of x: (N, C) or (N, C, *), and the moments of x, (C,) or, of each image alone, (N, C).
+
+    scale, shift: (C,) float32, as `fold_batch_norm` gives them: they get no gradient, so they must not require one.
+    Differentiable once with respect to x; y has the dtype and, if x is dense, the memory format of x.
+    """
+    backend.check_feature_map("bn_act_moments", x)
+    _check_layer(x, scale, shift, activation)
+    if backend.is_watched(x):
+        return Measured(*forward_op(x, scale, shift, activation, per_image))
+    if x.requires_grad and torch.is_grad_enabled():
+        return Measured(*_BnActMoments.apply(x, scale, shift, activation, per_image))
+    return Measured(*_forward(x, scale, shift, activation, per_image))
+
+
+def _check_layer(x: Tensor, scale: Tensor, shift: Tensor, activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"bn_act_moments got activation {activation!r}, expected one of {', '.join(ACTIVATIONS)}: fuse with "
+            "'none' and apply another activation to y."
+        )
+    for name, values in (("scale", scale), ("shift", shift)):
+        if values.shape != x.shape[1:2] or values.dtype != torch.float32 or values.requires_grad:
+            raise ValueError(
+                f"bn_act_moments got {name} {tuple(values.shape)} {values.dtype}"
+                f"{' that requires a gradient' if values.requires_grad else ''}, expected ({x.shape[1]},) float32 "
+                "without one: the layer is frozen, use fold_batch_norm."
+            )
