@@ -1,0 +1,137 @@
+"""Learning tokens from end to end on a tiny Stable Diffusion 2.1: files, interruption, and what is left alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from engine.config import Alignment, Sampling, TokenLearning
+from engine.errors import ConfigError, OutputError
+from engine.models import Classifier, Preprocess, Prior, load_classifier, load_prior
+from engine.pipelines.generate import generate
+from engine.pipelines.learn_tokens import learn_tokens
+from engine.tokens.optimise import TokenEpoch, initial_rows
+from engine.tokens.table import TokenTable, load_tokens
+
+LABELS = ("dog", "elephant")
+LEARNING = TokenLearning(
+    epochs=2,
+    images_per_epoch=2,
+    learning_rate=0.05,
+    target_accuracy=1.0,
+    skip_passing=False,
+    init="class name",
+)
+SAMPLING = Sampling(steps=2, cfg=5.0, batch=4)
+
+
+class Stop(Exception):
+    """Where a test cuts a run."""
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    """Two BatchNorm layers over random features, told apart by the image's colours."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2), nn.BatchNorm2d(4),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+    )  # fmt: skip
+    network(torch.rand(16, 3, 16, 16))
+    return load_classifier(network, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")
+
+
+def learned(classifier: Classifier, prior: Prior, out: Path | None = None, **changes: object) -> TokenTable:
+    return learn_tokens(
+        classifier, prior, learning=LEARNING, sampling=SAMPLING, **{"seed": 5, "out": out, **changes}
+    )
+
+
+def weights(prior: Prior) -> dict[str, torch.Tensor]:
+    parts = {"text": prior.text_encoder, "unet": prior.unet, "vae": prior.vae}
+    return {
+        f"{part}.{name}": value.clone()
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
+
+
+def test_sd21_s_architecture_learns_and_stays_as_it_was(tmp_path, classifier, tiny_prior_folder):
+    prior = load_prior(tiny_prior_folder, device="cpu")
+    before, seen = weights(prior), []
+    table = learned(classifier, prior, tmp_path / "t.safetensors", on_progress=seen.append)
+    start = initial_rows(prior, (0, 1), LABELS, "class name", 5)
+    moved = (table.rows - start).abs()
+    assert table.names == ("<ddis-dog>", "<ddis-elephant>")
+    assert (moved > 0).all()
+    assert moved.max() <= 2 * LEARNING.learning_rate * 1.01
+    assert [(epoch.class_index, epoch.epoch) for epoch in seen] == [(0, 1), (1, 1), (0, 2), (1, 2)]
+    assert all(torch.equal(value, before[name]) for name, value in weights(prior).items())
+    assert [path.name for path in tmp_path.iterdir()] == ["t.safetensors"]
+    loaded = load_tokens(tmp_path / "t.safetensors", prior, classifier)
+    assert (loaded.fingerprint, loaded.training) == (table.fingerprint, table.training)
+    images = list(generate(classifier, prior, images_per_class=1, tokens=loaded, sampling=SAMPLING))
+    assert [image.prompt for image in images] == ["a <ddis-dog> dog", "an <ddis-elephant> elephant"]
+
+
+def test_a_run_cut_after_any_epoch_ends_at_the_same_bytes(tmp_path, classifier, tiny_prior):
+    learned(classifier, tiny_prior, tmp_path / "whole.safetensors")
+    embedding = tiny_prior.text_encoder.get_input_embeddings()
+    out = tmp_path / "cut.safetensors"
+
+    def cut(epoch: TokenEpoch) -> None:
+        raise Stop
+
+    for _ in range(LEARNING.epochs):
+        with pytest.raises(Stop):
+            learned(classifier, tiny_prior, out, on_progress=cut)
+        assert tiny_prior.text_encoder.get_input_embeddings() is embedding
+        assert not out.exists()
+    learned(classifier, tiny_prior, out, on_progress=cut)
+    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
+
+
+def test_another_run_s_file_is_refused_and_a_finished_one_returned(tmp_path, classifier, tiny_prior):
+    out = tmp_path / "t.safetensors"
+
+    def cut(epoch: TokenEpoch) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        learned(classifier, tiny_prior, out, on_progress=cut)
+    with pytest.raises(
+        OutputError, match=r"seed is 5 there and 6 here. Expected the same settings .*: use them, or"
+    ):
+        learned(classifier, tiny_prior, out, seed=6)
+    table = learned(classifier, tiny_prior, out)
+    again = learned(classifier, tiny_prior, out, on_progress=cut)
+    assert again.fingerprint == table.fingerprint
+    with pytest.raises(OutputError, match=r"learning.epochs is 2 there and 3 here"):
+        learn_tokens(
+            classifier, tiny_prior, learning=replace(LEARNING, epochs=3), sampling=SAMPLING, seed=5, out=out
+        )
+    with pytest.raises(OutputError, match=r"alignment.scale is 0.25 there and 0.5 here"):
+        learned(classifier, tiny_prior, out, alignment=Alignment(scale=0.5))
+
+
+def test_a_class_that_passes_without_a_token_has_none(classifier, tiny_prior):
+    easy = TokenLearning(epochs=1, images_per_epoch=2, target_accuracy=0.0)
+    seen: list[TokenEpoch] = []
+    table = learn_tokens(
+        classifier, tiny_prior, learning=easy, alignment=None, sampling=SAMPLING, on_progress=seen.append
+    )
+    passing = {epoch.class_index for epoch in seen if epoch.epoch == 0 and epoch.accuracy > 0}
+    assert passing
+    assert set(table.classes) == {0, 1} - passing
+    assert {number for number, end in table.training.items() if end.outcome == "passes without"} == passing
+    assert all(table.name_of(number) == "" for number in passing)
+
+
+def test_a_file_of_another_ending_is_refused_before_anything_is_loaded():
+    with pytest.raises(
+        ConfigError, match=r"is to be 'tokens.bin', expected a name that ends in .safetensors: add"
+    ):
+        learn_tokens("no such classifier", out="tokens.bin")
