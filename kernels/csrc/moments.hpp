@@ -156,8 +156,12 @@ struct Columns {
         return vector * W + channel - column(vector);
     }
     template <class T>
-    void start(const T* row) {
-        for (int64_t v = 0; v < vectors; ++v) store<W>(&shift[v * W], load<W>(row + column(v)));
+    void start(const T* x, int64_t rows) {
+        for (int64_t v = 0; v < vectors; ++v) {
+            Floats<W> sum{};
+            for (int64_t row = 0; row < rows; ++row) sum += load<W>(x + row * channels + column(v));
+            store<W>(&shift[v * W], sum / static_cast<float>(rows));
+        }
     }
 };
 
@@ -191,9 +195,9 @@ void rows_of(const T* x, T* y, Range rows, int64_t vector, const Op& op, Columns
 template <int W, class Op, class T>
 void interleaved(const T* x, T* y, const Shape& shape, Range rows, const Op& op, Partial& out) {
     constexpr int kVectors = Op::kWrites ? 2 : 4;
-    constexpr int64_t kRows = 16, kMaxPending = 256;
+    constexpr int64_t kRows = 16, kPilotRows = 4, kMaxPending = 256;
     Columns<W> columns(shape.channels);
-    columns.start(x + rows.begin * shape.channels);
+    columns.start(x + rows.begin * shape.channels, std::min(rows.end - rows.begin, kPilotRows));
     double count = 0;
     int64_t pending = 0;
     auto flush = [&] {

@@ -85,6 +85,12 @@ def is_watched(x: Tensor) -> bool:
     )
 
 
+def must_record(x: Tensor) -> bool:
+    """Must a gradient with respect to x go through a registered operator? Also where it is itself to be differentiated:
+    the operators of gradients have no derivative, so that a second one fails loudly instead of being wrong."""
+    return is_watched(x) or torch.is_grad_enabled()
+
+
 def check_feature_map(op: str, x: Tensor) -> None:
     """Raise unless x is (N, C, *) of a float dtype with at least one element."""
     if not x.is_floating_point():

@@ -45,8 +45,8 @@ def _pull_back(gy, z, ACT: tl.constexpr):
 def _merge_lanes(mean, m2, count, AXIS: tl.constexpr):
     """Chan's rule over many sets at once: mean, sum of squared deviations and count of their union."""
     total = tl.sum(count, AXIS)
-    # The sum of means is taken relative to one of them, so that a large common mean costs no digits.
-    origin = tl.max(tl.where(count > 0, mean, float("-inf")), AXIS)
+    # The weighted sum of means is taken relative to their plain average, so that a large common mean costs no digits.
+    origin = tl.sum(tl.where(count > 0, mean, 0.0), AXIS) / tl.sum(tl.where(count > 0, 1.0, 0.0), AXIS)
     gap = tl.where(count > 0, mean - tl.expand_dims(origin, AXIS), 0.0)
     shift = tl.sum(gap * count, AXIS) / total
     gap -= tl.expand_dims(shift, AXIS)
@@ -193,6 +193,12 @@ def measure_tile(rows: int, channels: int, interleaved: bool, nbytes: int) -> tu
     return min(_power_of_2(rows), 256 * vector), 1, 4 if rows <= 128 * vector else 8
 
 
+def backward_tile(width: int) -> tuple[int, int]:
+    """(WIDE, BLOCK) of `_backward_kernel` for rows of `width` neighbours."""
+    wide = min(_power_of_2(width), 1024)
+    return wide, max(1, 2048 // wide)
+
+
 def measure(x, mean, var, per_image: bool, scale=None, shift=None, activation: str = "measure", y=None) -> None:
     """Write the moments of x: (N, C, *), dense, to mean and var, and act(scale x + shift) to y unless "measure"."""
     n, c = x.shape[:2]
@@ -217,8 +223,7 @@ def backward(x, gy, scale, shift, activation: str, offset, slope, mean, gx, per_
     s = x.numel() // (n * c)
     interleaved = not x.is_contiguous() or s == 1
     rows, width = (n * s, c) if interleaved else (n * c, s)
-    wide = min(_power_of_2(width), 1024)
-    block = max(1, 2048 // wide)
+    wide, block = backward_tile(width)
     with on_device(x):
         _backward_kernel[(triton.cdiv(rows, block), triton.cdiv(width, wide))](
             x, x if gy is None else gy, gx, mean if scale is None else scale, mean if shift is None else shift,

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ddis_kernels import _backend as backend
 from ddis_kernels import _triton_moments as gpu
@@ -115,11 +114,11 @@ def _backward(ctx, gy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None)
     x, scale, shift, mean = ctx.saved_tensors
     dmean = torch.zeros_like(mean) if dmean is None else dmean
     dvar = torch.zeros_like(mean) if dvar is None else dvar
-    watched = backend.is_watched(x)
+    recorded = backend.must_record(x)
     if gy is None:
-        gx = (gradient_op if watched else gradient)(x, mean, dmean, dvar, ctx.per_image)
+        gx = (gradient_op if recorded else gradient)(x, mean, dmean, dvar, ctx.per_image)
     else:
-        run = backward_op if watched else _gradient
+        run = backward_op if recorded else _gradient
         gx = run(x, gy, scale, shift, ctx.activation, mean, dmean, dvar, ctx.per_image)
     return gx, None, None, None, None
 
@@ -132,7 +131,7 @@ class _BnActMoments(torch.autograd.Function):
 
     forward = staticmethod(_forward)
     setup_context = staticmethod(_save)
-    backward = staticmethod(once_differentiable(_backward))
+    backward = staticmethod(_backward)
 
 
 def bn_act_moments(

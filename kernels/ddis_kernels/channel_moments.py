@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ddis_kernels import _backend as backend
 from ddis_kernels import _triton_moments as gpu
@@ -95,7 +94,7 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, dmean: Tensor, dvar: Tensor) -> tuple[Tensor, None]:
     x, mean = ctx.saved_tensors
-    run = gradient_op if backend.is_watched(x) else gradient
+    run = gradient_op if backend.must_record(x) else gradient
     return run(x, mean, dmean, dvar, ctx.per_image), None
 
 
@@ -107,7 +106,7 @@ class _ChannelMoments(torch.autograd.Function):
 
     forward = staticmethod(_measure)
     setup_context = staticmethod(_save)
-    backward = staticmethod(once_differentiable(_backward))
+    backward = staticmethod(_backward)
 
 
 def channel_moments(x: Tensor, per_image: bool = False) -> Moments:

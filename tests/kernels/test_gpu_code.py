@@ -1,0 +1,42 @@
+"""The Triton kernels compile for four architectures without a GPU; what comes out spills nothing and loads vectors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "gpu_code.py"
+
+
+@pytest.fixture(scope="module")
+def codes() -> list[dict]:
+    pytest.importorskip("triton")
+    done = subprocess.run([sys.executable, SCRIPT, "--json", "--few"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_kernel_on_every_architecture(codes):
+    assert {code["architecture"] for code in codes} == {80, 86, 89, 90}
+    assert {code["case"].split()[0] for code in codes} == {"forward", "backward", "grouped", "alignment", "merge"}
+
+
+def test_nothing_spills(codes):
+    assert [code for code in codes if code["stack"] or code["local"]] == []
+
+
+def test_large_maps_move_in_128_bit_words(codes):
+    for code in codes:
+        if "S=3136" in code["case"]:
+            assert max(map(int, code["loads"])) == 128, code
+            if "measure" not in code["case"]:
+                assert max(map(int, code["stores"])) == 128, code
+
+
+def test_x_is_loaded_at_one_place_only(codes):
+    """All loads of 128 bits in a forward kernel are those of one tile of x: one read, whatever the loop count."""
+    for code in codes:
+        if code["case"].startswith("forward") and "contiguous" in code["case"] and "S=3136" in code["case"]:
+            assert code["loads"]["128"] * 128 == code["tile_bits_per_thread"], code
