@@ -1,0 +1,134 @@
+"""Time every kernel on every BatchNorm shape of five networks and write bench/results/kernels.json and kernels.md.
+
+    python bench/kernels.py                 all shapes, batch 1, 8, 32, both layouts: some minutes
+    python bench/kernels.py --quick         the shapes that the README quotes
+    python bench/kernels.py --device cuda   the same on a GPU, with copy bandwidth
+
+Contenders take turns, and the best of each counts: a neighbour's burst hits all or none. Run it on a quiet machine.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from contenders import SHAPES, Run, layer_contenders, moments_contenders
+from ddis_kernels import _backend
+from tables import kernels_table
+
+RESULTS = Path(__file__).parent / "results"
+HEADLINE = [(16, 64, 56), (16, 512, 7)]
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def seconds(run: Run, device: str) -> float:
+    """Wall time of one call, with the device's work in it."""
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def best_us(runs: dict[str, Run], device: str, budget_s: float) -> dict[str, float]:
+    """Microseconds of the fastest call of each contender, which take turns for about budget_s seconds in all.
+
+    A call shorter than 200 us is repeated and averaged, so that the clock's own cost vanishes.
+    """
+    first = {name: [seconds(run, device) for _ in range(3)][-1] for name, run in runs.items()}
+    repeats = {name: max(1, min(50, round(2e-4 / max(first[name], 1e-7)))) for name in runs}
+    best, end = dict.fromkeys(runs, float("inf")), time.perf_counter() + budget_s
+    for turn in range(1000):
+        if turn >= 5 and time.perf_counter() > end:
+            break
+        for name, run in runs.items():
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best[name] = min(best[name], (time.perf_counter() - start) / repeats[name])
+    return {name: round(value * 1e6, 2) for name, value in best.items()}
+
+
+def peak_bytes(run: Run, device: str) -> int | None:
+    """Most bytes allocated on the GPU during a call, beyond what was there."""
+    if device != "cuda":
+        return None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def sweep(quick: bool) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """(network, (N, C, side)) of every case; the headline shapes first."""
+    yield from (("headline", shape) for shape in HEADLINE)
+    if not quick:
+        for network, shapes in SHAPES.items():
+            yield from ((network, (n, c, side)) for c, side in shapes for n in (1, 8, 32))
+
+
+def environment(device: str) -> dict[str, object]:
+    """Where the numbers come from."""
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    if device == "cpu" and Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    return {
+        "device": name,
+        "instruction_set": _backend.cpu.instruction_set() if _backend.cpu else None,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def measured(op: str, shape: tuple[int, int, int], dtype: torch.dtype, layout: str, device: str, inductor: bool, budget_s: float):
+    """One row of the result: the op's contenders on one feature map."""
+    n, c, side = shape
+    x = torch.randn(n, c, side, side, device=device).to(dtype).to(memory_format=LAYOUTS[layout])
+    if op == "channel_moments":
+        runs = moments_contenders(x, inductor)
+    else:
+        runs = layer_contenders(x, op.removeprefix("bn_").removesuffix("_moments"), inductor)
+    return {
+        "op": op, "shape": [n, c, side, side], "dtype": str(dtype).removeprefix("torch."), "layout": layout,
+        "us": best_us(runs, device, budget_s), "peak_bytes": peak_bytes(runs["ours"], device),
+    }  # fmt: skip
+
+
+def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
+    rows = []
+    for network, shape in sweep(quick):
+        headline = network == "headline"
+        ops = ("channel_moments", "bn_none_moments", "bn_relu_moments") if headline else ("channel_moments", "bn_relu_moments")
+        dtypes = (torch.float32,) if device == "cpu" else (torch.float32, torch.float16)
+        for op in ops:
+            for layout in LAYOUTS:
+                for dtype in dtypes:
+                    # Compiling takes seconds a shape, so only the headline shapes are compared with inductor.
+                    row = measured(op, shape, dtype, layout, device, headline, budget_s * (4 if headline else 1))
+                    rows.append({"network": network, **row})
+                    print(network, op, shape, layout, row["us"], flush=True)
+    return {"environment": environment(device), "rows": rows}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
+    parser.add_argument("--budget-s", type=float, default=0.4, help="seconds for all contenders of one case")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    result = run(options.device, options.quick, options.budget_s)
+    stem = "kernels" if options.device == "cpu" else "kernels_cuda"
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.out / f"{stem}.md").write_text(kernels_table(result))
