@@ -1,13 +1,14 @@
 """A process that writes the same small data set into each folder it is told, in a child that a test can kill.
 
 Reads lines "<folder> <n> <seconds>". The child kills itself before its n-th call that changes the disk, and is killed
-after that many seconds; -1 is never. Answers with the child's exit code. Forking from here, where no thread runs and
-all is imported, costs milliseconds.
+after that many seconds; -1 is never. Answers with the child's exit code. Forking from here, where all
+is imported, costs milliseconds.
 """
 
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from engine.outputs import open_dataset
 from engine.types import ImageKey, Sample, image_rng
 
 LABELS = ("dog", "../elephant", "con")
-IMAGES_PER_CLASS = 4
+IMAGES_PER_CLASS = 2
 CONFIG = {"alignment": {"scale": 0.25}, "seed": 0}
 
 
@@ -75,6 +76,8 @@ def answer(word: object) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))  # what libraries load on first use is then there for every child
     answer("ready")
     for line in sys.stdin:
         folder, call, seconds = line.rsplit(maxsplit=2)
