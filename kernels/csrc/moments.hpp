@@ -18,18 +18,25 @@ constexpr int64_t kBlock = 4096;   // elements a float32 accumulator set may tak
 constexpr int64_t kPilot = 64;     // values whose mean is the first shift
 constexpr int kMaxTile = 64;       // channels of small planes that are measured together
 
+// Chan's rule for sets of `before` and `added` values: what its sums are multiplied with, for all channels alike.
+struct Merge {
+    double share, spread;
+
+    Merge(double before, double added) : share(added / (before + added)), spread(before * share) {}
+
+    void operator()(double& mean, double& m2, double added_mean, double added_m2) const {
+        const double gap = added_mean - mean;
+        mean += gap * share;
+        m2 += added_m2 + gap * gap * spread;
+    }
+};
+
 // Moments of a part of a group: one per channel, all from `count` elements.
 struct Partial {
     std::vector<double> mean, m2;
     double count = 0;
 
     explicit Partial(int64_t channels) : mean(channels), m2(channels) {}
-
-    void merge(int64_t channel, double before, double added, double added_mean, double added_m2) {
-        const double total = before + added, gap = added_mean - mean[channel];
-        mean[channel] += gap * added / total;
-        m2[channel] += added_m2 + gap * gap * before * added / total;
-    }
 };
 
 // What happens to a value besides being measured: nothing, or y = act(scale x + shift).
@@ -82,11 +89,13 @@ inline void run(const T* x, T* y, int64_t length, float shift, float k, float b,
     sums = lanes[0];
 }
 
-template <class T>
+// The mean of about the first kPilot values of a run of at least W.
+template <int W, class T>
 float pilot_mean(const T* x, int64_t length) {
-    float sum = 0;
-    for (int64_t i = 0; i < length; ++i) sum += load<1>(x + i)[0];
-    return sum / static_cast<float>(length);
+    const int64_t vectors = std::min(length, kPilot) / W;
+    Floats<W> sum{};
+    for (int64_t i = 0; i < vectors; ++i) sum += load<W>(x + i * W);
+    return horizontal_sum<W>(sum) / static_cast<float>(vectors * W);
 }
 
 // Planar: a tile of channels, whose planes are neighbours, walks through the images together.
@@ -99,17 +108,19 @@ void planar_tile(const T* x, T* y, const Shape& shape, Range images, Range tile,
     int64_t pending = 0;
     auto at = [&](int64_t image, int64_t channel) { return (image * shape.channels + channel) * pixels; };
     for (int64_t c = tile.begin; c < tile.end; ++c)
-        shift[c - tile.begin] = pilot_mean(x + at(images.begin, c), std::min(pixels, kPilot));
+        shift[c - tile.begin] = pilot_mean<W>(x + at(images.begin, c), pixels);
     auto flush = [&] {
+        const double n = static_cast<double>(pending), share = 1 / n;
+        const Merge merge(count, n);
         for (int64_t c = tile.begin; c < tile.end; ++c) {
             Sums<W>& sum = sums[c - tile.begin];
-            const double n = static_cast<double>(pending), total = horizontal_sum<W>(sum.first);
-            const double m2 = horizontal_sum<W>(sum.second) - total * total / n;
-            out.merge(c, count, n, shift[c - tile.begin] + total / n, std::max(m2, 0.0));
+            const double total = horizontal_sum<W>(sum.first), mean = total * share;
+            const double m2 = std::max(horizontal_sum<W>(sum.second) - total * mean, 0.0);
+            merge(out.mean[c], out.m2[c], shift[c - tile.begin] + mean, m2);
             shift[c - tile.begin] = static_cast<float>(out.mean[c]);
             sum = {};
         }
-        count += static_cast<double>(pending);
+        count += n;
         pending = 0;
     };
     for (int64_t image = images.begin; image < images.end; ++image) {
@@ -140,15 +151,17 @@ void planar(const T* x, T* y, const Shape& shape, Range images, Range channels, 
 }
 
 // Interleaved: vectors run across channels. The last vector of a row starts early so that it ends with the row; lanes
-// hold their sums twice then, and `source` says where a channel's are.
+// hold their sums twice then, and `source` says where a channel's are. All arrays have W values per vector.
 template <int W>
 struct Columns {
     int64_t channels, vectors;
     std::vector<float> first, second, shift;
+    std::vector<double> mean, m2;
+    double count = 0;
 
     explicit Columns(int64_t channels)
         : channels(channels), vectors((channels + W - 1) / W), first(vectors * W), second(vectors * W),
-          shift(vectors * W) {}
+          shift(vectors * W), mean(vectors * W), m2(vectors * W) {}
 
     int64_t column(int64_t vector) const { return std::min(vector * W, channels - W); }
     int64_t source(int64_t channel) const {
@@ -162,6 +175,27 @@ struct Columns {
             for (int64_t row = 0; row < rows; ++row) sum += load<W>(x + row * channels + column(v));
             store<W>(&shift[v * W], sum / static_cast<float>(rows));
         }
+    }
+    // Merge the sums of `pending` rows.
+    void flush(int64_t pending) {
+        const double n = static_cast<double>(pending), share = 1 / n;
+        const Merge merge(count, n);
+        float *first_at = first.data(), *second_at = second.data(), *shift_at = shift.data();
+        double *mean_at = mean.data(), *m2_at = m2.data();
+        for (int64_t i = 0; i < vectors * W; ++i) {
+            const double total = first_at[i], m2_here = second_at[i] - total * (total * share);
+            merge(mean_at[i], m2_at[i], shift_at[i] + total * share, m2_here < 0 ? 0 : m2_here);
+            shift_at[i] = static_cast<float>(mean_at[i]);
+            first_at[i] = second_at[i] = 0;
+        }
+        count += n;
+    }
+    void finish(Partial& out) const {
+        for (int64_t c = 0; c < channels; ++c) {
+            out.mean[c] = mean[source(c)];
+            out.m2[c] = m2[source(c)];
+        }
+        out.count = count;
     }
 };
 
@@ -195,36 +229,26 @@ void rows_of(const T* x, T* y, Range rows, int64_t vector, const Op& op, Columns
 template <int W, class Op, class T>
 void interleaved(const T* x, T* y, const Shape& shape, Range rows, const Op& op, Partial& out) {
     constexpr int kVectors = Op::kWrites ? 2 : 4;
-    constexpr int64_t kRows = 16, kPilotRows = 4, kMaxPending = 256;
+    constexpr int64_t kPilotRows = 4, kFirstPending = 16, kMaxPending = 256;
+    // Few rows at a time keep memory access in order; many keep the sums of few channels in registers for longer.
+    const int64_t block_rows = std::clamp<int64_t>(512 / shape.channels, 4, 32);
     Columns<W> columns(shape.channels);
     columns.start(x + rows.begin * shape.channels, std::min(rows.end - rows.begin, kPilotRows));
-    double count = 0;
     int64_t pending = 0;
-    auto flush = [&] {
-        for (int64_t c = 0; c < shape.channels; ++c) {
-            const int64_t at = columns.source(c);
-            const double n = static_cast<double>(pending), total = columns.first[at];
-            const double m2 = std::max(columns.second[at] - total * total / n, 0.0);
-            out.merge(c, count, n, columns.shift[at] + total / n, m2);
-        }
-        for (int64_t v = 0; v < columns.vectors; ++v)
-            for (int lane = 0; lane < W; ++lane)
-                columns.shift[v * W + lane] = static_cast<float>(out.mean[columns.column(v) + lane]);
-        std::fill(columns.first.begin(), columns.first.end(), 0.0f);
-        std::fill(columns.second.begin(), columns.second.end(), 0.0f);
-        count += static_cast<double>(pending);
-        pending = 0;
-    };
-    for (int64_t begin = rows.begin; begin < rows.end; begin += kRows) {
-        const Range block{begin, std::min(begin + kRows, rows.end)};
+    for (int64_t begin = rows.begin; begin < rows.end; begin += block_rows) {
+        const Range block{begin, std::min(begin + block_rows, rows.end)};
         int64_t v = 0;
         for (; v + kVectors <= columns.vectors; v += kVectors) rows_of<W, kVectors>(x, y, block, v, op, columns);
         for (; v < columns.vectors; ++v) rows_of<W, 1>(x, y, block, v, op, columns);
         pending += block.end - block.begin;
-        if (pending >= std::min(kMaxPending, std::max(kRows, kGrowth * static_cast<int64_t>(count)))) flush();
+        const auto before = static_cast<int64_t>(columns.count);
+        if (pending >= std::min(kMaxPending, std::max(kFirstPending, kGrowth * before))) {
+            columns.flush(pending);
+            pending = 0;
+        }
     }
-    if (pending > 0) flush();
-    out.count = count;
+    if (pending > 0) columns.flush(pending);
+    columns.finish(out);
 }
 
 // One group: its parts side by side, then merged in a fixed order.
@@ -245,8 +269,9 @@ void measure_group(const T* x, T* y, const Shape& shape, const Op& op, float* me
     });
     double count = partials[0].count;
     for (int i = 1; i < along; ++i) {
+        const Merge merge(count, partials[i].count);
         for (int64_t c = 0; c < shape.channels; ++c)
-            partials[0].merge(c, count, partials[i].count, partials[i].mean[c], partials[i].m2[c]);
+            merge(partials[0].mean[c], partials[0].m2[c], partials[i].mean[c], partials[i].m2[c]);
         count += partials[i].count;
     }
     for (int64_t c = 0; c < shape.channels; ++c) {

@@ -119,11 +119,13 @@ inline void store(half* to, Floats<W> v) {
 
 template <int W>
 inline float horizontal_sum(Floats<W> v) {
-    float lanes[W];
-    std::memcpy(lanes, &v, sizeof(v));
-    for (int width = W / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-    return lanes[0];
+    if constexpr (W == 1) {
+        return v[0];
+    } else {
+        Floats<W / 2> halves[2];
+        std::memcpy(halves, &v, sizeof(v));
+        return horizontal_sum<W / 2>(halves[0] + halves[1]);
+    }
 }
 
 // Zero in the lanes before `first`.

@@ -52,9 +52,10 @@ def choose(x: Tensor) -> str:
     """The implementation that serves x: `reference`, `cpp` or `triton`. Raises MissingKernelsError if it is not there."""
     if _wanted == "reference" or x.dtype == torch.float64:
         return "reference"
-    device = x.device.type
-    name = _wanted if _wanted != "auto" else {"cpu": "cpp", "cuda": "triton"}.get(device)
-    if name == "cpp" and device == "cpu":
+    name = _wanted
+    if name == "auto":
+        name = "cpp" if x.is_cpu else "triton" if x.is_cuda else name
+    if name == "cpp" and x.is_cpu:
         if cpu is None:
             raise MissingKernelsError(
                 "ddis_kernels has no C++ part here, expected ddis_kernels._cpu for tensors on the CPU: build it with "
@@ -62,7 +63,7 @@ def choose(x: Tensor) -> str:
                 "DDIS_KERNELS_BACKEND=reference."
             )
         return name
-    if name == "triton" and (device == "cuda" or INTERPRETED):
+    if name == "triton" and (x.is_cuda or INTERPRETED):
         if triton is None:
             raise MissingKernelsError(
                 "Triton is not installed, expected it for tensors on CUDA: `pip install 'ddis[gpu]'`, or choose plain "
@@ -81,7 +82,7 @@ def is_watched(x: Tensor) -> bool:
         type(x) not in (Tensor, torch.nn.Parameter)
         or torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
-        or x.device.type == "meta"
+        or x.is_meta
     )
 
 
@@ -106,6 +107,8 @@ def check_feature_map(op: str, x: Tensor) -> None:
 
 def is_interleaved(x: Tensor) -> bool:
     """Are the channels of x: (N, C, *) innermost in memory (channels_last), without gaps?"""
+    if x.dim() == 4:
+        return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return x.dim() > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
 
