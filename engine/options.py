@@ -20,10 +20,10 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classifier", required=True, help="embedded:<domain>, hf:<id or folder>, timm:<name>, "
                         "torchvision:<name>, or a checkpoint file with --architecture")  # fmt: skip
     parser.add_argument("--architecture", help="network of a checkpoint file, such as resnet20")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="class names in the order of the outputs")
     parser.add_argument(
-        "--labels", type=_names, help="class names in the order of the outputs, with commas between"
+        "--classes", nargs="+", metavar="NAME", help="only these of the labels (default: all)"
     )
-    parser.add_argument("--classes", type=_names, help="only these of the labels (default: all)")
     parser.add_argument("--prior", default="embedded", help="embedded, a diffusers folder, or a hub id")
     parser.add_argument("--variant", help="which weight files of the prior, such as fp16")
     parser.add_argument("--revision", help="branch, tag or commit of the prior on the hub")
@@ -77,7 +77,3 @@ def alignment_of(chosen: argparse.Namespace) -> Alignment | None:
             "plain prior has no guidance to set. Leave one of them out."
         )
     return None if preset is None else config_of(chosen, preset, "alignment-")
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]

@@ -24,7 +24,8 @@ def _define_missing_torchvision_operators() -> torch.library.Library | None:
     if find_spec("torchvision") is None or torch.version.cuda is not None:
         return None
     library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return library
 
 

@@ -88,7 +88,10 @@ def _logits(module: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def _checked(name: str, labels: tuple[str, ...], classes: int) -> tuple[str, ...]:
-    """Class names that fit the network: one each, none empty. A model's own config may name two classes alike."""
+    """Class names that fit the network: one each, none empty, no two alike.
+
+    A model's own config may name two classes alike (ImageNet has two cranes): the later one becomes 'crane (517)'.
+    """
     if not labels:
         raise ConfigError(
             f"classifier {name!r} came without class names, expected {classes}: pass labels=[...] in the "
@@ -105,4 +108,6 @@ def _checked(name: str, labels: tuple[str, ...], classes: int) -> tuple[str, ...
             f"label {empty[0]} of classifier {name!r} is empty, expected a name that a prompt can use: fill "
             "it in."
         )
-    return labels
+    return tuple(
+        f"{label} ({number})" if label in labels[:number] else label for number, label in enumerate(labels)
+    )

@@ -14,6 +14,7 @@ from engine.models.decoder import Decoder
 from engine.models.frozen import default_device, fingerprint, freeze
 from engine.models.hub import HUB_ID, fetch
 from engine.models.prior import Prior
+from engine.models.quiet import quiet
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -43,13 +44,14 @@ def load_prior(
     """
     folder = _locate(source, variant, revision, local_files_only)
     try:
-        vae_class = VAES[_vae_name(source, DiffusionPipeline.load_config(folder))]
-        weights = {"variant": variant, "use_safetensors": True, "local_files_only": True}
-        unet = _part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype, **weights)
-        vae = _part(vae_class, folder, "vae", torch_dtype=dtype, **weights)
-        text_encoder = _part(CLIPTextModel, folder, "text_encoder", dtype=dtype, **weights)
-        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
-        trained_with = DDIMScheduler.load_config(folder, subfolder="scheduler")
+        with quiet():
+            vae_class = VAES[_vae_name(source, DiffusionPipeline.load_config(folder))]
+            weights = {"variant": variant, "use_safetensors": True, "local_files_only": True}
+            unet = _part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype, **weights)
+            vae = _part(vae_class, folder, "vae", torch_dtype=dtype, **weights)
+            text_encoder = _part(CLIPTextModel, folder, "text_encoder", dtype=dtype, **weights)
+            tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+            trained_with = DDIMScheduler.load_config(folder, subfolder="scheduler")
     except FAILURES as error:
         raise ModelError(
             f"prior {str(source)!r} cannot be read from {folder} ({brief(error)}), expected a complete "

@@ -74,7 +74,8 @@ def test_one_guided_step_is_the_papers_equations_9_to_12() -> None:
         module=net,
         norm_layers=(net[1], net[4]),
         stored=tuple(
-            type(m)(b.running_mean, b.running_var) for m, b in zip(classifier.stored, (net[1], net[4]))
+            type(m)(b.running_mean, b.running_var)
+            for m, b in zip(classifier.stored, (net[1], net[4]), strict=True)
         ),
     )
     images_loss = domain_loss_in_float64(classifier, Alignment.paper(eta))

@@ -21,7 +21,7 @@ JUDGE_DEPTH, JUDGE_WIDTHS = 14, (32, 64, 128)
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 BASE_RECIPE = Recipe(steps=1800, batch=64, learning_rate=2e-3, weight_decay=0.05, averaging=0.998)
 DOMAIN_RECIPE = Recipe(steps=160, batch=64, learning_rate=5e-4, weight_decay=0.05, averaging=0.98, warmup=20)
-JUDGE_RECIPE = Recipe(steps=3600, batch=64, learning_rate=2e-3, weight_decay=0.05, averaging=0.998)
+JUDGE_RECIPE = Recipe(steps=2400, batch=64, learning_rate=2e-3, weight_decay=0.05, averaging=0.998)
 SMALL_UNTIL = 0.55
 """The first share of the steps runs at five eighths of the resolution: most is learned there, at 0.4 of the cost."""
 

@@ -1,0 +1,102 @@
+"""The command line: built from the configs, one clear error, exit code 2, nothing half-written."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from engine.cli import build_parser, main
+from engine.config import Alignment, Sampling
+from engine.models import Preprocess, save_classifier
+from engine.models.cifar_resnet import CifarResNet
+from engine.options import alignment_of, config_of
+
+LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+
+
+@pytest.fixture
+def models(tmp_path: Path, tiny_prior_folders: dict[str, Path], tiny_resnet: CifarResNet) -> list[str]:
+    folder = tmp_path / "classifier"
+    save_classifier(
+        folder, tiny_resnet, architecture="resnet8", labels=LABELS, preprocess=Preprocess.squash(16)
+    )
+    return ["--classifier", str(folder), "--prior", str(tiny_prior_folders["epsilon"]), "--device", "cpu"]
+
+
+def parsed(*arguments: str):
+    return build_parser().parse_args(["generate", "--classifier", "x", "--out", "o", *arguments])
+
+
+def test_every_field_of_the_configs_is_an_option() -> None:
+    known = build_parser().parse_args(["generate", "--classifier", "x", "--out", "o"])
+    assert config_of(known, Sampling()) == Sampling()
+    assert alignment_of(known) == Alignment()
+    for entry in fields(Alignment):
+        assert f"--alignment-{entry.name}" in _help()
+    for entry in fields(Sampling):
+        assert f"--{entry.name.replace('_', '-')}" in _help()
+
+
+def _help() -> str:
+    parser = build_parser()
+    return parser._subparsers._group_actions[0].choices["generate"].format_help()
+
+
+def test_options_change_the_fields_they_name() -> None:
+    assert alignment_of(parsed("--alignment", "paper")) == Alignment.paper()
+    assert alignment_of(parsed("--alignment", "none")) is None
+    assert alignment_of(parsed("--alignment-scale", "0.4", "--alignment-norm", "l2_squared")) == Alignment(
+        scale=0.4, norm="l2_squared"
+    )
+    assert config_of(parsed("--steps", "8", "--cfg", "2.5"), Sampling()) == Sampling(steps=8, cfg=2.5)
+    assert parsed("--classes", "dog", "tench, Tinca tinca").classes == ["dog", "tench, Tinca tinca"]
+
+
+def test_generate_prints_one_json_object(
+    tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    asked = ["generate", *models, "--classes", "dog", "horse", "--images-per-class", "1", "--steps", "2"]
+    assert main([*asked, "--out", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["images"] == printed["made_now"] == 2
+    assert Path(printed["contact_sheet"]).is_file()
+    assert main([*asked, "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["made_now"] == 0
+    assert main([*asked, "--out", str(out), "--cfg", "3"]) == 2
+    assert "sampling.cfg is 5.0 there and 3.0 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--classifier", "nonsense"], "unknown classifier 'nonsense'"),
+        (["--classifier", "embedded:oil"], "unknown domain 'oil'"),
+        (["--prior", "nonsense"], "unknown prior 'nonsense'"),
+        (["--images-per-class", "0"], "images_per_class is 0"),
+        (["--classes", "cat"], "class 'cat' is not a label"),
+        (["--alignment-start", "0.9", "--alignment-stop", "0.1"], "alignment window is [0.9, 0.1)"),
+        (["--alignment", "none", "--alignment-scale", "1"], "--alignment none came with --alignment-scale"),
+        (["--tokens", "missing.safetensors"], "missing.safetensors"),
+        (["--labels", "a", "b"], "7 outputs and 2 labels"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_error_and_exit_code_2(
+    tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str], change: list[str], message: str
+) -> None:
+    assert main(["generate", *models, "--out", str(tmp_path / "set"), *change]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.out == ""
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(
+    tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert main(["generate", *models, "--out", str(tmp_path / "file" / "set")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err

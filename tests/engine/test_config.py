@@ -1,0 +1,39 @@
+"""Settings are checked once, and their errors say what to do."""
+
+import pytest
+
+from engine.config import Alignment, Sampling, TokenLearning
+from engine.errors import ConfigError, EngineError
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Alignment(start=12, stop=20),
+            r"window is \[12, 20\), expected 0 <= start < stop <= 1: .* Divide",
+        ),
+        (lambda: Alignment(start=0.5, stop=0.5), r"window is \[0.5, 0.5\)"),
+        (lambda: Alignment(scale=-1), "scale is -1, expected a finite number >= 0"),
+        (lambda: Alignment(scale=float("nan")), "scale is nan"),
+        (lambda: Alignment(target="x0"), r"Alignment.target is 'x0', expected one of 'clean', 'noisy'"),
+        (lambda: Sampling(steps=0), "0 steps of 28 images"),
+        (lambda: Sampling(cfg=0.5), "cfg is 0.5, expected a finite number >= 1"),
+        (lambda: TokenLearning(init="mean"), "init is 'mean', expected one of 'random', 'a', 'class name'"),
+        (lambda: TokenLearning(learning_rate=0), "learning rate is 0"),
+        (lambda: TokenLearning(target_accuracy=70), "target accuracy is 70, .* write 70 % as 0.7"),
+        (lambda: TokenLearning(epochs=0), "0 epochs of 20 images"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(make, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make()
+    assert isinstance(caught.value, EngineError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_the_papers_settings_are_the_papers() -> None:
+    paper = Alignment.paper()
+    assert (paper.target, paper.step, paper.scale) == ("noisy", "raw", 0.2)
+    assert (paper.start, paper.stop, paper.statistics) == (0.0, 1.0, "image")
+    assert (paper.norm, paper.layers) == ("l2", "uniform")
