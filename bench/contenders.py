@@ -79,7 +79,9 @@ def layer_contenders(x: Tensor, activation: str, with_inductor: bool) -> dict[st
     leaf = x.detach().requires_grad_()
 
     def layer(v: Tensor) -> Tensor:
-        y = batch_norm(v, mean.to(v.dtype), var.to(v.dtype), weight.to(v.dtype), bias.to(v.dtype), False, 0.0, 1e-5)
+        y = batch_norm(
+            v, mean.to(v.dtype), var.to(v.dtype), weight.to(v.dtype), bias.to(v.dtype), False, 0.0, 1e-5
+        )
         return y.relu() if activation == "relu" else y
 
     def with_moments(measure) -> Run:

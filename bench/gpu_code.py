@@ -91,7 +91,13 @@ def cases(few: bool) -> list[Case]:
                 found.append(backward_case(element, 64, 3136, interleaved, act))
     found.append(measure_case("fp32", 512, 49, False, "relu", parts=1))
     found.append(backward_case("fp32", 512, 49, False, "relu"))
-    table = {"table_ptr": "*i64", "mean_ptr": "*fp32", "var_ptr": "*fp32", "x_type": triton.language.float32, "BLOCK": 512}
+    table = {
+        "table_ptr": "*i64",
+        "mean_ptr": "*fp32",
+        "var_ptr": "*fp32",
+        "x_type": triton.language.float32,
+        "BLOCK": 512,
+    }
     found.append(Case("grouped fp32", kernels._grouped_kernel, table))
     pointers = ("mean", "var", "stored_mean", "stored_var", "weights", "terms", "dmean", "dvar")
     align = {f"{name}_ptr": "*fp32" for name in pointers}
@@ -105,7 +111,9 @@ def cases(few: bool) -> list[Case]:
 def _widths(ptx: str, instruction: str) -> dict[int, int]:
     """Bits per access of each `ld.global` or `st.global` in PTX -> number of such instructions."""
     counts: dict[int, int] = {}
-    for vector, bits in re.findall(rf"{instruction}\.global(?:\.[A-Za-z0-9_:]+)*?(?:\.v(\d))?\.[bf](\d+)", ptx):
+    for vector, bits in re.findall(
+        rf"{instruction}\.global(?:\.[A-Za-z0-9_:]+)*?(?:\.v(\d))?\.[bf](\d+)", ptx
+    ):
         width = int(vector or 1) * int(bits)
         counts[width] = counts.get(width, 0) + 1
     return dict(sorted(counts.items()))
@@ -123,17 +131,23 @@ def compiled(case: Case, architecture: int) -> Code:
         if str(signature[name]).startswith("*") or name == "ROWS"
     }
     source = ASTSource(case.kernel, signature, constants, aligned)
-    result = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": case.warps})
+    result = triton.compile(
+        source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": case.warps}
+    )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(result.asm["cubin"])
         file.flush()
         dump = [BINARIES / "cuobjdump", "--dump-resource-usage", file.name]
         usage = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
-    registers, stack, local = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK", "LOCAL"))
+    registers, stack, local = (
+        int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK", "LOCAL")
+    )
     ptx = result.asm["ptx"]
     tile = case.arguments.get("BLOCK", 0) * case.arguments.get("BLOCK_C", 0) // (32 * case.warps)
     bits = tile * 8 * TYPES.get(str(case.arguments.get("x_ptr")).lstrip("*"), 0)
-    return Code(case.name, architecture, registers, stack, local, _widths(ptx, "ld"), _widths(ptx, "st"), bits)
+    return Code(
+        case.name, architecture, registers, stack, local, _widths(ptx, "ld"), _widths(ptx, "st"), bits
+    )
 
 
 def report(few: bool = False) -> list[Code]:
@@ -141,11 +155,16 @@ def report(few: bool = False) -> list[Code]:
 
 
 def markdown(codes: list[Code]) -> str:
-    lines = ["| kernel | sm | registers | spilled bytes | widest load | widest store |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| kernel | sm | registers | spilled bytes | widest load | widest store |",
+        "|---|---|---|---|---|---|",
+    ]
     for code in codes:
         widest = (f"{max(counts, default=0)} bit" for counts in (code.loads, code.stores))
         spilled = code.stack + code.local
-        lines.append(f"| {code.case} | {code.architecture} | {code.registers} | {spilled} | {' | '.join(widest)} |")
+        lines.append(
+            f"| {code.case} | {code.architecture} | {code.registers} | {spilled} | {' | '.join(widest)} |"
+        )
     return "\n".join(lines)
 
 

@@ -14,11 +14,25 @@ import sys
 from pathlib import Path
 
 import torch
-from ddis_kernels import bn_act_moments, bn_act_moments_reference, channel_moments_grouped, channel_moments_reference
-from kernels import LAYOUTS, RESULTS, best_us, run
+from ddis_kernels import (
+    bn_act_moments,
+    bn_act_moments_reference,
+    channel_moments_grouped,
+    channel_moments_reference,
+)
 from tables import kernels_table
 
-CHECKED = [(1, 1, 1, 1), (3, 5, 7, 7), (2, 33, 14, 14), (16, 64, 56, 56), (1, 512, 7, 7), (2, 3, 129, 127), (32, 24, 56, 56)]
+from kernels import LAYOUTS, RESULTS, best_us, run
+
+CHECKED = [
+    (1, 1, 1, 1),
+    (3, 5, 7, 7),
+    (2, 33, 14, 14),
+    (16, 64, 56, 56),
+    (1, 512, 7, 7),
+    (2, 3, 129, 127),
+    (32, 24, 56, 56),
+]
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
@@ -33,7 +47,9 @@ def outputs(op, x: torch.Tensor, activation: str, per_image: bool) -> list[torch
     leaf = x.detach().requires_grad_()
     k, b = (torch.randn(x.shape[1], generator=generator, device="cuda") for _ in range(2))
     values = op(leaf, k, b, activation, per_image)
-    weights = [torch.randn(v.shape, generator=generator, device="cuda").to(x.dtype).to(v.dtype) for v in values]
+    weights = [
+        torch.randn(v.shape, generator=generator, device="cuda").to(x.dtype).to(v.dtype) for v in values
+    ]
     (gx,) = torch.autograd.grad(list(values), leaf, weights)
     return [*(v.detach() for v in values), gx]
 
@@ -53,7 +69,9 @@ def check() -> dict[str, float]:
                     error = max(relative_error(g, e.double()) for g, e in zip(got, exact, strict=True))
                     worst[str(dtype)] = max(worst.get(str(dtype), 0.0), error)
                     if not error <= allowed:
-                        raise SystemExit(f"wrong: {shape} {dtype} {layout} {activation}: error {error:.1e} > {allowed:.0e}")
+                        raise SystemExit(
+                            f"wrong: {shape} {dtype} {layout} {activation}: error {error:.1e} > {allowed:.0e}"
+                        )
     xs = [torch.randn(shape, device="cuda") for shape in CHECKED]
     for got, x in zip(channel_moments_grouped(xs), xs, strict=True):
         torch.testing.assert_close(tuple(got), tuple(channel_moments_reference(x)), rtol=1e-5, atol=1e-5)
@@ -76,7 +94,9 @@ def main(quick: bool) -> None:
     print(result, flush=True)
     result |= run("cuda", quick, 0.4)
     script = Path(__file__).with_name("gpu_code.py")
-    codes = subprocess.run([sys.executable, script, "--json"], capture_output=True, text=True, check=True).stdout
+    codes = subprocess.run(
+        [sys.executable, script, "--json"], capture_output=True, text=True, check=True
+    ).stdout
     result["code"] = json.loads(codes)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "kernels_cuda.json").write_text(json.dumps(result, indent=1) + "\n")

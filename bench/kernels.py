@@ -87,7 +87,15 @@ def environment(device: str) -> dict[str, object]:
     }
 
 
-def measured(op: str, shape: tuple[int, int, int], dtype: torch.dtype, layout: str, device: str, inductor: bool, budget_s: float):
+def measured(
+    op: str,
+    shape: tuple[int, int, int],
+    dtype: torch.dtype,
+    layout: str,
+    device: str,
+    inductor: bool,
+    budget_s: float,
+):
     """One row of the result: the op's contenders on one feature map."""
     n, c, side = shape
     x = torch.randn(n, c, side, side, device=device).to(dtype).to(memory_format=LAYOUTS[layout])
@@ -105,13 +113,19 @@ def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
     rows = []
     for network, shape in sweep(quick):
         headline = network == "headline"
-        ops = ("channel_moments", "bn_none_moments", "bn_relu_moments") if headline else ("channel_moments", "bn_relu_moments")
+        ops = (
+            ("channel_moments", "bn_none_moments", "bn_relu_moments")
+            if headline
+            else ("channel_moments", "bn_relu_moments")
+        )
         dtypes = (torch.float32,) if device == "cpu" else (torch.float32, torch.float16)
         for op in ops:
             for layout in LAYOUTS:
                 for dtype in dtypes:
                     # Compiling takes seconds a shape, so only the headline shapes are compared with inductor.
-                    row = measured(op, shape, dtype, layout, device, headline, budget_s * (4 if headline else 1))
+                    row = measured(
+                        op, shape, dtype, layout, device, headline, budget_s * (4 if headline else 1)
+                    )
                     rows.append({"network": network, **row})
                     print(network, op, shape, layout, row["us"], flush=True)
     return {"environment": environment(device), "rows": rows}

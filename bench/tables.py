@@ -28,16 +28,22 @@ def _row(row: dict) -> str:
 
 def kernels_table(result: dict) -> str:
     """The sweep of bench/kernels.py: how many times as long each other form takes, and how far the limit is."""
-    where = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result["environment"].items() if value)
+    where = ", ".join(
+        f"{key.replace('_', ' ')} {value}" for key, value in result["environment"].items() if value
+    )
     parts = [
         "# Kernels\n",
         f"{where}. Best of many calls in turns.\n",
-        "`hook` to `inductor`: their time over ours, above 1 is ours faster. `ours / limit`: our time over a plain read "
-        "(moments) or copy and add (layer) of the same bytes.\n",
+        "`hook` to `inductor`: their time over ours, above 1 is ours faster. `ours / limit`: our time over a plain "
+        "read (moments) or copy and add (layer) of the same bytes.\n",
     ]
     for op in dict.fromkeys(row["op"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["op"] == op]
-        what = "forward" if op == "channel_moments" else "forward + backward; `plain` is the layer without moments"
+        what = (
+            "forward"
+            if op == "channel_moments"
+            else "forward + backward; `plain` is the layer without moments"
+        )
         parts += [
             f"## {op}: {what}\n",
             "| shape | dtype | layout | ours us | hook | var_mean | update_stats | plain | inductor | ours / limit |",

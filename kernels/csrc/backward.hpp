@@ -2,7 +2,8 @@
 //
 //     gx = scale gy act'(scale x + shift) + offset + slope (x - mean)
 //
-// `x - mean` and not `slope x` with the rest folded into `offset`: that would cancel where |mean| >> deviation.
+// `x - mean` and not `slope x` with the rest folded into `offset`: that would cancel where |mean| >>
+// deviation.
 #pragma once
 
 #include "moments.hpp"
@@ -69,7 +70,8 @@ void planes(const T* x, const T* gy, T* gx, const Shape& shape, Range range, con
         const Constants<W> at = of.spread<W, Op>(plane % shape.channels);
         const int64_t start = plane * pixels;
         auto step = [&](int64_t i) {
-            gradient_at<W, Op>(x + start + i, Op::kReadsGradient ? gy + start + i : nullptr, gx + start + i, at);
+            gradient_at<W, Op>(x + start + i, Op::kReadsGradient ? gy + start + i : nullptr, gx + start + i,
+                               at);
         };
         int64_t i = 0;
         for (; i + W <= pixels; i += W) step(i);

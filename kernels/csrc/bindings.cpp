@@ -12,7 +12,6 @@ using namespace ddis;
 
 namespace {
 
-
 const Kernels* active = find_kernels("auto");
 
 Element element_of(const View& x) {
@@ -43,7 +42,8 @@ bool is_dense(const View& x, bool channels_innermost) {
 // (N, C, *): planar if C-contiguous, interleaved if channels are innermost.
 Shape shape_of(const View& x, int64_t groups) {
     if (x.rank() < 2) throw nb::value_error("expected (N, C, *)");
-    if (x.elements() == 0) throw nb::value_error("expected at least one element: an empty batch has no moments");
+    if (x.elements() == 0)
+        throw nb::value_error("expected at least one element: an empty batch has no moments");
     const int64_t images = x.size(0), channels = x.size(1), pixels = x.elements() / (images * channels);
     if (groups < 1 || images % groups != 0) throw nb::value_error("expected groups that divide the batch");
     const bool planar = is_dense(x, false);
@@ -54,7 +54,8 @@ Shape shape_of(const View& x, int64_t groups) {
 void expect_like(const View& x, const View& other) {
     bool same = x.rank() == other.rank() && element_of(x) == element_of(other);
     for (int axis = 0; same && axis < x.rank(); ++axis)
-        same = x.size(axis) == other.size(axis) && (x.size(axis) == 1 || x.stride(axis) == other.stride(axis));
+        same =
+            x.size(axis) == other.size(axis) && (x.size(axis) == 1 || x.stride(axis) == other.stride(axis));
     if (!same) throw nb::value_error("expected tensors of one shape, dtype and memory format");
 }
 
@@ -64,7 +65,8 @@ float* row(const View& values, int64_t length) {
     bool dense = values.elements() == length;
     for (int axis = values.rank() - 1; dense && axis >= 0; stride *= values.size(axis), --axis)
         dense = values.size(axis) == 1 || values.stride(axis) == stride;
-    if (!dense || element_of(values) != Element::kFloat) throw nb::value_error("expected one float32 per channel, dense");
+    if (!dense || element_of(values) != Element::kFloat)
+        throw nb::value_error("expected one float32 per channel, dense");
     return static_cast<float*>(values.data());
 }
 
@@ -84,8 +86,8 @@ void channel_moments(const View& x, const View& mean, const View& var, int64_t g
     active->channel_moments(x.data(), element, shape, mean_at, var_at, threads);
 }
 
-void bn_act_moments(const View& x, const View& scale, const View& shift, const std::string& activation, const View& y,
-                    const View& mean, const View& var, int64_t groups, int threads) {
+void bn_act_moments(const View& x, const View& scale, const View& shift, const std::string& activation,
+                    const View& y, const View& mean, const View& var, int64_t groups, int threads) {
     const Shape shape = shape_of(x, groups);
     const int64_t channels = groups * shape.channels;
     const Element element = element_of(x);
@@ -105,13 +107,13 @@ void moments_backward(const View& x, const View& offset, const View& slope, cons
     expect_like(x, gx);
     const float *a = row(offset, channels), *b = row(slope, channels), *m = row(mean, channels);
     nb::gil_scoped_release release;
-    active->moments_backward(x.data(), nullptr, element, shape, nullptr, nullptr, Activation::kNone, a, b, m, gx.data(),
-                             threads);
+    active->moments_backward(x.data(), nullptr, element, shape, nullptr, nullptr, Activation::kNone, a, b, m,
+                             gx.data(), threads);
 }
 
 void bn_act_moments_backward(const View& x, const View& gy, const View& scale, const View& shift,
-                             const std::string& activation, const View& offset, const View& slope, const View& mean,
-                             const View& gx, int64_t groups, int threads) {
+                             const std::string& activation, const View& offset, const View& slope,
+                             const View& mean, const View& gx, int64_t groups, int threads) {
     const Shape shape = shape_of(x, groups);
     const int64_t channels = groups * shape.channels;
     const Element element = element_of(x);
@@ -121,26 +123,29 @@ void bn_act_moments_backward(const View& x, const View& gy, const View& scale, c
     const float *k = row(scale, shape.channels), *shift_at = row(shift, shape.channels);
     const float *a = row(offset, channels), *b = row(slope, channels), *m = row(mean, channels);
     nb::gil_scoped_release release;
-    active->moments_backward(x.data(), gy.data(), element, shape, k, shift_at, kind, a, b, m, gx.data(), threads);
+    active->moments_backward(x.data(), gy.data(), element, shape, k, shift_at, kind, a, b, m, gx.data(),
+                             threads);
 }
 
 // mean, var: (G, all channels), dense; splits: (layers + 1,) int64; weights: (layers, 2).
-void alignment(const View& mean, const View& var, const View& stored_mean, const View& stored_var, const View& splits,
-               const View& weights, bool squared, const View& loss, const View& dmean, const View& dvar) {
+void alignment(const View& mean, const View& var, const View& stored_mean, const View& stored_var,
+               const View& splits, const View& weights, bool squared, const View& loss, const View& dmean,
+               const View& dvar) {
     const int64_t groups = loss.elements(), layers = splits.elements() - 1;
     const auto* at = static_cast<const int64_t*>(splits.data());
     if (splits.tensor.dtype.bits != 64 || layers < 0) throw nb::value_error("expected int64 splits");
     const int64_t width = at[layers], all = groups * width;
-    const Alignment of{groups, layers, at, row(stored_mean, width), row(stored_var, width), row(weights, 2 * layers),
-                       squared};
+    const Alignment of{
+        groups, layers, at, row(stored_mean, width), row(stored_var, width), row(weights, 2 * layers),
+        squared};
     active->alignment(of, row(mean, all), row(var, all), row(loss, groups), row(dmean, all), row(dvar, all));
 }
 
-void merge_moments(const View& mean_a, const View& var_a, double count_a, const View& mean_b, const View& var_b,
-                   double count_b, const View& mean, const View& var) {
+void merge_moments(const View& mean_a, const View& var_a, double count_a, const View& mean_b,
+                   const View& var_b, double count_b, const View& mean, const View& var) {
     const int64_t n = mean.elements();
-    active->merge(row(mean_a, n), row(var_a, n), count_a, row(mean_b, n), row(var_b, n), count_b, n, row(mean, n),
-                  row(var, n));
+    active->merge(row(mean_a, n), row(var_a, n), count_a, row(mean_b, n), row(var_b, n), count_b, n,
+                  row(mean, n), row(var, n));
 }
 
 uint64_t plain_read(const View& x, int threads) {

@@ -1,7 +1,8 @@
 // Reading a torch tensor without copying it, in tens of nanoseconds.
 //
-// DLPack's C exchange API (DLPack 1.3, torch 2.10) hands out a tensor's pointer, sizes and strides through one function
-// pointer that hangs on the tensor's type. An object without it is read through `__dlpack__`, which takes microseconds.
+// DLPack's C exchange API (DLPack 1.3, torch 2.10) hands out a tensor's pointer, sizes and strides through
+// one function pointer that hangs on the tensor's type. An object without it is read through `__dlpack__`,
+// which takes microseconds.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -12,7 +13,7 @@ namespace ddis {
 // A tensor on the CPU, alive as long as the call's arguments are.
 struct View {
     nanobind::dlpack::dltensor tensor;
-    nanobind::ndarray<nanobind::device::cpu> owner;   // only of a tensor that came through `__dlpack__`
+    nanobind::ndarray<nanobind::device::cpu> owner;  // only of a tensor that came through `__dlpack__`
 
     void* data() const { return static_cast<char*>(tensor.data) + tensor.byte_offset; }
     int rank() const { return tensor.ndim; }
@@ -42,9 +43,11 @@ inline const ExchangeApi* exchange_api(PyTypeObject* type) noexcept {
     static const ExchangeApi* api = nullptr;
     if (type == known) return api;
     const ExchangeApi* found = nullptr;
-    if (PyObject* capsule = PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__")) {
+    if (PyObject* capsule =
+            PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__")) {
         found = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
-        if (found != nullptr && (found->header.major != 1 || found->view_from_object == nullptr)) found = nullptr;
+        if (found != nullptr && (found->header.major != 1 || found->view_from_object == nullptr))
+            found = nullptr;
         Py_DECREF(capsule);
     }
     PyErr_Clear();
@@ -72,9 +75,13 @@ struct type_caster<ddis::View> {
         if (!slow.from_python(source, flags, cleanup)) return false;
         value.owner = slow.value;
         auto& owner = value.owner;
-        value.tensor = {owner.data(), {owner.device_type(), owner.device_id()}, static_cast<int32_t>(owner.ndim()),
-                        owner.dtype(), const_cast<int64_t*>(owner.shape_ptr()),
-                        const_cast<int64_t*>(owner.stride_ptr()), 0};
+        value.tensor = {owner.data(),
+                        {owner.device_type(), owner.device_id()},
+                        static_cast<int32_t>(owner.ndim()),
+                        owner.dtype(),
+                        const_cast<int64_t*>(owner.shape_ptr()),
+                        const_cast<int64_t*>(owner.stride_ptr()),
+                        0};
         return true;
     }
 };

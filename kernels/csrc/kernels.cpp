@@ -10,9 +10,12 @@ namespace {
 template <class Use>
 void with_element(Element element, const Use& use) {
     switch (element) {
-        case Element::kFloat: return use(float{});
-        case Element::kHalf: return use(half{});
-        case Element::kBfloat: return use(bfloat16{});
+        case Element::kFloat:
+            return use(float{});
+        case Element::kHalf:
+            return use(half{});
+        case Element::kBfloat:
+            return use(bfloat16{});
     }
 }
 
@@ -31,9 +34,12 @@ void bn_act_moments(const void* x, Element element, Shape shape, const float* sc
             measure(static_cast<const T*>(x), static_cast<T*>(y), shape, op, mean, var, threads);
         };
         switch (activation) {
-            case Activation::kNone: return apply(Apply<Activation::kNone>{scale, shift});
-            case Activation::kRelu: return apply(Apply<Activation::kRelu>{scale, shift});
-            case Activation::kSilu: return apply(Apply<Activation::kSilu>{scale, shift});
+            case Activation::kNone:
+                return apply(Apply<Activation::kNone>{scale, shift});
+            case Activation::kRelu:
+                return apply(Apply<Activation::kRelu>{scale, shift});
+            case Activation::kSilu:
+                return apply(Apply<Activation::kSilu>{scale, shift});
         }
     });
 }
@@ -45,14 +51,17 @@ void moments_backward(const void* x, const void* gy, Element element, Shape shap
     with_element(element, [&](auto e) {
         using T = decltype(e);
         auto through = [&](auto op) {
-            differentiate<decltype(op)>(static_cast<const T*>(x), static_cast<const T*>(gy), static_cast<T*>(gx),
-                                        shape, of, threads);
+            differentiate<decltype(op)>(static_cast<const T*>(x), static_cast<const T*>(gy),
+                                        static_cast<T*>(gx), shape, of, threads);
         };
         if (gy == nullptr) return through(Affine{});
         switch (activation) {
-            case Activation::kNone: return through(Through<Activation::kNone>{});
-            case Activation::kRelu: return through(Through<Activation::kRelu>{});
-            case Activation::kSilu: return through(Through<Activation::kSilu>{});
+            case Activation::kNone:
+                return through(Through<Activation::kNone>{});
+            case Activation::kRelu:
+                return through(Through<Activation::kRelu>{});
+            case Activation::kSilu:
+                return through(Through<Activation::kSilu>{});
         }
     });
 }
@@ -88,9 +97,9 @@ uint64_t plain_read(const void* x, int64_t nbytes, int threads) {
 #define DDIS_NAME(isa) DDIS_TEXT(isa)
 
 const Kernels* DDIS_TABLE(DDIS_ISA)() {
-    static const Kernels table{DDIS_NAME(DDIS_ISA), DDIS_ISA::channel_moments, DDIS_ISA::bn_act_moments,
-                               DDIS_ISA::moments_backward, DDIS_ISA::alignment, DDIS_ISA::merge,
-                               DDIS_ISA::plain_read};
+    static const Kernels table{
+        DDIS_NAME(DDIS_ISA), DDIS_ISA::channel_moments, DDIS_ISA::bn_act_moments, DDIS_ISA::moments_backward,
+        DDIS_ISA::alignment, DDIS_ISA::merge,           DDIS_ISA::plain_read};
     return &table;
 }
 

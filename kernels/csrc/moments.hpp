@@ -1,9 +1,10 @@
-// Mean and biased variance of each channel from one read of memory, and optionally act(scale x + shift) beside it.
+// Mean and biased variance of each channel from one read of memory, and optionally act(scale x + shift)
+// beside it.
 //
-// Sums are taken of d = x - shift, where the shift is the mean of what was read before, and merged by Chan's rule in
-// double precision. A block is at most kGrowth times as large as all before it: what cancels in
-// sum d^2 - (sum d)^2 / n is then bounded by the between-block part of the variance, so no digits are lost however
-// large |mean| is beside the deviation. The first shift is the mean of the first few values.
+// Sums are taken of d = x - shift, where the shift is the mean of what was read before, and merged by Chan's
+// rule in double precision. A block is at most kGrowth times as large as all before it: what cancels in sum
+// d^2 - (sum d)^2 / n is then bounded by the between-block part of the variance, so no digits are lost
+// however large |mean| is beside the deviation. The first shift is the mean of the first few values.
 #pragma once
 
 #include <vector>
@@ -14,11 +15,12 @@
 namespace ddis::DDIS_ISA {
 
 constexpr int64_t kGrowth = 4;
-constexpr int64_t kBlock = 4096;   // elements a float32 accumulator set may take before it is merged
-constexpr int64_t kPilot = 64;     // values whose mean is the first shift
-constexpr int kMaxTile = 64;       // channels of small planes that are measured together
+constexpr int64_t kBlock = 4096;  // elements a float32 accumulator set may take before it is merged
+constexpr int64_t kPilot = 64;    // values whose mean is the first shift
+constexpr int kMaxTile = 64;      // channels of small planes that are measured together
 
-// Chan's rule for sets of `before` and `added` values: what its sums are multiplied with, for all channels alike.
+// Chan's rule for sets of `before` and `added` values: what its sums are multiplied with, for all channels
+// alike.
 struct Merge {
     double share, spread;
 
@@ -60,10 +62,11 @@ struct Apply {
 
 template <int W>
 struct Sums {
-    Floats<W> first{}, second{};   // of d and d^2
+    Floats<W> first{}, second{};  // of d and d^2
 };
 
-// One run of neighbours of one channel. A tail shorter than W is read again together with what stands before it.
+// One run of neighbours of one channel. A tail shorter than W is read again together with what stands before
+// it.
 template <int W, class Op, class T>
 inline void run(const T* x, T* y, int64_t length, float shift, float k, float b, Sums<W>& sums) {
     constexpr int kUnroll = Op::kWrites ? 2 : 4;
@@ -126,13 +129,14 @@ void planar_tile(const T* x, T* y, const Shape& shape, Range images, Range tile,
     for (int64_t image = images.begin; image < images.end; ++image) {
         for (int64_t start = 0; start < pixels; start += kBlock) {
             const int64_t length = std::min(kBlock, pixels - start);
-            if (pending > 0 && pending + length > std::min(kBlock, kGrowth * static_cast<int64_t>(count))) flush();
+            if (pending > 0 && pending + length > std::min(kBlock, kGrowth * static_cast<int64_t>(count)))
+                flush();
             for (int64_t c = tile.begin; c < tile.end; ++c) {
                 const int64_t offset = at(image, c) + start;
                 float k = 1, b = 0;
                 if constexpr (Op::kWrites) k = op.scale[c], b = op.shift[c];
-                run<W, Op>(x + offset, Op::kWrites ? y + offset : nullptr, length, shift[c - tile.begin], k, b,
-                           sums[c - tile.begin]);
+                run<W, Op>(x + offset, Op::kWrites ? y + offset : nullptr, length, shift[c - tile.begin], k,
+                           b, sums[c - tile.begin]);
             }
             pending += length;
         }
@@ -150,8 +154,9 @@ void planar(const T* x, T* y, const Shape& shape, Range images, Range channels, 
         planar_tile<W>(x, y, shape, images, {c, std::min(c + tile, channels.end)}, op, out);
 }
 
-// Interleaved: vectors run across channels. The last vector of a row starts early so that it ends with the row; lanes
-// hold their sums twice then, and `source` says where a channel's are. All arrays have W values per vector.
+// Interleaved: vectors run across channels. The last vector of a row starts early so that it ends with the
+// row; lanes hold their sums twice then, and `source` says where a channel's are. All arrays have W values
+// per vector.
 template <int W>
 struct Columns {
     int64_t channels, vectors;
@@ -160,8 +165,13 @@ struct Columns {
     double count = 0;
 
     explicit Columns(int64_t channels)
-        : channels(channels), vectors((channels + W - 1) / W), first(vectors * W), second(vectors * W),
-          shift(vectors * W), mean(vectors * W), m2(vectors * W) {}
+        : channels(channels),
+          vectors((channels + W - 1) / W),
+          first(vectors * W),
+          second(vectors * W),
+          shift(vectors * W),
+          mean(vectors * W),
+          m2(vectors * W) {}
 
     int64_t column(int64_t vector) const { return std::min(vector * W, channels - W); }
     int64_t source(int64_t channel) const {
@@ -230,7 +240,8 @@ template <int W, class Op, class T>
 void interleaved(const T* x, T* y, const Shape& shape, Range rows, const Op& op, Partial& out) {
     constexpr int kVectors = Op::kWrites ? 2 : 4;
     constexpr int64_t kPilotRows = 4, kFirstPending = 16, kMaxPending = 256;
-    // Few rows at a time keep memory access in order; many keep the sums of few channels in registers for longer.
+    // Few rows at a time keep memory access in order; many keep the sums of few channels in registers for
+    // longer.
     const int64_t block_rows = std::clamp<int64_t>(512 / shape.channels, 4, 32);
     Columns<W> columns(shape.channels);
     columns.start(x + rows.begin * shape.channels, std::min(rows.end - rows.begin, kPilotRows));
@@ -238,7 +249,8 @@ void interleaved(const T* x, T* y, const Shape& shape, Range rows, const Op& op,
     for (int64_t begin = rows.begin; begin < rows.end; begin += block_rows) {
         const Range block{begin, std::min(begin + block_rows, rows.end)};
         int64_t v = 0;
-        for (; v + kVectors <= columns.vectors; v += kVectors) rows_of<W, kVectors>(x, y, block, v, op, columns);
+        for (; v + kVectors <= columns.vectors; v += kVectors)
+            rows_of<W, kVectors>(x, y, block, v, op, columns);
         for (; v < columns.vectors; ++v) rows_of<W, 1>(x, y, block, v, op, columns);
         pending += block.end - block.begin;
         const auto before = static_cast<int64_t>(columns.count);
@@ -288,8 +300,9 @@ void measure_groups(const T* x, T* y, const Shape& shape, const Op& op, float* m
     parallel(parts, [&](int part) {
         const Range groups = share(shape.groups, part, parts);
         for (int64_t g = groups.begin; g < groups.end; ++g)
-            measure_group<W>(x + g * shape.group_size(), Op::kWrites ? y + g * shape.group_size() : nullptr, shape, op,
-                             mean + g * shape.channels, var + g * shape.channels, by_group ? 1 : threads);
+            measure_group<W>(x + g * shape.group_size(), Op::kWrites ? y + g * shape.group_size() : nullptr,
+                             shape, op, mean + g * shape.channels, var + g * shape.channels,
+                             by_group ? 1 : threads);
     });
 }
 

@@ -6,8 +6,8 @@
 
 namespace ddis {
 
-// groups x images x channels x pixels, dense. Planar: pixels of a channel are neighbours (NCHW). Interleaved: channels
-// of a pixel are neighbours (NHWC). Each group of images has statistics of its own.
+// groups x images x channels x pixels, dense. Planar: pixels of a channel are neighbours (NCHW). Interleaved:
+// channels of a pixel are neighbours (NHWC). Each group of images has statistics of its own.
 struct Shape {
     int64_t groups, images, channels, pixels;
     bool interleaved;
@@ -44,8 +44,8 @@ void parallel(int parts, const Task& task) {
     for (int part = 0; part < parts; ++part) task(part);
 }
 
-// Moments that a network stored, its layers side by side, and how their gaps are weighed. Layer l owns the channels
-// splits[l] to splits[l + 1]; weights holds (mean's, variance's) of each layer.
+// Moments that a network stored, its layers side by side, and how their gaps are weighed. Layer l owns the
+// channels splits[l] to splits[l + 1]; weights holds (mean's, variance's) of each layer.
 struct Alignment {
     int64_t groups, layers;
     const int64_t* splits;
@@ -57,20 +57,24 @@ struct Alignment {
 struct Kernels {
     const char* name;
     // mean, var: (groups, channels), biased variance.
-    void (*channel_moments)(const void* x, Element element, Shape shape, float* mean, float* var, int threads);
+    void (*channel_moments)(const void* x, Element element, Shape shape, float* mean, float* var,
+                            int threads);
     // y = act(scale x + shift), and the moments of x, from one read of x.
-    void (*bn_act_moments)(const void* x, Element element, Shape shape, const float* scale, const float* shift,
-                           Activation activation, void* y, float* mean, float* var, int threads);
-    // gx = scale gy act'(scale x + shift) + offset + slope (x - mean). Without gy (null) only the affine part, and
-    // scale and shift are not read. offset, slope, mean: (groups, channels).
+    void (*bn_act_moments)(const void* x, Element element, Shape shape, const float* scale,
+                           const float* shift, Activation activation, void* y, float* mean, float* var,
+                           int threads);
+    // gx = scale gy act'(scale x + shift) + offset + slope (x - mean). Without gy (null) only the affine
+    // part, and scale and shift are not read. offset, slope, mean: (groups, channels).
     void (*moments_backward)(const void* x, const void* gy, Element element, Shape shape, const float* scale,
-                             const float* shift, Activation activation, const float* offset, const float* slope,
-                             const float* mean, void* gx, int threads);
+                             const float* shift, Activation activation, const float* offset,
+                             const float* slope, const float* mean, void* gx, int threads);
     // loss: (groups,), its gradient dmean, dvar: (groups, all channels), like mean and var.
-    void (*alignment)(const Alignment& of, const float* mean, const float* var, float* loss, float* dmean, float* dvar);
-    void (*merge)(const float* mean_a, const float* var_a, double count_a, const float* mean_b, const float* var_b,
-                  double count_b, int64_t channels, float* mean, float* var);
-    // Reads all of x and does nothing with it: the limit that benchmarks compare with. Returns a sum of words.
+    void (*alignment)(const Alignment& of, const float* mean, const float* var, float* loss, float* dmean,
+                      float* dvar);
+    void (*merge)(const float* mean_a, const float* var_a, double count_a, const float* mean_b,
+                  const float* var_b, double count_b, int64_t channels, float* mean, float* var);
+    // Reads all of x and does nothing with it: the limit that benchmarks compare with. Returns a sum of
+    // words.
     uint64_t (*plain_read)(const void* x, int64_t nbytes, int threads);
 };
 

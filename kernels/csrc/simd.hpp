@@ -1,5 +1,6 @@
 // Vectors of W floats, written once with the compiler's vector extension (gcc, clang) and compiled once per
-// instruction set: the flags of the translation unit decide what `+` becomes. Only float16 needs intrinsics on x86.
+// instruction set: the flags of the translation unit decide what `+` becomes. Only float16 needs intrinsics
+// on x86.
 #pragma once
 
 #include <cstdint>
@@ -136,13 +137,15 @@ inline Floats<W> keep_from(int first, Floats<W> v) {
     return lane >= first ? v : Floats<W>{};
 }
 
-// exp(x) within 2 ulp for |x| < 87, by 2^n * p(r) with Cephes' polynomial on |r| <= ln(2)/2. Saturates beyond.
+// exp(x) within 2 ulp for |x| < 87, by 2^n * p(r) with Cephes' polynomial on |r| <= ln(2)/2. Saturates
+// beyond.
 template <int W>
 inline Floats<W> exponential(Floats<W> x) {
     x = x > 87.0f ? fill<W>(87.0f) : x;
     x = x < -87.0f ? fill<W>(-87.0f) : x;
     const Floats<W> scaled = x * 1.44269504f;
-    const Ints<W> n = __builtin_convertvector(scaled + (scaled < 0.0f ? fill<W>(-0.5f) : fill<W>(0.5f)), Ints<W>);
+    const Ints<W> n =
+        __builtin_convertvector(scaled + (scaled < 0.0f ? fill<W>(-0.5f) : fill<W>(0.5f)), Ints<W>);
     const Floats<W> whole = __builtin_convertvector(n, Floats<W>);
     const Floats<W> r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
     Floats<W> p = fill<W>(1.9875691500e-4f);

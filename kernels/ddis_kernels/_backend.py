@@ -1,12 +1,13 @@
 """Which implementation serves a tensor: C++ on the CPU, Triton on CUDA, plain torch where it is asked for.
 
-`DDIS_KERNELS_BACKEND` is read here and nowhere else: `auto` (default), or `reference`, `cpp`, `triton` for every tensor.
+`DDIS_KERNELS_BACKEND` is read here and nowhere else: `auto` (default), or `reference`, `cpp`, `triton` for all.
 float64 is always served by the reference: it is for checking gradients, not for speed.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,11 @@ from torch import Tensor
 from ddis_kernels._triton import INTERPRETED, triton
 
 try:
-    from ddis_kernels import _cpu as cpu
+    from ddis_kernels import _cpu  # type: ignore[attr-defined]  # built by CMake
 except ImportError:
-    cpu = None  # said by `choose`, when an op is called
+    _cpu = None  # said by `choose`, when an op is called
+
+cpu: Any = _cpu
 
 BACKENDS = ("auto", "reference", "cpp", "triton")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -29,7 +32,8 @@ class MissingKernelsError(ImportError):
 def _checked(name: str) -> str:
     if name not in BACKENDS:
         raise ValueError(
-            f"kernels backend is {name!r}, expected one of {', '.join(BACKENDS)}: set DDIS_KERNELS_BACKEND to one of these."
+            f"kernels backend is {name!r}, expected one of {', '.join(BACKENDS)}: "
+            "set DDIS_KERNELS_BACKEND to one of these."
         )
     return name
 
@@ -49,7 +53,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def choose(x: Tensor) -> str:
-    """The implementation that serves x: `reference`, `cpp` or `triton`. Raises MissingKernelsError if it is not there."""
+    """The implementation that serves x: `reference`, `cpp` or `triton`. MissingKernelsError if it is not there."""
     if _wanted == "reference" or x.dtype == torch.float64:
         return "reference"
     name = _wanted
@@ -102,7 +106,9 @@ def check_feature_map(op: str, x: Tensor) -> None:
             "an empty batch has no moments."
         )
     if x.dtype not in (*DTYPES, torch.float64):
-        raise TypeError(f"{op} got {x.dtype}, expected float32, float16, bfloat16 or float64: convert the input first.")
+        raise TypeError(
+            f"{op} got {x.dtype}, expected float32, float16, bfloat16 or float64: convert the input first."
+        )
 
 
 def is_interleaved(x: Tensor) -> bool:

@@ -1,4 +1,6 @@
-"""Triton where it is installed. Without it the kernels stay plain functions that nobody can launch: `_backend` says so."""
+"""Triton where it is installed. Without it the kernels stay plain functions that `_backend` refuses to launch."""
+
+from typing import Any
 
 try:
     import triton
@@ -12,6 +14,6 @@ INTERPRETED = bool(triton and triton.knobs.runtime.interpret)
 """Set by TRITON_INTERPRET=1 before the first import: kernels run on CPU tensors, one program after the other."""
 
 
-def jit(kernel):
+def jit(kernel: Any) -> Any:
     """`triton.jit`, or the function itself."""
     return triton.jit(kernel) if triton else kernel

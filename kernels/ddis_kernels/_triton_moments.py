@@ -5,6 +5,8 @@ Each lane of a program holds Welford's mean and sum of squares of the values it 
 the end. Where a channel has too few programs of its own, several share it, and the last to finish merges their parts.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+# Triton would read annotations of its kernels as types of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -83,7 +85,9 @@ def _measure_kernel(
         if INTERLEAVED:
             at = base + row.to(tl.int64)[:, None] * C + channel[None, :]
         else:
-            at = (base + (row // S).to(tl.int64) * (C * S) + row % S)[:, None] + (channel.to(tl.int64) * S)[None, :]
+            at = (base + (row // S).to(tl.int64) * (C * S) + row % S)[:, None] + (channel.to(tl.int64) * S)[
+                None, :
+            ]
         mask = (row < end)[:, None] & valid[None, :]
         v = tl.load(x_ptr + at, mask, 0.0).to(tl.float32)
         if ACT > 0:
@@ -199,7 +203,9 @@ def backward_tile(width: int) -> tuple[int, int]:
     return wide, max(1, 2048 // wide)
 
 
-def measure(x, mean, var, per_image: bool, scale=None, shift=None, activation: str = "measure", y=None) -> None:
+def measure(
+    x, mean, var, per_image: bool, scale=None, shift=None, activation: str = "measure", y=None
+) -> None:
     """Write the moments of x: (N, C, *), dense, to mean and var, and act(scale x + shift) to y unless "measure"."""
     n, c = x.shape[:2]
     s, groups = x.numel() // (n * c), n if per_image else 1

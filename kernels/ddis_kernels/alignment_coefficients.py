@@ -1,18 +1,20 @@
 """The alignment loss of a network from its layers' moments, and its gradient with respect to each layer's input.
 
     L     = sum_l  a_l |mean_l - stored_mean_l|_2 + b_l |var_l - stored_var_l|_2       (l2_squared: each term squared)
-    dmean = a_l (mean - stored_mean) / |mean - stored_mean|_2                          (l2_squared: 2 a_l^2 (mean - ...))
+    dmean = a_l (mean - stored_mean) / |mean - stored_mean|_2        (l2_squared: 2 a_l^2 (mean - stored_mean))
     dL/dx = A_c + B_c x,     B_c = 2 dvar_c / M,     A_c = dmean_c / M - B_c mean_c
 
 M is the number of values per channel. A and B depend on the moments of the whole batch alone: with moments merged over
 micro-batches, `micro_batch_loss` gives the exact gradient of the large batch, one micro-batch at a time.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+# Triton would read annotations of its kernels as types of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,7 +50,9 @@ class AlignmentTarget:
     ) -> AlignmentTarget:
         """Stored moments (C,) of each layer, weights (a, b) of each layer (default 1), and `l2` or `l2_squared`."""
         if norm not in NORMS:
-            raise ValueError(f"alignment norm is {norm!r}, expected one of {', '.join(NORMS)}: choose one of these.")
+            raise ValueError(
+                f"alignment norm is {norm!r}, expected one of {', '.join(NORMS)}: choose one of these."
+            )
         weights = [(1.0, 1.0)] * len(stored) if weights is None else list(weights)
         if not stored or len(weights) != len(stored):
             raise ValueError(
@@ -77,16 +81,22 @@ class Coefficients(NamedTuple):
     mean: Tensor
 
     @property
-    def A(self) -> Tensor:  # noqa: N802
+    def A(self) -> Tensor:
         return self.offset - self.slope * self.mean
 
     @property
-    def B(self) -> Tensor:  # noqa: N802
+    def B(self) -> Tensor:
         return self.slope
 
 
 def alignment_loss_reference(
-    mean: Tensor, var: Tensor, stored_mean: Tensor, stored_var: Tensor, weights: Tensor, splits: Tensor, squared: bool
+    mean: Tensor,
+    var: Tensor,
+    stored_mean: Tensor,
+    stored_var: Tensor,
+    weights: Tensor,
+    splits: Tensor,
+    squared: bool,
 ) -> Tensor:
     """The loss (G,) of moments (G, sum C) in plain torch, differentiable."""
     power, terms = 2 if squared else 1, []
@@ -98,7 +108,18 @@ def alignment_loss_reference(
 
 
 @jit
-def _term(measured_ptr, stored_ptr, gradient_ptr, weight, begin, end, width, group, SQUARED: tl.constexpr, BLOCK: tl.constexpr):
+def _term(
+    measured_ptr,
+    stored_ptr,
+    gradient_ptr,
+    weight,
+    begin,
+    end,
+    width,
+    group,
+    SQUARED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """One norm of one layer: its term, and d term / d measured."""
     square = tl.zeros([BLOCK], tl.float32)
     for start in range(begin, end, BLOCK):
@@ -127,25 +148,50 @@ def _alignment_kernel(
     layer, group = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(splits_ptr + layer), tl.load(splits_ptr + layer + 1)
     term = _term(
-        mean_ptr, stored_mean_ptr, dmean_ptr, tl.load(weights_ptr + 2 * layer), begin, end, width, group, SQUARED, BLOCK
+        mean_ptr,
+        stored_mean_ptr,
+        dmean_ptr,
+        tl.load(weights_ptr + 2 * layer),
+        begin,
+        end,
+        width,
+        group,
+        SQUARED,
+        BLOCK,
     )
     term += _term(
-        var_ptr, stored_var_ptr, dvar_ptr, tl.load(weights_ptr + 2 * layer + 1), begin, end, width, group, SQUARED, BLOCK
+        var_ptr,
+        stored_var_ptr,
+        dvar_ptr,
+        tl.load(weights_ptr + 2 * layer + 1),
+        begin,
+        end,
+        width,
+        group,
+        SQUARED,
+        BLOCK,
     )
     tl.store(terms_ptr + group * tl.num_programs(0) + layer, term)
 
 
 def _align(
-    mean: Tensor, var: Tensor, stored_mean: Tensor, stored_var: Tensor, weights: Tensor, splits: Tensor, squared: bool
+    mean: Tensor,
+    var: Tensor,
+    stored_mean: Tensor,
+    stored_var: Tensor,
+    weights: Tensor,
+    splits: Tensor,
+    squared: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss (G,) of moments (G, sum C), and its gradient with respect to them."""
     chosen = backend.choose(mean)
     mean, var = mean.contiguous(), var.contiguous()
     if chosen == "reference":
         with torch.enable_grad():
-            leaves = [t.detach().requires_grad_() for t in (mean, var)]
-            loss = alignment_loss_reference(*leaves, stored_mean, stored_var, weights, splits, squared)
-            return loss.detach(), *torch.autograd.grad(loss.sum(), leaves)
+            mean, var = (t.detach().requires_grad_() for t in (mean, var))
+            loss = alignment_loss_reference(mean, var, stored_mean, stored_var, weights, splits, squared)
+            dmean, dvar = torch.autograd.grad(loss.sum(), (mean, var))
+        return loss.detach(), dmean, dvar
     dmean, dvar = torch.empty_like(mean), torch.empty_like(var)
     if chosen == "cpp":
         loss = mean.new_empty(mean.shape[0])
@@ -154,22 +200,38 @@ def _align(
     terms = mean.new_empty((mean.shape[0], weights.shape[0]))
     with on_device(mean):
         _alignment_kernel[(weights.shape[0], mean.shape[0])](
-            mean, var, stored_mean, stored_var, weights, splits, terms, dmean, dvar, mean.shape[1], squared, 512
+            mean,
+            var,
+            stored_mean,
+            stored_var,
+            weights,
+            splits,
+            terms,
+            dmean,
+            dvar,
+            mean.shape[1],
+            squared,
+            512,
         )
     return terms.sum(1), dmean, dvar
 
 
 align_op = torch.library.custom_op("ddis::alignment", _align, mutates_args=())
 align_op.register_fake(
-    lambda mean, var, *_: (mean.new_empty(mean.shape[0]), mean.new_empty(mean.shape), var.new_empty(var.shape))
+    lambda mean, var, *_: (
+        mean.new_empty(mean.shape[0]),
+        mean.new_empty(mean.shape),
+        var.new_empty(var.shape),
+    )
 )
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
     ctx.save_for_backward(*output[1:])
 
 
-def _backward(ctx, dloss: Tensor, *_) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+    dloss = grad_outputs[0]  # the other outputs are gradients, for which there is no second derivative
     dmean, dvar = ctx.saved_tensors
     return dmean * dloss[:, None], dvar * dloss[:, None], None, None, None, None, None
 

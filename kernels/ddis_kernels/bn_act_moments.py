@@ -4,11 +4,11 @@
     mean[c], var[c]: as in channel_moments, of x
     gx = scale[c] gy act'(scale[c] x + shift[c]) + dmean[c] / M + 2 dvar[c] (x - mean[c]) / M
 
-The loss over the moments thus costs no pass over memory: forward reads x anyway, and backward reads x and gy once. What is
-kept for backward is x alone. act is `none`, `relu` or `silu`; its argument is recomputed.
+The loss over the moments thus costs no pass over memory: forward reads x anyway, and backward reads x and gy once.
+What is kept for backward is x alone. act is `none`, `relu` or `silu`; its argument is recomputed.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class Measured(NamedTuple):
     var: Tensor
 
 
-def fold_batch_norm(bn: nn.Module) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(bn: Any) -> tuple[Tensor, Tensor]:
     """(scale, shift), (C,) float32 and detached, of a BatchNorm in eval mode: bn(x) = scale x + shift."""
     scale = (bn.running_var.double() + bn.eps).rsqrt()
     if bn.weight is not None:
@@ -40,7 +40,9 @@ def fold_batch_norm(bn: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _over_channels(values: Tensor, x: Tensor) -> Tensor:
-    return values.to(torch.float64 if x.dtype == torch.float64 else torch.float32).view(1, -1, *[1] * (x.dim() - 2))
+    return values.to(torch.float64 if x.dtype == torch.float64 else torch.float32).view(
+        1, -1, *[1] * (x.dim() - 2)
+    )
 
 
 def bn_act_moments_reference(
@@ -98,19 +100,20 @@ forward_op = torch.library.custom_op("ddis::bn_act_moments", _forward, mutates_a
 backward_op = torch.library.custom_op("ddis::bn_act_moments_backward", _gradient, mutates_args=())
 forward_op.register_fake(
     lambda x, scale, shift, activation, per_image: (
-        torch.empty_like(backend.dense(x)), *new_moments(x, per_image)
-    )  # fmt: skip
+        torch.empty_like(backend.dense(x)),
+        *new_moments(x, per_image),
+    )
 )
 backward_op.register_fake(lambda x, *_: torch.empty_like(backend.dense(x)))
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, scale, shift, ctx.activation, ctx.per_image = inputs
     ctx.save_for_backward(x, scale, shift, output[1])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, gy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None):
+def _backward(ctx: Any, gy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None) -> tuple[Any, ...]:
     x, scale, shift, mean = ctx.saved_tensors
     dmean = torch.zeros_like(mean) if dmean is None else dmean
     dvar = torch.zeros_like(mean) if dvar is None else dvar

@@ -8,7 +8,7 @@ are Welford's and Chan's from one read of x: E[x^2] - E[x]^2 would lose all digi
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,7 +47,8 @@ def new_moments(x: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
 def _measure(x: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
     chosen = backend.choose(x)
     if chosen == "reference":
-        return tuple(channel_moments_reference(x, per_image))
+        mean, var = channel_moments_reference(x, per_image)
+        return mean, var
     mean, var = new_moments(x, per_image)
     if chosen == "cpp":
         groups = x.shape[0] if per_image else 1
@@ -87,12 +88,12 @@ measure_op.register_fake(new_moments)
 gradient_op.register_fake(lambda x, mean, dmean, dvar, per_image: torch.empty_like(backend.dense(x)))
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, ctx.per_image = inputs
     ctx.save_for_backward(x, output[0])
 
 
-def _backward(ctx, dmean: Tensor, dvar: Tensor) -> tuple[Tensor, None]:
+def _backward(ctx: Any, dmean: Tensor, dvar: Tensor) -> tuple[Tensor, None]:
     x, mean = ctx.saved_tensors
     run = gradient_op if backend.must_record(x) else gradient
     return run(x, mean, dmean, dvar, ctx.per_image), None

@@ -6,6 +6,8 @@
 Exact: statistics over micro-batches equal those over the whole batch to rounding.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+# Triton would read annotations of its kernels as types of its own.
 from __future__ import annotations
 
 from torch import empty_like
@@ -45,8 +47,8 @@ def merge_moments(a: Moments, b: Moments, count_a: int, count_b: int) -> Moments
     """
     if count_a < 0 or count_b < 0 or count_a + count_b == 0:
         raise ValueError(
-            f"merge_moments got counts {count_a} and {count_b}, expected at least 0 each and more than 0 together: give the "
-            "number of values per channel, N*H*W."
+            f"merge_moments got counts {count_a} and {count_b}, expected at least 0 each and more than 0 "
+            "together: give the number of values per channel, N*H*W."
         )
     _check_same(a, b)
     needs_graph = any(t.requires_grad for t in (*a, *b))
@@ -68,6 +70,6 @@ def _check_same(a: Moments, b: Moments) -> None:
     kinds = {(t.shape, t.dtype, t.device) for t in (*a, *b)}
     if len(kinds) != 1:
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype} on {t.device}" for t in (*a, *b))
-        raise ValueError(f"merge_moments got {shapes}, expected one shape, dtype and device: merge a layer with itself.")
-
-
+        raise ValueError(
+            f"merge_moments got {shapes}, expected one shape, dtype and device: merge a layer with itself."
+        )

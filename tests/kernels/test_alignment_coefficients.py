@@ -29,7 +29,8 @@ def plain_loss(measured, kept, norm):
     """The formula of the docstring, layer by layer."""
     power = 2 if norm == "l2_squared" else 1
     terms = [
-        (a * vector_norm(m.mean - s.mean, dim=-1)) ** power + (b * vector_norm(m.var - s.var, dim=-1)) ** power
+        (a * vector_norm(m.mean - s.mean, dim=-1)) ** power
+        + (b * vector_norm(m.var - s.var, dim=-1)) ** power
         for m, s, (a, b) in zip(measured, kept, WEIGHTS, strict=True)
     ]
     return torch.stack(terms).sum(0)
@@ -71,7 +72,9 @@ def test_gradient_is_affine_in_the_input(backend, per_image):
     loss = alignment_loss([channel_moments(x, per_image) for x in xs], target)
     expected = torch.autograd.grad(loss.sum(), xs)
     measured = [channel_moments(x.detach(), per_image) for x in xs]
-    again, layers = alignment_coefficients(measured, target, [x.numel() // m.mean.numel() for x, m in zip(xs, measured)])
+    again, layers = alignment_coefficients(
+        measured, target, [x.numel() // m.mean.numel() for x, m in zip(xs, measured, strict=True)]
+    )
     torch.testing.assert_close(again, loss.detach())
     for layer, x, gradient in zip(layers, xs, expected, strict=True):
         a, b = (t.reshape(-1, x.shape[1], 1, 1) for t in (layer.A, layer.B))
@@ -83,7 +86,9 @@ def test_micro_batches_give_the_whole_batch_gradient(backend, norm):
     """Pass one merges the moments; pass two sends A + B x through each micro-batch."""
     xs, target = inputs(images=6), AlignmentTarget.of(stored(), WEIGHTS, norm)
     leaves = [x.double().requires_grad_() for x in xs]
-    expected = torch.autograd.grad(plain_loss([channel_moments_reference(x) for x in leaves], stored_of(target), norm), leaves)
+    expected = torch.autograd.grad(
+        plain_loss([channel_moments_reference(x) for x in leaves], stored_of(target), norm), leaves
+    )
     sizes = (1, 2, 3)
     merged, seen = None, 0
     for part in zip(*(x.split(sizes) for x in xs), strict=True):
@@ -101,7 +106,10 @@ def test_micro_batches_give_the_whole_batch_gradient(backend, norm):
 
 
 def stored_of(target):
-    return [Moments(m, v) for m, v in zip(target.mean.split(target.channels), target.var.split(target.channels), strict=True)]
+    return [
+        Moments(m, v)
+        for m, v in zip(target.mean.split(target.channels), target.var.split(target.channels), strict=True)
+    ]
 
 
 def test_operator_is_sound():

@@ -12,7 +12,9 @@ from ddis_kernels import MissingKernelsError, _backend, channel_moments, use_bac
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:
     """Python code in a fresh process."""
     variables = {**os.environ, **environment}
-    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False
+    )
 
 
 def test_each_tensor_gets_its_own(built):
@@ -25,14 +27,19 @@ def test_each_tensor_gets_its_own(built):
 
 def test_missing_build_says_how(monkeypatch):
     monkeypatch.setattr(_backend, "cpu", None)
-    with pytest.raises(MissingKernelsError, match=r"no C\+\+ part .* `pip install \.` .* DDIS_KERNELS_BACKEND=reference"):
+    with pytest.raises(
+        MissingKernelsError, match=r"no C\+\+ part .* `pip install \.` .* DDIS_KERNELS_BACKEND=reference"
+    ):
         channel_moments(torch.ones(2, 3))
     with use_backend("reference"):
         assert channel_moments(torch.ones(2, 3)).mean.tolist() == [1, 1, 1]
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match="'fast', expected one of auto, reference, cpp, triton"), use_backend("fast"):
+    with (
+        pytest.raises(ValueError, match="'fast', expected one of auto, reference, cpp, triton"),
+        use_backend("fast"),
+    ):
         pass
     done = run("import ddis_kernels", DDIS_KERNELS_BACKEND="fast")
     assert "kernels backend is 'fast', expected one of" in done.stderr

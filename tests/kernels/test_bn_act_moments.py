@@ -136,9 +136,11 @@ def test_compiles_whole(feature_map):
 
 def test_refuses(feature_map):
     x, k = feature_map((2, 3, 4, 4)), torch.ones(3)
-    with pytest.raises(ValueError, match="activation 'gelu', expected one of none, relu, silu: fuse with 'none'"):
+    with pytest.raises(
+        ValueError, match="activation 'gelu', expected one of none, relu, silu: fuse with 'none'"
+    ):
         bn_act_moments(x, k, k, "gelu")
     with pytest.raises(ValueError, match=r"scale \(4,\) torch.float32, expected \(3,\) float32"):
         bn_act_moments(x, torch.ones(4), k)
-    with pytest.raises(ValueError, match="that requires a gradient, expected .* the layer is frozen"):
+    with pytest.raises(ValueError, match=r"that requires a gradient, expected .* the layer is frozen"):
         bn_act_moments(x, k, k.clone().requires_grad_())

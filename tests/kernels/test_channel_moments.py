@@ -103,7 +103,10 @@ def test_constant_input_has_no_variance(backend):
 
 
 def test_grouped(backend, feature_map):
-    xs = [feature_map(s, layout=l) for s, l in (((2, 3, 7, 7), "contiguous"), ((2, 9, 4, 4), "channels_last"), ((5, 4), ""))]
+    xs = [
+        feature_map(size, layout=layout)
+        for size, layout in (((2, 3, 7, 7), "contiguous"), ((2, 9, 4, 4), "channels_last"), ((5, 4), ""))
+    ]
     for got, x in zip(channel_moments_grouped(xs), xs, strict=True):
         torch.testing.assert_close(tuple(got), tuple(channel_moments_reference(x)))
     with pytest.raises(ValueError, match="requires a gradient, expected none: detach it"):
@@ -149,7 +152,11 @@ def test_compiles_whole(feature_map):
     ("x", "error", "message"),
     [
         (torch.ones(2, 3, dtype=torch.int64), TypeError, r"torch.int64, expected a floating dtype: convert"),
-        (torch.ones(0, 3, 2, 2), ValueError, r"shape \(0, 3, 2, 2\), expected \(N, C, \*\) with at least one"),
+        (
+            torch.ones(0, 3, 2, 2),
+            ValueError,
+            r"shape \(0, 3, 2, 2\), expected \(N, C, \*\) with at least one",
+        ),
         (torch.ones(3), ValueError, r"shape \(3,\), expected \(N, C, \*\)"),
     ],
 )

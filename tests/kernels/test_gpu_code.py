@@ -13,14 +13,22 @@ SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "gpu_code.py"
 @pytest.fixture(scope="module")
 def codes() -> list[dict]:
     pytest.importorskip("triton")
-    done = subprocess.run([sys.executable, SCRIPT, "--json", "--few"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--json", "--few"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_every_kernel_on_every_architecture(codes):
     assert {code["architecture"] for code in codes} == {80, 86, 89, 90}
-    assert {code["case"].split()[0] for code in codes} == {"forward", "backward", "grouped", "alignment", "merge"}
+    assert {code["case"].split()[0] for code in codes} == {
+        "forward",
+        "backward",
+        "grouped",
+        "alignment",
+        "merge",
+    }
 
 
 def test_nothing_spills(codes):
