@@ -244,7 +244,7 @@ class _Alignment(torch.autograd.Function):
 
     forward = staticmethod(_align)
     setup_context = staticmethod(_save)
-    backward = staticmethod(once_differentiable(_backward))
+    backward = staticmethod(once_differentiable(_backward))  # type: ignore[assignment]
 
 
 def _gradients(measured: Sequence[Moments], target: AlignmentTarget) -> tuple[Tensor, Tensor, Tensor]:
