@@ -42,7 +42,7 @@ class Alignment:
     )
     step: Literal["relative", "raw"] = setting(
         "relative",
-        "relative: scale x rms(latent) / rms(gradient); raw: scale x gradient, to be re-tuned per classifier",
+        "relative: a move of scale x the noise level, in rms; raw: scale x gradient, to be re-tuned per classifier",
     )
     scale: float = setting(0.25, "length of a guidance step, in the unit that `step` names")
     start: float = setting(0.0, "fraction of the schedule at which guidance begins")
@@ -52,7 +52,9 @@ class Alignment:
     statistics: Literal["batch", "image"] = setting(
         "batch", "moments over the images that are sampled together, or over each image alone (paper's code)"
     )
-    norm: Literal["l2", "l2_squared"] = setting("l2", "the norm of each gap in L_BN")
+    norm: Literal["l2", "l2_squared"] = setting(
+        "l2_squared", "the norm of each gap in L_BN (paper: l2); squared, the largest gaps close first"
+    )
     layers: Literal["relative", "uniform", "first"] = setting(
         "relative",
         "weight of a layer: gaps in units of its stored statistics' norms; all equal (paper); "

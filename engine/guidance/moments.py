@@ -19,7 +19,7 @@ def recording_moments(layers: Sequence[nn.Module], per_image: bool = False) -> I
     taken: list[Moments] = []
 
     def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        taken.append(image_moments(inputs[0]) if per_image else channel_moments(inputs[0]))
+        taken.append(channel_moments(inputs[0], per_image))
 
     hooks = [layer.register_forward_pre_hook(record) for layer in dict.fromkeys(layers)]
     try:
@@ -28,10 +28,3 @@ def recording_moments(layers: Sequence[nn.Module], per_image: bool = False) -> I
         for hook in hooks:
             hook.remove()
         taken.clear()
-
-
-def image_moments(x: Tensor) -> Moments:
-    """Moments of each image on its own: x (N, C, *) -> mean and biased variance, (N, C) each."""
-    number, channels = x.shape[:2]
-    flat = channel_moments(x.reshape(1, number * channels, *x.shape[2:]))
-    return Moments(flat.mean.view(number, channels), flat.var.view(number, channels))

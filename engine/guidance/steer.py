@@ -27,16 +27,10 @@ def gradient(z: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tenso
     return values.detach(), grad
 
 
-def relative_step(z: Tensor, grad: Tensor, scale: float, joint: bool) -> Tensor:
-    """A move along `grad` whose rms is `scale` times that of z: over the whole batch if joint, else by image."""
-    axes = (0, 1, 2, 3) if joint else (1, 2, 3)
-    size = grad.square().mean(axes, keepdim=True).sqrt()
-    return (
-        scale
-        * z.square().mean(axes, keepdim=True).sqrt()
-        * grad
-        / size.clamp_min(torch.finfo(grad.dtype).tiny)
-    )
+def relative_step(grad: Tensor, length: float, joint: bool) -> Tensor:
+    """A move along `grad` (N, 4, h, w) with an rms of `length`: over the whole batch if joint, else by image."""
+    size = grad.square().mean((0, 1, 2, 3) if joint else (1, 2, 3), keepdim=True).sqrt()
+    return length * grad / size.clamp_min(torch.finfo(grad.dtype).tiny)
 
 
 class Unguided:
@@ -90,8 +84,14 @@ class DomainSteer:
         if self.alignment.step == "raw":
             move = self.alignment.scale * grad
         else:
-            move = relative_step(z, grad, self.alignment.scale, joint)
+            move = relative_step(grad, self._length(step), joint)
         return torch.where(finite[:, None, None, None], z - move, z)
+
+    def _length(self, step: Step) -> float:
+        """The rms of a relative move at this step."""
+        alpha = float(step.alpha)
+        noise = (1 - alpha) ** 0.5
+        return self.alignment.scale * (noise if self.alignment.target == "noisy" else noise / alpha**0.5)
 
     def check(self) -> None:
         """Raise GuidanceError if more than a tenth of the image-steps had to be skipped."""

@@ -109,12 +109,21 @@ def test_the_clean_target_moves_the_prediction_and_not_the_latent() -> None:
 
 @pytest.mark.parametrize("joint", [True, False])
 def test_a_relative_step_has_the_stated_length_whatever_the_gradients_scale(joint: bool) -> None:
-    z, grad = torch.randn(2, 3, 4, 5, 5)
-    move = relative_step(z, grad, 0.25, joint)
-    torch.testing.assert_close(relative_step(z, 1000 * grad, 0.25, joint), move)
-    axes = (0, 1, 2, 3) if joint else (1, 2, 3)
-    torch.testing.assert_close(move.square().mean(axes).sqrt(), 0.25 * z.square().mean(axes).sqrt())
-    assert torch.equal(relative_step(z, torch.zeros_like(z), 0.25, joint), torch.zeros_like(z))
+    grad = torch.randn(3, 4, 5, 5)
+    move = relative_step(grad, 0.25, joint)
+    torch.testing.assert_close(relative_step(1000 * grad, 0.25, joint), move)
+    size = move.square().mean((0, 1, 2, 3) if joint else (1, 2, 3)).sqrt()
+    torch.testing.assert_close(size, torch.full_like(size, 0.25))
+    assert torch.equal(relative_step(torch.zeros_like(grad), 0.25, joint), torch.zeros_like(grad))
+
+
+def test_a_relative_step_shifts_the_predicted_noise_by_the_scale() -> None:
+    z, at = torch.randn(2, 4, 5, 5, dtype=torch.float64), step(alpha=0.2)
+    clean = DomainSteer(square, Alignment(scale=0.3)).between(z, at) - z
+    noisy = DomainSteer(square, Alignment(scale=0.3, target="noisy")).before(z, at) - z
+    as_noise = clean * at.alpha.sqrt() / (1 - at.alpha).sqrt()  # z_t = sqrt(a) clean + sqrt(1 - a) noise
+    assert as_noise.square().mean().sqrt().item() == pytest.approx(0.3)
+    assert noisy.square().mean().sqrt().item() == pytest.approx(0.3 * 0.8**0.5)
 
 
 def test_guidance_acts_in_its_window_and_never_at_the_last_step() -> None:
