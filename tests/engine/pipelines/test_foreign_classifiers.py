@@ -1,0 +1,47 @@
+"""Classifiers from elsewhere go through generate: a third party's checkpoint, and a transformers model's folder."""
+
+from pathlib import Path
+
+import torch
+from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetForImageClassification
+
+from engine.config import Sampling
+from engine.models import Prior, load_classifier
+from engine.pipelines.generate import generate
+from engine.types import Sample
+
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+SHORT = Sampling(steps=3, batch=10)
+
+
+def check(samples: list[Sample], classes: int) -> None:
+    assert all(sample.logits.shape == (classes,) for sample in samples)
+    assert all(sample.image.isfinite().all() and sample.l_bn > 0 for sample in samples)
+    assert all(0 <= sample.confidence <= 1 for sample in samples)
+
+
+def test_a_third_partys_resnet20_with_the_embedded_prior(third_party_models: Path, tmp_path: Path) -> None:
+    (checkpoint,) = third_party_models.glob("resnet20-*.th")
+    classifier = load_classifier(checkpoint, architecture="resnet20", labels=CIFAR10, device="cpu")
+    samples = list(generate(classifier, "embedded", None, 1, sampling=SHORT, out=tmp_path / "set"))
+    assert {sample.label for sample in samples} == set(CIFAR10)
+    check(samples, 10)
+    assert (tmp_path / "set" / "images" / "airplane" / "00000.png").is_file()
+
+
+def test_a_transformers_resnet18_from_a_local_folder(tiny_prior: Prior, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    names = ["dog", "elephant", "guitar", "horse"]
+    config = ResNetConfig(
+        hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", num_labels=4,
+        id2label=dict(enumerate(names)), label2id={name: number for number, name in enumerate(names)},
+    )  # fmt: skip
+    ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet18")
+    ConvNextImageProcessorPil(size={"shortest_edge": 64}, crop_pct=0.875).save_pretrained(
+        tmp_path / "resnet18"
+    )
+    classifier = load_classifier(f"hf:{tmp_path / 'resnet18'}", device="cpu")
+    assert len(classifier.norm_layers) == 20
+    samples = list(generate(classifier, tiny_prior, None, 1, sampling=SHORT))
+    assert [sample.label for sample in samples] == names
+    check(samples, 4)
