@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from engine.errors import ConfigError
-from engine.outputs.atomic import write_whole
+from engine.files import write_whole
 from engine.outputs.images import png_bytes, to_picture
 from engine.outputs.lettering import font, legible, shorten
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from engine.errors import ConfigError
-from engine.outputs.atomic import write_whole
+from engine.files import write_whole
 from engine.outputs.images import png_bytes
 from engine.outputs.lettering import font, legible, shorten
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 from PIL import Image
 
 from engine.errors import ConfigError, OutputError
-from engine.outputs.atomic import (
+from engine.files import (
     OURS,
     explained,
     lock_folder,

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine.errors import OutputError
-from engine.outputs.atomic import OURS, explained, sync_folder, whole_file
+from engine.files import OURS, explained, sync_folder, whole_file
 from engine.types import ImageKey, Sample
 
 MANIFEST = "manifest.parquet"

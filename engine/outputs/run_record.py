@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import OutputError
-from engine.outputs.atomic import explained, write_whole
+from engine.files import explained, write_whole
 
 RUN = "run.json"
 FORMAT = "ddis-dataset/1"

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from engine.errors import ConfigError, OutputError
-from engine.outputs.atomic import explained, make_folder, whole_file
+from engine.files import explained, make_folder, whole_file
 from engine.outputs.manifest import Row, read_manifest
 
 

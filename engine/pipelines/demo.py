@@ -13,12 +13,12 @@ from torch import Tensor
 from engine.config import Alignment, Sampling
 from engine.errors import ModelError
 from engine.evaluation.shares import shares
+from engine.files import make_folder, write_whole
 from engine.guidance.losses import judged
 from engine.memory.measure import peak_bytes
 from engine.models import load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
 from engine.models.prior_sources import EMBEDDED
-from engine.outputs.atomic import make_folder, write_whole
 from engine.outputs.contact_sheet import contact_sheet, save_contact_sheet
 from engine.outputs.curves import draw_curves
 from engine.pipelines.generate import Job, prepare, sample_group

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from engine.config import Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError, OutputError
+from engine.files import write_whole
 from engine.guidance.steer import DomainSteer
 from engine.models.classifier import Classifier
 from engine.models.prior import Prior
@@ -22,7 +23,6 @@ from engine.pipelines.generate import Job, prepare
 from engine.prompts import class_prompt
 from engine.sampling.ddim import OnStep
 from engine.sampling.noise import starting_noise
-from engine.tokens.files import write_whole
 from engine.tokens.optimise import (
     LogitsOf,
     Outcome,

@@ -20,9 +20,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from engine.errors import TokenFileError
+from engine.files import write_whole
 from engine.models.classifier import Classifier
 from engine.models.prior import Prior
-from engine.tokens.files import write_whole
 
 FORMAT = 1
 TEMPLATE = "a/an {token} {class name}"

@@ -8,9 +8,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engine.errors import TokenFileError
+from engine.files import write_whole
 from engine.models.classifier import Classifier
 from engine.models.prior import Prior
-from engine.tokens.files import write_whole
 from engine.tokens.table import TokenTable, embedding_width, placeholders, read_tensors
 
 

@@ -211,5 +211,5 @@ def test_another_safetensors_file_is_refused(tmp_path):
 
 def test_a_path_that_cannot_be_written_is_explained(tmp_path, table):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"cannot be written .*, expected a writable folder .*: choose"):
+    with pytest.raises(OutputError, match=r"cannot write .*: .*; expected .*choose another folder"):
         save_tokens(table, tmp_path / "file" / "t.safetensors")

@@ -6,17 +6,16 @@ run may be resumed with another number of steps as long as its cool-down has not
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from engine.errors import ConfigError
+from engine.files import whole_file
 
 COOLDOWN = 0.25
 
@@ -96,7 +95,8 @@ def train(
             print(json.dumps(line), flush=True)
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-            _save({**state, "step": done, "loss": running}, checkpoint)
+            with whole_file(checkpoint) as file:
+                torch.save({**state, "step": done, "loss": running}, file)
     model.load_state_dict(average)
     model.eval()
 
@@ -109,9 +109,3 @@ def _blend(average: dict[str, Tensor], model: nn.Module, keep: float) -> None:
             average[name].lerp_(value, 1 - keep)
         else:
             average[name].copy_(value)
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)

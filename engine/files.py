@@ -55,7 +55,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` under `path`, whole or not at all."""
+    """Write `content` under `path`, whole or not at all; missing folders are made."""
+    make_folder(path.parent)
     with whole_file(path) as file:
         file.write(content)
 
