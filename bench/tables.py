@@ -1,12 +1,15 @@
-"""Markdown tables from the JSON that the benchmarks wrote in bench/results.
+"""Markdown tables from the JSON in bench/results, and the README's tables between their markers.
 
 python bench/tables.py
 """
 
 import json
+import re
 from pathlib import Path
+from statistics import mean
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
 
 
 def _inductor(us: dict[str, float]) -> float | None:
@@ -54,6 +57,63 @@ def kernels_table(result: dict) -> str:
     return "\n".join(parts)
 
 
-if __name__ == "__main__":
+def embedded_table(result: dict) -> str:
+    """`ddis embedded check --json`: what the embedded models reach, beside what is asked of them."""
+    goals = result["goals"]
+    rows = [
+        f"| {name.replace('_', ' ')} | {'not measured' if value is None else f'{value:.3g}'} | {goals[name]:g} |"
+        for name, value in result["measures"].items()
+    ]
+    return "\n".join(["| embedded models | reached | goal |", "|---|---|---|", *rows])
+
+
+def guidance_table(result: dict) -> str:
+    """bench/guidance.py: shares by domain and method, each the mean over its seeds."""
+    by_method: dict[tuple[str, str], list[dict]] = {}
+    for name, cell in result["cells"].items():
+        method, domain, _ = name.split("/")
+        by_method.setdefault((domain, method), []).append(cell)
+    methods = list(result["settings"]["methods"])
+    rows = []
+    for domain in dict.fromkeys(domain for domain, _ in by_method):
+        cells = [by_method.get((domain, method), []) for method in methods]
+        shown = [
+            f"{mean(c['judge_domain'] for c in cell):.2f} / {mean(c['judge_class'] for c in cell):.2f} / "
+            f"{mean(c['l_bn'] for c in cell):.0f}"
+            if cell
+            else "not measured"
+            for cell in cells
+        ]
+        rows.append(f"| {domain.replace('_', ' ')} | {' | '.join(shown)} |")
+    first = next(iter(result["cells"].values()))
+    seeds = max(len(cells) for cells in by_method.values())
+    header = [
+        f"Judge's share in the domain / in the class / L_BN; {first['images']} images a cell and seed, {seeds} seed"
+        f"{'s' if seeds > 1 else ''}, neutral prompts, {result['settings']['sampling']['steps']} steps.\n",
+        f"| classifier of | {' | '.join(methods)} |",
+        "|---" * (len(methods) + 1) + "|",
+    ]
+    return "\n".join([*header, *rows])
+
+
+def fill(text: str, name: str, table: str) -> str:
+    """`text` with what stands between the markers of one table replaced."""
+    pattern = rf"(<!-- table:{name} -->\n).*?(\n<!-- /table:{name} -->)"
+    return re.sub(pattern, lambda found: found[1] + table + found[2], text, flags=re.DOTALL)
+
+
+def main() -> None:
     for file in sorted(RESULTS.glob("kernels*.json")):
         file.with_suffix(".md").write_text(kernels_table(json.loads(file.read_text())))
+    text = README.read_text()
+    for name, source, table in (
+        ("embedded", "embedded_check.json", embedded_table),
+        ("guidance", "guidance.json", guidance_table),
+    ):
+        if (RESULTS / source).exists():
+            text = fill(text, name, table(json.loads((RESULTS / source).read_text())))
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The README's tables are those that the committed results make."""
+
+import importlib.util
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def tables():
+    spec = importlib.util.spec_from_file_location("bench_tables", ROOT / "bench" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_making_the_tables_again_changes_nothing() -> None:
+    results = {
+        path: path.read_bytes() for path in [ROOT / "README.md", *(ROOT / "bench" / "results").glob("*.md")]
+    }
+    tables().main()
+    after = {path: path.read_bytes() for path in results}
+    for path, content in results.items():
+        path.write_bytes(content)  # a failing test must not mend what it found
+    assert after == results
+
+
+def test_a_table_is_filled_between_its_markers_and_nowhere_else() -> None:
+    text = "a\n<!-- table:x -->\nold\n<!-- /table:x -->\nb <!-- table:y -->\n"
+    assert tables().fill(text, "x", "| new |") == text.replace("old", "| new |")
+    assert tables().fill(text, "z", "| new |") == text
+
+
+def test_guidance_is_averaged_over_seeds() -> None:
+    cell = {"images": 7, "judge_domain": 0.2, "judge_class": 0.5, "teacher_class": 0.5, "l_bn": 100.0}
+    result = {
+        "settings": {"methods": {"plain": None, "ours": {}}, "sampling": {"steps": 30}},
+        "cells": {"plain/sketch/0": cell, "plain/sketch/1": {**cell, "judge_domain": 0.4}},
+    }
+    assert "| sketch | 0.30 / 0.50 / 100 | not measured |" in tables().guidance_table(result)
+    assert "2 seeds" in tables().guidance_table(result)
