@@ -6,12 +6,27 @@ from hashlib import blake2b
 import torch
 from torch import Tensor, nn
 
+from engine.errors import ConfigError
+
 PROBES = 16
 
 
 def default_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; if none is, the GPU where there is one."""
-    return torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    """The device asked for; if none is, the GPU where there is one. Raises ConfigError for one that is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"device is {str(device)!r}, expected 'cpu', 'cuda' or 'cuda:<number>': check the spelling."
+        ) from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device is {str(device)!r}, expected one of this machine's {torch.cuda.device_count()} CUDA devices: "
+            "choose 'cpu', or install the CUDA build of torch and NVIDIA's driver."
+        )
+    return chosen
 
 
 def freeze(module: nn.Module) -> nn.Module:

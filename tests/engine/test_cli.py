@@ -79,6 +79,8 @@ def test_generate_prints_one_json_object(
         (["--alignment-start", "0.9", "--alignment-stop", "0.1"], "alignment window is [0.9, 0.1)"),
         (["--alignment", "none", "--alignment-scale", "1"], "--alignment none came with --alignment-scale"),
         (["--tokens", "missing.safetensors"], "missing.safetensors"),
+        (["--device", "gpu"], "device is 'gpu', expected 'cpu', 'cuda'"),
+        (["--device", "cuda:99"], "device is 'cuda:99', expected one of this machine's"),
         (["--labels", "a", "b"], "7 outputs and 2 labels"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
