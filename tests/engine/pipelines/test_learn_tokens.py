@@ -113,7 +113,7 @@ def test_another_run_s_file_is_refused_and_a_finished_one_returned(tmp_path, cla
         learn_tokens(
             classifier, tiny_prior, learning=replace(LEARNING, epochs=3), sampling=SAMPLING, seed=5, out=out
         )
-    with pytest.raises(OutputError, match=r"alignment.scale is 0.25 there and 0.5 here"):
+    with pytest.raises(OutputError, match=rf"alignment.scale is {Alignment().scale} there and 0.5 here"):
         learned(classifier, tiny_prior, out, alignment=Alignment(scale=0.5))
 
 
