@@ -33,7 +33,8 @@ def check_choices(config: Any) -> None:
 class Alignment:
     """Domain alignment guidance (DAG): how the classifier's BatchNorm statistics pull on the latents.
 
-    The defaults are the best that the evidence in `bench/results` supports; `Alignment.paper()` is DDIS as published.
+    The defaults come from a short trial on the embedded models and are provisional: `bench/results/guidance.json`
+    has what they reach beside `Alignment.paper()`, DDIS as published.
     """
 
     target: Literal["clean", "noisy"] = setting(

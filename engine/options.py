@@ -33,7 +33,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 def add_alignment(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("domain alignment guidance (DAG)")
-    presets = "default: the best that we know; paper: DDIS as published; none: the plain prior"
+    presets = "default: ours, provisional; paper: DDIS as published; none: the plain prior"
     group.add_argument("--alignment", choices=PRESETS, default="default", help=presets)
     add_fields(group, Alignment(), "alignment-")
 
