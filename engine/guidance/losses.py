@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from ddis_kernels import AlignmentTarget
+from ddis_kernels import alignment_loss as fused_loss
 from torch import Tensor
 from torch.linalg import vector_norm
 
 from engine.config import Alignment
+from engine.guidance.fused import fused_moments
 from engine.guidance.moments import recording_moments
 from engine.models.classifier import Classifier
 from engine.types import Moments
@@ -44,17 +47,34 @@ def alignment_loss(
     return torch.stack(terms).sum(0)
 
 
-def domain_loss(classifier: Classifier, alignment: Alignment) -> Callable[[Tensor], Tensor]:
-    """The loss of images (N, 3, H, W) in [0, 1] under a classifier: (N,) by image, or (1,) over the batch."""
+def alignment_target(classifier: Classifier, alignment: Alignment) -> AlignmentTarget:
+    """A classifier's stored moments, weighted as the settings say, in the form that the kernels take."""
     weights = layer_weights(classifier.stored, alignment.layers)
+    return AlignmentTarget.of(classifier.stored, weights, alignment.norm)
+
+
+def domain_loss(
+    classifier: Classifier, alignment: Alignment, fused: bool = True
+) -> Callable[[Tensor], Tensor]:
+    """The loss of images (N, 3, H, W) in [0, 1] under a classifier: (N,) by image, or (1,) over the batch.
+
+    fused: by `fused_moments`. Otherwise by hooks and `alignment_loss`, the reference that it equals to rounding.
+    """
     per_image = alignment.statistics == "image"
+    target = alignment_target(classifier, alignment)
+    weights = layer_weights(classifier.stored, alignment.layers)
 
     def loss(images: Tensor) -> Tensor:
+        with fused_moments(classifier.module, per_image) as measured:
+            classifier.logits(images)
+            return fused_loss(measured, target).reshape(-1)
+
+    def reference(images: Tensor) -> Tensor:
         with recording_moments(classifier.norm_layers, per_image) as measured:
             classifier.logits(images)
             return alignment_loss(measured, classifier.stored, weights, alignment.norm).reshape(-1)
 
-    return loss
+    return loss if fused else reference
 
 
 def judged(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,8 +33,8 @@ NORMS = ("l2", "l2_squared")
 class AlignmentTarget:
     """Stored moments of a network's layers side by side, sum of all C, and how their gaps are weighed.
 
-    mean, var: (sum C,) float32. weights: (layers, 2) float32, of the mean's and of the variance's gap. splits:
-    (layers + 1,) int64, where each layer's channels begin. All on one device.
+    mean, var: (sum C,) float32, or float64 if the stored moments are. weights: (layers, 2) of the same dtype, of the
+    mean's and of the variance's gap. splits: (layers + 1,) int64, where each layer's channels begin. All on one device.
     """
 
     mean: Tensor
@@ -60,10 +60,11 @@ class AlignmentTarget:
                 "of the variance's gap) for each of at least one layer."
             )
         device, channels = stored[0].mean.device, tuple(s.mean.numel() for s in stored)
+        dtype = torch.float64 if stored[0].mean.dtype == torch.float64 else torch.float32
         return cls(
-            mean=torch.cat([s.mean for s in stored]).detach().float(),
-            var=torch.cat([s.var for s in stored]).detach().float(),
-            weights=torch.tensor(weights, dtype=torch.float32, device=device),
+            mean=torch.cat([s.mean for s in stored]).detach().to(dtype),
+            var=torch.cat([s.var for s in stored]).detach().to(dtype),
+            weights=torch.tensor(weights, dtype=dtype, device=device),
             splits=torch.tensor([0, *torch.tensor(channels).cumsum(0)], dtype=torch.int64, device=device),
             channels=channels,
             squared=norm == "l2_squared",
@@ -257,7 +258,8 @@ def _gradients(measured: Sequence[Moments], target: AlignmentTarget) -> tuple[Te
         )
     mean = torch.cat([m.mean for m in measured], -1).reshape(-1, sum(channels))
     var = torch.cat([m.var for m in measured], -1).reshape(-1, sum(channels))
-    arguments = (mean, var, target.mean, target.var, target.weights, target.splits, target.squared)
+    stored = (t.to(mean.dtype) for t in (target.mean, target.var, target.weights))
+    arguments = (mean, var, *stored, target.splits, target.squared)
     return align_op(*arguments) if backend.is_watched(mean) else _Alignment.apply(*arguments)
 
 

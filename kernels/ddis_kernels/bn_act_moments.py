@@ -29,14 +29,18 @@ class Measured(NamedTuple):
 
 
 def fold_batch_norm(bn: Any) -> tuple[Tensor, Tensor]:
-    """(scale, shift), (C,) float32 and detached, of a BatchNorm in eval mode: bn(x) = scale x + shift."""
+    """(scale, shift), (C,) and detached, of a BatchNorm in eval mode: bn(x) = scale x + shift.
+
+    float32, or float64 where its statistics are: that serves float64 inputs alone.
+    """
+    dtype = torch.float64 if bn.running_var.dtype == torch.float64 else torch.float32
     scale = (bn.running_var.double() + bn.eps).rsqrt()
     if bn.weight is not None:
         scale = scale * bn.weight.double()
     shift = -bn.running_mean.double() * scale
     if bn.bias is not None:
         shift = shift + bn.bias.double()
-    return scale.detach().float(), shift.detach().float()
+    return scale.detach().to(dtype), shift.detach().to(dtype)
 
 
 def _over_channels(values: Tensor, x: Tensor) -> Tensor:
@@ -142,7 +146,8 @@ def bn_act_moments(
 ) -> Measured:
     """act(scale x + shift) of x: (N, C) or (N, C, *), and the moments of x, (C,) or, of each image alone, (N, C).
 
-    scale, shift: (C,) float32, as `fold_batch_norm` gives them: they get no gradient, so they must not require one.
+    scale, shift: (C,) float32 (or float64 as x), as `fold_batch_norm` gives them: they get no gradient, so they must
+    not require one.
     Differentiable once with respect to x; y has the dtype and, if x is dense, the memory format of x.
     """
     backend.check_feature_map("bn_act_moments", x)
@@ -161,7 +166,8 @@ def _check_layer(x: Tensor, scale: Tensor, shift: Tensor, activation: str) -> No
             "'none' and apply another activation to y."
         )
     for name, values in (("scale", scale), ("shift", shift)):
-        if values.shape != x.shape[1:2] or values.dtype != torch.float32 or values.requires_grad:
+        fits = values.dtype in (torch.float32, x.dtype if x.dtype == torch.float64 else torch.float32)
+        if values.shape != x.shape[1:2] or not fits or values.requires_grad:
             raise ValueError(
                 f"bn_act_moments got {name} {tuple(values.shape)} {values.dtype}"
                 f"{' that requires a gradient' if values.requires_grad else ''}, expected ({x.shape[1]},) float32 "

@@ -1,0 +1,169 @@
+"""L_BN from a network whose BatchNorm layers measure what they normalise: it adds no pass over any activation.
+
+Inside the block a BatchNorm layer, with the ReLU or SiLU behind it, is one operator (`ddis_kernels.bn_act_moments`);
+outside it the network is as it was. Which activation belongs to which layer is watched once (`pairing`), before the
+first pass. In a pass the operator does the activation, and when the network then asks for it, it gets its input back; a
+pass that does not ask, because it took another path through its code, ends in an error.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from ddis_kernels import AlignmentTarget, alignment_loss, bn_act_moments, channel_moments
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from engine.errors import ModelError
+from engine.guidance.pairing import ACTIVATIONS, FusedLayer, pair, replaced_forwards
+from engine.models.norms import is_batch_norm
+from engine.types import Moments
+
+
+class _Plan(NamedTuple):
+    """How the BatchNorm layers of a network are fused, and the state of their weights that this was made for."""
+
+    layers: Mapping[nn.Module, FusedLayer | None]
+    state: list[object]
+
+
+_plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
+"""A network is fused at every guided step but watched once."""
+
+
+@contextmanager
+def aligned(
+    network: nn.Module,
+    stored: Sequence[Moments],
+    weights: Sequence[tuple[float, float]] | None = None,
+    norm: str = "l2",
+    per_image: bool = False,
+) -> Iterator[Callable[[], Tensor]]:
+    """Fuse a network and yield a function that gives L_BN of its latest pass: a scalar or, by image, (N,).
+
+        with aligned(classifier.module, classifier.stored) as loss:
+            logits = classifier.logits(images)
+            (gradient,) = torch.autograd.grad(loss(), images)
+
+    network: frozen, run whole, by one thread. stored: moments (C,) of its BatchNorm layers in call order, with weights
+    (a, b) for each, 1 by default; norm: `l2` or `l2_squared`. Differentiable once. Raises ModelError for a network in
+    training mode.
+    """
+    target = AlignmentTarget.of(stored, weights, norm)
+    with fused_moments(network, per_image) as measured:
+        yield lambda: alignment_loss(measured, target)
+
+
+@contextmanager
+def fused_moments(network: nn.Module, per_image: bool = False) -> Iterator[list[Moments]]:
+    """Fuse a network and yield a list that holds the moments of its latest pass: `recording_moments` without hooks.
+
+    (C,) each or, per image, (N, C), in call order. They carry the graph of the pass, so use them before the block ends:
+    it empties the list and restores the network.
+    """
+    layers = [layer for layer in network.modules() if is_batch_norm(layer)]
+    if any(layer.training for layer in layers):
+        raise ModelError(
+            "the network to be fused is in training mode, expected evaluation mode: its BatchNorm layers would "
+            "normalise with the batch's own statistics. Call its eval() first."
+        )
+    measured: list[Moments] = []
+    answering = _Answering()
+    forward = network.forward
+
+    def fuse(plan: _Plan) -> None:
+        replaced = {
+            layer: _measuring(layer.forward, measured, per_image)
+            if how is None
+            else _fused(how, measured, per_image, answering.due)
+            for layer, how in plan.layers.items()
+        }
+        restored.enter_context(replaced_forwards(replaced))
+        fused.append(plan)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not fused:
+            _plans[network] = _Plan(pair(layers, lambda: forward(*args, **kwargs)), _state(layers))
+            fuse(_plans[network])
+        measured.clear()
+        answering.due.clear()
+        with answering:
+            output = forward(*args, **kwargs)
+        if answering.due:
+            del _plans[network]
+            raise ModelError(
+                f"{len(answering.due)} BatchNorm outputs of this pass were fused with an activation that the network "
+                "then did not call, expected the same path through its code as in the pass that was watched: pass "
+                "inputs that take one path, or measure with recording_moments, which fuses nothing."
+            )
+        return output
+
+    with ExitStack() as restored:
+        fused: list[_Plan] = []
+        known = _plans.get(network)
+        if known is not None and known.state == _state(layers):
+            fuse(known)
+        restored.enter_context(replaced_forwards({network: run}))
+        restored.callback(measured.clear)
+        restored.callback(answering.due.clear)
+        yield measured
+
+
+class _Answering(TorchFunctionMode):
+    """Answers a call for an activation that a fused layer has already done, with the call's input.
+
+    due: the outputs of fused layers that the network has yet to activate, by their identity.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.due: dict[int, tuple[Tensor, str]] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if self.due and func in ACTIVATIONS and args:
+            y, activation = self.due.get(id(args[0]), (None, ""))
+            if y is not None and ACTIVATIONS[func] == activation:
+                del self.due[id(y)]
+                return y
+        return func(*args, **(kwargs or {}))
+
+
+def _fused(
+    how: FusedLayer, measured: list[Moments], per_image: bool, due: dict[int, tuple[Tensor, str]]
+) -> Callable[[Tensor], Tensor]:
+    scale, shift, activation, skip = how
+
+    def forward(x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():  # the operator's own calls are none of the network's
+            y, mean, var = bn_act_moments(x, scale, shift, activation, per_image)
+        measured.append(Moments(mean, var))
+        if skip:
+            due[id(y)] = y, activation
+        return y
+
+    return forward
+
+
+def _measuring(forward: Callable[..., Any], measured: list[Moments], per_image: bool) -> Callable[..., Any]:
+    def run(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        measured.append(channel_moments(x, per_image))
+        return forward(x, *args, **kwargs)
+
+    return run
+
+
+def _state(layers: Sequence[nn.Module]) -> list[object]:
+    """What changes when a layer is replaced, moved, converted, or gets other weights."""
+    tensors = (
+        getattr(layer, name, None)
+        for layer in layers
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    return [
+        *layers,
+        *((t.data_ptr(), t._version, t.dtype) if isinstance(t, Tensor) else None for t in tensors),
+    ]

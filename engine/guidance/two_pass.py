@@ -1,0 +1,77 @@
+"""The gradient of L_BN over a large batch with the graph of a small one in memory, exactly.
+
+    dL/dx = A_c + B_c x  for the input x of each BatchNorm layer, with A and B functions of the whole batch's moments
+
+First pass, without gradients: the moments of each micro-batch, merged (Chan). A and B follow from these. Second pass:
+the gradient of sum A x + B x^2 / 2 for each micro-batch. It costs one more forward pass, and approximates nothing.
+"""
+
+from collections.abc import Callable
+
+import torch
+from ddis_kernels import (
+    AlignmentTarget,
+    alignment_coefficients,
+    alignment_loss,
+    merge_moments,
+    micro_batch_loss,
+)
+from torch import Tensor, nn
+
+from engine.errors import ConfigError
+from engine.guidance.fused import fused_moments
+from engine.guidance.steer import gradient
+from engine.types import Moments
+
+
+def two_pass(
+    z: Tensor,
+    forward: Callable[[Tensor], object],
+    network: nn.Module,
+    target: AlignmentTarget,
+    micro_batch: int,
+) -> tuple[Tensor, Tensor]:
+    """L_BN over the batch, (1,), and its gradient by z: (B, ...), as `steer.gradient` gives both.
+
+    forward: runs `network` once on what some rows of z stand for, as
+    `lambda rows: classifier.logits(prior.decode(rows, clamp=False))` does. No row may depend on another in it, and a
+    layer must read as many values of one row as of another. target: of `alignment_target(classifier, alignment)`.
+    micro_batch: the number of rows to hold a graph for; a batch that is no larger takes one pass.
+    """
+    if micro_batch < 1:
+        raise ConfigError(f"micro_batch is {micro_batch}, expected at least 1: give a positive whole number.")
+    with fused_moments(network) as measured:
+
+        def whole(rows: Tensor) -> Tensor:
+            forward(rows)
+            return alignment_loss(measured, target).reshape(1)
+
+        if len(z) <= micro_batch:
+            return gradient(z, whole)
+        merged = _merged(z, forward, measured, micro_batch)
+        # A row stands for its values: moments are means, and the number of values in a row cancels.
+        loss, coefficients = alignment_coefficients(merged, target, [len(z)] * len(merged))
+
+        def part(rows: Tensor) -> Tensor:
+            forward(rows)
+            return micro_batch_loss(coefficients, measured, [len(rows)] * len(measured))
+
+        gradients = [gradient(rows, part)[1] for rows in z.split(micro_batch)]
+    return loss.reshape(1), torch.cat(gradients)
+
+
+def _merged(
+    z: Tensor, forward: Callable[[Tensor], object], measured: list[Moments], micro_batch: int
+) -> list[Moments]:
+    """Moments of all rows of z, each layer's from those that the passes of its micro-batches leave in `measured`."""
+    merged: list[Moments] = []
+    seen = 0
+    for rows in z.split(micro_batch):
+        with torch.no_grad():
+            forward(rows)
+        merged = [
+            now if seen == 0 else merge_moments(before, now, seen, len(rows))
+            for before, now in zip(merged or measured, measured, strict=True)
+        ]
+        seen += len(rows)
+    return merged
