@@ -1,0 +1,86 @@
+"""The gradient of a large batch from small ones."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.config import Alignment
+from engine.errors import ConfigError
+from engine.guidance.losses import alignment_target, domain_loss
+from engine.guidance.steer import gradient
+from engine.guidance.two_pass import two_pass
+from engine.models import Classifier, Preprocess, load_classifier
+from engine.models.cifar_resnet import CifarResNet
+
+LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+SETTINGS = [Alignment(), Alignment(norm="l2", layers="first")]
+
+
+@pytest.fixture
+def classifier(tiny_resnet: CifarResNet) -> Classifier:
+    return load_classifier(tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")
+
+
+def decode(z: Tensor) -> Tensor:
+    """A nonlinear stand-in for a decoder, (N, 4, h, w) -> (N, 3, h, w)."""
+    return (z[:, :3] + z[:, 3:].sin()).sigmoid()
+
+
+@pytest.mark.parametrize("alignment", SETTINGS, ids=["ours", "l2"])
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 7, 100])
+def test_equals_one_pass_over_the_whole_batch(
+    classifier: Classifier, alignment: Alignment, micro_batch: int
+) -> None:
+    """In float64, where only rounding is left. The network itself runs on 16 x 16 images, so nothing resizes."""
+    network = classifier.module.double()
+    target = alignment_target(classifier, alignment)
+    z = torch.randn(7, 4, 16, 16, dtype=torch.float64)
+
+    def forward(rows: Tensor) -> Tensor:
+        return network(decode(rows))
+
+    whole = two_pass(z, forward, network, target, len(z))
+    loss, grad = two_pass(z, forward, network, target, micro_batch)
+    torch.testing.assert_close(loss, whole[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(grad, whole[1], rtol=1e-10, atol=1e-12 * float(whole[1].abs().max()))
+    assert grad.abs().max() > 0
+    assert not loss.requires_grad
+    assert not grad.requires_grad
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_equals_the_guidance_loss_of_a_classifier(classifier: Classifier, fused: bool) -> None:
+    z, alignment = torch.randn(6, 4, 20, 20), Alignment()
+    loss = domain_loss(classifier, alignment, fused)
+    expected = gradient(z, lambda latents: loss(decode(latents)))
+    got = two_pass(
+        z,
+        lambda rows: classifier.logits(decode(rows)),
+        classifier.module,
+        alignment_target(classifier, alignment),
+        4,
+    )
+    torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(got[1], expected[1], rtol=1e-3, atol=1e-4 * float(expected[1].abs().max()))
+
+
+def test_no_more_than_a_micro_batch_has_a_graph(classifier: Classifier) -> None:
+    rows: list[tuple[int, bool]] = []
+
+    def forward(part: Tensor) -> Tensor:
+        rows.append((len(part), part.requires_grad))
+        return classifier.logits(decode(part))
+
+    target = alignment_target(classifier, Alignment())
+    two_pass(torch.randn(5, 4, 16, 16), forward, classifier.module, target, 2)
+    assert rows == [(2, False), (2, False), (1, False), (2, True), (2, True), (1, True)]
+    assert all(
+        not isinstance(layer, nn.BatchNorm2d) or "forward" not in vars(layer)
+        for layer in classifier.module.modules()
+    )
+
+
+def test_a_micro_batch_of_nothing_is_refused(classifier: Classifier) -> None:
+    target = alignment_target(classifier, Alignment())
+    with pytest.raises(ConfigError, match="micro_batch is 0, expected at least 1"):
+        two_pass(torch.randn(1, 4, 16, 16), classifier.logits, classifier.module, target, 0)
