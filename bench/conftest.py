@@ -22,7 +22,8 @@ def _two_threads():
 @pytest.fixture
 def timed(benchmark):
     """timed(run): benchmark a function of no arguments, with the environment in its extra_info."""
-    from kernels import environment, peak_bytes
+    from sweep import environment
+    from timing import peak_bytes
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -4,7 +4,7 @@
     python bench/gpu_suite.py --quick       the headline shapes only
 
 Checks every op in every dtype and layout against float64 and stops if one is wrong; measures copy bandwidth; then runs
-bench/kernels.py on the GPU and compiles the kernels for four architectures (bench/gpu_code.py).
+bench/sweep.py on the GPU, with a whole network, and compiles the kernels for four architectures (bench/gpu_code.py).
 """
 
 import argparse
@@ -20,9 +20,9 @@ from ddis_kernels import (
     channel_moments_grouped,
     channel_moments_reference,
 )
+from sweep import LAYOUTS, RESULTS, run
 from tables import kernels_table
-
-from kernels import LAYOUTS, RESULTS, best_us, run
+from timing import best_us
 
 CHECKED = [
     (1, 1, 1, 1),

@@ -30,7 +30,7 @@ def _row(row: dict) -> str:
 
 
 def kernels_table(result: dict) -> str:
-    """The sweep of bench/kernels.py: how many times as long each other form takes, and how far the limit is."""
+    """The sweep of bench/sweep.py: how many times as long each other form takes, and how far the limit is."""
     where = ", ".join(
         f"{key.replace('_', ' ')} {value}" for key, value in result["environment"].items() if value
     )
@@ -54,7 +54,39 @@ def kernels_table(result: dict) -> str:
             *map(_row, rows),
             "",
         ]
+    parts += [
+        "## Whole networks: L_BN + gradient by the image; `plain` is without L_BN\n",
+        networks_table(result),
+        "",
+    ]
     return "\n".join(parts)
+
+
+def networks_table(result: dict) -> str:
+    """Whole networks of bench/networks.py: the loss and its gradient over a plain forward and gradient."""
+
+    def peak(run: dict) -> str:
+        return "not measured" if run["peak_bytes"] is None else f"{run['peak_bytes'] / 1e6:.0f}"
+
+    rows = []
+    for row in result["networks"]:
+        plain, fused, hook = (row["runs"][name] for name in ("plain", "fused", "hook"))
+        what = f"{row['network']} ({', '.join(map(str, row['shape']))})"
+        cells = [what, row["dtype"], row["layout"], f"{plain['s'] * 1e3:.0f}"]
+        cells += [f"{fused['ratio']:.2f}", f"{hook['ratio']:.2f}", *map(peak, (plain, fused, hook))]
+        rows.append(f"| {' | '.join(cells)} |")
+    header = "| network | dtype | layout | plain ms | fused / plain | hook / plain | plain MB | fused MB | hook MB |"
+    return "\n".join([header, "|---" * 9 + "|", *rows])
+
+
+def readme_kernels(result: dict) -> str:
+    """The whole networks, and where they ran."""
+    where = result["environment"]
+    return (
+        f"L_BN with its gradient by the image, over a plain forward pass with the gradient by the image: medians on "
+        f"{where['device']}, {where['threads']} threads. Each kernel alone: `bench/results/kernels.md`.\n\n"
+        f"{networks_table(result)}"
+    )
 
 
 def embedded_table(result: dict) -> str:
@@ -109,6 +141,7 @@ def main() -> None:
     for name, source, table in (
         ("embedded", "embedded_check.json", embedded_table),
         ("guidance", "guidance.json", guidance_table),
+        ("kernels", "kernels.json", readme_kernels),
     ):
         if (RESULTS / source).exists():
             text = fill(text, name, table(json.loads((RESULTS / source).read_text())))

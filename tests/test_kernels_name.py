@@ -40,6 +40,11 @@ def test_bare_folders_stay_bare():
     assert [str(file.relative_to(ROOT)) for file in packages if file.exists()] == []
 
 
+def test_no_script_is_called_kernels():
+    """The folder of a script is first on its path: `kernels.py` beside it would be imported as theirs."""
+    assert [str(file) for file in ROOT.glob("*/kernels.py")] == []
+
+
 def test_libraries_that_look_for_the_name_import():
     code = "from diffusers import StableDiffusionPipeline; from transformers import CLIPTextModel"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

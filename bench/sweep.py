@@ -1,67 +1,29 @@
-"""Time every kernel on every BatchNorm shape of five networks and write bench/results/kernels.json and kernels.md.
+"""Time every kernel on every BatchNorm shape of five networks, and a whole network, and write
+bench/results/kernels.json and kernels.md.
 
-    python bench/kernels.py                 all shapes, batch 1, 8, 32, both layouts: some minutes
-    python bench/kernels.py --quick         the shapes that the README quotes
-    python bench/kernels.py --device cuda   the same on a GPU, with copy bandwidth
+    python bench/sweep.py                 all shapes, batch 1, 8, 32, both layouts: some minutes
+    python bench/sweep.py --quick         the shapes that the README quotes
+    python bench/sweep.py --device cuda   the same on a GPU, with copy bandwidth
 
-Contenders take turns, and the best of each counts: a neighbour's burst hits all or none. Run it on a quiet machine.
+Contenders take turns, and the best of each counts. Run it on a quiet machine. Not named after the kernels: as a script
+it would be first on the path, and transformers imports what is called `kernels` there.
 """
 
 import argparse
 import json
 import platform
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from contenders import SHAPES, Run, layer_contenders, moments_contenders
+from contenders import SHAPES, layer_contenders, moments_contenders
 from ddis_kernels import _backend
+from networks import LAYOUTS, measured_network
 from tables import kernels_table
+from timing import best_us, peak_bytes
 
 RESULTS = Path(__file__).parent / "results"
 HEADLINE = [(16, 64, 56), (16, 512, 7)]
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-
-
-def seconds(run: Run, device: str) -> float:
-    """Wall time of one call, with the device's work in it."""
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def best_us(runs: dict[str, Run], device: str, budget_s: float) -> dict[str, float]:
-    """Microseconds of the fastest call of each contender, which take turns for about budget_s seconds in all.
-
-    A call shorter than 200 us is repeated and averaged, so that the clock's own cost vanishes.
-    """
-    first = {name: [seconds(run, device) for _ in range(3)][-1] for name, run in runs.items()}
-    repeats = {name: max(1, min(50, round(2e-4 / max(first[name], 1e-7)))) for name in runs}
-    best, end = dict.fromkeys(runs, float("inf")), time.perf_counter() + budget_s
-    for turn in range(1000):
-        if turn >= 5 and time.perf_counter() > end:
-            break
-        for name, run in runs.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best[name] = min(best[name], (time.perf_counter() - start) / repeats[name])
-    return {name: round(value * 1e6, 2) for name, value in best.items()}
-
-
-def peak_bytes(run: Run, device: str) -> int | None:
-    """Most bytes allocated on the GPU during a call, beyond what was there."""
-    if device != "cuda":
-        return None
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    run()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def sweep(quick: bool) -> Iterator[tuple[str, tuple[int, int, int]]]:
@@ -128,7 +90,8 @@ def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
                     )
                     rows.append({"network": network, **row})
                     print(network, op, shape, layout, row["us"], flush=True)
-    return {"environment": environment(device), "rows": rows}
+    networks = [measured_network(device, layout=layout) for layout in LAYOUTS]
+    return {"environment": environment(device), "rows": rows, "networks": networks}
 
 
 if __name__ == "__main__":

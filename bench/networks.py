@@ -1,0 +1,141 @@
+"""Whole networks: L_BN with its gradient by the image, over a plain forward pass with the gradient by the image.
+
+    python bench/networks.py                          ResNet-34, 224 px, batch 8; bench/sweep.py runs it too
+    python bench/networks.py --px 64 --batch 2        something small
+
+`fused` is `engine.guidance.fused.aligned`, `hook` what public implementations of DeepInversion's loss do. Times are
+medians of rounds in which all take their turn; each peak of main memory is measured in a process of its own.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import Any
+
+import torch
+from contenders import Run, hook_moments
+from timing import median_ratios, peak_bytes, resident_peak_bytes
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from engine.guidance.fused import aligned
+from engine.models.architectures import RESIDUAL
+from engine.models.norms import is_batch_norm, norm_calls, stored_moments
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+WARM_PX = 32
+
+
+def resnet(depth: int) -> nn.Module:
+    """A ResNet with random weights, and statistics that keep its activations of order one."""
+    torch.manual_seed(depth)
+    layer_type = "bottleneck" if depth >= 50 else "basic"
+    sizes = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
+    network = ResNetForImageClassification(
+        ResNetConfig(depths=list(RESIDUAL[depth]), hidden_sizes=sizes, layer_type=layer_type, num_labels=1000)
+    )
+    for layer in network.modules():
+        if is_batch_norm(layer):
+            layer.momentum = 1.0  # one batch makes the statistics
+    with torch.no_grad():
+        network.train()(torch.randn(8, 3, WARM_PX, WARM_PX))
+    return network.eval().requires_grad_(False)
+
+
+def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
+    """Each makes the gradient of its loss by images x: (N, 3, H, W)."""
+    layers = norm_calls(network, lambda: network(x[:1]), "resnet")
+    stored = [stored_moments(layer) for layer in layers]
+
+    def plain() -> Tensor:
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(network(leaf).logits.sum(), leaf)[0]
+
+    def fused() -> Tensor:
+        leaf = x.detach().requires_grad_()
+        with aligned(network, stored) as loss:
+            network(leaf)
+            return torch.autograd.grad(loss(), leaf)[0]
+
+    def hook() -> Tensor:
+        leaf, terms = x.detach().requires_grad_(), []
+
+        def measure(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            mean, var = hook_moments(inputs[0])
+            terms.append(vector_norm(mean - layer.running_mean) + vector_norm(var - layer.running_var))
+
+        hooks = [layer.register_forward_pre_hook(measure) for layer in layers]
+        network(leaf)
+        for handle in hooks:
+            handle.remove()
+        return torch.autograd.grad(torch.stack(terms).sum(), leaf)[0]
+
+    return {"plain": plain, "fused": fused, "hook": hook}
+
+
+def case(device: str, depth: int, px: int, batch: int, layout: str) -> tuple[nn.Module, Tensor]:
+    """The network and its images: float32 on the CPU, float16 on CUDA."""
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    network = resnet(depth).to(device, dtype, memory_format=LAYOUTS[layout])
+    x = torch.randn(batch, 3, px, px).to(device, dtype, memory_format=LAYOUTS[layout])
+    return network, x
+
+
+def measured_network(
+    device: str, depth: int = 34, px: int = 224, batch: int = 8, rounds: int = 9, layout: str = "contiguous"
+) -> dict[str, Any]:
+    """One row of the result: times, ratios to `plain` and peak bytes of each contender."""
+    network, x = case(device, depth, px, batch, layout)
+    runs = contenders(network, x)
+    measured = median_ratios(runs, "plain", device, rounds)
+    for name, run in runs.items():
+        alone = [__file__, "--device", device, "--depth", depth, "--px", px, "--batch", batch, "--layout", layout,
+                 "--threads", torch.get_num_threads(), "--peak", name]  # fmt: skip
+        peak = peak_bytes(run, device) if device == "cuda" else _said_by(list(map(str, alone)))
+        measured[name]["peak_bytes"] = peak
+    dtype = str(x.dtype).removeprefix("torch.")
+    row = {
+        "network": f"ResNet-{depth}",
+        "shape": list(x.shape),
+        "dtype": dtype,
+        "layout": layout,
+        "runs": measured,
+    }
+    print(row, flush=True)
+    return row
+
+
+def _said_by(arguments: list[str]) -> int | None:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def peak_alone(options: argparse.Namespace) -> int | None:
+    """Peak of one contender in this process, after a tiny image has loaded the code."""
+    network, x = case(options.device, options.depth, options.px, options.batch, options.layout)
+    contenders(network, x[:1, :, :WARM_PX, :WARM_PX])[options.peak]()
+    return resident_peak_bytes(contenders(network, x)[options.peak])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--depth", type=int, default=34, choices=list(RESIDUAL))
+    parser.add_argument("--px", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--layout", default="contiguous", choices=list(LAYOUTS))
+    parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
+    parser.add_argument(
+        "--peak", choices=["plain", "fused", "hook"], help="only print this contender's peak bytes"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        print(json.dumps(peak_alone(options)))
+    else:
+        measured_network(
+            options.device, options.depth, options.px, options.batch, options.rounds, options.layout
+        )
