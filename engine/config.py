@@ -90,6 +90,9 @@ class Sampling:
 
     steps: int = setting(30, "number of denoising steps")
     cfg: float = setting(5.0, "classifier-free guidance scale (paper: 15); 1 is no guidance")
+    eta: float = setting(
+        1.0, "DDIM's eta: noise that each step renews, from 0 (none; paper) to 1 (as much as DDPM adds)"
+    )
     batch: int = setting(
         28, "images that are sampled together; with batch statistics they share their moments"
     )
@@ -100,6 +103,11 @@ class Sampling:
             raise ConfigError(
                 f"sampling has {self.steps} steps of {self.batch} images, expected at least 1 of each: "
                 "give positive whole numbers."
+            )
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(
+                f"eta is {self.eta}, expected a number from 0 to 1: 0 is deterministic DDIM, 1 renews as much "
+                "noise as DDPM. The length of a guidance step is the alignment's scale."
             )
         if not 1 <= self.cfg < float("inf"):
             raise ConfigError(

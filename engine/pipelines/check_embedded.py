@@ -15,7 +15,7 @@ from engine.models.embedded.judge import Judge, load_judge
 from engine.models.embedded.train.autoencoder import psnr_db
 from engine.models.embedded.train.data import Images, load_pacs, resized
 from engine.sampling.ddim import sample
-from engine.sampling.noise import starting_noise
+from engine.sampling.noise import ImageNoise
 from engine.types import ImageKey
 
 GOALS = {
@@ -83,9 +83,11 @@ def _on_prompts(
     null = prior.encode_prompts([""])
     for place, (domain, label) in enumerate((d, c) for d in judge.domains for c in judge.classes):
         prompt = styled_prompt(domain, label)
-        z = starting_noise(seed, [ImageKey(place, index) for index in range(number)], prior.latent_shape)
+        noise = ImageNoise(seed, [ImageKey(place, index) for index in range(number)], prior.latent_shape)
         denoise = prior.denoiser(prior.encode_prompts([prompt]).expand(number, -1, -1), null, sampling.cfg)
-        images = prior.decode(sample(z, denoise, prior.schedule(sampling.steps), Unguided()))
+        schedule = prior.schedule(sampling.steps)
+        z = sample(noise.draw(), denoise, schedule, Unguided(), eta=sampling.eta, noise=noise)
+        images = prior.decode(z)
         classes, domains = judge(images)
         right = classes == judge.classes.index(label), domains == judge.domains.index(domain)
         shares[prompt] = (right[0].float().mean().item(), right[1].float().mean().item())

@@ -24,7 +24,7 @@ from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.outputs.dataset import open_dataset
 from engine.prompts import class_prompt
 from engine.sampling.ddim import OnStep, sample
-from engine.sampling.noise import starting_noise
+from engine.sampling.noise import ImageNoise
 from engine.tokens.table import TokenTable, attached, load_tokens
 from engine.types import ImageKey, Sample
 
@@ -208,13 +208,16 @@ def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = No
         context = speaking.encode_prompts(different)[[different.index(prompt) for prompt in prompts]]
         null = speaking.encode_prompts([sampling.negative_prompt])
     steer = job.steer()
+    noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device, prior.dtype)
     with torch.no_grad():
         z = sample(
-            starting_noise(job.seed, keys, prior.latent_shape).to(prior.device, prior.dtype),
+            noise.draw(),
             prior.denoiser(context, null, sampling.cfg),
             prior.schedule(sampling.steps),
             steer,
             on_step,
+            sampling.eta,
+            noise,
         )
         images = prior.decode(z)
         logits, distances = judged(classifier, images)

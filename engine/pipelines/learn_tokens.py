@@ -22,7 +22,7 @@ from engine.models.prior import Prior
 from engine.pipelines.generate import Job, prepare
 from engine.prompts import class_prompt
 from engine.sampling.ddim import OnStep
-from engine.sampling.noise import starting_noise
+from engine.sampling.noise import ImageNoise
 from engine.tokens.optimise import (
     LogitsOf,
     Outcome,
@@ -103,7 +103,7 @@ def _logits_of(job: Job, prior: Prior, on_step: OnStep | None) -> LogitsOf:
     def logits_of(keys: Sequence[ImageKey], with_tokens: bool) -> Tensor:
         numbers = [key.class_index for key in keys]
         prompts = [class_prompt(labels[number], names[number] if with_tokens else "") for number in numbers]
-        noise = starting_noise(job.seed, keys, prior.latent_shape).to(prior.device, prior.dtype)
+        noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device, prior.dtype)
         steer = job.steer()
         logits = job.classifier.logits(final_images(prior, prompts, noise, job.sampling, steer, on_step))
         if isinstance(steer, DomainSteer):

@@ -1,9 +1,12 @@
-"""Deterministic DDIM (arXiv 2010.02502, eq. 12 with sigma = 0) around two functions: a denoiser and a steer.
+"""DDIM (arXiv 2010.02502, eq. 12 and 16) around two functions: a denoiser and a steer.
 
 z_t    <- steer.before(z_t)
 z_0|t, e  = denoise(z_t)
 z_0|t  <- steer.between(z_0|t)
-z_t-1  = sqrt(a_t-1) z_0|t + sqrt(1 - a_t-1) e
+z_t-1  = sqrt(a_t-1) z_0|t + sqrt(1 - a_t-1 - s^2) e + s n,   s = eta sqrt((1 - a_t-1) / (1 - a_t) (1 - a_t / a_t-1))
+
+With eta = 0 the noise n is not drawn. With eta > 0 a step replaces a part of the old noise, and with it a part of what
+a steer left there that the denoiser would not have drawn.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from engine.sampling.noise import ImageNoise
 from engine.types import Denoise, Prediction, Step
 
 OnStep = Callable[[Step, Tensor], None]
@@ -25,9 +29,16 @@ class Steer(Protocol):
     def between(self, clean: Tensor, step: Step) -> Tensor: ...
 
 
-def ddim_step(prediction: Prediction, step: Step) -> Tensor:
-    """The next latents (N, 4, h, w)."""
-    return step.alpha_next**0.5 * prediction.clean + (1 - step.alpha_next) ** 0.5 * prediction.noise
+def ddim_step(
+    prediction: Prediction, step: Step, eta: float = 0.0, noise: ImageNoise | None = None
+) -> Tensor:
+    """The next latents (N, 4, h, w); `noise` is drawn from where eta > 0."""
+    if not eta or noise is None:
+        return step.alpha_next**0.5 * prediction.clean + (1 - step.alpha_next) ** 0.5 * prediction.noise
+    variance = (1 - step.alpha_next) / (1 - step.alpha) * (1 - step.alpha / step.alpha_next)
+    sigma = eta * variance**0.5
+    kept = (1 - step.alpha_next - sigma**2) ** 0.5 * prediction.noise
+    return step.alpha_next**0.5 * prediction.clean + kept + sigma * noise.draw()
 
 
 def sample(
@@ -36,13 +47,18 @@ def sample(
     schedule: Sequence[Step],
     steer: Steer,
     on_step: OnStep | None = None,
+    eta: float = 0.0,
+    noise: ImageNoise | None = None,
 ) -> Tensor:
-    """Take latents (N, 4, h, w) through the steps of a schedule, or of a part of one."""
+    """Take latents (N, 4, h, w) through the steps of a schedule, or of a part of one.
+
+    eta, from 0 (deterministic) to 1 (as much noise as DDPM adds): needs the images' `noise`.
+    """
     for step in schedule:
         z = steer.before(z, step)
         prediction = denoise(z, step)
         clean = steer.between(prediction.clean, step)
-        z = ddim_step(Prediction(clean, prediction.noise), step)
+        z = ddim_step(Prediction(clean, prediction.noise), step, eta, noise)
         if on_step is not None:
             on_step(step, clean)
     return z

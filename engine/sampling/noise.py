@@ -1,4 +1,4 @@
-"""Starting noise: one generator for each image, drawn on the CPU, so that neighbours and devices don't matter."""
+"""Noise of images: one generator for each, drawn on the CPU, so that neighbours and devices don't matter."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,26 @@ from torch import Tensor
 from engine.types import ImageKey, image_rng
 
 
-def starting_noise(seed: int, keys: Sequence[ImageKey], shape: tuple[int, int, int]) -> Tensor:
-    """Unit normal latents (len(keys), *shape), float32 on the CPU; row i depends on `seed` and keys[i] alone."""
-    return torch.stack([torch.randn(shape, generator=image_rng(seed, key)) for key in keys])
+class ImageNoise:
+    """The noise of some images, draw after draw: first where sampling starts, then what a stochastic step adds.
+
+    Row i of every draw depends on `seed`, keys[i] and the number of the draw alone.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        keys: Sequence[ImageKey],
+        shape: tuple[int, int, int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.generators = [image_rng(seed, key) for key in keys]
+        self.shape = shape
+        self.device = device
+        self.dtype = dtype
+
+    def draw(self) -> Tensor:
+        """Unit normal latents (N, 4, h, w)."""
+        rows = [torch.randn(self.shape, generator=generator) for generator in self.generators]
+        return torch.stack(rows).to(self.device, self.dtype)

@@ -19,6 +19,7 @@ from engine.config import Sampling, TokenLearning
 from engine.errors import GuidanceError
 from engine.models.prior import Prior
 from engine.sampling.ddim import OnStep, Steer, sample
+from engine.sampling.noise import ImageNoise
 from engine.types import ImageKey, image_rng
 
 ADAM_BETAS = (0.9, 0.999)
@@ -119,12 +120,12 @@ def initial_rows(prior: Prior, classes: Sequence[int], labels: Sequence[str], in
 def final_images(
     prior: Prior,
     prompts: Sequence[str],
-    z: Tensor,
+    noise: ImageNoise,
     sampling: Sampling,
     steer: Steer,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] of prompts from noise z: (N, 4, h, w), as generation makes them.
+    """Images (N, 3, H, W) in [0, 1] of prompts from their noise, as generation makes them.
 
     Only the last denoising step and the decoder hold a graph: it leads to the prompts' embeddings.
     """
@@ -133,8 +134,8 @@ def final_images(
     denoise = prior.denoiser(context, prior.encode_prompts([sampling.negative_prompt]), sampling.cfg)
     schedule = prior.schedule(sampling.steps)
     with torch.no_grad():
-        z = sample(z, denoise, schedule[:-1], steer, on_step)
-    return prior.decode(sample(z, denoise, schedule[-1:], steer, on_step))
+        z = sample(noise.draw(), denoise, schedule[:-1], steer, on_step, sampling.eta, noise)
+    return prior.decode(sample(z, denoise, schedule[-1:], steer, on_step, sampling.eta, noise))
 
 
 def learn(

@@ -21,7 +21,7 @@ from engine.models import Classifier, Preprocess, Prior, load_classifier, load_p
 from engine.models.cifar_resnet import CifarResNet
 from engine.outputs.manifest import read_manifest
 from engine.pipelines.generate import generate, prepare
-from engine.sampling.noise import starting_noise
+from engine.sampling.noise import ImageNoise
 from engine.tokens.table import TokenTable, placeholders
 from engine.types import ImageKey
 
@@ -38,9 +38,10 @@ def images_of(*arguments: object, **settings: object) -> dict[ImageKey, torch.Te
     return {sample.key: sample.image for sample in generate(*arguments, **settings)}
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("alignment", [None, Alignment(scale=0.0), Alignment.paper(0.0)], ids=str)
 def test_without_guidance_images_are_those_of_diffusers_to_the_bit(
-    tiny_prior_folder: Path, classifier: Classifier, alignment: Alignment | None
+    tiny_prior_folder: Path, classifier: Classifier, alignment: Alignment | None, eta: float
 ) -> None:
     prior = load_prior(tiny_prior_folder, device="cpu")
     found = images_of(
@@ -49,15 +50,18 @@ def test_without_guidance_images_are_those_of_diffusers_to_the_bit(
         ["dog", "elephant"],
         2,
         alignment=alignment,
-        sampling=Sampling(steps=4, cfg=7.5),
+        sampling=Sampling(steps=4, cfg=7.5, eta=eta),
         seed=5,
     )
     keys = [ImageKey(number, index) for index in range(2) for number in range(2)]
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_prior_folder)
     pipeline.set_progress_bar_config(disable=True)
+    noise = ImageNoise(5, keys, prior.latent_shape)
     expected = pipeline(
         ["a dog", "an elephant"] * 2,
-        latents=starting_noise(5, keys, prior.latent_shape),
+        latents=noise.draw(),
+        generator=noise.generators,
+        eta=eta,
         num_inference_steps=4,
         guidance_scale=7.5,
         output_type="pt",

@@ -13,6 +13,7 @@ from engine.config import Sampling, TokenLearning
 from engine.errors import GuidanceError
 from engine.guidance.steer import Unguided
 from engine.models import Prior
+from engine.sampling.noise import ImageNoise
 from engine.tokens.optimise import (
     Outcome,
     TokenState,
@@ -275,9 +276,14 @@ def by_hand(prior: Prior, row: Tensor, z: Tensor, steps: int, cfg: float, first_
     return (prior.vae.decode(z / prior.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
 
 
+def latent_noise(keys: list[ImageKey]) -> ImageNoise:
+    return ImageNoise(0, keys, (4, 4, 4), dtype=torch.float64)
+
+
 def test_the_gradient_comes_through_the_last_step_alone(tiny_prior: Prior):
-    prior, sampling = double(tiny_prior), Sampling(steps=3, cfg=4.0)
-    row, z = torch.randn(32, dtype=torch.float64), torch.randn(2, 4, 4, 4, dtype=torch.float64)
+    prior, sampling = double(tiny_prior), Sampling(steps=3, cfg=4.0, eta=0.0)
+    keys = [ImageKey(0, 0), ImageKey(0, 1)]
+    row, z = torch.randn(32, dtype=torch.float64), latent_noise(keys).draw()
     readout = torch.randn(3, 32, 32, CLASSES, dtype=torch.float64)
 
     def gradient(images: Tensor, leaf: Tensor) -> Tensor:
@@ -287,7 +293,7 @@ def test_the_gradient_comes_through_the_last_step_alone(tiny_prior: Prior):
     leaf = row[None].clone().requires_grad_()
     table = TokenTable(leaf, (0,), ("dog",), ("<ddis-dog>",), prior.fingerprint, "")
     with attached(prior, table) as speaking:
-        images = final_images(speaking, ["a <ddis-dog> dog"] * 2, z, sampling, Unguided())
+        images = final_images(speaking, ["a <ddis-dog> dog"] * 2, latent_noise(keys), sampling, Unguided())
         ours = gradient(images, leaf)[0]
     twins = [row.clone().requires_grad_() for _ in range(2)]
     last, whole = (
@@ -308,6 +314,6 @@ def test_the_steer_acts_in_the_steps_without_a_graph_too(tiny_prior: Prior):
             self.seen.append((step.index, torch.is_grad_enabled()))
             return z
 
-    steer = Shift()
-    final_images(tiny_prior, ["a dog"], torch.randn(1, 4, 4, 4), Sampling(steps=4, cfg=1.0), steer)
+    steer, noise = Shift(), ImageNoise(0, [ImageKey(0, 0)], tiny_prior.latent_shape)
+    final_images(tiny_prior, ["a dog"], noise, Sampling(steps=4, cfg=1.0), steer)
     assert steer.seen == [(0, False), (1, False), (2, False), (3, True)]

@@ -9,9 +9,11 @@ from engine.config import Sampling
 from engine.errors import TokenFileError
 from engine.guidance.steer import Unguided
 from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.sampling.noise import ImageNoise
 from engine.tokens.optimise import final_images
 from engine.tokens.table import TokenTable, attached
 from engine.tokens.textual_inversion import export_textual_inversion, import_textual_inversion
+from engine.types import ImageKey
 
 PROMPTS = ["a <ddis-dog> dog", "an <ddis-elephant> elephant"]
 
@@ -46,11 +48,21 @@ def test_diffusers_makes_the_engine_s_images_from_exported_tokens(
     pipe.load_textual_inversion(paths["<ddis-dog>"], token="<ddis-dog>")
     pipe.load_textual_inversion(paths["<ddis-elephant>"])  # the file names its token
     theirs, _ = pipe.encode_prompt(PROMPTS, "cpu", 1, False)
-    noise = torch.randn(2, 4, 4, 4)
+    keys = [ImageKey(0, 0), ImageKey(1, 0)]
+    noise = ImageNoise(0, keys, tiny_prior.latent_shape)
     with attached(tiny_prior, table) as prior, torch.no_grad():
         torch.testing.assert_close(prior.encode_prompts(PROMPTS), theirs, rtol=0, atol=1e-5)
-        ours = final_images(prior, PROMPTS, noise, Sampling(steps=3, cfg=5.0), Unguided())
-    images = pipe(PROMPTS, latents=noise, num_inference_steps=3, guidance_scale=5.0, output_type="pt").images
+        ours = final_images(prior, PROMPTS, noise, Sampling(steps=3, cfg=5.0, eta=1.0), Unguided())
+    noise = ImageNoise(0, keys, tiny_prior.latent_shape)
+    images = pipe(
+        PROMPTS,
+        latents=noise.draw(),
+        generator=noise.generators,
+        eta=1.0,
+        num_inference_steps=3,
+        guidance_scale=5.0,
+        output_type="pt",
+    ).images
     # Not to the bit: the pipeline's table of embeddings was resized, so products run at another memory alignment.
     torch.testing.assert_close(ours, images, rtol=0, atol=1e-5)
 
