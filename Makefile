@@ -4,6 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # The first of these that runs and is new enough. A name on the path may be a launcher for a version that is not there.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13 python3.14, \
   $(shell $(name) -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
@@ -73,16 +74,16 @@ $(VENV)/.base: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) pip
 	$(PIP) scikit-build-core nanobind cmake ninja
-	$(PIP) torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(PIP) torch $(INDEX)
 	touch $@
 
-# torchvision's wheel is built against a CUDA torch. Beside a CPU torch it imports once tests/conftest.py has defined the
+# PyPI's torchvision is built against a CUDA torch. Beside a CPU torch it imports once tests/conftest.py has defined the
 # operators that are missing; even unused it would break other libraries, so it gets an environment of its own.
 TIMM := .venv-timm
-test-timm: $(TIMM)/.installed
+test-timm: $(TIMM)/.installed-timm
 	$(TIMM)/bin/python -m pytest tests -m timm
 
-$(TIMM)/.installed: $(SOURCES)
+$(TIMM)/.installed-timm: $(SOURCES)
 	$(MAKE) VENV=$(TIMM) install-dev
-	$(TIMM)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt torchvision timm
+	$(TIMM)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt torchvision timm $(INDEX)
 	touch $@

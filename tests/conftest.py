@@ -1,6 +1,7 @@
 """What every test can rely on: a seed, one thread, no network, and fresh memory that is full of NaN."""
 
 import os
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,10 +24,15 @@ def _define_missing_torchvision_operators() -> torch.library.Library | None:
     """
     if find_spec("torchvision") is None or torch.version.cuda is not None:
         return None
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
+    try:
+        import_module("torchvision")
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import_module("torchvision")
+        return library
+    return None
 
 
 _TORCHVISION = _define_missing_torchvision_operators()  # operators live as long as their library object

@@ -4,19 +4,21 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any, cast
 
-from safetensors import SafetensorError
+import torch
 from torch import nn
 from transformers import AutoModelForImageClassification
 
 from engine.errors import MissingExtraError, ModelError, brief
+from engine.models.checkpoints import BROKEN
 from engine.models.classifier import Source
 from engine.models.hub import HUB_ID, fetch
 from engine.models.preprocess import Preprocess, from_image_processor
 
-FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+FAILURES = (*BROKEN, UnpicklingError)
 """What these libraries raise for models that are unknown, unreachable or broken."""
 NO_NAME = re.compile(r"LABEL_\d+")
 """transformers' own label for a class that nobody named."""
@@ -58,21 +60,19 @@ def from_transformers(name: str) -> Source:
 def from_timm(name: str) -> Source:
     """'timm:<name>', 'timm:hf-hub:<id>' or 'timm:local-dir:<folder>': pretrained, with timm's own data settings."""
     timm = _extra("timm")
+    advice = _timm_advice(timm, name)
     try:
         module = timm.create_model(name, pretrained=True)
     except FAILURES as error:
-        raise ModelError(
-            f"timm did not give a pretrained {name!r} ({brief(error)}), expected one of "
-            "timm.list_models(pretrained=True): check the name; without network fetch it elsewhere with `hf "
-            "download timm/<name> --local-dir FOLDER` and write 'timm:local-dir:FOLDER'."
-        ) from error
+        raise ModelError(f"timm did not give a pretrained {name!r} ({brief(error)}), {advice}") from error
     data = timm.data.resolve_model_data_config(module)
     height, width = data["input_size"][1:]
-    squash = data.get("crop_mode") == "squash"
-    shorter = int(min(height, width) / data["crop_pct"])
+    whole = (int(height / data["crop_pct"]), int(width / data["crop_pct"]))
     preprocess = Preprocess(
         crop=(height, width),
-        resize=(height, width) if squash else shorter,
+        resize=whole
+        if data["crop_mode"] == "squash"
+        else max(whole),  # squares, as generated, must cover both
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         interpolation="bilinear" if data["interpolation"] == "bilinear" else "bicubic",
@@ -97,9 +97,9 @@ def from_torchvision(name: str) -> Source:
         module.load_state_dict(state)
     except FAILURES as error:
         raise ModelError(
-            f"the weights of torchvision's {name!r} did not come ({brief(error)}), expected the file of "
-            f"{weights.url}: fetch it on a machine with network into ~/.cache/torch/hub/checkpoints, or pass "
-            "a checkpoint file."
+            f"the weights of torchvision's {name!r} could not be read ({brief(error)}), expected the file of "
+            f"{weights.url} in {torch.hub.get_dir()}/checkpoints: fetch it on a machine with network and put "
+            "it there, or pass a checkpoint file."
         ) from error
     shape = weights.transforms()
     (crop,), (resize,) = shape.crop_size, shape.resize_size
@@ -111,6 +111,31 @@ def from_torchvision(name: str) -> Source:
         interpolation="bicubic" if shape.interpolation.value == "bicubic" else "bilinear",
     )
     return Source(module, preprocess, weights.meta["categories"])
+
+
+def _timm_advice(timm: ModuleType, name: str) -> str:
+    """What to do should a name of timm's not load. Raises ModelError where timm does not know it."""
+    scheme, _, repository = name.rpartition(":")
+    if scheme == "local-dir":
+        return (
+            "expected a folder with config.json and model.safetensors: write it with timm.models.save_for_hf."
+        )
+    if not scheme:
+        try:
+            repository = timm.get_pretrained_cfg(name, allow_unregistered=False).hf_hub_id
+        except RuntimeError as error:
+            raise ModelError(
+                f"unknown timm classifier {name!r} ({brief(error)}), expected one of timm.list_pretrained(), "
+                "'hf-hub:<id>' or 'local-dir:<folder>': check the spelling."
+            ) from error
+    if not repository:
+        return (
+            "expected one of timm.list_pretrained(): timm has this network without weights. Choose another."
+        )
+    return (
+        f"expected {repository!r} on the hub or in its cache: without network run `hf download {repository} "
+        "--local-dir FOLDER` elsewhere, bring FOLDER here and write 'timm:local-dir:FOLDER'."
+    )
 
 
 def _timm_labels(timm: ModuleType, module: nn.Module) -> list[str] | None:
@@ -127,10 +152,7 @@ def _timm_labels(timm: ModuleType, module: nn.Module) -> list[str] | None:
 def _extra(package: str) -> ModuleType:
     try:
         return import_module(package)
-    except (
-        ImportError,
-        RuntimeError,
-    ) as error:  # torchvision's CUDA build beside a CPU torch is a RuntimeError
+    except (ImportError, RuntimeError) as error:  # a torchvision for CUDA beside a CPU torch: RuntimeError
         raise MissingExtraError(
             f"{package} cannot be imported ({brief(error)}), expected the packages of the extra 'timm': "
             "install them with `pip install 'ddis[timm]'` on a machine with a CUDA torch."
