@@ -106,26 +106,33 @@ def guidance_table(result: dict) -> str:
         method, domain, _ = name.split("/")
         by_method.setdefault((domain, method), []).append(cell)
     methods = list(result["settings"]["methods"])
-    rows = []
-    for domain in dict.fromkeys(domain for domain, _ in by_method):
-        cells = [by_method.get((domain, method), []) for method in methods]
-        shown = [
-            f"{mean(c['judge_domain'] for c in cell):.2f} / {mean(c['judge_class'] for c in cell):.2f} / "
-            f"{mean(c['l_bn'] for c in cell):.0f}"
-            if cell
-            else "not measured"
-            for cell in cells
-        ]
-        rows.append(f"| {domain.replace('_', ' ')} | {' | '.join(shown)} |")
-    first = next(iter(result["cells"].values()))
-    seeds = max(len(cells) for cells in by_method.values())
-    header = [
-        f"Judge's share in the domain / in the class / L_BN; {first['images']} images a cell and seed, {seeds} seed"
-        f"{'s' if seeds > 1 else ''}, neutral prompts, {result['settings']['sampling']['steps']} steps.\n",
-        f"| classifier of | {' | '.join(methods)} |",
-        "|---" * (len(methods) + 1) + "|",
+    domains = list(dict.fromkeys(domain for domain, _ in by_method))
+
+    def shown(cells: list[dict]) -> str:
+        if not cells:
+            return "not measured"
+        domain, kind, distance = (
+            mean(c[key] for c in cells) for key in ("judge_domain", "judge_class", "l_bn")
+        )
+        return f"{domain:.2f} / {kind:.2f} / {distance:.0f}"
+
+    rows = [
+        [domain.replace("_", " "), *(shown(by_method.get((domain, method), [])) for method in methods)]
+        for domain in domains
     ]
-    return "\n".join([*header, *rows])
+    rows.append(["mean", *(shown([c for d in domains for c in by_method.get((d, m), [])]) for m in methods)])
+    images = next(iter(result["cells"].values()))["images"]
+    seeds = [max(len(by_method.get((domain, method), [])) for domain in domains) for method in methods]
+    counts = ", ".join(f"{method} {number}" for method, number in zip(methods, seeds, strict=True))
+    return "\n".join(
+        [
+            f"Judge's share in the domain / in the class / L_BN; neutral prompts, {images} images a cell and seed; "
+            f"seeds: {counts}.\n",
+            f"| classifier of | {' | '.join(methods)} |",
+            "|---" * (len(methods) + 1) + "|",
+            *(f"| {' | '.join(row)} |" for row in rows),
+        ]
+    )
 
 
 def fill(text: str, name: str, table: str) -> str:

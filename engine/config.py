@@ -89,7 +89,7 @@ class Sampling:
     """The DDIM loop with classifier-free guidance."""
 
     steps: int = setting(30, "number of denoising steps")
-    cfg: float = setting(5.0, "classifier-free guidance scale (paper: 15); 1 is no guidance")
+    cfg: float = setting(7.5, "classifier-free guidance scale (paper: 15); 1 is no guidance")
     eta: float = setting(
         1.0, "DDIM's eta: noise that each step renews, from 0 (none; paper) to 1 (as much as DDPM adds)"
     )
@@ -114,16 +114,30 @@ class Sampling:
                 f"cfg is {self.cfg}, expected a finite number >= 1: 1 is the conditional model alone, 15 the paper's."
             )
 
+    @classmethod
+    def paper(cls) -> "Sampling":
+        """Sampling as in the paper: 30 deterministic steps with CFG 15."""
+        return cls(steps=30, cfg=15.0, eta=0.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLearning:
-    """Class alignment tokens (CAT): how one embedding per class is learned (paper, section 3.3)."""
+    """Class alignment tokens (CAT): how one embedding per class is learned (paper, section 3.3).
+
+    The last step of a schedule draws details only; the steps before it decide what an image shows. With gradient
+    "drawn" the loss reads the clean image that such a step predicts.
+    """
 
     learning_rate: float = setting(0.005, "Adam's learning rate (paper: 0.005)")
     epochs: int = setting(30, "updates of a token at most (paper: 30)")
     images_per_epoch: int = setting(20, "images whose gradients make one update (paper: 20)")
     target_accuracy: float = setting(
         0.7, "stop a class once more than this share of an epoch is recognised (paper: 0.7)"
+    )
+    gradient: Literal["last", "drawn"] = setting(
+        "drawn",
+        "the denoising step that carries the gradient: the last (paper), or one drawn for each batch (as ReFL does), "
+        "where sampling then ends",
     )
     init: Literal["random", "a", "class name"] = setting(
         "random",

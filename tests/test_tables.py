@@ -33,8 +33,10 @@ def test_a_table_is_filled_between_its_markers_and_nowhere_else() -> None:
 def test_guidance_is_averaged_over_seeds() -> None:
     cell = {"images": 7, "judge_domain": 0.2, "judge_class": 0.5, "teacher_class": 0.5, "l_bn": 100.0}
     result = {
-        "settings": {"methods": {"plain": None, "ours": {}}, "sampling": {"steps": 30}},
+        "settings": {"methods": {"plain": None, "ours": {}}},
         "cells": {"plain/sketch/0": cell, "plain/sketch/1": {**cell, "judge_domain": 0.4}},
     }
-    assert "| sketch | 0.30 / 0.50 / 100 | not measured |" in tables().guidance_table(result)
-    assert "2 seeds" in tables().guidance_table(result)
+    table = tables().guidance_table(result)
+    assert "| sketch | 0.30 / 0.50 / 100 | not measured |" in table
+    assert "| mean | 0.30 / 0.50 / 100 | not measured |" in table
+    assert "seeds: plain 2, ours 0" in table

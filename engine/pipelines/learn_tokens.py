@@ -29,6 +29,7 @@ from engine.tokens.optimise import (
     TokenEpoch,
     TokenState,
     final_images,
+    gradient_step,
     initial_rows,
     learn,
 )
@@ -42,7 +43,7 @@ from engine.tokens.table import (
     read_tokens,
     save_tokens,
 )
-from engine.types import ImageKey
+from engine.types import ImageKey, image_rng
 
 OnProgress = Callable[[TokenEpoch], None]
 """Called for each class after each of its epochs, when the epoch is saved."""
@@ -84,7 +85,8 @@ def learn_tokens(
 
     keep()
     with attached(job.prior, _table(job, state, run, every_class=True)) as speaking:
-        for epochs in learn(state, _logits_of(job, speaking, on_step), learning, job.sampling.batch):
+        logits_of = _logits_of(job, speaking, learning, on_step)
+        for epochs in learn(state, logits_of, learning, job.sampling.batch):
             keep()
             for epoch in epochs:
                 if on_progress is not None:
@@ -96,7 +98,7 @@ def learn_tokens(
     return table
 
 
-def _logits_of(job: Job, prior: Prior, on_step: OnStep | None) -> LogitsOf:
+def _logits_of(job: Job, prior: Prior, learning: TokenLearning, on_step: OnStep | None) -> LogitsOf:
     """Bind a job's models to the learning loop: the prior speaks the tokens that are learned."""
     labels, names = job.classifier.labels, placeholders(job.classifier.labels)
 
@@ -105,7 +107,11 @@ def _logits_of(job: Job, prior: Prior, on_step: OnStep | None) -> LogitsOf:
         prompts = [class_prompt(labels[number], names[number] if with_tokens else "") for number in numbers]
         noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device, prior.dtype)
         steer = job.steer()
-        logits = job.classifier.logits(final_images(prior, prompts, noise, job.sampling, steer, on_step))
+        at = None
+        if with_tokens:
+            at = gradient_step(learning.gradient, job.sampling.steps, image_rng(job.seed, keys[0]))
+        images = final_images(prior, prompts, noise, job.sampling, steer, on_step, at)
+        logits = job.classifier.logits(images)
         if isinstance(steer, DomainSteer):
             steer.check()
         return logits

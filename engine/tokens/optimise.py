@@ -1,7 +1,7 @@
 """Learning class alignment tokens (paper, section 3.3): only a class's own embedding row S_c moves.
 
     loss(c)  = mean over an epoch's images of cross_entropy(f(x_0), c),   x_0 = the guided sampler's final image
-    S_c     <- Adam(dloss/dS_c), the gradient taken through the last denoising step alone
+    S_c     <- Adam(dloss/dS_c), the gradient taken through one denoising step alone (paper: the last)
 
 An epoch is one update. Classes learn side by side, so that a batch may mix them; each has its own early stop. Nothing
 here knows a file or a progress bar: `learn` advances a `TokenState` and reports, and may be left after any report.
@@ -24,6 +24,8 @@ from engine.types import ImageKey, image_rng
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
+DRAWN_FROM = (0.2, 0.9)
+"""The part of a schedule that a gradient's step is drawn from."""
 MAX_SKIPPED = 0.1
 """The share of a class's updates that may be skipped for a gradient that is not finite."""
 
@@ -117,6 +119,17 @@ def initial_rows(prior: Prior, classes: Sequence[int], labels: Sequence[str], in
     return torch.stack([mean_row("a" if init == "a" else labels[number]) for number in classes])
 
 
+def gradient_step(gradient: str, steps: int, rng: torch.Generator) -> int:
+    """The number of the step that carries the gradient, by the rule that `TokenLearning.gradient` names.
+
+    drawn: from the part DRAWN_FROM of the schedule; the last step if there is no other.
+    """
+    if gradient == "last":
+        return steps - 1
+    first, end = (round(share * steps) for share in DRAWN_FROM)
+    return int(torch.randint(first, max(end, first + 1), (), generator=rng))
+
+
 def final_images(
     prior: Prior,
     prompts: Sequence[str],
@@ -124,18 +137,23 @@ def final_images(
     sampling: Sampling,
     steer: Steer,
     on_step: OnStep | None = None,
+    at: int | None = None,
 ) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] of prompts from their noise, as generation makes them.
 
-    Only the last denoising step and the decoder hold a graph: it leads to the prompts' embeddings.
+    Only the last denoising step and the decoder hold a graph: it leads to the prompts' embeddings. With `at`, the
+    images are the clean ones that the step of this number predicts, and it is the step with the graph.
     """
     different = list(dict.fromkeys(prompts))
     context = prior.encode_prompts(different)[[different.index(prompt) for prompt in prompts]]
     denoise = prior.denoiser(context, prior.encode_prompts([sampling.negative_prompt]), sampling.cfg)
     schedule = prior.schedule(sampling.steps)
+    graph = len(schedule) - 1 if at is None else at
     with torch.no_grad():
-        z = sample(noise.draw(), denoise, schedule[:-1], steer, on_step, sampling.eta, noise)
-    return prior.decode(sample(z, denoise, schedule[-1:], steer, on_step, sampling.eta, noise))
+        z = sample(noise.draw(), denoise, schedule[:graph], steer, on_step, sampling.eta, noise)
+    if graph < len(schedule) - 1:
+        return prior.decode(denoise(z, schedule[graph]).clean)
+    return prior.decode(sample(z, denoise, schedule[graph:], steer, on_step, sampling.eta, noise))
 
 
 def learn(
