@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -65,7 +66,7 @@ class AlignmentTarget:
             mean=torch.cat([s.mean for s in stored]).detach().to(dtype),
             var=torch.cat([s.var for s in stored]).detach().to(dtype),
             weights=torch.tensor(weights, dtype=dtype, device=device),
-            splits=torch.tensor([0, *torch.tensor(channels).cumsum(0)], dtype=torch.int64, device=device),
+            splits=torch.tensor([0, *accumulate(channels)], dtype=torch.int64, device=device),
             channels=channels,
             squared=norm == "l2_squared",
         )
@@ -243,8 +244,13 @@ align_op.register_autograd(_backward, setup_context=_save)
 class _Alignment(torch.autograd.Function):
     """The registered operator without the dispatcher."""
 
-    forward = staticmethod(_align)
-    setup_context = staticmethod(_save)
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        """Not split into forward and setup_context: torch would inspect the signature at every call."""
+        output = _align(*inputs)
+        _save(ctx, inputs, output)
+        return output
+
     backward = staticmethod(once_differentiable(_backward))  # type: ignore[assignment]
 
 

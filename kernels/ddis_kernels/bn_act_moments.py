@@ -136,8 +136,13 @@ forward_op.register_autograd(_backward, setup_context=_save)
 class _BnActMoments(torch.autograd.Function):
     """The registered operator without the dispatcher, which costs more than a small layer."""
 
-    forward = staticmethod(_forward)
-    setup_context = staticmethod(_save)
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        """Not split into forward and setup_context: torch would inspect the signature at every call."""
+        output = _forward(*inputs)
+        _save(ctx, inputs, output)
+        return output
+
     backward = staticmethod(_backward)
 
 

@@ -105,8 +105,13 @@ measure_op.register_autograd(_backward, setup_context=_save)
 class _ChannelMoments(torch.autograd.Function):
     """The registered operator without the dispatcher, which costs more than the moments of a small tensor."""
 
-    forward = staticmethod(_measure)
-    setup_context = staticmethod(_save)
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        """Not split into forward and setup_context: torch would inspect the signature at every call."""
+        output = _measure(*inputs)
+        _save(ctx, inputs, output)
+        return output
+
     backward = staticmethod(_backward)
 
 
