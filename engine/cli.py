@@ -157,6 +157,11 @@ def run_demo(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     ]  # fmt: skip
     progress.table("The same seeds and neutral prompts; shares of images", columns, lines)
     progress.say(f"report: {chosen.out / 'demo.json'}\ncurve of L_BN: {report['curve']}")
+    part = report["guidance_by_classifier"]
+    progress.say(
+        f"L_BN and its gradient by the images: {part['fused_ms']:.0f} ms fused, {part['hooks_ms']:.0f} ms by hooks, "
+        f"{part['speedup']:.2f} times as fast"
+    )
     progress.say(f"contact sheet: {report['contact_sheet']}")
     return report
 

@@ -21,6 +21,9 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
     assert report == json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert all(row["images"] == 7 for row in report["rows"].values())
     assert report["rows"]["DAG"]["l_bn"] < report["rows"]["plain"]["l_bn"]
+    part = report["guidance_by_classifier"]
+    assert min(part["fused_ms"], part["hooks_ms"]) > 0
+    assert 0.2 < part["speedup"] * part["fused_ms"] / part["hooks_ms"] < 5  # medians of ratios and of times
     for name in ("contact_sheet.png", "l_bn.png"):
         with Image.open(tmp_path / "demo" / name) as picture:
             assert min(picture.size) > 300
