@@ -135,6 +135,40 @@ def guidance_table(result: dict) -> str:
     )
 
 
+def tokens_table(result: dict) -> str:
+    """bench/tokens.py: accuracies on the classes that the teacher recognises worst, without and with tokens."""
+    methods = list(dict.fromkeys(name.split("/")[0] for name in result["cells"]))
+    cells = {
+        (domain, method): [
+            cell for name, cell in result["cells"].items() if name.startswith(f"{method}/{domain}/")
+        ]
+        for domain in result["classes"]
+        for method in methods
+    }
+
+    def shown(found: list[dict]) -> str:
+        return f"{mean(c['teacher_class'] for c in found):.2f} / {mean(c['judge_class'] for c in found):.2f}"
+
+    rows = [
+        [domain.replace("_", " "), ", ".join(kinds), *(shown(cells[domain, method]) for method in methods)]
+        for domain, kinds in result["classes"].items()
+    ]
+    whole = [
+        shown([c for (_, m), found in cells.items() if m == method for c in found]) for method in methods
+    ]
+    rows.append(["mean", "", *whole])
+    first = next(iter(cells.values()))
+    return "\n".join(
+        [
+            f"Teacher's / judge's accuracy on the classes that the teacher recognises worst in plain images; "
+            f"{len(first)} x {first[0]['images']} images a cell, on seeds that learning and choosing did not see.\n",
+            f"| classifier of | classes | {' | '.join(methods)} |",
+            "|---" * (len(methods) + 2) + "|",
+            *(f"| {' | '.join(row)} |" for row in rows),
+        ]
+    )
+
+
 def fill(text: str, name: str, table: str) -> str:
     """`text` with what stands between the markers of one table replaced."""
     pattern = rf"(<!-- table:{name} -->\n).*?(\n<!-- /table:{name} -->)"
@@ -148,6 +182,7 @@ def main() -> None:
     for name, source, table in (
         ("embedded", "embedded_check.json", embedded_table),
         ("guidance", "guidance.json", guidance_table),
+        ("tokens", "tokens.json", tokens_table),
         ("kernels", "kernels.json", readme_kernels),
     ):
         if (RESULTS / source).exists():

@@ -40,3 +40,19 @@ def test_guidance_is_averaged_over_seeds() -> None:
     assert "| sketch | 0.30 / 0.50 / 100 | not measured |" in table
     assert "| mean | 0.30 / 0.50 / 100 | not measured |" in table
     assert "seeds: plain 2, ours 0" in table
+
+
+def test_tokens_are_shown_beside_the_plain_prompt() -> None:
+    cell = {"images": 7, "judge_class": 0.5, "teacher_class": 0.25}
+    result = {
+        "classes": {"sketch": ["dog", "house"], "photo": ["dog"]},
+        "cells": {
+            "plain/sketch/1": cell,
+            "CAT/sketch/1": {**cell, "judge_class": 0.75},
+            "plain/photo/1": {**cell, "teacher_class": 0.75},
+            "CAT/photo/1": cell,
+        },
+    }
+    table = tables().tokens_table(result)
+    assert "| sketch | dog, house | 0.25 / 0.50 | 0.25 / 0.75 |" in table
+    assert "| mean |  | 0.50 / 0.50 | 0.25 / 0.62 |" in table
