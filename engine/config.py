@@ -45,10 +45,10 @@ class Alignment:
         "relative",
         "relative: a move of scale x the noise level, in rms; raw: scale x gradient, to be re-tuned per classifier",
     )
-    scale: float = setting(0.2, "length of a guidance step, in the unit that `step` names")
+    scale: float = setting(0.4, "length of a guidance step, in the unit that `step` names")
     start: float = setting(0.0, "fraction of the schedule at which guidance begins")
     stop: float = setting(
-        1.0, "fraction of the schedule at which guidance ends; the last step is never guided"
+        0.8, "fraction of the schedule at which guidance ends; the last step is never guided"
     )
     statistics: Literal["batch", "image"] = setting(
         "batch", "moments over the images that are sampled together, or over each image alone (paper's code)"
@@ -124,11 +124,11 @@ class Sampling:
 class TokenLearning:
     """Class alignment tokens (CAT): how one embedding per class is learned (paper, section 3.3).
 
-    The last step of a schedule draws details only; the steps before it decide what an image shows. With gradient
-    "drawn" the loss reads the clean image that such a step predicts.
+    The last step of a schedule draws details only; the early ones decide what an image shows. With gradient "drawn"
+    the loss reads the clean image that an early step predicts.
     """
 
-    learning_rate: float = setting(0.005, "Adam's learning rate (paper: 0.005)")
+    learning_rate: float = setting(0.01, "Adam's learning rate (paper: 0.005)")
     epochs: int = setting(30, "updates of a token at most (paper: 30)")
     images_per_epoch: int = setting(20, "images whose gradients make one update (paper: 20)")
     target_accuracy: float = setting(
@@ -140,7 +140,7 @@ class TokenLearning:
         "where sampling then ends",
     )
     init: Literal["random", "a", "class name"] = setting(
-        "random",
+        "a",
         "where a token starts: a random embedding (paper), that of 'a', or the mean of the class name's",
     )
     skip_passing: bool = setting(True, "leave out classes that already pass with the plain prompt")
@@ -160,3 +160,8 @@ class TokenLearning:
             raise ConfigError(
                 f"target accuracy is {self.target_accuracy}, expected a fraction from 0 to 1: write 70 % as 0.7."
             )
+
+    @classmethod
+    def paper(cls) -> "TokenLearning":
+        """Token learning as in the paper: random start, Adam at 0.005, the gradient of the last step alone."""
+        return cls(learning_rate=0.005, gradient="last", init="random")

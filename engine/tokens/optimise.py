@@ -24,7 +24,7 @@ from engine.types import ImageKey, image_rng
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
-DRAWN_FROM = (0.2, 0.9)
+DRAWN_FROM = (0.1, 0.6)
 """The part of a schedule that a gradient's step is drawn from."""
 MAX_SKIPPED = 0.1
 """The share of a class's updates that may be skipped for a gradient that is not finite."""

@@ -65,7 +65,7 @@ def test_generate_prints_one_json_object(
     assert main([*asked, "--out", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["made_now"] == 0
     assert main([*asked, "--out", str(out), "--cfg", "3"]) == 2
-    assert "sampling.cfg is 5.0 there and 3.0 here" in capsys.readouterr().err
+    assert f"sampling.cfg is {Sampling().cfg} there and 3.0 here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,12 @@ from engine.guidance.steer import Unguided
 from engine.models import Prior
 from engine.sampling.noise import ImageNoise
 from engine.tokens.optimise import (
+    DRAWN_FROM,
     Outcome,
     TokenState,
     adam_update,
     final_images,
+    gradient_step,
     initial_rows,
     learn,
     learning_key,
@@ -317,3 +319,30 @@ def test_the_steer_acts_in_the_steps_without_a_graph_too(tiny_prior: Prior):
     steer, noise = Shift(), ImageNoise(0, [ImageKey(0, 0)], tiny_prior.latent_shape)
     final_images(tiny_prior, ["a dog"], noise, Sampling(steps=4, cfg=1.0), steer)
     assert steer.seen == [(0, False), (1, False), (2, False), (3, True)]
+
+
+def test_a_drawn_step_ends_sampling_and_carries_the_gradient(tiny_prior: Prior):
+    prior, sampling = double(tiny_prior), Sampling(steps=5, cfg=4.0)
+    leaf = torch.randn(1, 32, dtype=torch.float64).requires_grad_()
+    table = TokenTable(leaf, (0,), ("dog",), ("<ddis-dog>",), prior.fingerprint, "")
+    seen: list[tuple[Step, Tensor]] = []
+    with attached(prior, table) as speaking:
+        arguments = speaking, ["a <ddis-dog> dog"], latent_noise([ImageKey(0, 0)]), sampling, Unguided()
+        early = final_images(*arguments, lambda *step: seen.append(step), at=2)
+        assert [step.index for step, _ in seen] == [0, 1]
+        assert torch.autograd.grad(early.mean(), leaf)[0].norm() > 0
+        seen.clear()
+        again = speaking, ["a <ddis-dog> dog"], latent_noise([ImageKey(0, 0)]), sampling, Unguided()
+        whole = final_images(*again, lambda *step: seen.append(step))
+    torch.testing.assert_close(early, prior.decode(seen[2][1]), rtol=0, atol=1e-9)
+    assert not torch.allclose(early, whole, atol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 15, 30])
+def test_the_gradient_s_step_is_the_last_or_drawn_from_the_early_ones(steps: int):
+    rng = torch.Generator().manual_seed(0)
+    assert gradient_step("last", steps, rng) == steps - 1
+    drawn = {gradient_step("drawn", steps, rng) for _ in range(500)}
+    first, end = (round(share * steps) for share in DRAWN_FROM)
+    assert drawn == set(range(first, max(end, first + 1)))
+    assert max(drawn) < steps
