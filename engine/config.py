@@ -45,7 +45,7 @@ class Alignment:
         "relative",
         "relative: a move of scale x the noise level, in rms; raw: scale x gradient, to be re-tuned per classifier",
     )
-    scale: float = setting(0.4, "length of a guidance step, in the unit that `step` names")
+    scale: float = setting(0.35, "length of a guidance step, in the unit that `step` names")
     start: float = setting(0.0, "fraction of the schedule at which guidance begins")
     stop: float = setting(
         0.8, "fraction of the schedule at which guidance ends; the last step is never guided"

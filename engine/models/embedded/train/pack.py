@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from engine.config import Sampling
 from engine.models.classifier_sources import save_classifier
 from engine.models.embedded.captions import NEUTRAL, caption, styled_prompt
 from engine.models.embedded.judge import JudgeNet
@@ -68,7 +69,12 @@ def pack_prior(
         ]
         rng = [torch.Generator().manual_seed(1000 * index + number) for number in range(len(prompts))]
         drawn = pipeline(
-            prompts, num_inference_steps=30, guidance_scale=5.0, generator=rng, output_type="pt"
+            prompts,
+            num_inference_steps=30,
+            guidance_scale=Sampling().cfg,
+            eta=Sampling().eta,
+            generator=rng,
+            output_type="pt",
         ).images
         rows.append(drawn.cpu())
     whole = resized(images.pixels[:: len(images) // len(CLASSES)][: len(CLASSES)], resolution)

@@ -17,7 +17,7 @@ from engine.models.embedded.captions import every_caption, random_caption
 from engine.models.embedded.train.data import CLASSES, DOMAINS, Images, random_views
 from engine.models.embedded.train.loop import Recipe, train
 
-RECIPE = Recipe(steps=3000, batch=48, learning_rate=5e-4, averaging=0.999)
+RECIPE = Recipe(steps=6800, batch=48, learning_rate=5e-4, averaging=0.999)
 VIEWS = 6
 LONGEST_PROMPT = 20
 TEXT_WIDTH = 128
