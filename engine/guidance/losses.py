@@ -7,6 +7,7 @@ from ddis_kernels import AlignmentTarget
 from ddis_kernels import alignment_loss as fused_loss
 from torch import Tensor
 from torch.linalg import vector_norm
+from torch.nn.functional import cross_entropy
 
 from engine.config import Alignment
 from engine.guidance.fused import fused_moments
@@ -54,25 +55,34 @@ def alignment_target(classifier: Classifier, alignment: Alignment) -> AlignmentT
 
 
 def domain_loss(
-    classifier: Classifier, alignment: Alignment, fused: bool = True
+    classifier: Classifier, alignment: Alignment, fused: bool = True, classes: Tensor | None = None
 ) -> Callable[[Tensor], Tensor]:
     """The loss of images (N, 3, H, W) in [0, 1] under a classifier: (N,) by image, or (1,) over the batch.
 
-    fused: by `fused_moments`. Otherwise by hooks and `alignment_loss`, the reference that it equals to rounding.
+    L_BN and, where the images' `classes` (N,) are told, `alignment.class_weight` times their cross-entropy, from the
+    same pass. fused: by `fused_moments`. Otherwise by hooks and `alignment_loss`, the reference that it equals to
+    rounding.
     """
     per_image = alignment.statistics == "image"
     target = alignment_target(classifier, alignment)
     weights = layer_weights(classifier.stored, alignment.layers)
 
+    def of_classes(logits: Tensor) -> Tensor | float:
+        if classes is None or not alignment.class_weight:
+            return 0.0
+        losses = cross_entropy(logits.float(), classes, reduction="none" if per_image else "mean")
+        return alignment.class_weight * losses.reshape(-1)
+
     def loss(images: Tensor) -> Tensor:
         with fused_moments(classifier.module, per_image) as measured:
-            classifier.logits(images)
-            return fused_loss(measured, target).reshape(-1)
+            logits = classifier.logits(images)
+            return fused_loss(measured, target).reshape(-1) + of_classes(logits)
 
     def reference(images: Tensor) -> Tensor:
         with recording_moments(classifier.norm_layers, per_image) as measured:
-            classifier.logits(images)
-            return alignment_loss(measured, classifier.stored, weights, alignment.norm).reshape(-1)
+            logits = classifier.logits(images)
+            distance = alignment_loss(measured, classifier.stored, weights, alignment.norm)
+            return distance.reshape(-1) + of_classes(logits)
 
     return loss if fused else reference
 

@@ -57,11 +57,12 @@ class Job:
     def prompt_of(self, class_index: int) -> str:
         return class_prompt(self.classifier.labels[class_index], self.token_of(class_index))
 
-    def steer(self) -> DomainSteer | Unguided:
-        """A fresh steer for one batch."""
+    def steer(self, keys: Sequence[ImageKey]) -> DomainSteer | Unguided:
+        """A fresh steer for the batch of these images."""
         if self.alignment is None:
             return Unguided()
-        loss = domain_loss(self.classifier, self.alignment)
+        classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
+        loss = domain_loss(self.classifier, self.alignment, classes=classes)
         return DomainSteer(lambda z: loss(self.prior.decode(z, clamp=False)), self.alignment)
 
     def groups(self) -> list[list[ImageKey]]:
@@ -207,7 +208,7 @@ def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = No
         different = list(dict.fromkeys(prompts))
         context = speaking.encode_prompts(different)[[different.index(prompt) for prompt in prompts]]
         null = speaking.encode_prompts([sampling.negative_prompt])
-    steer = job.steer()
+    steer = job.steer(keys)
     noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device, prior.dtype)
     with torch.no_grad():
         z = sample(

@@ -106,7 +106,7 @@ def _logits_of(job: Job, prior: Prior, learning: TokenLearning, on_step: OnStep 
         numbers = [key.class_index for key in keys]
         prompts = [class_prompt(labels[number], names[number] if with_tokens else "") for number in numbers]
         noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device, prior.dtype)
-        steer = job.steer()
+        steer = job.steer(keys)
         at = None
         if with_tokens:
             at = gradient_step(learning.gradient, job.sampling.steps, image_rng(job.seed, keys[0]))
