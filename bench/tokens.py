@@ -1,6 +1,6 @@
 """What class tokens do for the classes that a teacher recognises worst: its and the judge's accuracy, without and with.
 
-python bench/tokens.py [--worst 3] [--images 16] [--seeds 3]
+python bench/tokens.py [--worst 2] [--images 16] [--seeds 3]
 
 The worst classes are found on plain images of one seed, the accuracies counted on others, so that a class that did
 badly by chance does not rise by itself. The tokens are those that ship with the embedded models.
@@ -44,7 +44,7 @@ def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--worst", type=int, default=3, help="how many classes of each teacher")
+    parser.add_argument("--worst", type=int, default=2, help="how many classes of each teacher")
     parser.add_argument("--images", type=int, default=16, help="images of each class and cell")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["plain", "CAT"])

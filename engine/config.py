@@ -35,7 +35,8 @@ class Alignment:
 
     The defaults come from a trial on the embedded models and are provisional: `bench/results/guidance.json` has what
     they reach, on other seeds, beside `Alignment.paper()`, DDIS as published. With the embedded classifiers L_BN in
-    relative weights falls from about 8 to 0.3, and cross-entropy starts near 1: the class counts once the domain is near.
+    relative weights falls from about 8 to 0.3 and cross-entropy starts near 1: the class counts once the domain is
+    near.
     """
 
     target: Literal["clean", "noisy"] = setting(

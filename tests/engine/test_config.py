@@ -19,6 +19,7 @@ from engine.errors import ConfigError, EngineError
         (lambda: Alignment(target="x0"), r"Alignment.target is 'x0', expected one of 'clean', 'noisy'"),
         (lambda: Sampling(steps=0), "0 steps of 28 images"),
         (lambda: Sampling(cfg=0.5), "cfg is 0.5, expected a finite number >= 1"),
+        (lambda: Alignment(class_weight=-1.0), "class weight is -1.0, expected a finite number >= 0"),
         (lambda: Sampling(eta=1.5), "eta is 1.5, expected a number from 0 to 1"),
         (lambda: TokenLearning(init="mean"), "init is 'mean', expected one of 'random', 'a', 'class name'"),
         (lambda: TokenLearning(learning_rate=0), "learning rate is 0"),

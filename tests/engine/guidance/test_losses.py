@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from engine.config import Alignment
 from engine.guidance.losses import alignment_loss, domain_loss, judged, layer_weights
@@ -111,3 +112,18 @@ def test_judged_gives_logits_and_the_published_distance_of_each_image(classifier
     torch.testing.assert_close(logits, classifier.logits(images))
     torch.testing.assert_close(distances, domain_loss(classifier, Alignment.paper())(images))
     assert not logits.requires_grad
+
+
+@pytest.mark.parametrize("statistics", ["batch", "image"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_class_weighs_in_where_it_is_told(classifier, statistics: str, fused: bool) -> None:
+    images, classes = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 1, 0])
+    both = Alignment(class_weight=2.0, statistics=statistics)
+    alone = domain_loss(classifier, both, fused)(images)
+    losses = cross_entropy(classifier.logits(images), classes, reduction="none")
+    expected = alone + 2.0 * (losses if statistics == "image" else losses.mean())
+    torch.testing.assert_close(domain_loss(classifier, both, fused, classes)(images), expected)
+    paper = Alignment.paper()
+    torch.testing.assert_close(
+        domain_loss(classifier, paper, fused, classes)(images), domain_loss(classifier, paper)(images)
+    )

@@ -82,6 +82,17 @@ def test_guidance_lowers_the_loss_and_changes_the_images(tiny_prior: Prior, clas
     assert mean_distance(Alignment.paper(1.0)) < plain
 
 
+def test_the_class_weight_makes_the_teacher_surer(tiny_prior: Prior, classifier: Classifier) -> None:
+    def confidence(weight: float) -> float:
+        alignment = Alignment(class_weight=weight)
+        samples = list(
+            generate(classifier, tiny_prior, None, 2, alignment=alignment, sampling=Sampling(steps=8))
+        )
+        return sum(sample.confidence for sample in samples) / len(samples)
+
+    assert confidence(10.0) > 1.1 * confidence(0.0)
+
+
 def test_an_image_depends_on_its_seed_and_not_on_its_neighbours(
     tiny_prior: Prior, classifier: Classifier
 ) -> None:
