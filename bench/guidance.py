@@ -1,6 +1,6 @@
 """What DAG does to the embedded prior: shares of images by domain, for the plain prior, the paper's mode and ours.
 
-python bench/guidance.py [--images 16] [--seeds 3] [--methods plain ours paper]
+python bench/guidance.py [--images 16] [--seeds 3] [--methods plain ours ...]
 
 Prompts are neutral ("a dog"), so that the domain can come from the classifier alone. One cell is a method, a domain and
 a seed: 7 classes x --images images. Each finished cell is written at once; a run that is cut goes on where it stopped.
@@ -29,6 +29,7 @@ from engine.types import Sample
 METHODS = {
     "plain": (None, Sampling()),
     "paper": (Alignment.paper(), Sampling.paper()),
+    "L_BN alone": (Alignment(class_weight=0.0), Sampling()),
     "ours": (Alignment(), Sampling()),
 }
 FIRST_SEED = 100
