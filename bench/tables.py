@@ -171,6 +171,8 @@ def tokens_table(result: dict) -> str:
 
 def fill(text: str, name: str, table: str) -> str:
     """`text` with what stands between the markers of one table replaced."""
+    if f"<!-- table:{name} -->" not in text:
+        raise ValueError(f"there is no table {name!r} in the text, expected its markers")
     pattern = rf"(<!-- table:{name} -->\n).*?(\n<!-- /table:{name} -->)"
     return re.sub(pattern, lambda found: found[1] + table + found[2], text, flags=re.DOTALL)
 

@@ -6,6 +6,7 @@ from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.pipelines.generate import generate
 from engine.pipelines.learn_tokens import learn_tokens
 from engine.tokens.table import TokenTable, load_tokens, save_tokens
+from engine.tokens.textual_inversion import export_textual_inversion, import_textual_inversion
 from engine.types import ImageKey, Sample
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "Sampling",
     "TokenLearning",
     "TokenTable",
+    "export_textual_inversion",
     "generate",
+    "import_textual_inversion",
     "learn_tokens",
     "load_classifier",
     "load_prior",

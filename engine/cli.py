@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.config import Sampling, TokenLearning
 from engine.errors import EngineError
-from engine.options import add_alignment, add_config, add_models, alignment_of, config_of
+from engine.options import add_alignment, add_config, add_models, alignment_of, config_of, sampling_of
 from engine.progress import Progress
 
 
@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from engine.pipelines.generate import prepare, write
 
-    sampling = config_of(chosen, Sampling())
+    sampling = sampling_of(chosen)
     job = prepare(
         *_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen), sampling,
         chosen.seed,
@@ -122,7 +122,7 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     classifier, prior = _models(chosen)
     with progress.bar("epochs", learning.epochs * len(chosen.classes or classifier.labels)) as bar:
         table = learn_tokens(
-            classifier, prior, chosen.classes, learning, alignment_of(chosen), config_of(chosen, Sampling()),
+            classifier, prior, chosen.classes, learning, alignment_of(chosen), sampling_of(chosen),
             chosen.seed, chosen.out,
             lambda e: bar.advance(detail=f"{classifier.labels[e.class_index]}: {e.accuracy:.0%} recognised"),
         )  # fmt: skip

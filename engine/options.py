@@ -33,7 +33,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 def add_alignment(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("domain alignment guidance (DAG)")
-    presets = "default: ours, provisional; paper: DDIS as published; none: the plain prior"
+    presets = "default: ours, provisional; paper: DDIS as published, with its sampling; none: the plain prior"
     group.add_argument("--alignment", choices=PRESETS, default="default", help=presets)
     add_fields(group, Alignment(), "alignment-")
 
@@ -66,6 +66,11 @@ def config_of(chosen: argparse.Namespace, base: Config, prefix: str = "") -> Con
     return replace(
         base, **{name: getattr(chosen, key) for name, key in given.items() if hasattr(chosen, key)}
     )
+
+
+def sampling_of(chosen: argparse.Namespace) -> Sampling:
+    """The sampling options over the defaults, which are the paper's where its alignment is asked for."""
+    return config_of(chosen, Sampling.paper() if chosen.alignment == "paper" else Sampling())
 
 
 def alignment_of(chosen: argparse.Namespace) -> Alignment | None:

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal's stderr; silence anywhere else."""
+"""What a command tells a person on stderr: bars on a terminal alone, lines and tables anywhere, nothing if quiet."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from rich.table import Table
 
 
 class Progress:
-    """What a command tells while it runs. `quiet` silences it, as does a stderr that is no terminal."""
+    """What a command tells while it runs. `quiet` silences it; bars need a terminal."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet

@@ -2,7 +2,7 @@
 
 noisy (paper, eq. 9):   z~_t = z_t - eta dL(D(z_t))/dz_t                   before the UNet
 clean (as MPGD does):   z~_0 = z_0|t - step dL(D(z_0|t))/dz_0|t            between the UNet and the DDIM step
-relative step:          step = scale rms(z) / rms(gradient)                one scale for every classifier
+relative step:          an rms of scale x the noise level: sqrt(1 - a_t) for z_t, sqrt((1 - a_t) / a_t) for z_0|t
 """
 
 from collections.abc import Callable

@@ -137,13 +137,18 @@ class DatasetWriter:
 
     def _begin(self) -> None:
         """Check that the folder is this run's, or make it so."""
-        if (self.folder / RUN).exists():
+        journal = self.folder / JOURNAL
+        empty = not (self.folder / MANIFEST).exists() and not (journal.exists() and journal.stat().st_size)
+        begun = (
+            self.folder / RUN
+        ).exists() and not empty  # without an image, a run may begin with other settings
+        if begun:
             check_same_config(self.folder, self._config)
         for folder in (self.folder, *(self.folder / IMAGES).glob("*/")):
             remove_leftovers(folder)
-        if not (self.folder / RUN).exists():
+        if not begun:
             write_run(self.folder, self._config, {})
-        if not (self.folder / LABELS).exists():
+        if not begun or not (self.folder / LABELS).exists():
             write_whole(self.folder / LABELS, self._labels_json())
 
     def _continue(self) -> set[ImageKey]:

@@ -49,9 +49,10 @@ def demo(
     on_step: called after each denoising step with the number of images in it. Returns what demo.json holds.
     """
     folder = Path(out)
-    make_folder(folder)
     prior, judge = load_prior("embedded"), load_judge()
     classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+    prepare(classifier, prior, None, images_per_class, seed=seed)
+    make_folder(folder)
     began = time.monotonic()
     if learn:
         tokens = learn_tokens(classifier, prior, seed=seed, out=folder / "tokens.safetensors")

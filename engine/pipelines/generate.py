@@ -25,7 +25,7 @@ from engine.outputs.dataset import open_dataset
 from engine.prompts import class_prompt
 from engine.sampling.ddim import OnStep, sample
 from engine.sampling.noise import ImageNoise
-from engine.tokens.table import TokenTable, attached, load_tokens
+from engine.tokens.table import TokenTable, attached, check_fit, load_tokens
 from engine.types import ImageKey, Sample
 
 
@@ -166,6 +166,9 @@ def prepare(
         prior = load_prior(prior, device=classifier.device)
     if isinstance(tokens, str | Path):
         tokens = load_tokens(tokens, prior, classifier)
+    elif tokens is not None:
+        check_fit(tokens, prior, classifier)
+    prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
     return Job(
         classifier=classifier,
         prior=prior,

@@ -171,17 +171,23 @@ def read_tokens(path: Path | str) -> TokenTable:
             f"{path} has token format {facts.get('format')} and template {facts.get('template')!r}, expected {FORMAT} "
             f"and {TEMPLATE!r}: learn the tokens again, or read a textual inversion by import_textual_inversion."
         )
-    names = tuple(facts["names"])
-    return TokenTable(
-        rows=torch.stack([tensors[name] for name in names]) if names else torch.empty(0, facts["width"]),
-        classes=tuple(facts["classes"]),
-        labels=tuple(facts["labels"]),
-        names=names,
-        prior=facts["prior"],
-        classifier=facts["classifier"],
-        training={int(index): TokenTraining(**entry) for index, entry in facts["training"].items()},
-        run=facts["run"],
-    )
+    try:
+        names = tuple(facts["names"])
+        return TokenTable(
+            rows=torch.stack([tensors[name] for name in names]) if names else torch.empty(0, facts["width"]),
+            classes=tuple(facts["classes"]),
+            labels=tuple(facts["labels"]),
+            names=names,
+            prior=facts["prior"],
+            classifier=facts["classifier"],
+            training={int(index): TokenTraining(**entry) for index, entry in facts["training"].items()},
+            run=facts["run"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TokenFileError(
+            f"{path} lacks a part of a token table ({error!r}), expected a file that learn_tokens wrote: "
+            "learn the tokens again."
+        ) from error
 
 
 def load_tokens(path: Path | str, prior: Prior, classifier: Classifier | None = None) -> TokenTable:
@@ -200,6 +206,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             facts = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+            if not isinstance(facts, dict):
+                raise TokenFileError(
+                    f"{path} has metadata {str(facts)[:40]!r}, expected an object: "
+                    "give the path of a file that was written by learn_tokens."
+                )
             return {name: file.get_tensor(name) for name in names}, facts
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise TokenFileError(

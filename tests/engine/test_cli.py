@@ -1,7 +1,7 @@
 """The command line: built from the configs, one clear error, exit code 2, nothing half-written."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from engine.cli import build_parser, main
 from engine.config import Alignment, Sampling
 from engine.models import Preprocess, save_classifier
 from engine.models.cifar_resnet import CifarResNet
-from engine.options import alignment_of, config_of
+from engine.options import alignment_of, config_of, sampling_of
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
@@ -33,7 +33,7 @@ def test_every_field_of_the_configs_is_an_option() -> None:
     assert config_of(known, Sampling()) == Sampling()
     assert alignment_of(known) == Alignment()
     for entry in fields(Alignment):
-        assert f"--alignment-{entry.name}" in _help()
+        assert f"--alignment-{entry.name.replace('_', '-')}" in _help()
     for entry in fields(Sampling):
         assert f"--{entry.name.replace('_', '-')}" in _help()
 
@@ -102,3 +102,9 @@ def test_a_folder_that_cannot_be_written_is_an_error(
     (tmp_path / "file").write_text("in the way")
     assert main(["generate", *models, "--out", str(tmp_path / "file" / "set")]) == 2
     assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_the_paper_s_alignment_brings_the_paper_s_sampling() -> None:
+    assert sampling_of(parsed("--alignment", "paper")) == Sampling.paper()
+    assert sampling_of(parsed("--alignment", "paper", "--eta", "1")) == replace(Sampling.paper(), eta=1.0)
+    assert sampling_of(parsed()) == Sampling()

@@ -156,10 +156,34 @@ def test_another_config_is_refused_before_anything_is_made(
     tmp_path: Path, tiny_prior: Prior, classifier: Classifier
 ) -> None:
     list(generate(classifier, tiny_prior, ["dog"], 1, sampling=SHORT, out=tmp_path / "set"))
-    with pytest.raises(OutputError, match=r"sampling\.cfg is 5\.0 there and 7\.0 here"):
+    with pytest.raises(OutputError, match=r"sampling\.cfg is 7\.5 there and 7\.0 here"):
         generate(classifier, tiny_prior, ["dog"], 1, sampling=replace(SHORT, cfg=7.0), out=tmp_path / "set")
     with pytest.raises(OutputError, match=r"images_per_class is 1 there and 2 here"):
         generate(classifier, tiny_prior, ["dog"], 2, sampling=SHORT, out=tmp_path / "set")
+
+
+def test_a_folder_without_an_image_takes_other_settings(
+    tmp_path: Path, tiny_prior: Prior, classifier: Classifier
+) -> None:
+    generate(classifier, tiny_prior, ["dog"], 1, sampling=SHORT, out=tmp_path / "set")
+    assert (tmp_path / "set" / "run.json").exists()
+    other = replace(SHORT, cfg=7.0)
+    assert (
+        len(list(generate(classifier, tiny_prior, ["elephant"], 1, sampling=other, out=tmp_path / "set")))
+        == 1
+    )
+    assert json.loads((tmp_path / "set" / "run.json").read_text())["config"]["sampling"]["cfg"] == 7.0
+    assert [entry["label"] for entry in json.loads((tmp_path / "set" / "labels.json").read_text())] == [
+        "elephant"
+    ]
+
+
+def test_more_steps_than_noise_levels_leave_nothing_behind(
+    tmp_path: Path, tiny_prior: Prior, classifier: Classifier
+) -> None:
+    with pytest.raises(ConfigError, match="sampling has 5000 steps, expected 1 to 1000"):
+        generate(classifier, tiny_prior, None, 1, sampling=Sampling(steps=5000), out=tmp_path / "set")
+    assert not (tmp_path / "set").exists()
 
 
 def test_tokens_enter_the_prompts_of_their_classes_alone(tiny_prior: Prior, classifier: Classifier) -> None:

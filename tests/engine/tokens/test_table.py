@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from engine.errors import OutputError, TokenFileError
 from engine.models import Classifier, Preprocess, Prior, load_classifier
 from engine.prompts import class_prompt
 from engine.tokens.table import (
+    METADATA,
+    TEMPLATE,
     TokenTable,
     TokenTraining,
     attached,
@@ -213,3 +216,10 @@ def test_a_path_that_cannot_be_written_is_explained(tmp_path, table):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write .*: .*; expected .*choose another folder"):
         save_tokens(table, tmp_path / "file" / "t.safetensors")
+
+
+@pytest.mark.parametrize("facts", [{"format": 1, "template": TEMPLATE}, [1]], ids=["no names", "no object"])
+def test_a_file_whose_metadata_is_not_a_table_s_is_refused(tmp_path: Path, facts: object) -> None:
+    save_file({"<ddis-dog>": torch.zeros(4)}, tmp_path / "t.safetensors", {METADATA: json.dumps(facts)})
+    with pytest.raises(TokenFileError, match=r"t\.safetensors .* expected"):
+        read_tokens(tmp_path / "t.safetensors")
