@@ -39,7 +39,9 @@ def add_alignment(parser: argparse.ArgumentParser) -> None:
 
 
 def add_config(parser: argparse.ArgumentParser, config: Any, prefix: str = "") -> None:
-    add_fields(parser.add_argument_group((type(config).__doc__ or "").split("\n")[0]), config, prefix)
+    add_fields(
+        parser.add_argument_group((type(config).__doc__ or "").split("\n")[0].rstrip(".")), config, prefix
+    )
 
 
 def add_fields(group: Any, config: Any, prefix: str) -> None:
@@ -52,7 +54,7 @@ def add_fields(group: Any, config: Any, prefix: str) -> None:
             hints[entry.name],
         )
         text = f"{entry.metadata['help']} (default: {value})".replace("%", "%%")
-        kind: dict[str, Any] = {"type": hint}
+        kind: dict[str, Any] = {"type": hint, "metavar": entry.name.upper()}
         if get_origin(hint) is Literal:
             kind = {"choices": get_args(hint)}
         elif hint is bool:
