@@ -1,6 +1,7 @@
 """Learning class alignment tokens (paper, section 3.3): only a class's own embedding row S_c moves.
 
-    loss(c)  = mean over an epoch's images of cross_entropy(f(x_0), c),   x_0 = the guided sampler's final image
+    loss(c)  = mean over an epoch's images of cross_entropy(f(x_0), c),   x_0 = the guided sampler's final image,
+                 or the clean image that an early step predicts
     S_c     <- Adam(dloss/dS_c), the gradient taken through one denoising step alone (paper: the last)
 
 An epoch is one update. Classes learn side by side, so that a batch may mix them; each has its own early stop. Nothing

@@ -54,7 +54,7 @@ def by_fusion(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Ten
         return loss.detach(), output.detach(), torch.autograd.grad(loss.sum() + output.sin().sum(), leaf)[0]
 
 
-def compare(
+def assert_as_by_hooks(
     network: nn.Module, dtype: torch.dtype, norm: str, per_image: bool, weight: Any, **tolerance: float
 ):
     network.to(dtype)
@@ -66,11 +66,11 @@ def compare(
 
 @pytest.mark.parametrize(("norm", "per_image", "weight"), SETTINGS)
 def test_value_and_gradient_are_those_of_the_hooks(network_and_pairs, norm, per_image, weight) -> None:
-    compare(network_and_pairs[0], torch.float64, norm, per_image, weight, rtol=1e-10, atol=1e-10)
+    assert_as_by_hooks(network_and_pairs[0], torch.float64, norm, per_image, weight, rtol=1e-10, atol=1e-10)
 
 
 def test_in_float32_the_kernels_agree_with_the_hooks(network_and_pairs) -> None:
-    compare(network_and_pairs[0], torch.float32, "l2", False, None, rtol=2e-4, atol=2e-5)
+    assert_as_by_hooks(network_and_pairs[0], torch.float32, "l2", False, None, rtol=2e-4, atol=2e-5)
 
 
 def test_activations_are_fused_where_they_belong(network_and_pairs) -> None:
