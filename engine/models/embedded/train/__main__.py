@@ -7,6 +7,7 @@
     python -m engine.models.embedded.train pack        ...      (writes the weights that ship)
 
 Each stage resumes from its checkpoint in the work folder. `--data` holds pacs64-{prior,train,test}.parquet.
+`prior --start-from FOLDER` goes on from a packed prior and its autoencoder; so does `pack --models prior --start-from`.
 """
 
 import argparse
@@ -29,6 +30,7 @@ STAGES = {
     "classifiers": classifiers.BASE_RECIPE,
     "judge": classifiers.JUDGE_RECIPE,
 }
+PACKED = ("prior", "classifiers", "judge")
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
 
@@ -44,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--resolution", type=int, default=32, help="side of the images in pixels, a multiple of 8"
     )
     parser.add_argument("--steps", type=int, help="number of steps, instead of the recipe's")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start-from", type=Path, help="folder of a packed prior to train further")
+    parser.add_argument("--models", nargs="+", choices=PACKED, default=PACKED, help="what pack writes")
+    parser.add_argument("--seed", type=int, help="instead of the recipe's")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.resolution < 16 or chosen.resolution % 8:
@@ -62,10 +66,11 @@ def run(chosen: argparse.Namespace) -> None:
     work, data, side = chosen.work, chosen.data, chosen.resolution
 
     def recipe(stage: str) -> Recipe:
-        own = replace(STAGES[stage], seed=chosen.seed)
-        return replace(own, steps=chosen.steps) if chosen.steps and chosen.stage == stage else own
+        own = prior.CONTINUED if stage == "prior" and chosen.start_from else STAGES[stage]
+        own = own if chosen.seed is None else replace(own, seed=chosen.seed)
+        return own if chosen.steps is None else replace(own, steps=chosen.steps)
 
-    torch.manual_seed(chosen.seed)
+    torch.manual_seed(chosen.seed or 0)
     if chosen.stage == "pack":
         pack_all(chosen, recipe)
     elif chosen.stage == "autoencoder":
@@ -74,7 +79,8 @@ def run(chosen: argparse.Namespace) -> None:
         )
     elif chosen.stage == "prior":
         images = load_pacs(data / "pacs64-prior.parquet")
-        prior.train_prior(images, trained_autoencoder(work), side, recipe("prior"), work / "prior")
+        vae = autoencoder_of(chosen)
+        prior.train_prior(images, vae, side, recipe("prior"), work / "prior", chosen.start_from)
     elif chosen.stage == "classifiers":
         images = load_pacs(data / "pacs64-train.parquet")
         classifiers.train_domain_classifiers(images, side, recipe("classifiers"), work / "classifiers")
@@ -83,8 +89,16 @@ def run(chosen: argparse.Namespace) -> None:
         classifiers.train_judge(images, side, recipe("judge"), work / "judge")
 
 
-def trained_autoencoder(work: Path) -> AutoencoderTiny:
-    """The autoencoder of the work folder, with its averaged weights."""
+def autoencoder_of(chosen: argparse.Namespace) -> AutoencoderTiny:
+    """The autoencoder of the prior to start from, else that of the work folder, with its averaged weights."""
+    if chosen.start_from is not None:
+        if not (chosen.start_from / "vae").is_dir():
+            raise ConfigError(
+                f"there is no {chosen.start_from / 'vae'}, expected a prior in diffusers format: name a folder that "
+                "`pack` wrote."
+            )
+        return AutoencoderTiny.from_pretrained(chosen.start_from / "vae", torch_dtype=torch.float32).eval()
+    work = chosen.work
     checkpoint = work / "autoencoder" / "state.pt"
     if not checkpoint.is_file():
         raise ConfigError(f"there is no {checkpoint}, expected the trained autoencoder: run its stage first.")
@@ -94,18 +108,22 @@ def trained_autoencoder(work: Path) -> AutoencoderTiny:
 
 
 def pack_all(chosen: argparse.Namespace, recipe: Callable[[str], Recipe]) -> None:
-    """Write every model's weights from the finished checkpoints of the work folder."""
+    """Write the chosen models' weights from the finished checkpoints of the work folder."""
     work, side = chosen.work, chosen.resolution
     of_prior, of_train = (load_pacs(chosen.data / f"pacs64-{part}.parquet") for part in ("prior", "train"))
-    vae = trained_autoencoder(work)
-    networks = prior.train_prior(of_prior, vae, side, recipe("prior"), work / "prior")
-    pack.pack_prior(vae, networks, of_prior, side, recipe("prior"), chosen.out / "prior")
-    for domain, model in classifiers.train_domain_classifiers(
-        of_train, side, recipe("classifiers"), work / "classifiers"
-    ).items():
-        pack.pack_classifier(model, domain, side, recipe("classifiers"), chosen.out / f"classifier-{domain}")
-    judge = classifiers.train_judge(of_train + of_prior, side, recipe("judge"), work / "judge")
-    pack.pack_judge(judge, of_train, side, recipe("judge"), chosen.out / "judge")
+    if "prior" in chosen.models:
+        vae, own = autoencoder_of(chosen), recipe("prior")
+        networks = prior.train_prior(of_prior, vae, side, own, work / "prior", chosen.start_from)
+        pack.pack_prior(vae, networks, of_prior, side, own, chosen.out / "prior", chosen.start_from)
+    if "classifiers" in chosen.models:
+        own = recipe("classifiers")
+        models = classifiers.train_domain_classifiers(of_train, side, own, work / "classifiers")
+        for domain, model in models.items():
+            pack.pack_classifier(model, domain, side, own, chosen.out / f"classifier-{domain}")
+    if "judge" in chosen.models:
+        own = recipe("judge")
+        judge = classifiers.train_judge(of_train + of_prior, side, own, work / "judge")
+        pack.pack_judge(judge, of_train, side, own, chosen.out / "judge")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Write trained networks as the weights that ship: float16 folders with cards and sample sheets."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from engine.models.preprocess import Preprocess
 
 LICENCE = "Weights: Apache-2.0. PACS (Li et al. 2017) was used for training and is not contained."
 SHEET_PX = 96
+RECIPE_LINE = "recipe, part"
 
 
 def half(module: nn.Module) -> dict[str, Tensor]:
@@ -49,6 +51,7 @@ def pack_prior(
     resolution: int,
     recipe: Recipe,
     folder: Path,
+    start: Path | None = None,
 ) -> None:
     """A diffusers folder, with reconstructions and samples drawn by diffusers' own pipeline."""
     pipeline = StableDiffusionPipeline(
@@ -81,6 +84,7 @@ def pack_prior(
     with torch.no_grad():
         again = (vae.decode(vae.encode(whole * 2 - 1).latents).sample / 2 + 0.5).clamp(0, 1)
     psnr = psnr_db(vae, images, resolution)
+    history = _recipes(start)
     folder.mkdir(parents=True, exist_ok=True)
     sheet(rows).save(folder / "samples.png")
     sheet([whole, again]).save(folder / "reconstructions.png")
@@ -92,15 +96,24 @@ def pack_prior(
         f"A latent diffusion model for {resolution} px images: UNet ({unet / 1e6:.1f} M parameters, v-prediction), a "
         "two-layer CLIP text encoder with its own vocabulary, and a tiny autoencoder.",
         {
-            "data": "PACS, the part for priors (5,002 images), each domain drawn equally often",
+            "data": "PACS, the part for priors (5,002 images), each pair of domain and class drawn equally often",
             "captions": "the seven classes; 45 % do not tell the domain, 10 % are empty",
-            "recipe": str(recipe),
+            **history,
+            f"{RECIPE_LINE} {len(history) + 1}": str(recipe),
             "autoencoder, PSNR on these images": f"{psnr:.1f} dB",
             "samples.png": "rows: 'a <class>', then the four domains' prompts; columns: "
             + ", ".join(CLASSES),
             "reconstructions.png": "original above, decoded latent below",
         },
     )
+
+
+def _recipes(start: Path | None) -> dict[str, str]:
+    """The recipes on the card of the prior that this one was continued from, in order."""
+    if start is None:
+        return {}
+    lines = re.findall(r"^- \*\*recipe[^*]*\*\*: (.*)$", (start / "README.md").read_text(), re.MULTILINE)
+    return {f"{RECIPE_LINE} {number}": recipe for number, recipe in enumerate(lines, start=1)}
 
 
 def pack_classifier(model: nn.Module, domain: str, resolution: int, recipe: Recipe, folder: Path) -> None:

@@ -18,6 +18,8 @@ from engine.models.embedded.train.data import CLASSES, DOMAINS, Images, random_v
 from engine.models.embedded.train.loop import Recipe, train
 
 RECIPE = Recipe(steps=6800, batch=48, learning_rate=5e-4, averaging=0.999)
+CONTINUED = Recipe(steps=2000, batch=96, learning_rate=3e-4, averaging=0.999, seed=1)
+"""For a prior that is trained already (`--start-from`)."""
 VIEWS = 6
 LONGEST_PROMPT = 20
 TEXT_WIDTH = 128
@@ -121,21 +123,39 @@ class PriorNetworks(nn.Module):
 
 
 def train_prior(
-    images: Images, vae: AutoencoderTiny, resolution: int, recipe: Recipe, folder: Path
+    images: Images,
+    vae: AutoencoderTiny,
+    resolution: int,
+    recipe: Recipe,
+    folder: Path,
+    start: Path | None = None,
 ) -> PriorNetworks:
-    """Train on latents of `images`, each domain drawn equally often. Sets the autoencoder's scaling factor."""
+    """Train on latents of `images`, each pair of domain and class drawn equally often.
+
+    From new networks, and then it sets the autoencoder's scaling factor; or from the folder `start` of a packed prior,
+    whose autoencoder `vae` is.
+    """
     tokenizer = build_tokenizer()
     latents = encode_views(vae, images, resolution, recipe.seed)
-    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
+    if start is None:
+        vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
     latents = latents * vae.config.scaling_factor
     model = PriorNetworks(tokenizer, latents.shape[-1])
+    if start is not None:
+        model.text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
+        unet = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
+        model.unet = unet.to(memory_format=torch.channels_last)
+    model.train()
     scheduler = build_scheduler()
-    members = [torch.where(images.domains == domain)[0] for domain in range(len(DOMAINS))]
+    pairs = [(domain, label) for domain in range(len(DOMAINS)) for label in range(len(CLASSES))]
+    members = [torch.where((images.domains == d) & (images.classes == c))[0] for d, c in pairs]
+    members = [group for group in members if len(group)]
 
     def loss(rng: Generator, _: float) -> Tensor:
         number = recipe.batch
+        first = int(torch.randint(len(members), (), generator=rng))
         places = torch.rand(number, generator=rng).tolist()
-        chosen = [members[i % len(members)] for i in range(number)]
+        chosen = [members[(first + i) % len(members)] for i in range(number)]
         index = torch.stack(
             [group[int(place * len(group))] for group, place in zip(chosen, places, strict=True)]
         )
