@@ -68,7 +68,7 @@ def run(chosen: argparse.Namespace) -> None:
     def recipe(stage: str) -> Recipe:
         own = prior.CONTINUED if stage == "prior" and chosen.start_from else STAGES[stage]
         own = own if chosen.seed is None else replace(own, seed=chosen.seed)
-        return own if chosen.steps is None else replace(own, steps=chosen.steps)
+        return replace(own, steps=chosen.steps) if chosen.steps and chosen.stage == stage else own
 
     torch.manual_seed(chosen.seed or 0)
     if chosen.stage == "pack":
@@ -107,21 +107,32 @@ def autoencoder_of(chosen: argparse.Namespace) -> AutoencoderTiny:
     return model.eval()
 
 
+def as_done(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the number of steps that its checkpoint has seen: packing trains nothing."""
+    checkpoint = folder / "state.pt"
+    if not checkpoint.is_file():
+        raise ConfigError(
+            f"there is no {checkpoint}, expected a trained model to pack: run its stage first, or name what is there "
+            "with --models."
+        )
+    return replace(recipe, steps=torch.load(checkpoint, weights_only=True)["step"])
+
+
 def pack_all(chosen: argparse.Namespace, recipe: Callable[[str], Recipe]) -> None:
     """Write the chosen models' weights from the finished checkpoints of the work folder."""
     work, side = chosen.work, chosen.resolution
     of_prior, of_train = (load_pacs(chosen.data / f"pacs64-{part}.parquet") for part in ("prior", "train"))
     if "prior" in chosen.models:
-        vae, own = autoencoder_of(chosen), recipe("prior")
+        vae, own = autoencoder_of(chosen), as_done(recipe("prior"), work / "prior")
         networks = prior.train_prior(of_prior, vae, side, own, work / "prior", chosen.start_from)
         pack.pack_prior(vae, networks, of_prior, side, own, chosen.out / "prior", chosen.start_from)
     if "classifiers" in chosen.models:
-        own = recipe("classifiers")
+        own = as_done(recipe("classifiers"), work / "classifiers" / "base")
         models = classifiers.train_domain_classifiers(of_train, side, own, work / "classifiers")
         for domain, model in models.items():
             pack.pack_classifier(model, domain, side, own, chosen.out / f"classifier-{domain}")
     if "judge" in chosen.models:
-        own = recipe("judge")
+        own = as_done(recipe("judge"), work / "judge")
         judge = classifiers.train_judge(of_train + of_prior, side, own, work / "judge")
         pack.pack_judge(judge, of_train, side, own, chosen.out / "judge")
 

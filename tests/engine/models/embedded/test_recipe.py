@@ -1,0 +1,95 @@
+"""The recipe of the embedded models on a few made-up pictures: every stage by command, then the packed folders."""
+
+import io
+from itertools import product
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from engine.models import load_classifier, load_prior
+from engine.models.embedded.judge import load_judge
+from engine.models.embedded.train import classifiers
+from engine.models.embedded.train.__main__ import main
+from engine.models.embedded.train.data import CLASSES, DOMAINS
+from engine.models.embedded.train.loop import Recipe
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with the parquet files that the recipe reads: two pictures of each pair of domain and class."""
+    folder = tmp_path_factory.mktemp("data")
+    noise = np.random.default_rng(0)
+    rows = {"image": [], "label": [], "domain": []}
+    for domain, label, _ in product(DOMAINS, CLASSES, range(2)):
+        file = io.BytesIO()
+        Image.fromarray(noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "png")
+        rows["image"].append({"bytes": file.getvalue(), "path": None})
+        rows["label"].append(label)
+        rows["domain"].append(domain)
+    for part in ("prior", "train"):
+        pq.write_table(pa.table(rows), folder / f"pacs64-{part}.parquet")
+    return folder
+
+
+def run(stage, data, work, *more):
+    return main([stage, "--data", str(data), "--work", str(work), "--resolution", "16", *map(str, more)])
+
+
+@pytest.fixture(scope="module")
+def work(data, tmp_path_factory):
+    """A work folder with every stage trained for two steps."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifiers, "DOMAIN_RECIPE", Recipe(steps=STEPS, batch=4, learning_rate=1e-3))
+        for stage in ("autoencoder", "prior", "classifiers", "judge"):
+            assert run(stage, data, folder, "--steps", STEPS) == 0
+        assert run("pack", data, folder, "--out", folder / "weights") == 0
+    return folder
+
+
+def test_every_stage_by_command_then_folders_that_load(work):
+    packed = work / "weights"
+    prior = load_prior(packed / "prior")
+    assert prior.image_px == 16
+    assert load_classifier(packed / "classifier-photo").labels == CLASSES
+    classes, domains = load_judge(packed / "judge")(torch.rand(3, 3, 16, 16))
+    assert len(classes) == len(domains) == 3
+    for folder in ("prior", "judge", *(f"classifier-{domain}" for domain in DOMAINS)):
+        assert f"steps={STEPS}" in (packed / folder / "README.md").read_text()
+
+
+def test_a_finished_stage_is_not_trained_again(data, work):
+    before = (work / "prior" / "log.jsonl").read_text()
+    assert run("prior", data, work, "--steps", STEPS) == 0
+    assert (work / "prior" / "log.jsonl").read_text() == before
+
+
+def test_a_packed_prior_is_trained_further_and_its_card_keeps_both_recipes(data, work, tmp_path):
+    start = work / "weights" / "prior"
+    assert run("prior", data, tmp_path, "--start-from", start, "--steps", 1) == 0
+    asked = ("--models", "prior", "--start-from", start, "--out", tmp_path / "more")
+    assert run("pack", data, tmp_path, *asked) == 0
+    old, new = load_prior(start), load_prior(tmp_path / "more" / "prior")
+    for before, after in zip(old.unet.parameters(), new.unet.parameters(), strict=True):
+        torch.testing.assert_close(before, after, atol=5e-3, rtol=0)  # one step of a warming-up rate away
+    assert old.fingerprint != new.fingerprint
+    assert old.vae.config.scaling_factor == new.vae.config.scaling_factor
+    card = (tmp_path / "more" / "prior" / "README.md").read_text()
+    assert f"**recipe, part 1**: Recipe(steps={STEPS}," in card
+    assert "**recipe, part 2**: Recipe(steps=1," in card
+
+
+def test_packing_what_is_not_trained_says_so(data, tmp_path, capsys):
+    assert run("pack", data, tmp_path, "--models", "judge") == 2
+    assert "expected a trained model to pack" in capsys.readouterr().err
+
+
+def test_starting_from_a_folder_that_is_no_prior_says_so(data, tmp_path, capsys):
+    assert run("prior", data, tmp_path, "--start-from", tmp_path) == 2
+    assert "expected a prior in diffusers format" in capsys.readouterr().err
