@@ -175,9 +175,12 @@ def run_export(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]
 
 
 def run_check(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from engine.pipelines.check_embedded import GOALS, check_embedded
+    from engine.pipelines.check_embedded import GOALS, PAIRS, check_embedded
 
-    report = check_embedded(chosen.data, chosen.images_per_prompt, chosen.seed)
+    with progress.bar("prompts", len(PAIRS)) as bar:
+        report = check_embedded(
+            chosen.data, chosen.images_per_prompt, chosen.seed, lambda prompt: bar.advance(detail=prompt)
+        )
     columns = ["measure", "found", "goal"]
     lines = [[name, "not measured" if value is None else f"{value:.3g}", f">= {GOALS[name]:g}"]
              for name, value in report["measures"].items()]  # fmt: skip

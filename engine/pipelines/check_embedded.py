@@ -1,6 +1,8 @@
 """Measure the embedded models against what is claimed of them."""
 
 from collections.abc import Callable
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ from engine.config import Sampling
 from engine.errors import ConfigError
 from engine.guidance.steer import Unguided
 from engine.models import Prior, load_prior
+from engine.models.frozen import fingerprint
 from engine.models.embedded.captions import styled_prompt
 from engine.models.embedded.judge import Judge, load_judge
 from engine.models.embedded.train.autoencoder import psnr_db
-from engine.models.embedded.train.data import Images, load_pacs, resized
+from engine.models.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs, resized
 from engine.sampling.ddim import sample
 from engine.sampling.noise import ImageNoise
 from engine.types import ImageKey
@@ -26,6 +29,7 @@ GOALS = {
     "prior_domain_share": 0.70,
 }
 TEST_FILE = "pacs64-test.parquet"
+PAIRS = tuple(product(DOMAINS, CLASSES))
 
 
 def check_embedded(
@@ -36,7 +40,7 @@ def check_embedded(
 ) -> dict[str, Any]:
     """Measures by the names of GOALS; those on real images are None without `data`, a folder with the test file.
 
-    The prior's shares are over all pairs of domain and class ('an art painting of a dog'), as the judge sees them.
+    on_prompt: called after each prompt's images. The prior's shares are over all pairs of domain and class ('an art painting of a dog'), as the judge sees them.
     """
     if images_per_prompt < 1:
         raise ConfigError(
@@ -59,6 +63,9 @@ def check_embedded(
         "goals": GOALS,
         "images_per_prompt": images_per_prompt,
         "seed": seed,
+        "sampling": asdict(Sampling()),
+        "prior": prior.fingerprint,
+        "judge": fingerprint([judge.network]),
         "prompts": {prompt: {"class": kind, "domain": domain} for prompt, (kind, domain) in shares.items()},
     }
 
@@ -81,7 +88,7 @@ def _on_prompts(
     shares = {}
     sampling = Sampling()
     null = prior.encode_prompts([""])
-    for place, (domain, label) in enumerate((d, c) for d in judge.domains for c in judge.classes):
+    for place, (domain, label) in enumerate(PAIRS):
         prompt = styled_prompt(domain, label)
         noise = ImageNoise(seed, [ImageKey(place, index) for index in range(number)], prior.latent_shape)
         denoise = prior.denoiser(prior.encode_prompts([prompt]).expand(number, -1, -1), null, sampling.cfg)
