@@ -12,11 +12,11 @@ from engine.config import Sampling
 from engine.errors import ConfigError
 from engine.guidance.steer import Unguided
 from engine.models import Prior, load_prior
-from engine.models.frozen import fingerprint
 from engine.models.embedded.captions import styled_prompt
 from engine.models.embedded.judge import Judge, load_judge
 from engine.models.embedded.train.autoencoder import psnr_db
 from engine.models.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs, resized
+from engine.models.frozen import fingerprint
 from engine.sampling.ddim import sample
 from engine.sampling.noise import ImageNoise
 from engine.types import ImageKey
@@ -40,7 +40,8 @@ def check_embedded(
 ) -> dict[str, Any]:
     """Measures by the names of GOALS; those on real images are None without `data`, a folder with the test file.
 
-    on_prompt: called after each prompt's images. The prior's shares are over all pairs of domain and class ('an art painting of a dog'), as the judge sees them.
+    The prior's shares are over all pairs of domain and class ('an art painting of a dog'), as the judge sees them.
+    on_prompt: called after each prompt's images.
     """
     if images_per_prompt < 1:
         raise ConfigError(
