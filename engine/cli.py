@@ -195,7 +195,9 @@ def _models(chosen: argparse.Namespace) -> tuple[Any, Any]:
     classifier = load_classifier(
         chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device
     )
-    prior = load_prior(chosen.prior, variant=chosen.variant, revision=chosen.revision, device=chosen.device)
+    prior = load_prior(
+        chosen.prior, variant=chosen.variant, revision=chosen.revision, device=chosen.device, tiny=chosen.tiny_decoder
+    )  # fmt: skip
     return classifier, prior
 
 

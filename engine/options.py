@@ -27,6 +27,10 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prior", default="embedded", help="embedded, a diffusers folder, or a hub id")
     parser.add_argument("--variant", help="which weight files of the prior, such as fp16")
     parser.add_argument("--revision", help="branch, tag or commit of the prior on the hub")
+    tiny = "an AutoencoderTiny that guidance sees through: folder or hub id such as madebyollin/taesd; 'none' for none"
+    parser.add_argument(
+        "--tiny-decoder", metavar="SOURCE", help=f"{tiny} (default: the prior's vae if it is one)"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
 
