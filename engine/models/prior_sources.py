@@ -10,7 +10,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.errors import ModelError, brief
 from engine.models.decoder import Decoder
-from engine.models.frozen import default_device, fingerprint, freeze
+from engine.models.frozen import default_device, fingerprint, freeze, named_dtype
 from engine.models.hub import HUB_ID, fetch
 from engine.models.prior import Prior
 from engine.models.quiet import quiet
@@ -31,26 +31,30 @@ def load_prior(
     variant: str | None = None,
     revision: str | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     tiny: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Prior:
     """Load and freeze a prior.
 
     source: 'embedded', a diffusers folder, or a hub id (SD 1.x, 2.x; predicting epsilon, v or the sample). variant:
-    which files, e.g. 'fp16'. revision: branch, tag or commit on the hub. device: the GPU if there is one. tiny: a tiny
-    decoder for guidance, a diffusers folder or hub id of an AutoencoderTiny such as 'madebyollin/taesd'; 'none' for
-    none; by default the prior's own vae if it is one. Only safetensors are read. Raises ModelError where a source is
+    which files, e.g. 'fp16'. revision: branch, tag or commit on the hub. device: the GPU if there is one.
+    dtype: of the networks; 'auto' is float16 on a GPU and float32 on the CPU. tiny: a tiny decoder for guidance, a
+    diffusers folder or hub id of an AutoencoderTiny such as 'madebyollin/taesd'; 'none' for none; by default the
+    prior's own vae if it is one. Only safetensors are read. Raises ModelError where a source is
     unknown, unreachable, broken, of another kind, or does not fit the other.
     """
+    place_on = default_device(device)
+    dtype = named_dtype(dtype, place_on)
+    read_as = torch.float32 if dtype == torch.bfloat16 else dtype  # bfloat16 would round the fingerprint away
     folder = _locate(source, variant, revision, local_files_only)
     try:
         with quiet():
             vae_class = VAES[_vae_name(source, DiffusionPipeline.load_config(folder))]
             weights = {"variant": variant, "use_safetensors": True, "local_files_only": True}
-            unet = whole_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype, **weights)
-            vae = whole_part(vae_class, folder, "vae", torch_dtype=dtype, **weights)
-            text_encoder = whole_part(CLIPTextModel, folder, "text_encoder", dtype=dtype, **weights)
+            unet = whole_part(UNet2DConditionModel, folder, "unet", torch_dtype=read_as, **weights)
+            vae = whole_part(vae_class, folder, "vae", torch_dtype=read_as, **weights)
+            text_encoder = whole_part(CLIPTextModel, folder, "text_encoder", dtype=read_as, **weights)
             tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
             trained_with = DDIMScheduler.load_config(folder, subfolder="scheduler")
     except FAILURES as error:
@@ -62,20 +66,20 @@ def load_prior(
     _check_fit(source, unet, vae, text_encoder)
     small = load_tiny(tiny, vae, str(source), dtype=dtype, local_files_only=local_files_only)
     scheduler = DDIMScheduler.from_config(trained_with, clip_sample=False, thresholding=False)
-    place_on = default_device(device)
-    parts: list[nn.Module] = [freeze(part).to(place_on) for part in (unet, vae, text_encoder)]
-    if small is not None:
-        freeze(small).to(place_on)
+    parts: list[nn.Module] = [unet, vae, text_encoder]
+    mark = fingerprint(
+        parts,
+        scheduler.config.prediction_type,
+        [round(alpha, 4) for alpha in scheduler.alphas_cumprod[::100].tolist()],
+        vae.config.scaling_factor,
+        text_encoder.config.hidden_act,
+        sorted(tokenizer.get_vocab().items()),
+    )
+    for part in parts if small is None else [*parts, small]:
+        freeze(part).to(place_on, dtype)
     return Prior(
         name=str(source),
-        fingerprint=fingerprint(
-            parts,
-            scheduler.config.prediction_type,
-            [round(alpha, 4) for alpha in scheduler.alphas_cumprod[::100].tolist()],
-            vae.config.scaling_factor,
-            text_encoder.config.hidden_act,
-            sorted(tokenizer.get_vocab().items()),
-        ),
+        fingerprint=mark,
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         unet=unet,

@@ -18,7 +18,7 @@ from torch import nn
 from engine.config import Alignment, Sampling
 from engine.errors import ConfigError
 from engine.guidance.losses import domain_loss, judged
-from engine.guidance.steer import DomainSteer, Unguided
+from engine.guidance.steer import DomainSteer, Unguided, loss_scale
 from engine.memory.measure import peak_bytes
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.decoder import GuidanceDecoder, decoder_of
@@ -65,7 +65,8 @@ class Job:
             return Unguided()
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
         loss = domain_loss(self.classifier, self.alignment, classes=classes)
-        return DomainSteer(lambda z: loss(decoder(z)), self.alignment)
+        scale = loss_scale(decoder.vae.dtype, self.classifier.dtype)
+        return DomainSteer(lambda z: loss(decoder(z)), self.alignment, scale)
 
     def groups(self) -> list[list[ImageKey]]:
         """The images of the job in groups of nearly equal size, classes mixed; a function of the request alone."""
@@ -77,7 +78,7 @@ class Job:
     def describe(self) -> dict[str, Any]:
         """Everything that the images depend on, as JSON values: what `run.json` keeps and continuing compares."""
         return {
-            "classifier": {"name": self.classifier.name, "fingerprint": self.classifier.fingerprint},
+            "classifier": self.classifier.describe(),
             "prior": self.prior.describe(),
             "classes": list(self.labels.values()),
             "images_per_class": self.images_per_class,
@@ -211,7 +212,7 @@ def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = No
         context = speaking.encode_prompts(different)[[different.index(prompt) for prompt in prompts]]
         null = speaking.encode_prompts([sampling.negative_prompt])
     steer = job.steer(keys)
-    noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device, prior.dtype)
+    noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device)
     with torch.no_grad():
         z = sample(
             noise.draw(),
