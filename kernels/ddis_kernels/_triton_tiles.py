@@ -80,7 +80,6 @@ def may_time(x: Tensor) -> bool:
         x.is_cuda
         and not INTERPRETED
         and not torch.compiler.is_compiling()
-        and not torch.are_deterministic_algorithms_enabled()
         and not torch.cuda.is_current_stream_capturing()
     )
 
@@ -113,7 +112,7 @@ class Chooser:
 
     def __call__(self, kind: Hashable, x: Tensor, tiles: Sequence[Tile], launch: Launch) -> Tile:
         """The tile to launch with: of `kind`, which a kernel's candidates `tiles` must follow from."""
-        if len(tiles) == 1:
+        if len(tiles) == 1 or torch.are_deterministic_algorithms_enabled():
             return tiles[0]
         if kind in self.chosen:
             return self.chosen[kind]

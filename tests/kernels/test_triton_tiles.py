@@ -13,6 +13,12 @@ from ddis_kernels._triton_tiles import Chooser, Tile, backward_tiles, kind_of, m
 CANDIDATES = [Tile(4, 1, 4), Tile(2, 1, 4), Tile(8, 1, 8)]
 
 
+@pytest.fixture(autouse=True)
+def _any_order_of_sums():
+    """Deterministic algorithms, which every test asks for, take the default; the next test asks again."""
+    torch.use_deterministic_algorithms(False)
+
+
 class Clock:
     """Runs what it times, and answers with given milliseconds, one after the other."""
 
@@ -58,6 +64,13 @@ def test_where_nothing_may_be_timed_the_default_serves_and_nothing_is_kept():
     assert launched == []
     allowed[0] = True
     assert chooser("kind", torch.ones(1), CANDIDATES, launched.append) == CANDIDATES[2]
+
+
+def test_deterministic_algorithms_get_the_default_whatever_was_timed():
+    chooser = Chooser(Clock(3, 2, 1), lambda x: True)
+    assert chooser("kind", torch.ones(1), CANDIDATES, lambda tile: None) == CANDIDATES[2]
+    torch.use_deterministic_algorithms(True)
+    assert chooser("kind", torch.ones(1), CANDIDATES, lambda tile: None) == CANDIDATES[0]
 
 
 def test_tensors_on_the_cpu_are_never_timed(feature_map):
