@@ -75,8 +75,9 @@ def load_prior(
         text_encoder.config.hidden_act,
         sorted(tokenizer.get_vocab().items()),
     )
-    for part in parts if small is None else [*parts, small]:
-        freeze(part).to(place_on, dtype)
+    with quiet():
+        for part in parts if small is None else [*parts, small]:
+            freeze(part).to(place_on, dtype)
     return Prior(
         name=str(source),
         fingerprint=mark,
