@@ -208,59 +208,49 @@ struct Columns {
     }
 };
 
-// kVectors neighbouring vectors of each row. Their constants stay in the cache, their sums in registers.
-template <int W, int kVectors, class Op, class T>
-void rows_of(const T* x, T* y, Range rows, int64_t vector, const Op& op, Columns<W>& columns) {
-    constexpr int kLine = 64, kAhead = 2048;  // bytes
-    Floats<W> first[kVectors], second[kVectors];
-    const float* shift = &columns.shift[vector * W];
-    for (int u = 0; u < kVectors; ++u) {
-        first[u] = load<W>(&columns.first[(vector + u) * W]);
-        second[u] = load<W>(&columns.second[(vector + u) * W]);
-    }
-    for (int64_t row = rows.begin; row < rows.end; ++row) {
-        for (int u = 0; u < kVectors; ++u) {
-            const int64_t column = columns.column(vector + u), at = row * columns.channels + column;
-            if (u * W * sizeof(T) % kLine == 0)
-                __builtin_prefetch(reinterpret_cast<const char*>(x + at) + kAhead);
-            const Floats<W> v = load<W>(x + at), d = v - load<W>(shift + u * W);
-            if constexpr (Op::kWrites) {
-                const Floats<W> z = v * load<W>(op.scale + column) + load<W>(op.shift + column);
-                store<W>(y + at, activate<Op::kActivation, W>(z));
-            }
-            first[u] += d;
-            second[u] += d * d;
+// kRows rows from `row` on, vector by vector: as many streams that are read in order, and few enough sums for
+// the registers.
+template <int W, int kRows, class Op, class T>
+void rows_of(const T* x, T* y, int64_t row, const Op& op, Columns<W>& columns) {
+    float *first_at = columns.first.data(), *second_at = columns.second.data();
+    const float* shift_at = columns.shift.data();
+    for (int64_t vector = 0; vector < columns.vectors; ++vector) {
+        const int64_t column = columns.column(vector), at = vector * W;
+        const Floats<W> shift = load<W>(shift_at + at);
+        Floats<W> first = load<W>(first_at + at), second = load<W>(second_at + at), k{}, b{};
+        if constexpr (Op::kWrites) k = load<W>(op.scale + column), b = load<W>(op.shift + column);
+        for (int r = 0; r < kRows; ++r) {
+            const int64_t i = (row + r) * columns.channels + column;
+            const Floats<W> v = load<W>(x + i), d = v - shift;
+            if constexpr (Op::kWrites) store<W>(y + i, activate<Op::kActivation, W>(v * k + b));
+            first += d;
+            second += d * d;
         }
-    }
-    for (int u = 0; u < kVectors; ++u) {
-        store<W>(&columns.first[(vector + u) * W], first[u]);
-        store<W>(&columns.second[(vector + u) * W], second[u]);
+        store<W>(first_at + at, first);
+        store<W>(second_at + at, second);
     }
 }
 
 template <int W, class Op, class T>
 void interleaved(const T* x, T* y, const Shape& shape, Range rows, const Op& op, Partial& out) {
+    constexpr int kRows = Op::kWrites ? 2 : 4;
     constexpr int64_t kPilotRows = 4, kFirstPending = 16, kMaxPending = 512;
-    // Few rows at a time keep memory access in order; many keep the sums of few channels in registers for
-    // longer.
-    const int64_t block_rows = std::clamp<int64_t>(1024 / shape.channels, 4, 32);
     Columns<W> columns(shape.channels);
     columns.start(x + rows.begin * shape.channels, std::min(rows.end - rows.begin, kPilotRows));
-    int64_t pending = 0;
-    for (int64_t begin = rows.begin; begin < rows.end; begin += block_rows) {
-        const Range block{begin, std::min(begin + block_rows, rows.end)};
-        int64_t v = 0;
-        for (; v + 8 <= columns.vectors; v += 8) rows_of<W, 8>(x, y, block, v, op, columns);
-        for (; v + 4 <= columns.vectors; v += 4) rows_of<W, 4>(x, y, block, v, op, columns);
-        for (; v < columns.vectors; ++v) rows_of<W, 1>(x, y, block, v, op, columns);
-        pending += block.end - block.begin;
+    int64_t pending = 0, row = rows.begin;
+    auto flush_if = [&](int64_t enough) {
+        if (pending < enough) return;
+        columns.flush(pending);
+        pending = 0;
+    };
+    for (; row + kRows <= rows.end; row += kRows) {
+        rows_of<W, kRows>(x, y, row, op, columns);
+        pending += kRows;
         const auto before = static_cast<int64_t>(columns.count);
-        if (pending >= std::min(kMaxPending, std::max(kFirstPending, kGrowth * before))) {
-            columns.flush(pending);
-            pending = 0;
-        }
+        flush_if(std::min(kMaxPending, std::max(kFirstPending, kGrowth * before)));
     }
-    if (pending > 0) columns.flush(pending);
+    for (; row < rows.end; ++row, ++pending) rows_of<W, 1>(x, y, row, op, columns);
+    flush_if(1);
     columns.finish(out);
 }
 
