@@ -92,8 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, help="folder of the shards")
     export.add_argument("--images-per-shard", type=int, default=10_000, help="(default: 10000)")
 
-    evaluate = _command(commands, "evaluate", run_evaluate, "measure images against a reference")
-    add_evaluation(evaluate)
+    add_evaluation(_command(commands, "evaluate", run_evaluate, "measure images against a reference"))
 
     embedded = commands.add_parser("embedded", help="the models that ship with the package").add_subparsers(
         required=True, metavar="COMMAND"
@@ -200,10 +199,8 @@ def run_evaluate(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
             settings=config_of(chosen, Evaluation()), statistics=chosen.save_statistics,
             moments_only=chosen.moments_only, on_step=bar.advance,
         )  # fmt: skip
-    lines = [
-        [name, *("" if entry[key] is None else f"{entry[key]:.4g}" for key in ("value", "low", "high"))]
-        for name, entry in report["metrics"].items() if entry
-    ]  # fmt: skip
+    lines = [[name, *("" if entry[key] is None else f"{entry[key]:.4g}" for key in ("value", "low", "high"))]
+             for name, entry in report["metrics"].items() if entry]  # fmt: skip
     title = f"{report['images']} images, {report['reference_images'] or 'none'} of the reference"
     progress.table(title, ["metric", "value", f"{report['level']:.0%} from", "to"], lines)
     progress.say(f"features of {report['features']}")
@@ -233,9 +230,13 @@ def _models(chosen: argparse.Namespace) -> tuple[Any, Any]:
     from engine.models import load_classifier, load_prior
 
     classifier = load_classifier(
-        chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device
-    )
-    prior = load_prior(chosen.prior, variant=chosen.variant, revision=chosen.revision, device=chosen.device)
+        chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device,
+        dtype=chosen.dtype,
+    )  # fmt: skip
+    prior = load_prior(
+        chosen.prior, variant=chosen.variant, revision=chosen.revision, device=chosen.device, dtype=chosen.dtype,
+        tiny=chosen.tiny_decoder,
+    )  # fmt: skip
     return classifier, prior
 
 
