@@ -86,5 +86,6 @@ test-timm: $(TIMM)/.installed-timm
 
 $(TIMM)/.installed-timm: $(SOURCES)
 	$(MAKE) VENV=$(TIMM) install-dev
-	$(TIMM)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt torchvision timm $(INDEX)
+	$(TIMM)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt torchvision timm \
+	  torch-fidelity $(INDEX)
 	touch $@

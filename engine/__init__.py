@@ -1,7 +1,8 @@
 """Data-free image synthesis: a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381)."""
 
-from engine.config import Alignment, Sampling, TokenLearning
+from engine.config import Alignment, Evaluation, Sampling, TokenLearning
 from engine.errors import EngineError
+from engine.evaluation.evaluate import evaluate
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.pipelines.generate import generate
 from engine.pipelines.learn_tokens import learn_tokens
@@ -13,12 +14,14 @@ __all__ = [
     "Alignment",
     "Classifier",
     "EngineError",
+    "Evaluation",
     "ImageKey",
     "Prior",
     "Sample",
     "Sampling",
     "TokenLearning",
     "TokenTable",
+    "evaluate",
     "export_textual_inversion",
     "generate",
     "import_textual_inversion",

@@ -35,7 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 JOINERS = {"__init__", "__main__", "cli", "options"}
 """The public face and the command line (with its `options`) join all rooms; nothing imports them but each other."""
 
-OPTIONAL = {"bitsandbytes", "onnx", "onnxruntime", "onnxscript", "timm", "torchvision", "triton", "xformers"}
+OPTIONAL = {
+    "bitsandbytes", "onnx", "onnxruntime", "onnxscript", "timm", "torch_fidelity", "torchvision", "triton", "xformers",
+}  # fmt: skip
 FOREIGN_TO_KERNELS = {"engine", "diffusers", "transformers"}
 
 
