@@ -6,6 +6,7 @@ relative step:          an rms of scale x the noise level: sqrt(1 - a_t) for z_t
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,13 +19,60 @@ MAX_SKIPPED = 0.1
 """The share of guidance steps that may be skipped for a gradient that is not finite."""
 
 
-def gradient(z: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """The loss's values (G,) and the gradient of their sum by z: (N, 4, h, w). The results hold no graph."""
+HALF_SCALE = 2.0**16
+"""What a loss is multiplied by first where a float16 network takes part: float16 ends at 6e-8 and at 65504."""
+LEAST_SCALE = 2.0**-8
+SMALLER = 2.0**-4
+
+
+def loss_scale(*dtypes: torch.dtype) -> float:
+    """What to multiply a loss by whose gradient passes networks of these dtypes.
+
+    1 for float32, and for bfloat16, which has its exponents.
+    """
+    return HALF_SCALE if torch.float16 in dtypes else 1.0
+
+
+def gradient(z: Tensor, loss: Callable[[Tensor], Tensor], scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The loss's values (G,) and the gradient of their sum by z: (N, 4, h, w). The results hold no graph.
+
+    scale: a power of two that the loss is multiplied by on its way back, and the gradient divided by.
+    """
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         values = loss(leaf)
-        (grad,) = torch.autograd.grad(values.sum(), leaf)
-    return values.detach(), grad
+        (grad,) = torch.autograd.grad(values.sum() * scale if scale != 1 else values.sum(), leaf)
+    return values.detach(), grad / scale if scale != 1 else grad
+
+
+def finite_gradient(
+    of: Callable[[float], tuple[Tensor, Tensor]], scale: float
+) -> tuple[Tensor, Tensor, float]:
+    """A gradient by the largest scale, from `scale` down, that leaves it finite, and that scale.
+
+    of: scale -> what `gradient` gives with it.
+
+    A pass that overflowed is made anew and not kept for this: keeping its graph would cost memory in every step. If no
+    scale will do, the gradient is as it is, and so is the scale. At 1 nothing is looked at.
+    """
+    values, grad = of(scale)
+    if scale == 1:
+        return values, grad, scale
+    tried, found = scale, grad
+    while not bool(found.isfinite().all()):
+        tried *= SMALLER
+        if tried < LEAST_SCALE:
+            return values, grad, scale
+        values, found = of(tried)
+    return values, found, tried
+
+
+GradientOf = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+"""(latents (N, 4, h, w), scale) -> the loss's values and its gradient, as `gradient` gives both."""
+
+
+def _by_one_pass(loss: Callable[[Tensor], Tensor], z: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return gradient(z, loss, scale)
 
 
 def relative_step(grad: Tensor, length: float, joint: bool) -> Tensor:
@@ -47,12 +95,23 @@ class DomainSteer:
     """Moves latents towards a classifier's training domain within a window of the schedule.
 
     One object serves one batch: it keeps the loss's curve, a (G,) tensor for each guided step, and how many
-    image-steps were skipped because their gradient was not finite.
+    image-steps were skipped because their gradient was not finite. gradient_of: how the loss and its gradient come
+    about, where it is not by one pass over the batch. scale: see `gradient`; once lowered it stays so.
     """
 
-    def __init__(self, loss: Callable[[Tensor], Tensor], alignment: Alignment) -> None:
-        self.loss = loss
+    def __init__(
+        self,
+        loss: Callable[[Tensor], Tensor] | None,
+        alignment: Alignment,
+        scale: float = 1.0,
+        gradient_of: GradientOf | None = None,
+    ) -> None:
+        if loss is not None:
+            gradient_of = partial(_by_one_pass, loss)
+        assert gradient_of is not None, "a steer needs a loss, or its gradient"
+        self.gradient_of = gradient_of
         self.alignment = alignment
+        self.scale = scale
         self.curve: list[Tensor] = []
         self.skipped = 0
         self.guided = 0
@@ -73,7 +132,7 @@ class DomainSteer:
     def _move(self, z: Tensor, step: Step) -> Tensor:
         if not self.acts_on(step):
             return z
-        values, grad = gradient(z, self.loss)
+        values, grad, self.scale = finite_gradient(lambda scale: self.gradient_of(z, scale), self.scale)
         self.curve.append(values)
         joint = self.alignment.statistics == "batch"
         finite = grad.isfinite().flatten(1).all(1)

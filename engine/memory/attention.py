@@ -41,12 +41,16 @@ def check_attention(attention: str, device: torch.device) -> None:
 
 @contextmanager
 def attending(networks: Sequence[nn.Module], attention: str, device: torch.device) -> Iterator[None]:
-    """Compute the attention of these networks with one backend inside the block; what they had comes back after it."""
+    """Compute the attention of these networks with one backend inside the block; what they had comes back after it.
+
+    Layers with a processor of another kind, such as an adapter's, keep it.
+    """
     check_attention(attention, device)
     with ExitStack() as restored:
         for layer in (
             part for network in networks for part in network.modules() if isinstance(part, Attention)
         ):
-            restored.callback(layer.set_processor, layer.processor)
-            layer.set_processor(PROCESSORS[attention]())
+            if type(layer.processor) in PROCESSORS.values():
+                restored.callback(layer.set_processor, layer.processor)
+                layer.set_processor(PROCESSORS[attention]())
         yield

@@ -22,12 +22,25 @@ from torch import nn
 from engine.config import Alignment, Sampling
 from engine.errors import ConfigError
 from engine.memory.attention import check_attention
-from engine.memory.budget import BudgetError, MemoryWarning, device_bytes, in_words, parse_budget
+from engine.memory.budget import (
+    AUTO,
+    BudgetError,
+    MemoryWarning,
+    device_bytes,
+    free_bytes,
+    in_words,
+    parse_budget,
+)
 from engine.memory.costs import Costs
 from engine.memory.phases import Subject
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.decoder import decoder_of, downscale
 from engine.models.skeleton import skeleton_classifier, skeleton_prior
+
+
+KEPT = 4096
+"""Bytes that a phase holds for a byte of its images, at most: the full VAE of Stable Diffusion keeps 1,900 with its
+graph, and no phase more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +102,7 @@ class Plan:
 def plan(
     prior: str | Path | Prior,
     classifier: str | Path | nn.Module | Classifier,
-    budget: str | int = "auto",
+    budget: str | int = AUTO,
     image_px: int | None = None,
     *,
     batch: int = Sampling().batch,
@@ -168,12 +181,43 @@ def plan(
     )
 
 
+def plan_for(
+    prior: Prior,
+    classifier: Classifier,
+    memory: str | int,
+    batch: int,
+    alignment: Alignment | None,
+    sampling: Sampling,
+) -> Plan | None:
+    """The plan of a run on loaded models, None where 'auto' needs none.
+
+    'auto' spares the counting where memory is plentiful: where KEPT bytes for each byte of image, and the weights once
+    more, are a part of what is free.
+    """
+    if isinstance(memory, str) and memory.strip().lower() == AUTO:
+        networks = (prior.unet, prior.vae, prior.text_encoder, classifier.module)
+        weights = sum(value.nbytes for network in networks for value in network.parameters())
+        pixels = batch * 3 * prior.image_px**2
+        if KEPT * pixels * prior.dtype.itemsize + weights <= free_bytes(prior.device):
+            return None
+    return plan(
+        prior,
+        classifier,
+        memory,
+        batch=batch,
+        alignment=alignment,
+        sampling=sampling,
+        tokens=False,
+        full=False,
+    )
+
+
 def _device(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:
     if device is not None:
         return torch.device(device)
     if isinstance(prior, Prior) and prior.device.type != "meta":
         return prior.device
-    automatic = isinstance(budget, str) and budget.strip().lower() == "auto"
+    automatic = isinstance(budget, str) and budget.strip().lower() == AUTO
     return torch.device("cpu" if automatic and not torch.cuda.is_available() else "cuda")
 
 
