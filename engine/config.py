@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from engine.errors import ConfigError
 
+DTYPES = ("float32", "float16", "bfloat16", "auto")
+"""Names of the dtypes of networks; auto is float16 on a GPU and float32 on the CPU."""
 CLASSIFIERS_PX = 0
 """`Alignment.decode_px`: the least size that the classifier's own preprocessing needs."""
 PRIORS_PX = -1

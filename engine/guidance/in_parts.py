@@ -18,9 +18,8 @@ from engine.guidance.steer import gradient
 from engine.guidance.two_pass import two_pass
 from engine.models.classifier import Classifier
 
-
 InParts = Callable[[Tensor, int, float], tuple[Tensor, Tensor]]
-"""(latents z (N, 4, h, w), the part of them to hold a graph for, scale) -> loss and gradient, as `gradient` gives both."""
+"""(latents z (N, 4, h, w), how many to hold a graph for, scale) -> loss and gradient, as `gradient` gives both."""
 
 
 def gradient_in_parts(

@@ -11,8 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from engine.config import Alignment
 from engine.errors import EngineError, brief
+from engine.guidance.in_parts import gradient_in_parts
+from engine.guidance.steer import DomainSteer, loss_scale
 from engine.memory.budget import MemoryWarning
+from engine.models.classifier import Classifier
+from engine.models.decoder import GuidanceDecoder
 from engine.models.prior import Prior
 from engine.types import Denoise, Prediction, Step
 
@@ -91,6 +96,22 @@ class MicroBatches:
             MemoryWarning,
             stacklevel=4,
         )
+
+
+def steer_in_parts(
+    parts: MicroBatches,
+    classifier: Classifier,
+    alignment: Alignment,
+    decoder: GuidanceDecoder,
+    classes: Tensor,
+) -> DomainSteer:
+    """A steer for images of `classes` (N,), with as many graphs at once as `parts` allows in the phase of guidance."""
+    in_parts = gradient_in_parts(classifier, alignment, decoder, classes)
+
+    def gradient_of(z: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        return parts.attempt("guidance", len(z), lambda part: in_parts(z, part, scale))
+
+    return DomainSteer(None, alignment, loss_scale(decoder.vae.dtype, classifier.dtype), gradient_of)
 
 
 def denoise_in_parts(

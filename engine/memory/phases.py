@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from engine.config import Alignment
 from engine.guidance.losses import domain_loss, judged
-from engine.guidance.steer import gradient
+from engine.guidance.steer import gradient, loss_scale
 from engine.memory.count import counting
 from engine.models.classifier import Classifier
 from engine.models.decoder import decoder_of
@@ -61,7 +61,7 @@ def count_case(subject: Subject, case: Case) -> Counted:
 
 
 def _latents(subject: Subject, images: int) -> Tensor:
-    return torch.empty(images, *subject.prior.latent_shape, dtype=subject.prior.dtype, device=META)
+    return torch.empty(images, *subject.prior.latent_shape, device=META)
 
 
 def _contexts(subject: Subject, images: int) -> tuple[Tensor, Tensor]:
@@ -101,17 +101,18 @@ def guidance(subject: Subject, case: Case) -> object:
     classes = torch.zeros(case.part, dtype=torch.int64, device=META)
     loss = domain_loss(subject.classifier, alignment, classes=classes)
     prediction = [torch.empty_like(z) for _ in range(3)]
+    scale = loss_scale(decode.vae.dtype, subject.classifier.dtype)
     if alignment.statistics == "batch" and case.part < case.images:
         with torch.no_grad():
             loss(decode(z[: case.part]))
-    return held, prediction, gradient(z[: case.part], lambda rows: loss(decode(rows)))
+    return held, prediction, gradient(z[: case.part], lambda rows: loss(decode(rows)), scale)
 
 
 def decode(subject: Subject, case: Case) -> object:
     """The final images, and what the classifier says of them."""
     with torch.no_grad():
         z, px = _latents(subject, case.images), subject.prior.image_px
-        held = torch.empty(case.images, 3, px, px, dtype=subject.prior.dtype, device=META)
+        held = torch.empty(case.images, 3, px, px, device=META)
         images = subject.prior.decode(z[: case.part])
         return held, images, judged(subject.classifier, images)
 

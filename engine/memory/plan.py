@@ -27,7 +27,6 @@ from engine.memory.budget import (
     BudgetError,
     MemoryWarning,
     device_bytes,
-    free_bytes,
     in_words,
     parse_budget,
 )
@@ -36,11 +35,6 @@ from engine.memory.phases import Subject
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.decoder import decoder_of, downscale
 from engine.models.skeleton import skeleton_classifier, skeleton_prior
-
-
-KEPT = 4096
-"""Bytes that a phase holds for a byte of its images, at most: the full VAE of Stable Diffusion keeps 1,900 with its
-graph, and no phase more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +112,11 @@ def plan(
 
     prior, classifier: objects, or what `load_prior` and `load_classifier` take; of a prior that is named, configs alone
     are read. budget: '12GB', '11.5GiB', bytes, or 'auto', what the device has free. image_px: the prior's own size if
-    None. batch: the images that are sampled together. dtype: a loaded prior's own; else float16 on CUDA, float32 on the
-    CPU. device: a loaded prior's own; else 'cuda' for a budget in bytes, on a machine without one too. full: whether to
-    find `largest_batch` and `smallest_bytes` as well, which takes some counting; else they are 0. Raises BudgetError
-    for a budget that makes no sense or is too small, naming the smallest; warns of one above what the device has.
+    None. batch: the images that are sampled together. dtype: of the networks that are not loaded yet, and of a loaded
+    prior where it is given; by default float16 on CUDA, float32 on the CPU. device: a loaded prior's own; else 'cuda'
+    for a budget in bytes, on a machine without one too. full: whether to find `largest_batch` and `smallest_bytes` as
+    well, which takes some counting; else they are 0. Raises BudgetError for a budget that makes no sense or is too
+    small, naming the smallest; warns of one above what the device has.
     """
     place_on = _device(prior, budget, device)
     nbytes = parse_budget(budget, place_on)
@@ -181,37 +176,6 @@ def plan(
     )
 
 
-def plan_for(
-    prior: Prior,
-    classifier: Classifier,
-    memory: str | int,
-    batch: int,
-    alignment: Alignment | None,
-    sampling: Sampling,
-) -> Plan | None:
-    """The plan of a run on loaded models, None where 'auto' needs none.
-
-    'auto' spares the counting where memory is plentiful: where KEPT bytes for each byte of image, and the weights once
-    more, are a part of what is free.
-    """
-    if isinstance(memory, str) and memory.strip().lower() == AUTO:
-        networks = (prior.unet, prior.vae, prior.text_encoder, classifier.module)
-        weights = sum(value.nbytes for network in networks for value in network.parameters())
-        pixels = batch * 3 * prior.image_px**2
-        if KEPT * pixels * prior.dtype.itemsize + weights <= free_bytes(prior.device):
-            return None
-    return plan(
-        prior,
-        classifier,
-        memory,
-        batch=batch,
-        alignment=alignment,
-        sampling=sampling,
-        tokens=False,
-        full=False,
-    )
-
-
 def _device(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:
     if device is not None:
         return torch.device(device)
@@ -237,7 +201,7 @@ def _subject(
         half = torch.float16 if device.type == "cuda" else torch.float32
         prior = load_prior(prior, device="meta", dtype=dtype or half)
     if not isinstance(classifier, Classifier):
-        classifier = load_classifier(classifier, device="cpu")
+        classifier = load_classifier(classifier, device="cpu", dtype=prior.dtype)
     if image_px is not None:
         factor = downscale(prior.vae)
         if image_px < factor or image_px % factor:

@@ -1,6 +1,7 @@
 """From latents to pixels, through the full VAE or a tiny one, and at a smaller size where guidance needs no more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -36,12 +37,29 @@ def decode(vae: Decoder, latents: Tensor, clamp: bool = True) -> Tensor:
     return images.clamp(0, 1) if clamp else images
 
 
+@contextmanager
+def decoding_in_parts(vae: Decoder, slices: bool = False, tiles: bool = False) -> Iterator[None]:
+    """Inside the block `vae.decode` takes one image at a time and, of a full VAE, overlapping tiles.
+
+    Tiles are blended, and seen in the image a little. A tiny autoencoder takes none: they would assume 8 px a latent.
+    """
+    before = vae.use_slicing, vae.use_tiling
+    vae.use_slicing = vae.use_slicing or slices
+    vae.use_tiling = vae.use_tiling or (tiles and isinstance(vae, AutoencoderKL))
+    try:
+        yield
+    finally:
+        vae.use_slicing, vae.use_tiling = before
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GuidanceDecoder:
     """latents (N, 4, h, w), scaled to unit variance -> images (N, 3, P, P) in about [0, 1], P = `px`.
 
     Unclamped and differentiable. stages: what it runs, in order; None for the VAE's own `decode`. checkpoint: whether
-    backward computes a stage's activations anew, so that a pass holds those of one stage and every stage's input.
+    backward computes a stage's activations anew, so that a pass holds those of one stage and every stage's input. A
+    classifier has no such switch: the pass that fuses its layers keeps their moments for the loss, and running a part
+    of it again in backward would measure twice, with layers that are fused no more. `two_pass` is what bounds it.
     """
 
     kind: Literal["full", "tiny"]

@@ -78,21 +78,21 @@ def _shrunk(layers: list[nn.Module], halvings: int) -> list[nn.Module]:
     """The layers without the last `halvings` upsamplings; convolutions behind a left out one have kernels to match."""
     left_out = _upsamplings(layers)[-halvings:]
     return [
-        _coarse(layer, sum(place > out for out in left_out)) if place > left_out[0] else layer
+        coarse(layer, sum(place > out for out in left_out)) if place > left_out[0] else layer
         for place, layer in enumerate(layers)
         if place not in left_out
     ]
 
 
-def _coarse(layer: nn.Module, halvings: int) -> nn.Module:
+def coarse(layer: nn.Module, halvings: int) -> nn.Module:
     """A copy of a layer whose 3 x 3 convolutions do on maps at 1 / 2^halvings of the size what they did before."""
     copy = deepcopy(layer)
     for part in copy.modules():
         if isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3):
-            kernel = part.weight.detach().float()
+            kernel = part.weight.detach()
             for _ in range(halvings):
                 kernel = _pooled(_pooled(kernel).transpose(2, 3)).transpose(2, 3)
-            part.weight = nn.Parameter(kernel.to(part.weight.dtype), requires_grad=False)
+            part.weight = nn.Parameter(kernel, requires_grad=False)
     return copy
 
 

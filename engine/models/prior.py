@@ -1,7 +1,8 @@
 """A frozen latent text-to-image prior: its parts, and how they are called.
 
 Every number is computed with the operations of diffusers' `StableDiffusionPipeline` and `DDIMScheduler.step`, in their
-order, so that sampling without guidance gives the same bits.
+order, so that sampling without guidance gives the same bits. Where the networks are float16 or bfloat16 and the latents
+float32, what is computed between networks (CFG, the DDIM step, guidance) is float32.
 """
 
 from collections.abc import Sequence
@@ -151,4 +152,6 @@ class Prior:
         )
 
     def _unet_output(self, z: Tensor, step: Step, context: Tensor) -> Tensor:
-        return self.unet(z, step.timestep, encoder_hidden_states=context, return_dict=False)[0]
+        """In the dtype of z, whatever the UNet's is."""
+        output = self.unet(z.to(self.dtype), step.timestep, encoder_hidden_states=context, return_dict=False)
+        return output[0].to(z.dtype)

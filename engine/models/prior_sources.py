@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.errors import ModelError, brief
 from engine.models.decoder import Decoder
-from engine.models.frozen import default_device, fingerprint, freeze
+from engine.models.frozen import default_device, fingerprint, freeze, named_dtype
 from engine.models.hub import HUB_ID, fetch
 from engine.models.prior import Prior
 from engine.models.prior_architectures import PREFIX, PRIOR_ARCHITECTURES, PriorParts, build_prior
@@ -34,7 +34,7 @@ def load_prior(
     variant: str | None = None,
     revision: str | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     tiny: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Prior:
@@ -43,12 +43,13 @@ def load_prior(
     source: 'embedded', a diffusers folder, a hub id (SD 1.x, 2.x; predicting epsilon, v or the sample), or an
     architecture alone with random weights: 'arch:sd-1.5', 'arch:sd-2.1-base', 'arch:sd-2.1'. variant: which files, e.g.
     'fp16'. revision: branch, tag or commit on the hub. device: the GPU if there is one; 'meta' reads configs alone, and
-    every shape is there, but no weight. tiny: a tiny decoder for guidance, a diffusers folder or hub id of an
-    AutoencoderTiny such as 'madebyollin/taesd'; 'none' for none; by default the architecture's, or the prior's own vae
-    if it is one. Only safetensors are read. Raises ModelError where a source is unknown, unreachable, broken, of
-    another kind, or does not fit the other.
+    every shape is there, but no weight. dtype: of the networks; 'auto' is float16 on a GPU and float32 on the CPU.
+    tiny: a tiny decoder for guidance, a diffusers folder or hub id of an AutoencoderTiny such as 'madebyollin/taesd';
+    'none' for none; by default the architecture's, or the prior's own vae if it is one. Only safetensors are read.
+    Raises ModelError where a source is unknown, unreachable, broken, of another kind, or does not fit the other.
     """
     place_on = default_device(device)
+    dtype = named_dtype(dtype, place_on)
     if str(source).startswith(PREFIX):
         parts = build_prior(str(source).removeprefix(PREFIX), place_on, dtype)
     else:
@@ -57,19 +58,20 @@ def load_prior(
     if small is None or tiny is not None:
         small = load_tiny(tiny, parts.vae, str(source), dtype=dtype, local_files_only=local_files_only)
     scheduler = DDIMScheduler.from_config(dict(parts.scheduler), clip_sample=False, thresholding=False)
-    modules: list[nn.Module] = [freeze(m).to(place_on) for m in (parts.unet, parts.vae, parts.text_encoder)]
-    if small is not None:
-        freeze(small).to(place_on)
+    modules: list[nn.Module] = [parts.unet, parts.vae, parts.text_encoder]
+    mark = fingerprint(
+        modules,
+        scheduler.config.prediction_type,
+        [round(alpha, 4) for alpha in scheduler.alphas_cumprod[::100].tolist()],
+        parts.vae.config.scaling_factor,
+        parts.text_encoder.config.hidden_act,
+        sorted(parts.tokenizer.get_vocab().items()),
+    )
+    for part in modules if small is None else [*modules, small]:
+        freeze(part).to(place_on, dtype)
     return Prior(
         name=str(source),
-        fingerprint=fingerprint(
-            modules,
-            scheduler.config.prediction_type,
-            [round(alpha, 4) for alpha in scheduler.alphas_cumprod[::100].tolist()],
-            parts.vae.config.scaling_factor,
-            parts.text_encoder.config.hidden_act,
-            sorted(parts.tokenizer.get_vocab().items()),
-        ),
+        fingerprint=mark,
         tokenizer=parts.tokenizer,
         text_encoder=parts.text_encoder,
         unet=parts.unet,
@@ -85,6 +87,7 @@ def _from_folder(
 ) -> PriorParts:  # fmt: skip
     """The parts in a diffusers folder or on the hub; on 'meta', from their configs, if without weights."""
     folder = _locate(source, _files(variant, without_weights), revision, local_files_only)
+    read_as = torch.float32 if dtype == torch.bfloat16 else dtype  # bfloat16 would round the fingerprint away
     try:
         with quiet():
             vae_class = VAES[_vae_name(source, DiffusionPipeline.load_config(folder))]
@@ -98,9 +101,9 @@ def _from_folder(
                 with torch.device("meta"):
                     text_encoder = CLIPTextModel(config).to(dtype)
             else:
-                unet = whole_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype, **weights)
-                vae = whole_part(vae_class, folder, "vae", torch_dtype=dtype, **weights)
-                text_encoder = whole_part(CLIPTextModel, folder, "text_encoder", dtype=dtype, **weights)
+                unet = whole_part(UNet2DConditionModel, folder, "unet", torch_dtype=read_as, **weights)
+                vae = whole_part(vae_class, folder, "vae", torch_dtype=read_as, **weights)
+                text_encoder = whole_part(CLIPTextModel, folder, "text_encoder", dtype=read_as, **weights)
             tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
             trained_with = DDIMScheduler.load_config(folder, subfolder="scheduler")
     except FAILURES as error:

@@ -7,7 +7,7 @@ it is a pure function of the request (`groups`), stands in each manifest row, an
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from engine.config import Alignment, Sampling
 from engine.errors import ConfigError
-from engine.guidance.in_parts import gradient_in_parts
 from engine.guidance.losses import judged
 from engine.guidance.steer import DomainSteer, Unguided
-from engine.memory.apply import applied, check_plan
+from engine.memory.apply import applied, plan_of
+from engine.memory.budget import AUTO
 from engine.memory.measure import peak_bytes
-from engine.memory.micro_batch import MicroBatches, denoise_in_parts
-from engine.memory.plan import AUTO, Plan, plan_for
+from engine.memory.micro_batch import MicroBatches, denoise_in_parts, steer_in_parts
+from engine.memory.plan import Plan
 from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.models.classifier import class_numbers
 from engine.models.decoder import GuidanceDecoder, decoder_of
 from engine.outputs.dataset import open_dataset
 from engine.prompts import class_prompt
@@ -74,12 +75,7 @@ class Job:
         if self.alignment is None or (decoder := self.decoder) is None:
             return Unguided()
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
-        in_parts = gradient_in_parts(self.classifier, self.alignment, decoder, classes)
-
-        def gradient_of(z: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-            return self.parts.attempt("guidance", len(z), lambda part: in_parts(z, part, scale))
-
-        return DomainSteer(None, self.alignment, gradient_of=gradient_of)
+        return steer_in_parts(self.parts, self.classifier, self.alignment, decoder, classes)
 
     def groups(self) -> list[list[ImageKey]]:
         """The images of the job in groups of nearly equal size, classes mixed; a function of the request alone."""
@@ -91,7 +87,7 @@ class Job:
     def describe(self) -> dict[str, Any]:
         """Everything that the images depend on, as JSON values: what `run.json` keeps and continuing compares."""
         return {
-            "classifier": {"name": self.classifier.name, "fingerprint": self.classifier.fingerprint},
+            "classifier": self.classifier.describe(),
             "prior": self.prior.describe(),
             "classes": list(self.labels.values()),
             "images_per_class": self.images_per_class,
@@ -119,10 +115,11 @@ def generate(
 
     classifier, prior: objects, or what `load_classifier` and `load_prior` take. classes: some of the classifier's
     labels; all of them if None. tokens: learned class alignment tokens, or their file. alignment: None samples the
-    plain prior. memory: what the run may take, as '12GB', '11.5GiB', bytes or 'auto' for all that is free, or a plan; how
-    images are made depends on it, the images do not but for rounding. out: a folder; one that holds a part of the same run is continued, and only what was missing is
-    yielded. The models are loaded and every argument is checked before this returns; images are made as the iterator
-    is read. Raises EngineError's children for each mistake that is the caller's.
+    plain prior. memory: what the run may take, as '12GB', '11.5GiB', bytes or 'auto' for all that is free, or a plan;
+    it decides how images are made, and but for rounding not which. out: a folder; one that holds a part of the same run
+    is continued, and only what was missing is yielded. The models are loaded and every argument is checked before this
+    returns; images are made as the iterator is read. Raises EngineError's children for each mistake that is the
+    caller's; warns with MemoryWarning where memory runs out and it goes on with fewer images at once.
     """
     job = prepare(classifier, prior, classes, images_per_class, tokens, alignment, sampling, seed, memory)
     if out is None:
@@ -163,7 +160,7 @@ def prepare(
     seed: int = 0,
     memory: str | int | Plan | None = None,
 ) -> Job:
-    """Load what is named and check it all against each other. Takes what `generate` takes; memory: None plans nothing."""
+    """Load what is named and check it all against each other. Takes what `generate` takes; memory: None for no plan."""
     if images_per_class < 1:
         raise ConfigError(
             f"images_per_class is {images_per_class}, expected at least 1: ask for a positive number."
@@ -185,7 +182,10 @@ def prepare(
     elif tokens is not None:
         check_fit(tokens, prior, classifier)
     prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
-    job = Job(
+    batch = min(sampling.batch, len(chosen) * images_per_class)
+    plan = plan_of(memory, prior, classifier, batch, alignment, sampling)
+    checkpoint = plan is not None and "guidance" in plan.checkpoint
+    return Job(
         classifier=classifier,
         prior=prior,
         classes=chosen,
@@ -194,49 +194,10 @@ def prepare(
         alignment=alignment,
         sampling=sampling,
         seed=seed,
-        decoder=decoder_of(alignment, prior, classifier.preprocess) if alignment else None,
+        decoder=decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None,
+        plan=plan,
+        parts=MicroBatches(plan.micro_batch if plan else None),
     )
-    return _planned(job, memory)
-
-
-def _planned(job: Job, memory: str | int | Plan | None) -> Job:
-    """The job with the plan that its memory asks for."""
-    largest = max(len(group) for group in job.groups())
-    if isinstance(memory, Plan):
-        check_plan(memory, job.prior)
-        chosen: Plan | None = memory
-    elif memory is None:
-        return job
-    else:
-        chosen = plan_for(job.prior, job.classifier, memory, largest, job.alignment, job.sampling)
-    if chosen is None:
-        return job
-    decoder = job.decoder
-    if job.alignment is not None and "guidance" in chosen.checkpoint:
-        decoder = decoder_of(job.alignment, job.prior, job.classifier.preprocess, checkpoint=True)
-    return replace(job, plan=chosen, decoder=decoder, parts=MicroBatches(chosen.micro_batch))
-
-
-def class_numbers(classifier: Classifier, classes: Sequence[str] | None) -> tuple[int, ...]:
-    """The numbers of the named classes, ascending. Raises ConfigError for empty, doubled or unknown names."""
-    if classes is None:
-        return tuple(range(len(classifier.labels)))
-    names = [classes] if isinstance(classes, str) else list(classes)
-    for name in names:
-        if not name.strip():
-            raise ConfigError(
-                "a class name is empty, expected one of the classifier's labels: remove the empty name."
-            )
-        if names.count(name) > 1:
-            raise ConfigError(f"class {name!r} is named twice, expected each class once: remove one of them.")
-        if name not in classifier.labels:
-            raise ConfigError(
-                f"class {name!r} is not a label of classifier {classifier.name!r}, expected some of "
-                f"{', '.join(map(repr, classifier.labels[:20]))}: use these names, or give the classifier its labels."
-            )
-    if not names:
-        raise ConfigError("no class is named, expected at least one: leave `classes` out to take them all.")
-    return tuple(sorted(classifier.labels.index(name) for name in names))
 
 
 def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = None) -> list[Sample]:
@@ -244,7 +205,7 @@ def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = No
     prior, classifier, sampling, parts = job.prior, job.classifier, job.sampling, job.parts
     prompts = [job.prompt_of(key.class_index) for key in keys]
     steer = job.steer(keys)
-    noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device, prior.dtype)
+    noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device)
     with torch.no_grad(), applied(job.plan, prior) as phase:
         with phase("text"), attached(prior, job.tokens) if job.tokens else nullcontext(prior) as speaking:
             different = list(dict.fromkeys(prompts))

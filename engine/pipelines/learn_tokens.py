@@ -105,7 +105,7 @@ def _logits_of(job: Job, prior: Prior, learning: TokenLearning, on_step: OnStep 
     def logits_of(keys: Sequence[ImageKey], with_tokens: bool) -> Tensor:
         numbers = [key.class_index for key in keys]
         prompts = [class_prompt(labels[number], names[number] if with_tokens else "") for number in numbers]
-        noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device, prior.dtype)
+        noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device)
         steer = job.steer(keys)
         at = None
         if with_tokens:
