@@ -2,6 +2,9 @@
 
 from engine.config import Alignment, Sampling, TokenLearning
 from engine.errors import EngineError
+from engine.memory.plan import Plan, plan
+from engine.memory.profile import StepProfile
+from engine.memory.profile import profile_step as profile
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.pipelines.generate import generate
 from engine.pipelines.learn_tokens import learn_tokens
@@ -14,9 +17,11 @@ __all__ = [
     "Classifier",
     "EngineError",
     "ImageKey",
+    "Plan",
     "Prior",
     "Sample",
     "Sampling",
+    "StepProfile",
     "TokenLearning",
     "TokenTable",
     "export_textual_inversion",
@@ -26,5 +31,7 @@ __all__ = [
     "load_classifier",
     "load_prior",
     "load_tokens",
+    "plan",
+    "profile",
     "save_tokens",
 ]

@@ -1,6 +1,7 @@
-"""The phases of a run on a skeleton, so that they can be counted: the functions that a run calls, on tensors of 'meta'.
+"""The phases of a run, each alone: the functions that a run calls, on 'meta' to be counted, on a device to be measured.
 
-Each works on one part of `part` images out of `images`, and holds beside it what a run holds of all of them.
+Their inputs hold no values. Each works on one part of `part` images out of `images`, and holds beside it what a run
+holds of all of them.
 """
 
 from collections.abc import Callable
@@ -18,13 +19,12 @@ from engine.memory.count import counting
 from engine.models.classifier import Classifier
 from engine.models.decoder import decoder_of
 from engine.models.prior import Prior
-from engine.models.skeleton import META
 from engine.sampling.ddim import ddim_step
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Subject:
-    """What is counted: a prior and a classifier on 'meta', and the settings that shape a run."""
+    """What is counted: a prior and a classifier, usually on 'meta', and the settings that shape a run."""
 
     prior: Prior
     classifier: Classifier
@@ -50,18 +50,22 @@ class Counted(NamedTuple):
     parts: int
 
 
+def run_case(subject: Subject, case: Case) -> object:
+    """Run a case; what it holds at its end is returned."""
+    return PHASES[case.phase](subject, case)
+
+
 def count_case(subject: Subject, case: Case) -> Counted:
-    """Run a case on 'meta' and count it."""
-    run = PHASES[case.phase]
+    """Run a case and count it."""
     if case.phase == "guidance":
-        run(subject, Case(case.phase, 1, 1))  # a classifier is watched once before it is fused
+        run_case(subject, Case(case.phase, 1, 1))  # a classifier is watched once before it is fused
     with counting() as count:
-        run(subject, case)
+        run_case(subject, case)
     return Counted(count.peak, count.flops, count.operators, -(-case.images // case.part))
 
 
 def _latents(subject: Subject, images: int) -> Tensor:
-    return torch.empty(images, *subject.prior.latent_shape, device=META)
+    return torch.empty(images, *subject.prior.latent_shape, device=subject.prior.device)
 
 
 def _contexts(subject: Subject, images: int) -> tuple[Tensor, Tensor]:
@@ -69,8 +73,8 @@ def _contexts(subject: Subject, images: int) -> tuple[Tensor, Tensor]:
     config = subject.prior.text_encoder.config
     shape = (config.max_position_embeddings, config.hidden_size)
     dtype = subject.prior.dtype
-    return torch.empty(images, *shape, dtype=dtype, device=META), torch.empty(
-        1, *shape, dtype=dtype, device=META
+    return torch.empty(images, *shape, dtype=dtype, device=subject.prior.device), torch.empty(
+        1, *shape, dtype=dtype, device=subject.prior.device
     )
 
 
@@ -98,7 +102,7 @@ def guidance(subject: Subject, case: Case) -> object:
     alignment = replace(subject.alignment, layers="uniform")  # weights are values, and change no shape
     decode = decoder_of(alignment, subject.prior, subject.classifier.preprocess, case.checkpoint)
     z, held = _latents(subject, case.images), _contexts(subject, case.images)
-    classes = torch.zeros(case.part, dtype=torch.int64, device=META)
+    classes = torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device)
     loss = domain_loss(subject.classifier, alignment, classes=classes)
     prediction = [torch.empty_like(z) for _ in range(3)]
     scale = loss_scale(decode.vae.dtype, subject.classifier.dtype)
@@ -112,7 +116,7 @@ def decode(subject: Subject, case: Case) -> object:
     """The final images, and what the classifier says of them."""
     with torch.no_grad():
         z, px = _latents(subject, case.images), subject.prior.image_px
-        held = torch.empty(case.images, 3, px, px, device=META)
+        held = torch.empty(case.images, 3, px, px, device=subject.prior.device)
         images = subject.prior.decode(z[: case.part])
         return held, images, judged(subject.classifier, images)
 
@@ -130,7 +134,7 @@ def cat(subject: Subject, case: Case) -> object:
         z = _latents(subject, case.part)
         prediction = prior.denoiser(context, null, subject.cfg)(z, step)
         logits = subject.classifier.logits(prior.decode(ddim_step(prediction, step)))
-        loss = cross_entropy(logits, torch.zeros(case.part, dtype=torch.int64, device=META))
+        loss = cross_entropy(logits, torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device))
         return torch.autograd.grad(loss, rows.leaf)
     finally:
         handle.remove()

@@ -118,7 +118,7 @@ def plan(
     well, which takes some counting; else they are 0. Raises BudgetError for a budget that makes no sense or is too
     small, naming the smallest; warns of one above what the device has.
     """
-    place_on = _device(prior, budget, device)
+    place_on = device_of(prior, budget, device)
     nbytes = parse_budget(budget, place_on)
     has = device_bytes(place_on)
     if has is not None and nbytes > has:
@@ -176,7 +176,8 @@ def plan(
     )
 
 
-def _device(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:
+def device_of(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:
+    """The device that a plan is for; see `plan`. It need not be in this machine."""
     if device is not None:
         return torch.device(device)
     if isinstance(prior, Prior) and prior.device.type != "meta":

@@ -67,8 +67,9 @@ def load_prior(
         parts.text_encoder.config.hidden_act,
         sorted(parts.tokenizer.get_vocab().items()),
     )
-    for part in modules if small is None else [*modules, small]:
-        freeze(part).to(place_on, dtype)
+    with quiet():
+        for part in modules if small is None else [*modules, small]:
+            freeze(part).to(place_on, dtype)
     return Prior(
         name=str(source),
         fingerprint=mark,

@@ -1,7 +1,6 @@
 """Generation within a budget, and when memory runs out in the middle of it."""
 
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,17 +86,14 @@ def test_images_are_finished_and_right_when_memory_runs_out(
         torch.testing.assert_close(found[key], image, atol=ROUNDING, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore::engine.memory.budget.MemoryWarning")
 @pytest.mark.parametrize("phase", CASES)
 def test_without_room_for_one_image_it_is_an_error(
     tiny_prior: Prior, classifier: Classifier, phase: str
 ) -> None:
     path, _, graph, error = CASES[phase]
-    with (
-        running_out(part_of(tiny_prior, path), 0, graph, error),
-        warnings.catch_warnings(),
-        pytest.raises(OutOfMemoryError, match=f"ran out in phase '{phase}' with one image at a time"),
-    ):
-        warnings.simplefilter("ignore", MemoryWarning)
+    said = f"ran out in phase '{phase}' with one image at a time"
+    with running_out(part_of(tiny_prior, path), 0, graph, error), pytest.raises(OutOfMemoryError, match=said):
         images_of(classifier, tiny_prior)
 
 
