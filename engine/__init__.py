@@ -3,6 +3,9 @@
 from engine.config import Alignment, Evaluation, Sampling, TokenLearning
 from engine.errors import EngineError
 from engine.evaluation.evaluate import evaluate
+from engine.memory.plan import Plan, plan
+from engine.memory.profile import StepProfile
+from engine.memory.profile import profile_step as profile
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.pipelines.generate import generate
 from engine.pipelines.learn_tokens import learn_tokens
@@ -16,9 +19,11 @@ __all__ = [
     "EngineError",
     "Evaluation",
     "ImageKey",
+    "Plan",
     "Prior",
     "Sample",
     "Sampling",
+    "StepProfile",
     "TokenLearning",
     "TokenTable",
     "evaluate",
@@ -29,5 +34,7 @@ __all__ = [
     "load_classifier",
     "load_prior",
     "load_tokens",
+    "plan",
+    "profile",
     "save_tokens",
 ]

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from engine.cli_memory import PLAN_HELP, PROFILE_HELP, add_plan, add_profile, run_plan, run_profile
 from engine.config import Evaluation, Sampling, TokenLearning
 from engine.errors import EngineError
 from engine.options import (
@@ -20,6 +21,7 @@ from engine.options import (
     add_models,
     alignment_of,
     config_of,
+    load_models,
     sampling_of,
 )
 from engine.progress import Progress
@@ -57,6 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--out", type=Path, required=True, help="folder of the data set; continued if it was cut"
     )
+    generate.add_argument("--memory", default="auto", help="what the run may take: 12GB, 11.5GiB, bytes, or auto for "
+                          "all that is free (default: auto)")  # fmt: skip
     add_alignment(generate)
     add_config(generate, Sampling())
 
@@ -73,6 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_alignment(learn)
     add_config(learn, Sampling())
     add_config(learn, TokenLearning(), "learning-")
+
+    add_plan(_command(commands, "plan", run_plan, PLAN_HELP))
+    add_profile(_command(commands, "profile", run_profile, PROFILE_HELP))
 
     demo = _command(
         commands, "demo", run_demo, "plain, CAT, DAG and both, side by side, on the embedded models"
@@ -111,8 +118,8 @@ def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
 
     sampling = sampling_of(chosen)
     job = prepare(
-        *_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen), sampling,
-        chosen.seed,
+        *load_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen), sampling,
+        chosen.seed, chosen.memory,
     )  # fmt: skip
     total = len(job.classes) * job.images_per_class
     with progress.bar("images", total) as bar:
@@ -129,7 +136,7 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from engine.tokens.textual_inversion import export_textual_inversion
 
     learning = config_of(chosen, TokenLearning(), "learning-")
-    classifier, prior = _models(chosen)
+    classifier, prior = load_models(chosen)
     with progress.bar("epochs", learning.epochs * len(chosen.classes or classifier.labels)) as bar:
         table = learn_tokens(
             classifier, prior, chosen.classes, learning, alignment_of(chosen), sampling_of(chosen),
@@ -223,21 +230,6 @@ def run_check(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
              for name, value in report["measures"].items()]  # fmt: skip
     progress.table("Embedded models", columns, lines)
     return report
-
-
-def _models(chosen: argparse.Namespace) -> tuple[Any, Any]:
-    """The classifier and the prior that the options name."""
-    from engine.models import load_classifier, load_prior
-
-    classifier = load_classifier(
-        chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device,
-        dtype=chosen.dtype,
-    )  # fmt: skip
-    prior = load_prior(
-        chosen.prior, variant=chosen.variant, revision=chosen.revision, device=chosen.device, dtype=chosen.dtype,
-        tiny=chosen.tiny_decoder,
-    )  # fmt: skip
-    return classifier, prior
 
 
 def _command(commands: Any, name: str, run: Any, help: str) -> argparse.ArgumentParser:

@@ -112,3 +112,18 @@ def alignment_of(chosen: argparse.Namespace) -> Alignment | None:
             "plain prior has no guidance to set. Leave one of them out."
         )
     return None if preset is None else config_of(chosen, preset, "alignment-")
+
+
+def load_models(chosen: argparse.Namespace) -> tuple[Any, Any]:
+    """The classifier and the prior that the options name."""
+    from engine.models import load_classifier, load_prior
+
+    classifier = load_classifier(
+        chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device,
+        dtype=chosen.dtype,
+    )  # fmt: skip
+    prior = load_prior(
+        chosen.prior, variant=chosen.variant, revision=chosen.revision, device=chosen.device, dtype=chosen.dtype,
+        tiny=chosen.tiny_decoder,
+    )  # fmt: skip
+    return classifier, prior

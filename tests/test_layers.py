@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "downstream": CORE,
     "onnx": CORE,
 }
-JOINERS = {"__init__", "__main__", "cli", "options"}
+JOINERS = {"__init__", "__main__", "cli", "cli_memory", "options"}
 """The public face and the command line (with its `options`) join all rooms; nothing imports them but each other."""
 
 OPTIONAL = {

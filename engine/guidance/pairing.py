@@ -170,7 +170,7 @@ def _own_activation(layer: nn.Module, dim: int) -> str | None:
     Its float64 copy gets inputs of `dim` axes that put scale x + shift at points from -4 to 4, where the activations
     that are known here, and others such as GELU or a leaky ReLU, are well apart.
     """
-    copy = deepcopy(layer).double()
+    copy = _with_values(deepcopy(layer).double())
     scale, shift = fold_batch_norm(copy)
     points = torch.linspace(-4, 4, 17, dtype=scale.dtype, device=scale.device)[:, None]
     x = torch.where(scale == 0, 0.0, (points - shift) / scale).reshape(17, -1, *[1] * (dim - 2))
@@ -180,3 +180,14 @@ def _own_activation(layer: nn.Module, dim: int) -> str | None:
         if isinstance(y, Tensor) and y.shape == x.shape and torch.allclose(y, expected, rtol=0, atol=1e-4):
             return name
     return None
+
+
+def _with_values(layer: nn.Module) -> nn.Module:
+    """The layer itself; one on 'meta', which has no values, on the CPU as if it were new."""
+    if not next(layer.buffers()).is_meta:
+        return layer
+    layer = layer.to_empty(device="cpu")
+    for name, value in (*layer.named_parameters(), *layer.named_buffers()):
+        with torch.no_grad():
+            value.fill_(1.0 if name in ("weight", "running_var") else 0.0)
+    return layer

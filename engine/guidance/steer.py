@@ -6,6 +6,7 @@ relative step:          an rms of scale x the noise level: sqrt(1 - a_t) for z_t
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,14 +46,16 @@ def gradient(z: Tensor, loss: Callable[[Tensor], Tensor], scale: float = 1.0) ->
 
 
 def finite_gradient(
-    z: Tensor, loss: Callable[[Tensor], Tensor], scale: float
+    of: Callable[[float], tuple[Tensor, Tensor]], scale: float
 ) -> tuple[Tensor, Tensor, float]:
-    """`gradient` by the largest scale, from `scale` down, that leaves it finite, and that scale.
+    """A gradient by the largest scale, from `scale` down, that leaves it finite, and that scale.
+
+    of: scale -> what `gradient` gives with it.
 
     A pass that overflowed is made anew and not kept for this: keeping its graph would cost memory in every step. If no
     scale will do, the gradient is as it is, and so is the scale. At 1 nothing is looked at.
     """
-    values, grad = gradient(z, loss, scale)
+    values, grad = of(scale)
     if scale == 1:
         return values, grad, scale
     tried, found = scale, grad
@@ -60,8 +63,16 @@ def finite_gradient(
         tried *= SMALLER
         if tried < LEAST_SCALE:
             return values, grad, scale
-        values, found = gradient(z, loss, tried)
+        values, found = of(tried)
     return values, found, tried
+
+
+GradientOf = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+"""(latents (N, 4, h, w), scale) -> the loss's values and its gradient, as `gradient` gives both."""
+
+
+def _by_one_pass(loss: Callable[[Tensor], Tensor], z: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return gradient(z, loss, scale)
 
 
 def relative_step(grad: Tensor, length: float, joint: bool) -> Tensor:
@@ -84,11 +95,21 @@ class DomainSteer:
     """Moves latents towards a classifier's training domain within a window of the schedule.
 
     One object serves one batch: it keeps the loss's curve, a (G,) tensor for each guided step, and how many
-    image-steps were skipped because their gradient was not finite. scale: see `gradient`; once lowered it stays so.
+    image-steps were skipped because their gradient was not finite. gradient_of: how the loss and its gradient come
+    about, where it is not by one pass over the batch. scale: see `gradient`; once lowered it stays so.
     """
 
-    def __init__(self, loss: Callable[[Tensor], Tensor], alignment: Alignment, scale: float = 1.0) -> None:
-        self.loss = loss
+    def __init__(
+        self,
+        loss: Callable[[Tensor], Tensor] | None,
+        alignment: Alignment,
+        scale: float = 1.0,
+        gradient_of: GradientOf | None = None,
+    ) -> None:
+        if loss is not None:
+            gradient_of = partial(_by_one_pass, loss)
+        assert gradient_of is not None, "a steer needs a loss, or its gradient"
+        self.gradient_of = gradient_of
         self.alignment = alignment
         self.scale = scale
         self.curve: list[Tensor] = []
@@ -111,7 +132,7 @@ class DomainSteer:
     def _move(self, z: Tensor, step: Step) -> Tensor:
         if not self.acts_on(step):
             return z
-        values, grad, self.scale = finite_gradient(z, self.loss, self.scale)
+        values, grad, self.scale = finite_gradient(lambda scale: self.gradient_of(z, scale), self.scale)
         self.curve.append(values)
         joint = self.alignment.statistics == "batch"
         finite = grad.isfinite().flatten(1).all(1)

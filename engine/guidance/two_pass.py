@@ -7,6 +7,7 @@ the gradient of sum A x + B x^2 / 2 for each micro-batch. It costs one more forw
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from ddis_kernels import (
@@ -31,6 +32,7 @@ def two_pass(
     target: AlignmentTarget,
     micro_batch: int,
     scale: float = 1.0,
+    also: Callable[[object, int], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """L_BN over the batch, (1,), and its gradient by z: (B, ...), as `steer.gradient` gives both.
 
@@ -38,15 +40,17 @@ def two_pass(
     `lambda rows: classifier.logits(prior.decode(rows, clamp=False))` does. No row may depend on another in it, and a
     layer must read as many values of one row as of another. target: of `alignment_target(classifier, alignment)`.
     micro_batch: the number of rows to hold a graph for; a batch that is no larger takes one pass. scale: as
-    `gradient` takes it.
+    `gradient` takes it. also: (what `forward` gave, the number of its first row) -> a scalar of the loss beside L_BN,
+    which adds up over rows.
     """
     if micro_batch < 1:
         raise ConfigError(f"micro_batch is {micro_batch}, expected at least 1: give a positive whole number.")
+    beside = also or (lambda output, start: z.new_zeros(()))
     with fused_moments(network) as measured:
 
         def whole(rows: Tensor) -> Tensor:
-            forward(rows)
-            return alignment_loss(measured, target).reshape(1)
+            output = forward(rows)
+            return alignment_loss(measured, target).reshape(1) + beside(output, 0)
 
         if len(z) <= micro_batch:
             return gradient(z, whole, scale)
@@ -54,12 +58,18 @@ def two_pass(
         # A row stands for its values: moments are means, and the number of values in a row cancels.
         loss, coefficients = alignment_coefficients(merged, target, [len(z)] * len(merged))
 
-        def part(rows: Tensor) -> Tensor:
-            forward(rows)
-            return micro_batch_loss(coefficients, measured, [len(rows)] * len(measured))
+        def part(rows: Tensor, start: int) -> Tensor:
+            output = forward(rows)
+            more = beside(output, start)
+            added.append(more.detach())
+            return micro_batch_loss(coefficients, measured, [len(rows)] * len(measured)) + more
 
-        gradients = [gradient(rows, part, scale)[1] for rows in z.split(micro_batch)]
-    return loss.reshape(1), torch.cat(gradients)
+        added: list[Tensor] = []
+        gradients = [
+            gradient(z[start : start + micro_batch], partial(part, start=start), scale)[1]
+            for start in range(0, len(z), micro_batch)
+        ]
+    return loss.reshape(1) + torch.stack(added).sum(), torch.cat(gradients)
 
 
 def _merged(

@@ -52,16 +52,29 @@ def resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict]]:
         stages = (
             f"resnet.encoder.stages.{stage}.layers.0.layer.{last}.convolution.weight" for stage in range(4)
         )
-        config = ResNetConfig(
+        config = residual_config(
+            depth,
             embedding_size=len(weights["resnet.embedder.embedder.convolution.weight"]),
             hidden_sizes=[len(weights[key]) for key in stages],
-            depths=list(RESIDUAL[depth]),
-            layer_type="bottleneck" if depth >= 50 else "basic",
             num_labels=len(weights["classifier.1.weight"]),
         )
         return ResNetForImageClassification(config), weights
 
     return build
+
+
+def residual_config(depth: int, **widths: object) -> ResNetConfig:
+    """The config of ResNet 18, 34 or 50, as published for ImageNet but for the widths that are given."""
+    bottleneck = depth >= 50
+    published = {
+        "hidden_sizes": [256, 512, 1024, 2048] if bottleneck else [64, 128, 256, 512],
+        "num_labels": 1000,
+    }
+    return ResNetConfig(
+        depths=list(RESIDUAL[depth]),
+        layer_type="bottleneck" if bottleneck else "basic",
+        **(published | widths),
+    )
 
 
 def _from_torchvision(key: str) -> str:

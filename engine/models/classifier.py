@@ -138,3 +138,25 @@ def _checked(name: str, labels: tuple[str, ...], classes: int) -> tuple[str, ...
     return tuple(
         f"{label} ({number})" if label in labels[:number] else label for number, label in enumerate(labels)
     )
+
+
+def class_numbers(classifier: Classifier, classes: Sequence[str] | None) -> tuple[int, ...]:
+    """The numbers of the named classes, ascending. Raises ConfigError for empty, doubled or unknown names."""
+    if classes is None:
+        return tuple(range(len(classifier.labels)))
+    names = [classes] if isinstance(classes, str) else list(classes)
+    for name in names:
+        if not name.strip():
+            raise ConfigError(
+                "a class name is empty, expected one of the classifier's labels: remove the empty name."
+            )
+        if names.count(name) > 1:
+            raise ConfigError(f"class {name!r} is named twice, expected each class once: remove one of them.")
+        if name not in classifier.labels:
+            raise ConfigError(
+                f"class {name!r} is not a label of classifier {classifier.name!r}, expected some of "
+                f"{', '.join(map(repr, classifier.labels[:20]))}: use these names, or give the classifier its labels."
+            )
+    if not names:
+        raise ConfigError("no class is named, expected at least one: leave `classes` out to take them all.")
+    return tuple(sorted(classifier.labels.index(name) for name in names))

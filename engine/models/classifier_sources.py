@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from transformers import ResNetForImageClassification
 
 from engine.errors import ConfigError, ModelError, brief
-from engine.models.architectures import ARCHITECTURES
+from engine.models.architectures import ARCHITECTURES, LARGE, RESIDUAL, residual_config
 from engine.models.checkpoints import load_architecture
 from engine.models.classifier import Classifier, Source, frozen_classifier
 from engine.models.frozen import default_device, named_dtype
@@ -20,8 +21,8 @@ from engine.models.preprocess import Preprocess
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 ACCEPTED = (
-    "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', a folder of "
-    "save_classifier, or a checkpoint file with architecture=..."
+    "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'arch:<resnet18, 34 or 50>', "
+    "a folder of save_classifier, or a checkpoint file with architecture=..."
 )
 
 
@@ -36,11 +37,12 @@ def load_classifier(
 ) -> Classifier:
     """Load and freeze a classifier.
 
-    source: 'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', a folder written by
-    `save_classifier`, a checkpoint file (with `architecture`), or an nn.Module, of which a copy is frozen. labels and
-    preprocess: as the model's own config says, unless given; files and modules need labels. dtype: of the network but
-    for its BatchNorm layers; 'auto' is float16 on a GPU and float32 on the CPU. Raises ModelError where the source is
-    unknown, unreachable, unsafe or has no BatchNorm statistics, ConfigError where the labels do not fit it.
+    source: 'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'arch:<resnet18, 34 or
+    50>' with ImageNet's 1,000 outputs and random weights, a folder written by `save_classifier`, a checkpoint file
+    (with `architecture`), or an nn.Module, of which a copy is frozen. labels and preprocess: as the model's own config
+    says, unless given; files and modules need labels. dtype: of the network but for its BatchNorm layers; 'auto' is
+    float16 on a GPU and float32 on the CPU. Raises ModelError where the source is unknown, unreachable, unsafe or has
+    no BatchNorm statistics, ConfigError where the labels do not fit it.
     """
     if isinstance(source, nn.Module):
         name, found = type(source).__name__, Source(copy.deepcopy(source), None, None)
@@ -107,6 +109,18 @@ def _find(source: str, architecture: str | None) -> Source:
     )
 
 
+def _from_architecture(name: str) -> Source:
+    """'arch:resnet50': an untrained network of that depth, for plans and benchmarks."""
+    known = {f"resnet{depth}": depth for depth in RESIDUAL}
+    if name not in known:
+        raise ModelError(
+            f"unknown architecture {name!r} of a classifier, expected one of "
+            f"{', '.join(f'arch:{depth}' for depth in known)}: choose one of these, or load a trained network."
+        )
+    module = ResNetForImageClassification(residual_config(known[name]))
+    return Source(module, LARGE, [f"class {number}" for number in range(module.config.num_labels)])
+
+
 def _from_embedded(domain: str) -> Source:
     folder = EMBEDDED / f"classifier-{domain}"
     there = sorted(path.name.removeprefix("classifier-") for path in EMBEDDED.glob("classifier-*"))
@@ -138,6 +152,7 @@ def _from_folder(folder: Path) -> Source:
 
 
 SCHEMES: dict[str, Callable[[str], Source]] = {
+    "arch": _from_architecture,
     "embedded": _from_embedded,
     "hf": from_transformers,
     "timm": from_timm,

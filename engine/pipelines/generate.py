@@ -7,20 +7,25 @@ it is a pure function of the request (`groups`), stands in each manifest row, an
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.config import Alignment, Sampling
 from engine.errors import ConfigError
-from engine.guidance.losses import domain_loss, judged
-from engine.guidance.steer import DomainSteer, Unguided, loss_scale
+from engine.guidance.losses import judged
+from engine.guidance.steer import DomainSteer, Unguided
+from engine.memory.apply import applied, plan_of
+from engine.memory.budget import AUTO
 from engine.memory.measure import peak_bytes
+from engine.memory.micro_batch import MicroBatches, denoise_in_parts, steer_in_parts
+from engine.memory.plan import Plan
 from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.models.classifier import class_numbers
 from engine.models.decoder import GuidanceDecoder, decoder_of
 from engine.outputs.dataset import open_dataset
 from engine.prompts import class_prompt
@@ -32,7 +37,11 @@ from engine.types import ImageKey, Sample
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """A request with its models loaded and checked against each other; without guidance it has no decoder."""
+    """A request with its models loaded and checked against each other; without guidance it has no decoder.
+
+    plan: how it keeps within its memory; without one, batches are whole. parts: how many images go at once now, which a
+    run out of memory makes fewer.
+    """
 
     classifier: Classifier
     prior: Prior
@@ -43,6 +52,8 @@ class Job:
     sampling: Sampling
     seed: int
     decoder: GuidanceDecoder | None
+    plan: Plan | None = None
+    parts: MicroBatches = field(default_factory=MicroBatches)
 
     @property
     def labels(self) -> dict[int, str]:
@@ -64,9 +75,7 @@ class Job:
         if self.alignment is None or (decoder := self.decoder) is None:
             return Unguided()
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
-        loss = domain_loss(self.classifier, self.alignment, classes=classes)
-        scale = loss_scale(decoder.vae.dtype, self.classifier.dtype)
-        return DomainSteer(lambda z: loss(decoder(z)), self.alignment, scale)
+        return steer_in_parts(self.parts, self.classifier, self.alignment, decoder, classes)
 
     def groups(self) -> list[list[ImageKey]]:
         """The images of the job in groups of nearly equal size, classes mixed; a function of the request alone."""
@@ -97,6 +106,7 @@ def generate(
     tokens: TokenTable | str | Path | None = None,
     alignment: Alignment | None = Alignment(),
     sampling: Sampling = Sampling(),
+    memory: str | int | Plan = AUTO,
     seed: int = 0,
     out: str | Path | None = None,
     on_step: OnStep | None = None,
@@ -105,11 +115,13 @@ def generate(
 
     classifier, prior: objects, or what `load_classifier` and `load_prior` take. classes: some of the classifier's
     labels; all of them if None. tokens: learned class alignment tokens, or their file. alignment: None samples the
-    plain prior. out: a folder; one that holds a part of the same run is continued, and only what was missing is
-    yielded. The models are loaded and every argument is checked before this returns; images are made as the iterator
-    is read. Raises EngineError's children for each mistake that is the caller's.
+    plain prior. memory: what the run may take, as '12GB', '11.5GiB', bytes or 'auto' for all that is free, or a plan;
+    it decides how images are made, and but for rounding not which. out: a folder; one that holds a part of the same run
+    is continued, and only what was missing is yielded. The models are loaded and every argument is checked before this
+    returns; images are made as the iterator is read. Raises EngineError's children for each mistake that is the
+    caller's; warns with MemoryWarning where memory runs out and it goes on with fewer images at once.
     """
-    job = prepare(classifier, prior, classes, images_per_class, tokens, alignment, sampling, seed)
+    job = prepare(classifier, prior, classes, images_per_class, tokens, alignment, sampling, seed, memory)
     if out is None:
         return (image for group in job.groups() for image in sample_group(job, group, on_step))
     with open_dataset(out, job.describe(), job.labels):
@@ -132,6 +144,7 @@ def write(job: Job, out: str | Path, on_step: OnStep | None = None) -> Iterator[
                 "device": str(job.prior.device),
                 "peak_bytes": peak_bytes(job.prior.device),
                 "seconds": round(time.monotonic() - began, 2),
+                "memory_plan": None if job.plan is None else job.plan.to_json(),
             }
         )
 
@@ -145,8 +158,9 @@ def prepare(
     alignment: Alignment | None = Alignment(),
     sampling: Sampling = Sampling(),
     seed: int = 0,
+    memory: str | int | Plan | None = None,
 ) -> Job:
-    """Load what is named and check it all against each other. Takes what `generate` takes."""
+    """Load what is named and check it all against each other. Takes what `generate` takes; memory: None for no plan."""
     if images_per_class < 1:
         raise ConfigError(
             f"images_per_class is {images_per_class}, expected at least 1: ask for a positive number."
@@ -168,6 +182,9 @@ def prepare(
     elif tokens is not None:
         check_fit(tokens, prior, classifier)
     prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
+    batch = min(sampling.batch, len(chosen) * images_per_class)
+    plan = plan_of(memory, prior, classifier, batch, alignment, sampling)
+    checkpoint = plan is not None and "guidance" in plan.checkpoint
     return Job(
         classifier=classifier,
         prior=prior,
@@ -177,54 +194,31 @@ def prepare(
         alignment=alignment,
         sampling=sampling,
         seed=seed,
-        decoder=decoder_of(alignment, prior, classifier.preprocess) if alignment else None,
+        decoder=decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None,
+        plan=plan,
+        parts=MicroBatches(plan.micro_batch if plan else None),
     )
-
-
-def class_numbers(classifier: Classifier, classes: Sequence[str] | None) -> tuple[int, ...]:
-    """The numbers of the named classes, ascending. Raises ConfigError for empty, doubled or unknown names."""
-    if classes is None:
-        return tuple(range(len(classifier.labels)))
-    names = [classes] if isinstance(classes, str) else list(classes)
-    for name in names:
-        if not name.strip():
-            raise ConfigError(
-                "a class name is empty, expected one of the classifier's labels: remove the empty name."
-            )
-        if names.count(name) > 1:
-            raise ConfigError(f"class {name!r} is named twice, expected each class once: remove one of them.")
-        if name not in classifier.labels:
-            raise ConfigError(
-                f"class {name!r} is not a label of classifier {classifier.name!r}, expected some of "
-                f"{', '.join(map(repr, classifier.labels[:20]))}: use these names, or give the classifier its labels."
-            )
-    if not names:
-        raise ConfigError("no class is named, expected at least one: leave `classes` out to take them all.")
-    return tuple(sorted(classifier.labels.index(name) for name in names))
 
 
 def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = None) -> list[Sample]:
     """Sample the images of one group together."""
-    prior, classifier, sampling = job.prior, job.classifier, job.sampling
+    prior, classifier, sampling, parts = job.prior, job.classifier, job.sampling, job.parts
     prompts = [job.prompt_of(key.class_index) for key in keys]
-    with torch.no_grad(), attached(prior, job.tokens) if job.tokens else nullcontext(prior) as speaking:
-        different = list(dict.fromkeys(prompts))
-        context = speaking.encode_prompts(different)[[different.index(prompt) for prompt in prompts]]
-        null = speaking.encode_prompts([sampling.negative_prompt])
     steer = job.steer(keys)
     noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device)
-    with torch.no_grad():
-        z = sample(
-            noise.draw(),
-            prior.denoiser(context, null, sampling.cfg),
-            prior.schedule(sampling.steps),
-            steer,
-            on_step,
-            sampling.eta,
-            noise,
-        )
-        images = prior.decode(z)
-        logits, distances = judged(classifier, images)
+    with torch.no_grad(), applied(job.plan, prior) as phase:
+        with phase("text"), attached(prior, job.tokens) if job.tokens else nullcontext(prior) as speaking:
+            different = list(dict.fromkeys(prompts))
+            encoded = torch.cat(parts.split("text", speaking.encode_prompts, different))
+            context = encoded[[different.index(prompt) for prompt in prompts]]
+            null = parts.split("text", speaking.encode_prompts, [sampling.negative_prompt])[0]
+        with phase("sampling"):
+            denoise = denoise_in_parts(prior, context, null, sampling.cfg, parts)
+            schedule = prior.schedule(sampling.steps)
+            z = sample(noise.draw(), denoise, schedule, steer, on_step, sampling.eta, noise)
+        with phase("decode"):
+            finished = parts.split("decode", lambda rows: _finished(prior, classifier, rows), z)
+    images, logits, distances = (torch.cat(values) for values in zip(*finished, strict=True))
     curves: list[tuple[float, ...]] = [()] * len(keys)
     if isinstance(steer, DomainSteer):
         steer.check()
@@ -248,3 +242,9 @@ def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = No
         )
         for row, key in enumerate(keys)
     ]
+
+
+def _finished(prior: Prior, classifier: Classifier, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Images of finished latents, and what `judged` says of them."""
+    images = prior.decode(z)
+    return images, *judged(classifier, images)

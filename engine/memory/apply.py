@@ -1,0 +1,119 @@
+"""Carry a plan out: attention kernels, parts that rest off the device, and what a plan must fit."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+
+from engine.config import Alignment, Sampling
+from engine.errors import ConfigError
+from engine.memory.attention import attending
+from engine.memory.budget import AUTO, free_bytes
+from engine.memory.costs import NEEDED
+from engine.memory.plan import Plan, plan
+from engine.models.classifier import Classifier
+from engine.models.prior import Prior
+
+InPhase = Callable[[str], AbstractContextManager[None]]
+"""Gives the block in which a phase's parts are on the device."""
+REST = torch.device("cpu")
+
+
+KEPT = 4096
+"""Bytes that a phase holds for a byte of its images, at most: the full VAE of Stable Diffusion keeps 1,900 with its
+graph, and no phase more."""
+
+
+def plan_of(
+    memory: str | int | Plan | None,
+    prior: Prior,
+    classifier: Classifier,
+    batch: int,
+    alignment: Alignment | None,
+    sampling: Sampling,
+) -> Plan | None:
+    """The plan of a run on loaded models: the one given, one for a budget, None for None and where 'auto' needs none.
+
+    'auto' spares the counting where memory is plentiful: where KEPT bytes for each byte of image, and the weights once
+    more, are a part of what is free.
+    """
+    if isinstance(memory, Plan):
+        check_plan(memory, prior)
+        return memory
+    if memory is None:
+        return None
+    if isinstance(memory, str) and memory.strip().lower() == AUTO:
+        networks = (prior.unet, prior.vae, prior.text_encoder, classifier.module)
+        weights = sum(value.nbytes for network in networks for value in network.parameters())
+        images = batch * 3 * prior.image_px**2 * prior.dtype.itemsize
+        if KEPT * images + weights <= free_bytes(prior.device):
+            return None
+    return plan(
+        prior,
+        classifier,
+        memory,
+        batch=batch,
+        alignment=alignment,
+        sampling=sampling,
+        tokens=False,
+        full=False,
+    )
+
+
+@contextmanager
+def applied(planned: Plan | None, prior: Prior) -> Iterator[InPhase]:
+    """Inside the block the prior works as a plan says; yields what to wrap each phase in. After it, all is as before.
+
+        with applied(plan, prior) as phase:
+            with phase("text"):
+                context = prior.encode_prompts(prompts)
+
+    Parts that the plan offloads are on the device in phases that need them, and in main memory else. Checkpointing of
+    guidance is its decoder's (`decoder_of`), that of token learning is switched by `phase("cat")`. Without a plan
+    nothing is done.
+    """
+    if planned is None:
+        yield lambda name: nullcontext()
+        return
+    check_plan(planned, prior)
+    home = prior.device
+    parts: dict[str, nn.Module] = {"text_encoder": prior.text_encoder, "vae": prior.vae}
+    resting = {name: parts[name] for name in planned.offload}
+
+    @contextmanager
+    def phase(name: str) -> Iterator[None]:
+        awake = [part for part_name, part in resting.items() if part_name in NEEDED[name]]
+        networks = [prior.unet, prior.vae] if name == "cat" and "cat" in planned.checkpoint else []
+        try:
+            for part in awake:
+                part.to(home)
+            for network in networks:
+                network.enable_gradient_checkpointing()
+            yield
+        finally:
+            for part in awake:
+                part.to(REST)
+            for network in networks:
+                network.disable_gradient_checkpointing()
+
+    with attending([prior.unet, prior.vae], planned.attention, home):
+        try:
+            for part in resting.values():
+                part.to(REST)
+            yield phase
+        finally:
+            for part in resting.values():
+                part.to(home)
+
+
+def check_plan(planned: Plan, prior: Prior) -> None:
+    """Raise ConfigError where a plan was made for another prior than the loaded one."""
+    made_for = (planned.dtype, planned.image_px, torch.device(planned.device).type)
+    loaded = (str(prior.dtype).removeprefix("torch."), prior.image_px, prior.device.type)
+    if made_for != loaded:
+        raise ConfigError(
+            f"the memory plan is for a prior in {made_for[0]} at {made_for[1]} px on {made_for[2]}, expected one for "
+            f"{prior.name!r} as it is loaded, in {loaded[0]} at {loaded[1]} px on {loaded[2]}: plan again for it, or "
+            "load it so."
+        )

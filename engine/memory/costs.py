@@ -1,0 +1,191 @@
+"""What each way of running a phase takes, counted once, and the cheapest of those that fit into a budget."""
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, combinations
+
+import torch
+from torch import nn
+
+from engine.memory.phases import Case, Counted, Subject, count_case
+from engine.models.decoder import decoder_of
+
+USABLE = 0.95
+"""The share of a budget that is planned for; see `plan`."""
+CUBLAS_BYTES = 2 * 32 * 2**20
+"""What torch holds for cuBLAS at most: 32 MiB (its default on Hopper, 8 MiB before) for each of two threads, forward's
+and backward's."""
+FLOPS_A_SECOND, BYTES_A_SECOND, SECONDS_AN_OPERATOR = 5e13, 1e10, 1e-5
+"""Orders of magnitude of a GPU in half precision, its bus, and a launch: they rank plans, and predict no time."""
+PHASES = ("text", "sampling", "guidance", "decode")
+OFFLOADABLE = ("text_encoder", "vae")
+NEEDED = {
+    "text": {"text_encoder"},
+    "sampling": set(),
+    "guidance": set(),
+    "decode": {"vae"},
+    "cat": {*OFFLOADABLE},
+}
+"""Of the parts that may be off the device, those that a phase works with."""
+
+
+_counted: dict[Hashable, dict[Case, Counted]] = {}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to run every phase. cost: seconds a batch, as the constants above make them."""
+
+    cases: dict[str, Case]
+    offload: tuple[str, ...]
+    cost: float
+
+
+class Costs:
+    """The cases of one request: `images` sampled together in `steps` steps. Counts are made when asked for."""
+
+    def __init__(self, subject: Subject, device: torch.device, images: int, steps: int) -> None:
+        self.subject = subject
+        self.device = device
+        self.images = images
+        self.steps = steps
+        self._counted = _counted.setdefault(_identity(subject), {})
+
+    @cached_property
+    def weights(self) -> dict[str, int]:
+        """Bytes of each part's parameters and buffers; what two parts share counts once."""
+        prior, seen = self.subject.prior, set[int]()
+        parts = {
+            "unet": prior.unet,
+            "text_encoder": prior.text_encoder,
+            "vae": prior.vae,
+            "tiny": prior.tiny,
+            "classifier": self.subject.classifier.module,
+        }
+        return {name: _nbytes(part, seen) for name, part in parts.items() if part is not None}
+
+    def counted(self, case: Case) -> Counted:
+        if case not in self._counted:
+            self._counted[case] = count_case(self.subject, case)
+        return self._counted[case]
+
+    def peak(self, case: Case, offload: tuple[str, ...]) -> int:
+        """The predicted peak of a case in bytes, with the weights that are then on the device."""
+        absent = {*offload} - NEEDED[case.phase]
+        weights = sum(nbytes for name, nbytes in self.weights.items() if name not in absent)
+        return weights + self.counted(case).peak_bytes + (CUBLAS_BYTES if self.device.type == "cuda" else 0)
+
+    def cheapest(self, budget: int) -> Choice | None:
+        """The cheapest way that keeps within a budget, None if there is none."""
+        choices = [choice for offload in self._offloads() if (choice := self._choice(budget, offload))]
+        return min(choices, key=lambda choice: choice.cost, default=None)
+
+    def cheapest_learning(self, budget: int, offload: tuple[str, ...]) -> Case | None:
+        """The cheapest case of token learning, whose phase needs every part; None if it does not fit."""
+        return self._best("cat", budget, offload)
+
+    def leanest_learning(self) -> Case:
+        return self._leanest("cat")
+
+    def smallest(self) -> int:
+        """The smallest budget that can be met."""
+        offload = max(self._offloads(), key=len)
+        peak = max(self.peak(self._leanest(phase), offload) for phase in self._phases())
+        return int(peak / USABLE) + 1
+
+    def largest_batch(self, budget: int, offload: tuple[str, ...]) -> int:
+        """The most images that pass every phase of sampling undivided and without checkpointing; 0 if not one does."""
+
+        def fits(images: int) -> bool:
+            cases = (Case(phase, images, images) for phase in self._phases())
+            return all(self.peak(case, offload) <= USABLE * budget for case in cases)
+
+        if not fits(1):
+            return 0
+        found = min(self._largest_part(phase, budget, offload) for phase in self._phases())
+        while not fits(found):
+            found -= 1
+        return found
+
+    def _largest_part(self, phase: str, budget: int, offload: tuple[str, ...]) -> int:
+        """Where the line through the peaks of one image and of two reaches the budget: an upper bound, as peaks are
+        convex in the number of images (the highest of many straight lines)."""
+        one, two = (self.peak(Case(phase, images, images), offload) for images in (1, 2))
+        return max(1, 1 + int((USABLE * budget - one) / max(1, two - one)))
+
+    def _phases(self) -> tuple[str, ...]:
+        return tuple(phase for phase in PHASES if phase != "guidance" or self.subject.alignment)
+
+    def _offloads(self) -> Iterator[tuple[str, ...]]:
+        """Sets of parts that may rest off the device: none on the CPU, nor the VAE where guidance looks through it."""
+        prior, alignment = self.subject.prior, self.subject.alignment
+        decoder = decoder_of(alignment, prior, self.subject.classifier.preprocess) if alignment else None
+        resting = [
+            part for part in OFFLOADABLE if part != "vae" or decoder is None or decoder.vae is not prior.vae
+        ]
+        if self.device.type == "cpu":
+            resting = []
+        return chain.from_iterable(combinations(resting, count) for count in range(len(resting) + 1))
+
+    def _choice(self, budget: int, offload: tuple[str, ...]) -> Choice | None:
+        cases: dict[str, Case] = {}
+        for phase in self._phases():
+            best = self._best(phase, budget, offload)
+            if best is None:
+                return None
+            cases[phase] = best
+        moved = 2 * sum(self.weights[part] for part in offload) / BYTES_A_SECOND
+        return Choice(cases, offload, moved + sum(self._cost(case) for case in cases.values()))
+
+    def _best(self, phase: str, budget: int, offload: tuple[str, ...]) -> Case | None:
+        whole = Case(phase, self.images, self.images)
+        if self.peak(whole, offload) <= USABLE * budget:
+            return whole
+        ways = [False, True] if phase in ("guidance", "cat") else [False]
+        cases = [case for way in ways if (case := self._largest(phase, way, budget, offload))]
+        return min(cases, key=self._cost, default=None)
+
+    def _largest(self, phase: str, checkpoint: bool, budget: int, offload: tuple[str, ...]) -> Case | None:
+        """The case with the largest parts that fit, parts of nearly equal size."""
+        one, whole = (Case(phase, self.images, part, checkpoint) for part in (1, self.images))
+        limit = USABLE * budget
+        if self.peak(one, offload) > limit:
+            return None
+        if self.peak(whole, offload) <= limit:
+            return whole
+        lowest, highest = self.peak(one, offload), self.peak(whole, offload)
+        # Peaks are convex in the size of a part, so the straight line lies above them: what it allows, fits.
+        part = 1 + int((limit - lowest) * (self.images - 1) / (highest - lowest))
+        return Case(phase, self.images, -(-self.images // -(-self.images // part)), checkpoint)
+
+    def _leanest(self, phase: str) -> Case:
+        cases = [
+            Case(phase, self.images, 1, way)
+            for way in (False, True)[: 2 if phase in ("guidance", "cat") else 1]
+        ]
+        return min(cases, key=lambda case: self.counted(case).peak_bytes)
+
+    def _cost(self, case: Case) -> float:
+        count = self.counted(case)
+        times = self.steps if case.phase in ("sampling", "guidance") else 1
+        flops = count.flops * case.images / case.part
+        return times * (flops / FLOPS_A_SECOND + count.operators * count.parts * SECONDS_AN_OPERATOR)
+
+
+def _identity(subject: Subject) -> Hashable:
+    """All that counts depend on: a count is made once in a process."""
+    prior = subject.prior
+    tiny = None if prior.tiny is None else str(prior.tiny.config)
+    shape = (prior.latent_shape, prior.dtype, prior.vae.dtype, tiny)
+    return prior.fingerprint, shape, subject.classifier.fingerprint, subject.alignment, subject.cfg
+
+
+def _nbytes(module: nn.Module, seen: set[int]) -> int:
+    total = 0
+    for value in (*module.parameters(), *module.buffers()):
+        storage = value.untyped_storage()
+        if storage._cdata not in seen:
+            seen.add(storage._cdata)
+            total += storage.nbytes()
+    return total

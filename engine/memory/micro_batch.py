@@ -1,0 +1,133 @@
+"""Phases in parts: as many images at once as the plan says, and half as many each time memory runs out.
+
+A part that ran out of memory is run again, smaller, so a phase's work must not change anything outside of itself.
+"""
+
+import gc
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from engine.config import Alignment
+from engine.errors import EngineError, brief
+from engine.guidance.in_parts import gradient_in_parts
+from engine.guidance.steer import DomainSteer, loss_scale
+from engine.memory.budget import MemoryWarning
+from engine.models.classifier import Classifier
+from engine.models.decoder import GuidanceDecoder
+from engine.models.prior import Prior
+from engine.types import Denoise, Prediction, Step
+
+T = TypeVar("T")
+UNLIMITED = 2**31
+CPU_ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"
+"""What torch's allocator for the CPU says in a RuntimeError, which has no class of its own."""
+CUBLAS = "CUBLAS_STATUS_ALLOC_FAILED"
+"""What torch says where cuBLAS found no memory for its workspace."""
+
+
+class OutOfMemoryError(EngineError, MemoryError):
+    """Not one image fits into memory."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in (CPU_ALLOCATOR, CUBLAS))
+
+
+class MicroBatches:
+    """How many images each phase takes at once, by its name; all of them where no number is given.
+
+    One object serves a whole run, so that what was learned of its memory in one batch holds for the next.
+    """
+
+    def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
+        self.sizes = dict(sizes or {})
+
+    def attempt(self, phase: str, images: int, work: Callable[[int], T]) -> T:
+        """`work` with the number of images that it may take at once, and again with half of it while memory runs out.
+
+        Raises OutOfMemoryError where one image is too much, with a warning of MemoryWarning before each retry.
+        """
+        while True:
+            size = max(1, min(self.sizes.get(phase, UNLIMITED), images))
+            try:
+                return work(size)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = brief(error)
+            # Out of the block, so that the error's frames no longer hold the tensors of the failed attempt.
+            self._halve(phase, size, said)
+
+    def split(self, phase: str, work: Callable[..., T], *rows: Any) -> list[T]:
+        """Results of `work` on parts of `rows`, sequences or tensors of one length, in their order."""
+        done: list[T] = []
+        start = 0
+
+        def part(size: int) -> tuple[T, int]:
+            return work(*(values[start : start + size] for values in rows)), size
+
+        while start < len(rows[0]):
+            result, size = self.attempt(phase, len(rows[0]) - start, part)
+            done.append(result)
+            start += size
+        return done
+
+    def _halve(self, phase: str, size: int, said: str) -> None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if size == 1:
+            raise OutOfMemoryError(
+                f"memory ran out in phase {phase!r} with one image at a time ({said}), expected room for one: see "
+                "`ddis plan` for what it needs; close what else uses the device, or choose a tiny decoder, a half "
+                "precision or smaller images."
+            )
+        self.sizes[phase] = size // 2
+        warnings.warn(
+            f"memory ran out in phase {phase!r} with {size} images at once ({said}): going on with {size // 2}. The "
+            "images stay the same; a plan with a smaller budget avoids the lost time.",
+            MemoryWarning,
+            stacklevel=4,
+        )
+
+
+def steer_in_parts(
+    parts: MicroBatches,
+    classifier: Classifier,
+    alignment: Alignment,
+    decoder: GuidanceDecoder,
+    classes: Tensor,
+) -> DomainSteer:
+    """A steer for images of `classes` (N,), with as many graphs at once as `parts` allows in the phase of guidance."""
+    in_parts = gradient_in_parts(classifier, alignment, decoder, classes)
+
+    def gradient_of(z: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        return parts.attempt("guidance", len(z), lambda part: in_parts(z, part, scale))
+
+    return DomainSteer(None, alignment, loss_scale(decoder.vae.dtype, classifier.dtype), gradient_of)
+
+
+def denoise_in_parts(
+    prior: Prior, context: Tensor, null_context: Tensor, cfg: float, parts: MicroBatches
+) -> Denoise:
+    """`Prior.denoiser`, with as many rows in the UNet at once as `parts` allows in the phase of sampling."""
+
+    def denoise(z: Tensor, step: Step) -> Prediction:
+        def work(rows: Tensor, of_rows: Tensor) -> Prediction:
+            return prior.denoiser(of_rows, null_context, cfg)(rows, step)
+
+        found = parts.split("sampling", work, z, context)
+        return (
+            found[0]
+            if len(found) == 1
+            else Prediction(*(torch.cat(values) for values in zip(*found, strict=True)))
+        )
+
+    return denoise

@@ -1,0 +1,163 @@
+"""The phases of a run, each alone: the functions that a run calls, on 'meta' to be counted, on a device to be measured.
+
+Their inputs hold no values. Each works on one part of `part` images out of `images`, and holds beside it what a run
+holds of all of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from engine.config import Alignment
+from engine.guidance.losses import domain_loss, judged
+from engine.guidance.steer import gradient, loss_scale
+from engine.memory.count import counting
+from engine.models.classifier import Classifier
+from engine.models.decoder import decoder_of
+from engine.models.prior import Prior
+from engine.sampling.ddim import ddim_step
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Subject:
+    """What is counted: a prior and a classifier, usually on 'meta', and the settings that shape a run."""
+
+    prior: Prior
+    classifier: Classifier
+    alignment: Alignment | None
+    cfg: float
+
+
+class Case(NamedTuple):
+    """One phase as it might be run: a part of the images at a time, with or without checkpointing."""
+
+    phase: str
+    images: int
+    part: int
+    checkpoint: bool = False
+
+
+class Counted(NamedTuple):
+    """What one part of a phase takes beside the weights, and how many parts there are."""
+
+    peak_bytes: int
+    flops: int
+    operators: int
+    parts: int
+
+
+def run_case(subject: Subject, case: Case) -> object:
+    """Run a case; what it holds at its end is returned."""
+    return PHASES[case.phase](subject, case)
+
+
+def count_case(subject: Subject, case: Case) -> Counted:
+    """Run a case and count it."""
+    if case.phase == "guidance":
+        run_case(subject, Case(case.phase, 1, 1))  # a classifier is watched once before it is fused
+    with counting() as count:
+        run_case(subject, case)
+    return Counted(count.peak, count.flops, count.operators, -(-case.images // case.part))
+
+
+def _latents(subject: Subject, images: int) -> Tensor:
+    return torch.empty(images, *subject.prior.latent_shape, device=subject.prior.device)
+
+
+def _contexts(subject: Subject, images: int) -> tuple[Tensor, Tensor]:
+    """Of the prompts, (images, L, D), and of the null prompt, (1, L, D)."""
+    config = subject.prior.text_encoder.config
+    shape = (config.max_position_embeddings, config.hidden_size)
+    dtype = subject.prior.dtype
+    return torch.empty(images, *shape, dtype=dtype, device=subject.prior.device), torch.empty(
+        1, *shape, dtype=dtype, device=subject.prior.device
+    )
+
+
+def text(subject: Subject, case: Case) -> object:
+    """The prompts' contexts, no two images of one prompt."""
+    with torch.no_grad():
+        held = _contexts(subject, case.images)
+        part = subject.prior.encode_prompts(["a"] * case.part)
+    return held, part
+
+
+def sampling(subject: Subject, case: Case) -> object:
+    """One DDIM step with classifier-free guidance."""
+    with torch.no_grad():
+        z, (context, null) = _latents(subject, case.images), _contexts(subject, case.images)
+        held = [torch.empty_like(z) for _ in range(3)]  # what parts predicted, and the next latents
+        step = subject.prior.schedule(2)[0]
+        denoise = subject.prior.denoiser(context[: case.part], null, subject.cfg)
+        return held, ddim_step(denoise(z[: case.part], step), step)
+
+
+def guidance(subject: Subject, case: Case) -> object:
+    """The loss of a part of the images and its gradient; the pass for moments first where they are shared."""
+    assert subject.alignment is not None
+    alignment = replace(subject.alignment, layers="uniform")  # weights are values, and change no shape
+    decode = decoder_of(alignment, subject.prior, subject.classifier.preprocess, case.checkpoint)
+    z, held = _latents(subject, case.images), _contexts(subject, case.images)
+    classes = torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device)
+    loss = domain_loss(subject.classifier, alignment, classes=classes)
+    prediction = [torch.empty_like(z) for _ in range(3)]
+    scale = loss_scale(decode.vae.dtype, subject.classifier.dtype)
+    if alignment.statistics == "batch" and case.part < case.images:
+        with torch.no_grad():
+            loss(decode(z[: case.part]))
+    return held, prediction, gradient(z[: case.part], lambda rows: loss(decode(rows)), scale)
+
+
+def decode(subject: Subject, case: Case) -> object:
+    """The final images, and what the classifier says of them."""
+    with torch.no_grad():
+        z, px = _latents(subject, case.images), subject.prior.image_px
+        held = torch.empty(case.images, 3, px, px, device=subject.prior.device)
+        images = subject.prior.decode(z[: case.part])
+        return held, images, judged(subject.classifier, images)
+
+
+def cat(subject: Subject, case: Case) -> object:
+    """Token learning's last step with its graph, from the embeddings through UNet, VAE and classifier, and back."""
+    prior, rows = subject.prior, _EmbeddedRows()
+    networks = (prior.unet, prior.vae)
+    handle = prior.text_encoder.get_input_embeddings().register_forward_hook(rows)
+    try:
+        for network in networks if case.checkpoint else ():
+            network.enable_gradient_checkpointing()
+        step = prior.schedule(2)[0]
+        context, null = prior.encode_prompts(["a"] * case.part), prior.encode_prompts([""]).detach()
+        z = _latents(subject, case.part)
+        prediction = prior.denoiser(context, null, subject.cfg)(z, step)
+        logits = subject.classifier.logits(prior.decode(ddim_step(prediction, step)))
+        loss = cross_entropy(logits, torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device))
+        return torch.autograd.grad(loss, rows.leaf)
+    finally:
+        handle.remove()
+        for network in networks if case.checkpoint else ():
+            network.disable_gradient_checkpointing()
+
+
+class _EmbeddedRows:
+    """A hook that makes the first output of an embedding the leaf that gradients reach, as a token's row is."""
+
+    leaf: Tensor
+
+    def __call__(self, module: object, inputs: object, output: Tensor) -> Tensor:
+        if not hasattr(self, "leaf"):
+            self.leaf = output.detach().requires_grad_()
+            return self.leaf
+        return output
+
+
+PHASES: dict[str, Callable[[Subject, Case], object]] = {
+    "text": text,
+    "sampling": sampling,
+    "guidance": guidance,
+    "decode": decode,
+    "cat": cat,
+}

@@ -1,0 +1,216 @@
+"""How a run fits into a memory budget: decided from shapes alone, before a weight is loaded.
+
+Each phase of a run is counted on tensors of 'meta' (`phases`, `count`), as it is and with each way of saving memory:
+parts of a batch, checkpointing, weights moved off the device while they rest. Of all that fits, the cheapest is
+planned, so a larger budget never plans a slower run. What an image depends on (dtype, decoder, its size) is asked for
+and never traded: a budget changes how images are made, not which.
+
+Predicted peak = weights on the device + counted peak + cuBLAS workspaces. A budget is filled to 95 %: the rest is for
+rounding by torch's allocator and the workspaces of convolutions, which cannot be counted. CUDA's own context, about
+0.4 GB, lies outside of torch and of the budget; on a card of 12 GiB it fits beside a budget of 12 GB.
+"""
+
+import json
+import warnings
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.config import Alignment, Sampling
+from engine.errors import ConfigError
+from engine.memory.attention import check_attention
+from engine.memory.budget import (
+    AUTO,
+    BudgetError,
+    MemoryWarning,
+    device_bytes,
+    in_words,
+    parse_budget,
+)
+from engine.memory.costs import Costs
+from engine.memory.phases import Subject
+from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.models.decoder import decoder_of, downscale
+from engine.models.skeleton import skeleton_classifier, skeleton_prior
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a run uses memory.
+
+    micro_batch: how many images of a batch go through each phase at once; 0 where a phase does not happen, or (cat)
+    does not fit. checkpoint: phases whose backward computes activations anew. offload: parts that are on the device
+    only while they work. peak_bytes: predicted, by phase. largest_batch: the most images that go through all phases of
+    `generate` undivided. smallest_bytes: the smallest budget that can be met. cost: in about seconds of a large GPU a
+    batch; for comparing plans of one request.
+    """
+
+    prior: str
+    classifier: str
+    device: str
+    dtype: str
+    image_px: int
+    batch: int
+    budget_bytes: int
+    attention: str
+    decoder: str
+    decode_px: int
+    micro_batch: dict[str, int]
+    checkpoint: tuple[str, ...]
+    offload: tuple[str, ...]
+    peak_bytes: dict[str, int]
+    largest_batch: int
+    smallest_bytes: int
+    cost: float
+
+    @property
+    def generate_bytes(self) -> int:
+        """The predicted peak of `generate`: the highest of its phases."""
+        return max(peak for phase, peak in self.peak_bytes.items() if phase != "cat")
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as values that JSON can hold."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Plan":
+        """The inverse of `to_json`. Raises ConfigError for anything else."""
+        names = {entry.name for entry in fields(cls)}
+        if not isinstance(values, dict) or values.keys() != names:
+            odd = (
+                sorted(names.symmetric_difference(values))
+                if isinstance(values, dict)
+                else [type(values).__name__]
+            )
+            raise ConfigError(
+                f"a memory plan has other fields than it should ({', '.join(odd)}), expected what Plan.to_json wrote: "
+                "plan again with this version."
+            )
+        tuples: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**tuples)
+
+
+def plan(
+    prior: str | Path | Prior,
+    classifier: str | Path | nn.Module | Classifier,
+    budget: str | int = AUTO,
+    image_px: int | None = None,
+    *,
+    batch: int = Sampling().batch,
+    alignment: Alignment | None = Alignment(),
+    sampling: Sampling = Sampling(),
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    attention: str = "sdpa",
+    tokens: bool = True,
+    full: bool = True,
+) -> Plan:
+    """Plan a run of `generate` (and of token learning, with `tokens`) that keeps within a budget.
+
+    prior, classifier: objects, or what `load_prior` and `load_classifier` take; of a prior that is named, configs alone
+    are read. budget: '12GB', '11.5GiB', bytes, or 'auto', what the device has free. image_px: the prior's own size if
+    None. batch: the images that are sampled together. dtype: of the networks that are not loaded yet, and of a loaded
+    prior where it is given; by default float16 on CUDA, float32 on the CPU. device: a loaded prior's own; else 'cuda'
+    for a budget in bytes, on a machine without one too. full: whether to find `largest_batch` and `smallest_bytes` as
+    well, which takes some counting; else they are 0. Raises BudgetError for a budget that makes no sense or is too
+    small, naming the smallest; warns of one above what the device has.
+    """
+    place_on = device_of(prior, budget, device)
+    nbytes = parse_budget(budget, place_on)
+    has = device_bytes(place_on)
+    if has is not None and nbytes > has:
+        warnings.warn(
+            f"the memory budget is {in_words(nbytes)} and {place_on} has {in_words(has)}, expected no more than that: "
+            "the run may end out of memory. Give what it has, or 'auto'.",
+            MemoryWarning,
+            stacklevel=2,
+        )
+    check_attention(attention, place_on)
+    if batch < 1:
+        raise ConfigError(
+            f"batch is {batch}, expected at least 1: give the images that are sampled together."
+        )
+    subject = _subject(prior, classifier, alignment, sampling, dtype, place_on, image_px)
+    costs = Costs(subject, place_on, batch, sampling.steps)
+    chosen = costs.cheapest(nbytes)
+    smallest = costs.smallest() if full or chosen is None else 0
+    if chosen is None:
+        raise BudgetError(
+            f"a memory budget of {in_words(nbytes)} is too small for prior {subject.prior.name!r} with classifier "
+            f"{subject.classifier.name!r} at {subject.prior.image_px} px, expected at least {in_words(smallest)}: give "
+            "that, or choose a tiny decoder, a half precision or smaller images."
+        )
+    learning = costs.cheapest_learning(nbytes, chosen.offload) if tokens else None
+    decoder = decoder_of(alignment, subject.prior, subject.classifier.preprocess) if alignment else None
+    return Plan(
+        prior=subject.prior.name,
+        classifier=subject.classifier.name,
+        device=str(place_on),
+        dtype=str(subject.prior.dtype).removeprefix("torch."),
+        image_px=subject.prior.image_px,
+        batch=batch,
+        budget_bytes=nbytes,
+        attention=attention,
+        decoder=decoder.kind if decoder else "none",
+        decode_px=decoder.px if decoder else 0,
+        micro_batch={
+            **{phase: case.part for phase, case in chosen.cases.items()},
+            "cat": learning.part if learning else 0,
+        },
+        checkpoint=tuple(
+            case.phase
+            for case in (*chosen.cases.values(), *([learning] if learning else []))
+            if case.checkpoint
+        ),
+        offload=chosen.offload,
+        peak_bytes={
+            **{phase: costs.peak(case, chosen.offload) for phase, case in chosen.cases.items()},
+            **({"cat": costs.peak(learning or costs.leanest_learning(), ())} if tokens else {}),
+        },
+        largest_batch=costs.largest_batch(nbytes, chosen.offload) if full else 0,
+        smallest_bytes=smallest,
+        cost=chosen.cost,
+    )
+
+
+def device_of(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:
+    """The device that a plan is for; see `plan`. It need not be in this machine."""
+    if device is not None:
+        return torch.device(device)
+    if isinstance(prior, Prior) and prior.device.type != "meta":
+        return prior.device
+    automatic = isinstance(budget, str) and budget.strip().lower() == AUTO
+    return torch.device("cpu" if automatic and not torch.cuda.is_available() else "cuda")
+
+
+def _subject(
+    prior: str | Path | Prior,
+    classifier: str | Path | nn.Module | Classifier,
+    alignment: Alignment | None,
+    sampling: Sampling,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    image_px: int | None,
+) -> Subject:
+    """Both models on 'meta', at the size and in the dtype that are asked for."""
+    if isinstance(prior, Prior):
+        prior = skeleton_prior(prior, dtype)
+    else:
+        half = torch.float16 if device.type == "cuda" else torch.float32
+        prior = load_prior(prior, device="meta", dtype=dtype or half)
+    if not isinstance(classifier, Classifier):
+        classifier = load_classifier(classifier, device="cpu", dtype=prior.dtype)
+    if image_px is not None:
+        factor = downscale(prior.vae)
+        if image_px < factor or image_px % factor:
+            raise ConfigError(
+                f"image_px is {image_px}, expected a multiple of {factor}: a latent of prior {prior.name!r} stands for "
+                f"{factor} x {factor} pixels. Round it."
+            )
+        prior.unet.register_to_config(sample_size=image_px // factor)
+    return Subject(
+        prior=prior, classifier=skeleton_classifier(classifier), alignment=alignment, cfg=sampling.cfg
+    )

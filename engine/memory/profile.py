@@ -1,0 +1,203 @@
+"""Where the time of a guided step goes, and what guidance costs beside the plain one."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C._autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from engine.config import Alignment, Sampling
+from engine.errors import ConfigError
+from engine.guidance.in_parts import gradient_in_parts
+from engine.guidance.steer import loss_scale
+from engine.memory.phases import Case, Subject, count_case
+from engine.models.classifier import Classifier
+from engine.models.decoder import decoder_of
+from engine.models.prior import Prior
+from engine.models.skeleton import skeleton_classifier, skeleton_prior
+from engine.sampling.ddim import ddim_step
+
+OWN_KERNELS = ("ddis::", "_BnActMoments", "_Alignment", "_ChannelMoments")
+"""How the names of this package's operators and their autograd functions begin, in a profile."""
+OPERATORS = ("aten::", *OWN_KERNELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepProfile:
+    """One guided step of a batch. milliseconds: by part (see `profile_step`). ratios: guided over plain step."""
+
+    images: int
+    device: str
+    milliseconds: dict[str, float]
+    plain_ms: float
+    guided_ms: float
+    time_ratio: float
+    flops_ratio: float
+    trace: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The profile as values that JSON can hold."""
+        return asdict(self)
+
+
+def profile_step(
+    prior: Prior,
+    classifier: Classifier,
+    images: int = 4,
+    alignment: Alignment = Alignment(),
+    sampling: Sampling = Sampling(),
+    trace: str | Path | None = None,
+    repeats: int = 3,
+) -> StepProfile:
+    """Profile one guided step of `images` images.
+
+    Parts: unet, decode, classifier (forward), backward (of decoder and classifier), own kernels (within these two),
+    host gaps (time in which no operator ran; on CUDA no kernel). trace: a file for a Chrome trace of the step. repeats:
+    runs whose median is the time of a step. Raises ConfigError for fewer images or repeats than 1.
+    """
+    if images < 1 or repeats < 1:
+        raise ConfigError(
+            f"profiling got {images} images and {repeats} repeats, expected at least 1 of each: give positive numbers."
+        )
+    works = _works(prior, classifier, images, alignment, sampling.cfg)
+    for work in works.values():
+        work()  # what is set up once: layers paired, kernels chosen, memory taken
+    plain, guidance = (_median_ms(works[name], prior.device, repeats) for name in works)
+    milliseconds = _parts(works, prior.device, Path(trace) if trace else None)
+    hollow = Subject(
+        prior=skeleton_prior(prior),
+        classifier=skeleton_classifier(classifier),
+        alignment=alignment,
+        cfg=sampling.cfg,
+    )
+    flops = {name: count_case(hollow, Case(name, images, images)).flops for name in works}
+    return StepProfile(
+        images=images,
+        device=str(prior.device),
+        milliseconds=milliseconds,
+        plain_ms=round(plain, 3),
+        guided_ms=round(plain + guidance, 3),
+        time_ratio=round(1 + guidance / plain, 4),
+        flops_ratio=round(1 + flops["guidance"] / flops["sampling"], 4),
+        trace=str(trace) if trace else "",
+    )
+
+
+def _works(
+    prior: Prior, classifier: Classifier, images: int, alignment: Alignment, cfg: float
+) -> dict[str, Callable[[], object]]:
+    """The two halves of a guided step: the plain step ('sampling') and the loss's gradient ('guidance')."""
+    decoder = decoder_of(alignment, prior, classifier.preprocess)
+    scale = loss_scale(decoder.vae.dtype, classifier.dtype)
+    z = torch.randn(images, *prior.latent_shape, device=prior.device)
+    step = prior.schedule(2)[0]
+    classes = torch.arange(images, device=prior.device) % len(classifier.labels)
+    with torch.no_grad():
+        denoise = prior.denoiser(prior.encode_prompts(["a photo"] * images), prior.encode_prompts([""]), cfg)
+
+    def decode(rows: Tensor) -> Tensor:
+        with record_function("decode"):
+            return decoder(rows)
+
+    gradient = gradient_in_parts(classifier, alignment, decode, classes)
+
+    @torch.no_grad()
+    def sampling() -> object:
+        return ddim_step(denoise(z, step), step)
+
+    def guidance() -> object:
+        with _named(classifier.module, "classifier"):
+            return gradient(z, images, scale)
+
+    return {"sampling": sampling, "guidance": guidance}
+
+
+@contextmanager
+def _named(module: nn.Module, name: str) -> Iterator[None]:
+    """Inside the block, each pass of a module stands in profiles under a name."""
+    running: list[Any] = []
+
+    def begin(*_: object) -> None:
+        running.append(record_function(name))
+        running[-1].__enter__()
+
+    def end(*_: object) -> None:
+        running.pop().__exit__(None, None, None)
+
+    hooks = [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _median_ms(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    def once() -> float:
+        _synchronise(device)
+        began = time.perf_counter()
+        work()
+        _synchronise(device)
+        return 1000 * (time.perf_counter() - began)
+
+    return sorted(once() for _ in range(repeats))[repeats // 2]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _parts(
+    works: dict[str, Callable[[], object]], device: torch.device, trace: Path | None
+) -> dict[str, float]:
+    """Milliseconds of each part in one step under torch's profiler, which adds some to each operator."""
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as found, record_function("step"):
+        for name, work in works.items():
+            with record_function(name):
+                work()
+        _synchronise(device)
+    if trace is not None:
+        trace.parent.mkdir(parents=True, exist_ok=True)
+        found.export_chrome_trace(str(trace))
+    events = list(found.events() or ())
+
+    def total(*prefixes: str) -> float:
+        chosen = [event for event in events if event.name.startswith(prefixes)]
+        return sum(event.device_time_total if cuda else event.cpu_time_total for event in chosen)
+
+    step = next(event for event in events if event.name == "step").time_range
+    kind = DeviceType.CUDA if cuda else DeviceType.CPU
+    busy = [
+        (event.time_range.start, event.time_range.end)
+        for event in events
+        if event.device_type == kind and (cuda or event.name.startswith(OPERATORS))
+    ]
+    guidance, decode, classifier = (total(name) for name in ("guidance", "decode", "classifier"))
+    microseconds = {
+        "unet": total("sampling"),
+        "decode": decode,
+        "classifier": classifier,
+        "backward": max(0.0, guidance - decode - classifier),
+        "own kernels": total(*OWN_KERNELS),
+        "host gaps": step.elapsed_us() - covered(busy),
+        "step": step.elapsed_us(),
+    }
+    return {name: round(value / 1000, 3) for name, value in microseconds.items()}
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length that spans (start, end) cover together, however they overlap."""
+    length, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        length += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return length

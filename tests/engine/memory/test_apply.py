@@ -1,0 +1,146 @@
+"""Plans carried out on a tiny prior: where parts are, which kernels run, and that images are the same."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+
+from engine.config import Alignment, Sampling
+from engine.errors import ConfigError, MissingExtraError
+from engine.memory import apply
+from engine.memory.apply import applied, plan_of
+from engine.memory.attention import attending
+from engine.memory.plan import Plan, plan
+from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.models.cifar_resnet import CifarResNet
+from engine.models.skeleton import skeleton_prior
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def classifier(tiny_resnet: CifarResNet) -> Classifier:
+    return load_classifier(
+        tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
+    )
+
+
+@pytest.fixture
+def planned(tiny_prior: Prior, classifier: Classifier) -> Plan:
+    return plan(tiny_prior, classifier, "10GB", batch=2, tokens=False, full=False)
+
+
+def processors(prior: Prior) -> set[type]:
+    networks = (prior.unet, prior.vae)
+    return {type(part.processor) for n in networks for part in n.modules() if isinstance(part, Attention)}
+
+
+@torch.no_grad()
+def prediction(prior: Prior) -> torch.Tensor:
+    z, context = torch.randn(2, *prior.latent_shape), prior.encode_prompts(["a dog", "a horse"])
+    return prior.decode(
+        prior.denoiser(context, prior.encode_prompts([""]), 5.0)(z, prior.schedule(4)[1]).clean
+    )
+
+
+def test_attention_is_really_replaced_and_gives_the_same_images(tiny_prior: Prior) -> None:
+    torch.manual_seed(3)
+    fused = prediction(tiny_prior)
+    assert processors(tiny_prior) == {AttnProcessor2_0}
+    with attending([tiny_prior.unet, tiny_prior.vae], "vanilla", CPU):
+        assert processors(tiny_prior) == {AttnProcessor}
+        torch.manual_seed(3)
+        whole = prediction(tiny_prior)
+    assert processors(tiny_prior) == {AttnProcessor2_0}
+    torch.testing.assert_close(whole, fused, atol=1e-5, rtol=0)
+    assert not torch.equal(whole, fused)
+
+
+def test_an_adapters_processor_stays(tiny_prior: Prior) -> None:
+    class Adapter(AttnProcessor2_0):
+        pass
+
+    layer = next(part for part in tiny_prior.unet.modules() if isinstance(part, Attention))
+    before = layer.processor
+    layer.set_processor(Adapter())
+    try:
+        with attending([tiny_prior.unet], "vanilla", CPU):
+            assert processors(tiny_prior) == {Adapter, AttnProcessor, AttnProcessor2_0}
+    finally:
+        layer.set_processor(before)
+
+
+def test_xformers_needs_its_extra_and_a_gpu(tiny_prior: Prior) -> None:
+    with (
+        pytest.raises(ConfigError, match="xformers' on cpu, expected a CUDA device"),
+        attending([], "xformers", CPU),
+    ):
+        pass
+    with (
+        pytest.raises(MissingExtraError, match=r"pip install 'ddis\[gpu\]'"),
+        attending([], "xformers", torch.device("cuda")),
+    ):
+        pass
+
+
+def test_parts_are_on_the_device_in_their_phase_alone(
+    tiny_prior: Prior, planned: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With main memory played by 'meta' there would be no way back, so two other dtypes stand for places."""
+    places: list[tuple[str, str]] = []
+    twin = skeleton_prior(tiny_prior)
+
+    def note(name: str) -> object:
+        return lambda place: places.append((name, str(place)))
+
+    monkeypatch.setattr(twin.text_encoder, "to", note("text_encoder"), raising=False)
+    monkeypatch.setattr(twin.vae, "to", note("vae"), raising=False)
+    resting = replace(planned, offload=("text_encoder", "vae"), device="meta")
+    with applied(resting, twin) as phase:
+        with phase("text"):
+            assert places == [("text_encoder", "cpu"), ("vae", "cpu"), ("text_encoder", "meta")]
+        places.clear()
+        with phase("sampling"):
+            assert places == []
+        with phase("decode"):
+            assert places == [("vae", "meta")]
+        places.clear()
+    assert places == [("text_encoder", "meta"), ("vae", "meta")]
+
+
+def test_token_learning_is_checkpointed_where_planned(tiny_prior: Prior, planned: Plan) -> None:
+    def checkpointed() -> bool:
+        return bool(tiny_prior.unet.is_gradient_checkpointing and tiny_prior.vae.is_gradient_checkpointing)
+
+    for wanted in (("cat",), ()):
+        with applied(replace(planned, checkpoint=wanted), tiny_prior) as phase, phase("cat"):
+            assert checkpointed() == bool(wanted)
+        assert not checkpointed()
+
+
+def test_a_plan_of_another_prior_is_refused(tiny_prior: Prior, planned: Plan) -> None:
+    other = replace(planned, dtype="float16")
+    with (
+        pytest.raises(
+            ConfigError, match="memory plan is for a prior in float16 at 32 px on cpu, expected one for"
+        ),
+        applied(other, tiny_prior),
+    ):
+        pass
+
+
+def test_auto_counts_only_where_memory_may_be_short(
+    tiny_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(memory: object) -> Plan | None:
+        return plan_of(memory, tiny_prior, classifier, 2, Alignment(), Sampling())
+
+    assert of(None) is None
+    assert of("auto") is None
+    explicit = of("2GB")
+    assert explicit is not None
+    assert explicit.budget_bytes == 2 * 10**9
+    assert of(explicit) is explicit
+    monkeypatch.setattr(apply, "free_bytes", lambda device: 10**6)
+    assert of("auto") is not None

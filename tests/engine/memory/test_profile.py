@@ -1,0 +1,57 @@
+"""A guided step in parts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine import profile
+from engine.config import Alignment
+from engine.errors import ConfigError
+from engine.memory.profile import covered
+from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.models.cifar_resnet import CifarResNet
+
+
+@pytest.fixture
+def classifier(tiny_resnet: CifarResNet) -> Classifier:
+    return load_classifier(
+        tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
+    )
+
+
+def test_a_step_is_told_in_parts_with_a_trace(
+    tiny_prior: Prior, classifier: Classifier, tmp_path: Path
+) -> None:
+    found = profile(tiny_prior, classifier, 2, trace=tmp_path / "new" / "trace.json", repeats=1)
+    parts = dict(found.milliseconds)
+    step = parts.pop("step")
+    assert set(parts) == {"unet", "decode", "classifier", "backward", "own kernels", "host gaps"}
+    assert all(0 < ms < step for ms in parts.values())
+    assert parts["unet"] + parts["decode"] + parts["classifier"] + parts["backward"] == pytest.approx(
+        step, rel=0.1
+    )
+    assert found.time_ratio == pytest.approx(found.guided_ms / found.plain_ms, rel=1e-3)
+    assert found.time_ratio > 1
+    names = {
+        event["name"] for event in json.loads((tmp_path / "new" / "trace.json").read_text())["traceEvents"]
+    }
+    assert {"step", "sampling", "guidance", "decode", "classifier", "aten::convolution"} <= names
+    assert json.loads(json.dumps(found.to_json()))["images"] == 2
+
+
+def test_the_paper_costs_no_less(tiny_prior: Prior, classifier: Classifier) -> None:
+    ours, paper = (profile(tiny_prior, classifier, 1, a, repeats=1) for a in (Alignment(), Alignment.paper()))
+    assert 1 < ours.flops_ratio <= paper.flops_ratio
+
+
+def test_nothing_cannot_be_profiled(tiny_prior: Prior, classifier: Classifier) -> None:
+    with pytest.raises(
+        ConfigError, match="profiling got 0 images and 3 repeats, expected at least 1 of each"
+    ):
+        profile(tiny_prior, classifier, 0)
+
+
+def test_spans_that_overlap_count_once() -> None:
+    assert covered([(0, 4), (1, 2), (3, 6), (10, 11)]) == 7
+    assert covered([]) == 0

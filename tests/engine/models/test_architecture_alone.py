@@ -1,0 +1,105 @@
+"""Priors and classifiers that are named by their architecture, with random weights or none."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.errors import ModelError
+from engine.models import Classifier, Preprocess, Prior, load_classifier, load_prior
+from engine.models.cifar_resnet import CifarResNet
+from engine.models.skeleton import skeleton_classifier, skeleton_prior
+
+
+def millions(module: torch.nn.Module) -> float:
+    return round(sum(value.numel() for value in module.parameters()) / 1e6, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "unet", "text_encoder", "latent", "predicts"),
+    [
+        ("sd-1.5", 859.52, 123.06, 64, "epsilon"),
+        ("sd-2.1-base", 865.91, 340.39, 64, "epsilon"),
+        ("sd-2.1", 865.91, 340.39, 96, "v_prediction"),
+    ],
+)
+def test_published_sizes_without_a_byte_of_weights(
+    name: str, unet: float, text_encoder: float, latent: int, predicts: str
+) -> None:
+    prior = load_prior(f"arch:{name}", device="meta", dtype=torch.float16)
+    assert (millions(prior.unet), millions(prior.text_encoder), millions(prior.vae)) == (
+        unet,
+        text_encoder,
+        83.65,
+    )
+    assert prior.latent_shape == (4, latent, latent)
+    assert prior.image_px == 8 * latent
+    assert prior.scheduler.config.prediction_type == predicts
+    assert prior.tiny is not None
+    assert millions(prior.tiny) == 2.45
+    assert prior.device.type == prior.vae.device.type == prior.text_encoder.device.type == "meta"
+    assert prior.dtype == prior.vae.dtype == prior.text_encoder.dtype == torch.float16
+
+
+def test_its_tokenizer_has_clips_ids_and_length() -> None:
+    tokenizer = load_prior("arch:sd-1.5", device="meta").tokenizer
+    tokens = tokenizer("a dog", padding="max_length").input_ids
+    assert (len(tokenizer), len(tokens), tokens[0], tokens[-1]) == (49_408, 77, 49_406, 49_407)
+    assert tokenizer.add_tokens(["<ddis-dog>"]) == 1
+    assert tokenizer.convert_tokens_to_ids("<ddis-dog>") == 49_408
+
+
+def test_a_tiny_decoder_may_be_refused() -> None:
+    assert load_prior("arch:sd-1.5", device="meta", tiny="none").tiny is None
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 11.69), ("resnet34", 21.8), ("resnet50", 25.56)])
+def test_classifiers_have_imagenets_size(name: str, size: float) -> None:
+    classifier = load_classifier(f"arch:{name}", device="cpu")
+    assert millions(classifier.module) == size
+    assert len(classifier.labels) == 1000
+    assert classifier.input_px == 224
+
+
+def test_unknown_architectures_are_refused() -> None:
+    with pytest.raises(
+        ModelError, match=r"unknown architecture 'sd-9' of a prior, expected one of arch:sd-1\.5"
+    ):
+        load_prior("arch:sd-9")
+    with pytest.raises(
+        ModelError, match="unknown architecture 'vgg' of a classifier, expected one of arch:resnet18"
+    ):
+        load_classifier("arch:vgg")
+
+
+def test_a_folder_gives_its_shapes_without_reading_weights(tiny_prior: Prior, tmp_path: Path) -> None:
+    source = Path(tiny_prior.name)
+    for file in source.rglob("*"):
+        if file.is_file() and file.suffix != ".safetensors":
+            (tmp_path / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file.relative_to(source)).write_bytes(file.read_bytes())
+    hollow = load_prior(tmp_path, device="meta")
+    assert shapes(hollow) == shapes(tiny_prior)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_prior(tmp_path, device="cpu")
+
+
+def shapes(prior: Prior) -> list[tuple[str, torch.Size, torch.dtype]]:
+    networks = (prior.unet, prior.vae, prior.text_encoder)
+    return [(name, value.shape, value.dtype) for n in networks for name, value in n.state_dict().items()]
+
+
+def test_a_skeleton_shares_what_the_model_shares(tiny_prior: Prior, tiny_resnet: CifarResNet) -> None:
+    twin = skeleton_prior(tiny_prior)
+    assert shapes(twin) == shapes(tiny_prior)
+    assert twin.device.type == "meta"
+    assert tiny_prior.device.type == "cpu"
+    embedded = skeleton_prior(load_prior("embedded", device="cpu"), torch.float16)
+    assert embedded.tiny is embedded.vae
+    assert embedded.dtype == torch.float16
+    classifier = load_classifier(
+        tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
+    )
+    hollow: Classifier = skeleton_classifier(classifier)
+    assert all(layer in set(hollow.module.modules()) for layer in hollow.norm_layers)
+    assert hollow.logits(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 7)

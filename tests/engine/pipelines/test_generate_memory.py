@@ -1,0 +1,136 @@
+"""Generation within a budget, and when memory runs out in the middle of it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from engine.config import Alignment, Sampling
+from engine.memory.budget import BudgetError, MemoryWarning
+from engine.memory.micro_batch import OutOfMemoryError
+from engine.memory.plan import Plan, plan
+from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.models.cifar_resnet import CifarResNet
+from engine.pipelines.generate import generate
+from engine.types import ImageKey
+
+LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+SAMPLING = Sampling(steps=3, batch=7)
+ROUNDING = 2e-4
+
+
+@pytest.fixture
+def classifier(tiny_resnet: CifarResNet) -> Classifier:
+    return load_classifier(tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")
+
+
+def images_of(classifier: Classifier, prior: Prior, **settings: object) -> dict[ImageKey, torch.Tensor]:
+    return {
+        sample.key: sample.image
+        for sample in generate(classifier, prior, None, 1, sampling=SAMPLING, **settings)
+    }
+
+
+@contextmanager
+def running_out(module: nn.Module, rows: int, graph: bool, error: Exception) -> Iterator[None]:
+    """Fail where a module is given more than `rows` images, with or without a graph."""
+
+    def check(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if len(inputs[0]) > rows and torch.is_grad_enabled() == graph:
+            raise error
+
+    handle = module.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+CPU_ERROR = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: ..."
+)
+CASES = {
+    "text": ("text_encoder.embeddings.token_embedding", 2, False, MemoryError()),
+    "sampling": ("unet.conv_in", 4, False, torch.OutOfMemoryError("CUDA out of memory.")),
+    "guidance": ("vae.decoder", 3, True, torch.OutOfMemoryError("CUDA out of memory.")),
+    "decode": ("vae.decoder", 3, False, CPU_ERROR),
+}
+
+
+def part_of(prior: Prior, path: str) -> nn.Module:
+    name, _, inner = path.partition(".")
+    network = getattr(prior, name)
+    return network.get_input_embeddings() if name == "text_encoder" else network.get_submodule(inner)
+
+
+@pytest.mark.parametrize("phase", CASES)
+@pytest.mark.parametrize("alignment", [Alignment(), Alignment.paper()], ids=["ours", "paper"])
+def test_images_are_finished_and_right_when_memory_runs_out(
+    tiny_prior: Prior, classifier: Classifier, phase: str, alignment: Alignment
+) -> None:
+    expected = images_of(classifier, tiny_prior, alignment=alignment)
+    path, *trouble = CASES[phase]
+    with (
+        running_out(part_of(tiny_prior, path), *trouble),
+        pytest.warns(
+            MemoryWarning, match=rf"ran out in phase '{phase}' with 7 images at once .* going on with 3"
+        ),
+    ):
+        found = images_of(classifier, tiny_prior, alignment=alignment)
+    assert found.keys() == expected.keys()
+    for key, image in expected.items():
+        torch.testing.assert_close(found[key], image, atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore::engine.memory.budget.MemoryWarning")
+@pytest.mark.parametrize("phase", CASES)
+def test_without_room_for_one_image_it_is_an_error(
+    tiny_prior: Prior, classifier: Classifier, phase: str
+) -> None:
+    path, _, graph, error = CASES[phase]
+    said = f"ran out in phase '{phase}' with one image at a time"
+    with running_out(part_of(tiny_prior, path), 0, graph, error), pytest.raises(OutOfMemoryError, match=said):
+        images_of(classifier, tiny_prior)
+
+
+def test_a_small_budget_gives_the_same_images(
+    tiny_prior: Prior, classifier: Classifier, tmp_path: Path
+) -> None:
+    expected = images_of(classifier, tiny_prior)
+    least = plan(tiny_prior, classifier, "1GB", batch=7, tokens=False).smallest_bytes
+    found = images_of(classifier, tiny_prior, memory=least, out=tmp_path / "set")
+    for key, image in expected.items():
+        torch.testing.assert_close(found[key], image, atol=ROUNDING, rtol=0)
+    noted = json.loads((tmp_path / "set" / "run.json").read_text())["measured"]["memory_plan"]
+    carried_out = Plan.from_json(noted)
+    assert carried_out.micro_batch["guidance"] == 1
+    assert carried_out.budget_bytes == least
+    assert (
+        list(
+            generate(classifier, tiny_prior, None, 1, sampling=SAMPLING, memory="auto", out=tmp_path / "set")
+        )
+        == []
+    )
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_anything_is_made(
+    tiny_prior: Prior, classifier: Classifier, tmp_path: Path
+) -> None:
+    with pytest.raises(BudgetError, match=r"budget of 1\.00MB is too small"):
+        generate(classifier, tiny_prior, memory="1MB", out=tmp_path / "set")
+    with pytest.raises(BudgetError, match="'a lot'"):
+        generate(classifier, tiny_prior, memory="a lot", out=tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_plan_may_be_given(tiny_prior: Prior, classifier: Classifier) -> None:
+    planned = plan(tiny_prior, classifier, "1GB", batch=7, attention="vanilla", tokens=False, full=False)
+    expected = images_of(classifier, tiny_prior)
+    found = images_of(classifier, tiny_prior, memory=planned)
+    for key, image in expected.items():
+        torch.testing.assert_close(found[key], image, atol=ROUNDING, rtol=0)
+    assert any(not torch.equal(found[key], image) for key, image in expected.items())
