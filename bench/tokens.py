@@ -3,12 +3,14 @@
 python bench/tokens.py [--worst 2] [--images 16] [--seeds 3]
 
 The worst classes are found on plain images of one seed, the accuracies counted on others, so that a class that did
-badly by chance does not rise by itself. The tokens are those that ship with the embedded models.
+badly by chance does not rise by itself. The tokens are those that ship with the embedded models:
+bench/learn_shipped_tokens.py learns them.
 """
 
 import argparse
 import json
 from dataclasses import asdict
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from engine.outputs.run_record import versions
 from engine.pipelines.demo import shipped_tokens
 from engine.pipelines.generate import generate
 from engine.tokens.table import load_tokens
+from engine.types import Sample
 
 FINDING_SEED, FIRST_SEED = 200, 300
 METHODS = {
@@ -34,11 +37,21 @@ METHODS = {
 RESULT = Path(__file__).parent / "results" / "tokens.json"
 
 
+@lru_cache(maxsize=1)
+def plain_images(prior: Prior, labels: tuple[str, ...], images: int) -> list[Sample]:
+    """The plain prior's images of classes: the same whoever looks at them, so they are drawn once."""
+    photo = load_classifier("embedded:photo", device=prior.device)
+    return list(generate(photo, prior, labels, images, alignment=None, seed=FINDING_SEED))
+
+
 def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int) -> list[str]:
     """The labels of the classes that the teacher recognises least in plain images; of equal ones, the first."""
+    samples = plain_images(prior, classifier.labels, images)
+    with torch.no_grad():
+        named = classifier.logits(torch.stack([sample.image for sample in samples])).argmax(1).tolist()
     right = dict.fromkeys(classifier.labels, 0)
-    for sample in generate(classifier, prior, None, images, alignment=None, seed=FINDING_SEED):
-        right[sample.label] += int(sample.logits.argmax()) == sample.key.class_index
+    for sample, index in zip(samples, named, strict=True):
+        right[sample.label] += classifier.labels[index] == sample.label
     return sorted(sorted(right, key=right.__getitem__)[:number])
 
 

@@ -162,7 +162,8 @@ def test_importing_the_kernels_loads_nothing_else_of_ours():
 
 
 @pytest.mark.parametrize(
-    ("package", "brought_along"), [("ddis_kernels", "import torch"), ("engine", "import diffusers.quantizers")]
+    ("package", "brought_along"),
+    [("ddis_kernels", "import torch"), ("engine", "import diffusers.quantizers")],
 )
 def test_optional_packages_load_only_when_used(package, brought_along):
     """Not held against us: what torch or diffusers bring along (bitsandbytes), and triton, needed by its decorators."""

@@ -80,6 +80,18 @@ def test_a_row_that_stops_does_not_move_on_with_its_momentum(shape):
     assert torch.equal(state.rows[1].detach(), stopped)
 
 
+def test_a_row_that_sits_a_step_out_goes_on_from_where_it_was():
+    """As one does whose gradient was not finite: the step that momentum would have made is not caught up with."""
+    state = at_start(BELOW)
+    optimiser = joint(state)
+    optimiser.step([0, 1, 2], torch.ones(BELOW))
+    before = state.rows[1].detach().clone()
+    for _ in range(3):
+        optimiser.step([0, 2], torch.ones(2, BELOW[1]))
+    optimiser.step([0, 1, 2], torch.ones(BELOW))
+    assert 0 < (before - state.rows[1].detach()).max() < 1.5 * RATE
+
+
 @pytest.mark.parametrize("shape", [BELOW, ABOVE])
 def test_a_new_optimiser_goes_on_with_the_state_s_moments(shape):
     """As a run does that is cut: it ends at the same bits, and without the moments it would not."""
