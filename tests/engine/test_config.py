@@ -24,7 +24,7 @@ from engine.errors import ConfigError, EngineError
         (lambda: TokenLearning(init="mean"), "init is 'mean', expected one of 'random', 'a', 'class name'"),
         (lambda: TokenLearning(learning_rate=0), "learning rate is 0"),
         (lambda: TokenLearning(target_accuracy=70), "target accuracy is 70, .* write 70 % as 0.7"),
-        (lambda: TokenLearning(epochs=0), "0 epochs of 20 images and 1 updates"),
+        (lambda: TokenLearning(epochs=0), "0 epochs of 16 images and 5 updates"),
         (lambda: TokenLearning(updates_per_trajectory=0), "and 0 updates, expected at least 1 of each"),
         (lambda: TokenLearning(steps=-1), "has -1 sampler steps, expected a whole number >= 0"),
         (

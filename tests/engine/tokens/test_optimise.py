@@ -19,7 +19,10 @@ from engine.tokens.trajectories import Seen
 from engine.types import ImageKey, image_rng
 
 CLASSES, WIDTH = 3, 5
-ALWAYS = TokenLearning(skip_passing=False, images_per_epoch=20, target_accuracy=1.0, epochs=5)
+ALWAYS = TokenLearning(
+    skip_passing=False, images_per_epoch=20, target_accuracy=1.0, epochs=5, updates_per_trajectory=1,
+    domain_weight=0.0,
+)  # fmt: skip
 LogitsOf = Callable[[Sequence[ImageKey], Tensor, bool], Tensor]
 """(images, their contexts (N, D), whether with tokens) -> logits (N, K)."""
 
