@@ -46,6 +46,7 @@ format: install-dev
 bench: install-dev
 	mkdir -p bench/results
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=bench/results/benchmarks.json
+	$(BIN)/python bench/sweep.py
 
 bench-smoke: install-dev
 	$(if $(BENCHES),$(BIN)/python -m pytest bench --benchmark-disable,@echo "no benchmarks")

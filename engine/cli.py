@@ -194,9 +194,13 @@ def _models(chosen: argparse.Namespace) -> tuple[Any, Any]:
     from engine.models import load_classifier, load_prior
 
     classifier = load_classifier(
-        chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device
-    )
-    prior = load_prior(chosen.prior, variant=chosen.variant, revision=chosen.revision, device=chosen.device)
+        chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device,
+        dtype=chosen.dtype,
+    )  # fmt: skip
+    prior = load_prior(
+        chosen.prior, variant=chosen.variant, revision=chosen.revision, device=chosen.device, dtype=chosen.dtype,
+        tiny=chosen.tiny_decoder,
+    )  # fmt: skip
     return classifier, prior
 
 

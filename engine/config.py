@@ -8,6 +8,13 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from engine.errors import ConfigError
 
+DTYPES = ("float32", "float16", "bfloat16", "auto")
+"""Names of the dtypes of networks; auto is float16 on a GPU and float32 on the CPU."""
+CLASSIFIERS_PX = 0
+"""`Alignment.decode_px`: the least size that the classifier's own preprocessing needs."""
+PRIORS_PX = -1
+"""`Alignment.decode_px`: the prior's own size."""
+
 
 def setting(default: Any, help: str) -> Any:
     """A config field with its one default and the text that the command line shows."""
@@ -67,6 +74,15 @@ class Alignment:
         "weight of a layer: gaps in units of its stored statistics' norms; all equal (paper); "
         "or equal but the first x10 (DeepInversion)",
     )
+    decoder: Literal["auto", "full", "tiny"] = setting(
+        "auto",
+        "what guidance sees the latents through: the full VAE (paper), or a tiny decoder where there is one",
+    )
+    decode_px: int = setting(
+        CLASSIFIERS_PX,
+        "side of the image that the tiny decoder makes for guidance; 0: the least that the classifier's preprocessing "
+        "needs; -1: the prior's own size, which no number exceeds (paper)",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -84,6 +100,11 @@ class Alignment:
                 f"alignment scale is {self.scale}, expected a finite number >= 0: "
                 "0 turns guidance off, a negative one would push away from the training domain."
             )
+        if self.decode_px < PRIORS_PX:
+            raise ConfigError(
+                f"decode_px is {self.decode_px}, expected a side in pixels, {CLASSIFIERS_PX} or {PRIORS_PX}: "
+                f"{CLASSIFIERS_PX} is what the classifier needs, {PRIORS_PX} the prior's own size."
+            )
 
     @classmethod
     def paper(cls, scale: float = 0.2) -> "Alignment":
@@ -91,6 +112,7 @@ class Alignment:
         return cls(
             target="noisy", step="raw", scale=scale, start=0.0, stop=1.0,
             statistics="image", class_weight=0.0, norm="l2", layers="uniform",
+            decoder="full", decode_px=PRIORS_PX,
         )  # fmt: skip
 
 
@@ -136,7 +158,7 @@ class TokenLearning:
 
     The last step of a schedule draws details only; the early ones decide what an image shows. With gradient "drawn"
     the loss reads the clean image that an early step predicts, and 5 updates read each of the 5 steps from which it is
-    drawn once. A token then takes at most 2,048 evaluations of the UNet and 640 backward ones, without those of
+    drawn once. A token then takes at most 1,536 evaluations of the UNet and 480 backward ones, without those of
     finished images; the published schedule takes 36,000 and 1,200.
     """
 
@@ -147,7 +169,7 @@ class TokenLearning:
         "(needs the extra 'gpu'; in 32 bit where they have fewer than 4,096 elements)",
     )
     epochs: int = setting(8, "epochs of a token at most (paper: 30, of one update each)")
-    images_per_epoch: int = setting(16, "images whose gradients make one update (paper: 20)")
+    images_per_epoch: int = setting(12, "images whose gradients make one update (paper: 20)")
     steps: int = setting(10, "sampler steps while learning; 0: as many as sampling takes (paper)")
     updates_per_trajectory: int = setting(
         5,
@@ -168,11 +190,11 @@ class TokenLearning:
         "where sampling then ends",
     )
     domain_weight: float = setting(
-        0.0,
+        0.3,
         "weight of the batch's L_BN, in relative weights and squared, beside the cross-entropy (paper: 0)",
     )
     augment: bool = setting(
-        False, "show the classifier each image flipped, shifted and zoomed at random (paper: not)"
+        True, "show the classifier each image flipped, shifted and zoomed at random (paper: not)"
     )
     init: Literal["random", "a", "class name"] = setting(
         "a",

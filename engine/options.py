@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from engine.config import Alignment, Sampling, TokenLearning
+from engine.config import DTYPES, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
 
 Config = TypeVar("Config", Alignment, Sampling, TokenLearning)
@@ -27,6 +27,12 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prior", default="embedded", help="embedded, a diffusers folder, or a hub id")
     parser.add_argument("--variant", help="which weight files of the prior, such as fp16")
     parser.add_argument("--revision", help="branch, tag or commit of the prior on the hub")
+    tiny = "an AutoencoderTiny that guidance sees through: folder or hub id such as madebyollin/taesd; 'none' for none"
+    parser.add_argument(
+        "--tiny-decoder", metavar="SOURCE", help=f"{tiny} (default: the prior's vae if it is one)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the networks; what is computed between "
+                        "them is float32 (default: float32; auto: float16 on a GPU)")  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
 

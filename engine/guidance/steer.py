@@ -18,13 +18,50 @@ MAX_SKIPPED = 0.1
 """The share of guidance steps that may be skipped for a gradient that is not finite."""
 
 
-def gradient(z: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """The loss's values (G,) and the gradient of their sum by z: (N, 4, h, w). The results hold no graph."""
+HALF_SCALE = 2.0**16
+"""What a loss is multiplied by first where a float16 network takes part: float16 ends at 6e-8 and at 65504."""
+LEAST_SCALE = 2.0**-8
+SMALLER = 2.0**-4
+
+
+def loss_scale(*dtypes: torch.dtype) -> float:
+    """What to multiply a loss by whose gradient passes networks of these dtypes.
+
+    1 for float32, and for bfloat16, which has its exponents.
+    """
+    return HALF_SCALE if torch.float16 in dtypes else 1.0
+
+
+def gradient(z: Tensor, loss: Callable[[Tensor], Tensor], scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The loss's values (G,) and the gradient of their sum by z: (N, 4, h, w). The results hold no graph.
+
+    scale: a power of two that the loss is multiplied by on its way back, and the gradient divided by.
+    """
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         values = loss(leaf)
-        (grad,) = torch.autograd.grad(values.sum(), leaf)
-    return values.detach(), grad
+        (grad,) = torch.autograd.grad(values.sum() * scale if scale != 1 else values.sum(), leaf)
+    return values.detach(), grad / scale if scale != 1 else grad
+
+
+def finite_gradient(
+    z: Tensor, loss: Callable[[Tensor], Tensor], scale: float
+) -> tuple[Tensor, Tensor, float]:
+    """`gradient` by the largest scale, from `scale` down, that leaves it finite, and that scale.
+
+    A pass that overflowed is made anew and not kept for this: keeping its graph would cost memory in every step. If no
+    scale will do, the gradient is as it is, and so is the scale. At 1 nothing is looked at.
+    """
+    values, grad = gradient(z, loss, scale)
+    if scale == 1:
+        return values, grad, scale
+    tried, found = scale, grad
+    while not bool(found.isfinite().all()):
+        tried *= SMALLER
+        if tried < LEAST_SCALE:
+            return values, grad, scale
+        values, found = gradient(z, loss, tried)
+    return values, found, tried
 
 
 def relative_step(grad: Tensor, length: float, joint: bool) -> Tensor:
@@ -47,12 +84,13 @@ class DomainSteer:
     """Moves latents towards a classifier's training domain within a window of the schedule.
 
     One object serves one batch: it keeps the loss's curve, a (G,) tensor for each guided step, and how many
-    image-steps were skipped because their gradient was not finite.
+    image-steps were skipped because their gradient was not finite. scale: see `gradient`; once lowered it stays so.
     """
 
-    def __init__(self, loss: Callable[[Tensor], Tensor], alignment: Alignment) -> None:
+    def __init__(self, loss: Callable[[Tensor], Tensor], alignment: Alignment, scale: float = 1.0) -> None:
         self.loss = loss
         self.alignment = alignment
+        self.scale = scale
         self.curve: list[Tensor] = []
         self.skipped = 0
         self.guided = 0
@@ -73,7 +111,7 @@ class DomainSteer:
     def _move(self, z: Tensor, step: Step) -> Tensor:
         if not self.acts_on(step):
             return z
-        values, grad = gradient(z, self.loss)
+        values, grad, self.scale = finite_gradient(z, self.loss, self.scale)
         self.curve.append(values)
         joint = self.alignment.statistics == "batch"
         finite = grad.isfinite().flatten(1).all(1)

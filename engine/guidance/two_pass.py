@@ -30,13 +30,15 @@ def two_pass(
     network: nn.Module,
     target: AlignmentTarget,
     micro_batch: int,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """L_BN over the batch, (1,), and its gradient by z: (B, ...), as `steer.gradient` gives both.
 
     forward: runs `network` once on what some rows of z stand for, as
     `lambda rows: classifier.logits(prior.decode(rows, clamp=False))` does. No row may depend on another in it, and a
     layer must read as many values of one row as of another. target: of `alignment_target(classifier, alignment)`.
-    micro_batch: the number of rows to hold a graph for; a batch that is no larger takes one pass.
+    micro_batch: the number of rows to hold a graph for; a batch that is no larger takes one pass. scale: as
+    `gradient` takes it.
     """
     if micro_batch < 1:
         raise ConfigError(f"micro_batch is {micro_batch}, expected at least 1: give a positive whole number.")
@@ -47,7 +49,7 @@ def two_pass(
             return alignment_loss(measured, target).reshape(1)
 
         if len(z) <= micro_batch:
-            return gradient(z, whole)
+            return gradient(z, whole, scale)
         merged = _merged(z, forward, measured, micro_batch)
         # A row stands for its values: moments are means, and the number of values in a row cancels.
         loss, coefficients = alignment_coefficients(merged, target, [len(z)] * len(merged))
@@ -56,7 +58,7 @@ def two_pass(
             forward(rows)
             return micro_batch_loss(coefficients, measured, [len(rows)] * len(measured))
 
-        gradients = [gradient(rows, part)[1] for rows in z.split(micro_batch)]
+        gradients = [gradient(rows, part, scale)[1] for rows in z.split(micro_batch)]
     return loss.reshape(1), torch.cat(gradients)
 
 

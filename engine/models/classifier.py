@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.errors import ConfigError, ModelError
 from engine.models.frozen import fingerprint, freeze
@@ -27,7 +28,8 @@ class Classifier:
     """The frozen parts of one classifier of K classes.
 
     stored: the running moments of its BatchNorm layers in call order. norm_layers: these layers; a layer that one pass
-    runs twice stands in both twice. fingerprint: tells it from others in manifests and token files.
+    runs twice stands in both twice. dtype: of the network but for its BatchNorm layers. fingerprint: tells it
+    from others in manifests and token files.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Classifier:
     labels: tuple[str, ...]
     norm_layers: tuple[nn.Module, ...]
     stored: tuple[Moments, ...]
+    dtype: torch.dtype = torch.float32
 
     @property
     def input_px(self) -> int:
@@ -47,15 +50,24 @@ class Classifier:
     def device(self) -> torch.device:
         return self.stored[0].mean.device
 
+    def describe(self) -> dict[str, str]:
+        """What images depend on, as JSON values."""
+        return {"name": self.name, "fingerprint": self.fingerprint, "dtype": str(self.dtype)}
+
     def logits(self, images: Tensor) -> Tensor:
         """images (N, 3, H, W) in [0, 1], any size -> logits (N, K), float32. Differentiable."""
-        return _logits(self.module, self.preprocess(images.float()))
+        return _logits(self.module, self.preprocess(images.float()).to(self.dtype)).float()
 
 
 def frozen_classifier(
-    name: str, module: nn.Module, preprocess: Preprocess, labels: Sequence[str] | None, device: torch.device
+    name: str,
+    module: nn.Module,
+    preprocess: Preprocess,
+    labels: Sequence[str] | None,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Classifier:
-    """Freeze a network (in place) and find its BatchNorm layers by one dry run.
+    """Freeze a network (in place) and find its BatchNorm layers by one dry run in float32.
 
     Raises ModelError where it has no usable BatchNorm statistics, ConfigError where the labels do not fit its outputs.
     """
@@ -64,15 +76,30 @@ def frozen_classifier(
     example = preprocess(torch.zeros(1, 3, *preprocess.crop, device=device))
     layers = norm_calls(module, lambda: outputs.append(_logits(module, example)), name)
     names = _checked(name, tuple(labels or ()), outputs[0].shape[1])
+    stored, mark = tuple(stored_moments(layer) for layer in layers), fingerprint([module], names, preprocess)
     return Classifier(
         name=name,
-        fingerprint=fingerprint([module], names, preprocess),
-        module=module,
+        fingerprint=mark,
+        module=convert(module, dtype),
         preprocess=preprocess,
         labels=names,
         norm_layers=layers,
-        stored=tuple(stored_moments(layer) for layer in layers),
+        stored=stored,
+        dtype=dtype,
     )
+
+
+def convert(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The network in another dtype (in place), without torch's BatchNorm layers, which read any.
+
+    Their running variances may leave float16's range.
+    """
+    for part in module.modules():
+        if not isinstance(part, _BatchNorm):
+            for value in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+                if value.is_floating_point():
+                    value.data = value.data.to(dtype)
+    return module
 
 
 def _logits(module: nn.Module, pixels: Tensor) -> Tensor:

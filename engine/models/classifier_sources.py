@@ -14,7 +14,7 @@ from engine.errors import ConfigError, ModelError, brief
 from engine.models.architectures import ARCHITECTURES
 from engine.models.checkpoints import load_architecture
 from engine.models.classifier import Classifier, Source, frozen_classifier
-from engine.models.frozen import default_device
+from engine.models.frozen import default_device, named_dtype
 from engine.models.hub_classifiers import from_timm, from_torchvision, from_transformers
 from engine.models.preprocess import Preprocess
 
@@ -32,13 +32,15 @@ def load_classifier(
     labels: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
     device: str | torch.device | None = None,
+    dtype: torch.dtype | str = torch.float32,
 ) -> Classifier:
     """Load and freeze a classifier.
 
     source: 'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', a folder written by
     `save_classifier`, a checkpoint file (with `architecture`), or an nn.Module, of which a copy is frozen. labels and
-    preprocess: as the model's own config says, unless given; files and modules need labels. Raises ModelError where the
-    source is unknown, unreachable, unsafe or has no BatchNorm statistics, ConfigError where the labels do not fit it.
+    preprocess: as the model's own config says, unless given; files and modules need labels. dtype: of the network but
+    for its BatchNorm layers; 'auto' is float16 on a GPU and float32 on the CPU. Raises ModelError where the source is
+    unknown, unreachable, unsafe or has no BatchNorm statistics, ConfigError where the labels do not fit it.
     """
     if isinstance(source, nn.Module):
         name, found = type(source).__name__, Source(copy.deepcopy(source), None, None)
@@ -56,7 +58,10 @@ def load_classifier(
             f"labels of classifier {name!r} name {', '.join(map(repr, doubled))} more than once, expected "
             "distinct names: two classes could not be told apart. Rename one."
         )
-    return frozen_classifier(name, found.module, preprocess, labels or found.labels, default_device(device))
+    place_on = default_device(device)
+    return frozen_classifier(
+        name, found.module, preprocess, labels or found.labels, place_on, named_dtype(dtype, place_on)
+    )
 
 
 def save_classifier(

@@ -1,9 +1,22 @@
-"""From latents to pixels, through the full VAE or a tiny one."""
+"""From latents to pixels, through the full VAE or a tiny one, and at a smaller size where guidance needs no more."""
 
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from engine.config import CLASSIFIERS_PX, PRIORS_PX, Alignment
+from engine.errors import ConfigError
+from engine.models.decoder_stages import full_stages, sides, tiny_stages
+from engine.models.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from engine.models.prior import Prior
 
 Decoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 
@@ -14,10 +27,94 @@ def downscale(vae: Decoder) -> int:
 
 
 def decode(vae: Decoder, latents: Tensor, clamp: bool = True) -> Tensor:
-    """latents (N, 4, h, w), scaled to unit variance -> images (N, 3, H, W) in [0, 1].
+    """latents (N, 4, h, w), scaled to unit variance -> images (N, 3, H, W) in [0, 1], in the latents' dtype.
 
     The arithmetic is diffusers' pipeline's, so that equal latents give equal bits. Differentiable; `clamp=False` leaves
     out the last clamp, which would cut the gradient of every saturated pixel: images then stray a little from [0, 1].
     """
-    images = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0] * 0.5 + 0.5
+    scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+    images = vae.decode(scaled, return_dict=False)[0].to(latents.dtype) * 0.5 + 0.5
     return images.clamp(0, 1) if clamp else images
+
+
+@contextmanager
+def decoding_in_parts(vae: Decoder, slices: bool = False, tiles: bool = False) -> Iterator[None]:
+    """Inside the block `vae.decode` takes one image at a time and, of a full VAE, overlapping tiles.
+
+    Tiles are blended, and seen in the image a little. A tiny autoencoder takes none: they would assume 8 px a latent.
+    """
+    before = vae.use_slicing, vae.use_tiling
+    vae.use_slicing = vae.use_slicing or slices
+    vae.use_tiling = vae.use_tiling or (tiles and isinstance(vae, AutoencoderKL))
+    try:
+        yield
+    finally:
+        vae.use_slicing, vae.use_tiling = before
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GuidanceDecoder:
+    """latents (N, 4, h, w), scaled to unit variance -> images (N, 3, P, P) in about [0, 1], P = `px`.
+
+    Unclamped and differentiable. stages: what it runs, in order; None for the VAE's own `decode`. checkpoint: whether
+    backward computes a stage's activations anew, so that a pass holds those of one stage and every stage's input. A
+    classifier has no such switch: the pass that fuses its layers keeps their moments for the loss, and running a part
+    of it again in backward would measure twice, with layers that are fused no more. `two_pass` is what bounds it.
+    """
+
+    kind: Literal["full", "tiny"]
+    vae: Decoder
+    px: int
+    stages: tuple[Callable[[Tensor], Tensor], ...] | None
+    checkpoint: bool
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        if self.stages is None:
+            return decode(self.vae, latents, clamp=False)
+        x = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        for stage in self.stages:
+            if self.checkpoint and torch.is_grad_enabled():
+                x = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = stage(x)
+        return x.to(latents.dtype) * 0.5 + 0.5
+
+
+def guidance_decoder(
+    prior: "Prior", decoder: str = "auto", px: int | None = None, checkpoint: bool = False
+) -> GuidanceDecoder:
+    """The decoder through which guidance looks.
+
+    decoder: 'full', 'tiny', or 'auto': tiny where the prior has one. px: the least side of the image; the tiny decoder
+    gives the smallest of its sizes that is no less, the full VAE only its own. None: the prior's size. Nothing here or
+    in a call depends on values, so that fake tensors pass. Raises ConfigError where a tiny decoder is not there.
+    """
+    if decoder == "tiny" and prior.tiny is None:
+        raise ConfigError(
+            f"alignment.decoder is 'tiny' and prior {prior.name!r} has no tiny decoder, expected one: load it with "
+            "load_prior(..., tiny=<folder or hub id>) or --tiny-decoder (for Stable Diffusion 1.x and 2.x: "
+            "madebyollin/taesd), or choose 'auto' or 'full'."
+        )
+    side = prior.image_px
+    if prior.tiny is None or decoder == "full":
+        stages = None
+        if checkpoint:
+            stages = (
+                full_stages(prior.vae) if isinstance(prior.vae, AutoencoderKL) else tiny_stages(prior.vae)
+            )
+        return GuidanceDecoder(kind="full", vae=prior.vae, px=side, stages=stages, checkpoint=checkpoint)
+    wanted = side if px is None else min(px, side)
+    halvings = max(k for k, smaller in enumerate(sides(prior.tiny, side)) if smaller >= wanted)
+    stages = tiny_stages(prior.tiny, halvings) if checkpoint or halvings else None
+    return GuidanceDecoder(
+        kind="tiny", vae=prior.tiny, px=side >> halvings, stages=stages, checkpoint=checkpoint
+    )
+
+
+def decoder_of(
+    alignment: Alignment, prior: "Prior", preprocess: Preprocess, checkpoint: bool = False
+) -> GuidanceDecoder:
+    """The decoder that an alignment names, for a classifier with this preprocessing."""
+    named = {CLASSIFIERS_PX: preprocess.least_px, PRIORS_PX: None}
+    px = named.get(alignment.decode_px, alignment.decode_px)
+    return guidance_decoder(prior, alignment.decoder, px, checkpoint)

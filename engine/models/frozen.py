@@ -6,6 +6,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor, nn
 
+from engine.config import DTYPES
 from engine.errors import ConfigError
 
 PROBES = 16
@@ -27,6 +28,17 @@ def default_device(device: str | torch.device | None) -> torch.device:
             "choose 'cpu', or install the CUDA build of torch and NVIDIA's driver."
         )
     return chosen
+
+
+def named_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
+    """The dtype of a name in DTYPES; 'auto' is float16 on a GPU and float32 on the CPU. Raises ConfigError."""
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
+    if dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}: choose one of these.")
+    return getattr(torch, dtype)
 
 
 def freeze(module: nn.Module) -> nn.Module:

@@ -56,6 +56,14 @@ class Preprocess:
         }
         return cls(**values)
 
+    @property
+    def least_px(self) -> int | None:
+        """The side of the smallest square image of which nothing is lost.
+
+        None where a network reads pixels as they come: in another size of image it would see another part.
+        """
+        return max(self.resize) if isinstance(self.resize, tuple) else self.resize
+
     def __call__(self, images: Tensor) -> Tensor:
         """images (N, 3, H, W) in [0, 1], any size -> (N, 3, *crop), normalised."""
         images = _centre(self._resized(images), self.crop)

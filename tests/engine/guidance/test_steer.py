@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from engine.config import Alignment
 from engine.errors import GuidanceError
 from engine.guidance.losses import domain_loss
-from engine.guidance.steer import DomainSteer, Unguided, relative_step
+from engine.guidance.steer import (
+    HALF_SCALE,
+    LEAST_SCALE,
+    DomainSteer,
+    Unguided,
+    finite_gradient,
+    gradient,
+    loss_scale,
+    relative_step,
+)
 from engine.models import Preprocess, load_classifier
 from engine.sampling.ddim import sample
 from engine.types import Prediction, Step
@@ -164,3 +173,67 @@ def test_plain_sampling_changes_nothing() -> None:
     z = torch.randn(1, 4, 2, 2)
     assert Unguided().before(z, step()) is z
     assert Unguided().between(z, step()) is z
+
+
+class Half(nn.Module):
+    """A float16 convolution, seen as a loss: its mean, times `factor`, in float32."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1, bias=False).half().requires_grad_(False)
+        self.factor = factor
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.factor * self.conv(z.half()).float().square().mean((1, 2, 3))
+
+    def exact(self, z: Tensor) -> Tensor:
+        weight = self.conv.weight.double()
+        return self.factor * nn.functional.conv2d(z.double(), weight).square().mean((1, 2, 3))
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return nn.functional.cosine_similarity(a.double().flatten(), b.double().flatten(), 0).item()
+
+
+def test_a_gradient_too_small_for_float16_comes_through_by_a_scaled_loss() -> None:
+    torch.manual_seed(1)
+    z, loss = torch.randn(2, 4, 8, 8), Half(1e-6)
+    _, expected = gradient(z.double(), loss.exact)
+    assert gradient(z, loss)[1].abs().max() == 0
+    _, found, scale = finite_gradient(z, loss, loss_scale(torch.float32, torch.float16))
+    assert scale == HALF_SCALE
+    assert found.dtype == torch.float32
+    assert cosine(found, expected) > 0.99
+    torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.02 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("factor", [100.0, 1e7])
+def test_a_scale_that_overflows_is_lowered_and_stays_so(factor: float) -> None:
+    torch.manual_seed(1)
+    z, loss = torch.randn(2, 4, 8, 8), Half(factor)
+    _, expected = gradient(z.double(), loss.exact)
+    assert not gradient(z, loss, HALF_SCALE)[1].isfinite().all()
+    steer = DomainSteer(loss, Alignment(step="raw", statistics="image", scale=1.0), HALF_SCALE)
+    moved = steer.between(z, step())
+    assert steer.skipped == 0
+    assert LEAST_SCALE <= steer.scale < HALF_SCALE
+    assert cosine(z - moved, expected) > 0.99
+    before = steer.scale
+    steer.between(z, step())
+    assert steer.scale == before
+
+
+def test_a_gradient_that_no_scale_makes_finite_is_skipped_and_costs_no_scale() -> None:
+    steer = DomainSteer(lambda z: z.log().sum((1, 2, 3)), Alignment(statistics="image"), HALF_SCALE)
+    z = torch.zeros(2, 4, 4, 4)
+    assert torch.equal(steer.between(z, step()), z)
+    assert (steer.skipped, steer.scale) == (2, HALF_SCALE)
+
+
+def test_float32_and_bfloat16_are_left_as_they_are() -> None:
+    assert loss_scale(torch.float32, torch.bfloat16) == 1
+    z = torch.randn(3, 4, 4, 4)
+    assert torch.equal(finite_gradient(z, square, 1.0)[1], gradient(z, square)[1])
+    values, grad = gradient(z, square, 2.0**10)  # a power of two: nothing is rounded
+    assert torch.equal(grad, gradient(z, square)[1])
+    assert torch.equal(values, square(z))

@@ -1,5 +1,6 @@
 """Learning tokens from end to end on a tiny Stable Diffusion 2.1: files, interruption, and what is left alone."""
 
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +160,21 @@ def test_domain_weight_and_augmentation_reach_the_rows(classifier, tiny_prior):
     }  # fmt: skip
     for name in ("domain", "augmented", "steps"):
         assert not torch.allclose(rows[name], rows["plain"], atol=1e-4), name
+
+
+def test_a_float16_prior_learns_as_a_float32_one_does(classifier, tiny_prior, tiny_prior_folders):
+    """The classifier is made so flat that its gradient, unscaled, is below what float16 can hold."""
+    flat = copy.deepcopy(classifier)
+    flat.module[-1].weight.data *= 1e-4
+    start = initial_rows(tiny_prior, (0, 1), LABELS, "class name", 5)
+    settings = replace(LEARNING, epochs=1, gradient="drawn", steps=4, updates_per_trajectory=1)
+    half = load_prior(tiny_prior_folders["epsilon"], device="cpu", dtype="float16")
+    moves = [
+        learn_tokens(flat, prior, learning=settings, alignment=None, sampling=SAMPLING, seed=5).rows - start
+        for prior in (tiny_prior, half)
+    ]
+    same = (moves[0].sign() == moves[1].sign()).float().mean()
+    assert same > 0.9  # Adam's first step is the gradient's sign
 
 
 def test_the_table_tells_what_each_class_cost(tmp_path, classifier, tiny_prior):

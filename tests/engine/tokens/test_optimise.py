@@ -14,8 +14,8 @@ from engine.config import TokenLearning
 from engine.errors import GuidanceError
 from engine.models import Prior
 from engine.tokens.optimise import learn
+from engine.tokens.source import Seen
 from engine.tokens.state import Outcome, TokenState, initial_rows, learning_key
-from engine.tokens.trajectories import Seen
 from engine.types import ImageKey, image_rng
 
 CLASSES, WIDTH = 3, 5
@@ -53,7 +53,7 @@ class Rows:
 
     def __init__(self, state: TokenState, logits_of: LogitsOf, finished_of: LogitsOf | None = None) -> None:
         self.state, self.logits_of, self.finished_of = state, logits_of, finished_of or logits_of
-        self.with_tokens = True
+        self.with_tokens, self.scale = True, 1.0
         self.encoded: list[int] = []
         self.finished: list[list[ImageKey]] = []
         self.drawn: list[weakref.ref[Images]] = []

@@ -16,8 +16,9 @@ from engine.guidance.steer import DomainSteer, Unguided
 from engine.models import Prior
 from engine.sampling.ddim import sample
 from engine.sampling.noise import ImageNoise
+from engine.tokens.source import Seen
 from engine.tokens.table import TokenTable, attached
-from engine.tokens.trajectories import DRAWN_FROM, Seen, Trajectories, gradient_steps
+from engine.tokens.trajectories import DRAWN_FROM, Trajectories, gradient_steps
 from engine.types import ImageKey, Step
 
 CLASSES = 3

@@ -1,0 +1,96 @@
+"""Where tiny decoders come from, and which do not fit a prior."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderTiny
+
+from engine.errors import ModelError
+from engine.models import load_prior
+
+
+def save_tiny(folder: Path, levels: int = 4, **config: object) -> Path:
+    widths = {f"{part}_block_out_channels": (4,) * levels for part in ("encoder", "decoder")}
+    blocks = {f"num_{part}_blocks": (1,) * levels for part in ("encoder", "decoder")}
+    AutoencoderTiny(**widths, **blocks, **config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def source(tiny_prior_folders: dict[str, Path]) -> Path:
+    return tiny_prior_folders["epsilon"]
+
+
+def test_a_tiny_decoder_comes_from_its_folder_frozen(source: Path, tmp_path: Path) -> None:
+    prior = load_prior(source, tiny=save_tiny(tmp_path / "taesd"), device="cpu", dtype="bfloat16")
+    assert isinstance(prior.tiny, AutoencoderTiny)
+    assert prior.tiny.dtype == prior.dtype == torch.bfloat16
+    assert not prior.tiny.training
+    assert not any(weight.requires_grad for weight in prior.tiny.parameters())
+    assert (
+        prior.fingerprint == load_prior(source, device="cpu").fingerprint
+    )  # tokens learned before still fit
+    assert prior.describe()["tiny"] != load_prior(source, device="cpu").describe()["tiny"] is None
+
+
+def test_by_default_it_is_the_prior_s_own_vae_if_that_is_one(source: Path) -> None:
+    embedded = load_prior("embedded", device="cpu")
+    assert embedded.tiny is embedded.vae
+    assert load_prior("embedded", tiny="none", device="cpu").tiny is None
+    assert load_prior(source, device="cpu").tiny is None
+
+
+def test_latents_of_other_channels_are_refused(source: Path, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "taesd3", latent_channels=16)
+    with pytest.raises(
+        ModelError, match=r"reads latents of 16 channels and prior .* has 4, expected as many: .* take"
+    ):
+        load_prior(source, tiny=folder, device="cpu")
+
+
+def test_images_of_another_size_are_refused(source: Path, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "small", levels=3)
+    with pytest.raises(
+        ModelError, match=r"makes 4 px of a latent's side and the vae of prior .* 8, expected as many"
+    ):
+        load_prior(source, tiny=folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            r"lacks config.json in .*, expected config.json and",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text("{"),
+            r"cannot be read from .* fetch or save it again",
+        ),
+        (
+            lambda folder: (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"cut"),
+            r"cannot be read from .*, expected an AutoencoderTiny with",
+        ),
+    ],
+    ids=["no config", "broken config", "broken weights"],
+)
+def test_a_folder_that_is_damaged_is_named(
+    source: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    folder = save_tiny(tmp_path / "taesd")
+    damage(folder)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_prior(source, tiny=folder, device="cpu")
+    assert re.search(re.escape(str(folder)), str(caught.value))
+
+
+def test_an_unknown_name_is_answered_with_what_is_accepted(source: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"unknown tiny decoder 'quatsch', expected a local folder .* or 'none'"
+    ):
+        load_prior(source, tiny="quatsch", device="cpu")
+    with pytest.raises(ModelError, match="not in the hub's cache and the hub was not reached"):
+        load_prior(source, tiny="nobody/taesd", device="cpu", local_files_only=True)
