@@ -39,8 +39,8 @@ RECOGNISED = RESULT.with_name("worst_classes.json")
 def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int) -> list[str]:
     """The labels of the classes that the teacher recognises least in plain images; of equal ones, the first.
 
-    The plain images are the same whoever looks at them: they are drawn once, and what each teacher of the embedded
-    domains recognises is kept beside the results.
+    Plain images are the same whoever looks at them: a class's are drawn once for the teachers of all embedded domains,
+    and how many each of these recognises is kept beside the results.
     """
     asked = {
         "prior": prior.fingerprint,
@@ -49,26 +49,26 @@ def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int
         "sampling": asdict(Sampling()),
     }
     found = json.loads(RECOGNISED.read_text()) if RECOGNISED.exists() else {}
-    if found.get("settings") != asked or classifier.name not in found["recognised"]:
-        found = {"settings": asked, "recognised": recognised(prior, images)}
-        write_whole(RECOGNISED, json.dumps(found, indent=1).encode() + b"\n")
-    right = found["recognised"][classifier.name]
+    if found.get("settings") != asked:
+        found = {"settings": asked, "recognised": {}}
+    for label in classifier.labels:
+        if label not in found["recognised"]:
+            found["recognised"][label] = recognised(prior, label, images)
+            write_whole(RECOGNISED, json.dumps(found, indent=1).encode() + b"\n")
+    right = {label: found["recognised"][label][classifier.name] for label in classifier.labels}
     return sorted(sorted(right, key=right.__getitem__)[:number])
 
 
-def recognised(prior: Prior, images: int) -> dict[str, dict[str, int]]:
-    """How many of a class's plain images each embedded classifier recognises, by classifier and label."""
+def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
+    """How many of a class's plain images each embedded classifier recognises, by the classifier's name."""
     teachers = [load_classifier(f"embedded:{domain}", device=prior.device) for domain in load_judge().domains]
-    samples = list(generate(teachers[0], prior, None, images, alignment=None, seed=FINDING_SEED))
-    counts = {}
-    for teacher in teachers:
-        with torch.no_grad():
-            named = teacher.logits(torch.stack([sample.image for sample in samples])).argmax(1).tolist()
-        right = dict.fromkeys(teacher.labels, 0)
-        for sample, index in zip(samples, named, strict=True):
-            right[sample.label] += teacher.labels[index] == sample.label
-        counts[teacher.name] = right
-    return counts
+    samples = list(generate(teachers[0], prior, [label], images, alignment=None, seed=FINDING_SEED))
+    pixels = torch.stack([sample.image for sample in samples])
+    with torch.no_grad():
+        return {
+            teacher.name: int((teacher.logits(pixels).argmax(1) == teacher.labels.index(label)).sum())
+            for teacher in teachers
+        }
 
 
 def main() -> None:
