@@ -144,11 +144,12 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             lambda e: bar.advance(detail=f"{classifier.labels[e.class_index]}: {e.accuracy:.0%} recognised"),
         )  # fmt: skip
     rows = {classifier.labels[index]: asdict(training) for index, training in table.training.items()}
-    columns = ["class", "outcome", "epochs", "recognised", "loss"]
+    columns = ["class", "outcome", "epochs", "recognised", "loss", "UNet forward", "backward"]
     lines = [
-        [name, r["outcome"], str(r["epochs"]), f"{r['accuracy']:.0%}", f"{r['loss']:.2f}"]
+        [name, r["outcome"], str(r["epochs"]), f"{r['accuracy']:.0%}", f"{r['loss']:.2f}", str(r["unet_forward"]),
+         str(r["unet_backward"])]
         for name, r in rows.items()
-    ]
+    ]  # fmt: skip
     progress.table(f"Tokens in {chosen.out}", columns, lines)
     exported = export_textual_inversion(table, chosen.textual_inversion) if chosen.textual_inversion else {}
     return {

@@ -163,10 +163,13 @@ def test_importing_the_kernels_loads_nothing_else_of_ours():
     assert loaded & FOREIGN_TO_KERNELS == set()
 
 
-@pytest.mark.parametrize("package", ["ddis_kernels", "engine"])
-def test_optional_packages_load_only_when_used(package):
-    """Whatever torch itself brings along is not held against us, nor is triton: its decorators need it at once."""
-    assert (loaded_by(f"import {package}") - loaded_by("import torch")) & (OPTIONAL - {"triton"}) == set()
+@pytest.mark.parametrize(
+    ("package", "brought_along"),
+    [("ddis_kernels", "import torch"), ("engine", "import diffusers.quantizers")],
+)
+def test_optional_packages_load_only_when_used(package, brought_along):
+    """Not held against us: what torch or diffusers bring along (bitsandbytes), and triton, needed by its decorators."""
+    assert (loaded_by(f"import {package}") - loaded_by(brought_along)) & (OPTIONAL - {"triton"}) == set()
 
 
 def test_every_module_of_the_engine_imports_without_the_optional_packages():

@@ -29,7 +29,16 @@ from engine.errors import ConfigError, EngineError
         (lambda: TokenLearning(init="mean"), "init is 'mean', expected one of 'random', 'a', 'class name'"),
         (lambda: TokenLearning(learning_rate=0), "learning rate is 0"),
         (lambda: TokenLearning(target_accuracy=70), "target accuracy is 70, .* write 70 % as 0.7"),
-        (lambda: TokenLearning(epochs=0), "0 epochs of 20 images"),
+        (lambda: TokenLearning(epochs=0), "0 epochs of 12 images and 5 updates"),
+        (lambda: TokenLearning(updates_per_trajectory=0), "and 0 updates, expected at least 1 of each"),
+        (lambda: TokenLearning(steps=-1), "has -1 sampler steps, expected a whole number >= 0"),
+        (
+            lambda: TokenLearning(gradient="last", updates_per_trajectory=4),
+            "4 updates for each trajectory with the gradient of the last step, expected 1",
+        ),
+        (lambda: TokenLearning(optimizer="sgd"), "optimizer is 'sgd', expected one of 'adam', 'adam8bit'"),
+        (lambda: TokenLearning(stop_on="loss"), "stop_on is 'loss', expected one of 'predicted', 'finished'"),
+        (lambda: TokenLearning(domain_weight=-0.1), "domain weight is -0.1, expected a finite number >= 0"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(make, message: str) -> None:
@@ -49,3 +58,5 @@ def test_the_papers_settings_are_the_papers() -> None:
     assert (sampling.steps, sampling.cfg, sampling.eta) == (30, 15.0, 0.0)
     assert (learning.learning_rate, learning.epochs, learning.images_per_epoch) == (0.005, 30, 20)
     assert (learning.target_accuracy, learning.gradient, learning.init) == (0.7, "last", "random")
+    assert (learning.steps, learning.updates_per_trajectory, learning.domain_weight) == (0, 1, 0.0)
+    assert (learning.optimizer, learning.augment) == ("adam", False)
