@@ -12,7 +12,7 @@ latents. Writes bench/results/decoders.json.
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean, median
@@ -23,7 +23,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.config import Alignment, Sampling
+from engine.config import Alignment
 from engine.evaluation.shares import shares
 from engine.files import write_whole
 from engine.guidance.losses import domain_loss
@@ -31,7 +31,7 @@ from engine.guidance.steer import gradient
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.decoder import GuidanceDecoder, guidance_decoder
 from engine.models.decoder_stages import tiny_stages
-from engine.models.embedded.judge import load_judge
+from engine.models.embedded.judge import Judge, load_judge
 from engine.outputs.run_record import versions
 from engine.pipelines.generate import Job, prepare, sample_group
 
@@ -85,12 +85,14 @@ def reading(classifier: Classifier, px: int) -> Classifier:
     return replace(classifier, preprocess=replace(classifier.preprocess, crop=(px, px), resize=(px, px)))
 
 
-def compared(job: Job, found: dict[str, GuidanceDecoder]) -> dict[str, dict[str, list[float]]]:
-    """Of each way: the gradient's cosine to the full-size one, the loss over its, the image's rms error, by step."""
-    keys = job.groups()[0]
-    latents: dict[int, Tensor] = {}
-    sample_group(job, keys, lambda step, clean: latents.update({step.index: clean}))
-    classes = torch.tensor([key.class_index for key in keys])
+def compared(
+    job: Job, latents: dict[int, Tensor], found: dict[str, GuidanceDecoder]
+) -> dict[str, dict[str, list[float]]]:
+    """Of each way: the gradient's cosine to the full-size one, the loss over its, the image's rms error, by step.
+
+    latents: the clean ones that the steps of the job's first group predicted.
+    """
+    classes = torch.tensor([key.class_index for key in job.groups()[0]])
     loss = domain_loss(job.classifier, Alignment(), classes=classes)
     rows: dict[str, dict[str, list[float]]] = {}
     for step in STEPS:
@@ -149,26 +151,25 @@ class SizedUNet:
         self.config = type("Config", (), {**unet.config, "sample_size": side})
 
 
-def generated(
-    prior: Prior, domains: Sequence[str], images: int, found: dict[str, GuidanceDecoder]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Shares of the images that each way guides, by way and domain."""
-    judge = load_judge()
-    cells: dict[str, dict[str, dict[str, float]]] = {}
-    for name in (*GENERATED, "no guidance"):
-        for domain in domains:
-            classifier = reading(
-                load_classifier(f"embedded:{domain}", device=prior.device), prior.image_px // 2
-            )
-            alignment = None if name == "no guidance" else Alignment()
-            job = prepare(classifier, prior, None, images, alignment=alignment, seed=FIRST_SEED)
-            job = replace(job, decoder=found.get(name))
-            start = time.perf_counter()
-            made = [sample for group in job.groups() for sample in sample_group(job, group)]
-            seconds = round(time.perf_counter() - start, 1)
-            cells.setdefault(name, {})[domain] = asdict(shares(made, judge, domain)) | {"seconds": seconds}
-            print(name, domain, cells[name][domain], flush=True)
-    return cells
+def generated(job: Job, judge: Judge, domain: str) -> tuple[dict[str, float], dict[int, Tensor]]:
+    """Shares of a job's images, and the clean latents that the steps of its first group predict."""
+    latents: dict[int, Tensor] = {}
+    start = time.perf_counter()
+    first, *others = job.groups()
+    made = sample_group(job, first, lambda step, clean: latents.update({step.index: clean}))
+    made += [sample for group in others for sample in sample_group(job, group)]
+    return asdict(shares(made, judge, domain)) | {"seconds": round(time.perf_counter() - start, 1)}, latents
+
+
+def summary(per_domain: list[dict[str, list[float]]]) -> dict[str, object]:
+    """Means over domains and steps of what `compared` found of one way."""
+    means = {
+        f"mean_{measure}": round(mean(x for domain in per_domain for x in domain[measure]), 4)
+        for measure in ("cosine", "loss_ratio", "rms_error")
+    }
+    by_step = [round(mean(values), 4) for values in zip(*(d["cosine"] for d in per_domain), strict=True)]
+    least = min(x for domain in per_domain for x in domain["cosine"])
+    return {**means, "least_cosine": round(least, 4), "mean_cosine_by_step": by_step}
 
 
 def main() -> None:
@@ -177,44 +178,43 @@ def main() -> None:
     parser.add_argument("--domains", nargs="+", default=["photo", "art_painting", "cartoon", "sketch"])
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
-    prior = load_prior("embedded", device="cpu")
+    prior, judge = load_prior("embedded", device="cpu"), load_judge()
     found = ways(prior)
-    per_domain = {}
+    cells: dict[str, dict[str, dict[str, float]]] = {}
+    per_way: dict[str, list[dict[str, list[float]]]] = {}
     for domain in chosen.domains:
         classifier = reading(load_classifier(f"embedded:{domain}", device="cpu"), prior.image_px // 2)
-        job = prepare(classifier, prior, None, 4, sampling=Sampling(), seed=FIRST_SEED)
-        per_domain[domain] = compared(replace(job, decoder=found[REFERENCE]), found)
+        for name in (*GENERATED, "no guidance"):
+            alignment = Alignment() if name in found else None
+            job = prepare(classifier, prior, None, chosen.images, alignment=alignment, seed=FIRST_SEED)
+            job = replace(job, decoder=found.get(name))
+            cells.setdefault(name, {})[domain], latents = generated(job, judge, domain)
+            print(domain, name, cells[name][domain], flush=True)
+            if name == REFERENCE:
+                for way, row in compared(job, latents, found).items():
+                    per_way.setdefault(way, []).append(row)
     latents = torch.randn(28, *prior.latent_shape)
     ms, counted = times_ms(found, latents), {name: flops(way, latents) for name, way in found.items()}
     rows = {
-        name: {
-            **{
-                f"mean_{measure}": round(mean(x for d in per_domain.values() for x in d[name][measure]), 4)
-                for measure in ("cosine", "loss_ratio", "rms_error")
-            },
-            "least_cosine": round(min(x for d in per_domain.values() for x in d[name]["cosine"]), 4),
-            "cosine_by_step": [
-                round(mean(d[name]["cosine"][number] for d in per_domain.values()), 4)
-                for number in range(len(STEPS))
-            ],
+        name: summary(per_way[name])
+        | {
             "flops": round(counted[name] / counted[REFERENCE], 4),
             "time": round(ms[name] / ms[REFERENCE], 3),
         }
         for name in found
     }
-    for name, row in rows.items():
-        print(name, row, flush=True)
     result = {
         "settings": {
             "prior": prior.fingerprint, "domains": chosen.domains, "steps": STEPS, "seed": FIRST_SEED,
             "images_per_class": chosen.images,
         },
         "ways": rows,
+        "generated": cells,
         "stable_diffusion_tflops": stable_diffusion_flops(prior),
-        "generated": generated(prior, chosen.domains, chosen.images, found),
         "environment": {"device": "cpu", "threads": torch.get_num_threads(), "versions": versions()},
     }  # fmt: skip
     write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+    print(json.dumps({"ways": rows, "stable_diffusion_tflops": result["stable_diffusion_tflops"]}, indent=1))
 
 
 if __name__ == "__main__":
