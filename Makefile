@@ -46,6 +46,7 @@ format: install-dev
 bench: install-dev
 	mkdir -p bench/results
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=bench/results/benchmarks.json
+	$(BIN)/python bench/sweep.py
 
 bench-smoke: install-dev
 	$(if $(BENCHES),$(BIN)/python -m pytest bench --benchmark-disable,@echo "no benchmarks")
@@ -85,5 +86,6 @@ test-timm: $(TIMM)/.installed-timm
 
 $(TIMM)/.installed-timm: $(SOURCES)
 	$(MAKE) VENV=$(TIMM) install-dev
-	$(TIMM)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt torchvision timm $(INDEX)
+	$(TIMM)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt torchvision timm \
+	  torch-fidelity $(INDEX)
 	touch $@

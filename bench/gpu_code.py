@@ -19,6 +19,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 
 import triton
 from ddis_kernels import _triton_moments as kernels
+from ddis_kernels._triton_tiles import Tile, backward_tiles, measure_tiles
 from ddis_kernels.alignment_coefficients import _alignment_kernel
 from ddis_kernels.merge_moments import _merge_kernel
 from triton.backends.compiler import GPUTarget
@@ -55,42 +56,55 @@ class Code(NamedTuple):
     tile_bits_per_thread: int
 
 
-def measure_case(element: str, c: int, s: int, interleaved: bool, act: str, parts: int) -> Case:
-    rows = 16 * s
-    block, block_c, warps = kernels.measure_tile(rows, c, interleaved, TYPES[element])
+def measure_cases(element: str, c: int, s: int, interleaved: bool, act: str, parts: int) -> list[Case]:
+    """The forward kernel with each tile that may be chosen."""
     layout = "channels_last" if interleaved else "contiguous"
     pointers = dict.fromkeys(("x_ptr", "y_ptr"), f"*{element}")
     pointers |= dict.fromkeys(("scale_ptr", "shift_ptr", "mean_ptr", "var_ptr", "parts_ptr"), "*fp32")
-    constants = {
-        "C": c, "S": s, "INTERLEAVED": interleaved, "ACT": kernels.ACTIVATIONS[act],
-        "BLOCK": block, "BLOCK_C": block_c, "MAX_PARTS": parts,
-    }  # fmt: skip
-    arguments = {**pointers, "done_ptr": "*i32", "ROWS": "i32", "PARTS": "i32", **constants}
-    return Case(f"forward {act} {element} {layout} C={c} S={s}", kernels._measure_kernel, arguments, warps)
+    found = []
+    for tile in measure_tiles(16 * s, c, interleaved, TYPES[element]):
+        constants = {
+            "C": c, "S": s, "INTERLEAVED": interleaved, "ACT": kernels.ACTIVATIONS[act],
+            "BLOCK": tile.rows, "BLOCK_C": tile.columns, "MAX_PARTS": parts,
+        }  # fmt: skip
+        arguments = {**pointers, "done_ptr": "*i32", "ROWS": "i32", "PARTS": "i32", **constants}
+        name = f"forward {act} {element} {layout} C={c} S={s} {_said(tile)}"
+        found.append(Case(name, kernels._measure_kernel, arguments, tile.warps))
+    return found
 
 
-def backward_case(element: str, c: int, s: int, interleaved: bool, act: str) -> Case:
-    wide, block = kernels.backward_tile(c if interleaved else s)
+def backward_cases(element: str, c: int, s: int, interleaved: bool, act: str) -> list[Case]:
+    """The backward kernel with each tile that may be chosen."""
     layout = "channels_last" if interleaved else "contiguous"
     pointers = dict.fromkeys(("x_ptr", "gy_ptr", "gx_ptr"), f"*{element}")
     pointers |= dict.fromkeys(("scale_ptr", "shift_ptr", "offset_ptr", "slope_ptr", "mean_ptr"), "*fp32")
-    constants = {
-        "C": c, "S": s, "INTERLEAVED": interleaved, "PER_IMAGE": False,
-        "ACT": kernels.ACTIVATIONS[act] if act != "measure" else 0, "BLOCK": block, "WIDE": wide,
-    }  # fmt: skip
-    arguments = {**pointers, "ROWS": "i32", **constants}
-    return Case(f"backward {act} {element} {layout} C={c} S={s}", kernels._backward_kernel, arguments)
+    found = []
+    for tile in backward_tiles(c if interleaved else s, TYPES[element]):
+        constants = {
+            "C": c, "S": s, "INTERLEAVED": interleaved, "PER_IMAGE": False,
+            "ACT": kernels.ACTIVATIONS[act] if act != "measure" else 0, "BLOCK": tile.rows, "WIDE": tile.columns,
+        }  # fmt: skip
+        name = f"backward {act} {element} {layout} C={c} S={s} {_said(tile)}"
+        found.append(
+            Case(name, kernels._backward_kernel, {**pointers, "ROWS": "i32", **constants}, tile.warps)
+        )
+    return found
+
+
+def _said(tile: Tile) -> str:
+    return f"{tile.rows}x{tile.columns}/{tile.warps}"
 
 
 def cases(few: bool) -> list[Case]:
     found = []
     for element in ("fp16",) if few else TYPES:
         for interleaved in (False, True):
-            for act in ("measure", "relu") if few else ("measure", "relu", "silu"):
-                found.append(measure_case(element, 64, 3136, interleaved, act, parts=8))
-                found.append(backward_case(element, 64, 3136, interleaved, act))
-    found.append(measure_case("fp32", 512, 49, False, "relu", parts=1))
-    found.append(backward_case("fp32", 512, 49, False, "relu"))
+            for act in ("silu", "measure") if few else ("silu", "relu", "measure"):
+                shape = element, 256, 3136, interleaved, act
+                tiles = 1 if few and act == "measure" else None  # silu needs the most registers
+                found += measure_cases(*shape, kernels.MOST_PARTS)[:tiles] + backward_cases(*shape)[:tiles]
+    found.append(measure_cases("fp32", 512, 49, False, "relu", parts=1)[0])
+    found.append(backward_cases("fp32", 512, 49, False, "relu")[0])
     table = {
         "table_ptr": "*i64",
         "mean_ptr": "*fp32",

@@ -3,24 +3,32 @@
     python bench/gpu_suite.py               writes bench/results/kernels_cuda.json and .md
     python bench/gpu_suite.py --quick       the headline shapes only
 
-Checks every op in every dtype and layout against float64 and stops if one is wrong; measures copy bandwidth; then runs
-bench/sweep.py on the GPU, with a whole network, and compiles the kernels for four architectures (bench/gpu_code.py).
+Checks every op against float64, in every dtype and layout, with every tile that may be chosen, and stops if one is
+wrong; measures copy bandwidth; then runs bench/sweep.py on the GPU, with a whole network, and compiles the kernels for
+four architectures (bench/gpu_code.py).
 """
 
 import argparse
 import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from ddis_kernels import (
+    AlignmentTarget,
+    Moments,
+    _triton_tiles,
+    alignment_loss,
     bn_act_moments,
     bn_act_moments_reference,
+    channel_moments,
     channel_moments_grouped,
     channel_moments_reference,
+    merge_moments,
+    merge_moments_reference,
 )
-from sweep import LAYOUTS, RESULTS, run
+from ddis_kernels.alignment_coefficients import alignment_loss_reference
+from sweep import LAYOUTS, RESULTS, compiled_code, run
 from tables import kernels_table
 from timing import best_us
 
@@ -33,7 +41,14 @@ CHECKED = [
     (2, 3, 129, 127),
     (32, 24, 56, 56),
 ]
+EVERY_TILE = [(2, 33, 14, 14), (16, 64, 56, 56)]
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+NEAR_ZERO = 1e-3
+"""ReLU's gradient is not compared where rounding may decide on which side of zero its argument is."""
+READS_AND_WRITES = {"channel_moments": 1, "bn_none_moments": 5, "bn_relu_moments": 5}
+"""How many times an op, with its gradient if it has one here, moves the bytes of its input."""
+LARGE_NBYTES = 100e6
+"""More than a GPU's cache holds."""
 
 
 def relative_error(got: torch.Tensor, exact: torch.Tensor) -> float:
@@ -41,41 +56,103 @@ def relative_error(got: torch.Tensor, exact: torch.Tensor) -> float:
     return ((got.double() - exact).abs().max() / exact.abs().max().clamp(min=1e-12)).item()
 
 
-def outputs(op, x: torch.Tensor, activation: str, per_image: bool) -> list[torch.Tensor]:
-    """y, mean, var and the gradient of their weighted sum, the same weights for every dtype."""
-    generator = torch.Generator("cuda").manual_seed(1)
-    leaf = x.detach().requires_grad_()
-    k, b = (torch.randn(x.shape[1], generator=generator, device="cuda") for _ in range(2))
-    values = op(leaf, k, b, activation, per_image)
-    weights = [
-        torch.randn(v.shape, generator=generator, device="cuda").to(x.dtype).to(v.dtype) for v in values
-    ]
-    (gx,) = torch.autograd.grad(list(values), leaf, weights)
+def gradients(op, leaf: torch.Tensor, *arguments: object) -> list[torch.Tensor]:
+    """What op gives, and the gradient of its weighted sum by leaf, the same weights for every dtype."""
+    generator = torch.Generator(leaf.device).manual_seed(1)
+    leaf = leaf.detach().requires_grad_()
+    values = op(leaf, *arguments)
+    half = [torch.randn(v.shape, generator=generator, device=leaf.device).bfloat16() for v in values]
+    (gx,) = torch.autograd.grad(
+        list(values), leaf, [w.to(v.dtype) for w, v in zip(half, values, strict=True)]
+    )
     return [*(v.detach() for v in values), gx]
 
 
-def check() -> dict[str, float]:
+def layer_error(x: torch.Tensor, activation: str, per_image: bool) -> float:
+    """Worst relative error of `bn_act_moments` and `channel_moments`, with their gradients, against float64."""
+    k, b = (torch.randn(x.shape[1], device=x.device) for _ in range(2))
+    got = gradients(bn_act_moments, x, k, b, activation, per_image)
+    exact = gradients(bn_act_moments_reference, x.double(), k, b, activation, per_image)
+    if activation == "relu":
+        over_channels = (1, -1, *[1] * (x.dim() - 2))
+        z = x.double() * k.double().view(over_channels) + b.double().view(over_channels)
+        got[-1] = torch.where(z.abs() < NEAR_ZERO, exact[-1], got[-1].double())
+    got += gradients(channel_moments, x, per_image)
+    exact += gradients(channel_moments_reference, x.double(), per_image)
+    return max(relative_error(g, e) for g, e in zip(got, exact, strict=True))
+
+
+@contextmanager
+def tile_number(number: int) -> Iterator[None]:
+    """Launch every kernel with that one of its candidates, or the last."""
+    before = _triton_tiles.choose_tile
+    _triton_tiles.choose_tile = lambda kind, x, tiles, launch: tiles[min(number, len(tiles) - 1)]
+    try:
+        yield
+    finally:
+        _triton_tiles.choose_tile = before
+
+
+def check(
+    device: str, shapes: Sequence[tuple[int, ...]], every_tile: Sequence[tuple[int, ...]]
+) -> dict[str, float]:
     """Worst relative error of each dtype; raises SystemExit at the first that is too large."""
-    worst = {}
+    worst: dict[str, float] = {}
+    cases = [(shape, None) for shape in shapes] + [(shape, n) for shape in every_tile for n in range(4)]
     for dtype, allowed in TOLERANCE.items():
-        for shape in CHECKED:
+        for shape, tile in cases:
             for layout, memory_format in LAYOUTS.items():
                 for activation, per_image in (("none", False), ("relu", False), ("silu", True)):
-                    x = (torch.randn(shape, device="cuda") + 1).to(dtype).to(memory_format=memory_format)
-                    got = outputs(bn_act_moments, x, activation, per_image)
-                    # With ReLU a value near zero may fall on either side: the reference then runs in float32.
-                    wide = x.float() if activation == "relu" else x.double()
-                    exact = outputs(bn_act_moments_reference, wide, activation, per_image)
-                    error = max(relative_error(g, e.double()) for g, e in zip(got, exact, strict=True))
+                    x = (torch.randn(shape, device=device) + 1).to(dtype).to(memory_format=memory_format)
+                    if tile is None:
+                        error = layer_error(x, activation, per_image)
+                    else:
+                        with tile_number(tile):
+                            error = layer_error(x, activation, per_image)
                     worst[str(dtype)] = max(worst.get(str(dtype), 0.0), error)
                     if not error <= allowed:
                         raise SystemExit(
-                            f"wrong: {shape} {dtype} {layout} {activation}: error {error:.1e} > {allowed:.0e}"
+                            f"wrong: {shape} {dtype} {layout} {activation} tile {tile}: "
+                            f"error {error:.1e} > {allowed:.0e}"
                         )
-    xs = [torch.randn(shape, device="cuda") for shape in CHECKED]
-    for got, x in zip(channel_moments_grouped(xs), xs, strict=True):
-        torch.testing.assert_close(tuple(got), tuple(channel_moments_reference(x)), rtol=1e-5, atol=1e-5)
     return worst
+
+
+def check_small_ops(device: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    """The grouped launch, merging and the loss against plain torch; raises AssertionError where they differ."""
+    for dtype in TOLERANCE:
+        for memory_format in LAYOUTS.values():
+            xs = [
+                torch.randn(shape, device=device).to(dtype).to(memory_format=memory_format)
+                for shape in shapes
+            ]
+            measured = channel_moments_grouped(xs)
+            for got, x in zip(measured, xs, strict=True):
+                expected = channel_moments_reference(x)
+                torch.testing.assert_close(tuple(got), tuple(expected), rtol=1e-4, atol=1e-5)
+                merged = merge_moments(got, Moments(got.mean + 1, got.var), 3, 5)
+                expected = merge_moments_reference(got, Moments(got.mean + 1, got.var), 3, 5)
+                torch.testing.assert_close(tuple(merged), tuple(expected), rtol=1e-4, atol=1e-5)
+    stored = [Moments(m.mean + 0.5, m.var * 2 + 0.1) for m in measured]
+    for norm in ("l2", "l2_squared"):
+        target = AlignmentTarget.of(stored, norm=norm)
+        flat = [torch.cat([getattr(m, part) for m in measured])[None] for part in ("mean", "var")]
+        arguments = target.mean, target.var, target.weights, target.splits, target.squared
+        expected_loss = alignment_loss_reference(*flat, *arguments)[0]
+        torch.testing.assert_close(alignment_loss(measured, target), expected_loss, rtol=1e-4, atol=1e-5)
+
+
+def shares_of_copy(rows: list[dict], copy: float) -> dict[str, float]:
+    """Bandwidth of each op at large shapes, over that of a copy: at most about 1."""
+    shares = {}
+    for row in rows:
+        size = {"float32": 4, "float16": 2}[row["dtype"]]
+        nbytes = size * torch.Size(row["shape"]).numel()
+        if nbytes > LARGE_NBYTES:
+            name = f"{row['op']} {tuple(row['shape'])} {row['dtype']} {row['layout']}"
+            gb_per_s = READS_AND_WRITES[row["op"]] * nbytes / row["us"]["ours"] / 1e3
+            shares[name] = round(gb_per_s / copy, 3)
+    return shares
 
 
 def copy_gb_per_s(nbytes: int = 1 << 30) -> float:
@@ -90,14 +167,14 @@ def main(quick: bool) -> None:
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device here, so GPU speed is not measured: run this on a CUDA machine.")
     torch.manual_seed(0)
-    result = {"worst_relative_error": check(), "copy_gb_per_s": round(copy_gb_per_s(), 1)}
+    check_small_ops("cuda", CHECKED)
+    worst, copy = check("cuda", CHECKED, EVERY_TILE), copy_gb_per_s()
+    result = {"worst_relative_error": worst, "copy_gb_per_s": round(copy, 1)}
     print(result, flush=True)
     result |= run("cuda", quick, 0.4)
-    script = Path(__file__).with_name("gpu_code.py")
-    codes = subprocess.run(
-        [sys.executable, script, "--json"], capture_output=True, text=True, check=True
-    ).stdout
-    result["code"] = json.loads(codes)
+    result["share_of_copy"] = shares_of_copy(result["rows"], copy)
+    result["tiles"] = {str(kind): tuple(tile) for kind, tile in _triton_tiles.choose_tile.chosen.items()}
+    result["code"] = compiled_code()
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "kernels_cuda.json").write_text(json.dumps(result, indent=1) + "\n")
     (RESULTS / "kernels_cuda.md").write_text(kernels_table(result))

@@ -12,7 +12,10 @@ it would be first on the path, and transformers imports what is called `kernels`
 import argparse
 import json
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -24,11 +27,13 @@ from timing import best_us, peak_bytes
 
 RESULTS = Path(__file__).parent / "results"
 HEADLINE = [(16, 64, 56), (16, 512, 7)]
+LARGE = [(64, 64, 112)]
+"""On a GPU, whose cache holds the others: 103 MB in float16."""
 
 
-def sweep(quick: bool) -> Iterator[tuple[str, tuple[int, int, int]]]:
+def sweep(quick: bool, device: str) -> Iterator[tuple[str, tuple[int, int, int]]]:
     """(network, (N, C, side)) of every case; the headline shapes first."""
-    yield from (("headline", shape) for shape in HEADLINE)
+    yield from (("headline", shape) for shape in HEADLINE + (LARGE if device == "cuda" else []))
     if not quick:
         for network, shapes in SHAPES.items():
             yield from ((network, (n, c, side)) for c, side in shapes for n in (1, 8, 32))
@@ -71,9 +76,17 @@ def measured(
     }  # fmt: skip
 
 
+def compiled_code() -> list[dict] | None:
+    """What bench/gpu_code.py finds, in a process of its own; None without Triton."""
+    if find_spec("triton") is None:
+        return None
+    command = [sys.executable, Path(__file__).with_name("gpu_code.py"), "--json"]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
 def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
     rows = []
-    for network, shape in sweep(quick):
+    for network, shape in sweep(quick, device):
         headline = network == "headline"
         ops = (
             ("channel_moments", "bn_none_moments", "bn_relu_moments")
@@ -105,6 +118,7 @@ if __name__ == "__main__":
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     result = run(options.device, options.quick, options.budget_s)
+    result["code"] = compiled_code()
     stem = "kernels" if options.device == "cpu" else "kernels_cuda"
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")

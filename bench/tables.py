@@ -58,8 +58,41 @@ def kernels_table(result: dict) -> str:
         "## Whole networks: L_BN + gradient by the image; `plain` is without L_BN\n",
         networks_table(result),
         "",
+        "## On a GPU\n",
+        gpu_table(result),
+        "",
+        "## The Triton kernels, compiled ahead of time\n",
+        code_table(result.get("code")),
+        "",
     ]
     return "\n".join(parts)
+
+
+def gpu_table(result: dict) -> str:
+    """What bench/gpu_suite.py adds: bandwidth at large shapes over that of a copy."""
+    if "copy_gb_per_s" not in result:
+        return "Not measured here: `python bench/gpu_suite.py` does, on a CUDA machine."
+    lines = [f"A copy moves {result['copy_gb_per_s']:.0f} GB/s.\n", "| op | share of it |", "|---|---|"]
+    return "\n".join(
+        [*lines, *(f"| {name} | {share:.2f} |" for name, share in result["share_of_copy"].items())]
+    )
+
+
+def code_table(codes: list[dict] | None) -> str:
+    """bench/gpu_code.py: registers of each kernel with each tile (rows x columns / warps), by architecture."""
+    if not codes:
+        return "Not measured: Triton is not installed."
+    architectures = list(dict.fromkeys(code["architecture"] for code in codes))
+    rows = []
+    for case in dict.fromkeys(code["case"] for code in codes):
+        found = [code for code in codes if code["case"] == case]
+        spilled = max(code["stack"] + code["local"] for code in found)
+        widest = (min(max(map(int, code[what]), default=0) for code in found) for what in ("loads", "stores"))
+        registers = (str(code["registers"]) for code in found)
+        rows.append(f"| {case} | {' | '.join(registers)} | {spilled} | {' | '.join(map(str, widest))} |")
+    names = " | ".join(f"registers, sm_{architecture}" for architecture in architectures)
+    header = f"| kernel | {names} | spilled bytes | widest load, bits | widest store, bits |"
+    return "\n".join([header, "|---" * (len(architectures) + 4) + "|", *rows])
 
 
 def networks_table(result: dict) -> str:

@@ -3,7 +3,8 @@
 python bench/tokens.py [--worst 2] [--images 16] [--seeds 3]
 
 The worst classes are found on plain images of one seed, the accuracies counted on others, so that a class that did
-badly by chance does not rise by itself. The tokens are those that ship with the embedded models.
+badly by chance does not rise by itself. The tokens are those that ship with the embedded models:
+bench/learn_shipped_tokens.py learns them.
 """
 
 import argparse
@@ -32,14 +33,42 @@ METHODS = {
     "both": (True, Alignment()),
 }
 RESULT = Path(__file__).parent / "results" / "tokens.json"
+RECOGNISED = RESULT.with_name("worst_classes.json")
 
 
 def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int) -> list[str]:
-    """The labels of the classes that the teacher recognises least in plain images; of equal ones, the first."""
-    right = dict.fromkeys(classifier.labels, 0)
-    for sample in generate(classifier, prior, None, images, alignment=None, seed=FINDING_SEED):
-        right[sample.label] += int(sample.logits.argmax()) == sample.key.class_index
+    """The labels of the classes that the teacher recognises least in plain images; of equal ones, the first.
+
+    Plain images are the same whoever looks at them: a class's are drawn once for the teachers of all embedded domains,
+    and how many each of these recognises is kept beside the results.
+    """
+    asked = {
+        "prior": prior.fingerprint,
+        "images": images,
+        "seed": FINDING_SEED,
+        "sampling": asdict(Sampling()),
+    }
+    found = json.loads(RECOGNISED.read_text()) if RECOGNISED.exists() else {}
+    if found.get("settings") != asked:
+        found = {"settings": asked, "recognised": {}}
+    for label in classifier.labels:
+        if label not in found["recognised"]:
+            found["recognised"][label] = recognised(prior, label, images)
+            write_whole(RECOGNISED, json.dumps(found, indent=1).encode() + b"\n")
+    right = {label: found["recognised"][label][classifier.name] for label in classifier.labels}
     return sorted(sorted(right, key=right.__getitem__)[:number])
+
+
+def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
+    """How many of a class's plain images each embedded classifier recognises, by the classifier's name."""
+    teachers = [load_classifier(f"embedded:{domain}", device=prior.device) for domain in load_judge().domains]
+    samples = list(generate(teachers[0], prior, [label], images, alignment=None, seed=FINDING_SEED))
+    pixels = torch.stack([sample.image for sample in samples])
+    with torch.no_grad():
+        return {
+            teacher.name: int((teacher.logits(pixels).argmax(1) == teacher.labels.index(label)).sum())
+            for teacher in teachers
+        }
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Data-free image synthesis: a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381)."""
 
-from engine.config import Alignment, Sampling, TokenLearning
+from engine.config import Alignment, Evaluation, Sampling, TokenLearning
 from engine.errors import EngineError
+from engine.evaluation.evaluate import evaluate
 from engine.memory.plan import Plan, plan
 from engine.memory.profile import StepProfile
 from engine.memory.profile import profile_step as profile
@@ -16,6 +17,7 @@ __all__ = [
     "Alignment",
     "Classifier",
     "EngineError",
+    "Evaluation",
     "ImageKey",
     "Plan",
     "Prior",
@@ -24,6 +26,7 @@ __all__ = [
     "StepProfile",
     "TokenLearning",
     "TokenTable",
+    "evaluate",
     "export_textual_inversion",
     "generate",
     "import_textual_inversion",

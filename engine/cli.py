@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.cli_memory import PLAN_HELP, PROFILE_HELP, add_plan, add_profile, run_plan, run_profile
-from engine.config import Sampling, TokenLearning
+from engine.config import Evaluation, Sampling, TokenLearning
 from engine.errors import EngineError
 from engine.options import (
     add_alignment,
     add_config,
+    add_evaluation,
     add_models,
     alignment_of,
     config_of,
@@ -98,6 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, help="folder of the shards")
     export.add_argument("--images-per-shard", type=int, default=10_000, help="(default: 10000)")
 
+    add_evaluation(_command(commands, "evaluate", run_evaluate, "measure images against a reference"))
+
     embedded = commands.add_parser("embedded", help="the models that ship with the package").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -141,11 +144,12 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             lambda e: bar.advance(detail=f"{classifier.labels[e.class_index]}: {e.accuracy:.0%} recognised"),
         )  # fmt: skip
     rows = {classifier.labels[index]: asdict(training) for index, training in table.training.items()}
-    columns = ["class", "outcome", "epochs", "recognised", "loss"]
+    columns = ["class", "outcome", "epochs", "recognised", "loss", "UNet forward", "backward"]
     lines = [
-        [name, r["outcome"], str(r["epochs"]), f"{r['accuracy']:.0%}", f"{r['loss']:.2f}"]
+        [name, r["outcome"], str(r["epochs"]), f"{r['accuracy']:.0%}", f"{r['loss']:.2f}", str(r["unet_forward"]),
+         str(r["unet_backward"])]
         for name, r in rows.items()
-    ]
+    ]  # fmt: skip
     progress.table(f"Tokens in {chosen.out}", columns, lines)
     exported = export_textual_inversion(table, chosen.textual_inversion) if chosen.textual_inversion else {}
     return {
@@ -186,6 +190,33 @@ def run_export(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]
     shards = export_webdataset(chosen.folder, chosen.out, chosen.images_per_shard)
     progress.say(f"{len(shards)} shards in {chosen.out}")
     return {"shards": [str(path) for path in shards]}
+
+
+def run_evaluate(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.evaluation.evaluate import evaluate
+    from engine.evaluation.extractors import load_extractor
+    from engine.files import write_whole
+
+    extractor = load_extractor(
+        chosen.features, chosen.device, weights=chosen.inception_weights, architecture=chosen.architecture,
+        labels=chosen.labels,
+    )  # fmt: skip
+    with progress.bar("images and resamples", None) as bar:
+        report = evaluate(
+            chosen.folder, chosen.reference, extractor, domain=chosen.domain,
+            settings=config_of(chosen, Evaluation()), statistics=chosen.save_statistics,
+            moments_only=chosen.moments_only, on_step=bar.advance,
+        )  # fmt: skip
+    lines = [[name, *("" if entry[key] is None else f"{entry[key]:.4g}" for key in ("value", "low", "high"))]
+             for name, entry in report["metrics"].items() if entry]  # fmt: skip
+    title = f"{report['images']} images, {report['reference_images'] or 'none'} of the reference"
+    progress.table(title, ["metric", "value", f"{report['level']:.0%} from", "to"], lines)
+    progress.say(f"features of {report['features']}")
+    for warning in report["warnings"]:
+        progress.say(f"warning: {warning}")
+    if chosen.out is not None:
+        write_whole(chosen.out, json.dumps(report, indent=1).encode() + b"\n")
+    return report
 
 
 def run_check(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:

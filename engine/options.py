@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from engine.config import DTYPES, Alignment, Sampling, TokenLearning
+from engine.config import DTYPES, Alignment, Evaluation, Sampling, TokenLearning
 from engine.errors import ConfigError
 
-Config = TypeVar("Config", Alignment, Sampling, TokenLearning)
+Config = TypeVar("Config", Alignment, Evaluation, Sampling, TokenLearning)
 PRESETS: dict[str, Callable[[], Alignment | None]] = {
     "default": Alignment,
     "paper": Alignment.paper,
@@ -35,6 +36,27 @@ def add_models(parser: argparse.ArgumentParser) -> None:
                         "them is float32 (default: float32; auto: float16 on a GPU)")  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
+
+
+def add_evaluation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a folder of `ddis generate`, or any folder of images")
+    parser.add_argument("--reference", help="a folder of images, a parquet file, a .safetensors file of "
+                        "--save-statistics, or judge: the embedded real features")  # fmt: skip
+    parser.add_argument("--features", default="judge", help="network whose features are compared: judge, "
+                        "classifier:<source> or inception (default: judge)")  # fmt: skip
+    parser.add_argument("--domain", help="only this domain of a parquet file or of the judge's reference")
+    parser.add_argument("--architecture", help="network of a checkpoint file behind classifier:")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="its class names, in order")
+    parser.add_argument("--inception-weights", type=Path, help="local file of Inception's weights")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    parser.add_argument(
+        "--save-statistics", type=Path, metavar="FILE", help="keep the folder's features, to be a --reference"
+    )
+    parser.add_argument(
+        "--moments-only", action="store_true", help="keep their mean and covariance alone: enough for FID"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report here, as JSON")
+    add_config(parser, Evaluation())
 
 
 def add_alignment(parser: argparse.ArgumentParser) -> None:

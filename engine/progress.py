@@ -40,8 +40,8 @@ class Progress:
             self.console.print(table)
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator["Bar"]:
-        """A bar of `total` units that a loop advances."""
+    def bar(self, title: str, total: int | None) -> Iterator["Bar"]:
+        """A bar of `total` units that a loop advances; None where it is not known."""
         shown = RichProgress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(), TimeRemainingColumn(),

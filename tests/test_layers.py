@@ -35,7 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 JOINERS = {"__init__", "__main__", "cli", "cli_memory", "options"}
 """The public face and the command line (with its `options`) join all rooms; nothing imports them but each other."""
 
-OPTIONAL = {"bitsandbytes", "onnx", "onnxruntime", "onnxscript", "timm", "torchvision", "triton", "xformers"}
+OPTIONAL = {
+    "bitsandbytes", "onnx", "onnxruntime", "onnxscript", "timm", "torch_fidelity", "torchvision", "triton", "xformers",
+}  # fmt: skip
 FOREIGN_TO_KERNELS = {"engine", "diffusers", "transformers"}
 
 
@@ -161,10 +163,13 @@ def test_importing_the_kernels_loads_nothing_else_of_ours():
     assert loaded & FOREIGN_TO_KERNELS == set()
 
 
-@pytest.mark.parametrize("package", ["ddis_kernels", "engine"])
-def test_optional_packages_load_only_when_used(package):
-    """Whatever torch itself brings along is not held against us, nor is triton: its decorators need it at once."""
-    assert (loaded_by(f"import {package}") - loaded_by("import torch")) & (OPTIONAL - {"triton"}) == set()
+@pytest.mark.parametrize(
+    ("package", "brought_along"),
+    [("ddis_kernels", "import torch"), ("engine", "import diffusers.quantizers")],
+)
+def test_optional_packages_load_only_when_used(package, brought_along):
+    """Not held against us: what torch or diffusers bring along (bitsandbytes), and triton, needed by its decorators."""
+    assert (loaded_by(f"import {package}") - loaded_by(brought_along)) & (OPTIONAL - {"triton"}) == set()
 
 
 def test_every_module_of_the_engine_imports_without_the_optional_packages():

@@ -59,3 +59,18 @@ def test_tokens_are_shown_beside_the_plain_prompt() -> None:
     table = tables().tokens_table(result)
     assert "| sketch | dog, house | 0.25 / 0.50 | 0.25 / 0.75 |" in table
     assert "| mean |  | 0.50 / 0.50 | 0.25 / 0.62 |" in table
+
+
+def test_registers_are_listed_by_architecture() -> None:
+    code = {"case": "merge", "architecture": 80, "registers": 48, "stack": 0, "local": 0}
+    code |= {"loads": {"32": 1, "128": 2}, "stores": {"64": 1}}
+    table = tables().code_table([code, {**code, "architecture": 90, "registers": 50, "local": 8}])
+    assert "| merge | 48 | 50 | 8 | 128 | 64 |" in table
+    assert "Not measured" in tables().code_table(None)
+
+
+def test_what_a_gpu_reaches_is_beside_its_copy_or_not_measured() -> None:
+    assert "Not measured" in tables().gpu_table({})
+    table = tables().gpu_table({"copy_gb_per_s": 2000.0, "share_of_copy": {"channel_moments": 0.93}})
+    assert "2000 GB/s" in table
+    assert "| channel_moments | 0.93 |" in table

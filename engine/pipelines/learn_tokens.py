@@ -6,33 +6,31 @@ the same bytes as an undisturbed one.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from ddis_kernels import alignment_loss as fused_loss
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from engine.config import Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError, OutputError
 from engine.files import write_whole
-from engine.guidance.steer import DomainSteer
+from engine.guidance.fused import fused_moments
+from engine.guidance.losses import alignment_target
+from engine.guidance.steer import loss_scale
 from engine.models.classifier import Classifier
 from engine.models.prior import Prior
 from engine.pipelines.generate import Job, prepare
 from engine.prompts import class_prompt
 from engine.sampling.ddim import OnStep
-from engine.sampling.noise import ImageNoise
-from engine.tokens.optimise import (
-    LogitsOf,
-    Outcome,
-    TokenEpoch,
-    TokenState,
-    final_images,
-    gradient_step,
-    initial_rows,
-    learn,
-)
+from engine.tokens.adam import adam_8bit
+from engine.tokens.augment import augmented
+from engine.tokens.optimise import learn
+from engine.tokens.source import Seen
+from engine.tokens.state import Outcome, TokenEpoch, TokenState, initial_rows
 from engine.tokens.table import (
     METADATA,
     TokenTable,
@@ -43,8 +41,11 @@ from engine.tokens.table import (
     read_tokens,
     save_tokens,
 )
+from engine.tokens.trajectories import Trajectories, gradient_steps
 from engine.types import ImageKey, image_rng
 
+JOINT = "joint."
+"""What the names of a shared optimiser's tensors begin with in a progress file."""
 OnProgress = Callable[[TokenEpoch], None]
 """Called for each class after each of its epochs, when the epoch is saved."""
 
@@ -66,10 +67,13 @@ def learn_tokens(
     Arguments are as `generate` takes them. out: a .safetensors file; if it holds the finished tokens of the same run,
     they are returned as they are, and an interrupted run is continued. Images of learning and of generation share no
     seed. on_step: called after each denoising step of a batch. Raises OutputError where `out` belongs to a run with
-    other settings, GuidanceError where gradients are NaN or infinite too often, and what `generate` raises for its
-    arguments.
+    other settings, GuidanceError where gradients are NaN or infinite too often, MissingExtraError where the optimizer's
+    package is absent, and what `generate` raises for its arguments.
     """
     path = _checked_path(out)
+    if learning.optimizer == "adam8bit":
+        adam_8bit()
+    sampling = replace(sampling, steps=learning.steps or sampling.steps)
     job = prepare(classifier, prior, classes, 1, None, alignment, sampling, seed)
     run = _describe(job, learning)
     if path is not None and path.exists():
@@ -85,8 +89,8 @@ def learn_tokens(
 
     keep()
     with attached(job.prior, _table(job, state, run, every_class=True)) as speaking:
-        logits_of = _logits_of(job, speaking, learning, on_step)
-        for epochs in learn(state, logits_of, learning, job.sampling.batch):
+        source = _Source(job, speaking, learning, on_step)
+        for epochs in learn(state, source, learning, job.sampling.batch):
             keep()
             for epoch in epochs:
                 if on_progress is not None:
@@ -98,32 +102,47 @@ def learn_tokens(
     return table
 
 
-def _logits_of(job: Job, prior: Prior, learning: TokenLearning, on_step: OnStep | None) -> LogitsOf:
-    """Bind a job's models to the learning loop: the prior speaks the tokens that are learned."""
-    labels, names = job.classifier.labels, placeholders(job.classifier.labels)
+class _Source:
+    """A job's models bound to the learning loop: the prior speaks the tokens that are learned."""
 
-    def logits_of(keys: Sequence[ImageKey], with_tokens: bool) -> Tensor:
-        numbers = [key.class_index for key in keys]
-        prompts = [class_prompt(labels[number], names[number] if with_tokens else "") for number in numbers]
-        noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device)
-        steer = job.steer(keys)
-        at = None
-        if with_tokens:
-            at = gradient_step(learning.gradient, job.sampling.steps, image_rng(job.seed, keys[0]))
-        images = final_images(prior, prompts, noise, job.sampling, steer, on_step, at)
-        logits = job.classifier.logits(images)
-        if isinstance(steer, DomainSteer):
-            steer.check()
-        return logits
+    def __init__(self, job: Job, prior: Prior, learning: TokenLearning, on_step: OnStep | None) -> None:
+        self.job, self.prior, self.learning, self.on_step = job, prior, learning, on_step
+        self.names = placeholders(job.classifier.labels)
+        self.target = alignment_target(job.classifier, Alignment())
+        self.scale = loss_scale(prior.dtype, job.classifier.dtype)
+        with torch.no_grad():
+            self.null = prior.encode_prompts([job.sampling.negative_prompt])
 
-    return logits_of
+    def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
+        labels = self.job.classifier.labels
+        return self.prior.encode_prompts(
+            [class_prompt(labels[number], self.names[number] if with_tokens else "") for number in classes]
+        )
+
+    def draw(self, keys: Sequence[ImageKey], context: Tensor) -> Trajectories:
+        job, learning = self.job, self.learning
+        rng = image_rng(job.seed, keys[0])
+        at = gradient_steps(learning.gradient, job.sampling.steps, learning.updates_per_trajectory, rng)
+        return Trajectories(
+            self.prior, keys, context, self.null, job.sampling, job.seed, job.steer, at,
+            lambda images: self._see(images, rng), self.on_step,
+        )  # fmt: skip
+
+    def _see(self, images: Tensor, rng: torch.Generator) -> Seen:
+        """The classifier's view; images with a graph are those that a gradient reads."""
+        classifier, reads = self.job.classifier, images.requires_grad
+        if self.learning.augment and reads:
+            images = augmented(images, rng)
+        if not self.learning.domain_weight or not reads:
+            return Seen(classifier.logits(images), images.new_zeros(()))
+        with fused_moments(classifier.module) as measured:
+            logits = classifier.logits(images)
+            return Seen(logits, fused_loss(measured, self.target))
 
 
 def _begun(job: Job, learning: TokenLearning) -> TokenState:
-    labels = job.classifier.labels
-    return TokenState.at_start(
-        job.classes, initial_rows(job.prior, job.classes, labels, learning.init, job.seed)
-    )
+    rows = initial_rows(job.prior, job.classes, job.classifier.labels, learning.init, job.seed)
+    return TokenState.at_start(job.classes, rows, learning.optimizer)
 
 
 def _table(job: Job, state: TokenState, run: Mapping[str, Any], every_class: bool = False) -> TokenTable:
@@ -135,14 +154,18 @@ def _table(job: Job, state: TokenState, run: Mapping[str, Any], every_class: boo
         if every_class or state.outcome[number] != Outcome.PASSES_WITHOUT
     ]
     classes = [state.classes[number] for number in kept]
+    reports = [state.report(number) for number in range(len(state.classes))]
     training = {
-        class_index: TokenTraining(
-            outcome=Outcome(int(state.outcome[number])).name.lower().replace("_", " "),
-            epochs=int(state.epochs[number]),
-            accuracy=float(state.accuracy[number]),
-            loss=float(state.loss[number]),
+        report.class_index: TokenTraining(
+            outcome=report.outcome.name.lower().replace("_", " "),
+            epochs=report.epoch,
+            accuracy=report.accuracy,
+            loss=report.loss,
+            finished=report.finished,
+            unet_forward=report.unet_forward,
+            unet_backward=report.unet_backward,
         )
-        for number, class_index in enumerate(state.classes)
+        for report in reports
     }
     return TokenTable(
         rows=state.rows if every_class else state.rows.detach()[kept],
@@ -202,8 +225,9 @@ def _packed(state: TokenState, run: Mapping[str, Any]) -> bytes:
     tensors = {
         entry.name: getattr(state, entry.name).detach().contiguous()
         for entry in fields(state)
-        if entry.name != "classes"
+        if entry.name not in ("classes", "joint")
     }
+    tensors |= {f"{JOINT}{name}": tensor for name, tensor in state.joint.items()}
     facts = json.dumps({"classes": state.classes, "run": run}, sort_keys=True)
     return save(tensors, metadata={METADATA: facts})
 
@@ -212,5 +236,6 @@ def _resumed(path: Path, run: Mapping[str, Any]) -> TokenState:
     """The state that `_packed` wrote. Raises OutputError for one of another run, TokenFileError for a damaged one."""
     tensors, facts = read_tensors(path)
     _check_same_run(path, facts.get("run", {}), run)
+    joint = {name.removeprefix(JOINT): tensors.pop(name) for name in list(tensors) if name.startswith(JOINT)}
     rows = tensors.pop("rows").requires_grad_()
-    return TokenState(classes=tuple(facts["classes"]), rows=rows, **tensors)
+    return TokenState(classes=tuple(facts["classes"]), rows=rows, joint=joint, **tensors)

@@ -1,6 +1,7 @@
 """Noise of images: one generator for each, drawn on the CPU, so that neighbours and devices don't matter."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -26,6 +27,12 @@ class ImageNoise:
         self.shape = shape
         self.device = device
         self.dtype = dtype
+
+    def of(self, rows: Sequence[int]) -> "ImageNoise":
+        """The noise of some of the images, from where their draws stand now."""
+        some = copy(self)
+        some.generators = [self.generators[row] for row in rows]
+        return some
 
     def draw(self) -> Tensor:
         """Unit normal latents (N, 4, h, w)."""

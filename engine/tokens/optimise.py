@@ -1,164 +1,48 @@
 """Learning class alignment tokens (paper, section 3.3): only a class's own embedding row S_c moves.
 
-    loss(c)  = mean over an epoch's images of cross_entropy(f(x_0), c),   x_0 = the guided sampler's final image,
-                 or the clean image that an early step predicts
+    loss(c)  = mean over an epoch's images of cross_entropy(f(x_0), c)  [+ domain_weight L_BN of the batch],
+               x_0 = the guided sampler's final image, or the clean image that an early step predicts
     S_c     <- Adam(dloss/dS_c), the gradient taken through one denoising step alone (paper: the last)
 
-An epoch is one update. Classes learn side by side, so that a batch may mix them; each has its own early stop. Nothing
-here knows a file or a progress bar: `learn` advances a `TokenState` and reports, and may be left after any report.
+An epoch samples its images once; each of its updates reads them at another step. Classes learn side by side, up to
+`batch` of them, so that a batch of images mixes them; each has its own early stop, and an update encodes their prompts
+once. Nothing here knows a file or a progress bar: `learn` advances a `TokenState` and reports, and may be left after
+any report.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.config import Sampling, TokenLearning
+from engine.config import TokenLearning
 from engine.errors import GuidanceError
-from engine.models.prior import Prior
-from engine.sampling.ddim import OnStep, Steer, sample
-from engine.sampling.noise import ImageNoise
-from engine.types import ImageKey, image_rng
+from engine.tokens.adam import RowOptimizer, row_optimizer
+from engine.tokens.scaled import scaled_gradient
+from engine.tokens.source import Drawn, Source
+from engine.tokens.state import Outcome, TokenEpoch, TokenState, learning_key
 
-ADAM_BETAS = (0.9, 0.999)
-ADAM_EPS = 1e-8
-DRAWN_FROM = (0.1, 0.6)
-"""The part of a schedule that a gradient's step is drawn from."""
 MAX_SKIPPED = 0.1
 """The share of a class's updates that may be skipped for a gradient that is not finite."""
 
-LogitsOf = Callable[[Sequence[ImageKey], bool], Tensor]
-"""(images to make, whether with tokens) -> the classifier's logits (N, K) of them, differentiable by the rows."""
-
-
-class Outcome(IntEnum):
-    """Where a class stands."""
-
-    WAITING = 0
-    LEARNING = 1
-    PASSES_WITHOUT = 2
-    RECOGNISED = 3
-    EPOCHS_USED_UP = 4
-
 
 @dataclass(frozen=True)
-class TokenEpoch:
-    """One epoch of one class: accuracy and mean loss of its images before the update. Epoch 0 is the plain prompt."""
+class _Part:
+    """A batch of an epoch: of each image the row's number in the state, its place among the learners, and its class."""
 
-    class_index: int
-    epoch: int
-    accuracy: float
-    loss: float
-    outcome: Outcome
+    numbers: Tensor
+    places: Tensor
+    targets: Tensor
+    drawn: Drawn
 
-
-@dataclass
-class TokenState:
-    """All that learning K tokens of width D depends on between two updates; every field but `classes` is a tensor.
-
-    rows: (K, D) float32, the leaf that gradients reach. momentum, square: (K, D), Adam's moments. The others: (K,).
-    """
-
-    classes: tuple[int, ...]
-    rows: Tensor
-    momentum: Tensor
-    square: Tensor
-    updates: Tensor
-    skipped: Tensor
-    epochs: Tensor
-    accuracy: Tensor
-    loss: Tensor
-    outcome: Tensor
-
-    @classmethod
-    def at_start(cls, classes: Sequence[int], rows: Tensor) -> "TokenState":
-        """Nothing learned yet: rows (K, D) as they shall begin."""
-        count = torch.zeros(len(classes), dtype=torch.int64)
-        return cls(
-            classes=tuple(classes),
-            rows=rows.detach().clone().requires_grad_(),
-            momentum=torch.zeros_like(rows),
-            square=torch.zeros_like(rows),
-            updates=count.clone(),
-            skipped=count.clone(),
-            epochs=count.clone(),
-            accuracy=torch.zeros(len(classes), dtype=torch.float64),
-            loss=torch.zeros(len(classes), dtype=torch.float64),
-            outcome=count.clone(),
-        )
-
-    def those(self, outcome: Outcome, among: range) -> list[int]:
-        """The rows' numbers, of some, that stand at an outcome."""
-        return [number for number in among if self.outcome[number] == outcome]
-
-
-def learning_key(class_index: int, epoch: int, image: int, images_per_epoch: int) -> ImageKey:
-    """The key of a learning image. It counts down from -2, and generation up from 0, so they never share a seed."""
-    return ImageKey(class_index, -2 - (epoch * images_per_epoch + image))
-
-
-def initial_rows(prior: Prior, classes: Sequence[int], labels: Sequence[str], init: str, seed: int) -> Tensor:
-    """Where the tokens of some classes start: (K, D) float32, by the rule that `TokenLearning.init` names.
-
-    random: normal, with the mean and deviation of the text encoder's embeddings, seeded by class (image number -1).
-    """
-    table = prior.text_encoder.get_input_embeddings().weight.detach().float().cpu()
-
-    def mean_row(text: str) -> Tensor:
-        ids = prior.tokenizer(text.replace("_", " "), add_special_tokens=False).input_ids
-        return table[ids].mean(0)
-
-    def random_row(class_index: int) -> Tensor:
-        rng = image_rng(seed, ImageKey(class_index, -1))
-        return table.mean() + table.std() * torch.randn(table.shape[1], generator=rng)
-
-    if init == "random":
-        return torch.stack([random_row(number) for number in classes])
-    return torch.stack([mean_row("a" if init == "a" else labels[number]) for number in classes])
-
-
-def gradient_step(gradient: str, steps: int, rng: torch.Generator) -> int:
-    """The number of the step that carries the gradient, by the rule that `TokenLearning.gradient` names.
-
-    drawn: from the part DRAWN_FROM of the schedule; the last step if there is no other.
-    """
-    if gradient == "last":
-        return steps - 1
-    first, end = (round(share * steps) for share in DRAWN_FROM)
-    return int(torch.randint(first, max(end, first + 1), (), generator=rng))
-
-
-def final_images(
-    prior: Prior,
-    prompts: Sequence[str],
-    noise: ImageNoise,
-    sampling: Sampling,
-    steer: Steer,
-    on_step: OnStep | None = None,
-    at: int | None = None,
-) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] of prompts from their noise, as generation makes them.
-
-    Only the last denoising step and the decoder hold a graph: it leads to the prompts' embeddings. With `at`, the
-    images are the clean ones that the step of this number predicts, and it is the step with the graph.
-    """
-    different = list(dict.fromkeys(prompts))
-    context = prior.encode_prompts(different)[[different.index(prompt) for prompt in prompts]]
-    denoise = prior.denoiser(context, prior.encode_prompts([sampling.negative_prompt]), sampling.cfg)
-    schedule = prior.schedule(sampling.steps)
-    graph = len(schedule) - 1 if at is None else at
-    with torch.no_grad():
-        z = sample(noise.draw(), denoise, schedule[:graph], steer, on_step, sampling.eta, noise)
-    if graph < len(schedule) - 1:
-        return prior.decode(denoise(z, schedule[graph]).clean)
-    return prior.decode(sample(z, denoise, schedule[graph:], steer, on_step, sampling.eta, noise))
+    def losses(self, logits: Tensor) -> Tensor:
+        return cross_entropy(logits, self.targets.to(logits.device), reduction="none")
 
 
 def learn(
-    state: TokenState, logits_of: LogitsOf, learning: TokenLearning, batch: int
+    state: TokenState, source: Source, learning: TokenLearning, batch: int
 ) -> Iterator[list[TokenEpoch]]:
     """Learn the tokens of a state, up to `batch` classes side by side; yields after each epoch that they share.
 
@@ -168,103 +52,173 @@ def learn(
     for start in range(0, len(state.classes), batch):
         cohort = range(start, min(start + batch, len(state.classes)))
         waiting = state.those(Outcome.WAITING, cohort)
+        if waiting:
+            state.joint = {}
         if waiting and learning.skip_passing:
-            with torch.no_grad():
-                passes, _ = _measure(state, waiting, logits_of, learning, batch, plain=True)
-            state.outcome[waiting] = torch.where(passes, Outcome.PASSES_WITHOUT, Outcome.LEARNING)
-            yield _report(state, waiting)
+            _try_without(state, waiting, source, learning, batch)
+            yield [state.report(number) for number in waiting]
         elif waiting:
             state.outcome[waiting] = Outcome.LEARNING
+        optimizer: RowOptimizer | None = None
         while learners := state.those(Outcome.LEARNING, cohort):
-            _learn_epoch(state, learners, logits_of, learning, batch)
-            yield _report(state, learners)
+            optimizer = optimizer or row_optimizer(learning.optimizer, state, cohort, learning.learning_rate)
+            _learn_epoch(state, learners, source, learning, batch, optimizer)
+            yield [state.report(number) for number in learners]
+
+
+def _try_without(
+    state: TokenState, waiting: list[int], source: Source, learning: TokenLearning, batch: int
+) -> None:
+    """Count on finished images which classes pass with the plain prompt."""
+    with torch.no_grad():
+        parts = _draw(state, waiting, source.encode(_classes(state, waiting), False), source, learning, batch)
+        state.accuracy[waiting], state.loss[waiting] = 0.0, 0.0
+        for part in parts:
+            _record(state, part, part.drawn.finished(range(len(part.numbers))))
+    state.accuracy[waiting] /= learning.images_per_epoch
+    state.loss[waiting] /= learning.images_per_epoch
+    _count(state, parts)
+    state.finished[waiting] = state.accuracy[waiting]
+    passes = state.accuracy[waiting] > learning.target_accuracy
+    state.outcome[waiting] = torch.where(passes, Outcome.PASSES_WITHOUT, Outcome.LEARNING)
 
 
 def _learn_epoch(
-    state: TokenState, learners: list[int], logits_of: LogitsOf, learning: TokenLearning, batch: int
+    state: TokenState,
+    learners: list[int],
+    source: Source,
+    learning: TokenLearning,
+    batch: int,
+    optimizer: RowOptimizer,
 ) -> None:
-    """Measure an epoch of some classes, stop those that pass and update the others."""
+    """Draw an epoch of some classes, stop those that pass and update the others."""
     state.epochs[learners] += 1
     with torch.enable_grad():
-        passes, grad = _measure(state, learners, logits_of, learning, batch)
-    moving = [number for number, done in zip(learners, passes.tolist(), strict=True) if not done]
-    finite = [number for number in moving if grad[number].isfinite().all()]
-    adam_update(state, finite, grad[finite], learning.learning_rate)
-    state.skipped[[number for number in moving if number not in finite]] += 1
-    state.outcome[learners] = torch.where(passes, Outcome.RECOGNISED, Outcome.LEARNING)
-    ended = [number for number in moving if state.epochs[number] >= learning.epochs]
-    state.outcome[ended] = Outcome.EPOCHS_USED_UP
+        context = source.encode(_classes(state, learners), True)
+        parts = _draw(state, learners, context, source, learning, batch)
+        moving = learners
+        for update in range(learning.updates_per_trajectory):
+            if update > 0:
+                context = source.encode(_classes(state, learners), True)
+            grad = _gradient(state, learners, context, parts, source, learning, update)
+            if update == 0:
+                moving = _still_learning(state, learners, parts, learning)
+            if not moving:
+                break
+            finite = [number for number in moving if grad[number].isfinite().all()]
+            optimizer.step(finite, grad[finite])
+            state.skipped[[number for number in moving if number not in finite]] += 1
+    _count(state, parts)
+    state.outcome[learners] = Outcome.RECOGNISED
+    state.outcome[moving] = Outcome.LEARNING
+    state.outcome[[n for n in moving if state.epochs[n] >= learning.epochs]] = Outcome.EPOCHS_USED_UP
     _check_skipped(state, learners, learning)
 
 
-def _measure(
+def _draw(
     state: TokenState,
     chosen: list[int],
-    logits_of: LogitsOf,
+    context: Tensor,
+    source: Source,
     learning: TokenLearning,
     batch: int,
-    plain: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Make an epoch's images of some classes, classes mixed, and record their accuracy and loss.
-
-    Returns which of the classes pass, (len(chosen),) bool, and the gradient of the sum of their losses by the rows,
-    (K, D); it is zero with plain prompts.
-    """
+) -> list[_Part]:
+    """An epoch's images of some classes in batches of nearly equal size, classes mixed; context: a row a class."""
     total = learning.images_per_epoch
     jobs = [
-        (number, learning_key(state.classes[number], int(state.epochs[number]), image, total))
+        (place, learning_key(state.classes[number], int(state.epochs[number]), image, total))
         for image in range(total)
-        for number in chosen
+        for place, number in enumerate(chosen)
     ]
-    grad = torch.zeros_like(state.rows, requires_grad=False)
-    state.accuracy[chosen], state.loss[chosen] = 0.0, 0.0
     groups = -(-len(jobs) // batch)
+    parts = []
     for group in range(groups):
         part = jobs[len(jobs) * group // groups : len(jobs) * (group + 1) // groups]
-        numbers = torch.tensor([number for number, _ in part])
-        targets = torch.tensor([key.class_index for _, key in part])
-        logits = logits_of([key for _, key in part], not plain)
-        losses = cross_entropy(logits, targets.to(logits.device), reduction="none")
-        if not plain:
-            grad += torch.autograd.grad(losses.sum() / total, state.rows)[0]
-        state.accuracy.index_add_(0, numbers, (logits.detach().argmax(1).cpu() == targets).double())
-        state.loss.index_add_(0, numbers, losses.detach().double().cpu())
-    state.accuracy[chosen] /= total
-    state.loss[chosen] /= total
-    return state.accuracy[chosen] > learning.target_accuracy, grad
+        places = torch.tensor([place for place, _ in part])
+        keys = [key for _, key in part]
+        targets = torch.tensor([key.class_index for key in keys])
+        drawn = source.draw(keys, context.detach()[places])
+        parts.append(_Part(torch.tensor(chosen)[places], places, targets, drawn))
+    return parts
 
 
-@torch.no_grad()
-def adam_update(state: TokenState, numbers: list[int], grad: Tensor, learning_rate: float) -> None:
-    """One step of Adam (arXiv 1412.6980, algorithm 1) on some rows alone, each with its own count; grad: (n, D)."""
-    beta1, beta2 = ADAM_BETAS
-    state.updates[numbers] += 1
-    state.momentum[numbers] = beta1 * state.momentum[numbers] + (1 - beta1) * grad
-    state.square[numbers] = beta2 * state.square[numbers] + (1 - beta2) * grad.square()
-    count = state.updates[numbers, None].to(grad.dtype)
-    mean = state.momentum[numbers] / (1 - beta1**count)
-    square = state.square[numbers] / (1 - beta2**count)
-    state.rows[numbers] -= learning_rate * mean / (square.sqrt() + ADAM_EPS)
+def _gradient(
+    state: TokenState,
+    learners: list[int],
+    context: Tensor,
+    parts: Sequence[_Part],
+    source: Source,
+    learning: TokenLearning,
+    update: int,
+) -> Tensor:
+    """The gradient of the sum of the classes' losses by the rows, (K, D), batch by batch up to the context.
+
+    context: (len(learners), L, D), with the graph to the rows. The first update of an epoch records accuracy and loss.
+    """
+    leaf = context.detach().requires_grad_()
+    summed = torch.zeros_like(leaf, dtype=torch.float32)
+    if update == 0:
+        state.accuracy[learners], state.loss[learners] = 0.0, 0.0
+    for part in parts:
+        logits, l_bn = part.drawn.seen(update, leaf[part.places.to(leaf.device)])
+        loss = part.losses(logits).sum() + learning.domain_weight * len(logits) * l_bn
+        share = torch.full_like(loss, 1 / learning.images_per_epoch)
+        grad, source.scale = scaled_gradient(loss, leaf, share, source.scale)
+        summed += grad
+        if update == 0:
+            _record(state, part, logits)
+    if update == 0:
+        state.accuracy[learners] /= learning.images_per_epoch
+        state.loss[learners] /= learning.images_per_epoch
+    grad, source.scale = scaled_gradient(context, state.rows, summed, source.scale)
+    return grad
 
 
-def _report(state: TokenState, numbers: list[int]) -> list[TokenEpoch]:
-    return [
-        TokenEpoch(
-            state.classes[number],
-            int(state.epochs[number]),
-            float(state.accuracy[number]),
-            float(state.loss[number]),
-            Outcome(int(state.outcome[number])),
-        )
-        for number in numbers
-    ]
+def _still_learning(
+    state: TokenState, learners: list[int], parts: Sequence[_Part], learning: TokenLearning
+) -> list[int]:
+    """Those that do not pass. Images that an early step predicted are not trusted where `stop_on` is "finished".
+
+    Then the images of each class that passes on them are sampled on to their end and counted again.
+    """
+    passing = [number for number in learners if state.accuracy[number] > learning.target_accuracy]
+    if parts[0].drawn.complete:
+        state.finished[learners] = state.accuracy[learners]
+    elif learning.stop_on == "finished" and passing:
+        state.finished[passing] = 0.0
+        for part in parts:
+            rows = [row for row, number in enumerate(part.numbers.tolist()) if number in passing]
+            if rows:
+                right = part.drawn.finished(rows).argmax(1).cpu() == part.targets[rows]
+                state.finished.index_add_(0, part.numbers[rows], right.double())
+        state.finished[passing] /= learning.images_per_epoch
+        passing = [number for number in passing if state.finished[number] > learning.target_accuracy]
+    return [number for number in learners if number not in passing]
+
+
+def _record(state: TokenState, part: _Part, logits: Tensor) -> None:
+    """Add how many images of a batch are right, and their losses; the caller divides."""
+    right = logits.detach().argmax(1).cpu() == part.targets
+    state.accuracy.index_add_(0, part.numbers, right.double())
+    state.loss.index_add_(0, part.numbers, part.losses(logits).detach().double().cpu())
+
+
+def _count(state: TokenState, parts: Sequence[_Part]) -> None:
+    for part in parts:
+        state.unet_forward.index_add_(0, part.numbers, part.drawn.unet_forward)
+        state.unet_backward.index_add_(0, part.numbers, part.drawn.unet_backward)
+
+
+def _classes(state: TokenState, numbers: Sequence[int]) -> list[int]:
+    return [state.classes[number] for number in numbers]
 
 
 def _check_skipped(state: TokenState, learners: list[int], learning: TokenLearning) -> None:
+    updates = learning.epochs * learning.updates_per_trajectory
     for number in learners:
-        if state.skipped[number] > MAX_SKIPPED * learning.epochs:
+        if state.skipped[number] > MAX_SKIPPED * updates:
             raise GuidanceError(
                 f"{int(state.skipped[number])} updates of class {state.classes[number]}'s token had a gradient that is "
-                f"NaN or infinite, expected at most {MAX_SKIPPED:.0%} of {learning.epochs}: lower cfg or the "
+                f"NaN or infinite, expected at most {MAX_SKIPPED:.0%} of {updates}: lower cfg or the "
                 "alignment scale, or use the prior in float32."
             )

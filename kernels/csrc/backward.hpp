@@ -97,7 +97,8 @@ void rows(const T* x, const T* gy, T* gx, const Shape& shape, Range range, const
 template <int W, class Op, class T>
 void gradient(const T* x, const T* gy, T* gx, const Shape& shape, const Pointers& of, int limit) {
     const int64_t per_group = shape.interleaved ? shape.count() : shape.images * shape.channels;
-    const int parts = threads_for(shape.groups * shape.group_size(), limit);
+    const int64_t arrays = Op::kReadsGradient ? 3 : 2;
+    const int parts = threads_for(arrays * shape.groups * shape.group_size(), limit);
     parallel(parts, [&](int part) {
         const Range mine = share(shape.groups * per_group, part, parts);
         for (int64_t g = mine.begin / per_group; g * per_group < mine.end; ++g) {

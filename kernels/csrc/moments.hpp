@@ -17,7 +17,7 @@ namespace ddis::DDIS_ISA {
 constexpr int64_t kGrowth = 4;
 constexpr int64_t kBlock = 4096;  // elements a float32 accumulator set may take before it is merged
 constexpr int64_t kPilot = 64;    // values whose mean is the first shift
-constexpr int kMaxTile = 64;      // channels of small planes that are measured together
+constexpr int kMaxTile = 64;      // channels whose planes are measured together
 
 // Chan's rule for sets of `before` and `added` values: what its sums are multiplied with, for all channels
 // alike.
@@ -147,9 +147,8 @@ void planar_tile(const T* x, T* y, const Shape& shape, Range images, Range tile,
 
 template <int W, class Op, class T>
 void planar(const T* x, T* y, const Shape& shape, Range images, Range channels, const Op& op, Partial& out) {
-    constexpr int64_t kTileBytes = 8192;
-    const int64_t plane = shape.pixels * static_cast<int64_t>(sizeof(T));
-    const int64_t tile = std::clamp<int64_t>(kTileBytes / plane, 1, kMaxTile);
+    // Many planes that fit a block, or one that does not: either way memory is walked in order for long.
+    const int64_t tile = shape.pixels <= kBlock ? kMaxTile : 1;
     for (int64_t c = channels.begin; c < channels.end; c += tile)
         planar_tile<W>(x, y, shape, images, {c, std::min(c + tile, channels.end)}, op, out);
 }
@@ -209,57 +208,49 @@ struct Columns {
     }
 };
 
-template <int W, int kVectors, class Op, class T>
-void rows_of(const T* x, T* y, Range rows, int64_t vector, const Op& op, Columns<W>& columns) {
-    Floats<W> first[kVectors], second[kVectors], shift[kVectors], k[kVectors], b[kVectors];
-    int64_t column[kVectors];
-    for (int u = 0; u < kVectors; ++u) {
-        column[u] = columns.column(vector + u);
-        const int64_t at = (vector + u) * W;
-        first[u] = load<W>(&columns.first[at]);
-        second[u] = load<W>(&columns.second[at]);
-        shift[u] = load<W>(&columns.shift[at]);
-        if constexpr (Op::kWrites) k[u] = load<W>(op.scale + column[u]), b[u] = load<W>(op.shift + column[u]);
-    }
-    for (int64_t row = rows.begin; row < rows.end; ++row) {
-        for (int u = 0; u < kVectors; ++u) {
-            const int64_t at = row * columns.channels + column[u];
-            const Floats<W> v = load<W>(x + at), d = v - shift[u];
-            if constexpr (Op::kWrites) store<W>(y + at, activate<Op::kActivation, W>(v * k[u] + b[u]));
-            first[u] += d;
-            second[u] += d * d;
+// kRows rows from `row` on, vector by vector: as many streams that are read in order, and few enough sums for
+// the registers.
+template <int W, int kRows, class Op, class T>
+void rows_of(const T* x, T* y, int64_t row, const Op& op, Columns<W>& columns) {
+    float *first_at = columns.first.data(), *second_at = columns.second.data();
+    const float* shift_at = columns.shift.data();
+    for (int64_t vector = 0; vector < columns.vectors; ++vector) {
+        const int64_t column = columns.column(vector), at = vector * W;
+        const Floats<W> shift = load<W>(shift_at + at);
+        Floats<W> first = load<W>(first_at + at), second = load<W>(second_at + at), k{}, b{};
+        if constexpr (Op::kWrites) k = load<W>(op.scale + column), b = load<W>(op.shift + column);
+        for (int r = 0; r < kRows; ++r) {
+            const int64_t i = (row + r) * columns.channels + column;
+            const Floats<W> v = load<W>(x + i), d = v - shift;
+            if constexpr (Op::kWrites) store<W>(y + i, activate<Op::kActivation, W>(v * k + b));
+            first += d;
+            second += d * d;
         }
-    }
-    for (int u = 0; u < kVectors; ++u) {
-        store<W>(&columns.first[(vector + u) * W], first[u]);
-        store<W>(&columns.second[(vector + u) * W], second[u]);
+        store<W>(first_at + at, first);
+        store<W>(second_at + at, second);
     }
 }
 
 template <int W, class Op, class T>
 void interleaved(const T* x, T* y, const Shape& shape, Range rows, const Op& op, Partial& out) {
-    constexpr int kVectors = Op::kWrites ? 2 : 4;
-    constexpr int64_t kPilotRows = 4, kFirstPending = 16, kMaxPending = 256;
-    // Few rows at a time keep memory access in order; many keep the sums of few channels in registers for
-    // longer.
-    const int64_t block_rows = std::clamp<int64_t>(512 / shape.channels, 4, 32);
+    constexpr int kRows = Op::kWrites ? 2 : 4;
+    constexpr int64_t kPilotRows = 4, kFirstPending = 16, kMaxPending = 512;
     Columns<W> columns(shape.channels);
     columns.start(x + rows.begin * shape.channels, std::min(rows.end - rows.begin, kPilotRows));
-    int64_t pending = 0;
-    for (int64_t begin = rows.begin; begin < rows.end; begin += block_rows) {
-        const Range block{begin, std::min(begin + block_rows, rows.end)};
-        int64_t v = 0;
-        for (; v + kVectors <= columns.vectors; v += kVectors)
-            rows_of<W, kVectors>(x, y, block, v, op, columns);
-        for (; v < columns.vectors; ++v) rows_of<W, 1>(x, y, block, v, op, columns);
-        pending += block.end - block.begin;
+    int64_t pending = 0, row = rows.begin;
+    auto flush_if = [&](int64_t enough) {
+        if (pending < enough) return;
+        columns.flush(pending);
+        pending = 0;
+    };
+    for (; row + kRows <= rows.end; row += kRows) {
+        rows_of<W, kRows>(x, y, row, op, columns);
+        pending += kRows;
         const auto before = static_cast<int64_t>(columns.count);
-        if (pending >= std::min(kMaxPending, std::max(kFirstPending, kGrowth * before))) {
-            columns.flush(pending);
-            pending = 0;
-        }
+        flush_if(std::min(kMaxPending, std::max(kFirstPending, kGrowth * before)));
     }
-    if (pending > 0) columns.flush(pending);
+    for (; row < rows.end; ++row, ++pending) rows_of<W, 1>(x, y, row, op, columns);
+    flush_if(1);
     columns.finish(out);
 }
 
@@ -294,7 +285,8 @@ void measure_group(const T* x, T* y, const Shape& shape, const Op& op, float* me
 
 template <int W, class Op, class T>
 void measure_groups(const T* x, T* y, const Shape& shape, const Op& op, float* mean, float* var, int limit) {
-    const int threads = threads_for(shape.groups * shape.group_size(), limit);
+    const int64_t arrays = Op::kWrites ? 2 : 1;
+    const int threads = threads_for(arrays * shape.groups * shape.group_size(), limit);
     const bool by_group = shape.groups >= threads;
     const int parts = by_group ? threads : 1;
     parallel(parts, [&](int part) {

@@ -14,10 +14,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ddis_kernels import _triton_tiles as tiles
 from ddis_kernels._triton import INTERPRETED, jit, tl, triton
 
 PROGRAMS = 1024
 """Enough to fill any GPU of today a few times over: channels are split until there are about as many programs."""
+
+MOST_PARTS = 64
+"""Parts of a channel that its last program merges in one go."""
 
 ACTIVATIONS = {"measure": 0, "none": 1, "relu": 2, "silu": 3}
 """What `_measure_kernel` writes beside measuring: nothing, or act(scale x + shift)."""
@@ -157,7 +161,7 @@ def _backward_kernel(
 
 @jit
 def _grouped_kernel(table_ptr, mean_ptr, var_ptr, x_type: tl.constexpr, BLOCK: tl.constexpr):
-    """Moments of channel program_id(0) of layer program_id(1). table: (layers, 7) int64: address, N*S, S, C, the
+    """Moments of channel program_id(0) of layer program_id(1). table: (layers, 8) int64: address, N*S, S, C, the
     strides of n, c, s merged as (image, channel, pixel), and where the layer's channels begin in mean and var."""
     entry = table_ptr + tl.program_id(1) * 8
     x_ptr = tl.load(entry).to(tl.pointer_type(x_type))
@@ -184,25 +188,6 @@ def _grouped_kernel(table_ptr, mean_ptr, var_ptr, x_type: tl.constexpr, BLOCK: t
         tl.store(var_ptr + out, m2_c / rows)
 
 
-def _power_of_2(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
-def measure_tile(rows: int, channels: int, interleaved: bool, nbytes: int) -> tuple[int, int, int]:
-    """(BLOCK, BLOCK_C, num_warps) of `_measure_kernel`: 128-bit loads where channels or pixels are neighbours."""
-    vector = 16 // nbytes
-    if interleaved:
-        block_c = min(_power_of_2(channels), 16 * vector)
-        return max(min(_power_of_2(rows), 4096 // block_c), 1), block_c, 4
-    return min(_power_of_2(rows), 256 * vector), 1, 4 if rows <= 128 * vector else 8
-
-
-def backward_tile(width: int) -> tuple[int, int]:
-    """(WIDE, BLOCK) of `_backward_kernel` for rows of `width` neighbours."""
-    wide = min(_power_of_2(width), 1024)
-    return wide, max(1, 2048 // wide)
-
-
 def measure(
     x, mean, var, per_image: bool, scale=None, shift=None, activation: str = "measure", y=None
 ) -> None:
@@ -210,17 +195,22 @@ def measure(
     n, c = x.shape[:2]
     s, groups = x.numel() // (n * c), n if per_image else 1
     interleaved, rows = not x.is_contiguous() or s == 1, n * s // groups
-    block, block_c, warps = measure_tile(rows, c, interleaved, x.element_size())
-    blocks = triton.cdiv(c, block_c)
-    parts = max(1, min(triton.cdiv(rows, 4 * block), PROGRAMS // (blocks * groups), 64))
-    scratch = x.new_empty((2, parts, groups, c), dtype=torch.float32) if parts > 1 else mean
-    done = x.new_zeros((groups, blocks), dtype=torch.int32) if parts > 1 else mean
-    with on_device(x):
+
+    def launch(tile: tiles.Tile) -> None:
+        blocks = triton.cdiv(c, tile.columns)
+        parts = max(1, min(triton.cdiv(rows, 4 * tile.rows), PROGRAMS // (blocks * groups), MOST_PARTS))
+        scratch = x.new_empty((2, parts, groups, c), dtype=torch.float32) if parts > 1 else mean
+        done = x.new_zeros((groups, blocks), dtype=torch.int32) if parts > 1 else mean
         _measure_kernel[(blocks, parts, groups)](
             x, x if y is None else y, mean if scale is None else scale, mean if shift is None else shift,
-            mean, var, scratch, done, rows, parts, c, s,
-            interleaved, ACTIVATIONS[activation], block, block_c, _power_of_2(parts), num_warps=warps,
+            mean, var, scratch, done, rows, parts, c, s, interleaved, ACTIVATIONS[activation],
+            tile.rows, tile.columns, tiles.power_of_2(parts), num_warps=tile.warps,
         )  # fmt: skip
+
+    candidates = tiles.measure_tiles(rows, c, interleaved, x.element_size())
+    kind = tiles.kind_of("measure" if y is None else "forward", x, interleaved, rows, c, groups)
+    with on_device(x):
+        launch(tiles.choose_tile(kind, x, candidates, launch))
 
 
 def backward(x, gy, scale, shift, activation: str, offset, slope, mean, gx, per_image: bool) -> None:
@@ -229,13 +219,17 @@ def backward(x, gy, scale, shift, activation: str, offset, slope, mean, gx, per_
     s = x.numel() // (n * c)
     interleaved = not x.is_contiguous() or s == 1
     rows, width = (n * s, c) if interleaved else (n * c, s)
-    wide, block = backward_tile(width)
-    with on_device(x):
-        _backward_kernel[(triton.cdiv(rows, block), triton.cdiv(width, wide))](
+
+    def launch(tile: tiles.Tile) -> None:
+        _backward_kernel[(triton.cdiv(rows, tile.rows), triton.cdiv(width, tile.columns))](
             x, x if gy is None else gy, gx, mean if scale is None else scale, mean if shift is None else shift,
-            offset, slope, mean, rows, c, s,
-            interleaved, per_image, 0 if gy is None else ACTIVATIONS[activation], block, wide, num_warps=4,
+            offset, slope, mean, rows, c, s, interleaved, per_image, 0 if gy is None else ACTIVATIONS[activation],
+            tile.rows, tile.columns, num_warps=tile.warps,
         )  # fmt: skip
+
+    kind = tiles.kind_of("affine" if gy is None else "backward", x, interleaved, rows, width)
+    with on_device(x):
+        launch(tiles.choose_tile(kind, x, tiles.backward_tiles(width, x.element_size()), launch))
 
 
 def measure_grouped(xs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -39,9 +39,9 @@ def channel_moments_reference(x: Tensor, per_image: bool = False) -> Moments:
 
 def new_moments(x: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
     """Uninitialised mean and variance for x: (C,) or (N, C), float32, or float64 for a float64 x."""
-    shape = x.shape[:2] if per_image else x.shape[1:2]
+    shape = x.shape[:2] if per_image else (x.shape[1],)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return torch.empty(shape, dtype=dtype, device=x.device), torch.empty(shape, dtype=dtype, device=x.device)
+    return x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
 
 
 def _measure(x: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:

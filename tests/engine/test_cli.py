@@ -5,8 +5,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from engine.cli import build_parser, main
+from engine.cli import _models, build_parser, main
 from engine.config import Alignment, Sampling
 from engine.models import Preprocess, save_classifier
 from engine.models.cifar_resnet import CifarResNet
@@ -49,6 +50,9 @@ def test_options_change_the_fields_they_name() -> None:
     assert alignment_of(parsed("--alignment-scale", "0.4", "--alignment-norm", "l2_squared")) == Alignment(
         scale=0.4, norm="l2_squared"
     )
+    assert alignment_of(parsed("--alignment-decoder", "full", "--alignment-decode-px", "-1")) == Alignment(
+        decoder="full", decode_px=-1
+    )
     assert config_of(parsed("--steps", "8", "--cfg", "2.5"), Sampling()) == Sampling(steps=8, cfg=2.5)
     assert parsed("--classes", "dog", "tench, Tinca tinca").classes == ["dog", "tench, Tinca tinca"]
 
@@ -68,6 +72,13 @@ def test_generate_prints_one_json_object(
     assert f"sampling.cfg is {Sampling().cfg} there and 3.0 here" in capsys.readouterr().err
 
 
+def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> None:
+    for name in ("float32", "bfloat16", "float16"):
+        chosen = build_parser().parse_args(["generate", *models, "--out", "o", "--dtype", name])
+        classifier, prior = _models(chosen)
+        assert classifier.dtype == prior.dtype == getattr(torch, name)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -82,6 +93,8 @@ def test_generate_prints_one_json_object(
         (["--device", "gpu"], "device is 'gpu', expected 'cpu', 'cuda'"),
         (["--device", "cuda:99"], "device is 'cuda:99', expected one of this machine's"),
         (["--labels", "a", "b"], "7 outputs and 2 labels"),
+        (["--tiny-decoder", "nonsense"], "unknown tiny decoder 'nonsense'"),
+        (["--alignment-decoder", "tiny"], "has no tiny decoder"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.config import Alignment, Sampling, TokenLearning
+from engine.config import PRIORS_PX, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError, EngineError
 
 
@@ -21,10 +21,24 @@ from engine.errors import ConfigError, EngineError
         (lambda: Sampling(cfg=0.5), "cfg is 0.5, expected a finite number >= 1"),
         (lambda: Alignment(class_weight=-1.0), "class weight is -1.0, expected a finite number >= 0"),
         (lambda: Sampling(eta=1.5), "eta is 1.5, expected a number from 0 to 1"),
+        (lambda: Alignment(decoder="small"), "decoder is 'small', expected one of 'auto', 'full', 'tiny'"),
+        (
+            lambda: Alignment(decode_px=-2),
+            "decode_px is -2, expected a side in pixels, 0 or -1: 0 is what the",
+        ),
         (lambda: TokenLearning(init="mean"), "init is 'mean', expected one of 'random', 'a', 'class name'"),
         (lambda: TokenLearning(learning_rate=0), "learning rate is 0"),
         (lambda: TokenLearning(target_accuracy=70), "target accuracy is 70, .* write 70 % as 0.7"),
-        (lambda: TokenLearning(epochs=0), "0 epochs of 20 images"),
+        (lambda: TokenLearning(epochs=0), "0 epochs of 12 images and 5 updates"),
+        (lambda: TokenLearning(updates_per_trajectory=0), "and 0 updates, expected at least 1 of each"),
+        (lambda: TokenLearning(steps=-1), "has -1 sampler steps, expected a whole number >= 0"),
+        (
+            lambda: TokenLearning(gradient="last", updates_per_trajectory=4),
+            "4 updates for each trajectory with the gradient of the last step, expected 1",
+        ),
+        (lambda: TokenLearning(optimizer="sgd"), "optimizer is 'sgd', expected one of 'adam', 'adam8bit'"),
+        (lambda: TokenLearning(stop_on="loss"), "stop_on is 'loss', expected one of 'predicted', 'finished'"),
+        (lambda: TokenLearning(domain_weight=-0.1), "domain weight is -0.1, expected a finite number >= 0"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(make, message: str) -> None:
@@ -39,7 +53,10 @@ def test_the_papers_settings_are_the_papers() -> None:
     assert (paper.target, paper.step, paper.scale) == ("noisy", "raw", 0.2)
     assert (paper.start, paper.stop, paper.statistics) == (0.0, 1.0, "image")
     assert (paper.norm, paper.layers, paper.class_weight) == ("l2", "uniform", 0.0)
+    assert (paper.decoder, paper.decode_px) == ("full", PRIORS_PX)
     sampling, learning = Sampling.paper(), TokenLearning.paper()
     assert (sampling.steps, sampling.cfg, sampling.eta) == (30, 15.0, 0.0)
     assert (learning.learning_rate, learning.epochs, learning.images_per_epoch) == (0.005, 30, 20)
     assert (learning.target_accuracy, learning.gradient, learning.init) == (0.7, "last", "random")
+    assert (learning.steps, learning.updates_per_trajectory, learning.domain_weight) == (0, 1, 0.0)
+    assert (learning.optimizer, learning.augment) == ("adam", False)

@@ -66,7 +66,7 @@ def test_images_that_differ_by_much(backend, feature_map, assert_as_good):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("shape", [(3, 70, 40, 40), (16, 2, 90, 91), (40, 3, 60, 60)])
+@pytest.mark.parametrize("shape", [(3, 70, 80, 80), (16, 2, 180, 182), (40, 3, 120, 120)])
 @pytest.mark.parametrize("per_image", [False, True], ids=["batch", "image"])
 def test_threads_share_the_work(built, layout, shape, per_image, feature_map, assert_as_good):
     torch.set_num_threads(8)

@@ -1,24 +1,31 @@
 """Learning tokens from end to end on a tiny Stable Diffusion 2.1: files, interruption, and what is left alone."""
 
+import copy
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from engine.config import Alignment, Sampling, TokenLearning
-from engine.errors import ConfigError, OutputError
+from engine.errors import ConfigError, MissingExtraError, OutputError
 from engine.models import Classifier, Preprocess, Prior, load_classifier, load_prior
 from engine.pipelines.generate import generate
 from engine.pipelines.learn_tokens import learn_tokens
-from engine.tokens.optimise import TokenEpoch, initial_rows
+from engine.tokens.state import TokenEpoch, initial_rows
 from engine.tokens.table import TokenTable, load_tokens
 
 LABELS = ("dog", "elephant")
 LEARNING = TokenLearning(
     epochs=2,
     images_per_epoch=2,
+    steps=0,
+    updates_per_trajectory=1,
+    domain_weight=0.0,
+    augment=False,
     learning_rate=0.05,
     target_accuracy=1.0,
     skip_passing=False,
@@ -76,7 +83,18 @@ def test_sd21_s_architecture_learns_and_stays_as_it_was(tmp_path, classifier, ti
     assert [image.prompt for image in images] == ["a <ddis-dog> dog", "an <ddis-elephant> elephant"]
 
 
-def test_a_run_cut_after_any_epoch_ends_at_the_same_bytes(tmp_path, classifier, tiny_prior):
+CHEAP = replace(
+    LEARNING, optimizer="adam8bit", steps=4, updates_per_trajectory=2, domain_weight=0.1, augment=True
+)
+
+
+@pytest.mark.parametrize("learning", [LEARNING, CHEAP], ids=["adam", "adam8bit"])
+def test_a_run_cut_after_any_epoch_ends_at_the_same_bytes(tmp_path, classifier, tiny_prior, learning):
+    def learned(*arguments: Any, **changes: Any) -> TokenTable:
+        return learn_tokens(
+            *arguments[:2], learning=learning, sampling=SAMPLING, seed=5, out=arguments[2], **changes
+        )
+
     learned(classifier, tiny_prior, tmp_path / "whole.safetensors")
     embedding = tiny_prior.text_encoder.get_input_embeddings()
     out = tmp_path / "cut.safetensors"
@@ -128,6 +146,62 @@ def test_a_class_that_passes_without_a_token_has_none(classifier, tiny_prior):
     assert set(table.classes) == {0, 1} - passing
     assert {number for number, end in table.training.items() if end.outcome == "passes without"} == passing
     assert all(table.name_of(number) == "" for number in passing)
+
+
+def test_domain_weight_and_augmentation_reach_the_rows(classifier, tiny_prior):
+    rows = {
+        name: learn_tokens(
+            classifier, tiny_prior, learning=replace(LEARNING, epochs=1, **changes), alignment=None,
+            sampling=SAMPLING, seed=5,
+        ).rows
+        for name, changes in {
+            "plain": {}, "domain": {"domain_weight": 5.0}, "augmented": {"augment": True}, "steps": {"steps": 5},
+        }.items()
+    }  # fmt: skip
+    for name in ("domain", "augmented", "steps"):
+        assert not torch.allclose(rows[name], rows["plain"], atol=1e-4), name
+
+
+def test_a_float16_prior_learns_as_a_float32_one_does(classifier, tiny_prior, tiny_prior_folders):
+    """The classifier is made so flat that its gradient, unscaled, is below what float16 can hold."""
+    flat = copy.deepcopy(classifier)
+    flat.module[-1].weight.data *= 1e-4
+    start = initial_rows(tiny_prior, (0, 1), LABELS, "class name", 5)
+    settings = replace(LEARNING, epochs=1, gradient="drawn", steps=4, updates_per_trajectory=1)
+    half = load_prior(tiny_prior_folders["epsilon"], device="cpu", dtype="float16")
+    moves = [
+        learn_tokens(flat, prior, learning=settings, alignment=None, sampling=SAMPLING, seed=5).rows - start
+        for prior in (tiny_prior, half)
+    ]
+    same = (moves[0].sign() == moves[1].sign()).float().mean()
+    assert same > 0.9  # Adam's first step is the gradient's sign
+
+
+def test_the_table_tells_what_each_class_cost(tmp_path, classifier, tiny_prior):
+    """Published schedule, 2 steps with CFG: an image takes 4 evaluations, and the last step's 2 backward as well."""
+    paper = replace(
+        TokenLearning.paper(), epochs=2, images_per_epoch=3, target_accuracy=1.0, skip_passing=False
+    )
+    out = tmp_path / "t.safetensors"
+    table = learn_tokens(classifier, tiny_prior, learning=paper, alignment=None, sampling=SAMPLING, out=out)
+    assert {number: (end.unet_forward, end.unet_backward) for number, end in table.training.items()} == {
+        0: (24, 12), 1: (24, 12),
+    }  # fmt: skip
+    assert load_tokens(out, tiny_prior).training == table.training
+
+
+def test_more_sampler_steps_than_guidance_or_prior_can_take_are_refused(classifier, tiny_prior):
+    with pytest.raises(ConfigError, match=r"sampling has 1 step and alignment is on, expected at least 2"):
+        learn_tokens(classifier, tiny_prior, learning=TokenLearning(steps=1))
+    with pytest.raises(ConfigError, match=r"sampling has 2000 steps, expected 1 to 1000"):
+        learn_tokens(classifier, tiny_prior, learning=TokenLearning(steps=2000))
+
+
+def test_an_optimizer_that_is_not_installed_is_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(MissingExtraError, match=r"extra 'gpu' for the optimizer 'adam8bit'"):
+        learn_tokens("no such classifier", learning=TokenLearning(optimizer="adam8bit"))
 
 
 def test_a_file_of_another_ending_is_refused_before_anything_is_loaded():

@@ -5,12 +5,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
-from engine.config import Sampling
 from engine.errors import TokenFileError
 from engine.guidance.steer import Unguided
 from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.sampling.ddim import sample
 from engine.sampling.noise import ImageNoise
-from engine.tokens.optimise import final_images
 from engine.tokens.table import TokenTable, attached
 from engine.tokens.textual_inversion import export_textual_inversion, import_textual_inversion
 from engine.types import ImageKey
@@ -52,7 +51,9 @@ def test_diffusers_makes_the_engine_s_images_from_exported_tokens(
     noise = ImageNoise(0, keys, tiny_prior.latent_shape)
     with attached(tiny_prior, table) as prior, torch.no_grad():
         torch.testing.assert_close(prior.encode_prompts(PROMPTS), theirs, rtol=0, atol=1e-5)
-        ours = final_images(prior, PROMPTS, noise, Sampling(steps=3, cfg=5.0, eta=1.0), Unguided())
+        denoise = prior.denoiser(prior.encode_prompts(PROMPTS), prior.encode_prompts([""]), 5.0)
+        z = sample(noise.draw(), denoise, prior.schedule(3), Unguided(), eta=1.0, noise=noise)
+        ours = prior.decode(z)
     noise = ImageNoise(0, keys, tiny_prior.latent_shape)
     images = pipe(
         PROMPTS,

@@ -89,6 +89,10 @@ def pack_prior(
     sheet(rows).save(folder / "samples.png")
     sheet([whole, again]).save(folder / "reconstructions.png")
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for config in folder.glob("*/config.json"):
+        facts = json.loads(config.read_text())
+        facts.pop("_name_or_path", None)  # the folder that a continued part came from is nobody's business
+        config.write_text(json.dumps(facts, indent=2) + "\n")
     unet = sum(value.numel() for value in networks.unet.parameters())
     _card(
         folder,

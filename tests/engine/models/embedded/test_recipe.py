@@ -80,6 +80,7 @@ def test_a_packed_prior_is_trained_further_and_its_card_keeps_both_recipes(data,
         torch.testing.assert_close(before, after, atol=5e-3, rtol=0)  # one step of a warming-up rate away
     assert old.fingerprint != new.fingerprint
     assert old.vae.config.scaling_factor == new.vae.config.scaling_factor
+    assert not any(str(start) in file.read_text() for file in (tmp_path / "more").rglob("*.json"))
     card = (tmp_path / "more" / "prior" / "README.md").read_text()
     assert f"**recipe, part 1**: Recipe(steps={STEPS}," in card
     assert "**recipe, part 2**: Recipe(steps=1," in card

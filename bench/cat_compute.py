@@ -1,0 +1,128 @@
+"""What learning a class token costs as published and as we do it, and what each token does on seeds it did not see.
+
+python bench/cat_compute.py [--domains sketch cartoon] [--classes 1] [--images 32]
+
+Both schedules learn the classes that the teacher recognises worst in the plain prior's images. The published one takes
+its classes one by one, ours together. An evaluation is one latent through the UNet once; a CFG step of an image is two.
+Learning continues where it was cut, from --work, and every finished part is written at once; `seconds` add up.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokens import worst_classes
+
+from engine.config import Sampling, TokenLearning
+from engine.evaluation.shares import shares
+from engine.files import write_whole
+from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.models.embedded.judge import load_judge
+from engine.outputs.run_record import versions
+from engine.pipelines.generate import generate
+from engine.pipelines.learn_tokens import learn_tokens
+from engine.tokens.state import TokenEpoch
+from engine.tokens.table import TokenTable
+
+SCHEDULES = {
+    "published": replace(TokenLearning.paper(), skip_passing=False),
+    "ours": replace(TokenLearning(), skip_passing=False),
+}
+SEED = 400
+"""Of the held-out images; no setting was chosen on it."""
+FOUND_ON = 16
+"""Plain images of each class that find the worst ones, as in bench/tokens.py."""
+RESULT = Path(__file__).parent / "results" / "cat_compute.json"
+
+
+def learned(
+    result: dict[str, Any],
+    out: Path,
+    work: Path,
+    name: str,
+    classifier: Classifier,
+    prior: Prior,
+    classes: list[str],
+) -> TokenTable:
+    """The tokens of one schedule. Seconds are added to the result after each epoch, so that a cut loses none."""
+    seconds, began = result["seconds"], time.monotonic()
+
+    def keep(epoch: TokenEpoch) -> None:
+        nonlocal began
+        seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - began, 2)
+        began = time.monotonic()
+        write_whole(out, json.dumps(result, indent=1).encode() + b"\n")
+        print(name, classifier.labels[epoch.class_index], epoch.epoch, epoch.accuracy, flush=True)
+
+    return learn_tokens(
+        classifier, prior, classes, SCHEDULES[name.split("/")[0]], None, Sampling(), SEED,
+        work / f"{name.replace('/', '-')}.safetensors", keep,
+    )  # fmt: skip
+
+
+def learning_cells(
+    result: dict[str, Any], out: Path, work: Path, domain: str, classifier: Classifier, prior: Prior
+) -> dict[str, dict[str, TokenTable]]:
+    """Both schedules' tokens: of each schedule, a table for each of the classes."""
+    classes = result["classes"][domain]
+    tables = {
+        "published": {
+            kind: learned(result, out, work, f"published/{domain}/{kind}", classifier, prior, [kind])
+            for kind in classes
+        }
+    }
+    together = learned(result, out, work, f"ours/{domain}", classifier, prior, classes)
+    return tables | {"ours": dict.fromkeys(classes, together)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--domains", nargs="+", default=["sketch", "cartoon"])
+    parser.add_argument("--classes", type=int, default=1, help="how many of each teacher's worst classes")
+    parser.add_argument("--images", type=int, default=32, help="held-out images of each class")
+    parser.add_argument(
+        "--work", type=Path, default=Path("out/cat_compute"), help="folder of the learned tokens"
+    )
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    prior, judge = load_prior("embedded"), load_judge()
+    asked = {
+        "classes": chosen.classes,
+        "images_per_class": chosen.images,
+        "prior": prior.fingerprint,
+        "sampling": asdict(Sampling()),
+        "schedules": {name: asdict(learning) for name, learning in SCHEDULES.items()},
+    }
+    result: dict[str, Any] = {"settings": asked, "classes": {}, "seconds": {}, "cells": {}}
+    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
+        result = kept
+    result["environment"] = {
+        "device": str(prior.device), "threads": torch.get_num_threads(), "versions": versions(),
+    }  # fmt: skip
+    for domain in chosen.domains:
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+        if domain not in result["classes"]:
+            result["classes"][domain] = worst_classes(classifier, prior, chosen.classes, FOUND_ON)
+        tables = learning_cells(
+            result, chosen.out, chosen.work / prior.fingerprint, domain, classifier, prior
+        )
+        for name, kind in product(["plain", *SCHEDULES], result["classes"][domain]):
+            cell = f"{name}/{domain}/{kind}"
+            if cell in result["cells"]:
+                continue
+            table = tables[name][kind] if name != "plain" else None
+            held_out = generate(classifier, prior, [kind], chosen.images, table, None, Sampling(), SEED)
+            result["cells"][cell] = asdict(shares(held_out, judge, domain))
+            if table is not None:
+                result["cells"][cell]["learning"] = asdict(table.training[classifier.labels.index(kind)])
+            write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+            print(cell, result["cells"][cell], flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What the evaluator needs for 100,000 rows of features, and how near its values are to those of kept libraries.
+
+python bench/evaluator.py [--rows 100000] [--neighbour-rows 10000] [--width 2048] [--parts stream neighbours equal]
+
+Each part runs in a process of its own, whose peak of resident memory is told; a part that is done is written at once.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from engine.evaluation.features import FeatureFile, RunningMoments
+from engine.evaluation.metrics import fid, gaussian, inception_score, kid
+from engine.evaluation.neighbours import neighbours
+from engine.files import write_whole
+from engine.memory.measure import peak_bytes
+from engine.outputs.run_record import versions
+
+RESULT = Path(__file__).parent / "results" / "evaluator.json"
+PART = 500
+"""Rows that come at a time, as from a network."""
+
+
+def fill(file: FeatureFile, rows: int, seed: int) -> RunningMoments:
+    """Random features, a part at a time, to a file and to moments."""
+    rng = torch.Generator().manual_seed(seed)
+    width = file.shape[1]
+    moments = RunningMoments(width)
+    for start in range(0, rows, PART):
+        part = torch.randn(min(PART, rows - start), width, generator=rng) + 0.01 * seed
+        file.append(part)
+        moments.add(part)
+    return moments
+
+
+def stream(rows: int, width: int) -> dict[str, float]:
+    """FID and KID of two sets of `rows`, which are never held whole."""
+    with FeatureFile(width) as samples, FeatureFile(width) as reference:
+        seconds = {}
+        start = time.perf_counter()
+        moments = [fill(file, rows, seed).gaussian() for seed, file in enumerate((samples, reference))]
+        seconds["moments_s"] = time.perf_counter() - start
+        start = time.perf_counter()
+        distance = fid(*moments)
+        seconds["fid_s"] = time.perf_counter() - start
+        start = time.perf_counter()
+        kernel = kid(samples, reference, subsets=10)
+        seconds["kid_10_subsets_s"] = time.perf_counter() - start
+    return {"rows": rows, "fid": distance, "kid": kernel.mean, **seconds}
+
+
+def nearest(rows: int, width: int) -> dict[str, float]:
+    """Precision, recall, density and coverage of two sets of `rows`."""
+    with FeatureFile(width) as samples, FeatureFile(width) as reference:
+        rng = torch.Generator().manual_seed(0)
+        for file in (samples, reference):
+            for start in range(0, rows, PART):
+                file.append(torch.randn(min(PART, rows - start), width, generator=rng))
+        start_s = time.perf_counter()
+        found = neighbours(samples, reference)
+        seconds = time.perf_counter() - start_s
+    return {"rows": rows, "precision": found.precise.double().mean().item(), "neighbours_s": seconds}
+
+
+class Handed(nn.Module):
+    """A feature extractor for features that are there already."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def equal(rows: int, width: int) -> dict[str, dict[str, float]]:
+    """Our values beside those of torchmetrics and prdc on the same features, and the relative gap."""
+    from prdc import compute_prdc
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.inception import InceptionScore
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    rng = torch.Generator().manual_seed(1)
+    mixing = torch.randn(width, width, generator=rng) / width**0.5
+    reference = (torch.randn(rows, width, generator=rng) @ mixing + 1).double()
+    samples = (0.9 * torch.randn(rows, width, generator=rng) @ mixing + 1.02).double()
+    theirs = {}
+    for name, metric in {
+        "fid": FrechetInceptionDistance(Handed(width)),
+        "kid": KernelInceptionDistance(Handed(width), subsets=20, subset_size=rows // 2),
+    }.items():
+        metric.set_dtype(torch.float64)
+        metric.update(reference, real=True)
+        metric.update(samples, real=False)
+        torch.manual_seed(0)
+        value = metric.compute()
+        theirs[name] = (value[0] if name == "kid" else value).item()
+    score = InceptionScore(Handed(width), splits=1).set_dtype(torch.float64)
+    score.update(samples)
+    theirs["inception_score"] = score.compute()[0].item()
+    theirs |= {
+        name: float(value) for name, value in compute_prdc(reference.numpy(), samples.numpy(), 3).items()
+    }
+    near = neighbours(samples, reference, 3, 3)
+    ours = {
+        "fid": fid(gaussian(samples), gaussian(reference)),
+        "kid": kid(samples, reference, 20, rows // 2).mean,
+        "inception_score": inception_score(samples).item(),
+        "precision": near.precise.double().mean().item(),
+        "recall": near.recalled.double().mean().item(),
+        "density": near.density.mean().item(),
+        "coverage": near.covered.double().mean().item(),
+    }
+    return {
+        name: {"ours": ours[name], "library": value, "relative_gap": abs(ours[name] - value) / abs(value)}
+        for name, value in theirs.items()
+    }
+
+
+def run_part(part: str, chosen: argparse.Namespace) -> dict[str, object]:
+    """One part in this process, with its peak memory."""
+    rows = {"stream": chosen.rows, "neighbours": chosen.neighbour_rows, "equal": 2000}[part]
+    width = 64 if part == "equal" else chosen.width
+    values = {"stream": stream, "neighbours": nearest, "equal": equal}[part](rows, width)
+    found = {"width": width, "values": values, "peak_bytes": peak_bytes(torch.device("cpu"))}
+    return found | {"threads": torch.get_num_threads(), "versions": versions()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=100_000, help="rows of each set for FID and KID")
+    parser.add_argument("--neighbour-rows", type=int, default=10_000, help="rows of each set for neighbours")
+    parser.add_argument("--width", type=int, default=2048, help="features of a row")
+    parser.add_argument("--parts", nargs="+", choices=("stream", "neighbours", "equal"),
+                        default=["stream", "neighbours", "equal"])  # fmt: skip
+    parser.add_argument("--here", action="store_true", help="run the one part in this process and print it")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    if chosen.here:
+        print(json.dumps(run_part(chosen.parts[0], chosen)))
+        return
+    result = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
+    for part in chosen.parts:
+        sizes = ["--rows", str(chosen.rows), "--neighbour-rows", str(chosen.neighbour_rows)]
+        command = [sys.executable, __file__, "--here", "--parts", part, "--width", str(chosen.width), *sizes]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        result[part] = json.loads(done.stdout.strip().splitlines()[-1])
+        write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+        print(part, f"{result[part]['peak_bytes'] / 2**30:.2f} GiB", result[part]["values"], flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Sets of images that are read in order and never held whole: data set folders, folders of images, parquet files."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from engine.errors import ConfigError, brief
+from engine.outputs.dataset import IMAGES, read_dataset
+from engine.outputs.manifest import MANIFEST
+from engine.outputs.run_record import RUN
+
+ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+PARQUET_ROWS = 256
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Where images come from. one_size: whether another size than the first's is an error."""
+
+    path: Path
+    domain: str | None = None
+    one_size: bool = False
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """(N, 3, H, W) in [0, 1], at most `size` of one H x W; a change of the size ends a batch."""
+        held: list[Tensor] = []
+        first: torch.Size | None = None
+        for name, image in self._images():
+            first = first or image.shape
+            if self.one_size and image.shape != first:
+                raise ConfigError(
+                    f"{name} is of {_size(image.shape)} pixels and the first image of {_size(first)}, expected one "
+                    "size in a folder that is evaluated: resize them all, or take the stray one out."
+                )
+            if held and (len(held) == size or held[0].shape != image.shape):
+                yield _stacked(held)
+                held = []
+            held.append(image)
+        if held:
+            yield _stacked(held)
+
+    def _images(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and pixels (3, H, W) uint8 of each image. Raises ConfigError where there is none."""
+        none = True
+        for name, content in _rows(self.path, self.domain) if self.path.is_file() else _files(self.path):
+            none = False
+            yield name, _pixels(name, content)
+        if none:
+            raise ConfigError(
+                f"{self.path} has no images, expected a folder with images ({', '.join(sorted(ENDINGS))}), in one "
+                "folder for each class or not, or a parquet file with rows: check the path."
+            )
+
+
+def open_images(path: Path | str, domain: str | None = None, one_size: bool = False) -> ImageSet:
+    """The images of a folder or parquet file. domain: only the rows of this value in a parquet file's column `domain`.
+
+    Raises ConfigError where the path is not there, or a folder is asked for a domain.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise ConfigError(
+            f"there is no {path}, expected a folder of images, a .parquet file or a .safetensors file of statistics: "
+            "check the path."
+        )
+    if domain is not None and path.is_dir():
+        raise ConfigError(
+            f"domain {domain!r} was asked of the folder {path}, expected a parquet file with a column `domain` or "
+            "the judge's reference: leave --domain out, or give the folder of that domain alone."
+        )
+    return ImageSet(path, domain, one_size)
+
+
+def has_manifest(path: Path) -> bool:
+    """Whether `path` is a data set of ours, finished or not."""
+    return path.is_dir() and (
+        (path / MANIFEST).exists() or ((path / RUN).exists() and (path / IMAGES).exists())
+    )
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Image files by name: those of the manifest in a data set of ours, else all below the folder."""
+    if has_manifest(folder):
+        yield from ((str(path), path) for path, _ in read_dataset(folder))
+        return
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    yield from ((str(path), path) for path in sorted(found))
+
+
+def _rows(path: Path, domain: str | None) -> Iterator[tuple[str, io.BytesIO]]:
+    """Images of a parquet file, a few rows in memory at a time."""
+    columns = ["image"] if domain is None else ["image", "domain"]
+    seen: set[str] = set()
+    number, none = 0, True
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
+                for row in batch.to_pylist():
+                    seen.add(row.get("domain", ""))
+                    number += 1
+                    if domain is None or row["domain"] == domain:
+                        none = False
+                        yield f"row {number - 1} of {path}", io.BytesIO(_bytes(row["image"], path))
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise ConfigError(
+            f"{path} is no parquet file of images ({brief(error)}), expected the columns image (a struct with "
+            "`bytes`) and, for --domain, domain: check the path, or give a folder of images."
+        ) from error
+    if number and none:
+        raise ConfigError(
+            f"domain {domain!r} is in no row of {path}, expected one of {', '.join(sorted(seen))}: choose one."
+        )
+
+
+def _bytes(image: Any, path: Path) -> bytes:
+    content = image.get("bytes") if isinstance(image, dict) else image
+    if not isinstance(content, bytes):
+        raise ConfigError(
+            f"the column image of {path} holds no bytes, expected each image's file in `image.bytes`: write the images "
+            "themselves into the file, not their paths."
+        )
+    return content
+
+
+def _pixels(name: str, content: Path | io.BytesIO) -> Tensor:
+    try:
+        with Image.open(content) as picture:
+            pixels = np.array(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        kind = "is no image" if isinstance(error, UnidentifiedImageError) else "cannot be read"
+        raise ConfigError(
+            f"{name} {kind} ({brief(error)}), expected a whole image file: make it anew or take it out."
+        ) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    return torch.stack(images).float() / 255
+
+
+def _size(shape: torch.Size) -> str:
+    return f"{shape[2]} x {shape[1]}"

@@ -1,0 +1,130 @@
+"""All that learning some class tokens depends on between two epochs, and where tokens start."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from engine.models.prior import Prior
+from engine.types import ImageKey, image_rng
+
+
+class Outcome(IntEnum):
+    """Where a class stands."""
+
+    WAITING = 0
+    LEARNING = 1
+    PASSES_WITHOUT = 2
+    RECOGNISED = 3
+    EPOCHS_USED_UP = 4
+
+
+@dataclass(frozen=True)
+class TokenEpoch:
+    """One epoch of one class, before its updates. Epoch 0 is the plain prompt.
+
+    accuracy, loss: of the images that the loss reads. finished: accuracy of finished images, None where none were made.
+    unet_forward, unet_backward: UNet evaluations of single latents that the class has cost so far; one CFG step of an
+    image is two.
+    """
+
+    class_index: int
+    epoch: int
+    accuracy: float
+    finished: float | None
+    loss: float
+    outcome: Outcome
+    unet_forward: int
+    unet_backward: int
+
+
+@dataclass
+class TokenState:
+    """All that learning K tokens of width D depends on between two epochs; every field but `classes` holds tensors.
+
+    rows: (K, D) float32, the leaf that gradients reach. momentum, square: Adam's moments of each row, (K, D); (0, D)
+    where the rows that learn side by side share an optimiser, whose own state is then `joint`. The others: (K,), and
+    `finished` is NaN where no finished image was looked at.
+    """
+
+    classes: tuple[int, ...]
+    rows: Tensor
+    momentum: Tensor
+    square: Tensor
+    updates: Tensor
+    skipped: Tensor
+    epochs: Tensor
+    accuracy: Tensor
+    finished: Tensor
+    loss: Tensor
+    outcome: Tensor
+    unet_forward: Tensor
+    unet_backward: Tensor
+    joint: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def at_start(cls, classes: Sequence[int], rows: Tensor, optimizer: str = "adam") -> "TokenState":
+        """Nothing learned yet: rows (K, D) as they shall begin."""
+        count = torch.zeros(len(classes), dtype=torch.int64)
+        measure = torch.zeros(len(classes), dtype=torch.float64)
+        moments = torch.zeros_like(rows[: len(rows) if optimizer == "adam" else 0], requires_grad=False)
+        return cls(
+            classes=tuple(classes),
+            rows=rows.detach().clone().requires_grad_(),
+            momentum=moments.clone(),
+            square=moments.clone(),
+            updates=count.clone(),
+            skipped=count.clone(),
+            epochs=count.clone(),
+            accuracy=measure.clone(),
+            finished=measure + torch.nan,
+            loss=measure.clone(),
+            outcome=count.clone(),
+            unet_forward=count.clone(),
+            unet_backward=count.clone(),
+        )
+
+    def those(self, outcome: Outcome, among: range) -> list[int]:
+        """The rows' numbers, of some, that stand at an outcome."""
+        return [number for number in among if self.outcome[number] == outcome]
+
+    def report(self, number: int) -> TokenEpoch:
+        """The last measured epoch of one row."""
+        finished = float(self.finished[number])
+        return TokenEpoch(
+            class_index=self.classes[number],
+            epoch=int(self.epochs[number]),
+            accuracy=float(self.accuracy[number]),
+            finished=None if finished != finished else finished,
+            loss=float(self.loss[number]),
+            outcome=Outcome(int(self.outcome[number])),
+            unet_forward=int(self.unet_forward[number]),
+            unet_backward=int(self.unet_backward[number]),
+        )
+
+
+def learning_key(class_index: int, epoch: int, image: int, images_per_epoch: int) -> ImageKey:
+    """The key of a learning image. It counts down from -2, and generation up from 0, so they never share a seed."""
+    return ImageKey(class_index, -2 - (epoch * images_per_epoch + image))
+
+
+def initial_rows(prior: Prior, classes: Sequence[int], labels: Sequence[str], init: str, seed: int) -> Tensor:
+    """Where the tokens of some classes start: (K, D) float32, by the rule that `TokenLearning.init` names.
+
+    random: normal, with the mean and deviation of the text encoder's embeddings, seeded by class (image number -1).
+    """
+    table = prior.text_encoder.get_input_embeddings().weight.detach().float().cpu()
+
+    def mean_row(text: str) -> Tensor:
+        ids = prior.tokenizer(text.replace("_", " "), add_special_tokens=False).input_ids
+        return table[ids].mean(0)
+
+    def random_row(class_index: int) -> Tensor:
+        rng = image_rng(seed, ImageKey(class_index, -1))
+        return table.mean() + table.std() * torch.randn(table.shape[1], generator=rng)
+
+    if init == "random":
+        return torch.stack([random_row(number) for number in classes])
+    return torch.stack([mean_row("a" if init == "a" else labels[number]) for number in classes])

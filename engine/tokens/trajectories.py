@@ -1,0 +1,150 @@
+"""The images of learning: a batch is sampled once, and its gradients read it at a few steps of its way.
+
+    clean(z_t, S) = null(z_t) + s (conditional(z_t, tau(y, S)) - null(z_t)),   both clean latents that the UNet predicts
+
+A clean prediction is affine in the UNet's output, so classifier-free guidance (CFG) may be combined behind it. Tokens
+are in the conditional branch alone: an early step's gradient costs one forward and one backward pass through the UNet,
+and its null branch is left over from sampling. The published last step is differentiated as it is sampled.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.config import Sampling
+from engine.guidance.steer import DomainSteer
+from engine.models.prior import Prior
+from engine.sampling.ddim import OnStep, Steer, sample
+from engine.sampling.noise import ImageNoise
+from engine.tokens.source import Seen
+from engine.types import ImageKey, Prediction, Step
+
+DRAWN_FROM = (0.1, 0.6)
+"""The part of a schedule that a gradient's step is drawn from."""
+
+
+See = Callable[[Tensor], Seen]
+"""images (N, 3, H, W) in [0, 1] -> what the classifier says of them. Differentiable."""
+
+
+def gradient_steps(gradient: str, steps: int, updates: int, rng: torch.Generator) -> list[int]:
+    """The numbers of the steps that carry the gradients of `updates` updates, by the rule `TokenLearning.gradient`.
+
+    drawn: from the part DRAWN_FROM of the schedule, none twice before each was there once.
+    """
+    if gradient == "last":
+        return [steps - 1] * updates
+    first, end = (round(share * steps) for share in DRAWN_FROM)
+    size = max(end - first, 1)
+    rounds = -(-updates // size)
+    return [first + int(n) for _ in range(rounds) for n in torch.randperm(size, generator=rng)][:updates]
+
+
+class Trajectories:
+    """A batch of images on its way from noise, sampled up to the latest of the steps `at`, without a graph.
+
+    keys: N images. context: (N, L, D) of their prompts. null: (1, L, D). steer: gives the steer of some images.
+    unet_forward, unet_backward: (N,) UNet evaluations that each image has cost so far.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        keys: Sequence[ImageKey],
+        context: Tensor,
+        null: Tensor,
+        sampling: Sampling,
+        seed: int,
+        steer: Callable[[Sequence[ImageKey]], Steer],
+        at: Sequence[int],
+        see: See,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.prior, self.keys, self.sampling, self.see, self.on_step = prior, keys, sampling, see, on_step
+        self.context, self.null, self.at = context.detach(), null, tuple(at)
+        self.steer_of, self.steer = steer, steer(keys)
+        dtype = torch.promote_types(prior.dtype, torch.float32)
+        self.noise = ImageNoise(seed, keys, prior.latent_shape, prior.device, dtype)
+        self.schedule = prior.schedule(sampling.steps)
+        self.branches = 1 if sampling.cfg == 1 else 2
+        self.unet_forward = torch.zeros(len(keys), dtype=torch.int64)
+        self.unet_backward = self.unet_forward.clone()
+        self.kept: dict[int, Tensor] = {}
+        self.kept_null: dict[int, Tensor] = {}
+        latest = max(self.at)
+        with torch.no_grad():
+            part = self.schedule[:latest]
+            z = sample(self.noise.draw(), self._denoise, part, self.steer, on_step, sampling.eta, self.noise)
+        _check(self.steer)
+        self.kept[latest] = z
+        self.unet_forward += self.branches * latest
+
+    @property
+    def complete(self) -> bool:
+        """Whether the images that the first gradient reads are the finished ones."""
+        return self.at[0] == len(self.schedule) - 1
+
+    def seen(self, update: int, context: Tensor) -> Seen:
+        """The classifier's view of the images that the step of an update predicts; context: (N, L, D), with a graph."""
+        number = self.at[update]
+        if number == len(self.schedule) - 1:
+            return self.see(self._last_images(context))
+        clean = self.prior.denoiser(context, self.null, 1.0)(self.kept[number], self.schedule[number]).clean
+        self.unet_forward += 1
+        self.unet_backward += 1
+        if self.sampling.cfg != 1:
+            null = self._null_at(number)
+            clean = null + self.sampling.cfg * (clean - null)
+        return self.see(self.prior.decode(clean))
+
+    @torch.no_grad()
+    def finished(self, rows: Sequence[int]) -> Tensor:
+        """Logits (n, K) of some of the images, sampled on to the end with the prompts that they began with."""
+        latest, rows = max(self.at), list(rows)
+        steer = self.steer_of([self.keys[row] for row in rows])
+        denoise = self.prior.denoiser(self.context[rows], self.null, self.sampling.cfg)
+        part, noise = self.schedule[latest:], self.noise.of(rows)
+        z = sample(self.kept[latest][rows], denoise, part, steer, self.on_step, self.sampling.eta, noise)
+        _check(steer)
+        self.unet_forward[rows] += self.branches * len(part)
+        return self.see(self.prior.decode(z)).logits
+
+    def _last_images(self, context: Tensor) -> Tensor:
+        """Finished images (N, 3, H, W), the last step's graph on them."""
+        denoise = self.prior.denoiser(context, self.null, self.sampling.cfg)
+        z, part = self.kept[len(self.schedule) - 1], self.schedule[-1:]
+        self.unet_forward += self.branches
+        self.unet_backward += self.branches
+        return self.prior.decode(
+            sample(z, denoise, part, self.steer, self.on_step, self.sampling.eta, self.noise)
+        )
+
+    def _denoise(self, z: Tensor, step: Step) -> Prediction:
+        """A step without a graph; one that a gradient will read keeps its latents and its null branch."""
+        if step.index not in self.at:
+            return self.prior.denoiser(self.context, self.null, self.sampling.cfg)(z, step)
+        self.kept[step.index] = z
+        conditional = self.prior.denoiser(self.context, self.null, 1.0)(z, step)
+        if self.sampling.cfg == 1:
+            return conditional
+        null = self.prior.denoiser(self.null.expand_as(self.context), self.null, 1.0)(z, step)
+        self.kept_null[step.index] = null.clean
+        pairs = zip(null, conditional, strict=True)
+        return Prediction(*(free + self.sampling.cfg * (told - free) for free, told in pairs))
+
+    @torch.no_grad()
+    def _null_at(self, number: int) -> Tensor:
+        """The null branch's clean latents at a step, predicted once."""
+        if number not in self.kept_null:
+            null = self.null.expand_as(self.context)
+            denoise = self.prior.denoiser(null, self.null, 1.0)
+            self.kept_null[number] = denoise(self.kept[number], self.schedule[number]).clean
+            self.unet_forward += 1
+        return self.kept_null[number]
+
+
+def _check(steer: Steer) -> None:
+    """Raise GuidanceError where too many of a guidance's steps had to be skipped."""
+    if isinstance(steer, DomainSteer):
+        steer.check()

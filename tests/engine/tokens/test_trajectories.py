@@ -1,0 +1,188 @@
+"""The images of learning on a real, tiny prior: where gradients come from, and what an image costs."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from engine.config import Alignment, Sampling
+from engine.errors import GuidanceError
+from engine.guidance.steer import DomainSteer, Unguided
+from engine.models import Prior
+from engine.sampling.ddim import sample
+from engine.sampling.noise import ImageNoise
+from engine.tokens.source import Seen
+from engine.tokens.table import TokenTable, attached
+from engine.tokens.trajectories import DRAWN_FROM, Trajectories, gradient_steps
+from engine.types import ImageKey, Step
+
+CLASSES = 3
+KEYS = [ImageKey(0, 0), ImageKey(0, 1)]
+
+
+def double(prior: Prior) -> Prior:
+    """A copy of a prior in float64."""
+    parts = ("text_encoder", "unet", "vae")
+    return replace(prior, **{name: copy.deepcopy(getattr(prior, name)).double() for name in parts})
+
+
+def by_hand(prior: Prior, row: Tensor, z: Tensor, steps: int, cfg: float, first_with_graph: int) -> Tensor:
+    """Images of 'a S dog' by diffusers' own scheduler and the textbook's CFG, S the last row of a larger embedding."""
+    tokenizer, encoder = copy.deepcopy(prior.tokenizer), copy.deepcopy(prior.text_encoder)
+    tokenizer.add_tokens(["<ddis-dog>"])
+    ids = tokenizer(["a <ddis-dog> dog", ""], padding="max_length", return_tensors="pt").input_ids
+    larger = torch.cat([encoder.get_input_embeddings().weight, row[None]])
+    encoder.get_input_embeddings().register_forward_pre_hook(
+        lambda _, inputs: (inputs[0].clamp(max=len(larger) - 2),)
+    )
+    encoder.get_input_embeddings().register_forward_hook(lambda *_: larger[ids])
+    words, nothing = encoder(ids).last_hidden_state
+    scheduler = copy.deepcopy(prior.scheduler)
+    scheduler.set_timesteps(steps)
+    for number, timestep in enumerate(scheduler.timesteps):
+        with torch.set_grad_enabled(number >= first_with_graph):
+            noise, free = (
+                prior.unet(z, timestep, encoder_hidden_states=text.expand(len(z), -1, -1)).sample
+                for text in (words, nothing)
+            )
+            z = scheduler.step(free + cfg * (noise - free), timestep, z).prev_sample
+    return (prior.vae.decode(z / prior.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+
+
+def as_logits(images: Tensor) -> Seen:
+    """The images themselves, flat, in the place of a classifier's view."""
+    return Seen(images.flatten(1), images.new_zeros(()))
+
+
+def on_the_way(
+    prior: Prior, sampling: Sampling, at: Sequence[int], context: Tensor | None = None, **changes: Any
+) -> Trajectories:
+    """Two images of "a dog", or of another context (2, L, D)."""
+    context = prior.encode_prompts(["a dog"] * 2) if context is None else context
+    settings = {"seed": 0, "steer": lambda keys: Unguided(), "see": as_logits, **changes}
+    null = prior.encode_prompts([""])
+    return Trajectories(prior, KEYS, context, null, sampling, at=at, **settings)
+
+
+def sampled_whole(prior: Prior, sampling: Sampling, seen: list[tuple[Step, Tensor]] | None = None) -> Tensor:
+    """The same two images, flat, as generation makes them."""
+    noise = ImageNoise(0, KEYS, prior.latent_shape, dtype=prior.dtype)
+    denoise = prior.denoiser(prior.encode_prompts(["a dog"] * 2), prior.encode_prompts([""]), sampling.cfg)
+    on_step = (lambda *step: seen.append(step)) if seen is not None else None
+    with torch.no_grad():
+        z = sample(
+            noise.draw(), denoise, prior.schedule(sampling.steps), Unguided(), on_step, sampling.eta, noise
+        )
+        return prior.decode(z).flatten(1)
+
+
+def test_the_gradient_comes_through_the_last_step_alone(tiny_prior: Prior):
+    prior, sampling = double(tiny_prior), Sampling(steps=3, cfg=4.0, eta=0.0)
+    row, z = torch.randn(32, dtype=torch.float64), ImageNoise(0, KEYS, (4, 4, 4), dtype=torch.float64).draw()
+    readout = torch.randn(3, 32, 32, CLASSES, dtype=torch.float64)
+
+    def gradient(images: Tensor, leaf: Tensor) -> Tensor:
+        logits = torch.einsum("nchw,chwk->nk", images.reshape(2, 3, 32, 32), readout)
+        return torch.autograd.grad(cross_entropy(logits, torch.tensor([0, 0])), leaf)[0]
+
+    leaf = row[None].clone().requires_grad_()
+    table = TokenTable(leaf, (0,), ("dog",), ("<ddis-dog>",), prior.fingerprint, "")
+    with attached(prior, table) as speaking:
+        context = speaking.encode_prompts(["a <ddis-dog> dog"] * 2)
+        images = on_the_way(speaking, sampling, [2], context)
+        ours = gradient(images.seen(0, context).logits, leaf)[0]
+    twins = [row.clone().requires_grad_() for _ in range(2)]
+    last, whole = (
+        gradient(by_hand(prior, twin, z, 3, 4.0, first), twin)
+        for twin, first in zip(twins, (2, 0), strict=True)
+    )
+    assert ours.norm() > 0
+    assert (ours - last).norm() < 1e-6 * last.norm()
+    assert (ours - whole).norm() > 1e-2 * whole.norm()
+    assert images.complete
+    assert (images.unet_forward.tolist(), images.unet_backward.tolist()) == ([6, 6], [2, 2])
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_each_update_reads_what_its_own_step_predicts(tiny_prior: Prior, cfg: float):
+    """Predictions and gradients of one sampled batch are those of the steps of whole sampling."""
+    prior, sampling = double(tiny_prior), Sampling(steps=5, cfg=cfg)
+    seen: list[tuple[Step, Tensor]] = []
+    sampled_whole(prior, sampling, seen)
+    images = on_the_way(prior, sampling, [3, 1])
+    for update, number in enumerate((3, 1)):
+        context = images.context.clone().requires_grad_()
+        read = images.seen(update, context).logits
+        expected = prior.decode(seen[number][1]).flatten(1)
+        torch.testing.assert_close(read, expected, rtol=0, atol=1e-9)
+        twin = images.context.clone().requires_grad_()
+        denoise = prior.denoiser(twin, images.null, cfg)
+        joint = prior.decode(denoise(images.kept[number], images.schedule[number]).clean).flatten(1)
+        readout = torch.randn_like(read)
+        ours, theirs = (
+            torch.autograd.grad((pixels * readout).sum(), leaf)[0]
+            for pixels, leaf in ((read, context), (joint, twin))
+        )
+        assert theirs.norm() > 0
+        assert (ours - theirs).norm() < 1e-6 * theirs.norm()
+    branches = 1 if cfg == 1 else 2
+    assert not images.complete
+    assert images.unet_forward.tolist() == [branches * 3 + 2 + (branches - 1)] * 2
+    assert images.unet_backward.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("at", [[1], [2, 0], [3]])
+def test_images_are_finished_as_generation_makes_them(tiny_prior: Prior, at):
+    """Also some of them alone: the first image's noise is not the second's."""
+    prior, sampling = double(tiny_prior), Sampling(steps=4, cfg=4.0, eta=1.0)
+    whole = sampled_whole(prior, sampling)
+    torch.testing.assert_close(on_the_way(prior, sampling, at).finished([0, 1]), whole, rtol=0, atol=1e-9)
+    images = on_the_way(prior, sampling, at)
+    torch.testing.assert_close(images.finished([1]), whole[1:], rtol=0, atol=1e-9)
+    assert images.unet_forward.tolist() == [2 * max(at), 2 * 4]
+
+
+def test_the_steer_acts_in_every_step_and_sees_the_images_that_it_steers(tiny_prior: Prior):
+    seen: list[tuple[int, int, bool]] = []
+
+    class Watch(Unguided):
+        def __init__(self, keys: Sequence[ImageKey]) -> None:
+            self.keys = keys
+
+        def before(self, z: Tensor, step: Step) -> Tensor:
+            seen.append((step.index, len(self.keys), torch.is_grad_enabled()))
+            return z
+
+    images = on_the_way(tiny_prior, Sampling(steps=4, cfg=1.0), [3], steer=Watch)
+    images.seen(0, images.context.clone().requires_grad_())
+    assert seen == [(0, 2, False), (1, 2, False), (2, 2, False), (3, 2, True)]
+    seen.clear()
+    on_the_way(tiny_prior, Sampling(steps=3, cfg=1.0), [1], steer=Watch).finished([1])
+    assert seen == [(0, 2, False), (1, 1, False), (2, 1, False)]
+
+
+def test_guidance_that_fails_too_often_is_an_error(tiny_prior: Prior):
+    def broken(keys: Sequence[ImageKey]) -> DomainSteer:
+        return DomainSteer(lambda z: z.sum((1, 2, 3)) * float("nan"), Alignment(statistics="image"))
+
+    with pytest.raises(GuidanceError, match=r"4 of 4 guidance steps had a gradient that is NaN"):
+        on_the_way(tiny_prior, Sampling(steps=4, cfg=1.0), [2], steer=broken)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 15, 30])
+def test_the_gradient_s_steps_are_the_last_or_drawn_from_the_early_ones(steps: int):
+    rng = torch.Generator().manual_seed(0)
+    assert gradient_steps("last", steps, 1, rng) == [steps - 1]
+    first, end = (round(share * steps) for share in DRAWN_FROM)
+    among = set(range(first, max(end, first + 1)))
+    assert {gradient_steps("drawn", steps, 1, rng)[0] for _ in range(500)} == among
+    for updates in (len(among), 2 * len(among) + 1):
+        drawn = gradient_steps("drawn", steps, updates, rng)
+        assert len(drawn) == updates
+        assert set(drawn) == among
+    assert max(among) < steps
