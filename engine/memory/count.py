@@ -53,7 +53,7 @@ class Count(TorchDispatchMode):
         if key not in self._known:
             self._known[key] = nbytes
             self.live += nbytes
-            finalize(storage, self._release, key)
+            finalize(storage, self._release, key).atexit = False
 
     def _release(self, key: int) -> None:
         self.live -= self._known.pop(key)
