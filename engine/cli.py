@@ -13,7 +13,15 @@ from typing import Any
 
 from engine.config import Sampling, TokenLearning
 from engine.errors import EngineError
-from engine.options import add_alignment, add_config, add_models, alignment_of, config_of, sampling_of
+from engine.options import (
+    add_alignment,
+    add_config,
+    add_models,
+    add_runtime,
+    alignment_of,
+    config_of,
+    sampling_of,
+)
 from engine.progress import Progress
 
 
@@ -49,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--out", type=Path, required=True, help="folder of the data set; continued if it was cut"
     )
+    add_runtime(generate)
     add_alignment(generate)
     add_config(generate, Sampling())
 
@@ -84,6 +93,15 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, help="folder of the shards")
     export.add_argument("--images-per-shard", type=int, default=10_000, help="(default: 10000)")
 
+    onnx = _command(
+        commands, "export-onnx", run_export_onnx, "write the networks and the guidance gradient as ONNX"
+    )
+    add_models(onnx)
+    onnx.add_argument(
+        "--out", type=Path, required=True, help="folder; serves `ddis generate` as its --onnx-cache"
+    )
+    add_alignment(onnx)
+
     embedded = commands.add_parser("embedded", help="the models that ship with the package").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -102,7 +120,7 @@ def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
     sampling = sampling_of(chosen)
     job = prepare(
         *_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen), sampling,
-        chosen.seed,
+        chosen.seed, chosen.runtime, chosen.onnx_cache,
     )  # fmt: skip
     total = len(job.classes) * job.images_per_class
     with progress.bar("images", total) as bar:
@@ -172,6 +190,19 @@ def run_export(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]
     shards = export_webdataset(chosen.folder, chosen.out, chosen.images_per_shard)
     progress.say(f"{len(shards)} shards in {chosen.out}")
     return {"shards": [str(path) for path in shards]}
+
+
+def run_export_onnx(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.models.decoder import decoder_of
+    from engine.onnx.export import export_all
+
+    classifier, prior = _models(chosen)
+    alignment = alignment_of(chosen)
+    decoder = decoder_of(alignment, prior, classifier.preprocess) if alignment else None
+    files = export_all(
+        prior, classifier, alignment, decoder, chosen.out, lambda file: progress.say(str(file))
+    )
+    return {"files": [str(file) for file in files]}
 
 
 def run_check(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:

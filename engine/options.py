@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from engine.config import DTYPES, Alignment, Sampling, TokenLearning
@@ -18,7 +19,7 @@ PRESETS: dict[str, Callable[[], Alignment | None]] = {
 
 def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classifier", required=True, help="embedded:<domain>, hf:<id or folder>, timm:<name>, "
-                        "torchvision:<name>, or a checkpoint file with --architecture")  # fmt: skip
+                        "torchvision:<name>, onnx:<file>, or a checkpoint file with --architecture")  # fmt: skip
     parser.add_argument("--architecture", help="network of a checkpoint file, such as resnet20")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="class names in the order of the outputs")
     parser.add_argument(
@@ -35,6 +36,13 @@ def add_models(parser: argparse.ArgumentParser) -> None:
                         "them is float32 (default: float32; auto: float16 on a GPU)")  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runtime", choices=("torch", "onnx"), default="torch", help="what computes the networks; "
+                        "onnx: ONNX Runtime, without autograd (default: torch)")  # fmt: skip
+    parser.add_argument("--onnx-cache", type=Path, metavar="FOLDER", help="where exported graphs are kept, as `ddis "
+                        "export-onnx` writes them (default: ddis/onnx in the user's cache folder)")  # fmt: skip
 
 
 def add_alignment(parser: argparse.ArgumentParser) -> None:

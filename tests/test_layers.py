@@ -27,15 +27,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokens": {"models", "guidance", "sampling"},
     "memory": {"models", "guidance", "sampling"},
     "evaluation": CORE - {"pipelines"},
-    "pipelines": CORE - {"pipelines"} | {"evaluation"},
+    "onnx": {"models", "guidance", "sampling"},  # another engine for what the sampler is given
+    "pipelines": CORE - {"pipelines"} | {"evaluation", "onnx"},
     "baselines": CORE,
     "downstream": CORE,
-    "onnx": CORE,
 }
 JOINERS = {"__init__", "__main__", "cli", "options"}
 """The public face and the command line (with its `options`) join all rooms; nothing imports them but each other."""
 
-OPTIONAL = {"bitsandbytes", "onnx", "onnxruntime", "onnxscript", "timm", "torchvision", "triton", "xformers"}
+OPTIONAL = {
+    "bitsandbytes",
+    "onnx",
+    "onnx2fx",
+    "onnxruntime",
+    "onnxscript",
+    "timm",
+    "torchvision",
+    "triton",
+    "xformers",
+}
 FOREIGN_TO_KERNELS = {"engine", "diffusers", "transformers"}
 
 

@@ -85,10 +85,18 @@ class DomainSteer:
 
     One object serves one batch: it keeps the loss's curve, a (G,) tensor for each guided step, and how many
     image-steps were skipped because their gradient was not finite. scale: see `gradient`; once lowered it stays so.
+    descend: gives loss and gradient at z in place of `gradient`, for an engine without autograd.
     """
 
-    def __init__(self, loss: Callable[[Tensor], Tensor], alignment: Alignment, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        loss: Callable[[Tensor], Tensor],
+        alignment: Alignment,
+        scale: float = 1.0,
+        descend: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
         self.loss = loss
+        self.descend = descend
         self.alignment = alignment
         self.scale = scale
         self.curve: list[Tensor] = []
@@ -111,7 +119,10 @@ class DomainSteer:
     def _move(self, z: Tensor, step: Step) -> Tensor:
         if not self.acts_on(step):
             return z
-        values, grad, self.scale = finite_gradient(z, self.loss, self.scale)
+        if self.descend is None:
+            values, grad, self.scale = finite_gradient(z, self.loss, self.scale)
+        else:
+            values, grad = self.descend(z)
         self.curve.append(values)
         joint = self.alignment.statistics == "batch"
         finite = grad.isfinite().flatten(1).all(1)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from engine.memory.measure import peak_bytes
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.decoder import GuidanceDecoder, decoder_of
 from engine.outputs.dataset import open_dataset
+from engine.pipelines.classes import class_numbers
+from engine.pipelines.runtime import Descend, Runtime, engines
 from engine.prompts import class_prompt
 from engine.sampling.ddim import OnStep, sample
 from engine.sampling.noise import ImageNoise
@@ -32,7 +35,10 @@ from engine.types import ImageKey, Sample
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """A request with its models loaded and checked against each other; without guidance it has no decoder."""
+    """A request with its models loaded and checked against each other; without guidance it has no decoder.
+
+    descend: what guidance descends with where it is not autograd.
+    """
 
     classifier: Classifier
     prior: Prior
@@ -43,6 +49,8 @@ class Job:
     sampling: Sampling
     seed: int
     decoder: GuidanceDecoder | None
+    runtime: Runtime = "torch"
+    descend: Descend | None = None
 
     @property
     def labels(self) -> dict[int, str]:
@@ -66,7 +74,8 @@ class Job:
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
         loss = domain_loss(self.classifier, self.alignment, classes=classes)
         scale = loss_scale(decoder.vae.dtype, self.classifier.dtype)
-        return DomainSteer(lambda z: loss(decoder(z)), self.alignment, scale)
+        descend = self.descend and partial(self.descend, classes=classes)
+        return DomainSteer(lambda z: loss(decoder(z)), self.alignment, scale, descend)
 
     def groups(self) -> list[list[ImageKey]]:
         """The images of the job in groups of nearly equal size, classes mixed; a function of the request alone."""
@@ -86,6 +95,7 @@ class Job:
             "alignment": None if self.alignment is None else asdict(self.alignment),
             "sampling": asdict(self.sampling),
             "seed": self.seed,
+            "runtime": self.runtime,
         }
 
 
@@ -100,16 +110,22 @@ def generate(
     seed: int = 0,
     out: str | Path | None = None,
     on_step: OnStep | None = None,
+    runtime: Runtime = "torch",
+    onnx_cache: str | Path | None = None,
 ) -> Iterator[Sample]:
     """Yield images distributed like the classifier's training set, and with `out` write them as a dataset folder.
 
     classifier, prior: objects, or what `load_classifier` and `load_prior` take. classes: some of the classifier's
     labels; all of them if None. tokens: learned class alignment tokens, or their file. alignment: None samples the
     plain prior. out: a folder; one that holds a part of the same run is continued, and only what was missing is
-    yielded. The models are loaded and every argument is checked before this returns; images are made as the iterator
-    is read. Raises EngineError's children for each mistake that is the caller's.
+    yielded. runtime: "onnx" samples and guides in ONNX Runtime, without autograd; onnx_cache: a folder for its graphs,
+    which the first run with these models and settings exports. The models are loaded and every argument is checked
+    before this returns; images are made as the iterator is read. Raises EngineError's children for each mistake that
+    is the caller's.
     """
-    job = prepare(classifier, prior, classes, images_per_class, tokens, alignment, sampling, seed)
+    job = prepare(
+        classifier, prior, classes, images_per_class, tokens, alignment, sampling, seed, runtime, onnx_cache
+    )
     if out is None:
         return (image for group in job.groups() for image in sample_group(job, group, on_step))
     with open_dataset(out, job.describe(), job.labels):
@@ -145,6 +161,8 @@ def prepare(
     alignment: Alignment | None = Alignment(),
     sampling: Sampling = Sampling(),
     seed: int = 0,
+    runtime: Runtime = "torch",
+    onnx_cache: str | Path | None = None,
 ) -> Job:
     """Load what is named and check it all against each other. Takes what `generate` takes."""
     if images_per_class < 1:
@@ -168,6 +186,8 @@ def prepare(
     elif tokens is not None:
         check_fit(tokens, prior, classifier)
     prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
+    decoder = decoder_of(alignment, prior, classifier.preprocess) if alignment else None
+    prior, descend = engines(runtime, prior, classifier, alignment, decoder, onnx_cache)
     return Job(
         classifier=classifier,
         prior=prior,
@@ -177,30 +197,10 @@ def prepare(
         alignment=alignment,
         sampling=sampling,
         seed=seed,
-        decoder=decoder_of(alignment, prior, classifier.preprocess) if alignment else None,
+        decoder=decoder,
+        runtime=runtime,
+        descend=descend,
     )
-
-
-def class_numbers(classifier: Classifier, classes: Sequence[str] | None) -> tuple[int, ...]:
-    """The numbers of the named classes, ascending. Raises ConfigError for empty, doubled or unknown names."""
-    if classes is None:
-        return tuple(range(len(classifier.labels)))
-    names = [classes] if isinstance(classes, str) else list(classes)
-    for name in names:
-        if not name.strip():
-            raise ConfigError(
-                "a class name is empty, expected one of the classifier's labels: remove the empty name."
-            )
-        if names.count(name) > 1:
-            raise ConfigError(f"class {name!r} is named twice, expected each class once: remove one of them.")
-        if name not in classifier.labels:
-            raise ConfigError(
-                f"class {name!r} is not a label of classifier {classifier.name!r}, expected some of "
-                f"{', '.join(map(repr, classifier.labels[:20]))}: use these names, or give the classifier its labels."
-            )
-    if not names:
-        raise ConfigError("no class is named, expected at least one: leave `classes` out to take them all.")
-    return tuple(sorted(classifier.labels.index(name) for name in names))
 
 
 def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = None) -> list[Sample]:
