@@ -33,7 +33,8 @@ from engine.models.decoder import GuidanceDecoder, guidance_decoder
 from engine.models.decoder_stages import tiny_stages
 from engine.models.embedded.judge import Judge, load_judge
 from engine.outputs.run_record import versions
-from engine.pipelines.generate import Job, prepare, sample_group
+from engine.pipelines.generate import sample_group
+from engine.pipelines.job import Job, prepare
 
 FIRST_SEED = 100
 STEPS = (0, 8, 16, 23)

@@ -18,7 +18,6 @@ from engine.models.embedded.judge import load_judge
 from engine.models.prior_sources import EMBEDDED
 from engine.pipelines.learn_tokens import learn_tokens
 
-
 SHIPPED = TokenLearning(epochs=30, images_per_epoch=16, target_accuracy=0.95, skip_passing=False)
 """Longer than the default: what ships is learned once, and no class of it is left out."""
 

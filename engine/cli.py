@@ -11,14 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from engine.cli_evaluate import add_evaluation, run_evaluate
 from engine.cli_memory import PLAN_HELP, PROFILE_HELP, add_plan, add_profile, run_plan, run_profile
-from engine.config import Evaluation, Sampling, TokenLearning
+from engine.config import Sampling, TokenLearning
 from engine.errors import EngineError
 from engine.options import (
     add_alignment,
     add_config,
-    add_evaluation,
     add_models,
+    add_runtime,
     alignment_of,
     config_of,
     load_models,
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--memory", default="auto", help="what the run may take: 12GB, 11.5GiB, bytes, or auto for "
                           "all that is free (default: auto)")  # fmt: skip
+    add_runtime(generate)
     add_alignment(generate)
     add_config(generate, Sampling())
 
@@ -100,6 +102,14 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--images-per-shard", type=int, default=10_000, help="(default: 10000)")
 
     add_evaluation(_command(commands, "evaluate", run_evaluate, "measure images against a reference"))
+    onnx = _command(
+        commands, "export-onnx", run_export_onnx, "write the networks and the guidance gradient as ONNX"
+    )
+    add_models(onnx)
+    onnx.add_argument(
+        "--out", type=Path, required=True, help="folder; serves `ddis generate` as its --onnx-cache"
+    )
+    add_alignment(onnx)
 
     embedded = commands.add_parser("embedded", help="the models that ship with the package").add_subparsers(
         required=True, metavar="COMMAND"
@@ -114,12 +124,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from engine.pipelines.generate import prepare, write
+    from engine.pipelines.generate import write
+    from engine.pipelines.job import prepare
 
     sampling = sampling_of(chosen)
     job = prepare(
         *load_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen), sampling,
-        chosen.seed, chosen.memory,
+        chosen.seed, chosen.memory, chosen.runtime, chosen.onnx_cache,
     )  # fmt: skip
     total = len(job.classes) * job.images_per_class
     with progress.bar("images", total) as bar:
@@ -192,31 +203,17 @@ def run_export(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]
     return {"shards": [str(path) for path in shards]}
 
 
-def run_evaluate(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from engine.evaluation.evaluate import evaluate
-    from engine.evaluation.extractors import load_extractor
-    from engine.files import write_whole
+def run_export_onnx(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.models.decoder import decoder_of
+    from engine.onnx.export import export_all
 
-    extractor = load_extractor(
-        chosen.features, chosen.device, weights=chosen.inception_weights, architecture=chosen.architecture,
-        labels=chosen.labels,
-    )  # fmt: skip
-    with progress.bar("images and resamples", None) as bar:
-        report = evaluate(
-            chosen.folder, chosen.reference, extractor, domain=chosen.domain,
-            settings=config_of(chosen, Evaluation()), statistics=chosen.save_statistics,
-            moments_only=chosen.moments_only, on_step=bar.advance,
-        )  # fmt: skip
-    lines = [[name, *("" if entry[key] is None else f"{entry[key]:.4g}" for key in ("value", "low", "high"))]
-             for name, entry in report["metrics"].items() if entry]  # fmt: skip
-    title = f"{report['images']} images, {report['reference_images'] or 'none'} of the reference"
-    progress.table(title, ["metric", "value", f"{report['level']:.0%} from", "to"], lines)
-    progress.say(f"features of {report['features']}")
-    for warning in report["warnings"]:
-        progress.say(f"warning: {warning}")
-    if chosen.out is not None:
-        write_whole(chosen.out, json.dumps(report, indent=1).encode() + b"\n")
-    return report
+    classifier, prior = load_models(chosen)
+    alignment = alignment_of(chosen)
+    decoder = decoder_of(alignment, prior, classifier.preprocess) if alignment else None
+    files = export_all(
+        prior, classifier, alignment, decoder, chosen.out, lambda file: progress.say(str(file))
+    )
+    return {"files": [str(file) for file in files]}
 
 
 def run_check(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:

@@ -19,7 +19,7 @@ PRESETS: dict[str, Callable[[], Alignment | None]] = {
 
 def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classifier", required=True, help="embedded:<domain>, hf:<id or folder>, timm:<name>, "
-                        "torchvision:<name>, or a checkpoint file with --architecture")  # fmt: skip
+                        "torchvision:<name>, onnx:<file>, or a checkpoint file with --architecture")  # fmt: skip
     parser.add_argument("--architecture", help="network of a checkpoint file, such as resnet20")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="class names in the order of the outputs")
     parser.add_argument(
@@ -38,25 +38,11 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
 
 
-def add_evaluation(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="a folder of `ddis generate`, or any folder of images")
-    parser.add_argument("--reference", help="a folder of images, a parquet file, a .safetensors file of "
-                        "--save-statistics, or judge: the embedded real features")  # fmt: skip
-    parser.add_argument("--features", default="judge", help="network whose features are compared: judge, "
-                        "classifier:<source> or inception (default: judge)")  # fmt: skip
-    parser.add_argument("--domain", help="only this domain of a parquet file or of the judge's reference")
-    parser.add_argument("--architecture", help="network of a checkpoint file behind classifier:")
-    parser.add_argument("--labels", nargs="+", metavar="NAME", help="its class names, in order")
-    parser.add_argument("--inception-weights", type=Path, help="local file of Inception's weights")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    parser.add_argument(
-        "--save-statistics", type=Path, metavar="FILE", help="keep the folder's features, to be a --reference"
-    )
-    parser.add_argument(
-        "--moments-only", action="store_true", help="keep their mean and covariance alone: enough for FID"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report here, as JSON")
-    add_config(parser, Evaluation())
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runtime", choices=("torch", "onnx"), default="torch", help="what computes the networks; "
+                        "onnx: ONNX Runtime, without autograd (default: torch)")  # fmt: skip
+    parser.add_argument("--onnx-cache", type=Path, metavar="FOLDER", help="where exported graphs are kept, as `ddis "
+                        "export-onnx` writes them (default: ddis/onnx in the user's cache folder)")  # fmt: skip
 
 
 def add_alignment(parser: argparse.ArgumentParser) -> None:

@@ -27,16 +27,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokens": {"models", "guidance", "sampling"},
     "memory": {"models", "guidance", "sampling"},
     "evaluation": CORE - {"pipelines"},
-    "pipelines": CORE - {"pipelines"} | {"evaluation"},
+    "onnx": {"models", "guidance", "sampling"},  # another engine for what the sampler is given
+    "pipelines": CORE - {"pipelines"} | {"evaluation", "onnx"},
     "baselines": CORE,
     "downstream": CORE,
-    "onnx": CORE,
 }
-JOINERS = {"__init__", "__main__", "cli", "cli_memory", "options"}
+JOINERS = {"__init__", "__main__", "cli", "cli_evaluate", "cli_memory", "options"}
 """The public face and the command line (with its `options`) join all rooms; nothing imports them but each other."""
 
 OPTIONAL = {
-    "bitsandbytes", "onnx", "onnxruntime", "onnxscript", "timm", "torch_fidelity", "torchvision", "triton", "xformers",
+    "bitsandbytes", "onnx", "onnx2fx", "onnxruntime", "onnxscript", "timm", "torch_fidelity", "torchvision", "triton",
+    "xformers",
 }  # fmt: skip
 FOREIGN_TO_KERNELS = {"engine", "diffusers", "transformers"}
 

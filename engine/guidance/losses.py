@@ -56,33 +56,33 @@ def alignment_target(classifier: Classifier, alignment: Alignment) -> AlignmentT
 
 def domain_loss(
     classifier: Classifier, alignment: Alignment, fused: bool = True, classes: Tensor | None = None
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[..., Tensor]:
     """The loss of images (N, 3, H, W) in [0, 1] under a classifier: (N,) by image, or (1,) over the batch.
 
     L_BN and, where the images' `classes` (N,) are told, `alignment.class_weight` times their cross-entropy, from the
     same pass. fused: by `fused_moments`. Otherwise by hooks and `alignment_loss`, the reference that it equals to
-    rounding.
+    rounding. A call may name other `classes` behind the images.
     """
     per_image = alignment.statistics == "image"
     target = alignment_target(classifier, alignment)
     weights = layer_weights(classifier.stored, alignment.layers)
 
-    def of_classes(logits: Tensor) -> Tensor | float:
+    def of_classes(logits: Tensor, classes: Tensor | None) -> Tensor | float:
         if classes is None or not alignment.class_weight:
             return 0.0
         losses = cross_entropy(logits.float(), classes, reduction="none" if per_image else "mean")
         return alignment.class_weight * losses.reshape(-1)
 
-    def loss(images: Tensor) -> Tensor:
+    def loss(images: Tensor, classes: Tensor | None = classes) -> Tensor:
         with fused_moments(classifier.module, per_image) as measured:
             logits = classifier.logits(images)
-            return fused_loss(measured, target).reshape(-1) + of_classes(logits)
+            return fused_loss(measured, target).reshape(-1) + of_classes(logits, classes)
 
-    def reference(images: Tensor) -> Tensor:
+    def reference(images: Tensor, classes: Tensor | None = classes) -> Tensor:
         with recording_moments(classifier.norm_layers, per_image) as measured:
             logits = classifier.logits(images)
             distance = alignment_loss(measured, classifier.stored, weights, alignment.norm)
-            return distance.reshape(-1) + of_classes(logits)
+            return distance.reshape(-1) + of_classes(logits, classes)
 
     return loss if fused else reference
 

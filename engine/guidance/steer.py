@@ -95,26 +95,28 @@ class DomainSteer:
     """Moves latents towards a classifier's training domain within a window of the schedule.
 
     One object serves one batch: it keeps the loss's curve, a (G,) tensor for each guided step, and how many
-    image-steps were skipped because their gradient was not finite. gradient_of: how the loss and its gradient come
-    about, where it is not by one pass over the batch. scale: see `gradient`; once lowered it stays so.
+    image-steps were skipped because their gradient was not finite. scale: see `gradient`; once lowered it stays so.
     """
 
     def __init__(
         self,
-        loss: Callable[[Tensor], Tensor] | None,
+        loss: Callable[[Tensor], Tensor],
         alignment: Alignment,
         scale: float = 1.0,
-        gradient_of: GradientOf | None = None,
     ) -> None:
-        if loss is not None:
-            gradient_of = partial(_by_one_pass, loss)
-        assert gradient_of is not None, "a steer needs a loss, or its gradient"
-        self.gradient_of = gradient_of
+        self.gradient_of: GradientOf = partial(_by_one_pass, loss)
         self.alignment = alignment
         self.scale = scale
         self.curve: list[Tensor] = []
         self.skipped = 0
         self.guided = 0
+
+    @classmethod
+    def by_gradient(cls, gradient_of: GradientOf, alignment: Alignment, scale: float = 1.0) -> "DomainSteer":
+        """A steer by a loss whose gradient does not come about by one pass of autograd over the batch."""
+        steer = cls(lambda z: z.new_zeros(1), alignment, scale)
+        steer.gradient_of = gradient_of
+        return steer
 
     def before(self, z: Tensor, step: Step) -> Tensor:
         """z_t: (N, 4, h, w) -> what the UNet shall see."""

@@ -111,7 +111,8 @@ def steer_in_parts(
     def gradient_of(z: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return parts.attempt("guidance", len(z), lambda part: in_parts(z, part, scale))
 
-    return DomainSteer(None, alignment, loss_scale(decoder.vae.dtype, classifier.dtype), gradient_of)
+    scale = loss_scale(decoder.vae.dtype, classifier.dtype)
+    return DomainSteer.by_gradient(gradient_of, alignment, scale)
 
 
 def denoise_in_parts(

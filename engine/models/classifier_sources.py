@@ -17,12 +17,13 @@ from engine.models.checkpoints import load_architecture
 from engine.models.classifier import Classifier, Source, frozen_classifier
 from engine.models.frozen import default_device, named_dtype
 from engine.models.hub_classifiers import from_timm, from_torchvision, from_transformers
+from engine.models.onnx_classifiers import from_onnx
 from engine.models.preprocess import Preprocess
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 ACCEPTED = (
-    "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'arch:<resnet18, 34 or 50>', "
-    "a folder of save_classifier, or a checkpoint file with architecture=..."
+    "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'onnx:<file>', "
+    "'arch:<resnet18, 34 or 50>', a folder of save_classifier, or a checkpoint file with architecture=..."
 )
 
 
@@ -155,6 +156,7 @@ SCHEMES: dict[str, Callable[[str], Source]] = {
     "arch": _from_architecture,
     "embedded": _from_embedded,
     "hf": from_transformers,
+    "onnx": from_onnx,
     "timm": from_timm,
     "torchvision": from_torchvision,
 }

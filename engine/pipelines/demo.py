@@ -23,7 +23,8 @@ from engine.models.embedded.judge import load_judge
 from engine.models.prior_sources import EMBEDDED
 from engine.outputs.contact_sheet import contact_sheet, save_contact_sheet
 from engine.outputs.curves import draw_curves
-from engine.pipelines.generate import Job, prepare, sample_group
+from engine.pipelines.generate import sample_group
+from engine.pipelines.job import Job, prepare
 from engine.pipelines.learn_tokens import learn_tokens
 from engine.tokens.table import load_tokens
 from engine.types import Sample, Step

@@ -7,95 +7,27 @@ it is a pure function of the request (`groups`), stands in each manifest row, an
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.config import Alignment, Sampling
-from engine.errors import ConfigError
 from engine.guidance.losses import judged
-from engine.guidance.steer import DomainSteer, Unguided
-from engine.memory.apply import applied, plan_of
+from engine.guidance.steer import DomainSteer
+from engine.memory.apply import applied
 from engine.memory.budget import AUTO
 from engine.memory.measure import peak_bytes
-from engine.memory.micro_batch import MicroBatches, denoise_in_parts, steer_in_parts
+from engine.memory.micro_batch import denoise_in_parts
 from engine.memory.plan import Plan
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.models.classifier import class_numbers
-from engine.models.decoder import GuidanceDecoder, decoder_of
+from engine.models import Classifier, Prior
 from engine.outputs.dataset import open_dataset
-from engine.prompts import class_prompt
+from engine.pipelines.job import Job, prepare
+from engine.pipelines.runtime import Runtime
 from engine.sampling.ddim import OnStep, sample
 from engine.sampling.noise import ImageNoise
-from engine.tokens.table import TokenTable, attached, check_fit, load_tokens
+from engine.tokens.table import TokenTable, attached
 from engine.types import ImageKey, Sample
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Job:
-    """A request with its models loaded and checked against each other; without guidance it has no decoder.
-
-    plan: how it keeps within its memory; without one, batches are whole. parts: how many images go at once now, which a
-    run out of memory makes fewer.
-    """
-
-    classifier: Classifier
-    prior: Prior
-    classes: tuple[int, ...]
-    images_per_class: int
-    tokens: TokenTable | None
-    alignment: Alignment | None
-    sampling: Sampling
-    seed: int
-    decoder: GuidanceDecoder | None
-    plan: Plan | None = None
-    parts: MicroBatches = field(default_factory=MicroBatches)
-
-    @property
-    def labels(self) -> dict[int, str]:
-        return {number: self.classifier.labels[number] for number in self.classes}
-
-    @property
-    def joint(self) -> bool:
-        """Whether the images of a group depend on each other."""
-        return self.alignment is not None and self.alignment.statistics == "batch"
-
-    def token_of(self, class_index: int) -> str:
-        return self.tokens.name_of(class_index) if self.tokens is not None else ""
-
-    def prompt_of(self, class_index: int) -> str:
-        return class_prompt(self.classifier.labels[class_index], self.token_of(class_index))
-
-    def steer(self, keys: Sequence[ImageKey]) -> DomainSteer | Unguided:
-        """A fresh steer for the batch of these images."""
-        if self.alignment is None or (decoder := self.decoder) is None:
-            return Unguided()
-        classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
-        return steer_in_parts(self.parts, self.classifier, self.alignment, decoder, classes)
-
-    def groups(self) -> list[list[ImageKey]]:
-        """The images of the job in groups of nearly equal size, classes mixed; a function of the request alone."""
-        keys = [ImageKey(number, index) for index in range(self.images_per_class) for number in self.classes]
-        count = -(-len(keys) // self.sampling.batch)
-        bounds = [len(keys) * number // count for number in range(count + 1)]
-        return [keys[start:stop] for start, stop in pairwise(bounds)]
-
-    def describe(self) -> dict[str, Any]:
-        """Everything that the images depend on, as JSON values: what `run.json` keeps and continuing compares."""
-        return {
-            "classifier": self.classifier.describe(),
-            "prior": self.prior.describe(),
-            "classes": list(self.labels.values()),
-            "images_per_class": self.images_per_class,
-            "tokens": None if self.tokens is None else self.tokens.fingerprint,
-            "alignment": None if self.alignment is None else asdict(self.alignment),
-            "sampling": asdict(self.sampling),
-            "seed": self.seed,
-        }
 
 
 def generate(
@@ -110,6 +42,8 @@ def generate(
     seed: int = 0,
     out: str | Path | None = None,
     on_step: OnStep | None = None,
+    runtime: Runtime = "torch",
+    onnx_cache: str | Path | None = None,
 ) -> Iterator[Sample]:
     """Yield images distributed like the classifier's training set, and with `out` write them as a dataset folder.
 
@@ -117,11 +51,25 @@ def generate(
     labels; all of them if None. tokens: learned class alignment tokens, or their file. alignment: None samples the
     plain prior. memory: what the run may take, as '12GB', '11.5GiB', bytes or 'auto' for all that is free, or a plan;
     it decides how images are made, and but for rounding not which. out: a folder; one that holds a part of the same run
-    is continued, and only what was missing is yielded. The models are loaded and every argument is checked before this
-    returns; images are made as the iterator is read. Raises EngineError's children for each mistake that is the
-    caller's; warns with MemoryWarning where memory runs out and it goes on with fewer images at once.
+    is continued, and only what was missing is yielded. runtime: "onnx" samples and guides in ONNX Runtime, without
+    autograd and without a plan; onnx_cache: a folder for its graphs, which the first run with these models and settings
+    exports. The models are loaded and every argument is checked before this returns; images are made as the iterator is
+    read. Raises EngineError's children for each mistake that is the caller's; warns with MemoryWarning where memory
+    runs out and it goes on with fewer images at once.
     """
-    job = prepare(classifier, prior, classes, images_per_class, tokens, alignment, sampling, seed, memory)
+    job = prepare(
+        classifier,
+        prior,
+        classes,
+        images_per_class,
+        tokens,
+        alignment,
+        sampling,
+        seed,
+        memory,
+        runtime,
+        onnx_cache,
+    )
     if out is None:
         return (image for group in job.groups() for image in sample_group(job, group, on_step))
     with open_dataset(out, job.describe(), job.labels):
@@ -147,57 +95,6 @@ def write(job: Job, out: str | Path, on_step: OnStep | None = None) -> Iterator[
                 "memory_plan": None if job.plan is None else job.plan.to_json(),
             }
         )
-
-
-def prepare(
-    classifier: str | Path | nn.Module | Classifier,
-    prior: str | Path | Prior = "embedded",
-    classes: Sequence[str] | None = None,
-    images_per_class: int = 8,
-    tokens: TokenTable | str | Path | None = None,
-    alignment: Alignment | None = Alignment(),
-    sampling: Sampling = Sampling(),
-    seed: int = 0,
-    memory: str | int | Plan | None = None,
-) -> Job:
-    """Load what is named and check it all against each other. Takes what `generate` takes; memory: None for no plan."""
-    if images_per_class < 1:
-        raise ConfigError(
-            f"images_per_class is {images_per_class}, expected at least 1: ask for a positive number."
-        )
-    if seed < 0:
-        raise ConfigError(f"seed is {seed}, expected a whole number >= 0: give a non-negative one.")
-    if alignment is not None and sampling.steps < 2:
-        raise ConfigError(
-            "sampling has 1 step and alignment is on, expected at least 2 steps: the last step is never guided, so "
-            "nothing would be. Raise the steps, or pass alignment=None."
-        )
-    if not isinstance(classifier, Classifier):
-        classifier = load_classifier(classifier)
-    chosen = class_numbers(classifier, classes)
-    if not isinstance(prior, Prior):
-        prior = load_prior(prior, device=classifier.device)
-    if isinstance(tokens, str | Path):
-        tokens = load_tokens(tokens, prior, classifier)
-    elif tokens is not None:
-        check_fit(tokens, prior, classifier)
-    prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
-    batch = min(sampling.batch, len(chosen) * images_per_class)
-    plan = plan_of(memory, prior, classifier, batch, alignment, sampling)
-    checkpoint = plan is not None and "guidance" in plan.checkpoint
-    return Job(
-        classifier=classifier,
-        prior=prior,
-        classes=chosen,
-        images_per_class=images_per_class,
-        tokens=tokens,
-        alignment=alignment,
-        sampling=sampling,
-        seed=seed,
-        decoder=decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None,
-        plan=plan,
-        parts=MicroBatches(plan.micro_batch if plan else None),
-    )
 
 
 def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = None) -> list[Sample]:

@@ -23,7 +23,7 @@ from engine.guidance.losses import alignment_target
 from engine.guidance.steer import loss_scale
 from engine.models.classifier import Classifier
 from engine.models.prior import Prior
-from engine.pipelines.generate import Job, prepare
+from engine.pipelines.job import Job, prepare
 from engine.prompts import class_prompt
 from engine.sampling.ddim import OnStep
 from engine.tokens.adam import adam_8bit

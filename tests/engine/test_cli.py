@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.cli import _models, build_parser, main
+from engine.cli import build_parser, main
 from engine.config import Alignment, Sampling
 from engine.models import Preprocess, save_classifier
 from engine.models.cifar_resnet import CifarResNet
-from engine.options import alignment_of, config_of, sampling_of
+from engine.options import alignment_of, config_of, load_models, sampling_of
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
@@ -75,7 +75,7 @@ def test_generate_prints_one_json_object(
 def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> None:
     for name in ("float32", "bfloat16", "float16"):
         chosen = build_parser().parse_args(["generate", *models, "--out", "o", "--dtype", name])
-        classifier, prior = _models(chosen)
+        classifier, prior = load_models(chosen)
         assert classifier.dtype == prior.dtype == getattr(torch, name)
 
 

@@ -20,7 +20,8 @@ from engine.errors import ConfigError, GuidanceError, OutputError
 from engine.models import Classifier, Preprocess, Prior, load_classifier, load_prior, save_classifier
 from engine.models.cifar_resnet import CifarResNet
 from engine.outputs.manifest import read_manifest
-from engine.pipelines.generate import generate, prepare
+from engine.pipelines.generate import generate
+from engine.pipelines.job import prepare
 from engine.sampling.noise import ImageNoise
 from engine.tokens.table import TokenTable, placeholders
 from engine.types import ImageKey

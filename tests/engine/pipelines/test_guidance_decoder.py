@@ -14,7 +14,8 @@ from engine.errors import ConfigError, OutputError
 from engine.models import Classifier, Preprocess, Prior, load_classifier
 from engine.models.cifar_resnet import CifarResNet
 from engine.models.decoder import decoder_of
-from engine.pipelines.generate import generate, prepare, sample_group
+from engine.pipelines.generate import generate, sample_group
+from engine.pipelines.job import prepare
 from engine.pipelines.learn_tokens import learn_tokens
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")

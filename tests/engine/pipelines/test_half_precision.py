@@ -14,7 +14,8 @@ from engine.guidance.steer import DomainSteer, finite_gradient
 from engine.models import Classifier, Preprocess, Prior, load_classifier, load_prior
 from engine.models.cifar_resnet import CifarResNet
 from engine.models.frozen import named_dtype
-from engine.pipelines.generate import Job, prepare, sample_group
+from engine.pipelines.generate import sample_group
+from engine.pipelines.job import Job, prepare
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 HALVES = ("bfloat16", "float16")

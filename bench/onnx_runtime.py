@@ -1,0 +1,99 @@
+"""ONNX Runtime beside eager torch on the embedded models: the gradient, a guided step, a plain one, and `generate`.
+
+python bench/onnx_runtime.py [--threads 1 2] [--rounds 7] [--batch 28] [--cache FOLDER]
+
+Contenders take turns. Each ratio is the median over the rounds of ONNX Runtime's time over eager torch's of the same
+round; under 1, ONNX Runtime is faster. Exports are not timed: they happen once for a cache.
+"""
+
+import argparse
+import json
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from contenders import Run
+from timing import median_ratios
+
+from engine.config import Alignment, Sampling
+from engine.files import write_whole
+from engine.outputs.run_record import versions
+from engine.pipelines.generate import sample_group
+from engine.pipelines.job import Job, prepare
+from engine.pipelines.runtime import default_cache
+from engine.types import ImageKey
+
+RESULT = Path(__file__).parent / "results" / "onnx.json"
+ENGINES = ("torch", "onnx")
+STEPS = 4
+
+
+def parts(job: Job, batch: int) -> dict[str, Run]:
+    """What is timed of one engine, by name."""
+    keys = [ImageKey(number % 7, number // 7) for number in range(batch)]
+    prior, steer = job.prior, job.steer(keys)
+    step = prior.schedule(30)[10]
+    z = torch.randn(batch, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        context = prior.encode_prompts(["a dog"] * batch)
+        denoise = prior.denoiser(context, prior.encode_prompts([""]), job.sampling.cfg)
+
+    def guided() -> None:
+        with torch.no_grad():
+            steer.between(denoise(z, step).clean, step)
+
+    def plain() -> None:
+        with torch.no_grad():
+            denoise(z, step)
+
+    def gradient() -> None:
+        with torch.no_grad():
+            steer.between(z, step)
+
+    return {
+        "gradient": gradient,
+        "plain step": plain,
+        "guided step": guided,
+        f"generate, {STEPS} steps": partial(sample_group, job, keys),
+    }
+
+
+def measured(threads: int, rounds: int, batch: int, cache: Path) -> dict[str, object]:
+    """Seconds and ratios by part, with so many threads."""
+    torch.set_num_threads(threads)  # sessions take theirs from torch when they are made
+    jobs = {
+        engine: prepare(
+            "embedded:cartoon", "embedded", images_per_class=-(-batch // 7), alignment=Alignment(),
+            sampling=Sampling(steps=STEPS, batch=batch), runtime=engine, onnx_cache=cache,
+        )
+        for engine in ENGINES
+    }  # fmt: skip
+    runs = {engine: parts(job, batch) for engine, job in jobs.items()}
+    return {
+        part: median_ratios({engine: runs[engine][part] for engine in ENGINES}, "torch", "cpu", rounds)
+        for part in runs["torch"]
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=28)
+    parser.add_argument("--cache", type=Path, default=default_cache())
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    result = {
+        "settings": {"batch": chosen.batch, "rounds": chosen.rounds, "classifier": "embedded:cartoon"},
+        "versions": {**versions(), "onnxruntime": version("onnxruntime-gpu")},
+        "threads": {},
+    }
+    for threads in chosen.threads:
+        result["threads"][threads] = measured(threads, chosen.rounds, chosen.batch, chosen.cache)
+        print(threads, json.dumps(result["threads"][threads]), flush=True)
+        write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

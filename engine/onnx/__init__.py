@@ -1,0 +1,1 @@
+"""Graphs for ONNX Runtime: the prior's networks, the classifier, and the gradient of guidance as one graph."""

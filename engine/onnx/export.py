@@ -1,0 +1,235 @@
+"""Graphs for ONNX Runtime: the prior's networks, the classifier, and the gradient of guidance as one graph.
+
+Every graph takes a batch of any size. torch.export cannot see through a gradient, so that graph is traced to plain
+operators first (`trace`), with the rules for what ONNX lacks (`rules`).
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from importlib import import_module
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from engine.config import Alignment
+from engine.errors import MissingExtraError, ModelError, brief
+from engine.files import TEMPORARY, explained, make_folder
+from engine.guidance.losses import alignment_target, domain_loss
+from engine.guidance.steer import gradient, loss_scale
+from engine.models.classifier import Classifier
+from engine.models.decoder import GuidanceDecoder
+from engine.models.frozen import fingerprint
+from engine.models.prior import Prior
+from engine.onnx.rules import rules
+from engine.onnx.trace import traced
+
+FORMAT = 1
+"""Raised when a graph of equal models and settings would be another one."""
+BATCH = 3
+"""Of the examples: torch.export takes sizes of 0 and 1 for constants."""
+OF_THE_GRADIENT = ("statistics", "class_weight", "norm", "layers")
+"""What of an alignment is inside the gradient's graph, besides its decoder."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """A network that can be written as ONNX. key: tells it from all others; examples: one tensor for each input.
+
+    build: makes the module, which is only needed where the file is not there yet. batched: the inputs whose first axis
+    is the batch.
+    """
+
+    name: str
+    key: str
+    build: Callable[[], nn.Module]
+    examples: tuple[Tensor, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    batched: tuple[str, ...]
+
+
+class _Calls(nn.Module):
+    """A function over frozen parts as a module: `parts` are kept so that export finds their weights."""
+
+    def __init__(self, function: Callable[..., Tensor], part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
+
+
+def unet_graph(prior: Prior) -> Graph:
+    """(latents (N, 4, h, w), timestep (), context (N, L, D)) -> the UNet's own output (N, 4, h, w)."""
+    width, length = prior.unet.config.cross_attention_dim, prior.tokenizer.model_max_length
+
+    def call(z: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        return prior.unet(z, timestep, encoder_hidden_states=context, return_dict=False)[0]
+
+    examples = (
+        _latents(prior),
+        torch.tensor(1, device=prior.device),
+        torch.zeros(BATCH, length, width, device=prior.device, dtype=prior.dtype),
+    )
+    return Graph(
+        name="unet", key=_key("unet", prior), build=lambda: _Calls(call, prior.unet), examples=examples,
+        inputs=("latents", "timestep", "context"), outputs=("output",), batched=("latents", "context"),
+    )  # fmt: skip
+
+
+def decoder_graph(prior: Prior) -> Graph:
+    """latents (N, 4, h, w), unit variance -> images (N, 3, H, W) in [0, 1], from the prior's own VAE."""
+    return Graph(
+        name="decoder", key=_key("decoder", prior), build=lambda: _Calls(prior.decode, prior.vae),
+        examples=(_latents(prior),), inputs=("latents",), outputs=("images",), batched=("latents",),
+    )  # fmt: skip
+
+
+def classifier_graph(classifier: Classifier, px: int) -> Graph:
+    """images (N, 3, px, px) in [0, 1] -> logits (N, K), the classifier's preprocessing inside."""
+    example = torch.zeros(BATCH, 3, px, px, device=classifier.device)
+    return Graph(
+        name="classifier", key=_key("classifier", classifier.describe(), px),
+        build=lambda: traced(classifier.logits, (example,), rules()),
+        examples=(example,), inputs=("images",), outputs=("logits",), batched=("images",),
+    )  # fmt: skip
+
+
+def gradient_graph(
+    prior: Prior, classifier: Classifier, alignment: Alignment, decoder: GuidanceDecoder
+) -> Graph:
+    """latents (N, 4, h, w) and, if the class counts, classes (N,) -> loss (1,) or (N,), and gradient (N, 4, h, w).
+
+    They are those of `domain_loss` behind the decoder, and of `steer.gradient`.
+    """
+    loss = domain_loss(classifier, alignment)
+
+    def behind(z: Tensor, classes: Tensor | None = None) -> Tensor:
+        return loss(decoder(z), classes)
+
+    def descended(z: Tensor, *classes: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient(
+            z, lambda leaf: behind(leaf, *classes), loss_scale(decoder.vae.dtype, classifier.dtype)
+        )
+
+    classes = (torch.zeros(BATCH, dtype=torch.int64, device=prior.device),)
+    examples = (_latents(prior), *(classes if alignment.class_weight else ()))
+
+    def build() -> nn.Module:
+        with torch.no_grad():
+            behind(*examples)  # the pass that pairs BatchNorm layers with activations reads values
+        return traced(descended, examples, rules(alignment_target(classifier, alignment)))
+
+    inputs = ("latents", "classes")[: len(examples)]
+    settings = {name: value for name, value in asdict(alignment).items() if name in OF_THE_GRADIENT}
+    seen_through = (fingerprint([decoder.vae]), decoder.kind, decoder.px, str(decoder.vae.dtype))
+    return Graph(
+        name="gradient", key=_key("gradient", prior, classifier.describe(), settings, seen_through), build=build,
+        examples=examples, inputs=inputs, outputs=("loss", "gradient"), batched=inputs,
+    )  # fmt: skip
+
+
+def export_all(
+    prior: Prior,
+    classifier: Classifier,
+    alignment: Alignment | None,
+    decoder: GuidanceDecoder | None,
+    folder: Path,
+    on_file: Callable[[Path], None] = lambda _: None,
+) -> list[Path]:
+    """The files of every graph of these models below `folder`, which then serves as a cache of `session`."""
+    graphs = [unet_graph(prior), decoder_graph(prior), classifier_graph(classifier, prior.image_px)]
+    if alignment is not None and decoder is not None:
+        graphs.append(gradient_graph(prior, classifier, alignment, decoder))
+    files = []
+    for graph in graphs:
+        files.append(exported(graph, folder))
+        on_file(files[-1])
+    return files
+
+
+def exported(graph: Graph, cache: Path) -> Path:
+    """The graph's file below `cache`, written if it is not there: its folder appears whole or not at all."""
+    folder = cache / f"{graph.name}-{graph.key}"
+    if not folder.is_dir():
+        make_folder(cache)
+        with explained(folder):
+            temporary = Path(mkdtemp(prefix=TEMPORARY, dir=cache))
+            try:
+                write(graph, temporary / f"{graph.name}.onnx")
+                if not folder.is_dir():
+                    temporary.rename(folder)
+            finally:
+                rmtree(temporary, ignore_errors=True)
+    return folder / f"{graph.name}.onnx"
+
+
+def write(graph: Graph, file: Path) -> None:
+    """Write one graph as an ONNX file; weights beyond 2 GB go into a second file beside it."""
+    for package in ("onnx", "onnxscript"):
+        installed(package)
+    batch = torch.export.Dim("batch")
+    shapes = [{0: batch} if name in graph.batched else {} for name in graph.inputs]
+    try:
+        with _quiet(), torch.no_grad():
+            module = graph.build().eval()
+            program = torch.onnx.export(
+                module, graph.examples, dynamo=True, input_names=graph.inputs, output_names=graph.outputs,
+                dynamic_shapes=(tuple(shapes),) if isinstance(module, _Calls) else tuple(shapes), verbose=False,
+                optimize=False,
+            )  # fmt: skip
+            assert program is not None
+            program.save(file)
+    except (torch.onnx.OnnxExporterError, NotImplementedError) as error:
+        raise ModelError(
+            f"the {graph.name} cannot be written as ONNX ({brief(error)}), expected a network whose operators ONNX "
+            "has: sample with runtime='torch'."
+        ) from error
+
+
+def installed(package: str) -> ModuleType:
+    """An optional package of the extra `onnx`."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{package} is not installed ({brief(error)}), expected it for ONNX: run `pip install 'ddis[onnx]'`, or "
+            "sample with runtime='torch'."
+        ) from error
+
+
+def _latents(prior: Prior) -> Tensor:
+    return torch.zeros(BATCH, *prior.latent_shape, device=prior.device, dtype=prior.dtype)
+
+
+def _key(*facts: object) -> str:
+    """16 hex digits of all that a graph depends on."""
+    values: Sequence[object] = [
+        (fact.fingerprint, str(fact.dtype), fact.device.type, fact.latent_shape) if isinstance(fact, Prior) else fact
+        for fact in facts
+    ]  # fmt: skip
+    text = repr((FORMAT, torch.__version__, *values))
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks, which a user can do nothing about."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

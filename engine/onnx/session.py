@@ -1,0 +1,120 @@
+"""Sampling on ONNX Runtime: a prior whose networks are sessions, and the gradient of guidance without autograd."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from engine.config import Alignment
+from engine.errors import ConfigError, ModelError, brief
+from engine.models.classifier import Classifier
+from engine.models.decoder import GuidanceDecoder
+from engine.models.prior import Prior
+from engine.onnx.export import decoder_graph, exported, gradient_graph, installed, unet_graph
+from engine.types import Step
+
+Descend = Callable[..., tuple[Tensor, Tensor]]
+"""(latents (N, 4, h, w), classes (N,)) -> loss (G,) and its gradient by the latents."""
+DTYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(int64)": torch.int64,
+}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class Session:
+    """One ONNX file on one device. It reads and writes torch's memory: nothing is copied."""
+
+    def __init__(self, file: Path, device: torch.device) -> None:
+        runtime = installed("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        wanted = PROVIDERS[device.type]
+        choice: Any = (wanted, {"device_id": device.index or 0}) if device.type == "cuda" else wanted
+        try:
+            self.session = runtime.InferenceSession(
+                str(file), options, providers=list(dict.fromkeys([choice, PROVIDERS["cpu"]]))
+            )
+        except _failures(runtime) as error:
+            raise ModelError(
+                f"{file} cannot be run by ONNX Runtime ({brief(error)}), expected a whole graph of this version: "
+                f"delete the folder {file.parent}, and it is written again."
+            ) from error
+        if self.session.get_providers()[0] != wanted:
+            raise ConfigError(
+                f"ONNX Runtime offers {', '.join(self.session.get_providers())} here, expected {wanted} for device "
+                f"'{device}': install onnxruntime-gpu and the CUDA libraries it names, or choose device 'cpu'."
+            )
+        self.device = device
+        self.names = tuple(value.name for value in self.session.get_inputs())
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Outputs for inputs in the graph's order. An axis of no fixed size has that of the first input's batch."""
+        binding = self.session.io_binding()
+        kept = [value.detach().contiguous() for value in inputs]
+        for name, value in zip(self.names, kept, strict=True):
+            binding.bind_input(name, *self._memory(value))
+        outputs = []
+        for output in self.session.get_outputs():
+            shape = [size if isinstance(size, int) else len(inputs[0]) for size in output.shape]
+            outputs.append(torch.empty(shape, dtype=DTYPES[output.type], device=self.device))
+            binding.bind_output(output.name, *self._memory(outputs[-1]))
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        self.session.run_with_iobinding(binding)
+        return outputs
+
+    def _memory(self, value: Tensor) -> tuple[Any, ...]:
+        kind = getattr(numpy, str(value.dtype).removeprefix("torch."))
+        return self.device.type, self.device.index or 0, kind, tuple(value.shape), value.data_ptr()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OnnxPrior(Prior):
+    """A prior whose UNet and final decoder run in ONNX Runtime; its text encoder stays torch's."""
+
+    unet_session: Session
+    decoder_session: Session
+
+    def decode(self, latents: Tensor, clamp: bool = True) -> Tensor:
+        return self.decoder_session(latents)[0] if clamp else super().decode(latents, clamp)
+
+    def _unet_output(self, z: Tensor, step: Step, context: Tensor) -> Tensor:
+        return self.unet_session(z, torch.tensor(step.timestep, device=z.device), context)[0]
+
+
+def onnx_prior(prior: Prior, cache: Path) -> OnnxPrior:
+    """The prior on ONNX Runtime, on the device that it is on; `cache` keeps its graphs."""
+    unet, decoder = (
+        Session(exported(graph, cache), prior.device) for graph in (unet_graph(prior), decoder_graph(prior))
+    )
+    parts = {entry.name: getattr(prior, entry.name) for entry in fields(Prior)}
+    return OnnxPrior(**parts, unet_session=unet, decoder_session=decoder)
+
+
+def onnx_descend(
+    prior: Prior, classifier: Classifier, alignment: Alignment, decoder: GuidanceDecoder, cache: Path
+) -> Descend:
+    """What `DomainSteer` descends with in place of autograd."""
+    session = Session(exported(gradient_graph(prior, classifier, alignment, decoder), cache), prior.device)
+
+    def descend(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        loss, gradient = session(z, classes) if alignment.class_weight else session(z)
+        return loss, gradient
+
+    return descend
+
+
+def _failures(runtime: Any) -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for files that are damaged or of another version."""
+    kinds = runtime.capi.onnxruntime_pybind11_state
+    return (
+        RuntimeError, kinds.Fail, kinds.InvalidProtobuf, kinds.InvalidGraph, kinds.NoSuchFile, kinds.NotImplemented,
+    )  # fmt: skip

@@ -1,0 +1,155 @@
+"""A request for images, with its models loaded and its settings checked against each other."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.config import Alignment, Sampling
+from engine.errors import ConfigError
+from engine.guidance.steer import DomainSteer, Unguided
+from engine.memory.apply import plan_of
+from engine.memory.budget import AUTO
+from engine.memory.micro_batch import MicroBatches, steer_in_parts
+from engine.memory.plan import Plan
+from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.models.classifier import class_numbers
+from engine.models.decoder import GuidanceDecoder, decoder_of
+from engine.pipelines.runtime import Descend, Runtime, engines
+from engine.prompts import class_prompt
+from engine.tokens.table import TokenTable, check_fit, load_tokens
+from engine.types import ImageKey
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """A request with its models loaded and checked against each other; without guidance it has no decoder.
+
+    plan: how it keeps within its memory; without one, batches are whole. parts: how many images go at once now, which a
+    run out of memory makes fewer. descend: what guidance descends with where it is not autograd.
+    """
+
+    classifier: Classifier
+    prior: Prior
+    classes: tuple[int, ...]
+    images_per_class: int
+    tokens: TokenTable | None
+    alignment: Alignment | None
+    sampling: Sampling
+    seed: int
+    decoder: GuidanceDecoder | None
+    plan: Plan | None = None
+    parts: MicroBatches = field(default_factory=MicroBatches)
+    runtime: Runtime = "torch"
+    descend: Descend | None = None
+
+    @property
+    def labels(self) -> dict[int, str]:
+        return {number: self.classifier.labels[number] for number in self.classes}
+
+    @property
+    def joint(self) -> bool:
+        """Whether the images of a group depend on each other."""
+        return self.alignment is not None and self.alignment.statistics == "batch"
+
+    def token_of(self, class_index: int) -> str:
+        return self.tokens.name_of(class_index) if self.tokens is not None else ""
+
+    def prompt_of(self, class_index: int) -> str:
+        return class_prompt(self.classifier.labels[class_index], self.token_of(class_index))
+
+    def steer(self, keys: Sequence[ImageKey]) -> DomainSteer | Unguided:
+        """A fresh steer for the batch of these images."""
+        if self.alignment is None or (decoder := self.decoder) is None:
+            return Unguided()
+        classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
+        if (descend := self.descend) is not None:
+            return DomainSteer.by_gradient(lambda z, _: descend(z, classes=classes), self.alignment)
+        return steer_in_parts(self.parts, self.classifier, self.alignment, decoder, classes)
+
+    def groups(self) -> list[list[ImageKey]]:
+        """The images of the job in groups of nearly equal size, classes mixed; a function of the request alone."""
+        keys = [ImageKey(number, index) for index in range(self.images_per_class) for number in self.classes]
+        count = -(-len(keys) // self.sampling.batch)
+        bounds = [len(keys) * number // count for number in range(count + 1)]
+        return [keys[start:stop] for start, stop in pairwise(bounds)]
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that the images depend on, as JSON values: what `run.json` keeps and continuing compares."""
+        return {
+            "classifier": self.classifier.describe(),
+            "prior": self.prior.describe(),
+            "classes": list(self.labels.values()),
+            "images_per_class": self.images_per_class,
+            "tokens": None if self.tokens is None else self.tokens.fingerprint,
+            "alignment": None if self.alignment is None else asdict(self.alignment),
+            "sampling": asdict(self.sampling),
+            "seed": self.seed,
+            "runtime": self.runtime,
+        }
+
+
+def prepare(
+    classifier: str | Path | nn.Module | Classifier,
+    prior: str | Path | Prior = "embedded",
+    classes: Sequence[str] | None = None,
+    images_per_class: int = 8,
+    tokens: TokenTable | str | Path | None = None,
+    alignment: Alignment | None = Alignment(),
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
+    memory: str | int | Plan | None = None,
+    runtime: Runtime = "torch",
+    onnx_cache: str | Path | None = None,
+) -> Job:
+    """Load what is named and check it all against each other. Takes what `generate` takes; memory: None for no plan."""
+    if images_per_class < 1:
+        raise ConfigError(
+            f"images_per_class is {images_per_class}, expected at least 1: ask for a positive number."
+        )
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}, expected a whole number >= 0: give a non-negative one.")
+    if alignment is not None and sampling.steps < 2:
+        raise ConfigError(
+            "sampling has 1 step and alignment is on, expected at least 2 steps: the last step is never guided, so "
+            "nothing would be. Raise the steps, or pass alignment=None."
+        )
+    if not isinstance(classifier, Classifier):
+        classifier = load_classifier(classifier)
+    chosen = class_numbers(classifier, classes)
+    if not isinstance(prior, Prior):
+        prior = load_prior(prior, device=classifier.device)
+    if isinstance(tokens, str | Path):
+        tokens = load_tokens(tokens, prior, classifier)
+    elif tokens is not None:
+        check_fit(tokens, prior, classifier)
+    prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
+    if runtime == "onnx" and memory not in (None, AUTO):
+        raise ConfigError(
+            f"memory is {memory!r} with runtime 'onnx', expected 'auto': ONNX Runtime allocates by itself. Leave the "
+            "budget out, or use runtime 'torch'."
+        )
+    batch = min(sampling.batch, len(chosen) * images_per_class)
+    plan = plan_of(memory if runtime == "torch" else None, prior, classifier, batch, alignment, sampling)
+    checkpoint = plan is not None and "guidance" in plan.checkpoint
+    decoder = decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None
+    prior, descend = engines(runtime, prior, classifier, alignment, decoder, onnx_cache)
+    return Job(
+        classifier=classifier,
+        prior=prior,
+        classes=chosen,
+        images_per_class=images_per_class,
+        tokens=tokens,
+        alignment=alignment,
+        sampling=sampling,
+        seed=seed,
+        decoder=decoder,
+        plan=plan,
+        parts=MicroBatches(plan.micro_batch if plan else None),
+        runtime=runtime,
+        descend=descend,
+    )

@@ -1,0 +1,39 @@
+"""The exported gradient of guidance against autograd over the reference by hooks; one file serves every batch."""
+
+import pytest
+import torch
+
+from engine.config import Alignment
+from engine.guidance.losses import domain_loss
+from engine.guidance.steer import gradient
+from engine.models.decoder import decoder_of
+from engine.onnx.export import exported, gradient_graph
+from engine.onnx.session import Session
+
+pytest.importorskip("onnxruntime")
+
+
+def both(prior, classifier, alignment, cache, batch):
+    """(loss, gradient) from the file, and from autograd."""
+    decoder = decoder_of(alignment, prior, classifier.preprocess)
+    graph = gradient_graph(prior, classifier, alignment, decoder)
+    session = Session(exported(graph, cache), torch.device("cpu"))
+    z, classes = torch.randn(batch, *prior.latent_shape), torch.randint(0, 5, (batch,))
+    loss = domain_loss(classifier, alignment, fused=False, classes=classes)
+    found = session(z, classes) if alignment.class_weight else session(z)
+    return found, gradient(z, lambda latents: loss(decoder(latents)))
+
+
+@pytest.mark.parametrize("alignment", [Alignment(layers="first"), Alignment.paper()], ids=["ours", "paper"])
+def test_a_smooth_gradient_is_autograds(prior, smooth, cache, alignment):
+    for batch in (1, 3):
+        (loss, grad), (wanted_loss, wanted) = both(prior, smooth, alignment, cache, batch)
+        torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-6)
+        assert (grad - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_a_kinked_gradient_is_autograds_but_for_flipped_masks(prior, kinked, cache):
+    for batch in (1, 3):
+        (loss, grad), (wanted_loss, wanted) = both(prior, kinked, Alignment(), cache, batch)
+        torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(grad, wanted, rtol=0, atol=1e-4)

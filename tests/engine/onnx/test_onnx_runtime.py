@@ -1,0 +1,101 @@
+"""Sampling with guidance in ONNX Runtime, and the folder of its graphs."""
+
+import sys
+
+import pytest
+import torch
+
+from engine.config import Alignment, Sampling
+from engine.errors import ConfigError, MissingExtraError, ModelError
+from engine.onnx import export
+from engine.onnx.session import Session
+from engine.outputs.manifest import read_manifest
+from engine.pipelines.generate import generate
+from engine.pipelines.runtime import default_cache
+
+pytest.importorskip("onnxruntime")
+SHORT = Sampling(steps=3, batch=4)
+
+
+def run(prior, classifier, **settings):
+    return {s.key: s for s in generate(classifier, prior, ["dog", "horse"], 2, sampling=SHORT, **settings)}
+
+
+def test_guided_images_are_torchs_and_no_autograd_runs(prior, kinked, cache, tmp_path, monkeypatch):
+    wanted = run(prior, kinked)
+    run(prior, kinked, runtime="onnx", onnx_cache=cache)  # exports, for which autograd is traced once
+
+    def never(*_, **__):
+        raise AssertionError("autograd ran")
+
+    monkeypatch.setattr(torch.autograd, "grad", never)
+    monkeypatch.setattr(export, "write", never)
+    with torch.inference_mode():
+        found = run(prior, kinked, runtime="onnx", onnx_cache=cache, out=tmp_path / "set")
+    assert found.keys() == wanted.keys()
+    for key, sample in found.items():
+        torch.testing.assert_close(sample.image, wanted[key].image, rtol=0, atol=2e-3)
+        assert len(sample.curve) == len(wanted[key].curve) > 0
+    assert len(read_manifest(tmp_path / "set")) == 4
+    plain = run(prior, kinked, alignment=None)
+    assert max((plain[key].image - wanted[key].image).abs().max() for key in plain) > 1e-2
+
+
+def test_a_folder_of_one_runtime_is_not_continued_by_the_other(prior, kinked, cache, tmp_path):
+    run(prior, kinked, out=tmp_path / "set")
+    with pytest.raises(Exception, match="runtime"):
+        run(prior, kinked, runtime="onnx", onnx_cache=cache, out=tmp_path / "set")
+
+
+def test_an_interrupted_export_leaves_nothing(prior, tmp_path, monkeypatch):
+    def cut(graph, file):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "write", cut)
+    with pytest.raises(KeyboardInterrupt):
+        export.exported(export.unet_graph(prior), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_graphs_of_other_settings_have_other_names(prior, smooth, kinked):
+    def key(classifier, alignment):
+        decoder = export.GuidanceDecoder(kind="full", vae=prior.vae, px=8, stages=None, checkpoint=False)
+        return export.gradient_graph(prior, classifier, alignment, decoder).key
+
+    changed = [
+        Alignment(norm="l2"),
+        Alignment(class_weight=0.1),
+        Alignment(layers="first"),
+        Alignment.paper(),
+    ]
+    keys = [key(smooth, Alignment()), key(kinked, Alignment()), *(key(smooth, a) for a in changed)]
+    assert len(set(keys)) == len(keys)
+    assert key(smooth, Alignment(scale=3.0, stop=0.5)) == keys[0]
+
+
+def test_a_damaged_file_says_what_to_delete(tmp_path):
+    file = tmp_path / "unet-1" / "unet.onnx"
+    file.parent.mkdir()
+    file.write_bytes(b"half")
+    with pytest.raises(
+        ModelError, match=r"cannot be run by ONNX Runtime .*, expected a whole graph.*: delete the folder"
+    ):
+        Session(file, torch.device("cpu"))
+
+
+def test_an_unknown_runtime_is_refused(prior, kinked):
+    with pytest.raises(ConfigError, match="runtime is 'tensorrt', expected one of 'torch', 'onnx': choose"):
+        run(prior, kinked, runtime="tensorrt")
+
+
+def test_without_the_extra_it_is_named(prior, kinked, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingExtraError, match=r"onnxscript is not installed .*pip install 'ddis\[onnx\]'"):
+        run(prior, kinked, runtime="onnx", onnx_cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_default_cache_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "ddis" / "onnx"
