@@ -36,7 +36,7 @@ def test_guided_images_are_torchs_and_no_autograd_runs(prior, kinked, cache, tmp
     for key, sample in found.items():
         torch.testing.assert_close(sample.image, wanted[key].image, rtol=0, atol=2e-3)
         assert len(sample.curve) == len(wanted[key].curve) > 0
-    assert len(read_manifest(tmp_path / "set")) == 4
+    assert len(list(read_manifest(tmp_path / "set"))) == 4
     plain = run(prior, kinked, alignment=None)
     assert max((plain[key].image - wanted[key].image).abs().max() for key in plain) > 1e-2
 
