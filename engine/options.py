@@ -19,13 +19,15 @@ PRESETS: dict[str, Callable[[], Alignment | None]] = {
 
 def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classifier", required=True, help="embedded:<domain>, hf:<id or folder>, timm:<name>, "
-                        "torchvision:<name>, onnx:<file>, or a checkpoint file with --architecture")  # fmt: skip
+                        "torchvision:<name>, onnx:<file>, arch:<resnet18, 34, 50>, or a checkpoint file with "
+                        "--architecture")  # fmt: skip
     parser.add_argument("--architecture", help="network of a checkpoint file, such as resnet20")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="class names in the order of the outputs")
     parser.add_argument(
         "--classes", nargs="+", metavar="NAME", help="only these of the labels (default: all)"
     )
-    parser.add_argument("--prior", default="embedded", help="embedded, a diffusers folder, or a hub id")
+    parser.add_argument("--prior", default="embedded", help="embedded, a diffusers folder, a hub id, or for random "
+                        "weights arch:<sd-1.5, sd-2.1-base, sd-2.1>")  # fmt: skip
     parser.add_argument("--variant", help="which weight files of the prior, such as fp16")
     parser.add_argument("--revision", help="branch, tag or commit of the prior on the hub")
     tiny = "an AutoencoderTiny that guidance sees through: folder or hub id such as madebyollin/taesd; 'none' for none"

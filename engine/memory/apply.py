@@ -13,6 +13,7 @@ from engine.memory.budget import AUTO, free_bytes
 from engine.memory.costs import NEEDED
 from engine.memory.plan import Plan, plan
 from engine.models.classifier import Classifier
+from engine.models.decoder import decoder_of
 from engine.models.prior import Prior
 
 InPhase = Callable[[str], AbstractContextManager[None]]
@@ -40,6 +41,7 @@ def plan_of(
     """
     if isinstance(memory, Plan):
         check_plan(memory, prior)
+        _check_decoder(memory, prior, classifier, alignment)
         return memory
     if memory is None:
         return None
@@ -116,4 +118,17 @@ def check_plan(planned: Plan, prior: Prior) -> None:
             f"the memory plan is for a prior in {made_for[0]} at {made_for[1]} px on {made_for[2]}, expected one for "
             f"{prior.name!r} as it is loaded, in {loaded[0]} at {loaded[1]} px on {loaded[2]}: plan again for it, or "
             "load it so."
+        )
+
+
+def _check_decoder(planned: Plan, prior: Prior, classifier: Classifier, alignment: Alignment | None) -> None:
+    """Raise ConfigError where guidance looks through another decoder than the plan has room for."""
+    if alignment is None:
+        return
+    decoder = decoder_of(alignment, prior, classifier.preprocess)
+    if (planned.decoder, planned.decode_px) != (decoder.kind, decoder.px):
+        raise ConfigError(
+            f"the memory plan is for guidance through the {planned.decoder} decoder at {planned.decode_px} px, "
+            f"expected one for the {decoder.kind} decoder at {decoder.px} px, which the alignment asks for: plan "
+            "again with the same alignment."
         )

@@ -54,11 +54,15 @@ class Session:
             )
         self.device = device
         self.names = tuple(value.name for value in self.session.get_inputs())
+        self.dtypes = tuple(DTYPES[value.type] for value in self.session.get_inputs())
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Outputs for inputs in the graph's order. An axis of no fixed size has that of the first input's batch."""
+        """Outputs for inputs in the graph's order, which are converted to its dtypes.
+
+        An axis of no fixed size has that of the first input's batch.
+        """
         binding = self.session.io_binding()
-        kept = [value.detach().contiguous() for value in inputs]
+        kept = [value.detach().to(kind).contiguous() for value, kind in zip(inputs, self.dtypes, strict=True)]
         for name, value in zip(self.names, kept, strict=True):
             binding.bind_input(name, *self._memory(value))
         outputs = []
@@ -84,10 +88,12 @@ class OnnxPrior(Prior):
     decoder_session: Session
 
     def decode(self, latents: Tensor, clamp: bool = True) -> Tensor:
-        return self.decoder_session(latents)[0] if clamp else super().decode(latents, clamp)
+        if not clamp:
+            return super().decode(latents, clamp)
+        return self.decoder_session(latents)[0].to(latents.dtype)
 
     def _unet_output(self, z: Tensor, step: Step, context: Tensor) -> Tensor:
-        return self.unet_session(z, torch.tensor(step.timestep, device=z.device), context)[0]
+        return self.unet_session(z, torch.tensor(step.timestep, device=z.device), context)[0].to(z.dtype)
 
 
 def onnx_prior(prior: Prior, cache: Path) -> OnnxPrior:
@@ -107,7 +113,7 @@ def onnx_descend(
 
     def descend(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         loss, gradient = session(z, classes) if alignment.class_weight else session(z)
-        return loss, gradient
+        return loss.float(), gradient.to(z.dtype)
 
     return descend
 

@@ -182,7 +182,9 @@ def _table(job: Job, state: TokenState, run: Mapping[str, Any], every_class: boo
 def _describe(job: Job, learning: TokenLearning) -> dict[str, Any]:
     """Everything that the tokens depend on, as JSON values."""
     shared = {
-        name: fact for name, fact in job.describe().items() if name not in ("images_per_class", "tokens")
+        name: fact
+        for name, fact in job.describe().items()
+        if name not in ("images_per_class", "tokens", "runtime")
     }
     return json.loads(json.dumps(shared | {"learning": asdict(learning)}))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from engine.config import Alignment
@@ -40,6 +41,11 @@ def engines(
         )
     if runtime == "torch":
         return prior, None
+    if prior.dtype == torch.bfloat16 or classifier.dtype == torch.bfloat16:
+        raise ConfigError(
+            "runtime is 'onnx' with networks in bfloat16, expected float32 or float16: ONNX Runtime's arrays have no "
+            "bfloat16. Load them with another dtype."
+        )
     from engine.onnx.session import onnx_descend, onnx_prior
 
     folder = Path(cache).expanduser() if cache is not None else default_cache()

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from engine.config import Alignment, Sampling
+from engine.guidance import in_parts
 from engine.guidance.losses import domain_loss
 from engine.models import Classifier, Preprocess, Prior, load_classifier
 from engine.models.cifar_resnet import CifarResNet
-from engine.pipelines import generate as pipeline
 from engine.pipelines.generate import generate
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -30,7 +30,7 @@ def test_generate_fuses_and_its_images_equal_the_references(
         return torch.stack([sample.image for sample in run])
 
     plain, fused = images(None), images(alignment)
-    monkeypatch.setattr(pipeline, "domain_loss", partial(domain_loss, fused=False))
+    monkeypatch.setattr(in_parts, "domain_loss", partial(domain_loss, fused=False))
     reference = images(alignment)
     assert (fused - plain).abs().max() > 0.02
     torch.testing.assert_close(fused, reference, atol=1e-3, rtol=0)
