@@ -11,7 +11,8 @@ from engine.progress import Progress
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="a folder of `ddis generate`, or any folder of images")
+    parser.add_argument("folder", type=Path, nargs="+", help="a folder of `ddis generate`, or any folder of images; "
+                        "several are measured as one set")  # fmt: skip
     parser.add_argument("--reference", help="a folder of images, a parquet file, a .safetensors file of "
                         "--save-statistics, or judge: the embedded real features")  # fmt: skip
     parser.add_argument("--features", default="judge", help="network whose features are compared: judge, "

@@ -80,6 +80,22 @@ def open_images(path: Path | str, domain: str | None = None, one_size: bool = Fa
     return ImageSet(path, domain, one_size)
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """Several sets, read one after the other as if they were one."""
+
+    sets: tuple[ImageSet, ...]
+
+    @property
+    def path(self) -> str:
+        return ", ".join(str(images.path) for images in self.sets)
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """As `ImageSet.batches`; a batch ends with its set."""
+        for images in self.sets:
+            yield from images.batches(size)
+
+
 def has_manifest(path: Path) -> bool:
     """Whether `path` is a data set of ours, finished or not."""
     return path.is_dir() and (
