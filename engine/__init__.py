@@ -1,8 +1,9 @@
 """Data-free image synthesis: a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381)."""
 
-from engine.config import Alignment, Evaluation, Sampling, TokenLearning
+from engine.config import Alignment, Evaluation, Sampling, Selection, TokenLearning
 from engine.errors import EngineError
 from engine.evaluation.evaluate import evaluate
+from engine.evaluation.select import select
 from engine.memory.plan import Plan, plan
 from engine.memory.profile import StepProfile
 from engine.memory.profile import profile_step as profile
@@ -23,6 +24,7 @@ __all__ = [
     "Prior",
     "Sample",
     "Sampling",
+    "Selection",
     "StepProfile",
     "TokenLearning",
     "TokenTable",
@@ -37,4 +39,5 @@ __all__ = [
     "plan",
     "profile",
     "save_tokens",
+    "select",
 ]

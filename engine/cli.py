@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.cli_evaluate import add_evaluation, run_evaluate
+from engine.cli_evaluate import add_evaluation, add_selection, run_evaluate, run_select
 from engine.cli_memory import PLAN_HELP, PROFILE_HELP, add_plan, add_profile, run_plan, run_profile
 from engine.config import Sampling, TokenLearning
 from engine.errors import EngineError
@@ -102,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--images-per-shard", type=int, default=10_000, help="(default: 10000)")
 
     add_evaluation(_command(commands, "evaluate", run_evaluate, "measure images against a reference"))
+    add_selection(_command(commands, "select", run_select, "keep the better part of a data set"))
     onnx = _command(
         commands, "export-onnx", run_export_onnx, "write the networks and the guidance gradient as ONNX"
     )

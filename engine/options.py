@@ -6,10 +6,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from engine.config import DTYPES, Alignment, Evaluation, Sampling, TokenLearning
+from engine.config import DTYPES, Alignment, Evaluation, Sampling, Selection, TokenLearning
 from engine.errors import ConfigError
 
-Config = TypeVar("Config", Alignment, Evaluation, Sampling, TokenLearning)
+Config = TypeVar("Config", Alignment, Evaluation, Sampling, Selection, TokenLearning)
 PRESETS: dict[str, Callable[[], Alignment | None]] = {
     "default": Alignment,
     "paper": Alignment.paper,
