@@ -2,9 +2,9 @@
 
 python bench/learn_shipped_tokens.py [--worst 2] [--out engine/models/embedded/weights/tokens]
 
-The worst classes are found as bench/tokens.py finds them, which then counts what the tokens do. Every choice reads the
-teacher alone. A long schedule can end far from where it was best: where the teacher then recognises less than with the
-plain prompt, in finished images of seeds of their own, the default one is tried too, and the better of both is kept.
+The worst classes are found by bench/worst_classes.py; bench/evidence.py counts what the tokens do. Every choice reads
+the teacher alone. A long schedule can end far from where it was best: where the teacher then recognises less than with
+the plain prompt, in finished images of seeds of their own, the default one is tried too, and the better of both is kept.
 Files that are there are left alone: delete one to learn it anew.
 """
 
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from statistics import mean
 
-from tokens import worst_classes
+from worst_classes import worst_classes
 
 from engine.config import Sampling, TokenLearning
 from engine.models import Classifier, Prior, load_classifier, load_prior

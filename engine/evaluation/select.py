@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from engine.config import Selection
@@ -21,10 +20,9 @@ from engine.errors import ConfigError
 from engine.guidance.losses import layer_weights
 from engine.guidance.moments import recording_moments
 from engine.models import Classifier
-from engine.outputs.dataset import open_dataset, read_dataset
+from engine.outputs.dataset import load_sample, open_dataset, read_dataset
 from engine.outputs.manifest import Row
 from engine.outputs.run_record import RUN, read_run
-from engine.types import Sample
 
 CHUNK = 1024
 """Images whose common L_BN `l_bn_share` looks at: the work grows with the square of their number."""
@@ -53,7 +51,7 @@ def select(
     config = {"selected_from": made, "selection": vars(selection)}
     with open_dataset(out, config, {row.class_index: row.label for row in rows}) as writer:
         for place in kept:
-            writer.add(_sample(files[place], rows[place]))
+            writer.add(load_sample(files[place], rows[place]))
             on_step(1)
         writer.finish({})
     return {
@@ -144,7 +142,9 @@ def _by_share(
     chunks = -(-len(mixed) // CHUNK)
     kept: list[int] = []
     for chunk in (mixed[number::chunks] for number in range(chunks)):
-        means, squares = _image_moments([files[place] for place in chunk], classifier)
+        means, squares = _image_moments(
+            [files[place] for place in chunk], [rows[place] for place in chunk], classifier
+        )
         classes = [rows[place].class_index for place in chunk]
         quota = quotas(classes, selection.keep)
         pool = list(range(len(chunk)))
@@ -171,11 +171,15 @@ def _without_mistaken(pool: list[int], rows: Sequence[Row], quota: dict[int, int
 
 
 @torch.no_grad()
-def _image_moments(files: Sequence[Path], classifier: Classifier) -> tuple[Tensor, Tensor]:
+def _image_moments(
+    files: Sequence[Path], rows: Sequence[Row], classifier: Classifier
+) -> tuple[Tensor, Tensor]:
     """E[x] and E[x^2] of what each BatchNorm layer reads of each image: (N, C) each, C over all layers, float64."""
     parts = []
     for start in range(0, len(files), BATCH):
-        images = torch.stack([_pixels(file) for file in files[start : start + BATCH]]).to(classifier.device)
+        places = range(start, min(start + BATCH, len(files)))
+        images = torch.stack([load_sample(files[place], rows[place]).image for place in places])
+        images = images.to(classifier.device)
         with recording_moments(classifier.norm_layers, per_image=True) as taken:
             classifier.logits(images)
             mean, variance = (torch.cat(values, 1).cpu().double() for values in zip(*taken, strict=True))
@@ -200,16 +204,3 @@ def _check_teacher(folder: Path, made: dict[str, Any], classifier: Classifier | 
 
 def _recognised(row: Row) -> bool:
     return int(row.logits.argmax()) == row.class_index
-
-
-def _pixels(file: Path) -> Tensor:
-    with Image.open(file) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
-
-
-def _sample(file: Path, row: Row) -> Sample:
-    """A row and its image as `open_dataset` takes them; the pixels come out as they went in."""
-    return Sample(
-        key=row.key, label=row.label, seed=row.seed, prompt=row.prompt, token=row.token, image=_pixels(file),
-        logits=torch.from_numpy(row.logits.copy()), l_bn=row.l_bn, confidence=row.confidence, group=row.group,
-    )  # fmt: skip
