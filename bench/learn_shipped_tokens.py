@@ -4,7 +4,7 @@ python bench/learn_shipped_tokens.py [--worst 2] [--out engine/models/embedded/w
 
 The worst classes are found by bench/worst_classes.py; bench/evidence.py counts what the tokens do. Every choice reads
 the teacher alone. A long schedule can end far from where it was best: where the teacher then recognises less than with
-the plain prompt, in finished images of seeds of their own, the default one is tried too, and the better of both is kept.
+the plain prompt, in finished images of seeds of their own, the default one is tried too, and the better is kept.
 Files that are there are left alone: delete one to learn it anew.
 """
 
