@@ -10,6 +10,7 @@ from engine.memory.profile import profile_step as profile
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.pipelines.generate import generate
 from engine.pipelines.learn_tokens import learn_tokens
+from engine.pipelines.tune import Tuned, tune
 from engine.tokens.table import TokenTable, load_tokens, save_tokens
 from engine.tokens.textual_inversion import export_textual_inversion, import_textual_inversion
 from engine.types import ImageKey, Sample
@@ -28,6 +29,7 @@ __all__ = [
     "StepProfile",
     "TokenLearning",
     "TokenTable",
+    "Tuned",
     "evaluate",
     "export_textual_inversion",
     "generate",
@@ -40,4 +42,5 @@ __all__ = [
     "profile",
     "save_tokens",
     "select",
+    "tune",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.cli_evaluate import add_evaluation, add_selection, run_evaluate, run_select
 from engine.cli_memory import PLAN_HELP, PROFILE_HELP, add_plan, add_profile, run_plan, run_profile
+from engine.cli_tune import TUNE_HELP, add_tune, run_tune
 from engine.config import Sampling, TokenLearning
 from engine.errors import EngineError
 from engine.options import (
@@ -80,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_config(learn, Sampling())
     add_config(learn, TokenLearning(), "learning-")
 
+    add_tune(_command(commands, "tune", run_tune, TUNE_HELP))
     add_plan(_command(commands, "plan", run_plan, PLAN_HELP))
     add_profile(_command(commands, "profile", run_profile, PROFILE_HELP))
 

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "baselines": CORE,
     "downstream": CORE,
 }
-JOINERS = {"__init__", "__main__", "cli", "cli_evaluate", "cli_memory", "options"}
+JOINERS = {"__init__", "__main__", "cli", "cli_evaluate", "cli_memory", "cli_tune", "options"}
 """The public face and the command line (with its `options`) join all rooms; nothing imports them but each other."""
 
 OPTIONAL = {
