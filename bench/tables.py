@@ -249,6 +249,31 @@ def fill(text: str, name: str, table: str) -> str:
     return re.sub(pattern, lambda found: found[1] + table + found[2], text, flags=re.DOTALL)
 
 
+def tune_table(result: dict) -> str:
+    """bench/tune.py: each scale's score without data beside its FID by real images."""
+    domains = list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
+    scales = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
+    rows = []
+    for domain in domains:
+        found = {
+            scale: result["rows"][f"{domain}/{scale}"]
+            for scale in scales
+            if f"{domain}/{scale}" in result["rows"]
+        }
+        chosen, best = (min(found, key=lambda scale: found[scale][key]) for key in ("score", "fid"))
+        cells = [f"{row['score']:.2f} / {row['fid']:.1f}" for row in found.values()]
+        ratio = found[chosen]["fid"] / found[best]["fid"]
+        rows.append([domain.replace("_", " "), *cells, chosen, best, f"{ratio:.2f}"])
+    header = [
+        "classifier of",
+        *(f"scale {scale}" for scale in scales),
+        "tuned",
+        "best by FID",
+        "FID tuned / best",
+    ]
+    return "Score (least is chosen) / FID.\n\n" + _table(header, rows)
+
+
 ABLATION = ["plain", "CAT", "DAG", "both"]
 METHODS = [
     "plain",
@@ -274,6 +299,7 @@ def main() -> None:
         ),
         "ablation": (lambda evidence: methods_table(evidence, ABLATION), ["evidence"]),
         "methods": (lambda evidence: methods_table(evidence, METHODS), ["evidence"]),
+        "tune": (tune_table, ["tune"]),
         "kernels": (readme_kernels, ["kernels"]),
     }
     text = README.read_text()
