@@ -60,7 +60,8 @@ class Job:
         return self.tokens.name_of(class_index) if self.tokens is not None else ""
 
     def prompt_of(self, class_index: int) -> str:
-        return class_prompt(self.classifier.labels[class_index], self.token_of(class_index))
+        label, token = self.classifier.labels[class_index], self.token_of(class_index)
+        return class_prompt(label, token, self.sampling.prompt)
 
     def steer(self, keys: Sequence[ImageKey]) -> DomainSteer | Unguided:
         """A fresh steer for the batch of these images."""

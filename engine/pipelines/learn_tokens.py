@@ -114,9 +114,10 @@ class _Source:
             self.null = prior.encode_prompts([job.sampling.negative_prompt])
 
     def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
-        labels = self.job.classifier.labels
+        labels, template = self.job.classifier.labels, self.job.sampling.prompt
+        tokens = self.names if with_tokens else [""] * len(labels)
         return self.prior.encode_prompts(
-            [class_prompt(labels[number], self.names[number] if with_tokens else "") for number in classes]
+            [class_prompt(labels[number], tokens[number], template) for number in classes]
         )
 
     def draw(self, keys: Sequence[ImageKey], context: Tensor) -> Trajectories:
