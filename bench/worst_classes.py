@@ -1,4 +1,6 @@
-"""Which classes a teacher recognises worst in the plain prior's images: those that a token is learned for first.
+"""Which classes a teacher recognises worst in the plain prior's images: those for which a token matters most.
+
+python bench/worst_classes.py
 
 They are found on images of a seed of their own, so that a class that did badly by chance does not rise by itself where
 something else is counted on others.
@@ -12,7 +14,7 @@ import torch
 
 from engine.config import Sampling
 from engine.files import write_whole
-from engine.models import Classifier, Prior, load_classifier
+from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
 from engine.pipelines.generate import generate
 
@@ -53,3 +55,9 @@ def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
             teacher.name: int((teacher.logits(pixels).argmax(1) == teacher.labels.index(label)).sum())
             for teacher in teachers
         }
+
+
+if __name__ == "__main__":
+    the_prior = load_prior("embedded")
+    for domain in load_judge().domains:
+        print(domain, *worst_classes(load_classifier(f"embedded:{domain}"), the_prior, number=2, images=16))
