@@ -1,5 +1,8 @@
 """Data-free image synthesis: a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381)."""
 
+from engine.baselines.deepinversion import DeepInversion
+from engine.baselines.natural_inversion import NaturalInversion
+from engine.baselines.plugin_inversion import PlugInInversion
 from engine.config import Alignment, Evaluation, Sampling, Selection, TokenLearning
 from engine.errors import EngineError
 from engine.evaluation.evaluate import evaluate
@@ -18,10 +21,13 @@ from engine.types import ImageKey, Sample
 __all__ = [
     "Alignment",
     "Classifier",
+    "DeepInversion",
     "EngineError",
     "Evaluation",
     "ImageKey",
+    "NaturalInversion",
     "Plan",
+    "PlugInInversion",
     "Prior",
     "Sample",
     "Sampling",

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from engine.baselines.methods import DDIS
 from engine.cli_evaluate import add_evaluation, add_selection, run_evaluate, run_select
 from engine.cli_memory import PLAN_HELP, PROFILE_HELP, add_plan, add_profile, run_plan, run_profile
 from engine.cli_tune import TUNE_HELP, add_tune, run_tune
@@ -19,14 +20,23 @@ from engine.errors import EngineError
 from engine.options import (
     add_alignment,
     add_config,
+    add_methods,
     add_models,
     add_runtime,
     alignment_of,
+    check_methods,
     config_of,
     load_models,
+    load_student,
+    load_teacher,
+    method_of,
     sampling_of,
 )
 from engine.progress import Progress
+
+if TYPE_CHECKING:
+    from engine.pipelines.baseline_job import BaselineJob
+    from engine.pipelines.job import Job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_runtime(generate)
     add_alignment(generate)
     add_config(generate, Sampling())
+    add_methods(generate)
 
     learn = _command(
         commands, "learn-tokens", run_learn, "learn a class alignment token (CAT) for each class"
@@ -128,21 +139,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from engine.pipelines.generate import write
-    from engine.pipelines.job import prepare
 
-    sampling = sampling_of(chosen)
-    job = prepare(
-        *load_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen), sampling,
-        chosen.seed, chosen.memory, chosen.runtime, chosen.onnx_cache,
-    )  # fmt: skip
+    job = _job_of(chosen)
     total = len(job.classes) * job.images_per_class
     with progress.bar("images", total) as bar:
-        made = sum(
-            1 for _ in write(job, chosen.out, lambda _, clean: bar.advance(len(clean) / sampling.steps))
-        )
+        made = sum(1 for _ in write(job, chosen.out, lambda step, of: bar.advance(len(of) / step.total)))
     sheet = chosen.out / "contact_sheet.png"
     progress.say(f"{total} images in {chosen.out}, {made} of them made now. Contact sheet: {sheet}")
     return {"folder": str(chosen.out), "images": total, "made_now": made, "contact_sheet": str(sheet)}
+
+
+def _job_of(chosen: argparse.Namespace) -> "Job | BaselineJob":
+    """The request that the options of `generate` make."""
+    from engine.pipelines.baseline_job import prepare_baseline
+    from engine.pipelines.job import prepare
+
+    check_methods(chosen)
+    if chosen.method == DDIS:
+        return prepare(
+            *load_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen),
+            sampling_of(chosen), chosen.seed, chosen.memory, chosen.runtime, chosen.onnx_cache,
+        )  # fmt: skip
+    classifier = load_teacher(chosen)
+    return prepare_baseline(
+        classifier, method_of(chosen, classifier), chosen.classes, chosen.images_per_class, chosen.seed,
+        load_student(chosen, classifier),
+    )  # fmt: skip
 
 
 def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:

@@ -28,8 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "memory": {"models", "guidance", "sampling"},
     "evaluation": CORE - {"pipelines"},
     "onnx": {"models", "guidance", "sampling"},  # another engine for what the sampler is given
-    "pipelines": CORE - {"pipelines"} | {"evaluation", "onnx"},
-    "baselines": CORE,
+    "baselines": {"models", "guidance", "memory"},
+    "pipelines": CORE - {"pipelines"} | {"baselines", "evaluation", "onnx"},
     "downstream": CORE,
 }
 JOINERS = {"__init__", "__main__", "cli", "cli_evaluate", "cli_memory", "cli_tune", "options"}
