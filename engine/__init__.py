@@ -1,6 +1,10 @@
 """Data-free image synthesis: a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381)."""
 
 from engine.config import Alignment, Evaluation, Sampling, TokenLearning
+from engine.downstream.distill import distill
+from engine.downstream.prune import prune
+from engine.downstream.quantise import quantise
+from engine.downstream.settings import Comparison, Distillation, Pruning, Quantisation
 from engine.errors import EngineError
 from engine.evaluation.evaluate import evaluate
 from engine.memory.plan import Plan, plan
@@ -16,16 +20,21 @@ from engine.types import ImageKey, Sample
 __all__ = [
     "Alignment",
     "Classifier",
+    "Comparison",
+    "Distillation",
     "EngineError",
     "Evaluation",
     "ImageKey",
     "Plan",
     "Prior",
+    "Pruning",
+    "Quantisation",
     "Sample",
     "Sampling",
     "StepProfile",
     "TokenLearning",
     "TokenTable",
+    "distill",
     "evaluate",
     "export_textual_inversion",
     "generate",
@@ -36,5 +45,7 @@ __all__ = [
     "load_tokens",
     "plan",
     "profile",
+    "prune",
+    "quantise",
     "save_tokens",
 ]

@@ -11,6 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from engine.cli_downstream import (
+    DISTILL_HELP,
+    PRUNE_HELP,
+    QUANTISE_HELP,
+    add_distill,
+    add_prune,
+    add_quantise,
+    run_distill,
+    run_prune,
+    run_quantise,
+)
 from engine.cli_evaluate import add_evaluation, run_evaluate
 from engine.cli_memory import PLAN_HELP, PROFILE_HELP, add_plan, add_profile, run_plan, run_profile
 from engine.config import Sampling, TokenLearning
@@ -102,6 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--images-per-shard", type=int, default=10_000, help="(default: 10000)")
 
     add_evaluation(_command(commands, "evaluate", run_evaluate, "measure images against a reference"))
+    add_distill(_command(commands, "distill", run_distill, DISTILL_HELP))
+    add_prune(_command(commands, "prune", run_prune, PRUNE_HELP))
+    add_quantise(_command(commands, "quantise", run_quantise, QUANTISE_HELP))
     onnx = _command(
         commands, "export-onnx", run_export_onnx, "write the networks and the guidance gradient as ONNX"
     )

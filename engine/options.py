@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from engine.config import DTYPES, Alignment, Evaluation, Sampling, TokenLearning
+from engine.downstream.settings import Comparison, Distillation, Pruning, Quantisation
 from engine.errors import ConfigError
 
-Config = TypeVar("Config", Alignment, Evaluation, Sampling, TokenLearning)
+Config = TypeVar(
+    "Config", Alignment, Comparison, Distillation, Evaluation, Pruning, Quantisation, Sampling, TokenLearning
+)
 PRESETS: dict[str, Callable[[], Alignment | None]] = {
     "default": Alignment,
     "paper": Alignment.paper,
