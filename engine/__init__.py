@@ -4,6 +4,10 @@ from engine.baselines.deepinversion import DeepInversion
 from engine.baselines.natural_inversion import NaturalInversion
 from engine.baselines.plugin_inversion import PlugInInversion
 from engine.config import Alignment, Evaluation, Sampling, Selection, TokenLearning
+from engine.downstream.distill import distill
+from engine.downstream.prune import prune
+from engine.downstream.quantise import quantise
+from engine.downstream.settings import Comparison, Distillation, Pruning, Quantisation
 from engine.errors import EngineError
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.select import select
@@ -21,7 +25,9 @@ from engine.types import ImageKey, Sample
 __all__ = [
     "Alignment",
     "Classifier",
+    "Comparison",
     "DeepInversion",
+    "Distillation",
     "EngineError",
     "Evaluation",
     "ImageKey",
@@ -29,6 +35,8 @@ __all__ = [
     "Plan",
     "PlugInInversion",
     "Prior",
+    "Pruning",
+    "Quantisation",
     "Sample",
     "Sampling",
     "Selection",
@@ -36,6 +44,7 @@ __all__ = [
     "TokenLearning",
     "TokenTable",
     "Tuned",
+    "distill",
     "evaluate",
     "export_textual_inversion",
     "generate",
@@ -46,6 +55,8 @@ __all__ = [
     "load_tokens",
     "plan",
     "profile",
+    "prune",
+    "quantise",
     "save_tokens",
     "select",
     "tune",

@@ -12,6 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.baselines.methods import DDIS
+from engine.cli_downstream import (
+    DISTILL_HELP,
+    PRUNE_HELP,
+    QUANTISE_HELP,
+    add_distill,
+    add_prune,
+    add_quantise,
+    run_distill,
+    run_prune,
+    run_quantise,
+)
 from engine.cli_evaluate import add_evaluation, add_selection, run_evaluate, run_select
 from engine.cli_memory import PLAN_HELP, PROFILE_HELP, add_plan, add_profile, run_plan, run_profile
 from engine.cli_tune import TUNE_HELP, add_tune, run_tune
@@ -116,6 +127,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_evaluation(_command(commands, "evaluate", run_evaluate, "measure images against a reference"))
     add_selection(_command(commands, "select", run_select, "keep the better part of a data set"))
+    add_distill(_command(commands, "distill", run_distill, DISTILL_HELP))
+    add_prune(_command(commands, "prune", run_prune, PRUNE_HELP))
+    add_quantise(_command(commands, "quantise", run_quantise, QUANTISE_HELP))
     onnx = _command(
         commands, "export-onnx", run_export_onnx, "write the networks and the guidance gradient as ONNX"
     )

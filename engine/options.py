@@ -4,14 +4,17 @@ import argparse
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from engine.baselines.methods import BASELINES, DDIS, settings_of
 from engine.baselines.settings import BaselineSettings
-from engine.config import DTYPES, Alignment, Evaluation, Sampling, Selection, TokenLearning
+from engine.config import DTYPES, Alignment, Sampling
 from engine.errors import ConfigError
 
-Config = TypeVar("Config", Alignment, BaselineSettings, Evaluation, Sampling, Selection, TokenLearning)
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 PRESETS: dict[str, Callable[[], Alignment | None]] = {
     "default": Alignment,
     "paper": Alignment.paper,
