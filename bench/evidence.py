@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from engine.baselines.compute import flops_per_image as baseline_flops
+from engine.baselines.methods import settings_of
 from engine.config import Alignment, Evaluation, Sampling
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
@@ -48,6 +50,7 @@ class Method:
     alignment: Alignment | None
     tokens: bool = False
     sampling: Sampling = Sampling()
+    baseline: str | None = None
 
 
 METHODS = {
@@ -56,7 +59,11 @@ METHODS = {
     "DAG": Method(Alignment()),
     "both": Method(Alignment(), tokens=True),
     "paper DAG": Method(Alignment.paper(), sampling=Sampling.paper()),
+    "paper DDIS": Method(Alignment.paper(), tokens=True, sampling=Sampling.paper()),
     "L_BN alone": Method(Alignment(class_weight=0.0)),
+    "DeepInversion": Method(None, baseline="deepinversion"),
+    "Plug-In Inversion": Method(None, baseline="plugin-inversion"),
+    "NaturalInversion": Method(None, baseline="natural-inversion"),
 }
 
 
@@ -84,6 +91,10 @@ def draw(method: Method, classifier: Classifier, prior: Prior, domain: str, imag
          plain: Path) -> None:  # fmt: skip
     """One seed's folder, finished; one that is finished is left alone. plain: where the plain prior's images are kept:
     they are the same whatever the classifier, so they are drawn once."""
+    if method.baseline is not None:
+        for _ in generate(classifier, images_per_class=images, seed=seed, out=folder, method=method.baseline):
+            pass
+        return
     arguments = {
         "prior": prior,
         "images_per_class": images,
@@ -115,6 +126,8 @@ def by_class(samples: list[Sample], judge: Judge, domain: str) -> dict[str, dict
 
 def flops_per_image(method: Method, classifier: Classifier, prior: Prior, domain: str) -> float:
     """Counted over one image of each class, sampled together."""
+    if method.baseline is not None:
+        return baseline_flops(settings_of(method.baseline, classifier), classifier)
     tokens = shipped_tokens(domain) if method.tokens else None
     with counting() as count:
         number = sum(
