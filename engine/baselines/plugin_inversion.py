@@ -40,7 +40,7 @@ class PlugInInversion(BaselineSettings):
     not_negative: ClassVar[tuple[str, ...]] = ("zoom", "jitter", "color_shift", "color_spread")
 
     stages: int = sized(4, 7, "stages in which the image grows to its size (paper: 7-8)")
-    iterations: int = sized(100, 400, "iterations of each stage (paper: 400)")
+    iterations: int = sized(25, 400, "iterations of each stage (paper: 400)")
     learning_rate: float = sized(0.05, 0.01, "Adam's learning rate, falling to 0 in each stage (paper: 0.01)")
     copies: int = sized(4, 32, "copies of an image that ColorShift shows at once (paper: 32)")
     color_shift: float = setting(1.0, "most that ColorShift subtracts, in standard deviations (paper: 1)")

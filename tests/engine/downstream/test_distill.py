@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from engine import Comparison, Distillation, distill, load_classifier
+from engine import Alignment, Comparison, Distillation, Sampling, distill, generate, load_classifier
 from engine.cli import main
 from engine.downstream.comparison import REPORT
 from engine.errors import ConfigError, ModelError, OutputError
 from engine.models import save_classifier
+from engine.outputs.run_record import read_run
 
 FEW = {"distillation": Distillation(epochs=2, batch=8), "comparison": Comparison(seeds=2)}
 
@@ -113,3 +114,31 @@ def test_the_command(tmp_path: Path, teacher, make_set, capsys) -> None:
     assert printed["distillation"]["epochs"] == 1
     assert main(["distill", str(tmp_path / "net"), *asked]) == 2
     assert "is no data set folder" in capsys.readouterr().err
+
+
+def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, tiny_prior) -> None:
+    """The folder's prior, seed and sampling, without its guidance; kept, and not drawn again."""
+    sampling = Sampling(steps=2, cfg=2.0, batch=6)
+    for _ in generate(
+        teacher,
+        tiny_prior,
+        None,
+        2,
+        alignment=Alignment(scale=3.0),
+        sampling=sampling,
+        seed=4,
+        out=tmp_path / "ours",
+    ):
+        pass
+    report = distill(
+        tmp_path / "ours", teacher, "resnet8", out=tmp_path / "out", plain="generate", prior=tiny_prior, **FEW
+    )
+    assert list(report["rows"]) == ["folder", "plain", "noise"]
+    drawn = read_run(tmp_path / "out" / "plain-images")["config"]
+    made = read_run(tmp_path / "ours")["config"]
+    assert drawn.pop("alignment") is None
+    assert made.pop("alignment") is not None
+    assert drawn == made
+    assert report["sets"]["plain"] != report["sets"]["folder"]
+    with pytest.raises(ConfigError, match=r"was drawn by the prior .* expected it and not .*--prior"):
+        distill(tmp_path / "ours", teacher, out=tmp_path / "other", plain="generate")
