@@ -18,6 +18,7 @@ from engine.errors import EngineError
 from engine.options import (
     add_alignment,
     add_config,
+    add_memory,
     add_models,
     add_runtime,
     alignment_of,
@@ -60,8 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--out", type=Path, required=True, help="folder of the data set; continued if it was cut"
     )
-    generate.add_argument("--memory", default="auto", help="what the run may take: 12GB, 11.5GiB, bytes, or auto for "
-                          "all that is free (default: auto)")  # fmt: skip
+    add_memory(generate)
     add_runtime(generate)
     add_alignment(generate)
     add_config(generate, Sampling())
@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     learn.add_argument(
         "--textual-inversion", type=Path, help="also write one file a class here, for diffusers"
     )
+    add_memory(learn)
     add_alignment(learn)
     add_config(learn, Sampling())
     add_config(learn, TokenLearning(), "learning-")
@@ -153,6 +154,7 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             classifier, prior, chosen.classes, learning, alignment_of(chosen), sampling_of(chosen),
             chosen.seed, chosen.out,
             lambda e: bar.advance(detail=f"{classifier.labels[e.class_index]}: {e.accuracy:.0%} recognised"),
+            memory=chosen.memory,
         )  # fmt: skip
     rows = {classifier.labels[index]: asdict(training) for index, training in table.training.items()}
     columns = ["class", "outcome", "epochs", "recognised", "loss", "UNet forward", "backward"]

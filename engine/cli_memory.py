@@ -6,7 +6,15 @@ from typing import Any
 
 from engine.config import Sampling
 from engine.errors import ConfigError
-from engine.options import add_alignment, add_config, add_models, alignment_of, load_models, sampling_of
+from engine.options import (
+    add_alignment,
+    add_config,
+    add_memory,
+    add_models,
+    alignment_of,
+    load_models,
+    sampling_of,
+)
 from engine.progress import Progress
 
 PLAN_HELP = "how a run fits into a memory budget, told without loading the prior's weights"
@@ -21,9 +29,7 @@ SAVINGS = {
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
     add_models(parser)
-    parser.add_argument(
-        "--memory", default="auto", help="12GB, 11.5GiB, bytes, or auto for what the device has free"
-    )
+    add_memory(parser)
     parser.add_argument("--image-px", type=int, help="size of the images (default: the prior's own)")
     parser.add_argument("--attention", default="sdpa", help="sdpa, or xformers on CUDA (default: sdpa)")
     add_alignment(parser)

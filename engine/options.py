@@ -40,6 +40,11 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
 
 
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--memory", default="auto", help="what the run may take: 12GB, 11.5GiB, bytes, or auto for "
+                        "all that is free (default: auto)")  # fmt: skip
+
+
 def add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", choices=("torch", "onnx"), default="torch", help="what computes the networks; "
                         "onnx: ONNX Runtime, without autograd (default: torch)")  # fmt: skip

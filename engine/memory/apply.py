@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from engine.config import Alignment, Sampling
+from engine.config import Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
 from engine.memory.attention import attending
 from engine.memory.budget import AUTO, free_bytes
-from engine.memory.costs import NEEDED
+from engine.memory.costs import LEARNING, NEEDED
 from engine.memory.plan import Plan, plan
 from engine.models.classifier import Classifier
 from engine.models.decoder import decoder_of
@@ -23,7 +23,9 @@ REST = torch.device("cpu")
 
 KEPT = 4096
 """Bytes that a phase holds for a byte of its images, at most: the full VAE of Stable Diffusion keeps 1,900 with its
-graph, and no phase more."""
+graph, and no phase of `generate` more."""
+KEPT_LEARNING = 4 * KEPT
+"""The same of token learning, which has the graph of UNet and VAE at once, about 4,600."""
 
 
 def plan_of(
@@ -33,8 +35,11 @@ def plan_of(
     batch: int,
     alignment: Alignment | None,
     sampling: Sampling,
+    learning: TokenLearning | None = None,
 ) -> Plan | None:
     """The plan of a run on loaded models: the one given, one for a budget, None for None and where 'auto' needs none.
+
+    learning: of tokens, where the run learns them.
 
     'auto' spares the counting where memory is plentiful: where KEPT bytes for each byte of image, and the weights once
     more, are a part of what is free.
@@ -42,6 +47,7 @@ def plan_of(
     if isinstance(memory, Plan):
         check_plan(memory, prior)
         _check_decoder(memory, prior, classifier, alignment)
+        _check_learning(memory, learning)
         return memory
     if memory is None:
         return None
@@ -49,7 +55,7 @@ def plan_of(
         networks = (prior.unet, prior.vae, prior.text_encoder, classifier.module)
         weights = sum(value.nbytes for network in networks for value in network.parameters())
         images = batch * 3 * prior.image_px**2 * prior.dtype.itemsize
-        if KEPT * images + weights <= free_bytes(prior.device):
+        if (KEPT_LEARNING if learning else KEPT) * images + weights <= free_bytes(prior.device):
             return None
     return plan(
         prior,
@@ -58,7 +64,7 @@ def plan_of(
         batch=batch,
         alignment=alignment,
         sampling=sampling,
-        tokens=False,
+        tokens=learning or False,
         full=False,
     )
 
@@ -131,4 +137,13 @@ def _check_decoder(planned: Plan, prior: Prior, classifier: Classifier, alignmen
             f"the memory plan is for guidance through the {planned.decoder} decoder at {planned.decode_px} px, "
             f"expected one for the {decoder.kind} decoder at {decoder.px} px, which the alignment asks for: plan "
             "again with the same alignment."
+        )
+
+
+def _check_learning(planned: Plan, learning: TokenLearning | None) -> None:
+    """Raise ConfigError where tokens are to be learned and a plan has no room for it."""
+    if learning is not None and not all(planned.micro_batch[phase] for phase in LEARNING):
+        raise ConfigError(
+            "the memory plan has no room for token learning, expected parts of at least one image for its phases "
+            f"{' and '.join(LEARNING)}: plan again with tokens=<the TokenLearning of the run>."
         )

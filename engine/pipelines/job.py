@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.config import Alignment, Sampling
+from engine.config import Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
 from engine.guidance.steer import DomainSteer, Unguided
 from engine.memory.apply import plan_of
@@ -105,8 +105,12 @@ def prepare(
     memory: str | int | Plan | None = None,
     runtime: Runtime = "torch",
     onnx_cache: str | Path | None = None,
+    learning: TokenLearning | None = None,
 ) -> Job:
-    """Load what is named and check it all against each other. Takes what `generate` takes; memory: None for no plan."""
+    """Load what is named and check it all against each other. Takes what `generate` takes; memory: None for no plan.
+
+    learning: what the plan must have room for as well, where tokens are learned; images_per_class is then an epoch's.
+    """
     if images_per_class < 1:
         raise ConfigError(
             f"images_per_class is {images_per_class}, expected at least 1: ask for a positive number."
@@ -134,7 +138,9 @@ def prepare(
             "budget out, or use runtime 'torch'."
         )
     batch = min(sampling.batch, len(chosen) * images_per_class)
-    plan = plan_of(memory if runtime == "torch" else None, prior, classifier, batch, alignment, sampling)
+    plan = plan_of(
+        memory if runtime == "torch" else None, prior, classifier, batch, alignment, sampling, learning
+    )
     checkpoint = plan is not None and "guidance" in plan.checkpoint
     decoder = decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None
     prior, descend = engines(runtime, prior, classifier, alignment, decoder, onnx_cache)
