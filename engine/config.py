@@ -10,6 +10,8 @@ from engine.errors import ConfigError
 
 DTYPES = ("float32", "float16", "bfloat16", "auto")
 """Names of the dtypes of networks; auto is float16 on a GPU and float32 on the CPU."""
+AUTO_ATTENTION = "auto"
+"""The attention backend that the plan chooses: xformers where it is installed and no slower, else SDPA."""
 CLASSIFIERS_PX = 0
 """`Alignment.decode_px`: the least size that the classifier's own preprocessing needs."""
 PRIORS_PX = -1

@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from engine.config import Alignment, Sampling, TokenLearning
+from engine.config import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
-from engine.memory.attention import attending
+from engine.memory.attention import attending, chosen_attention
 from engine.memory.budget import AUTO, free_bytes
 from engine.memory.costs import LEARNING, NEEDED
 from engine.memory.plan import Plan, plan
@@ -21,6 +21,8 @@ InPhase = Callable[[str], AbstractContextManager[None]]
 REST = torch.device("cpu")
 
 
+SDPA = "sdpa"
+"""The attention that the networks compute without a plan."""
 KEPT = 4096
 """Bytes that a phase holds for a byte of its images, at most: the full VAE of Stable Diffusion keeps 1,900 with its
 graph, and no phase of `generate` more."""
@@ -36,10 +38,11 @@ def plan_of(
     alignment: Alignment | None,
     sampling: Sampling,
     learning: TokenLearning | None = None,
+    attention: str = AUTO_ATTENTION,
 ) -> Plan | None:
     """The plan of a run on loaded models: the one given, one for a budget, None for None and where 'auto' needs none.
 
-    learning: of tokens, where the run learns them.
+    learning: of tokens, where the run learns them. attention: as `plan` takes it; a plan that is given has its own.
 
     'auto' spares the counting where memory is plentiful: where KEPT bytes for each byte of image, and the weights once
     more, are a part of what is free.
@@ -48,10 +51,17 @@ def plan_of(
         check_plan(memory, prior)
         _check_decoder(memory, prior, classifier, alignment)
         _check_learning(memory, learning)
+        if attention not in (AUTO_ATTENTION, memory.attention):
+            raise ConfigError(
+                f"attention is {attention!r} and the memory plan has {memory.attention!r}, expected one of them: leave "
+                "one out, or plan again."
+            )
         return memory
-    if memory is None:
+    attention = chosen_attention(attention, prior.device, prior.dtype)
+    if memory is None and attention == SDPA:
         return None
-    if isinstance(memory, str) and memory.strip().lower() == AUTO:
+    memory = AUTO if memory is None else memory
+    if attention == SDPA and isinstance(memory, str) and memory.strip().lower() == AUTO:
         networks = (prior.unet, prior.vae, prior.text_encoder, classifier.module)
         weights = sum(value.nbytes for network in networks for value in network.parameters())
         images = batch * 3 * prior.image_px**2 * prior.dtype.itemsize
@@ -64,6 +74,7 @@ def plan_of(
         batch=batch,
         alignment=alignment,
         sampling=sampling,
+        attention=attention,
         tokens=learning or False,
         full=False,
     )

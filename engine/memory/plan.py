@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.config import Alignment, Sampling, TokenLearning
+from engine.config import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
-from engine.memory.attention import check_attention
+from engine.memory.attention import chosen_attention
 from engine.memory.budget import (
     AUTO,
     BudgetError,
@@ -104,7 +104,7 @@ def plan(
     sampling: Sampling = Sampling(),
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
-    attention: str = "sdpa",
+    attention: str = AUTO_ATTENTION,
     tokens: bool | TokenLearning = True,
     full: bool = True,
 ) -> Plan:
@@ -130,13 +130,13 @@ def plan(
             MemoryWarning,
             stacklevel=2,
         )
-    check_attention(attention, place_on)
     if batch < 1:
         raise ConfigError(
             f"batch is {batch}, expected at least 1: give the images that are sampled together."
         )
     learns = tokens if isinstance(tokens, TokenLearning) else None
     subject = _subject(prior, classifier, alignment, sampling, dtype, place_on, image_px, learns)
+    attention = chosen_attention(attention, place_on, subject.prior.dtype)
     costs = Costs(subject, place_on, batch, sampling.steps, learning=learns is not None)
     chosen = costs.cheapest(nbytes)
     smallest = costs.smallest() if full or chosen is None else 0

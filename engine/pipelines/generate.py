@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from engine.config import Alignment, Sampling
+from engine.config import AUTO_ATTENTION, Alignment, Sampling
 from engine.guidance.losses import judged
 from engine.guidance.steer import DomainSteer
 from engine.memory.apply import applied
@@ -44,6 +44,7 @@ def generate(
     on_step: OnStep | None = None,
     runtime: Runtime = "torch",
     onnx_cache: str | Path | None = None,
+    attention: str = AUTO_ATTENTION,
 ) -> Iterator[Sample]:
     """Yield images distributed like the classifier's training set, and with `out` write them as a dataset folder.
 
@@ -53,9 +54,10 @@ def generate(
     it decides how images are made, and but for rounding not which. out: a folder; one that holds a part of the same run
     is continued, and only what was missing is yielded. runtime: "onnx" samples and guides in ONNX Runtime, without
     autograd and without a plan; onnx_cache: a folder for its graphs, which the first run with these models and settings
-    exports. The models are loaded and every argument is checked before this returns; images are made as the iterator is
-    read. Raises EngineError's children for each mistake that is the caller's; warns with MemoryWarning where memory
-    runs out and it goes on with fewer images at once.
+    exports. attention: "sdpa", "xformers" (CUDA, extra 'gpu') or "auto", which is xformers where it is no slower. The
+    models are loaded and every argument is checked before this returns; images are made as the iterator is read. Raises
+    EngineError's children for each mistake that is the caller's; warns with MemoryWarning where memory runs out and it
+    goes on with fewer images at once.
     """
     job = prepare(
         classifier,
@@ -69,6 +71,7 @@ def generate(
         memory,
         runtime,
         onnx_cache,
+        attention=attention,
     )
     if out is None:
         return (image for group in job.groups() for image in sample_group(job, group, on_step))

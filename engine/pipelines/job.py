@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.config import Alignment, Sampling, TokenLearning
+from engine.config import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
 from engine.guidance.steer import DomainSteer, Unguided
 from engine.memory.apply import plan_of
@@ -106,6 +106,7 @@ def prepare(
     runtime: Runtime = "torch",
     onnx_cache: str | Path | None = None,
     learning: TokenLearning | None = None,
+    attention: str = AUTO_ATTENTION,
 ) -> Job:
     """Load what is named and check it all against each other. Takes what `generate` takes; memory: None for no plan.
 
@@ -137,9 +138,26 @@ def prepare(
             f"memory is {memory!r} with runtime 'onnx', expected 'auto': ONNX Runtime allocates by itself. Leave the "
             "budget out, or use runtime 'torch'."
         )
+    if runtime == "onnx" and attention != AUTO_ATTENTION:
+        raise ConfigError(
+            f"attention is {attention!r} with runtime 'onnx', expected 'auto': ONNX Runtime has its own. Leave it out, "
+            "or use runtime 'torch'."
+        )
+    if runtime == "torch" and onnx_cache is not None:
+        raise ConfigError(
+            f"onnx_cache is {str(onnx_cache)!r} with runtime 'torch', expected runtime 'onnx': torch exports no graph. "
+            "Leave the folder out, or choose that runtime."
+        )
     batch = min(sampling.batch, len(chosen) * images_per_class)
     plan = plan_of(
-        memory if runtime == "torch" else None, prior, classifier, batch, alignment, sampling, learning
+        memory if runtime == "torch" else None,
+        prior,
+        classifier,
+        batch,
+        alignment,
+        sampling,
+        learning,
+        attention,
     )
     checkpoint = plan is not None and "guidance" in plan.checkpoint
     decoder = decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None

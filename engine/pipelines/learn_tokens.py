@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import nn
 
-from engine.config import Alignment, Sampling, TokenLearning
+from engine.config import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError, OutputError
 from engine.files import write_whole
 from engine.memory.apply import applied
@@ -56,15 +56,16 @@ def learn_tokens(
     on_progress: OnProgress | None = None,
     on_step: OnStep | None = None,
     memory: str | int | Plan = AUTO,
+    attention: str = AUTO_ATTENTION,
 ) -> TokenTable:
     """Learn one token for each class, in the images that `generate` would make with the same settings.
 
     Arguments are as `generate` takes them. out: a .safetensors file; if it holds the finished tokens of the same run,
     they are returned as they are, and an interrupted run is continued. Images of learning and of generation share no
-    seed. on_step: called after each denoising step of a batch. memory: as for `generate`; but for rounding it changes
-    no token. A plan must have room for learning, as one of `plan(..., tokens=learning)` has. Raises OutputError where
-    `out` belongs to a run with other settings, GuidanceError where gradients are NaN or infinite too often,
-    MissingExtraError where the optimizer's package is absent, and what `generate` raises for its arguments.
+    seed. on_step: called after each denoising step of a batch. memory, attention: as for `generate`; but for rounding
+    it changes no token. A plan must have room for learning, as one of `plan(..., tokens=learning)` has. Raises
+    OutputError where `out` belongs to a run with other settings, GuidanceError where gradients are NaN or infinite too
+    often, MissingExtraError where the optimizer's package is absent, and what `generate` raises for its arguments.
     """
     path = _checked_path(out)
     if learning.optimizer == "adam8bit":
@@ -72,7 +73,7 @@ def learn_tokens(
     sampling = replace(sampling, steps=learning.steps or sampling.steps)
     job = prepare(
         classifier, prior, classes, learning.images_per_epoch, None, alignment, sampling, seed, memory,
-        learning=learning,
+        learning=learning, attention=attention,
     )  # fmt: skip
     run = _describe(job, learning)
     if path is not None and path.exists():

@@ -130,7 +130,7 @@ def test_settings_that_make_no_sense(small_prior: Prior, classifier: Classifier)
         plan(small_prior, classifier, batch=0)
     with pytest.raises(ConfigError, match=r"image_px is 33, expected a multiple of 8: .* Round it"):
         plan(small_prior, classifier, image_px=33)
-    with pytest.raises(ConfigError, match="attention is 'fast', expected one of 'sdpa', 'xformers'"):
+    with pytest.raises(ConfigError, match="attention is 'fast', expected one of 'auto', 'sdpa', 'xformers'"):
         plan(small_prior, classifier, attention="fast")
     with pytest.raises(ConfigError, match="attention is 'xformers' on cpu, expected a CUDA device"):
         plan(small_prior, classifier, attention="xformers")

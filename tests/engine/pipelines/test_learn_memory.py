@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from engine.config import Alignment, Sampling, TokenLearning
@@ -149,3 +150,16 @@ def test_a_plan_without_room_for_learning_is_refused(small_prior: Prior, classif
         ConfigError, match=r"no room for token learning, expected .* cat and rows: plan again"
     ):
         rows_of(classifier, small_prior, memory=alone)
+
+
+def test_attention_reaches_learning(
+    small_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls are counted: tokens are too alike to tell one backend from another."""
+    calls: list[int] = []
+    process = AttnProcessor.__call__
+    monkeypatch.setattr(AttnProcessor, "__call__", lambda *a, **k: calls.append(1) or process(*a, **k))
+    rows_of(classifier, small_prior)
+    assert not calls
+    rows_of(classifier, small_prior, attention="vanilla")
+    assert calls
