@@ -13,16 +13,18 @@ from typing import Any
 
 from engine.cli_evaluate import add_evaluation, run_evaluate
 from engine.cli_memory import PLAN_HELP, PROFILE_HELP, add_plan, add_profile, run_plan, run_profile
-from engine.config import Sampling, TokenLearning
+from engine.config import Sampling
 from engine.errors import EngineError
 from engine.options import (
     add_alignment,
     add_config,
+    add_learning,
     add_memory,
     add_models,
+    add_request,
     add_runtime,
     alignment_of,
-    config_of,
+    learning_of,
     load_models,
     sampling_of,
 )
@@ -56,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     generate = _command(commands, "generate", run_generate, "write a data set for a classifier")
     add_models(generate)
+    add_request(generate)
     generate.add_argument("--images-per-class", type=int, default=8, help="images of each class (default: 8)")
     generate.add_argument("--tokens", type=Path, help="learned class tokens, a file of `ddis learn-tokens`")
     generate.add_argument(
@@ -70,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands, "learn-tokens", run_learn, "learn a class alignment token (CAT) for each class"
     )
     add_models(learn)
+    add_request(learn)
     learn.add_argument(
         "--out", type=Path, required=True, help="token file (.safetensors); continued if it was cut"
     )
@@ -79,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_memory(learn)
     add_alignment(learn)
     add_config(learn, Sampling())
-    add_config(learn, TokenLearning(), "learning-")
+    add_learning(learn)
 
     add_plan(_command(commands, "plan", run_plan, PLAN_HELP))
     add_profile(_command(commands, "profile", run_profile, PROFILE_HELP))
@@ -131,7 +135,7 @@ def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
     sampling = sampling_of(chosen)
     job = prepare(
         *load_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen), sampling,
-        chosen.seed, chosen.memory, chosen.runtime, chosen.onnx_cache,
+        chosen.seed, chosen.memory, chosen.runtime, chosen.onnx_cache, attention=chosen.attention,
     )  # fmt: skip
     total = len(job.classes) * job.images_per_class
     with progress.bar("images", total) as bar:
@@ -147,14 +151,14 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from engine.pipelines.learn_tokens import learn_tokens
     from engine.tokens.textual_inversion import export_textual_inversion
 
-    learning = config_of(chosen, TokenLearning(), "learning-")
+    learning = learning_of(chosen)
     classifier, prior = load_models(chosen)
     with progress.bar("epochs", learning.epochs * len(chosen.classes or classifier.labels)) as bar:
         table = learn_tokens(
             classifier, prior, chosen.classes, learning, alignment_of(chosen), sampling_of(chosen),
             chosen.seed, chosen.out,
             lambda e: bar.advance(detail=f"{classifier.labels[e.class_index]}: {e.accuracy:.0%} recognised"),
-            memory=chosen.memory,
+            memory=chosen.memory, attention=chosen.attention,
         )  # fmt: skip
     rows = {classifier.labels[index]: asdict(training) for index, training in table.training.items()}
     columns = ["class", "outcome", "epochs", "recognised", "loss", "UNet forward", "backward"]

@@ -19,6 +19,8 @@ from engine.progress import Progress
 
 PLAN_HELP = "how a run fits into a memory budget, told without loading the prior's weights"
 PROFILE_HELP = "where the time of a guided step goes"
+PLANNED, PROFILED = ("steps", "cfg", "batch"), ("cfg",)
+"""The settings of sampling that a plan and a profile depend on."""
 SAVINGS = {
     "text_encoder": "the text encoder is on the device only while it works",
     "vae": "the VAE is on the device only while it works",
@@ -31,9 +33,8 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     add_models(parser)
     add_memory(parser)
     parser.add_argument("--image-px", type=int, help="size of the images (default: the prior's own)")
-    parser.add_argument("--attention", default="sdpa", help="sdpa, or xformers on CUDA (default: sdpa)")
     add_alignment(parser)
-    add_config(parser, Sampling())
+    add_config(parser, Sampling(), only=PLANNED)
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=4, help="images in the step (default: 4)")
     parser.add_argument("--trace", type=Path, help="also write a Chrome trace of the step here (.json)")
     add_alignment(parser)
-    add_config(parser, Sampling())
+    add_config(parser, Sampling(), only=PROFILED)
 
 
 def run_plan(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
