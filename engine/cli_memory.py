@@ -83,6 +83,10 @@ def run_plan(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     )
     for name in (*planned.offload, *planned.checkpoint):
         progress.say(SAVINGS[name])
+    if planned.tile:
+        progress.say(
+            f"the full VAE decodes in tiles of {planned.tile} latents, whose borders are seen a little"
+        )
     seen = (
         f"{planned.decoder} decoder at {planned.decode_px} px"
         if planned.decode_px

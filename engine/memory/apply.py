@@ -13,7 +13,7 @@ from engine.memory.budget import AUTO, free_bytes
 from engine.memory.costs import LEARNING, NEEDED
 from engine.memory.plan import Plan, plan
 from engine.models.classifier import Classifier
-from engine.models.decoder import decoder_of
+from engine.models.decoder import decoder_of, decoding_in_parts
 from engine.models.prior import Prior
 
 InPhase = Callable[[str], AbstractContextManager[None]]
@@ -44,8 +44,8 @@ def plan_of(
 
     learning: of tokens, where the run learns them. attention: as `plan` takes it; a plan that is given has its own.
 
-    'auto' spares the counting where memory is plentiful: where KEPT bytes for each byte of image, and the weights once
-    more, are a part of what is free.
+    'auto' spares the counting where memory is plentiful: where KEPT bytes for each byte of image are a part of what is
+    free.
     """
     if isinstance(memory, Plan):
         check_plan(memory, prior)
@@ -62,10 +62,8 @@ def plan_of(
         return None
     memory = AUTO if memory is None else memory
     if attention == SDPA and isinstance(memory, str) and memory.strip().lower() == AUTO:
-        networks = (prior.unet, prior.vae, prior.text_encoder, classifier.module)
-        weights = sum(value.nbytes for network in networks for value in network.parameters())
         images = batch * 3 * prior.image_px**2 * prior.dtype.itemsize
-        if (KEPT_LEARNING if learning else KEPT) * images + weights <= free_bytes(prior.device):
+        if (KEPT_LEARNING if learning else KEPT) * images <= free_bytes(prior.device):
             return None
     return plan(
         prior,
@@ -109,7 +107,8 @@ def applied(planned: Plan | None, prior: Prior) -> Iterator[InPhase]:
                 part.to(home)
             for network in networks:
                 network.enable_gradient_checkpointing()
-            yield
+            with decoding_in_parts(prior.vae, tile=planned.tile if name == "decode" else 0):
+                yield
         finally:
             for part in awake:
                 part.to(REST)

@@ -6,11 +6,14 @@ from functools import cached_property
 from itertools import chain, combinations
 
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
 from engine.memory.phases import Case, Counted, Subject, count_case
 from engine.models.decoder import decoder_of
 
+LEAST_TILE = 4
+"""Smaller tiles, in latents, would be all overlap."""
 USABLE = 0.95
 """The share of a budget that is planned for; see `plan`."""
 CUBLAS_BYTES = 2 * 32 * 2**20
@@ -62,7 +65,15 @@ class Costs:
         self.device = device
         self.images = images
         self.steps = steps
+        self._tile = 0
         self._counted = _counted.setdefault(_identity(subject), {})
+
+    @property
+    def tile(self) -> int:
+        """Side in latents of the tiles in which the full VAE may decode: half an image's, or 0 where that is small."""
+        prior = self.subject.prior
+        half = min(prior.latent_shape[1:]) // 2
+        return half if isinstance(prior.vae, AutoencoderKL) and half >= LEAST_TILE else 0
 
     @cached_property
     def weights(self) -> dict[str, int]:
@@ -75,7 +86,7 @@ class Costs:
             "tiny": prior.tiny,
             "classifier": self.subject.classifier.module,
         }
-        return {name: _nbytes(part, seen) for name, part in parts.items() if part is not None}
+        return {name: weights_bytes(part, seen) for name, part in parts.items() if part is not None}
 
     def counted(self, case: Case) -> Counted:
         if case not in self._counted:
@@ -90,7 +101,11 @@ class Costs:
 
     def cheapest(self, budget: int) -> Choice | None:
         """The cheapest way that keeps within a budget, None if there is none."""
-        choices = [choice for offload in self._offloads() if (choice := self._choice(budget, offload))]
+        for tile in (0, self.tile):  # tiles are seen in images, so whole ones go first whatever they cost
+            self._tile = tile
+            choices = [choice for offload in self._offloads() if (choice := self._choice(budget, offload))]
+            if choices or not self.tile:
+                break
         return min(choices, key=lambda choice: choice.cost, default=None)
 
     def learning_cases(self, budget: int, offload: tuple[str, ...]) -> dict[str, tuple[Case, bool]]:
@@ -146,7 +161,7 @@ class Costs:
         return Choice(cases, offload, moved + sum(self._cost(case) for case in cases.values()))
 
     def _best(self, phase: str, budget: int, offload: tuple[str, ...]) -> Case | None:
-        whole = Case(phase, self.images, self.images)
+        whole = self._case(phase, self.images)
         if self.peak(whole, offload) <= USABLE * budget:
             return whole
         ways = [False, True] if phase in CHECKPOINTED else [False]
@@ -155,7 +170,7 @@ class Costs:
 
     def _largest(self, phase: str, checkpoint: bool, budget: int, offload: tuple[str, ...]) -> Case | None:
         """The case with the largest parts that fit, parts of nearly equal size."""
-        one, whole = (Case(phase, self.images, part, checkpoint) for part in (1, self.images))
+        one, whole = (self._case(phase, part, checkpoint) for part in (1, self.images))
         limit = USABLE * budget
         if self.peak(one, offload) > limit:
             return None
@@ -164,12 +179,15 @@ class Costs:
         lowest, highest = self.peak(one, offload), self.peak(whole, offload)
         # Peaks are convex in the size of a part, so the straight line lies above them: what it allows, fits.
         part = 1 + int((limit - lowest) * (self.images - 1) / (highest - lowest))
-        return Case(phase, self.images, -(-self.images // -(-self.images // part)), checkpoint)
+        return self._case(phase, -(-self.images // -(-self.images // part)), checkpoint)
+
+    def _case(self, phase: str, part: int, checkpoint: bool = False) -> Case:
+        return Case(phase, self.images, part, checkpoint, self._tile if phase == "decode" else 0)
 
     def _leanest(self, phase: str) -> Case:
-        cases = [
-            Case(phase, self.images, 1, way) for way in (False, True)[: 2 if phase in CHECKPOINTED else 1]
-        ]
+        tile = self.tile if phase == "decode" else 0
+        ways = (False, True) if phase in CHECKPOINTED else (False,)
+        cases = [Case(phase, self.images, 1, way, tile) for way in ways]
         return min(cases, key=lambda case: self.counted(case).peak_bytes)
 
     def _cost(self, case: Case) -> float:
@@ -188,7 +206,8 @@ def _identity(subject: Subject) -> Hashable:
     return prior.fingerprint, shape, classifier, subject.alignment, subject.cfg, subject.learning
 
 
-def _nbytes(module: nn.Module, seen: set[int]) -> int:
+def weights_bytes(module: nn.Module, seen: set[int]) -> int:
+    """Bytes of a module's parameters and buffers that were not seen before."""
     total = 0
     for value in (*module.parameters(), *module.buffers()):
         storage = value.untyped_storage()

@@ -18,7 +18,7 @@ from engine.guidance.losses import domain_loss, judged
 from engine.guidance.steer import gradient, loss_scale
 from engine.memory.count import counting
 from engine.models.classifier import Classifier
-from engine.models.decoder import decoder_of
+from engine.models.decoder import decoder_of, decoding_in_parts
 from engine.models.prior import Prior
 from engine.sampling.ddim import ddim_step
 
@@ -38,12 +38,16 @@ class Subject:
 
 
 class Case(NamedTuple):
-    """One phase as it might be run: a part of the images at a time, with or without checkpointing."""
+    """One phase as it might be run: a part of the images at a time, with or without checkpointing.
+
+    tile: latents on a side of the tiles in which the full VAE decodes; 0 for whole images.
+    """
 
     phase: str
     images: int
     part: int
     checkpoint: bool = False
+    tile: int = 0
 
 
 class Counted(NamedTuple):
@@ -122,7 +126,8 @@ def decode(subject: Subject, case: Case) -> object:
     with torch.no_grad():
         z, px = _latents(subject, case.images), subject.prior.image_px
         held = torch.empty(case.images, 3, px, px, device=subject.prior.device)
-        images = subject.prior.decode(z[: case.part])
+        with decoding_in_parts(subject.prior.vae, tile=case.tile):
+            images = subject.prior.decode(z[: case.part])
         return held, images, judged(subject.classifier, images)
 
 

@@ -30,7 +30,7 @@ from engine.memory.budget import (
     in_words,
     parse_budget,
 )
-from engine.memory.costs import LEARNING, Costs
+from engine.memory.costs import LEARNING, Costs, weights_bytes
 from engine.memory.phases import Subject
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.decoder import decoder_of, downscale
@@ -43,10 +43,11 @@ class Plan:
 
     micro_batch: how many images of a batch go through each phase at once; 0 where a phase of token learning (cat, rows)
     does not happen or does not fit. checkpoint: phases whose backward computes activations anew. offload: parts that
-    are on the device only while they work. peak_bytes: predicted, by phase. largest_batch: the most images that go
-    through all phases of `generate` undivided. smallest_bytes: the smallest budget that can be met. cost: in about
-    seconds of a large GPU a batch; for comparing plans of one request.
-    """
+    are on the device only while they work. tile: side in latents of the tiles in which the full VAE decodes finished
+    images, 0 for whole ones; tiles are seen a little, and planned only where not one whole image fits. peak_bytes:
+    predicted, by phase. largest_batch: the most images that go through all phases of `generate` undivided.
+    smallest_bytes: the smallest budget that can be met. cost: in about seconds of a large GPU a batch; for comparing
+    plans of one request."""
 
     prior: str
     classifier: str
@@ -61,6 +62,7 @@ class Plan:
     micro_batch: dict[str, int]
     checkpoint: tuple[str, ...]
     offload: tuple[str, ...]
+    tile: int
     peak_bytes: dict[str, int]
     largest_batch: int
     smallest_bytes: int
@@ -122,6 +124,8 @@ def plan(
     """
     place_on = device_of(prior, budget, device)
     nbytes = parse_budget(budget, place_on)
+    if place_on.type == "cpu" and str(budget).strip().lower() == AUTO:
+        nbytes += loaded_bytes(prior, classifier)  # they are in what is used, and in each phase's peak
     has = device_bytes(place_on)
     if has is not None and nbytes > has:
         warnings.warn(
@@ -170,11 +174,28 @@ def plan(
         },
         checkpoint=tuple(phase for phase, case in cases.items() if case.checkpoint and phase not in unfit),
         offload=chosen.offload,
+        tile=cases["decode"].tile,
         peak_bytes={phase: costs.peak(case, chosen.offload) for phase, case in cases.items()},
         largest_batch=costs.largest_batch(nbytes, chosen.offload) if full else 0,
         smallest_bytes=smallest,
         cost=chosen.cost,
     )
+
+
+def loaded_bytes(prior: object, classifier: object) -> int:
+    """Bytes of those models that are loaded already, on a device with memory."""
+    networks: list[nn.Module] = []
+    if isinstance(prior, Prior):
+        networks += [
+            prior.unet,
+            prior.vae,
+            prior.text_encoder,
+            *([prior.tiny] if prior.tiny is not None else []),
+        ]
+    if isinstance(classifier, Classifier):
+        networks.append(classifier.module)
+    seen: set[int] = set()
+    return sum(weights_bytes(network, seen) for network in networks if not next(network.parameters()).is_meta)
 
 
 def device_of(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Decoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 
 
+TILE = ("tile_latent_min_size", "tile_sample_min_size")
+
+
 def downscale(vae: Decoder) -> int:
     """How many pixels of the image's side make one latent."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
@@ -38,18 +41,22 @@ def decode(vae: Decoder, latents: Tensor, clamp: bool = True) -> Tensor:
 
 
 @contextmanager
-def decoding_in_parts(vae: Decoder, slices: bool = False, tiles: bool = False) -> Iterator[None]:
-    """Inside the block `vae.decode` takes one image at a time and, of a full VAE, overlapping tiles.
+def decoding_in_parts(vae: Decoder, slices: bool = False, tile: int = 0) -> Iterator[None]:
+    """Inside the block `vae.decode` takes one image at a time and, of a full VAE, overlapping tiles of `tile` latents.
 
     Tiles are blended, and seen in the image a little. A tiny autoencoder takes none: they would assume 8 px a latent.
     """
-    before = vae.use_slicing, vae.use_tiling
+    names = ("use_slicing", "use_tiling", *(TILE if isinstance(vae, AutoencoderKL) else ()))
+    before = {name: getattr(vae, name) for name in names}
     vae.use_slicing = vae.use_slicing or slices
-    vae.use_tiling = vae.use_tiling or (tiles and isinstance(vae, AutoencoderKL))
+    if tile and isinstance(vae, AutoencoderKL):
+        vae.use_tiling = True
+        vae.tile_latent_min_size, vae.tile_sample_min_size = tile, tile * downscale(vae)
     try:
         yield
     finally:
-        vae.use_slicing, vae.use_tiling = before
+        for name, value in before.items():
+            setattr(vae, name, value)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,5 +1,6 @@
 """Plans: what they choose, refuse and promise."""
 
+import copy
 import json
 import warnings
 from dataclasses import replace
@@ -9,9 +10,12 @@ import torch
 
 from engine.config import Alignment
 from engine.errors import ConfigError, MissingExtraError
+from engine.memory import budget
+from engine.memory.apply import applied
 from engine.memory.budget import BudgetError, MemoryWarning, in_words
-from engine.memory.costs import CUBLAS_BYTES, USABLE
+from engine.memory.costs import CUBLAS_BYTES, USABLE, _identity
 from engine.memory.count import counting
+from engine.memory.phases import Subject
 from engine.memory.plan import Plan, plan
 from engine.models import Classifier, Preprocess, Prior, load_classifier, load_prior
 from engine.models.cifar_resnet import CifarResNet
@@ -50,10 +54,10 @@ def test_a_larger_budget_never_plans_a_slower_run(
 ) -> None:
     costs, fits = [], []
     smallest, whole = roomy.smallest_bytes, int(roomy.generate_bytes / USABLE) + 1
-    for budget in range(smallest, whole + 1, (whole - smallest) // 6):
-        planned = plan(small_prior, classifier, budget, batch=4, device="cuda", tokens=False, full=False)
+    for nbytes in range(smallest, whole + 1, (whole - smallest) // 6):
+        planned = plan(small_prior, classifier, nbytes, batch=4, device="cuda", tokens=False, full=False)
         costs.append(planned.cost)
-        fits.append(planned.generate_bytes <= USABLE * budget)
+        fits.append(planned.generate_bytes <= USABLE * nbytes)
     assert all(fits)
     assert costs == sorted(costs, reverse=True)
     assert costs[0] > costs[-1]
@@ -88,6 +92,50 @@ def test_what_rests_is_offloaded_where_guidance_has_its_own_decoder(classifier: 
 def skeleton_at(prior: Prior, px: int) -> Prior:
     prior.unet.register_to_config(sample_size=px // 8)
     return prior
+
+
+def test_the_full_vae_decodes_in_tiles_where_a_whole_image_does_not_fit(
+    small_prior: Prior, classifier: Classifier
+) -> None:
+    """And where it fits, it is whole, as tiles are seen in the image. A run does so in the phase of decoding alone."""
+    prior = replace(small_prior, unet=copy.deepcopy(small_prior.unet), fingerprint="larger")
+    settings = {"batch": 1, "alignment": None, "tokens": False, "full": False}
+    skeleton_at(prior, 128)
+    whole = plan(prior, classifier, "1GB", **settings)
+    assert whole.peak_bytes["decode"] == whole.generate_bytes
+    enough = int(whole.generate_bytes / USABLE) + 1
+    assert plan(prior, classifier, enough, **settings).tile == 0
+    tiled = plan(prior, classifier, int(0.95 * enough), **settings)
+    assert tiled.tile == 8
+    assert tiled.peak_bytes["decode"] < 0.9 * whole.peak_bytes["decode"]
+    with applied(tiled, prior) as phase:
+        with phase("decode"):
+            assert prior.vae.use_tiling
+            assert prior.vae.tile_latent_min_size == 8
+        assert not prior.vae.use_tiling
+
+
+def test_counts_of_two_dtypes_of_a_classifier_are_told_apart(
+    small_prior: Prior, classifier: Classifier
+) -> None:
+    both = [
+        Subject(prior=small_prior, classifier=replace(classifier, dtype=dtype), alignment=None, cfg=1.0)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert _identity(both[0]) != _identity(both[1])
+    assert _identity(both[0]) == _identity(replace(both[0]))
+
+
+def test_auto_counts_loaded_weights_once(
+    small_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU they are no longer in what is free, and every predicted peak holds them."""
+    monkeypatch.setattr(budget, "free_bytes", lambda device: 10**7)
+    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.module)
+    weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
+    settings = {"batch": 1, "tokens": False, "full": False}
+    assert plan(small_prior, classifier, "auto", **settings).budget_bytes == 10**7 + weights
+    assert plan(small_prior, classifier, 10**7, **settings).budget_bytes == 10**7
 
 
 def test_the_largest_batch_is_the_largest(small_prior: Prior, classifier: Classifier, roomy: Plan) -> None:
