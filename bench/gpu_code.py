@@ -1,6 +1,6 @@
 """Compile the Triton kernels ahead of time, without a GPU, and read what came out: registers, spills, vector loads.
 
-    python bench/gpu_code.py            a table
+    python bench/gpu_code.py            a table of the default tiles; with --every-tile, of all that may be chosen
     python bench/gpu_code.py --json     the same as JSON; with --few, one case of each branch
 
 Runs in a process of its own without TRITON_INTERPRET, which decides when a kernel is decorated.
@@ -95,13 +95,14 @@ def _said(tile: Tile) -> str:
     return f"{tile.rows}x{tile.columns}/{tile.warps}"
 
 
-def cases(few: bool) -> list[Case]:
+def cases(few: bool, every_tile: bool = True) -> list[Case]:
     found = []
     for element in ("fp16",) if few else TYPES:
         for interleaved in (False, True):
             for act in ("silu", "measure") if few else ("silu", "relu", "measure"):
                 shape = element, 256, 3136, interleaved, act
-                tiles = 1 if few and act == "measure" else None  # silu needs the most registers
+                # Of few cases silu has every tile, as it needs the most registers.
+                tiles = 1 if not every_tile or (few and act == "measure") else None
                 found += measure_cases(*shape, kernels.MOST_PARTS)[:tiles] + backward_cases(*shape)[:tiles]
     found.append(measure_cases("fp32", 512, 49, False, "relu", parts=1)[0])
     found.append(backward_cases("fp32", 512, 49, False, "relu")[0])
@@ -164,8 +165,9 @@ def compiled(case: Case, architecture: int) -> Code:
     )
 
 
-def report(few: bool = False) -> list[Code]:
-    return [compiled(case, architecture) for case in cases(few) for architecture in ARCHITECTURES]
+def report(few: bool = False, every_tile: bool = True) -> list[Code]:
+    found = cases(few, every_tile)
+    return [compiled(case, architecture) for case in found for architecture in ARCHITECTURES]
 
 
 def markdown(codes: list[Code]) -> str:
@@ -186,6 +188,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--few", action="store_true")
+    parser.add_argument("--every-tile", action="store_true")
     options = parser.parse_args()
-    codes = report(options.few)
+    codes = report(options.few, options.few or options.every_tile)
     print(json.dumps([code._asdict() for code in codes]) if options.json else markdown(codes))

@@ -9,7 +9,6 @@ four architectures (bench/gpu_code.py).
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -28,8 +27,7 @@ from ddis_kernels import (
     merge_moments_reference,
 )
 from ddis_kernels.alignment_coefficients import alignment_loss_reference
-from sweep import LAYOUTS, RESULTS, compiled_code, run
-from tables import kernels_table
+from sweep import LAYOUTS, RESULTS, compiled_code, run, write_results
 from timing import best_us
 
 CHECKED = [
@@ -174,10 +172,9 @@ def main(quick: bool) -> None:
     result |= run("cuda", quick, 0.4)
     result["share_of_copy"] = shares_of_copy(result["rows"], copy)
     result["tiles"] = {str(kind): tuple(tile) for kind, tile in _triton_tiles.choose_tile.chosen.items()}
+    write_results(RESULTS, "kernels_cuda", result)  # before compiling, which takes minutes
     result["code"] = compiled_code()
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "kernels_cuda.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "kernels_cuda.md").write_text(kernels_table(result))
+    write_results(RESULTS, "kernels_cuda", result)
 
 
 if __name__ == "__main__":

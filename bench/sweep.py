@@ -76,17 +76,20 @@ def measured(
     }  # fmt: skip
 
 
-def compiled_code(every_tile: bool) -> list[dict] | None:
+def compiled_code(every_tile: bool = False) -> list[dict] | None:
     """What bench/gpu_code.py finds, in a process of its own; None without Triton."""
     if find_spec("triton") is None:
         return None
-    command = [
-        sys.executable,
-        Path(__file__).with_name("gpu_code.py"),
-        "--json",
-        *([] if every_tile else ["--few"]),
-    ]
+    command = [sys.executable, Path(__file__).with_name("gpu_code.py"), "--json"]
+    command += ["--every-tile"] if every_tile else []
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def write_results(folder: Path, stem: str, result: dict[str, object]) -> None:
+    """The result as JSON and as a table; without `code` the table has no registers yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / f"{stem}.md").write_text(kernels_table(result))
 
 
 def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
@@ -116,21 +119,17 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--every-tile", action="store_true", help="compile every Triton tile, not the default one alone"
+    )
     parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
     parser.add_argument("--budget-s", type=float, default=0.4, help="seconds for all contenders of one case")
-    parser.add_argument("--every-tile", action="store_true", help="compile every tile of every kernel for the table of "
-                        "registers, some ten minutes, and not one case of each branch")  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    stem = "kernels" if options.device == "cpu" else "kernels_cuda"
-    options.out.mkdir(parents=True, exist_ok=True)
-
-    def save(result: dict[str, object]) -> None:
-        (options.out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (options.out / f"{stem}.md").write_text(kernels_table(result))
-
     result = run(options.device, options.quick, options.budget_s)
-    save(result)  # what was timed is kept, should compiling be cut
-    save(result | {"code": compiled_code(options.every_tile)})
+    stem = "kernels" if options.device == "cpu" else "kernels_cuda"
+    write_results(options.out, stem, result)  # before compiling, which takes minutes
+    result["code"] = compiled_code(options.every_tile)
+    write_results(options.out, stem, result)

@@ -26,17 +26,20 @@ from engine.cli_downstream import (
 from engine.cli_evaluate import add_evaluation, add_selection, run_evaluate, run_select
 from engine.cli_memory import PLAN_HELP, PROFILE_HELP, add_plan, add_profile, run_plan, run_profile
 from engine.cli_tune import TUNE_HELP, add_tune, run_tune
-from engine.config import Sampling, TokenLearning
+from engine.config import Sampling
 from engine.errors import EngineError
 from engine.options import (
     add_alignment,
     add_config,
+    add_learning,
+    add_memory,
     add_methods,
     add_models,
+    add_request,
     add_runtime,
     alignment_of,
     check_methods,
-    config_of,
+    learning_of,
     load_models,
     load_student,
     load_teacher,
@@ -77,13 +80,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     generate = _command(commands, "generate", run_generate, "write a data set for a classifier")
     add_models(generate)
+    add_request(generate)
     generate.add_argument("--images-per-class", type=int, default=8, help="images of each class (default: 8)")
     generate.add_argument("--tokens", type=Path, help="learned class tokens, a file of `ddis learn-tokens`")
     generate.add_argument(
         "--out", type=Path, required=True, help="folder of the data set; continued if it was cut"
     )
-    generate.add_argument("--memory", default="auto", help="what the run may take: 12GB, 11.5GiB, bytes, or auto for "
-                          "all that is free (default: auto)")  # fmt: skip
+    add_memory(generate)
     add_runtime(generate)
     add_alignment(generate)
     add_config(generate, Sampling())
@@ -93,15 +96,17 @@ def build_parser() -> argparse.ArgumentParser:
         commands, "learn-tokens", run_learn, "learn a class alignment token (CAT) for each class"
     )
     add_models(learn)
+    add_request(learn)
     learn.add_argument(
         "--out", type=Path, required=True, help="token file (.safetensors); continued if it was cut"
     )
     learn.add_argument(
         "--textual-inversion", type=Path, help="also write one file a class here, for diffusers"
     )
+    add_memory(learn)
     add_alignment(learn)
     add_config(learn, Sampling())
-    add_config(learn, TokenLearning(), "learning-")
+    add_learning(learn)
 
     add_tune(_command(commands, "tune", run_tune, TUNE_HELP))
     add_plan(_command(commands, "plan", run_plan, PLAN_HELP))
@@ -173,6 +178,7 @@ def _job_of(chosen: argparse.Namespace) -> "Job | BaselineJob":
         return prepare(
             *load_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen),
             sampling_of(chosen), chosen.seed, chosen.memory, chosen.runtime, chosen.onnx_cache,
+            attention=chosen.attention,
         )  # fmt: skip
     classifier = load_teacher(chosen)
     return prepare_baseline(
@@ -185,13 +191,14 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from engine.pipelines.learn_tokens import learn_tokens
     from engine.tokens.textual_inversion import export_textual_inversion
 
-    learning = config_of(chosen, TokenLearning(), "learning-")
+    learning = learning_of(chosen)
     classifier, prior = load_models(chosen)
     with progress.bar("epochs", learning.epochs * len(chosen.classes or classifier.labels)) as bar:
         table = learn_tokens(
             classifier, prior, chosen.classes, learning, alignment_of(chosen), sampling_of(chosen),
             chosen.seed, chosen.out,
             lambda e: bar.advance(detail=f"{classifier.labels[e.class_index]}: {e.accuracy:.0%} recognised"),
+            memory=chosen.memory, attention=chosen.attention,
         )  # fmt: skip
     rows = {classifier.labels[index]: asdict(training) for index, training in table.training.items()}
     columns = ["class", "outcome", "epochs", "recognised", "loss", "UNet forward", "backward"]

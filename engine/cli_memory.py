@@ -6,11 +6,21 @@ from typing import Any
 
 from engine.config import Sampling
 from engine.errors import ConfigError
-from engine.options import add_alignment, add_config, add_models, alignment_of, load_models, sampling_of
+from engine.options import (
+    add_alignment,
+    add_config,
+    add_memory,
+    add_models,
+    alignment_of,
+    load_models,
+    sampling_of,
+)
 from engine.progress import Progress
 
 PLAN_HELP = "how a run fits into a memory budget, told without loading the prior's weights"
 PROFILE_HELP = "where the time of a guided step goes"
+PLANNED, PROFILED = ("steps", "cfg", "batch"), ("cfg",)
+"""The settings of sampling that a plan and a profile depend on."""
 SAVINGS = {
     "text_encoder": "the text encoder is on the device only while it works",
     "vae": "the VAE is on the device only while it works",
@@ -21,13 +31,10 @@ SAVINGS = {
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
     add_models(parser)
-    parser.add_argument(
-        "--memory", default="auto", help="12GB, 11.5GiB, bytes, or auto for what the device has free"
-    )
+    add_memory(parser)
     parser.add_argument("--image-px", type=int, help="size of the images (default: the prior's own)")
-    parser.add_argument("--attention", default="sdpa", help="sdpa, or xformers on CUDA (default: sdpa)")
     add_alignment(parser)
-    add_config(parser, Sampling())
+    add_config(parser, Sampling(), only=PLANNED)
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +42,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=4, help="images in the step (default: 4)")
     parser.add_argument("--trace", type=Path, help="also write a Chrome trace of the step here (.json)")
     add_alignment(parser)
-    add_config(parser, Sampling())
+    add_config(parser, Sampling(), only=PROFILED)
 
 
 def run_plan(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
@@ -76,6 +83,10 @@ def run_plan(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     )
     for name in (*planned.offload, *planned.checkpoint):
         progress.say(SAVINGS[name])
+    if planned.tile:
+        progress.say(
+            f"the full VAE decodes in tiles of {planned.tile} latents, whose borders are seen a little"
+        )
     seen = (
         f"{planned.decoder} decoder at {planned.decode_px} px"
         if planned.decode_px

@@ -1,14 +1,14 @@
 """Command-line options made from the configs' fields, and configs made from the options that were given."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from engine.baselines.methods import BASELINES, DDIS, settings_of
 from engine.baselines.settings import BaselineSettings
-from engine.config import DTYPES, Alignment, Sampling
+from engine.config import AUTO_ATTENTION, DTYPES, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ PRESETS: dict[str, Callable[[], Alignment | None]] = {
     "paper": Alignment.paper,
     "none": lambda: None,
 }
+LEARNING_PRESETS = {"default": TokenLearning, "paper": TokenLearning.paper}
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +29,6 @@ def add_models(parser: argparse.ArgumentParser) -> None:
                         "--architecture")  # fmt: skip
     parser.add_argument("--architecture", help="network of a checkpoint file, such as resnet20")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="class names in the order of the outputs")
-    parser.add_argument(
-        "--classes", nargs="+", metavar="NAME", help="only these of the labels (default: all)"
-    )
     parser.add_argument("--prior", default="embedded", help="embedded, a diffusers folder, a hub id, or for random "
                         "weights arch:<sd-1.5, sd-2.1-base, sd-2.1>")  # fmt: skip
     parser.add_argument("--variant", help="which weight files of the prior, such as fp16")
@@ -42,7 +40,22 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the networks; what is computed between "
                         "them is float32 (default: float32; auto: float16 on a GPU)")  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+
+
+def add_request(parser: argparse.ArgumentParser) -> None:
+    """What a run that makes images is asked for, beside its models."""
+    parser.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="only these of the labels (default: all)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
+
+
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--memory", default="auto", help="what the run may take: 12GB, 11.5GiB, bytes, or auto for "
+                        "all that is free (default: auto)")  # fmt: skip
+    parser.add_argument("--attention", choices=(AUTO_ATTENTION, "sdpa", "xformers"), default=AUTO_ATTENTION,
+                        help="what computes attention; auto: xformers on CUDA where it is installed and no slower "
+                        "(default: auto)")  # fmt: skip
 
 
 def add_runtime(parser: argparse.ArgumentParser) -> None:
@@ -59,16 +72,26 @@ def add_alignment(parser: argparse.ArgumentParser) -> None:
     add_fields(group, Alignment(), "alignment-")
 
 
-def add_config(parser: argparse.ArgumentParser, config: Any, prefix: str = "") -> None:
-    add_fields(
-        parser.add_argument_group((type(config).__doc__ or "").split("\n")[0].rstrip(".")), config, prefix
-    )
+def add_learning(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("class alignment tokens (CAT)")
+    presets = "default: ours, provisional; paper: DDIS as published"
+    group.add_argument("--learning", choices=LEARNING_PRESETS, default="default", help=presets)
+    add_fields(group, TokenLearning(), "learning-")
 
 
-def add_fields(group: Any, config: Any, prefix: str) -> None:
-    """One option for each field of a config. Those that are not given leave no trace in the namespace."""
+def add_config(
+    parser: argparse.ArgumentParser, config: Any, prefix: str = "", only: Sequence[str] | None = None
+) -> None:
+    title = (type(config).__doc__ or "").split("\n")[0].rstrip(".")
+    add_fields(parser.add_argument_group(title), config, prefix, only)
+
+
+def add_fields(group: Any, config: Any, prefix: str, only: Sequence[str] | None = None) -> None:
+    """One option for each field of a config, or for some. Those that are not given leave no trace in the namespace."""
     hints = get_type_hints(type(config))
     for entry in fields(config):
+        if only is not None and entry.name not in only:
+            continue
         name, value, hint = (
             f"--{prefix}{entry.name.replace('_', '-')}",
             getattr(config, entry.name),
@@ -94,6 +117,22 @@ def config_of(chosen: argparse.Namespace, base: Config, prefix: str = "") -> Con
 def sampling_of(chosen: argparse.Namespace) -> Sampling:
     """The sampling options over the defaults, which are the paper's where its alignment is asked for."""
     return config_of(chosen, Sampling.paper() if chosen.alignment == "paper" else Sampling())
+
+
+def learning_of(chosen: argparse.Namespace) -> TokenLearning:
+    """The options of token learning over their preset. `--steps` alone is the number of steps of learning as well.
+
+    Raises ConfigError where it came with another number for learning, which would leave it without effect.
+    """
+    learning = config_of(chosen, LEARNING_PRESETS[chosen.learning](), "learning-")
+    if not hasattr(chosen, "steps"):
+        return learning
+    if hasattr(chosen, "learning-steps") and learning.steps not in (0, chosen.steps):
+        raise ConfigError(
+            f"--steps {chosen.steps} came with --learning-steps {learning.steps}, expected one of them: tokens are "
+            "learned with the latter alone. Leave --steps out."
+        )
+    return replace(learning, steps=0)
 
 
 def alignment_of(chosen: argparse.Namespace) -> Alignment | None:

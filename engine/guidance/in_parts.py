@@ -57,7 +57,7 @@ def gradient_in_parts(
             return alignment.class_weight * cross_entropy(logits.float(), numbers, reduction="sum") / len(z)
 
         return two_pass(
-            z, lambda rows: classifier.logits(decode(rows)), classifier.module, target, part, scale,
+            z, lambda rows, start: classifier.logits(decode(rows)), classifier.module, target, part, scale,
             of_classes if classes is not None and alignment.class_weight else None,
         )  # fmt: skip
 

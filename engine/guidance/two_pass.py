@@ -27,7 +27,7 @@ from engine.types import Moments
 
 def two_pass(
     z: Tensor,
-    forward: Callable[[Tensor], object],
+    forward: Callable[[Tensor, int], object],
     network: nn.Module,
     target: AlignmentTarget,
     micro_batch: int,
@@ -36,8 +36,8 @@ def two_pass(
 ) -> tuple[Tensor, Tensor]:
     """L_BN over the batch, (1,), and its gradient by z: (B, ...), as `steer.gradient` gives both.
 
-    forward: runs `network` once on what some rows of z stand for, as
-    `lambda rows: classifier.logits(prior.decode(rows, clamp=False))` does. No row may depend on another in it, and a
+    forward: (some rows of z, the number of the first) -> what `network` gives for what they stand for, run once, as by
+    `lambda rows, start: classifier.logits(prior.decode(rows, clamp=False))`. No row may depend on another in it, and a
     layer must read as many values of one row as of another. target: of `alignment_target(classifier, alignment)`.
     micro_batch: the number of rows to hold a graph for; a batch that is no larger takes one pass. scale: as
     `gradient` takes it. also: (what `forward` gave, the number of its first row) -> a scalar of the loss beside L_BN,
@@ -49,7 +49,7 @@ def two_pass(
     with fused_moments(network) as measured:
 
         def whole(rows: Tensor) -> Tensor:
-            output = forward(rows)
+            output = forward(rows, 0)
             return alignment_loss(measured, target).reshape(1) + beside(output, 0)
 
         if len(z) <= micro_batch:
@@ -59,7 +59,7 @@ def two_pass(
         loss, coefficients = alignment_coefficients(merged, target, [len(z)] * len(merged))
 
         def part(rows: Tensor, start: int) -> Tensor:
-            output = forward(rows)
+            output = forward(rows, start)
             more = beside(output, start)
             added.append(more.detach())
             return micro_batch_loss(coefficients, measured, [len(rows)] * len(measured)) + more
@@ -73,14 +73,14 @@ def two_pass(
 
 
 def _merged(
-    z: Tensor, forward: Callable[[Tensor], object], measured: list[Moments], micro_batch: int
+    z: Tensor, forward: Callable[[Tensor, int], object], measured: list[Moments], micro_batch: int
 ) -> list[Moments]:
     """Moments of all rows of z, each layer's from those that the passes of its micro-batches leave in `measured`."""
     merged: list[Moments] = []
     seen = 0
     for rows in z.split(micro_batch):
         with torch.no_grad():
-            forward(rows)
+            forward(rows, seen)
         merged = [
             now if seen == 0 else merge_moments(before, now, seen, len(rows))
             for before, now in zip(merged or measured, measured, strict=True)

@@ -6,14 +6,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from engine.config import Alignment, Sampling
+from engine.config import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
-from engine.memory.attention import attending
+from engine.memory.attention import attending, chosen_attention
 from engine.memory.budget import AUTO, free_bytes
-from engine.memory.costs import NEEDED
+from engine.memory.costs import LEARNING, NEEDED
 from engine.memory.plan import Plan, plan
 from engine.models.classifier import Classifier
-from engine.models.decoder import decoder_of
+from engine.models.decoder import decoder_of, decoding_in_parts
 from engine.models.prior import Prior
 
 InPhase = Callable[[str], AbstractContextManager[None]]
@@ -21,9 +21,13 @@ InPhase = Callable[[str], AbstractContextManager[None]]
 REST = torch.device("cpu")
 
 
+SDPA = "sdpa"
+"""The attention that the networks compute without a plan."""
 KEPT = 4096
 """Bytes that a phase holds for a byte of its images, at most: the full VAE of Stable Diffusion keeps 1,900 with its
-graph, and no phase more."""
+graph, and no phase of `generate` more."""
+KEPT_LEARNING = 4 * KEPT
+"""The same of token learning, which has the graph of UNet and VAE at once, about 4,600."""
 
 
 def plan_of(
@@ -33,23 +37,33 @@ def plan_of(
     batch: int,
     alignment: Alignment | None,
     sampling: Sampling,
+    learning: TokenLearning | None = None,
+    attention: str = AUTO_ATTENTION,
 ) -> Plan | None:
     """The plan of a run on loaded models: the one given, one for a budget, None for None and where 'auto' needs none.
 
-    'auto' spares the counting where memory is plentiful: where KEPT bytes for each byte of image, and the weights once
-    more, are a part of what is free.
+    learning: of tokens, where the run learns them. attention: as `plan` takes it; a plan that is given has its own.
+
+    'auto' spares the counting where memory is plentiful: where KEPT bytes for each byte of image are a part of what is
+    free.
     """
     if isinstance(memory, Plan):
         check_plan(memory, prior)
         _check_decoder(memory, prior, classifier, alignment)
+        _check_learning(memory, learning)
+        if attention not in (AUTO_ATTENTION, memory.attention):
+            raise ConfigError(
+                f"attention is {attention!r} and the memory plan has {memory.attention!r}, expected one of them: leave "
+                "one out, or plan again."
+            )
         return memory
-    if memory is None:
+    attention = chosen_attention(attention, prior.device, prior.dtype)
+    if memory is None and attention == SDPA:
         return None
-    if isinstance(memory, str) and memory.strip().lower() == AUTO:
-        networks = (prior.unet, prior.vae, prior.text_encoder, classifier.module)
-        weights = sum(value.nbytes for network in networks for value in network.parameters())
+    memory = AUTO if memory is None else memory
+    if attention == SDPA and isinstance(memory, str) and memory.strip().lower() == AUTO:
         images = batch * 3 * prior.image_px**2 * prior.dtype.itemsize
-        if KEPT * images + weights <= free_bytes(prior.device):
+        if (KEPT_LEARNING if learning else KEPT) * images <= free_bytes(prior.device):
             return None
     return plan(
         prior,
@@ -58,7 +72,8 @@ def plan_of(
         batch=batch,
         alignment=alignment,
         sampling=sampling,
-        tokens=False,
+        attention=attention,
+        tokens=learning or False,
         full=False,
     )
 
@@ -92,7 +107,8 @@ def applied(planned: Plan | None, prior: Prior) -> Iterator[InPhase]:
                 part.to(home)
             for network in networks:
                 network.enable_gradient_checkpointing()
-            yield
+            with decoding_in_parts(prior.vae, tile=planned.tile if name == "decode" else 0):
+                yield
         finally:
             for part in awake:
                 part.to(REST)
@@ -131,4 +147,13 @@ def _check_decoder(planned: Plan, prior: Prior, classifier: Classifier, alignmen
             f"the memory plan is for guidance through the {planned.decoder} decoder at {planned.decode_px} px, "
             f"expected one for the {decoder.kind} decoder at {decoder.px} px, which the alignment asks for: plan "
             "again with the same alignment."
+        )
+
+
+def _check_learning(planned: Plan, learning: TokenLearning | None) -> None:
+    """Raise ConfigError where tokens are to be learned and a plan has no room for it."""
+    if learning is not None and not all(planned.micro_batch[phase] for phase in LEARNING):
+        raise ConfigError(
+            "the memory plan has no room for token learning, expected parts of at least one image for its phases "
+            f"{' and '.join(LEARNING)}: plan again with tokens=<the TokenLearning of the run>."
         )

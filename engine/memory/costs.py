@@ -6,11 +6,14 @@ from functools import cached_property
 from itertools import chain, combinations
 
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
 from engine.memory.phases import Case, Counted, Subject, count_case
 from engine.models.decoder import decoder_of
 
+LEAST_TILE = 4
+"""Smaller tiles, in latents, would be all overlap."""
 USABLE = 0.95
 """The share of a budget that is planned for; see `plan`."""
 CUBLAS_BYTES = 2 * 32 * 2**20
@@ -19,13 +22,18 @@ and backward's."""
 FLOPS_A_SECOND, BYTES_A_SECOND, SECONDS_AN_OPERATOR = 5e13, 1e10, 1e-5
 """Orders of magnitude of a GPU in half precision, its bus, and a launch: they rank plans, and predict no time."""
 PHASES = ("text", "sampling", "guidance", "decode")
+LEARNING = ("cat", "rows")
+"""The phases that learning tokens adds: a gradient by the prompts' context, and from there by the tokens' rows."""
+CHECKPOINTED = ("guidance", "cat")
+"""The phases whose backward may compute activations anew."""
 OFFLOADABLE = ("text_encoder", "vae")
 NEEDED = {
     "text": {"text_encoder"},
     "sampling": set(),
     "guidance": set(),
     "decode": {"vae"},
-    "cat": {*OFFLOADABLE},
+    "cat": {"vae"},
+    "rows": {"text_encoder"},
 }
 """Of the parts that may be off the device, those that a phase works with."""
 
@@ -43,14 +51,29 @@ class Choice:
 
 
 class Costs:
-    """The cases of one request: `images` sampled together in `steps` steps. Counts are made when asked for."""
+    """The cases of one request: `images` sampled together in `steps` steps. Counts are made when asked for.
 
-    def __init__(self, subject: Subject, device: torch.device, images: int, steps: int) -> None:
+    learning: whether the phases of token learning have to fit as well.
+    """
+
+    def __init__(
+        self, subject: Subject, device: torch.device, images: int, steps: int, learning: bool = False
+    ) -> None:
+        self.phases = tuple(phase for phase in PHASES if phase != "guidance" or subject.alignment)
+        self.phases += LEARNING if learning else ()
         self.subject = subject
         self.device = device
         self.images = images
         self.steps = steps
+        self._tile = 0
         self._counted = _counted.setdefault(_identity(subject), {})
+
+    @property
+    def tile(self) -> int:
+        """Side in latents of the tiles in which the full VAE may decode: half an image's, or 0 where that is small."""
+        prior = self.subject.prior
+        half = min(prior.latent_shape[1:]) // 2
+        return half if isinstance(prior.vae, AutoencoderKL) and half >= LEAST_TILE else 0
 
     @cached_property
     def weights(self) -> dict[str, int]:
@@ -63,7 +86,7 @@ class Costs:
             "tiny": prior.tiny,
             "classifier": self.subject.classifier.module,
         }
-        return {name: _nbytes(part, seen) for name, part in parts.items() if part is not None}
+        return {name: weights_bytes(part, seen) for name, part in parts.items() if part is not None}
 
     def counted(self, case: Case) -> Counted:
         if case not in self._counted:
@@ -78,32 +101,34 @@ class Costs:
 
     def cheapest(self, budget: int) -> Choice | None:
         """The cheapest way that keeps within a budget, None if there is none."""
-        choices = [choice for offload in self._offloads() if (choice := self._choice(budget, offload))]
+        for tile in (0, self.tile):  # tiles are seen in images, so whole ones go first whatever they cost
+            self._tile = tile
+            choices = [choice for offload in self._offloads() if (choice := self._choice(budget, offload))]
+            if choices or not self.tile:
+                break
         return min(choices, key=lambda choice: choice.cost, default=None)
 
-    def cheapest_learning(self, budget: int, offload: tuple[str, ...]) -> Case | None:
-        """The cheapest case of token learning, whose phase needs every part; None if it does not fit."""
-        return self._best("cat", budget, offload)
-
-    def leanest_learning(self) -> Case:
-        return self._leanest("cat")
+    def learning_cases(self, budget: int, offload: tuple[str, ...]) -> dict[str, tuple[Case, bool]]:
+        """The cheapest case of each phase of token learning, or the leanest where none fits; and whether it fits."""
+        best = {phase: self._best(phase, budget, offload) for phase in LEARNING}
+        return {phase: (case or self._leanest(phase), case is not None) for phase, case in best.items()}
 
     def smallest(self) -> int:
         """The smallest budget that can be met."""
         offload = max(self._offloads(), key=len)
-        peak = max(self.peak(self._leanest(phase), offload) for phase in self._phases())
+        peak = max(self.peak(self._leanest(phase), offload) for phase in self.phases)
         return int(peak / USABLE) + 1
 
     def largest_batch(self, budget: int, offload: tuple[str, ...]) -> int:
         """The most images that pass every phase of sampling undivided and without checkpointing; 0 if not one does."""
 
         def fits(images: int) -> bool:
-            cases = (Case(phase, images, images) for phase in self._phases())
+            cases = (Case(phase, images, images) for phase in self.phases)
             return all(self.peak(case, offload) <= USABLE * budget for case in cases)
 
         if not fits(1):
             return 0
-        found = min(self._largest_part(phase, budget, offload) for phase in self._phases())
+        found = min(self._largest_part(phase, budget, offload) for phase in self.phases)
         while not fits(found):
             found -= 1
         return found
@@ -113,9 +138,6 @@ class Costs:
         convex in the number of images (the highest of many straight lines)."""
         one, two = (self.peak(Case(phase, images, images), offload) for images in (1, 2))
         return max(1, 1 + int((USABLE * budget - one) / max(1, two - one)))
-
-    def _phases(self) -> tuple[str, ...]:
-        return tuple(phase for phase in PHASES if phase != "guidance" or self.subject.alignment)
 
     def _offloads(self) -> Iterator[tuple[str, ...]]:
         """Sets of parts that may rest off the device: none on the CPU, nor the VAE where guidance looks through it."""
@@ -130,7 +152,7 @@ class Costs:
 
     def _choice(self, budget: int, offload: tuple[str, ...]) -> Choice | None:
         cases: dict[str, Case] = {}
-        for phase in self._phases():
+        for phase in self.phases:
             best = self._best(phase, budget, offload)
             if best is None:
                 return None
@@ -139,16 +161,16 @@ class Costs:
         return Choice(cases, offload, moved + sum(self._cost(case) for case in cases.values()))
 
     def _best(self, phase: str, budget: int, offload: tuple[str, ...]) -> Case | None:
-        whole = Case(phase, self.images, self.images)
+        whole = self._case(phase, self.images)
         if self.peak(whole, offload) <= USABLE * budget:
             return whole
-        ways = [False, True] if phase in ("guidance", "cat") else [False]
+        ways = [False, True] if phase in CHECKPOINTED else [False]
         cases = [case for way in ways if (case := self._largest(phase, way, budget, offload))]
         return min(cases, key=self._cost, default=None)
 
     def _largest(self, phase: str, checkpoint: bool, budget: int, offload: tuple[str, ...]) -> Case | None:
         """The case with the largest parts that fit, parts of nearly equal size."""
-        one, whole = (Case(phase, self.images, part, checkpoint) for part in (1, self.images))
+        one, whole = (self._case(phase, part, checkpoint) for part in (1, self.images))
         limit = USABLE * budget
         if self.peak(one, offload) > limit:
             return None
@@ -157,13 +179,15 @@ class Costs:
         lowest, highest = self.peak(one, offload), self.peak(whole, offload)
         # Peaks are convex in the size of a part, so the straight line lies above them: what it allows, fits.
         part = 1 + int((limit - lowest) * (self.images - 1) / (highest - lowest))
-        return Case(phase, self.images, -(-self.images // -(-self.images // part)), checkpoint)
+        return self._case(phase, -(-self.images // -(-self.images // part)), checkpoint)
+
+    def _case(self, phase: str, part: int, checkpoint: bool = False) -> Case:
+        return Case(phase, self.images, part, checkpoint, self._tile if phase == "decode" else 0)
 
     def _leanest(self, phase: str) -> Case:
-        cases = [
-            Case(phase, self.images, 1, way)
-            for way in (False, True)[: 2 if phase in ("guidance", "cat") else 1]
-        ]
+        tile = self.tile if phase == "decode" else 0
+        ways = (False, True) if phase in CHECKPOINTED else (False,)
+        cases = [Case(phase, self.images, 1, way, tile) for way in ways]
         return min(cases, key=lambda case: self.counted(case).peak_bytes)
 
     def _cost(self, case: Case) -> float:
@@ -178,10 +202,12 @@ def _identity(subject: Subject) -> Hashable:
     prior = subject.prior
     tiny = None if prior.tiny is None else str(prior.tiny.config)
     shape = (prior.latent_shape, prior.dtype, prior.vae.dtype, tiny)
-    return prior.fingerprint, shape, subject.classifier.fingerprint, subject.alignment, subject.cfg
+    classifier = subject.classifier.fingerprint, subject.classifier.dtype
+    return prior.fingerprint, shape, classifier, subject.alignment, subject.cfg, subject.learning
 
 
-def _nbytes(module: nn.Module, seen: set[int]) -> int:
+def weights_bytes(module: nn.Module, seen: set[int]) -> int:
+    """Bytes of a module's parameters and buffers that were not seen before."""
     total = 0
     for value in (*module.parameters(), *module.buffers()):
         storage = value.untyped_storage()

@@ -92,7 +92,7 @@ class MicroBatches:
         self.sizes[phase] = size // 2
         warnings.warn(
             f"memory ran out in phase {phase!r} with {size} images at once ({said}): going on with {size // 2}. The "
-            "images stay the same; a plan with a smaller budget avoids the lost time.",
+            "result stays the same; a plan with a smaller budget avoids the lost time.",
             MemoryWarning,
             stacklevel=4,
         )

@@ -4,41 +4,50 @@ Their inputs hold no values. Each works on one part of `part` images out of `ima
 holds of all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.config import Alignment
+from engine.config import Alignment, TokenLearning
 from engine.guidance.losses import domain_loss, judged
 from engine.guidance.steer import gradient, loss_scale
 from engine.memory.count import counting
 from engine.models.classifier import Classifier
-from engine.models.decoder import decoder_of
+from engine.models.decoder import decoder_of, decoding_in_parts
 from engine.models.prior import Prior
 from engine.sampling.ddim import ddim_step
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Subject:
-    """What is counted: a prior and a classifier, usually on 'meta', and the settings that shape a run."""
+    """What is counted: a prior and a classifier, usually on 'meta', and the settings that shape a run.
+
+    learning: of tokens; None for the way that takes most, the published one.
+    """
 
     prior: Prior
     classifier: Classifier
     alignment: Alignment | None
     cfg: float
+    learning: TokenLearning | None = None
 
 
 class Case(NamedTuple):
-    """One phase as it might be run: a part of the images at a time, with or without checkpointing."""
+    """One phase as it might be run: a part of the images at a time, with or without checkpointing.
+
+    tile: latents on a side of the tiles in which the full VAE decodes; 0 for whole images.
+    """
 
     phase: str
     images: int
     part: int
     checkpoint: bool = False
+    tile: int = 0
 
 
 class Counted(NamedTuple):
@@ -117,28 +126,51 @@ def decode(subject: Subject, case: Case) -> object:
     with torch.no_grad():
         z, px = _latents(subject, case.images), subject.prior.image_px
         held = torch.empty(case.images, 3, px, px, device=subject.prior.device)
-        images = subject.prior.decode(z[: case.part])
+        with decoding_in_parts(subject.prior.vae, tile=case.tile):
+            images = subject.prior.decode(z[: case.part])
         return held, images, judged(subject.classifier, images)
 
 
 def cat(subject: Subject, case: Case) -> object:
-    """Token learning's last step with its graph, from the embeddings through UNet, VAE and classifier, and back."""
-    prior, rows = subject.prior, _EmbeddedRows()
+    """Token learning's step with its graph, from the prompts' context through UNet, VAE and classifier, and back.
+
+    The published last step runs both branches of CFG with a graph, an early one the conditional branch alone.
+    """
+    prior, learning = subject.prior, subject.learning
     networks = (prior.unet, prior.vae)
-    handle = prior.text_encoder.get_input_embeddings().register_forward_hook(rows)
-    try:
-        for network in networks if case.checkpoint else ():
-            network.enable_gradient_checkpointing()
+    cfg = subject.cfg if learning is None or learning.gradient == "last" else 1.0
+    with _checkpointed(networks if case.checkpoint else ()):
         step = prior.schedule(2)[0]
-        context, null = prior.encode_prompts(["a"] * case.part), prior.encode_prompts([""]).detach()
-        z = _latents(subject, case.part)
-        prediction = prior.denoiser(context, null, subject.cfg)(z, step)
+        (context, null), z = _contexts(subject, case.images), _latents(subject, case.images)
+        leaf = context[: case.part].requires_grad_()
+        prediction = prior.denoiser(leaf, null, cfg)(z[: case.part], step)
         logits = subject.classifier.logits(prior.decode(ddim_step(prediction, step)))
         loss = cross_entropy(logits, torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device))
-        return torch.autograd.grad(loss, rows.leaf)
+        return torch.autograd.grad(loss, leaf)
+
+
+def rows(subject: Subject, case: Case) -> object:
+    """The gradient that goes on from the prompts' context to the tokens' rows, no two images of one prompt."""
+    found = _EmbeddedRows()
+    handle = subject.prior.text_encoder.get_input_embeddings().register_forward_hook(found)
+    try:
+        held = _contexts(subject, case.images)
+        context = subject.prior.encode_prompts(["a"] * case.part)
+        return held, torch.autograd.grad(context, found.leaf, torch.empty_like(context))
     finally:
         handle.remove()
-        for network in networks if case.checkpoint else ():
+
+
+@contextmanager
+def _checkpointed(networks: Iterable[Any]) -> Iterator[None]:
+    """Inside the block, backward through these networks computes activations anew."""
+    networks = list(networks)
+    try:
+        for network in networks:
+            network.enable_gradient_checkpointing()
+        yield
+    finally:
+        for network in networks:
             network.disable_gradient_checkpointing()
 
 
@@ -160,4 +192,5 @@ PHASES: dict[str, Callable[[Subject, Case], object]] = {
     "guidance": guidance,
     "decode": decode,
     "cat": cat,
+    "rows": rows,
 }

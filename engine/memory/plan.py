@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.config import Alignment, Sampling
+from engine.config import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
-from engine.memory.attention import check_attention
+from engine.memory.attention import chosen_attention
 from engine.memory.budget import (
     AUTO,
     BudgetError,
@@ -30,7 +30,7 @@ from engine.memory.budget import (
     in_words,
     parse_budget,
 )
-from engine.memory.costs import Costs
+from engine.memory.costs import LEARNING, Costs, weights_bytes
 from engine.memory.phases import Subject
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.decoder import decoder_of, downscale
@@ -41,12 +41,13 @@ from engine.models.skeleton import skeleton_classifier, skeleton_prior
 class Plan:
     """How a run uses memory.
 
-    micro_batch: how many images of a batch go through each phase at once; 0 where a phase does not happen, or (cat)
-    does not fit. checkpoint: phases whose backward computes activations anew. offload: parts that are on the device
-    only while they work. peak_bytes: predicted, by phase. largest_batch: the most images that go through all phases of
-    `generate` undivided. smallest_bytes: the smallest budget that can be met. cost: in about seconds of a large GPU a
-    batch; for comparing plans of one request.
-    """
+    micro_batch: how many images of a batch go through each phase at once; 0 where a phase of token learning (cat, rows)
+    does not happen or does not fit. checkpoint: phases whose backward computes activations anew. offload: parts that
+    are on the device only while they work. tile: side in latents of the tiles in which the full VAE decodes finished
+    images, 0 for whole ones; tiles are seen a little, and planned only where not one whole image fits. peak_bytes:
+    predicted, by phase. largest_batch: the most images that go through all phases of `generate` undivided.
+    smallest_bytes: the smallest budget that can be met. cost: in about seconds of a large GPU a batch; for comparing
+    plans of one request."""
 
     prior: str
     classifier: str
@@ -61,6 +62,7 @@ class Plan:
     micro_batch: dict[str, int]
     checkpoint: tuple[str, ...]
     offload: tuple[str, ...]
+    tile: int
     peak_bytes: dict[str, int]
     largest_batch: int
     smallest_bytes: int
@@ -69,7 +71,7 @@ class Plan:
     @property
     def generate_bytes(self) -> int:
         """The predicted peak of `generate`: the highest of its phases."""
-        return max(peak for phase, peak in self.peak_bytes.items() if phase != "cat")
+        return max(peak for phase, peak in self.peak_bytes.items() if phase not in LEARNING)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as values that JSON can hold."""
@@ -104,11 +106,13 @@ def plan(
     sampling: Sampling = Sampling(),
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
-    attention: str = "sdpa",
-    tokens: bool = True,
+    attention: str = AUTO_ATTENTION,
+    tokens: bool | TokenLearning = True,
     full: bool = True,
 ) -> Plan:
-    """Plan a run of `generate` (and of token learning, with `tokens`) that keeps within a budget.
+    """Plan a run of `generate` that keeps within a budget, and of `learn_tokens` where `tokens` says how they learn.
+
+    tokens: True tells what learning them would take, in the way that takes most, whether or not it fits.
 
     prior, classifier: objects, or what `load_prior` and `load_classifier` take; of a prior that is named, configs alone
     are read. budget: '12GB', '11.5GiB', bytes, or 'auto', what the device has free. image_px: the prior's own size if
@@ -120,6 +124,8 @@ def plan(
     """
     place_on = device_of(prior, budget, device)
     nbytes = parse_budget(budget, place_on)
+    if place_on.type == "cpu" and str(budget).strip().lower() == AUTO:
+        nbytes += loaded_bytes(prior, classifier)  # they are in what is used, and in each phase's peak
     has = device_bytes(place_on)
     if has is not None and nbytes > has:
         warnings.warn(
@@ -128,13 +134,14 @@ def plan(
             MemoryWarning,
             stacklevel=2,
         )
-    check_attention(attention, place_on)
     if batch < 1:
         raise ConfigError(
             f"batch is {batch}, expected at least 1: give the images that are sampled together."
         )
-    subject = _subject(prior, classifier, alignment, sampling, dtype, place_on, image_px)
-    costs = Costs(subject, place_on, batch, sampling.steps)
+    learns = tokens if isinstance(tokens, TokenLearning) else None
+    subject = _subject(prior, classifier, alignment, sampling, dtype, place_on, image_px, learns)
+    attention = chosen_attention(attention, place_on, subject.prior.dtype)
+    costs = Costs(subject, place_on, batch, sampling.steps, learning=learns is not None)
     chosen = costs.cheapest(nbytes)
     smallest = costs.smallest() if full or chosen is None else 0
     if chosen is None:
@@ -143,7 +150,12 @@ def plan(
             f"{subject.classifier.name!r} at {subject.prior.image_px} px, expected at least {in_words(smallest)}: give "
             "that, or choose a tiny decoder, a half precision or smaller images."
         )
-    learning = costs.cheapest_learning(nbytes, chosen.offload) if tokens else None
+    cases = dict(chosen.cases)
+    unfit: set[str] = set()
+    if tokens is True:
+        for phase, (case, fits) in costs.learning_cases(nbytes, chosen.offload).items():
+            cases[phase] = case
+            unfit |= set() if fits else {phase}
     decoder = decoder_of(alignment, subject.prior, subject.classifier.preprocess) if alignment else None
     return Plan(
         prior=subject.prior.name,
@@ -157,23 +169,33 @@ def plan(
         decoder=decoder.kind if decoder else "none",
         decode_px=decoder.px if decoder else 0,
         micro_batch={
-            **{phase: case.part for phase, case in chosen.cases.items()},
-            "cat": learning.part if learning else 0,
+            **dict.fromkeys(LEARNING, 0),
+            **{phase: case.part if phase not in unfit else 0 for phase, case in cases.items()},
         },
-        checkpoint=tuple(
-            case.phase
-            for case in (*chosen.cases.values(), *([learning] if learning else []))
-            if case.checkpoint
-        ),
+        checkpoint=tuple(phase for phase, case in cases.items() if case.checkpoint and phase not in unfit),
         offload=chosen.offload,
-        peak_bytes={
-            **{phase: costs.peak(case, chosen.offload) for phase, case in chosen.cases.items()},
-            **({"cat": costs.peak(learning or costs.leanest_learning(), ())} if tokens else {}),
-        },
+        tile=cases["decode"].tile,
+        peak_bytes={phase: costs.peak(case, chosen.offload) for phase, case in cases.items()},
         largest_batch=costs.largest_batch(nbytes, chosen.offload) if full else 0,
         smallest_bytes=smallest,
         cost=chosen.cost,
     )
+
+
+def loaded_bytes(prior: object, classifier: object) -> int:
+    """Bytes of those models that are loaded already, on a device with memory."""
+    networks: list[nn.Module] = []
+    if isinstance(prior, Prior):
+        networks += [
+            prior.unet,
+            prior.vae,
+            prior.text_encoder,
+            *([prior.tiny] if prior.tiny is not None else []),
+        ]
+    if isinstance(classifier, Classifier):
+        networks.append(classifier.module)
+    seen: set[int] = set()
+    return sum(weights_bytes(network, seen) for network in networks if not next(network.parameters()).is_meta)
 
 
 def device_of(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:
@@ -194,6 +216,7 @@ def _subject(
     dtype: torch.dtype | None,
     device: torch.device,
     image_px: int | None,
+    learning: TokenLearning | None,
 ) -> Subject:
     """Both models on 'meta', at the size and in the dtype that are asked for."""
     if isinstance(prior, Prior):
@@ -212,5 +235,6 @@ def _subject(
             )
         prior.unet.register_to_config(sample_size=image_px // factor)
     return Subject(
-        prior=prior, classifier=skeleton_classifier(classifier), alignment=alignment, cfg=sampling.cfg
-    )
+        prior=prior, classifier=skeleton_classifier(classifier), alignment=alignment, cfg=sampling.cfg,
+        learning=learning,
+    )  # fmt: skip

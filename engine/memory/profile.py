@@ -1,7 +1,7 @@
 """Where the time of a guided step goes, and what guidance costs beside the plain one."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from engine.sampling.ddim import ddim_step
 
 OWN_KERNELS = ("ddis::", "_BnActMoments", "_Alignment", "_ChannelMoments")
 """How the names of this package's operators and their autograd functions begin, in a profile."""
+MARKS = ("step", "sampling", "guidance", "decode", "classifier")
+"""The names that this module gives to stretches of a step."""
 OPERATORS = ("aten::", *OWN_KERNELS)
 
 
@@ -168,18 +170,32 @@ def _parts(
     if trace is not None:
         trace.parent.mkdir(parents=True, exist_ok=True)
         found.export_chrome_trace(str(trace))
-    events = list(found.events() or ())
+    return told(list(found.events() or ()), cuda)
+
+
+def told(events: Sequence[Any], cuda: bool) -> dict[str, float]:
+    """Milliseconds of each part from a profile's events.
+
+    On CUDA the profiler repeats each of our names as an annotation of the GPU's own timeline, which spans the gaps
+    between kernels: a part's time is that of the kernels that its entry on the host's side launched, and only kernels
+    and copies make the GPU busy.
+    """
 
     def total(*prefixes: str) -> float:
-        chosen = [event for event in events if event.name.startswith(prefixes)]
+        chosen = [e for e in events if e.device_type == DeviceType.CPU and e.name.startswith(prefixes)]
         return sum(event.device_time_total if cuda else event.cpu_time_total for event in chosen)
 
-    step = next(event for event in events if event.name == "step").time_range
-    kind = DeviceType.CUDA if cuda else DeviceType.CPU
+    host = [event for event in events if event.device_type == DeviceType.CPU]
+    step = next(event for event in host if event.name == "step").time_range
+    named = {event.name for event in host if event.is_user_annotation} | {*MARKS}
     busy = [
         (event.time_range.start, event.time_range.end)
         for event in events
-        if event.device_type == kind and (cuda or event.name.startswith(OPERATORS))
+        if (
+            event.device_type == DeviceType.CUDA and event.name not in named
+            if cuda
+            else event.device_type == DeviceType.CPU and event.name.startswith(OPERATORS)
+        )
     ]
     guidance, decode, classifier = (total(name) for name in ("guidance", "decode", "classifier"))
     microseconds = {

@@ -15,7 +15,7 @@ from engine.errors import ConfigError, ModelError, brief
 from engine.models.architectures import ARCHITECTURES, LARGE, RESIDUAL, residual_config
 from engine.models.checkpoints import load_architecture
 from engine.models.classifier import Classifier, Source, frozen_classifier
-from engine.models.frozen import default_device, named_dtype
+from engine.models.frozen import default_device, named_dtype, seeded
 from engine.models.hub_classifiers import from_timm, from_torchvision, from_transformers
 from engine.models.onnx_classifiers import from_onnx
 from engine.models.preprocess import Preprocess
@@ -118,7 +118,8 @@ def _from_architecture(name: str) -> Source:
             f"unknown architecture {name!r} of a classifier, expected one of "
             f"{', '.join(f'arch:{depth}' for depth in known)}: choose one of these, or load a trained network."
         )
-    module = ResNetForImageClassification(residual_config(known[name]))
+    with seeded():
+        module = ResNetForImageClassification(residual_config(known[name]))
     return Source(module, LARGE, [f"class {number}" for number in range(module.config.num_labels)])
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from engine.config import CLASSIFIERS_PX, PRIORS_PX, Alignment
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     from engine.models.prior import Prior
 
 Decoder: TypeAlias = AutoencoderKL | AutoencoderTiny
+
+
+HALO = 1
+"""Latents that are decoded beyond a classifier's crop: the gradient is then as good as that of the whole image's."""
+TILE = ("tile_latent_min_size", "tile_sample_min_size")
 
 
 def downscale(vae: Decoder) -> int:
@@ -38,25 +45,30 @@ def decode(vae: Decoder, latents: Tensor, clamp: bool = True) -> Tensor:
 
 
 @contextmanager
-def decoding_in_parts(vae: Decoder, slices: bool = False, tiles: bool = False) -> Iterator[None]:
-    """Inside the block `vae.decode` takes one image at a time and, of a full VAE, overlapping tiles.
+def decoding_in_parts(vae: Decoder, slices: bool = False, tile: int = 0) -> Iterator[None]:
+    """Inside the block `vae.decode` takes one image at a time and, of a full VAE, overlapping tiles of `tile` latents.
 
     Tiles are blended, and seen in the image a little. A tiny autoencoder takes none: they would assume 8 px a latent.
     """
-    before = vae.use_slicing, vae.use_tiling
+    names = ("use_slicing", "use_tiling", *(TILE if isinstance(vae, AutoencoderKL) else ()))
+    before = {name: getattr(vae, name) for name in names}
     vae.use_slicing = vae.use_slicing or slices
-    vae.use_tiling = vae.use_tiling or (tiles and isinstance(vae, AutoencoderKL))
+    if tile and isinstance(vae, AutoencoderKL):
+        vae.use_tiling = True
+        vae.tile_latent_min_size, vae.tile_sample_min_size = tile, tile * downscale(vae)
     try:
         yield
     finally:
-        vae.use_slicing, vae.use_tiling = before
+        for name, value in before.items():
+            setattr(vae, name, value)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GuidanceDecoder:
     """latents (N, 4, h, w), scaled to unit variance -> images (N, 3, P, P) in about [0, 1], P = `px`.
 
-    Unclamped and differentiable. stages: what it runs, in order; None for the VAE's own `decode`. checkpoint: whether
+    Unclamped and differentiable. margin: latents on each side that are not decoded, as the classifier crops what shows
+    them; their pixels are zeros. stages: what it runs, in order; None for the VAE's own `decode`. checkpoint: whether
     backward computes a stage's activations anew, so that a pass holds those of one stage and every stage's input. A
     classifier has no such switch: the pass that fuses its layers keeps their moments for the loss, and running a part
     of it again in backward would measure twice, with layers that are fused no more. `two_pass` is what bounds it.
@@ -67,8 +79,16 @@ class GuidanceDecoder:
     px: int
     stages: tuple[Callable[[Tensor], Tensor], ...] | None
     checkpoint: bool
+    margin: int = 0
 
     def __call__(self, latents: Tensor) -> Tensor:
+        if not self.margin:
+            return self._decoded(latents)
+        side, cut = latents.shape[-1], self.margin
+        window = self._decoded(latents[..., cut : side - cut, cut : side - cut])
+        return pad(window, [cut * self.px // side] * 4)
+
+    def _decoded(self, latents: Tensor) -> Tensor:
         if self.stages is None:
             return decode(self.vae, latents, clamp=False)
         x = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
@@ -81,12 +101,18 @@ class GuidanceDecoder:
 
 
 def guidance_decoder(
-    prior: "Prior", decoder: str = "auto", px: int | None = None, checkpoint: bool = False
+    prior: "Prior",
+    decoder: str = "auto",
+    px: int | None = None,
+    checkpoint: bool = False,
+    preprocess: Preprocess | None = None,
 ) -> GuidanceDecoder:
     """The decoder through which guidance looks.
 
     decoder: 'full', 'tiny', or 'auto': tiny where the prior has one. px: the least side of the image; the tiny decoder
-    gives the smallest of its sizes that is no less, the full VAE only its own. None: the prior's size. Nothing here or
+    gives the smallest of its sizes that is no less, the full VAE only its own. None: the prior's size. preprocess: of
+    the classifier that looks, whose crop the tiny decoder need not go beyond; the full VAE's attention and
+    normalisation see all of an image. Nothing here or
     in a call depends on values, so that fake tensors pass. Raises ConfigError where a tiny decoder is not there.
     """
     if decoder == "tiny" and prior.tiny is None:
@@ -107,8 +133,26 @@ def guidance_decoder(
     halvings = max(k for k, smaller in enumerate(sides(prior.tiny, side)) if smaller >= wanted)
     stages = tiny_stages(prior.tiny, halvings) if checkpoint or halvings else None
     return GuidanceDecoder(
-        kind="tiny", vae=prior.tiny, px=side >> halvings, stages=stages, checkpoint=checkpoint
-    )
+        kind="tiny", vae=prior.tiny, px=side >> halvings, stages=stages, checkpoint=checkpoint,
+        margin=crop_margin(prior.latent_shape[1:], side >> halvings, preprocess),
+    )  # fmt: skip
+
+
+def crop_margin(latents: tuple[int, ...], px: int, preprocess: Preprocess | None) -> int:
+    """Latents on each side of a square image of `px` that show nothing of what a classifier's crop keeps, nor near it.
+
+    HALO more are decoded, so that what the crop shows has neighbours in the decoder's convolutions, and in resizing.
+    """
+    height, width = latents
+    if preprocess is None or height != width or px % width:
+        return 0
+    resized = preprocess.least_px or px
+    if isinstance(preprocess.resize, tuple) and preprocess.resize != (resized, resized):
+        return 0
+    pixels = px // width  # of a latent's side
+    cut = (resized - max(preprocess.crop)) // 2 * px // resized
+    reach = 2 * max(px / resized, 1) + 1  # of a bicubic filter
+    return max(0, cut // pixels - max(HALO, ceil(reach / pixels)))
 
 
 def decoder_of(
@@ -117,4 +161,4 @@ def decoder_of(
     """The decoder that an alignment names, for a classifier with this preprocessing."""
     named = {CLASSIFIERS_PX: preprocess.least_px, PRIORS_PX: None}
     px = named.get(alignment.decode_px, alignment.decode_px)
-    return guidance_decoder(prior, alignment.decoder, px, checkpoint)
+    return guidance_decoder(prior, alignment.decoder, px, checkpoint, preprocess)

@@ -1,6 +1,7 @@
 """What priors and classifiers share: frozen modules, their device, and a fingerprint of what they compute."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 
 import torch
@@ -39,6 +40,14 @@ def named_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}: choose one of these.")
     return getattr(torch, dtype)
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Random weights made in the block are the same each time, so that a cut run on an architecture alone can go on."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def freeze(module: nn.Module) -> nn.Module:

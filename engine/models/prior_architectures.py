@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.errors import ModelError
 from engine.models.decoder import Decoder
+from engine.models.frozen import seeded
 
 PREFIX = "arch:"
 CLIP_VOCABULARY = 49_408
@@ -112,7 +113,10 @@ class PriorParts(NamedTuple):
 
 
 def build_prior(name: str, device: torch.device, dtype: torch.dtype) -> PriorParts:
-    """The parts of `arch:<name>` on a device, with random weights; without any on 'meta'. Raises ModelError."""
+    """The parts of `arch:<name>` on a device, with random weights, the same each time; without any on 'meta'.
+
+    Raises ModelError.
+    """
     if name not in PRIOR_ARCHITECTURES:
         raise ModelError(
             f"unknown architecture {name!r} of a prior, expected one of "
@@ -123,7 +127,7 @@ def build_prior(name: str, device: torch.device, dtype: torch.dtype) -> PriorPar
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)  # no float32 copy of a large network, even for a moment
-        with torch.device(device):
+        with seeded(), torch.device(device):
             return PriorParts(
                 unet=UNet2DConditionModel(**found.unet),
                 vae=AutoencoderKL(**found.vae),

@@ -148,7 +148,13 @@ def gradient_graph(
 
     inputs = ("latents", "classes")[: len(examples)]
     settings = {name: value for name, value in asdict(alignment).items() if name in OF_THE_GRADIENT}
-    seen_through = (fingerprint([decoder.vae]), decoder.kind, decoder.px, str(decoder.vae.dtype))
+    seen_through = (
+        fingerprint([decoder.vae]),
+        decoder.kind,
+        decoder.px,
+        decoder.margin,
+        str(decoder.vae.dtype),
+    )
     return Graph(
         name="gradient", key=_key("gradient", prior, classifier.describe(), settings, seen_through), build=build,
         examples=examples, inputs=inputs, outputs=("loss", "gradient"), batched=inputs,

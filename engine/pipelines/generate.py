@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from engine.baselines.descent import OnIteration
 from engine.baselines.methods import BASELINES, DDIS
 from engine.baselines.settings import BaselineSettings
-from engine.config import Alignment, Sampling
+from engine.config import AUTO_ATTENTION, Alignment, Sampling
 from engine.errors import ConfigError
 from engine.guidance.losses import judged
 from engine.guidance.steer import DomainSteer
@@ -53,20 +53,22 @@ def generate(
     onnx_cache: str | Path | None = None,
     method: str | BaselineSettings = DDIS,
     student: str | Path | nn.Module | Classifier | None = None,
+    attention: str = AUTO_ATTENTION,
 ) -> Iterator[Sample]:
     """Yield images distributed like the classifier's training set, and with `out` write them as a dataset folder.
 
     classifier, prior: objects, or what `load_classifier` and `load_prior` take. classes: some of the classifier's
     labels; all of them if None. tokens: learned class alignment tokens, or their file. alignment: None samples the
     plain prior. memory: what the run may take, as '12GB', '11.5GiB', bytes or 'auto' for all that is free, or a plan;
-    it decides how images are made, and but for rounding not which. out: a folder; one that holds a part of the same run
-    is continued, and only what was missing is yielded. runtime: "onnx" samples and guides in ONNX Runtime, without
-    autograd and without a plan; onnx_cache: a folder for its graphs, which the first run with these models and settings
-    exports. method: 'deepinversion', 'plugin-inversion', 'natural-inversion' or the settings of one (`DeepInversion()`)
+    it decides how images are made, and but for rounding not which. out: a folder; one that holds a part of the same
+    run is continued, and only what was missing is yielded. runtime: "onnx" samples and guides in ONNX Runtime, without
+    autograd and without a plan; onnx_cache: a folder for its graphs, which the first run with these models and
+    settings exports. attention: "sdpa", "xformers" (CUDA, extra 'gpu') or "auto", which is xformers where it is no
+    slower. method: 'deepinversion', 'plugin-inversion', 'natural-inversion' or the settings of one (`DeepInversion()`)
     make images from the classifier alone, without what belongs to a prior; student: for adaptive DeepInversion. The
-    models are loaded and every argument is checked before this returns; images are made as the iterator is
-    read. Raises EngineError's children for each mistake that is the caller's; warns with MemoryWarning where memory
-    runs out and it goes on with fewer images at once.
+    models are loaded and every argument is checked before this returns; images are made as the iterator is read.
+    Raises EngineError's children for each mistake that is the caller's; warns with MemoryWarning where memory runs out
+    and it goes on with fewer images at once.
     """
     job: Job | BaselineJob
     if method == DDIS:
@@ -77,12 +79,12 @@ def generate(
             )
         job = prepare(
             classifier, prior, classes, images_per_class, tokens, alignment, sampling, seed, memory, runtime,
-            onnx_cache,
+            onnx_cache, attention=attention,
         )  # fmt: skip
     else:
         check_unused(
             method, prior=prior, tokens=tokens, alignment=alignment or Alignment(), sampling=sampling, memory=memory,
-            runtime=runtime, onnx_cache=onnx_cache,
+            runtime=runtime, onnx_cache=onnx_cache, attention=attention,
         )  # fmt: skip
         job = prepare_baseline(classifier, method, classes, images_per_class, seed, student)
     if out is None:

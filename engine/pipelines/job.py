@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.config import Alignment, Sampling
+from engine.config import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
 from engine.guidance.steer import DomainSteer, Unguided
 from engine.memory.apply import plan_of
@@ -125,8 +125,13 @@ def prepare(
     memory: str | int | Plan | None = None,
     runtime: Runtime = "torch",
     onnx_cache: str | Path | None = None,
+    learning: TokenLearning | None = None,
+    attention: str = AUTO_ATTENTION,
 ) -> Job:
-    """Load what is named and check it all against each other. Takes what `generate` takes; memory: None for no plan."""
+    """Load what is named and check it all against each other. Takes what `generate` takes; memory: None for no plan.
+
+    learning: what the plan must have room for as well, where tokens are learned; images_per_class is then an epoch's.
+    """
     check_counts(images_per_class, seed)
     if alignment is not None and sampling.steps < 2:
         raise ConfigError(
@@ -148,8 +153,27 @@ def prepare(
             f"memory is {memory!r} with runtime 'onnx', expected 'auto': ONNX Runtime allocates by itself. Leave the "
             "budget out, or use runtime 'torch'."
         )
+    if runtime == "onnx" and attention != AUTO_ATTENTION:
+        raise ConfigError(
+            f"attention is {attention!r} with runtime 'onnx', expected 'auto': ONNX Runtime has its own. Leave it out, "
+            "or use runtime 'torch'."
+        )
+    if runtime == "torch" and onnx_cache is not None:
+        raise ConfigError(
+            f"onnx_cache is {str(onnx_cache)!r} with runtime 'torch', expected runtime 'onnx': torch exports no graph. "
+            "Leave the folder out, or choose that runtime."
+        )
     batch = min(sampling.batch, len(chosen) * images_per_class)
-    plan = plan_of(memory if runtime == "torch" else None, prior, classifier, batch, alignment, sampling)
+    plan = plan_of(
+        memory if runtime == "torch" else None,
+        prior,
+        classifier,
+        batch,
+        alignment,
+        sampling,
+        learning,
+        attention,
+    )
     checkpoint = plan is not None and "guidance" in plan.checkpoint
     decoder = decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None
     prior, descend = engines(runtime, prior, classifier, alignment, decoder, onnx_cache)

@@ -10,26 +10,22 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from ddis_kernels import alignment_loss as fused_loss
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
-from engine.config import Alignment, Sampling, TokenLearning
+from engine.config import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError, OutputError
 from engine.files import write_whole
-from engine.guidance.fused import fused_moments
-from engine.guidance.losses import alignment_target
-from engine.guidance.steer import loss_scale
+from engine.memory.apply import applied
+from engine.memory.budget import AUTO
+from engine.memory.plan import Plan
 from engine.models.classifier import Classifier
 from engine.models.prior import Prior
 from engine.pipelines.job import Job, prepare
-from engine.prompts import class_prompt
+from engine.pipelines.token_source import TokenSource
 from engine.sampling.ddim import OnStep
 from engine.tokens.adam import adam_8bit
-from engine.tokens.augment import augmented
 from engine.tokens.optimise import learn
-from engine.tokens.source import Seen
 from engine.tokens.state import Outcome, TokenEpoch, TokenState, initial_rows
 from engine.tokens.table import (
     METADATA,
@@ -41,8 +37,6 @@ from engine.tokens.table import (
     read_tokens,
     save_tokens,
 )
-from engine.tokens.trajectories import Trajectories, gradient_steps
-from engine.types import ImageKey, image_rng
 
 JOINT = "joint."
 """What the names of a shared optimiser's tensors begin with in a progress file."""
@@ -61,20 +55,26 @@ def learn_tokens(
     out: str | Path | None = None,
     on_progress: OnProgress | None = None,
     on_step: OnStep | None = None,
+    memory: str | int | Plan = AUTO,
+    attention: str = AUTO_ATTENTION,
 ) -> TokenTable:
     """Learn one token for each class, in the images that `generate` would make with the same settings.
 
     Arguments are as `generate` takes them. out: a .safetensors file; if it holds the finished tokens of the same run,
     they are returned as they are, and an interrupted run is continued. Images of learning and of generation share no
-    seed. on_step: called after each denoising step of a batch. Raises OutputError where `out` belongs to a run with
-    other settings, GuidanceError where gradients are NaN or infinite too often, MissingExtraError where the optimizer's
-    package is absent, and what `generate` raises for its arguments.
+    seed. on_step: called after each denoising step of a batch. memory, attention: as for `generate`; but for rounding
+    it changes no token. A plan must have room for learning, as one of `plan(..., tokens=learning)` has. Raises
+    OutputError where `out` belongs to a run with other settings, GuidanceError where gradients are NaN or infinite too
+    often, MissingExtraError where the optimizer's package is absent, and what `generate` raises for its arguments.
     """
     path = _checked_path(out)
     if learning.optimizer == "adam8bit":
         adam_8bit()
     sampling = replace(sampling, steps=learning.steps or sampling.steps)
-    job = prepare(classifier, prior, classes, 1, None, alignment, sampling, seed)
+    job = prepare(
+        classifier, prior, classes, learning.images_per_epoch, None, alignment, sampling, seed, memory,
+        learning=learning, attention=attention,
+    )  # fmt: skip
     run = _describe(job, learning)
     if path is not None and path.exists():
         table = read_tokens(path)
@@ -88,8 +88,9 @@ def learn_tokens(
             write_whole(progress, _packed(state, run))
 
     keep()
-    with attached(job.prior, _table(job, state, run, every_class=True)) as speaking:
-        source = _Source(job, speaking, learning, on_step)
+    table = _table(job, state, run, every_class=True)
+    with attached(job.prior, table) as speaking, applied(job.plan, speaking) as phase:
+        source = TokenSource(job, speaking, learning, phase, on_step)
         for epochs in learn(state, source, learning, job.sampling.batch):
             keep()
             for epoch in epochs:
@@ -100,45 +101,6 @@ def learn_tokens(
         save_tokens(table, path)
         progress.unlink()
     return table
-
-
-class _Source:
-    """A job's models bound to the learning loop: the prior speaks the tokens that are learned."""
-
-    def __init__(self, job: Job, prior: Prior, learning: TokenLearning, on_step: OnStep | None) -> None:
-        self.job, self.prior, self.learning, self.on_step = job, prior, learning, on_step
-        self.names = placeholders(job.classifier.labels)
-        self.target = alignment_target(job.classifier, Alignment())
-        self.scale = loss_scale(prior.dtype, job.classifier.dtype)
-        with torch.no_grad():
-            self.null = prior.encode_prompts([job.sampling.negative_prompt])
-
-    def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
-        labels, template = self.job.classifier.labels, self.job.sampling.prompt
-        tokens = self.names if with_tokens else [""] * len(labels)
-        return self.prior.encode_prompts(
-            [class_prompt(labels[number], tokens[number], template) for number in classes]
-        )
-
-    def draw(self, keys: Sequence[ImageKey], context: Tensor) -> Trajectories:
-        job, learning = self.job, self.learning
-        rng = image_rng(job.seed, keys[0])
-        at = gradient_steps(learning.gradient, job.sampling.steps, learning.updates_per_trajectory, rng)
-        return Trajectories(
-            self.prior, keys, context, self.null, job.sampling, job.seed, job.steer, at,
-            lambda images: self._see(images, rng), self.on_step,
-        )  # fmt: skip
-
-    def _see(self, images: Tensor, rng: torch.Generator) -> Seen:
-        """The classifier's view; images with a graph are those that a gradient reads."""
-        classifier, reads = self.job.classifier, images.requires_grad
-        if self.learning.augment and reads:
-            images = augmented(images, rng)
-        if not self.learning.domain_weight or not reads:
-            return Seen(classifier.logits(images), images.new_zeros(()))
-        with fused_moments(classifier.module) as measured:
-            logits = classifier.logits(images)
-            return Seen(logits, fused_loss(measured, self.target))
 
 
 def _begun(job: Job, learning: TokenLearning) -> TokenState:

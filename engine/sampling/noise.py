@@ -34,6 +34,12 @@ class ImageNoise:
         some.generators = [self.generators[row] for row in rows]
         return some
 
+    def fork(self, rows: Sequence[int]) -> "ImageNoise":
+        """As `of`, but draws of the twin leave these where they stand: what is run again draws the same."""
+        some = self.of(rows)
+        some.generators = [generator.clone_state() for generator in some.generators]
+        return some
+
     def draw(self) -> Tensor:
         """Unit normal latents (N, 4, h, w)."""
         rows = [torch.randn(self.shape, generator=generator) for generator in self.generators]

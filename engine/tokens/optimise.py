@@ -5,9 +5,9 @@
     S_c     <- Adam(dloss/dS_c), the gradient taken through one denoising step alone (paper: the last)
 
 An epoch samples its images once; each of its updates reads them at another step. Classes learn side by side, up to
-`batch` of them, so that a batch of images mixes them; each has its own early stop, and an update encodes their prompts
-once. Nothing here knows a file or a progress bar: `learn` advances a `TokenState` and reports, and may be left after
-any report.
+`batch` of them, so that a batch of images mixes them; each has its own early stop. An update's gradient goes to the
+prompts' context first, and at its end from there to the rows. Nothing here knows a file or a progress bar: `learn`
+advances a `TokenState` and reports, and may be left after any report.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,6 @@ from torch.nn.functional import cross_entropy
 from engine.config import TokenLearning
 from engine.errors import GuidanceError
 from engine.tokens.adam import RowOptimizer, row_optimizer
-from engine.tokens.scaled import scaled_gradient
 from engine.tokens.source import Drawn, Source
 from engine.tokens.state import Outcome, TokenEpoch, TokenState, learning_key
 
@@ -49,6 +48,8 @@ def learn(
     When a report is yielded the state is whole: saved, loaded and given to `learn` again, it goes on to the same end.
     Raises GuidanceError once more than a tenth of a class's updates had to be skipped.
     """
+    if not state.scale:
+        state.scale.fill_(source.scale)
     for start in range(0, len(state.classes), batch):
         cohort = range(start, min(start + batch, len(state.classes)))
         waiting = state.those(Outcome.WAITING, cohort)
@@ -93,21 +94,23 @@ def _learn_epoch(
 ) -> None:
     """Draw an epoch of some classes, stop those that pass and update the others."""
     state.epochs[learners] += 1
-    with torch.enable_grad():
-        context = source.encode(_classes(state, learners), True)
-        parts = _draw(state, learners, context, source, learning, batch)
-        moving = learners
-        for update in range(learning.updates_per_trajectory):
-            if update > 0:
-                context = source.encode(_classes(state, learners), True)
-            grad = _gradient(state, learners, context, parts, source, learning, update)
-            if update == 0:
-                moving = _still_learning(state, learners, parts, learning)
-            if not moving:
-                break
-            finite = [number for number in moving if grad[number].isfinite().all()]
-            optimizer.step(finite, grad[finite])
-            state.skipped[[number for number in moving if number not in finite]] += 1
+    context = source.encode(_classes(state, learners), True)
+    parts = _draw(state, learners, context, source, learning, batch)
+    moving = learners
+    for update in range(learning.updates_per_trajectory):
+        if update > 0:
+            context = source.encode(_classes(state, learners), True)
+        by_context = _by_context(state, learners, context, parts, learning, update)
+        if update == 0:
+            moving = _still_learning(state, learners, parts, learning)
+        if not moving:
+            break
+        classes = _classes(state, learners)
+        grad, scale = source.to_rows(classes, by_context, state.rows, float(state.scale))
+        state.scale.fill_(scale)
+        finite = [number for number in moving if grad[number].isfinite().all()]
+        optimizer.step(finite, grad[finite])
+        state.skipped[[number for number in moving if number not in finite]] += 1
     _count(state, parts)
     state.outcome[learners] = Outcome.RECOGNISED
     state.outcome[moving] = Outcome.LEARNING
@@ -137,41 +140,37 @@ def _draw(
         places = torch.tensor([place for place, _ in part])
         keys = [key for _, key in part]
         targets = torch.tensor([key.class_index for key in keys])
-        drawn = source.draw(keys, context.detach()[places])
+        drawn = source.draw(keys, context[places.to(context.device)])
         parts.append(_Part(torch.tensor(chosen)[places], places, targets, drawn))
     return parts
 
 
-def _gradient(
+def _by_context(
     state: TokenState,
     learners: list[int],
     context: Tensor,
     parts: Sequence[_Part],
-    source: Source,
     learning: TokenLearning,
     update: int,
 ) -> Tensor:
-    """The gradient of the sum of the classes' losses by the rows, (K, D), batch by batch up to the context.
+    """The gradient of the sum of the classes' losses by their context (len(learners), L, D), batch by batch.
 
-    context: (len(learners), L, D), with the graph to the rows. The first update of an epoch records accuracy and loss.
+    The first update of an epoch records accuracy and loss.
     """
-    leaf = context.detach().requires_grad_()
-    summed = torch.zeros_like(leaf, dtype=torch.float32)
+    summed = torch.zeros_like(context, dtype=torch.float32)
     if update == 0:
         state.accuracy[learners], state.loss[learners] = 0.0, 0.0
     for part in parts:
-        logits, l_bn = part.drawn.seen(update, leaf[part.places.to(leaf.device)])
-        loss = part.losses(logits).sum() + learning.domain_weight * len(logits) * l_bn
-        share = torch.full_like(loss, 1 / learning.images_per_epoch)
-        grad, source.scale = scaled_gradient(loss, leaf, share, source.scale)
-        summed += grad
+        places = part.places.to(context.device)
+        found = part.drawn.gradient(update, context[places], part.targets, learning, float(state.scale))
+        state.scale.fill_(found.scale)
+        summed.index_add_(0, places, found.by_context)
         if update == 0:
-            _record(state, part, logits)
+            _record(state, part, found.logits)
     if update == 0:
         state.accuracy[learners] /= learning.images_per_epoch
         state.loss[learners] /= learning.images_per_epoch
-    grad, source.scale = scaled_gradient(context, state.rows, summed, source.scale)
-    return grad
+    return summed
 
 
 def _still_learning(

@@ -5,40 +5,69 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from engine.config import TokenLearning
 from engine.types import ImageKey
 
 
-class Seen(NamedTuple):
-    """What a classifier says of a batch: logits (N, K), and the batch's L_BN (), zero where it is not asked for."""
+class ContextGradient(NamedTuple):
+    """What an update reads of N images: logits (N, K), and its loss's gradient by their contexts (N, L, D), float32.
+
+    scale: what the loss was multiplied by on its way back; the largest, from the one given down, that left it finite.
+    """
 
     logits: Tensor
-    l_bn: Tensor
+    by_context: Tensor
+    scale: float
 
 
 class Drawn(Protocol):
-    """A batch of N images on its way; `Trajectories` says what its members are."""
-
-    unet_forward: Tensor
-    unet_backward: Tensor
+    """A batch of N images on its way; `Trajectories` says what its counts are."""
 
     @property
-    def complete(self) -> bool: ...
+    def unet_forward(self) -> Tensor: ...
 
-    def seen(self, update: int, context: Tensor) -> Seen: ...
+    @property
+    def unet_backward(self) -> Tensor: ...
 
-    def finished(self, rows: Sequence[int]) -> Tensor: ...
+    @property
+    def complete(self) -> bool:
+        """Whether the images that the first gradient reads are the finished ones."""
+        ...
+
+    def gradient(
+        self, update: int, context: Tensor, targets: Tensor, learning: TokenLearning, scale: float
+    ) -> ContextGradient:
+        """The gradient of one update's loss by the context (N, L, D), which has no graph; targets: (N,) classes.
+
+        loss = (sum of the images' cross-entropies + domain_weight N L_BN of the batch) / images_per_epoch
+        """
+        ...
+
+    def finished(self, rows: Sequence[int]) -> Tensor:
+        """Logits (n, K) of some of the images, finished."""
+        ...
 
 
 class Source(Protocol):
-    """Where the images of learning come from: prior, sampler and classifier behind two functions.
+    """Where the images of learning come from: prior, sampler and classifier behind three functions.
 
-    scale: of the loss on its way back; `learn` lowers it where a float16 network overflows.
+    scale: what the loss is multiplied by on its way back at first; `learn` lowers it where a float16 network overflows.
     """
 
     scale: float
 
     def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
-        """The prompts' context (n, L, D), one row a class, differentiable by the state's rows."""
+        """The prompts' context (n, L, D), one row a class; no graph."""
+        ...
+
+    def to_rows(
+        self, classes: Sequence[int], by_context: Tensor, rows: Tensor, scale: float
+    ) -> tuple[Tensor, float]:
+        """A gradient by the context of prompts with tokens, (n, L, D), taken on to the tokens' rows (K, D).
+
+        The prompts are encoded anew for it, so that their graph is not held while images are drawn and seen, nor the
+        text encoder. Returns also the scale; see `ContextGradient`.
+        """
         ...
 
     def draw(self, keys: Sequence[ImageKey], context: Tensor) -> Drawn:

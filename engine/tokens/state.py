@@ -45,7 +45,8 @@ class TokenState:
     """All that learning K tokens of width D depends on between two epochs; every field but `classes` holds tensors.
 
     rows: (K, D) float32, the leaf that gradients reach. momentum, square: Adam's moments of each row, (K, D); (0, D)
-    where the rows that learn side by side share an optimiser, whose own state is then `joint`. The others: (K,), and
+    where the rows that learn side by side share an optimiser, whose own state is then `joint`. scale: () float64, what
+    the loss is multiplied by on its way back, 0 before the first class; once lowered it stays so. The others: (K,), and
     `finished` is NaN where no finished image was looked at.
     """
 
@@ -62,6 +63,7 @@ class TokenState:
     outcome: Tensor
     unet_forward: Tensor
     unet_backward: Tensor
+    scale: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     joint: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod

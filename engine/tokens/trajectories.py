@@ -17,15 +17,13 @@ from engine.guidance.steer import DomainSteer
 from engine.models.prior import Prior
 from engine.sampling.ddim import OnStep, Steer, sample
 from engine.sampling.noise import ImageNoise
-from engine.tokens.source import Seen
-from engine.types import ImageKey, Prediction, Step
+from engine.types import Denoise, ImageKey, Prediction, Step
 
 DRAWN_FROM = (0.1, 0.6)
 """The part of a schedule that a gradient's step is drawn from."""
 
-
-See = Callable[[Tensor], Seen]
-"""images (N, 3, H, W) in [0, 1] -> what the classifier says of them. Differentiable."""
+Denoiser = Callable[[Tensor, Tensor, float], Denoise]
+"""(context, null context, CFG) -> a denoiser bound to them, as `Prior.denoiser` does it."""
 
 
 def gradient_steps(gradient: str, steps: int, updates: int, rng: torch.Generator) -> list[int]:
@@ -45,7 +43,8 @@ class Trajectories:
     """A batch of images on its way from noise, sampled up to the latest of the steps `at`, without a graph.
 
     keys: N images. context: (N, L, D) of their prompts. null: (1, L, D). steer: gives the steer of some images.
-    unet_forward, unet_backward: (N,) UNet evaluations that each image has cost so far.
+    denoiser: makes the denoiser of steps without a graph; the prior's own if None. unet_forward, unet_backward: (N,)
+    UNet evaluations that each image has cost so far, but for those that saving memory repeats.
     """
 
     def __init__(
@@ -58,10 +57,11 @@ class Trajectories:
         seed: int,
         steer: Callable[[Sequence[ImageKey]], Steer],
         at: Sequence[int],
-        see: See,
         on_step: OnStep | None = None,
+        denoiser: Denoiser | None = None,
     ) -> None:
-        self.prior, self.keys, self.sampling, self.see, self.on_step = prior, keys, sampling, see, on_step
+        self.prior, self.keys, self.sampling, self.on_step = prior, keys, sampling, on_step
+        self.denoiser = denoiser or prior.denoiser
         self.context, self.null, self.at = context.detach(), null, tuple(at)
         self.steer_of, self.steer = steer, steer(keys)
         dtype = torch.promote_types(prior.dtype, torch.float32)
@@ -85,63 +85,66 @@ class Trajectories:
         """Whether the images that the first gradient reads are the finished ones."""
         return self.at[0] == len(self.schedule) - 1
 
-    def seen(self, update: int, context: Tensor) -> Seen:
-        """The classifier's view of the images that the step of an update predicts; context: (N, L, D), with a graph."""
+    @torch.no_grad()
+    def prepare(self, update: int) -> None:
+        """Compute what the images of an update need without a graph, and count its UNet evaluations."""
         number = self.at[update]
+        branches = self.branches if number == len(self.schedule) - 1 else 1
+        if self.branches > branches and number not in self.kept_null:
+            null = self.null.expand_as(self.context)
+            denoise = self.denoiser(null, self.null, 1.0)
+            self.kept_null[number] = denoise(self.kept[number], self.schedule[number]).clean
+            self.unet_forward += 1
+        self.unet_forward += branches
+        self.unet_backward += branches
+
+    def images(self, update: int, context: Tensor, start: int = 0) -> Tensor:
+        """Images (n, 3, H, W) that the step of an update predicts of the n rows from `start`, after `prepare`.
+
+        context: (n, L, D), of these rows, with a graph. Nothing here changes, so it may be run again, and in parts.
+        """
+        number, rows = self.at[update], range(start, start + len(context))
         if number == len(self.schedule) - 1:
-            return self.see(self._last_images(context))
-        clean = self.prior.denoiser(context, self.null, 1.0)(self.kept[number], self.schedule[number]).clean
-        self.unet_forward += 1
-        self.unet_backward += 1
+            return self.prior.decode(self._last_latents(context, rows))
+        z, step = self.kept[number][rows.start : rows.stop], self.schedule[number]
+        clean = self.prior.denoiser(context, self.null, 1.0)(z, step).clean
         if self.sampling.cfg != 1:
-            null = self._null_at(number)
+            null = self.kept_null[number][rows.start : rows.stop]
             clean = null + self.sampling.cfg * (clean - null)
-        return self.see(self.prior.decode(clean))
+        return self.prior.decode(clean)
 
     @torch.no_grad()
     def finished(self, rows: Sequence[int]) -> Tensor:
-        """Logits (n, K) of some of the images, sampled on to the end with the prompts that they began with."""
+        """Latents (n, 4, h, w) of some of the images, sampled on to the end with the prompts that they began with."""
         latest, rows = max(self.at), list(rows)
         steer = self.steer_of([self.keys[row] for row in rows])
-        denoise = self.prior.denoiser(self.context[rows], self.null, self.sampling.cfg)
+        denoise = self.denoiser(self.context[rows], self.null, self.sampling.cfg)
         part, noise = self.schedule[latest:], self.noise.of(rows)
         z = sample(self.kept[latest][rows], denoise, part, steer, self.on_step, self.sampling.eta, noise)
         _check(steer)
         self.unet_forward[rows] += self.branches * len(part)
-        return self.see(self.prior.decode(z)).logits
+        return z
 
-    def _last_images(self, context: Tensor) -> Tensor:
-        """Finished images (N, 3, H, W), the last step's graph on them."""
+    def _last_latents(self, context: Tensor, rows: Sequence[int]) -> Tensor:
+        """Finished latents of some of the images, the last step's graph on them."""
+        steer = self.steer if len(rows) == len(self.keys) else self.steer_of([self.keys[row] for row in rows])
         denoise = self.prior.denoiser(context, self.null, self.sampling.cfg)
-        z, part = self.kept[len(self.schedule) - 1], self.schedule[-1:]
-        self.unet_forward += self.branches
-        self.unet_backward += self.branches
-        return self.prior.decode(
-            sample(z, denoise, part, self.steer, self.on_step, self.sampling.eta, self.noise)
-        )
+        z, part = self.kept[len(self.schedule) - 1][rows[0] : rows[-1] + 1], self.schedule[-1:]
+        on_step = self.on_step if torch.is_grad_enabled() else None
+        return sample(z, denoise, part, steer, on_step, self.sampling.eta, self.noise.fork(rows))
 
     def _denoise(self, z: Tensor, step: Step) -> Prediction:
         """A step without a graph; one that a gradient will read keeps its latents and its null branch."""
         if step.index not in self.at:
-            return self.prior.denoiser(self.context, self.null, self.sampling.cfg)(z, step)
+            return self.denoiser(self.context, self.null, self.sampling.cfg)(z, step)
         self.kept[step.index] = z
-        conditional = self.prior.denoiser(self.context, self.null, 1.0)(z, step)
+        conditional = self.denoiser(self.context, self.null, 1.0)(z, step)
         if self.sampling.cfg == 1:
             return conditional
-        null = self.prior.denoiser(self.null.expand_as(self.context), self.null, 1.0)(z, step)
+        null = self.denoiser(self.null.expand_as(self.context), self.null, 1.0)(z, step)
         self.kept_null[step.index] = null.clean
         pairs = zip(null, conditional, strict=True)
         return Prediction(*(free + self.sampling.cfg * (told - free) for free, told in pairs))
-
-    @torch.no_grad()
-    def _null_at(self, number: int) -> Tensor:
-        """The null branch's clean latents at a step, predicted once."""
-        if number not in self.kept_null:
-            null = self.null.expand_as(self.context)
-            denoise = self.prior.denoiser(null, self.null, 1.0)
-            self.kept_null[number] = denoise(self.kept[number], self.schedule[number]).clean
-            self.unet_forward += 1
-        return self.kept_null[number]
 
 
 def _check(steer: Steer) -> None:

@@ -1,6 +1,7 @@
 """Tiny models that many tests share, built in code and saved as their users would save them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,18 @@ def tiny_prior_folder(request: pytest.FixtureRequest, tiny_prior_folders: dict[s
 def tiny_prior(tiny_prior_folders: dict[str, Path]) -> Prior:
     """The tiny SD 2.1 that predicts epsilon. Frozen: tests share it, and must not add tokens to it."""
     return load_prior(tiny_prior_folders["epsilon"], device="cpu")
+
+
+@pytest.fixture(scope="session")
+def small_prior(tiny_prior: Prior) -> Prior:
+    """The tiny prior with a UNet of two blocks, for tests that count or run it many times."""
+    torch.manual_seed(2)
+    unet = UNet2DConditionModel(
+        sample_size=4, block_out_channels=(16, 16), layers_per_block=1, attention_head_dim=2, cross_attention_dim=32,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        norm_num_groups=8,
+    )  # fmt: skip
+    return replace(tiny_prior, unet=unet.eval().requires_grad_(False), fingerprint="small")
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from engine.cli import build_parser, main
-from engine.config import Alignment, Sampling
+from engine.config import Alignment, Sampling, TokenLearning
+from engine.errors import ConfigError
 from engine.models import Preprocess, save_classifier
 from engine.models.cifar_resnet import CifarResNet
-from engine.options import alignment_of, config_of, load_models, sampling_of
+from engine.options import alignment_of, config_of, learning_of, load_models, sampling_of
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
@@ -95,6 +96,8 @@ def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> Non
         (["--labels", "a", "b"], "7 outputs and 2 labels"),
         (["--tiny-decoder", "nonsense"], "unknown tiny decoder 'nonsense'"),
         (["--alignment-decoder", "tiny"], "has no tiny decoder"),
+        (["--onnx-cache", "graphs"], "onnx_cache is 'graphs' with runtime 'torch'"),
+        (["--attention", "xformers"], "attention is 'xformers' on cpu"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -121,3 +124,33 @@ def test_the_paper_s_alignment_brings_the_paper_s_sampling() -> None:
     assert sampling_of(parsed("--alignment", "paper")) == Sampling.paper()
     assert sampling_of(parsed("--alignment", "paper", "--eta", "1")) == replace(Sampling.paper(), eta=1.0)
     assert sampling_of(parsed()) == Sampling()
+
+
+def learning_parsed(*arguments: str):
+    return build_parser().parse_args(["learn-tokens", "--classifier", "x", "--out", "o", *arguments])
+
+
+def test_the_published_learning_is_a_preset() -> None:
+    assert learning_of(learning_parsed()) == TokenLearning()
+    assert learning_of(learning_parsed("--learning", "paper")) == TokenLearning.paper()
+    changed = learning_of(learning_parsed("--learning", "paper", "--learning-epochs", "3"))
+    assert changed == replace(TokenLearning.paper(), epochs=3)
+
+
+def test_steps_of_sampling_act_in_learning_or_are_refused() -> None:
+    assert learning_of(learning_parsed("--steps", "7")).steps == 0
+    assert sampling_of(learning_parsed("--steps", "7")).steps == 7
+    assert learning_of(learning_parsed("--learning-steps", "7")).steps == 7
+    with pytest.raises(ConfigError, match="--steps 7 came with --learning-steps 9, expected one of them"):
+        learning_of(learning_parsed("--steps", "7", "--learning-steps", "9"))
+
+
+@pytest.mark.parametrize("verb", ["plan", "profile", "export-onnx"])
+@pytest.mark.parametrize("option", ["--seed", "--classes", "--eta"])
+def test_a_verb_has_no_option_without_effect(
+    verb: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = ["--out", "o"] if verb == "export-onnx" else []
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([verb, "--classifier", "x", *needed, option, "1"])
+    assert "unrecognized arguments" in capsys.readouterr().err

@@ -36,7 +36,7 @@ def test_equals_one_pass_over_the_whole_batch(
     target = alignment_target(classifier, alignment)
     z = torch.randn(7, 4, 16, 16, dtype=torch.float64)
 
-    def forward(rows: Tensor) -> Tensor:
+    def forward(rows: Tensor, start: int) -> Tensor:
         return network(decode(rows))
 
     whole = two_pass(z, forward, network, target, len(z))
@@ -55,7 +55,7 @@ def test_equals_the_guidance_loss_of_a_classifier(classifier: Classifier, fused:
     expected = gradient(z, lambda latents: loss(decode(latents)))
     got = two_pass(
         z,
-        lambda rows: classifier.logits(decode(rows)),
+        lambda rows, start: classifier.logits(decode(rows)),
         classifier.module,
         alignment_target(classifier, alignment),
         4,
@@ -65,15 +65,16 @@ def test_equals_the_guidance_loss_of_a_classifier(classifier: Classifier, fused:
 
 
 def test_no_more_than_a_micro_batch_has_a_graph(classifier: Classifier) -> None:
-    rows: list[tuple[int, bool]] = []
+    rows: list[tuple[int, int, bool]] = []
 
-    def forward(part: Tensor) -> Tensor:
-        rows.append((len(part), part.requires_grad))
+    def forward(part: Tensor, start: int) -> Tensor:
+        rows.append((start, len(part), part.requires_grad))
         return classifier.logits(decode(part))
 
     target = alignment_target(classifier, Alignment())
     two_pass(torch.randn(5, 4, 16, 16), forward, classifier.module, target, 2)
-    assert rows == [(2, False), (2, False), (1, False), (2, True), (2, True), (1, True)]
+    places = [(0, 2), (2, 2), (4, 1)]
+    assert rows == [(*place, graph) for graph in (False, True) for place in places]
     assert all(
         not isinstance(layer, nn.BatchNorm2d) or "forward" not in vars(layer)
         for layer in classifier.module.modules()

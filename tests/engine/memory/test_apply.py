@@ -8,9 +8,9 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 
 from engine.config import Alignment, Sampling
 from engine.errors import ConfigError, MissingExtraError
-from engine.memory import apply
+from engine.memory import apply, attention
 from engine.memory.apply import applied, plan_of
-from engine.memory.attention import attending
+from engine.memory.attention import attending, chosen_attention
 from engine.memory.plan import Plan, plan
 from engine.models import Classifier, Preprocess, Prior, load_classifier
 from engine.models.cifar_resnet import CifarResNet
@@ -82,6 +82,22 @@ def test_xformers_needs_its_extra_and_a_gpu(tiny_prior: Prior) -> None:
         attending([], "xformers", torch.device("cuda")),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("installed", "xformers_ms", "chosen"),
+    [(True, 1.0, "xformers"), (True, 2.0, "xformers"), (True, 2.1, "sdpa"), (False, 1.0, "sdpa")],
+)
+def test_auto_takes_xformers_on_cuda_where_it_is_installed_and_no_slower(
+    monkeypatch: pytest.MonkeyPatch, installed: bool, xformers_ms: float, chosen: str
+) -> None:
+    times = {"sdpa": 2.0, "xformers": xformers_ms}
+    monkeypatch.setattr(attention, "attention_ms", lambda backend, *_: times[backend])
+    monkeypatch.setattr(attention, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen_attention("auto", torch.device("cuda"), torch.float16) == chosen
+    assert chosen_attention("auto", CPU, torch.float32) == "sdpa"
+    assert chosen_attention("sdpa", torch.device("cuda"), torch.float16) == "sdpa"
 
 
 def test_parts_are_on_the_device_in_their_phase_alone(

@@ -29,7 +29,5 @@ def test_a_guided_step_costs_little_more_than_a_plain_one(subject: Subject) -> N
         )
         return 1 + count_case(guided, Case("guidance", 1, 1)).flops / plain
 
-    ours, window = ratio(Alignment()), Alignment().stop - Alignment().start
-    assert ours <= 1.12
-    assert 1 + window * (ours - 1) <= 1.10  # the mean step of a run
+    assert ratio(Alignment()) <= 1.10
     assert 3.5 <= ratio(Alignment.paper()) <= 4.2

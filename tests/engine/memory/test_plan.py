@@ -1,5 +1,6 @@
 """Plans: what they choose, refuse and promise."""
 
+import copy
 import json
 import warnings
 from dataclasses import replace
@@ -9,9 +10,12 @@ import torch
 
 from engine.config import Alignment
 from engine.errors import ConfigError, MissingExtraError
+from engine.memory import budget
+from engine.memory.apply import applied
 from engine.memory.budget import BudgetError, MemoryWarning, in_words
-from engine.memory.costs import CUBLAS_BYTES, USABLE
+from engine.memory.costs import CUBLAS_BYTES, USABLE, _identity
 from engine.memory.count import counting
+from engine.memory.phases import Subject
 from engine.memory.plan import Plan, plan
 from engine.models import Classifier, Preprocess, Prior, load_classifier, load_prior
 from engine.models.cifar_resnet import CifarResNet
@@ -26,15 +30,15 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def roomy(tiny_prior: Prior, classifier: Classifier) -> Plan:
-    return plan(tiny_prior, classifier, "10GB", batch=4, device="cuda")
+def roomy(small_prior: Prior, classifier: Classifier) -> Plan:
+    return plan(small_prior, classifier, "10GB", batch=4, device="cuda")
 
 
 def test_plenty_of_memory_changes_nothing(roomy: Plan) -> None:
-    assert roomy.micro_batch == {"text": 4, "sampling": 4, "guidance": 4, "decode": 4, "cat": 4}
+    assert roomy.micro_batch == {"text": 4, "sampling": 4, "guidance": 4, "decode": 4, "cat": 4, "rows": 4}
     assert (roomy.checkpoint, roomy.offload, roomy.attention, roomy.decoder) == ((), (), "sdpa", "full")
     assert roomy.largest_batch > 100
-    assert set(roomy.peak_bytes) == {"text", "sampling", "guidance", "decode", "cat"}
+    assert set(roomy.peak_bytes) == {"text", "sampling", "guidance", "decode", "cat", "rows"}
 
 
 def test_a_plan_survives_json(roomy: Plan) -> None:
@@ -46,33 +50,33 @@ def test_a_plan_survives_json(roomy: Plan) -> None:
 
 
 def test_a_larger_budget_never_plans_a_slower_run(
-    tiny_prior: Prior, classifier: Classifier, roomy: Plan
+    small_prior: Prior, classifier: Classifier, roomy: Plan
 ) -> None:
     costs, fits = [], []
     smallest, whole = roomy.smallest_bytes, int(roomy.generate_bytes / USABLE) + 1
-    for budget in range(smallest, whole + 1, (whole - smallest) // 6):
-        planned = plan(tiny_prior, classifier, budget, batch=4, device="cuda", tokens=False, full=False)
+    for nbytes in range(smallest, whole + 1, (whole - smallest) // 6):
+        planned = plan(small_prior, classifier, nbytes, batch=4, device="cuda", tokens=False, full=False)
         costs.append(planned.cost)
-        fits.append(planned.generate_bytes <= USABLE * budget)
+        fits.append(planned.generate_bytes <= USABLE * nbytes)
     assert all(fits)
     assert costs == sorted(costs, reverse=True)
     assert costs[0] > costs[-1]
 
 
 def test_the_smallest_budget_that_an_error_names_can_be_met(
-    tiny_prior: Prior, classifier: Classifier, roomy: Plan
+    small_prior: Prior, classifier: Classifier, roomy: Plan
 ) -> None:
     with pytest.raises(
         BudgetError, match=r"budget of 1\.00KB is too small for prior .* expected at least"
     ) as refused:
-        plan(tiny_prior, classifier, "1KB", batch=4, device="cuda")
+        plan(small_prior, classifier, "1KB", batch=4, device="cuda")
     named = str(refused.value).split("expected at least ")[1].split(":")[0]
     assert named == in_words(roomy.smallest_bytes)
-    least = plan(tiny_prior, classifier, named, batch=4, device="cuda", full=False)
+    least = plan(small_prior, classifier, named, batch=4, device="cuda", full=False)
     assert least.micro_batch["guidance"] == 1
     assert least.offload == ("text_encoder",)  # guidance looks through the VAE, which has to stay
     with pytest.raises(BudgetError):
-        plan(tiny_prior, classifier, int(roomy.smallest_bytes * 0.98), batch=4, device="cuda", full=False)
+        plan(small_prior, classifier, int(roomy.smallest_bytes * 0.98), batch=4, device="cuda", full=False)
 
 
 def test_what_rests_is_offloaded_where_guidance_has_its_own_decoder(classifier: Classifier) -> None:
@@ -90,12 +94,56 @@ def skeleton_at(prior: Prior, px: int) -> Prior:
     return prior
 
 
-def test_the_largest_batch_is_the_largest(tiny_prior: Prior, classifier: Classifier, roomy: Plan) -> None:
+def test_the_full_vae_decodes_in_tiles_where_a_whole_image_does_not_fit(
+    small_prior: Prior, classifier: Classifier
+) -> None:
+    """And where it fits, it is whole, as tiles are seen in the image. A run does so in the phase of decoding alone."""
+    prior = replace(small_prior, unet=copy.deepcopy(small_prior.unet), fingerprint="larger")
+    settings = {"batch": 1, "alignment": None, "tokens": False, "full": False}
+    skeleton_at(prior, 128)
+    whole = plan(prior, classifier, "1GB", **settings)
+    assert whole.peak_bytes["decode"] == whole.generate_bytes
+    enough = int(whole.generate_bytes / USABLE) + 1
+    assert plan(prior, classifier, enough, **settings).tile == 0
+    tiled = plan(prior, classifier, int(0.95 * enough), **settings)
+    assert tiled.tile == 8
+    assert tiled.peak_bytes["decode"] < 0.9 * whole.peak_bytes["decode"]
+    with applied(tiled, prior) as phase:
+        with phase("decode"):
+            assert prior.vae.use_tiling
+            assert prior.vae.tile_latent_min_size == 8
+        assert not prior.vae.use_tiling
+
+
+def test_counts_of_two_dtypes_of_a_classifier_are_told_apart(
+    small_prior: Prior, classifier: Classifier
+) -> None:
+    both = [
+        Subject(prior=small_prior, classifier=replace(classifier, dtype=dtype), alignment=None, cfg=1.0)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert _identity(both[0]) != _identity(both[1])
+    assert _identity(both[0]) == _identity(replace(both[0]))
+
+
+def test_auto_counts_loaded_weights_once(
+    small_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU they are no longer in what is free, and every predicted peak holds them."""
+    monkeypatch.setattr(budget, "free_bytes", lambda device: 10**7)
+    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.module)
+    weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
+    settings = {"batch": 1, "tokens": False, "full": False}
+    assert plan(small_prior, classifier, "auto", **settings).budget_bytes == 10**7 + weights
+    assert plan(small_prior, classifier, 10**7, **settings).budget_bytes == 10**7
+
+
+def test_the_largest_batch_is_the_largest(small_prior: Prior, classifier: Classifier, roomy: Plan) -> None:
     budget = int(1.3 * roomy.generate_bytes)
-    most = plan(tiny_prior, classifier, budget, batch=4, device="cuda", tokens=False).largest_batch
+    most = plan(small_prior, classifier, budget, batch=4, device="cuda", tokens=False).largest_batch
     assert most > 4
     for images, fits in ((most, True), (most + 1, False)):
-        planned = plan(tiny_prior, classifier, budget, batch=images, device="cuda", tokens=False, full=False)
+        planned = plan(small_prior, classifier, budget, batch=images, device="cuda", tokens=False, full=False)
         whole = all(
             planned.micro_batch[phase] == images for phase in ("text", "sampling", "guidance", "decode")
         )
@@ -103,57 +151,64 @@ def test_the_largest_batch_is_the_largest(tiny_prior: Prior, classifier: Classif
 
 
 def test_a_prediction_holds_weights_and_all_that_is_alive(
-    tiny_prior: Prior, classifier: Classifier, roomy: Plan
+    small_prior: Prior, classifier: Classifier, roomy: Plan
 ) -> None:
-    networks = (tiny_prior.unet, tiny_prior.vae, tiny_prior.text_encoder, classifier.module)
+    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.module)
     weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
-    images = torch.randn(4, *tiny_prior.latent_shape)
+    images = torch.randn(4, *small_prior.latent_shape)
     with torch.no_grad(), counting() as count:
-        tiny_prior.decode(images)
+        small_prior.decode(images)
     assert roomy.peak_bytes["decode"] >= weights + count.peak + CUBLAS_BYTES
-    without = plan(tiny_prior, classifier, "10GB", batch=4, device="cpu", tokens=False, full=False)
+    without = plan(small_prior, classifier, "10GB", batch=4, device="cpu", tokens=False, full=False)
     assert roomy.peak_bytes["decode"] - without.peak_bytes["decode"] == CUBLAS_BYTES
 
 
-def test_more_than_the_device_has_is_a_warning(tiny_prior: Prior, classifier: Classifier) -> None:
+def test_more_than_the_device_has_is_a_warning(small_prior: Prior, classifier: Classifier) -> None:
     with pytest.warns(
         MemoryWarning, match=r"memory budget is 900000\.00GB and cpu has .*, expected no more than that"
     ):
-        plan(tiny_prior, classifier, "900TB", batch=1, tokens=False, full=False)
+        plan(small_prior, classifier, "900TB", batch=1, tokens=False, full=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plan(tiny_prior, classifier, "auto", batch=1, tokens=False, full=False)
+        plan(small_prior, classifier, "auto", batch=1, tokens=False, full=False)
 
 
-def test_settings_that_make_no_sense(tiny_prior: Prior, classifier: Classifier) -> None:
+def test_settings_that_make_no_sense(small_prior: Prior, classifier: Classifier) -> None:
     with pytest.raises(ConfigError, match="batch is 0, expected at least 1"):
-        plan(tiny_prior, classifier, batch=0)
+        plan(small_prior, classifier, batch=0)
     with pytest.raises(ConfigError, match=r"image_px is 33, expected a multiple of 8: .* Round it"):
-        plan(tiny_prior, classifier, image_px=33)
-    with pytest.raises(ConfigError, match="attention is 'fast', expected one of 'sdpa', 'xformers'"):
-        plan(tiny_prior, classifier, attention="fast")
+        plan(small_prior, classifier, image_px=33)
+    with pytest.raises(ConfigError, match="attention is 'fast', expected one of 'auto', 'sdpa', 'xformers'"):
+        plan(small_prior, classifier, attention="fast")
     with pytest.raises(ConfigError, match="attention is 'xformers' on cpu, expected a CUDA device"):
-        plan(tiny_prior, classifier, attention="xformers")
+        plan(small_prior, classifier, attention="xformers")
     with pytest.raises(MissingExtraError, match=r"'xformers' and the package is not installed.*ddis\[gpu\]"):
-        plan(tiny_prior, classifier, "1GB", attention="xformers", device="cuda")
+        plan(small_prior, classifier, "1GB", attention="xformers", device="cuda")
 
 
 def test_size_dtype_and_guidance_are_those_asked_for(
-    tiny_prior: Prior, classifier: Classifier, roomy: Plan
+    small_prior: Prior, classifier: Classifier, roomy: Plan
 ) -> None:
-    larger = plan(tiny_prior, classifier, "10GB", 64, batch=4, device="cuda", tokens=False, full=False)
+    larger = plan(small_prior, classifier, "10GB", 64, batch=4, device="cuda", tokens=False, full=False)
     assert larger.image_px == larger.decode_px == 64
     assert larger.peak_bytes["decode"] > roomy.peak_bytes["decode"]
     half = plan(
-        tiny_prior, classifier, "10GB", batch=4, device="cuda", dtype=torch.bfloat16, tokens=False, full=False
+        small_prior,
+        classifier,
+        "10GB",
+        batch=4,
+        device="cuda",
+        dtype=torch.bfloat16,
+        tokens=False,
+        full=False,
     )
     assert half.dtype == "bfloat16"
     assert half.peak_bytes["sampling"] < roomy.peak_bytes["sampling"]
     plain = plan(
-        tiny_prior, classifier, "10GB", batch=4, device="cuda", alignment=None, tokens=False, full=False
+        small_prior, classifier, "10GB", batch=4, device="cuda", alignment=None, tokens=False, full=False
     )
     assert plain.decoder == "none"
     assert "guidance" not in plain.peak_bytes
     assert roomy == replace(roomy)
-    assert tiny_prior.image_px == 32  # the prior itself is as it was
+    assert small_prior.image_px == 32  # the prior itself is as it was
     assert Alignment().decoder == "auto"

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torch._C._autograd import DeviceType
 
 from engine import profile
 from engine.config import Alignment
 from engine.errors import ConfigError
-from engine.memory.profile import covered
+from engine.memory.profile import covered, told
 from engine.models import Classifier, Preprocess, Prior, load_classifier
 from engine.models.cifar_resnet import CifarResNet
 
@@ -21,9 +23,9 @@ def classifier(tiny_resnet: CifarResNet) -> Classifier:
 
 
 def test_a_step_is_told_in_parts_with_a_trace(
-    tiny_prior: Prior, classifier: Classifier, tmp_path: Path
+    small_prior: Prior, classifier: Classifier, tmp_path: Path
 ) -> None:
-    found = profile(tiny_prior, classifier, 2, trace=tmp_path / "new" / "trace.json", repeats=1)
+    found = profile(small_prior, classifier, 2, trace=tmp_path / "new" / "trace.json", repeats=1)
     parts = dict(found.milliseconds)
     step = parts.pop("step")
     assert set(parts) == {"unet", "decode", "classifier", "backward", "own kernels", "host gaps"}
@@ -40,18 +42,46 @@ def test_a_step_is_told_in_parts_with_a_trace(
     assert json.loads(json.dumps(found.to_json()))["images"] == 2
 
 
-def test_the_paper_costs_no_less(tiny_prior: Prior, classifier: Classifier) -> None:
-    ours, paper = (profile(tiny_prior, classifier, 1, a, repeats=1) for a in (Alignment(), Alignment.paper()))
+def test_the_paper_costs_no_less(small_prior: Prior, classifier: Classifier) -> None:
+    ours, paper = (
+        profile(small_prior, classifier, 1, a, repeats=1) for a in (Alignment(), Alignment.paper())
+    )
     assert 1 < ours.flops_ratio <= paper.flops_ratio
 
 
-def test_nothing_cannot_be_profiled(tiny_prior: Prior, classifier: Classifier) -> None:
+def test_nothing_cannot_be_profiled(small_prior: Prior, classifier: Classifier) -> None:
     with pytest.raises(
         ConfigError, match="profiling got 0 images and 3 repeats, expected at least 1 of each"
     ):
-        profile(tiny_prior, classifier, 0)
+        profile(small_prior, classifier, 0)
 
 
 def test_spans_that_overlap_count_once() -> None:
     assert covered([(0, 4), (1, 2), (3, 6), (10, 11)]) == 7
     assert covered([]) == 0
+
+
+def event(
+    name: str, on: DeviceType, start: float, end: float, device_us: float, marked: bool
+) -> SimpleNamespace:
+    return SimpleNamespace(
+        name=name, device_type=on, device_time_total=device_us, cpu_time_total=end - start, is_user_annotation=marked,
+        time_range=SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start),
+    )  # fmt: skip
+
+
+def test_what_cuda_repeats_on_its_own_timeline_counts_once() -> None:
+    """A step of 100 us with kernels in 70 of them: annotations on the GPU span its gaps and double the host's times."""
+    cpu, cuda = DeviceType.CPU, DeviceType.CUDA
+    marks = {"step": (0, 100, 70), "sampling": (0, 40, 30), "guidance": (40, 100, 40), "decode": (40, 60, 15)}
+    events = [
+        event(name, on, start, end, us, on == cpu)
+        for name, (start, end, us) in marks.items()
+        for on in (cpu, cuda)
+    ]
+    events += [event("gemm", cuda, 5, 35, 30, False), event("conv", cuda, 50, 90, 40, False)]
+    parts = told(events, True)
+    assert parts == {
+        "unet": 0.03, "decode": 0.015, "classifier": 0, "backward": 0.025, "own kernels": 0, "host gaps": 0.03,
+        "step": 0.1,
+    }  # fmt: skip

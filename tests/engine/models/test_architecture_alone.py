@@ -105,3 +105,12 @@ def test_a_skeleton_shares_what_the_model_shares(tiny_prior: Prior, tiny_resnet:
     hollow: Classifier = skeleton_classifier(classifier)
     assert all(layer in set(hollow.module.modules()) for layer in hollow.norm_layers)
     assert hollow.logits(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 7)
+
+
+def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first, second = (load_classifier("arch:resnet18", device="cpu") for _ in range(2))
+    assert torch.equal(torch.rand(1), expected)
+    assert first.fingerprint == second.fingerprint

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from engine.config import CLASSIFIERS_PX, PRIORS_PX, Alignment
 from engine.errors import ConfigError
-from engine.models import Preprocess, Prior, load_prior
-from engine.models.decoder import decode, decoder_of, decoding_in_parts, guidance_decoder
+from engine.guidance.losses import domain_loss
+from engine.guidance.steer import gradient
+from engine.models import Preprocess, Prior, load_classifier, load_prior
+from engine.models.decoder import crop_margin, decode, decoder_of, decoding_in_parts, guidance_decoder
 from engine.models.decoder_stages import coarse, full_stages, tiny_stages
 
 
@@ -182,11 +184,57 @@ def test_nothing_is_computed_where_tensors_have_no_values(prior: Prior, name: st
 
 def test_decoding_in_parts_ends_with_the_block(prior: Prior) -> None:
     latents = torch.randn(3, 4, 4, 4)
-    expected = decode(prior.vae, latents)
-    with suppress(KeyError), decoding_in_parts(prior.vae, slices=True, tiles=True):
+    expected, whole = decode(prior.vae, latents), prior.vae.tile_latent_min_size
+    with suppress(KeyError), decoding_in_parts(prior.vae, slices=True, tile=4):
         assert (prior.vae.use_slicing, prior.vae.use_tiling) == (True, True)
         torch.testing.assert_close(decode(prior.vae, latents), expected, atol=1e-5, rtol=0)
         raise KeyError
     assert (prior.vae.use_slicing, prior.vae.use_tiling) == (False, False)
-    with decoding_in_parts(prior.tiny, slices=True, tiles=True):
+    assert prior.vae.tile_latent_min_size == whole
+    with decoding_in_parts(prior.tiny, slices=True, tile=4):
         assert (prior.tiny.use_slicing, prior.tiny.use_tiling) == (True, False)
+
+
+CROPPING = Preprocess(crop=(224, 224), resize=256)
+
+
+@pytest.mark.parametrize(
+    ("px", "preprocess", "margin"),
+    [
+        (
+            256,
+            CROPPING,
+            3,
+        ),  # 16 px of 256 are cut on each side: 4 latents, one of them decoded as a neighbour
+        (512, CROPPING, 3),
+        (512, Preprocess(crop=(224, 224)), 17),  # pixels as they come
+        (256, Preprocess.squash(224), 0),
+        (256, Preprocess(crop=(250, 250), resize=256), 0),
+        (256, Preprocess(crop=(224, 224), resize=(256, 300)), 0),
+        (256, Preprocess(crop=(300, 300), resize=256), 0),
+        (256, None, 0),
+    ],
+)
+def test_a_crop_leaves_a_margin(px: int, preprocess: Preprocess | None, margin: int) -> None:
+    assert crop_margin((64, 64), px, preprocess) == margin
+
+
+@pytest.mark.slow
+def test_the_gradient_through_the_crop_s_window_is_that_of_the_whole_image() -> None:
+    """Trained networks in the geometry of Stable Diffusion at 512 px: 64 latents, 256 px of which 224 are looked at."""
+    prior, classifier = (
+        load_prior("embedded", device="cpu"),
+        load_classifier("embedded:cartoon", device="cpu"),
+    )
+    classifier = replace(classifier, preprocess=CROPPING)
+    size, images = 64, F.interpolate(torch.rand(1, 3, 32, 32), (256, 256), mode="bilinear")
+    prior.unet.register_to_config(sample_size=size)
+    z = prior.vae.encode(images * 2 - 1).latents * prior.vae.config.scaling_factor
+    window = decoder_of(Alignment(), prior, classifier.preprocess)
+    whole = replace(window, margin=0)
+    assert (window.margin, window.px) == (3, 256)
+    loss = domain_loss(classifier, Alignment(class_weight=0.0))
+    (near, grad), (exact, expected) = (gradient(z, lambda rows, d=d: loss(d(rows))) for d in (window, whole))
+    torch.testing.assert_close(near, exact, rtol=0.05, atol=0)
+    cosine = F.cosine_similarity(grad.flatten(), expected.flatten(), 0)
+    assert cosine > 0.99, cosine

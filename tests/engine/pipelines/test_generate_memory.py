@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from engine.config import Alignment, Sampling
+from engine.errors import ConfigError
 from engine.memory.budget import BudgetError, MemoryWarning
 from engine.memory.micro_batch import OutOfMemoryError
 from engine.memory.plan import Plan, plan
@@ -125,6 +126,21 @@ def test_a_budget_that_cannot_be_met_is_refused_before_anything_is_made(
     with pytest.raises(BudgetError, match="'a lot'"):
         generate(classifier, tiny_prior, memory="a lot", out=tmp_path / "set")
     assert not (tmp_path / "set").exists()
+
+
+def test_the_attention_that_is_asked_for_computes_the_images(
+    tiny_prior: Prior, classifier: Classifier
+) -> None:
+    """Also where memory is plentiful and needs no plan; whole matrices round otherwise than the fused kernel."""
+    expected = images_of(classifier, tiny_prior)
+    found = images_of(classifier, tiny_prior, attention="vanilla")
+    for key, image in expected.items():
+        torch.testing.assert_close(found[key], image, atol=ROUNDING, rtol=0)
+    assert any(not torch.equal(found[key], image) for key, image in expected.items())
+    with pytest.raises(ConfigError, match="attention is 'xformers' on cpu, expected a CUDA device"):
+        images_of(classifier, tiny_prior, attention="xformers")
+    with pytest.raises(ConfigError, match="'vanilla' with runtime 'onnx', expected 'auto'"):
+        images_of(classifier, tiny_prior, attention="vanilla", runtime="onnx")
 
 
 def test_a_plan_may_be_given(tiny_prior: Prior, classifier: Classifier) -> None:

@@ -14,7 +14,8 @@ from engine.config import TokenLearning
 from engine.errors import GuidanceError
 from engine.models import Prior
 from engine.tokens.optimise import learn
-from engine.tokens.source import Seen
+from engine.tokens.scaled import scaled_gradient
+from engine.tokens.source import ContextGradient
 from engine.tokens.state import Outcome, TokenState, initial_rows, learning_key
 from engine.types import ImageKey, image_rng
 
@@ -35,11 +36,17 @@ class Images:
         self.unet_forward = torch.full((len(keys),), 3)
         self.unet_backward = torch.zeros(len(keys), dtype=torch.int64)
 
-    def seen(self, update: int, context: Tensor) -> Seen:
+    def gradient(
+        self, update: int, context: Tensor, targets: Tensor, learning: TokenLearning, scale: float
+    ) -> ContextGradient:
         self.unet_forward += 1
         self.unet_backward += 1
-        logits = self.source.logits_of(self.keys, context[:, 0], self.source.with_tokens)
-        return Seen(logits, context.square().mean())
+        leaf = context.clone().requires_grad_()
+        logits = self.source.logits_of(self.keys, leaf[:, 0], self.source.with_tokens)
+        l_bn = leaf.square().mean()
+        loss = cross_entropy(logits, targets, reduction="sum") + learning.domain_weight * len(logits) * l_bn
+        grad, scale = scaled_gradient(loss, leaf, torch.tensor(1 / learning.images_per_epoch), scale)
+        return ContextGradient(logits.detach(), grad, self.source.lowered(scale))
 
     def finished(self, rows: Sequence[int]) -> Tensor:
         self.source.finished.append([self.keys[row] for row in rows])
@@ -61,7 +68,17 @@ class Rows:
     def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
         self.with_tokens = with_tokens
         self.encoded.append(len(classes))
-        return self.state.rows[[self.state.classes.index(number) for number in classes]][:, None]
+        return self.state.rows.detach()[[self.state.classes.index(number) for number in classes]][:, None]
+
+    def to_rows(
+        self, classes: Sequence[int], by_context: Tensor, rows: Tensor, scale: float
+    ) -> tuple[Tensor, float]:
+        places = torch.tensor([self.state.classes.index(number) for number in classes])
+        return torch.zeros_like(rows).index_add_(0, places, by_context[:, 0]), scale
+
+    def lowered(self, scale: float) -> float:
+        """The scale that a gradient ends with: as it was, unless a test overflows."""
+        return scale
 
     def draw(self, keys: Sequence[ImageKey], context: Tensor) -> Images:
         images = Images(self, keys, context)
@@ -262,6 +279,27 @@ def test_too_many_skipped_updates_are_an_error():
     ):
         list(learn(state, source, replace(ALWAYS, epochs=20), 28))
     assert state.rows.isfinite().all()
+
+
+def test_a_lowered_scale_is_kept_with_the_state():
+    """What a source finds out once is not found out again by the next, who goes on with the state."""
+    state = at_start()
+    asked: list[float] = []
+
+    class Overflowing(Rows):
+        def lowered(self, scale: float) -> float:
+            asked.append(scale)
+            return min(scale, 16.0)
+
+    first, second = (Overflowing(state, fixed_accuracy(lambda key, _: False)) for _ in range(2))
+    first.scale = second.scale = 64.0
+    next(learn(state, first, ALWAYS, batch=28))
+    state = copy.deepcopy(state)
+    second.state = state
+    next(learn(state, second, ALWAYS, batch=28))
+    assert state.scale.item() == 16.0
+    assert asked[0] == 64.0
+    assert set(asked[1:]) == {16.0}
 
 
 @pytest.mark.parametrize(("optimizer", "width"), [("adam", WIDTH), ("adam8bit", WIDTH), ("adam8bit", 2100)])

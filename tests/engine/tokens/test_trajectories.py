@@ -16,7 +16,6 @@ from engine.guidance.steer import DomainSteer, Unguided
 from engine.models import Prior
 from engine.sampling.ddim import sample
 from engine.sampling.noise import ImageNoise
-from engine.tokens.source import Seen
 from engine.tokens.table import TokenTable, attached
 from engine.tokens.trajectories import DRAWN_FROM, Trajectories, gradient_steps
 from engine.types import ImageKey, Step
@@ -54,17 +53,12 @@ def by_hand(prior: Prior, row: Tensor, z: Tensor, steps: int, cfg: float, first_
     return (prior.vae.decode(z / prior.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
 
 
-def as_logits(images: Tensor) -> Seen:
-    """The images themselves, flat, in the place of a classifier's view."""
-    return Seen(images.flatten(1), images.new_zeros(()))
-
-
 def on_the_way(
     prior: Prior, sampling: Sampling, at: Sequence[int], context: Tensor | None = None, **changes: Any
 ) -> Trajectories:
     """Two images of "a dog", or of another context (2, L, D)."""
     context = prior.encode_prompts(["a dog"] * 2) if context is None else context
-    settings = {"seed": 0, "steer": lambda keys: Unguided(), "see": as_logits, **changes}
+    settings = {"seed": 0, "steer": lambda keys: Unguided(), **changes}
     null = prior.encode_prompts([""])
     return Trajectories(prior, KEYS, context, null, sampling, at=at, **settings)
 
@@ -95,7 +89,8 @@ def test_the_gradient_comes_through_the_last_step_alone(tiny_prior: Prior):
     with attached(prior, table) as speaking:
         context = speaking.encode_prompts(["a <ddis-dog> dog"] * 2)
         images = on_the_way(speaking, sampling, [2], context)
-        ours = gradient(images.seen(0, context).logits, leaf)[0]
+        images.prepare(0)
+        ours = gradient(images.images(0, context), leaf)[0]
     twins = [row.clone().requires_grad_() for _ in range(2)]
     last, whole = (
         gradient(by_hand(prior, twin, z, 3, 4.0, first), twin)
@@ -117,7 +112,8 @@ def test_each_update_reads_what_its_own_step_predicts(tiny_prior: Prior, cfg: fl
     images = on_the_way(prior, sampling, [3, 1])
     for update, number in enumerate((3, 1)):
         context = images.context.clone().requires_grad_()
-        read = images.seen(update, context).logits
+        images.prepare(update)
+        read = images.images(update, context).flatten(1)
         expected = prior.decode(seen[number][1]).flatten(1)
         torch.testing.assert_close(read, expected, rtol=0, atol=1e-9)
         twin = images.context.clone().requires_grad_()
@@ -141,10 +137,23 @@ def test_images_are_finished_as_generation_makes_them(tiny_prior: Prior, at):
     """Also some of them alone: the first image's noise is not the second's."""
     prior, sampling = double(tiny_prior), Sampling(steps=4, cfg=4.0, eta=1.0)
     whole = sampled_whole(prior, sampling)
-    torch.testing.assert_close(on_the_way(prior, sampling, at).finished([0, 1]), whole, rtol=0, atol=1e-9)
+    both = prior.decode(on_the_way(prior, sampling, at).finished([0, 1])).flatten(1)
+    torch.testing.assert_close(both, whole, rtol=0, atol=1e-9)
     images = on_the_way(prior, sampling, at)
-    torch.testing.assert_close(images.finished([1]), whole[1:], rtol=0, atol=1e-9)
+    torch.testing.assert_close(prior.decode(images.finished([1])).flatten(1), whole[1:], rtol=0, atol=1e-9)
     assert images.unet_forward.tolist() == [2 * max(at), 2 * 4]
+
+
+@pytest.mark.parametrize("at", [[1], [3]])
+def test_images_in_parts_are_those_of_the_batch_however_often(tiny_prior: Prior, at):
+    """Also at the last step, whose noise another run of it must not renew."""
+    prior = double(tiny_prior)
+    images = on_the_way(prior, Sampling(steps=4, cfg=4.0, eta=1.0), at)
+    images.prepare(0)
+    whole, again = (images.images(0, images.context) for _ in range(2))
+    parts = [images.images(0, images.context[row : row + 1], row) for row in range(2)]
+    assert torch.equal(whole, again)
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-9)
 
 
 def test_the_steer_acts_in_every_step_and_sees_the_images_that_it_steers(tiny_prior: Prior):
@@ -159,7 +168,8 @@ def test_the_steer_acts_in_every_step_and_sees_the_images_that_it_steers(tiny_pr
             return z
 
     images = on_the_way(tiny_prior, Sampling(steps=4, cfg=1.0), [3], steer=Watch)
-    images.seen(0, images.context.clone().requires_grad_())
+    images.prepare(0)
+    images.images(0, images.context.clone().requires_grad_())
     assert seen == [(0, 2, False), (1, 2, False), (2, 2, False), (3, 2, True)]
     seen.clear()
     on_the_way(tiny_prior, Sampling(steps=3, cfg=1.0), [1], steer=Watch).finished([1])

@@ -1,0 +1,92 @@
+"""Settings of domain alignment guidance."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.errors import ConfigError
+from engine.settings.fields import check_choices, setting
+
+CLASSIFIERS_PX = 0
+"""`Alignment.decode_px`: the least size that the classifier's own preprocessing needs."""
+PRIORS_PX = -1
+"""`Alignment.decode_px`: the prior's own size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """Domain alignment guidance (DAG): how the classifier's BatchNorm statistics pull on the latents.
+
+    The defaults come from a trial on the embedded models and are provisional: `bench/results/evidence.json` has what
+    they reach, on other seeds, beside `Alignment.paper()`, DDIS as published. With the embedded classifiers L_BN in
+    relative weights falls from about 8 to 0.3 and cross-entropy starts near 1: the class counts once the domain is
+    near.
+    """
+
+    target: Literal["clean", "noisy"] = setting(
+        "clean",
+        "what is moved: the predicted clean latent (as MPGD does), or z_t before the UNet (paper, eq. 9)",
+    )
+    step: Literal["relative", "raw"] = setting(
+        "relative",
+        "relative: a move of scale x the noise level, in rms; raw: scale x gradient, to be re-tuned per classifier",
+    )
+    scale: float = setting(0.4, "length of a guidance step, in the unit that `step` names")
+    start: float = setting(0.0, "fraction of the schedule at which guidance begins")
+    stop: float = setting(
+        0.8, "fraction of the schedule at which guidance ends; the last step is never guided"
+    )
+    statistics: Literal["batch", "image"] = setting(
+        "batch", "moments over the images that are sampled together, or over each image alone (paper's code)"
+    )
+    class_weight: float = setting(
+        0.3,
+        "weight of the classifier's cross-entropy beside L_BN, from the same pass (as in DeepInversion; paper: 0)",
+    )
+    norm: Literal["l2", "l2_squared"] = setting(
+        "l2_squared", "the norm of each gap in L_BN (paper: l2); squared, the largest gaps close first"
+    )
+    layers: Literal["relative", "uniform", "first"] = setting(
+        "relative",
+        "weight of a layer: gaps in units of its stored statistics' norms; all equal (paper); "
+        "or equal but the first x10 (DeepInversion)",
+    )
+    decoder: Literal["auto", "full", "tiny"] = setting(
+        "auto",
+        "what guidance sees the latents through: the full VAE (paper), or a tiny decoder where there is one",
+    )
+    decode_px: int = setting(
+        CLASSIFIERS_PX,
+        "side of the image that the tiny decoder makes for guidance; 0: the least that the classifier's preprocessing "
+        "needs; -1: the prior's own size, which no number exceeds (paper)",
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not 0 <= self.start < self.stop <= 1:
+            raise ConfigError(
+                f"alignment window is [{self.start}, {self.stop}), expected 0 <= start < stop <= 1: "
+                "both are fractions of the schedule, not step numbers. Divide a step number by the number of steps."
+            )
+        if not 0 <= self.class_weight < float("inf"):
+            raise ConfigError(
+                f"class weight is {self.class_weight}, expected a finite number >= 0: 0 leaves the class to the prompt."
+            )
+        if not 0 <= self.scale < float("inf"):
+            raise ConfigError(
+                f"alignment scale is {self.scale}, expected a finite number >= 0: "
+                "0 turns guidance off, a negative one would push away from the training domain."
+            )
+        if self.decode_px < PRIORS_PX:
+            raise ConfigError(
+                f"decode_px is {self.decode_px}, expected a side in pixels, {CLASSIFIERS_PX} or {PRIORS_PX}: "
+                f"{CLASSIFIERS_PX} is what the classifier needs, {PRIORS_PX} the prior's own size."
+            )
+
+    @classmethod
+    def paper(cls, scale: float = 0.2) -> "Alignment":
+        """DDIS as published (arXiv 2506.15381, eq. 9-12): z_t, un-normalised step of eta = 0.2, single images."""
+        return cls(
+            target="noisy", step="raw", scale=scale, start=0.0, stop=1.0,
+            statistics="image", class_weight=0.0, norm="l2", layers="uniform",
+            decoder="full", decode_px=PRIORS_PX,
+        )  # fmt: skip

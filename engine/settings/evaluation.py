@@ -1,0 +1,39 @@
+"""Settings of the evaluator."""
+
+from dataclasses import dataclass
+
+from engine.errors import ConfigError
+from engine.settings.fields import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How images are compared with a reference. The defaults are those of the metrics' papers."""
+
+    neighbours: int = setting(3, "k of precision and recall (Kynkaanniemi: 3)")
+    density_neighbours: int = setting(5, "k of density and coverage (Naeem: 5)")
+    kid_subsets: int = setting(100, "random subsets that KID is averaged over")
+    kid_subset_size: int = setting(1000, "images of each set in a subset, fewer where a set has not so many")
+    prd_clusters: int = setting(20, "clusters of Sajjadi's precision and recall (paper: 20)")
+    resamples: int = setting(
+        100,
+        "bootstrap resamples of each interval; FID reads its features once for each, 0 leaves intervals out",
+    )
+    image_batch: int = setting(64, "images that pass the feature network together")
+    evaluation_seed: int = setting(0, "seed of subsets, clusters and resamples")
+
+    def __post_init__(self) -> None:
+        for name in ("neighbours", "density_neighbours", "kid_subsets", "prd_clusters", "image_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"evaluation's {name} is {getattr(self, name)}, expected at least 1: give a positive whole number."
+                )
+        if self.kid_subset_size < 2:
+            raise ConfigError(
+                f"kid_subset_size is {self.kid_subset_size}, expected at least 2: KID compares pairs of images."
+            )
+        if self.resamples < 0 or self.resamples == 1:
+            raise ConfigError(
+                f"resamples is {self.resamples}, expected 0 or at least 2: an interval needs several values, 0 leaves "
+                "intervals out."
+            )

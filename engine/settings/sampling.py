@@ -1,0 +1,54 @@
+"""Settings of the sampler."""
+
+from dataclasses import dataclass
+
+from engine.errors import ConfigError
+from engine.prompts import PLAIN, template_fields
+from engine.settings.fields import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The DDIM loop with classifier-free guidance."""
+
+    steps: int = setting(30, "number of denoising steps")
+    cfg: float = setting(7.5, "classifier-free guidance scale (paper: 15); 1 is no guidance")
+    eta: float = setting(
+        1.0, "DDIM's eta: noise that each step renews, from 0 (none; paper) to 1 (as much as DDPM adds)"
+    )
+    batch: int = setting(
+        28, "images that are sampled together; with batch statistics they share their moments"
+    )
+    prompt: str = setting(
+        PLAIN,
+        "prompt of each image; {a} is the article, {class} the class's name, behind its token if it has one (paper: "
+        "'{a} {class}'), as in 'a sketch of {a} {class}'",
+    )
+    negative_prompt: str = setting("", "text of the unconditional branch")
+
+    def __post_init__(self) -> None:
+        found = template_fields(self.prompt)
+        if found is None or "class" not in found or found - {"a", "class"}:
+            raise ConfigError(
+                f"prompt is {self.prompt!r}, expected a text with {{class}} in it and, if wanted, {{a}}: write 'a "
+                "sketch of {a} {class}'."
+            )
+        if self.steps < 1 or self.batch < 1:
+            raise ConfigError(
+                f"sampling has {self.steps} steps of {self.batch} images, expected at least 1 of each: "
+                "give positive whole numbers."
+            )
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(
+                f"eta is {self.eta}, expected a number from 0 to 1: 0 is deterministic DDIM, 1 renews as much "
+                "noise as DDPM. The length of a guidance step is the alignment's scale."
+            )
+        if not 1 <= self.cfg < float("inf"):
+            raise ConfigError(
+                f"cfg is {self.cfg}, expected a finite number >= 1: 1 is the conditional model alone, 15 the paper's."
+            )
+
+    @classmethod
+    def paper(cls) -> "Sampling":
+        """Sampling as in the paper: 30 deterministic steps with CFG 15."""
+        return cls(steps=30, cfg=15.0, eta=0.0)

@@ -1,0 +1,99 @@
+"""Settings of learning class alignment tokens."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.errors import ConfigError
+from engine.settings.fields import check_choices, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLearning:
+    """Class alignment tokens (CAT): how one embedding per class is learned (paper, section 3.3).
+
+    The last step of a schedule draws details only; the early ones decide what an image shows. With gradient "drawn"
+    the loss reads the clean image that an early step predicts, and 5 updates read each of the 5 steps from which it is
+    drawn once. A token then takes at most 1,536 evaluations of the UNet and 480 backward ones, without those of
+    finished images; the published schedule takes 36,000 and 1,200.
+    """
+
+    learning_rate: float = setting(0.01, "Adam's learning rate (paper: 0.005)")
+    optimizer: Literal["adam", "adam8bit"] = setting(
+        "adam",
+        "adam: moments of each row by itself; adam8bit: bitsandbytes' 8-bit Adam on the rows that learn side by side "
+        "(needs the extra 'gpu'; in 32 bit where they have fewer than 4,096 elements)",
+    )
+    epochs: int = setting(8, "epochs of a token at most (paper: 30, of one update each)")
+    images_per_epoch: int = setting(12, "images whose gradients make one update (paper: 20)")
+    steps: int = setting(10, "sampler steps while learning; 0: as many as sampling takes (paper)")
+    updates_per_trajectory: int = setting(
+        5,
+        "updates that read an epoch's images, each at another of the drawn steps, before new ones are drawn "
+        "(paper: 1)",
+    )
+    target_accuracy: float = setting(
+        0.7, "stop a class once more than this share of an epoch is recognised (paper: 0.7)"
+    )
+    stop_on: Literal["predicted", "finished"] = setting(
+        "finished",
+        "what early stopping counts: the images that the loss reads, or, once these pass, the same ones sampled on to "
+        "their end (alike with gradient 'last': paper)",
+    )
+    gradient: Literal["last", "drawn"] = setting(
+        "drawn",
+        "the denoising step that carries the gradient: the last (paper), or one drawn for each batch (as ReFL does), "
+        "where sampling then ends",
+    )
+    domain_weight: float = setting(
+        0.3,
+        "weight of the batch's L_BN, in relative weights and squared, beside the cross-entropy (paper: 0)",
+    )
+    augment: bool = setting(
+        True, "show the classifier each image flipped, shifted and zoomed at random (paper: not)"
+    )
+    init: Literal["random", "a", "class name"] = setting(
+        "a",
+        "where a token starts: a random embedding (paper), that of 'a', or the mean of the class name's",
+    )
+    skip_passing: bool = setting(True, "leave out classes that already pass with the plain prompt")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.epochs < 1 or self.images_per_epoch < 1 or self.updates_per_trajectory < 1:
+            raise ConfigError(
+                f"token learning has {self.epochs} epochs of {self.images_per_epoch} images and "
+                f"{self.updates_per_trajectory} updates, expected at least 1 of each: give positive whole numbers."
+            )
+        if self.steps < 0:
+            raise ConfigError(
+                f"token learning has {self.steps} sampler steps, expected a whole number >= 0: 0 takes as many as "
+                "sampling does."
+            )
+        if self.gradient == "last" and self.updates_per_trajectory > 1:
+            raise ConfigError(
+                f"token learning has {self.updates_per_trajectory} updates for each trajectory with the gradient of "
+                "the last step, expected 1: they would all read the same step. Set updates_per_trajectory to 1, or the "
+                "gradient to 'drawn'."
+            )
+        if not 0 < self.learning_rate < float("inf"):
+            raise ConfigError(
+                f"token learning rate is {self.learning_rate}, expected a finite number > 0: the paper uses 0.005."
+            )
+        if not 0 <= self.target_accuracy <= 1:
+            raise ConfigError(
+                f"target accuracy is {self.target_accuracy}, expected a fraction from 0 to 1: write 70 % as 0.7."
+            )
+        if not 0 <= self.domain_weight < float("inf"):
+            raise ConfigError(
+                f"domain weight is {self.domain_weight}, expected a finite number >= 0: 0 leaves the token to the "
+                "cross-entropy alone."
+            )
+
+    @classmethod
+    def paper(cls) -> "TokenLearning":
+        """Token learning as in the paper: random start, Adam at 0.005, the gradient of the last step alone."""
+        return cls(
+            learning_rate=0.005, optimizer="adam", epochs=30, images_per_epoch=20, steps=0,
+            updates_per_trajectory=1, target_accuracy=0.7, stop_on="predicted", gradient="last", domain_weight=0.0,
+            augment=False, init="random",
+        )  # fmt: skip
