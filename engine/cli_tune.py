@@ -6,7 +6,15 @@ from typing import Any
 
 from engine.config import Sampling
 from engine.errors import ConfigError
-from engine.options import add_alignment, add_config, add_models, alignment_of, load_models, sampling_of
+from engine.options import (
+    add_alignment,
+    add_config,
+    add_models,
+    add_request,
+    alignment_of,
+    load_models,
+    sampling_of,
+)
 from engine.progress import Progress
 
 TUNE_HELP = "find the scale of guidance from the classifier alone"
@@ -14,6 +22,7 @@ TUNE_HELP = "find the scale of guidance from the classifier alone"
 
 def add_tune(parser: argparse.ArgumentParser) -> None:
     add_models(parser)
+    add_request(parser)
     parser.add_argument("--tokens", type=Path, help="learned class tokens, a file of `ddis learn-tokens`")
     parser.add_argument("--scales", type=float, nargs="+", metavar="SCALE", help="scales to try (default: those that "
                         "suit relative steps)")  # fmt: skip
