@@ -15,7 +15,7 @@ from engine.models.embedded.train.data import Images, random_views
 from engine.models.embedded.train.loop import Recipe, train
 
 WIDTH = 16
-RECIPE = Recipe(steps=3000, batch=32, learning_rate=3e-3, averaging=0.995)
+RECIPE = Recipe(steps=1800, batch=32, learning_rate=3e-3, averaging=0.995)
 BLENDED = 0.5
 """Share of the latents that are means of two; the weight of the second is uniform in [0, 0.5]."""
 NOISE = 0.3
