@@ -66,7 +66,13 @@ def run_quantise(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="a finished folder of `ddis generate`")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help="a finished folder of `ddis generate`, or with --images-per-class one to be made",
+    )
+    parser.add_argument("--images-per-class", type=int, metavar="N", help="generate the folder first, with N images of "
+                        "each class and the defaults of `ddis generate`; continued if it was cut")  # fmt: skip
     parser.add_argument("--classifier", required=True, help="the one that the folder was generated for: embedded:"
                         "<domain>, hf:<id or folder>, timm:<name>, torchvision:<name>, onnx:<file>, or a checkpoint "
                         "file with --architecture")  # fmt: skip
@@ -80,7 +86,9 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plain", metavar="FOLDER", help="row of the plain prior: a folder of `ddis generate "
                         "--alignment none`, or generate: draw one as the folder was drawn")  # fmt: skip
     parser.add_argument(
-        "--prior", default="embedded", help="what `--plain generate` draws with (default: embedded)"
+        "--prior",
+        default="embedded",
+        help="what `--plain generate` and --images-per-class draw with (default: embedded)",
     )
     parser.add_argument("--test", type=Path, metavar="PATH", help="real images that accuracy is measured on, as "
                         "--original (default: agreement with the classifier on a held-out part of the folder)",
@@ -101,6 +109,8 @@ def _run(
     classifier = load_classifier(
         chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device
     )
+    if chosen.images_per_class is not None:
+        _generate(chosen, classifier, progress)
     comparison = config_of(chosen, Comparison())
     rows = 2 + (chosen.original is not None) + (chosen.plain is not None)
     with progress.bar("runs", rows * comparison.seeds) as bar:
@@ -122,6 +132,16 @@ def _run(
         progress.say(f"warning: {warning}")
     progress.say(f"report: {chosen.out / 'report.json'}")
     return report
+
+
+def _generate(chosen: argparse.Namespace, classifier: Any, progress: Progress) -> None:
+    """Make the folder, or what is missing of it, as `ddis generate` with its defaults."""
+    from engine.pipelines.generate import generate
+
+    images = generate(classifier, chosen.prior, images_per_class=chosen.images_per_class, out=chosen.folder)
+    with progress.bar("images", chosen.images_per_class * len(classifier.labels)) as bar:
+        for _ in images:
+            bar.advance()
 
 
 def _share(found: dict[str, Any] | None) -> str:

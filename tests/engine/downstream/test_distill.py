@@ -12,6 +12,7 @@ from engine.cli import main
 from engine.downstream.comparison import REPORT
 from engine.errors import ConfigError, ModelError, OutputError
 from engine.models import save_classifier
+from engine.outputs.manifest import read_manifest
 from engine.outputs.run_record import read_run
 
 FEW = {"distillation": Distillation(epochs=2, batch=8), "comparison": Comparison(seeds=2)}
@@ -114,6 +115,26 @@ def test_the_command(tmp_path: Path, teacher, make_set, capsys) -> None:
     assert printed["distillation"]["epochs"] == 1
     assert main(["distill", str(tmp_path / "net"), *asked]) == 2
     assert "is no data set folder" in capsys.readouterr().err
+
+
+def test_the_command_makes_the_folder_first_where_it_is_told_to(
+    tmp_path: Path, teacher, tiny_prior_folders, capsys
+) -> None:
+    save_classifier(
+        tmp_path / "net", teacher.module, architecture="resnet8", labels=teacher.labels, preprocess=teacher.preprocess
+    )  # fmt: skip
+    folder = tmp_path / "made"
+    command = ["distill", str(folder), "--classifier", str(tmp_path / "net"), "--images-per-class", "2", "--prior",
+               str(tiny_prior_folders["epsilon"]), "--device", "cpu", "--student", "resnet8", "--seeds", "1",
+               "--epochs", "1", "--out", str(tmp_path / "out"), "--json"]  # fmt: skip
+    assert main(command) == 0
+    assert len(list(read_manifest(folder))) == 2 * len(teacher.labels)
+    first = capsys.readouterr().out
+    assert main(command) == 0  # nothing is left to do
+    assert json.loads(capsys.readouterr().out)["rows"] == json.loads(first)["rows"]
+    command[command.index("2")] = "3"
+    assert main(command) == 2
+    assert "images_per_class is 2 there and 3 here" in capsys.readouterr().err
 
 
 def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, tiny_prior) -> None:
