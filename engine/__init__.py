@@ -5,6 +5,7 @@ from engine.baselines.natural_inversion import NaturalInversion
 from engine.baselines.plugin_inversion import PlugInInversion
 from engine.config import Alignment, Evaluation, Sampling, Selection, TokenLearning
 from engine.downstream.distill import distill
+from engine.downstream.fit import fit
 from engine.downstream.prune import prune
 from engine.downstream.quantise import quantise
 from engine.downstream.settings import Comparison, Distillation, Pruning, Quantisation
@@ -47,6 +48,7 @@ __all__ = [
     "distill",
     "evaluate",
     "export_textual_inversion",
+    "fit",
     "generate",
     "import_textual_inversion",
     "learn_tokens",

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 from engine.baselines.methods import DDIS
 from engine.cli_downstream import (
     DISTILL_HELP,
+    FIT_HELP,
     PRUNE_HELP,
     QUANTISE_HELP,
     add_distill,
+    add_fit,
     add_prune,
     add_quantise,
     run_distill,
+    run_fit,
     run_prune,
     run_quantise,
 )
@@ -132,6 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_evaluation(_command(commands, "evaluate", run_evaluate, "measure images against a reference"))
     add_selection(_command(commands, "select", run_select, "keep the better part of a data set"))
+    add_fit(_command(commands, "fit", run_fit, FIT_HELP))
     add_distill(_command(commands, "distill", run_distill, DISTILL_HELP))
     add_prune(_command(commands, "prune", run_prune, PRUNE_HELP))
     add_quantise(_command(commands, "quantise", run_quantise, QUANTISE_HELP))

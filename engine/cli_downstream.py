@@ -12,6 +12,7 @@ from engine.progress import Progress
 PROTOCOLS: dict[str, Callable[[], Distillation]] = {"short": Distillation.short, "long": Distillation.long}
 DISTILL_HELP = "teach a smaller network on a data set folder, beside original images, plain ones and noise"
 PRUNE_HELP = "cut channels off the classifier and teach it again on a data set folder, beside other sets"
+FIT_HELP = "train a BatchNorm classifier on labelled images, such as a style set of your own"
 QUANTISE_HELP = "bring the classifier to int8, calibrated on a data set folder, beside other sets"
 
 
@@ -63,6 +64,46 @@ def run_quantise(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
     from engine.downstream.quantise import quantise
 
     return _run(chosen, progress, quantise, "int8 networks", quantisation=config_of(chosen, Quantisation()))
+
+
+def add_fit(parser: argparse.ArgumentParser) -> None:
+    from engine.downstream.fit import FITTING
+
+    parser.add_argument("folder", type=Path, help="images with one folder a class, a data set folder, or a parquet "
+                        "file with image and label")  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the classifier, a --classifier later"
+    )
+    parser.add_argument("--architecture", help="resnet8, 14, 20, 32, 44, 56 for small images, resnet18, 34, 50 for "
+                        "large ones (default: resnet20 up to 64 px, else resnet18)")  # fmt: skip
+    parser.add_argument(
+        "--image-px", type=int, help="side that it reads (default: 32 for images up to 64 px, else 224)"
+    )
+    parser.add_argument(
+        "--test", type=Path, metavar="PATH", help="other images that its accuracy is measured on"
+    )
+    parser.add_argument("--domain", help="only this domain of a parquet file")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    add_config(parser, FITTING)
+
+
+def run_fit(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.downstream.fit import FITTING, fit
+
+    with progress.bar("share of training", 1) as bar:
+        report = fit(
+            chosen.folder, chosen.out, chosen.architecture, image_px=chosen.image_px, test=chosen.test,
+            domain=chosen.domain, training=config_of(chosen, FITTING), seed=chosen.seed, device=chosen.device,
+            on_share=bar.advance,
+        )  # fmt: skip
+    found = ", ".join(
+        f"{100 * share:.1f} % of the {what} images" for what, share in report["accuracy"].items()
+    )
+    progress.say(
+        f"{report['architecture']} in {chosen.out} recognises {found}. ddis generate --classifier {chosen.out}"
+    )
+    return report
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:

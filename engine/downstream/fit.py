@@ -1,0 +1,118 @@
+"""A classifier of one's own set of images: the start of the path for a style that no public classifier knows.
+
+Its loss is cross-entropy, which is distillation from a teacher that is sure of each image's own class. It has BatchNorm
+layers, whose running statistics are then those of the set: what `generate` aligns to.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.downstream.pixels import Images, read_pixels
+from engine.downstream.settings import Distillation
+from engine.downstream.students import SMALL_PX
+from engine.downstream.training import logits_on, reading, teach
+from engine.errors import ConfigError
+from engine.evaluation.images import ImageSet, open_images
+from engine.models import Preprocess, save_classifier
+from engine.models.architectures import ARCHITECTURES, untrained
+from engine.models.frozen import default_device
+
+SURE = 30.0
+"""The logit of an image's own class beside zeros: its softmax is 1 but for 1e-12."""
+LARGE_PX = 224
+FITTING = Distillation(epochs=60, temperature=1.0, soft_labels="manifest")
+
+
+def fit(
+    folder: str | Path,
+    out: str | Path,
+    architecture: str | None = None,
+    *,
+    image_px: int | None = None,
+    test: str | Path | None = None,
+    domain: str | None = None,
+    training: Distillation = FITTING,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    on_share: Callable[[float], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Train a BatchNorm network on labelled images and write it to `out`, for `load_classifier(out)`.
+
+    folder: images with one folder for each class, a data set of ours, or a parquet file with image and label, of which
+    `domain` chooses rows. image_px: side that the network reads; by default 32 for images up to 64 px, else 224.
+    architecture: by default resnet20 for these and resnet18 for larger. test: other images that its accuracy is
+    measured on. Gives, as JSON values, the classes, the number of images, and its accuracy on both. Raises ConfigError
+    for fewer than two classes, an unknown architecture, or test images of other classes.
+    """
+    if training.soft_labels != "manifest":
+        raise ConfigError(
+            f"training.soft_labels is {training.soft_labels!r} and there is no teacher to ask, expected 'manifest': "
+            "the images' own classes."
+        )
+    images = open_images(folder, domain)
+    names = images.labels()
+    labels = tuple(sorted(set(names)))
+    if len(labels) < 2:
+        raise ConfigError(
+            f"{folder} has images of {len(labels)} class, expected at least two: put each class into a folder of its "
+            "own."
+        )
+    side = image_px or (32 if _least_side(images) <= SMALL_PX else LARGE_PX)
+    name = (architecture or ("resnet20" if side <= SMALL_PX else "resnet18")).removeprefix("arch:")
+    if name not in ARCHITECTURES:
+        raise ConfigError(
+            f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}: choose one."
+        )
+    preprocess = Preprocess.squash(side)
+    sets = {"training": _labelled(images, names, labels, preprocess)}
+    if test is not None:
+        others = open_images(test, domain)
+        sets["test"] = _labelled(others, others.labels(), labels, preprocess)
+    network = _new(name, len(labels), seed).to(default_device(device))
+    teach(network, preprocess, lambda _: torch.empty(0), sets["training"], training, seed, on_share)
+    accuracy = {what: _accuracy(network, preprocess, found) for what, found in sets.items()}
+    save_classifier(
+        Path(out), network, architecture=name, labels=labels, preprocess=preprocess, seed=seed,
+        training=asdict(training), accuracy=accuracy,
+    )  # fmt: skip
+    return {
+        "folder": str(out),
+        "architecture": name,
+        "classes": list(labels),
+        "images": {what: len(found) for what, found in sets.items()},
+        "accuracy": accuracy,
+    }
+
+
+def _labelled(images: ImageSet, names: list[str], labels: tuple[str, ...], preprocess: Preprocess) -> Images:
+    unknown = sorted(set(names) - set(labels))
+    if unknown:
+        raise ConfigError(
+            f"the test images of {images.path} are of {', '.join(map(repr, unknown[:5]))}, expected the training "
+            f"images' classes: {', '.join(labels[:20])}. Name them so, or take the others out."
+        )
+    classes = torch.tensor([labels.index(name) for name in names])
+    pixels = read_pixels(images, range(len(names)), preprocess)
+    return Images(pixels, classes, SURE * torch.eye(len(labels))[classes])
+
+
+def _least_side(images: ImageSet) -> int:
+    first = next(images.batches(1))
+    return min(first.shape[-2:])
+
+
+def _new(name: str, classes: int, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return untrained(name, classes)
+
+
+def _accuracy(network: nn.Module, preprocess: Preprocess, images: Images) -> float:
+    device = next(network.parameters()).device
+    found = logits_on(reading(network, preprocess), images, device)
+    return (found.argmax(1) == images.classes).float().mean().item()
