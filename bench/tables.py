@@ -5,6 +5,7 @@ python bench/tables.py
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -274,6 +275,41 @@ def tune_table(result: dict) -> str:
     return "Score (least is chosen) / FID.\n\n" + _table(header, rows)
 
 
+def downstream_table(result: dict, task: str) -> str:
+    """bench/downstream.py: accuracy on real test images after learning from each set, in percent."""
+    found = {name.split("/")[1]: row for name, row in result["rows"].items() if name.startswith(f"{task}/")}
+
+    def shown(entry: dict | None) -> str:
+        if entry is None:
+            return ""
+        spread = "" if entry["spread"] is None else f" ± {100 * entry['spread']:.1f}"
+        return f"{100 * entry['mean']:.1f}{spread}"
+
+    sets = list(dict.fromkeys(name for row in found.values() for name in row["rows"]))
+    rows = [
+        [
+            domain.replace("_", " "), str(next(iter(row["rows"].values()))["images"]),
+            f"{100 * row['teacher']['accuracy']:.1f}",
+            *(shown(row["rows"][name]["accuracy"] if name in row["rows"] else None) for name in sets),
+        ]
+        for domain, row in found.items()
+    ]  # fmt: skip
+    names = {"folder": "ours", "plain": "plain prior"}
+    return _table(["classifier of", "images", "classifier", *(names.get(name, name) for name in sets)], rows)
+
+
+def styles_table(result: dict) -> str:
+    """bench/styles.py: FID against each style's own set."""
+    rows = [
+        [
+            style.replace("_", " "), *(f"{row['accuracy'][what]:.2f}" if what in row["accuracy"] else "" for what in
+            ("training", "test")), *(f"{row['fid'][method]:.1f}" for method in ("plain", "ours")),
+        ]
+        for style, row in result["rows"].items()
+    ]  # fmt: skip
+    return _table(["style", "classifier on its set", "on more of it", "FID plain", "FID ours"], rows)
+
+
 ABLATION = ["plain", "CAT", "DAG", "both"]
 METHODS = [
     "plain",
@@ -300,6 +336,12 @@ def main() -> None:
         "ablation": (lambda evidence: methods_table(evidence, ABLATION), ["evidence"]),
         "methods": (lambda evidence: methods_table(evidence, METHODS), ["evidence"]),
         "tune": (tune_table, ["tune"]),
+        **{
+            task: (partial(downstream_table, task=task), ["downstream"])
+            for task in ("distill", "prune", "quantise")
+            if any(name.startswith(task) for name in found.get("downstream", {}).get("rows", {}))
+        },
+        "styles": (styles_table, ["styles"]),
         "kernels": (readme_kernels, ["kernels"]),
     }
     text = README.read_text()

@@ -83,6 +83,17 @@ def test_methods_are_compared_where_each_domain_was_measured() -> None:
     assert "both" not in table
 
 
+def test_downstream_accuracies_are_in_percent_beside_the_classifier() -> None:
+    def entry(mean: float, spread: float | None) -> dict:
+        return {"images": 350, "accuracy": {"mean": mean, "spread": spread}}
+
+    row = {"teacher": {"accuracy": 0.8}, "rows": {"original": entry(0.5, 0.01), "folder": entry(0.45, None)}}
+    result = {"rows": {"distill/photo": row, "prune/photo": {}}}
+    table = tables().downstream_table(result, "distill")
+    assert "| classifier of | images | classifier | original | ours |" in table
+    assert "| photo | 350 | 80.0 | 50.0 ± 1.0 | 45.0 |" in table
+
+
 def test_registers_are_listed_by_architecture() -> None:
     code = {"case": "merge", "architecture": 80, "registers": 48, "stack": 0, "local": 0}
     code |= {"loads": {"32": 1, "128": 2}, "stores": {"64": 1}}

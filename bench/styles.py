@@ -1,0 +1,90 @@
+"""A style of one's own, from a set of images to a data set like it: fit a classifier, align, compare with the set.
+
+python bench/styles.py --style-set FOLDER [--test FOLDER] --name NAME      your own set, one folder a class
+python bench/styles.py                                                     sets drawn by the embedded prior
+
+With a large prior a set comes from prompts in the same way:
+`ddis generate --classifier ... --prior <hub id> --alignment none --prompt "a caricature of {a} {class}" --out FOLDER`.
+The classifier sees the set alone; FID is by the judge's features, against the set.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from engine.config import Alignment, Evaluation, Sampling
+from engine.downstream.fit import fit
+from engine.evaluation.evaluate import evaluate
+from engine.evaluation.extractors import load_extractor
+from engine.files import write_whole
+from engine.models import load_classifier, load_prior
+from engine.models.embedded.captions import STYLED
+from engine.outputs.run_record import versions
+from engine.pipelines.generate import generate
+
+RESULT = Path(__file__).parent / "results" / "styles.json"
+SET_SEED, TEST_SEED, SEED = 700, 701, 702
+METHODS = {"plain": None, "ours": Alignment()}
+
+
+def style_set(style: str, images: int, seed: int, folder: Path) -> Path:
+    """Images of one style by the embedded prior, as its prompts ask for it."""
+    sampling = Sampling(prompt=STYLED[style][0].replace("{noun}", "{class}"))
+    for _ in generate(
+        "embedded:photo", "embedded", None, images, None, None, sampling, seed=seed, out=folder
+    ):
+        pass
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--style-set", type=Path, help="a set of your own, one folder a class")
+    parser.add_argument("--test", type=Path, help="more of it, that the classifier's accuracy is measured on")
+    parser.add_argument("--name", default="own", help="what the set is called in the results")
+    parser.add_argument(
+        "--styles", nargs="+", choices=STYLED, default=list(STYLED), help="of the embedded prior"
+    )
+    parser.add_argument(
+        "--set-images", type=int, default=48, help="images of each class in a set that is drawn"
+    )
+    parser.add_argument("--images", type=int, default=16, help="images of each class by each method")
+    parser.add_argument("--work", type=Path, default=Path("out/styles"))
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    prior = load_prior("embedded")
+    asked = {"prior": prior.fingerprint, "set_images": chosen.set_images, "images": chosen.images}
+    result: dict = {"settings": asked, "environment": {}, "rows": {}}
+    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
+        result = kept
+    result["environment"] = {
+        "device": str(prior.device), "threads": torch.get_num_threads(), "versions": versions(),
+    }  # fmt: skip
+    for style in [chosen.name] if chosen.style_set else chosen.styles:
+        if style in result["rows"]:
+            continue
+        root = chosen.work / prior.fingerprint / style
+        images, test = chosen.style_set, chosen.test
+        if images is None:
+            images = style_set(style, chosen.set_images, SET_SEED, root / "set")
+            test = style_set(style, chosen.images, TEST_SEED, root / "test")
+        report = fit(images, root / "classifier", test=test)
+        classifier = load_classifier(root / "classifier", device=prior.device)
+        row = {"classes": report["classes"], "accuracy": report["accuracy"], "fid": {}}
+        for method, alignment in METHODS.items():
+            folder = root / method
+            for _ in generate(
+                classifier, prior, None, chosen.images, alignment=alignment, seed=SEED, out=folder
+            ):
+                pass
+            metrics = evaluate(folder, images, load_extractor("judge"), settings=Evaluation(resamples=0))
+            row["fid"][method] = metrics["metrics"]["fid"]["value"]
+        result["rows"][style] = row
+        write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+        print(style, row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
