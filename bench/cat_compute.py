@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokens import worst_classes
+from worst_classes import worst_classes
 
 from engine.config import Sampling, TokenLearning
 from engine.evaluation.shares import shares
@@ -36,7 +36,7 @@ SCHEDULES = {
 SEED = 400
 """Of the held-out images; no setting was chosen on it."""
 FOUND_ON = 16
-"""Plain images of each class that find the worst ones, as in bench/tokens.py."""
+"""Plain images of each class that find the worst ones, as in bench/worst_classes.py."""
 RESULT = Path(__file__).parent / "results" / "cat_compute.json"
 
 

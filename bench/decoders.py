@@ -2,11 +2,12 @@
 
 python bench/decoders.py [--images 4] [--domains photo sketch ...]
 
-The embedded prior stands for a large one: its 32 px are the full size, and its classifiers, trained at 32 px, are made
-to read 16, as a 224 px classifier needs 256 of Stable Diffusion's 512. Cosines are of dL/dz, over a batch, at clean
-latents z_0|t that the guided sampler itself predicts in some of its 30 steps; shares are the judge's, of images whose
-guidance looked through each way and which the full decoder then made. FLOPs and times: decoding and its gradient by the
-latents. Writes bench/results/decoders.json.
+"truncated" leaves out a decoder's last upsampling; the distilled one is the embedded prior's own tiny decoder, at the
+full size. The embedded prior stands for a large one: its 32 px are the full size, and its classifiers, trained at 32
+px, are made to read 16, as a 224 px classifier needs 256 of Stable Diffusion's 512. Cosines are of dL/dz, over a
+batch, at clean latents z_0|t that the guided sampler itself predicts in some of its 30 steps; shares are the judge's,
+of images whose guidance looked through each way and which the full decoder then made. FLOPs and times: decoding and
+its gradient by the latents. Writes bench/results/decoders.json.
 """
 
 import argparse
@@ -41,7 +42,8 @@ STEPS = (0, 8, 16, 23)
 REFERENCE = "full size"
 POOLED = "truncated, pooled kernels"
 MODES = ("area", "bilinear", "bicubic")
-GENERATED = (REFERENCE, "latents by area, variance kept", "truncated, kernels as they were", POOLED)
+NARROW = "distilled, a third as wide"
+GENERATED = (REFERENCE, NARROW, "latents by area, variance kept", "truncated, kernels as they were", POOLED)
 """The ways that also guide whole images."""
 SD_VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -180,7 +182,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior, judge = load_prior("embedded", device="cpu"), load_judge()
-    found = ways(prior)
+    narrow, prior = prior, replace(prior, tiny=prior.vae)
+    found = ways(prior) | {NARROW: guidance_decoder(narrow, "tiny")}
     cells: dict[str, dict[str, dict[str, float]]] = {}
     per_way: dict[str, list[dict[str, list[float]]]] = {}
     for domain in chosen.domains:

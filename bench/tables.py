@@ -132,14 +132,28 @@ def embedded_table(result: dict) -> str:
     return "\n".join(["| embedded models | reached | goal |", "|---|---|---|", *rows])
 
 
+def _cells(result: dict, method: str, domain: str) -> list[dict]:
+    """What bench/evidence.py counted of each class and seed of one row."""
+    seeds = result["rows"].get(f"{method}/{domain}", {}).get("seeds", {})
+    return [cell for by_class in seeds.values() for cell in by_class.values()]
+
+
+def _domains(result: dict) -> list[str]:
+    return list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (header, *rows)]
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
+
+
 def guidance_table(result: dict) -> str:
-    """bench/guidance.py: shares by domain and method, each the mean over its seeds."""
-    by_method: dict[tuple[str, str], list[dict]] = {}
-    for name, cell in result["cells"].items():
-        method, domain, _ = name.split("/")
-        by_method.setdefault((domain, method), []).append(cell)
-    methods = list(result["settings"]["methods"])
-    domains = list(dict.fromkeys(domain for domain, _ in by_method))
+    """bench/evidence.py: shares by domain and method, each the mean over its seeds."""
+    methods = [
+        m
+        for m in ("plain", "paper DAG", "L_BN alone", "DAG")
+        if any(_cells(result, m, d) for d in _domains(result))
+    ]
 
     def shown(cells: list[dict]) -> str:
         if not cells:
@@ -149,57 +163,82 @@ def guidance_table(result: dict) -> str:
         )
         return f"{domain:.2f} / {kind:.2f} / {distance:.0f}"
 
-    rows = [
-        [domain.replace("_", " "), *(shown(by_method.get((domain, method), [])) for method in methods)]
-        for domain in domains
-    ]
-    rows.append(["mean", *(shown([c for d in domains for c in by_method.get((d, m), [])]) for m in methods)])
-    images = next(iter(result["cells"].values()))["images"]
-    seeds = [max(len(by_method.get((domain, method), [])) for domain in domains) for method in methods]
-    counts = ", ".join(f"{method} {number}" for method, number in zip(methods, seeds, strict=True))
-    return "\n".join(
-        [
-            f"Judge's share in the domain / in the class / L_BN; neutral prompts, {images} images a cell and seed; "
-            f"seeds: {counts}.\n",
-            f"| classifier of | {' | '.join(methods)} |",
-            "|---" * (len(methods) + 1) + "|",
-            *(f"| {' | '.join(row)} |" for row in rows),
-        ]
+    domains = _domains(result)
+    rows = [[d.replace("_", " "), *(shown(_cells(result, m, d)) for m in methods)] for d in domains]
+    rows.append(["mean", *(shown([c for d in domains for c in _cells(result, m, d)]) for m in methods)])
+    numbers = ", ".join(
+        f"{m} {max(sum(c['images'] for c in _cells(result, m, d)) for d in domains)}" for m in methods
+    )
+    return (
+        f"Judge's share in the domain / in the class / L_BN; neutral prompts; images of each row and column: {numbers}."
+        "\n\n" + _table(["classifier of", *methods], rows)
     )
 
 
-def tokens_table(result: dict) -> str:
-    """bench/tokens.py: accuracies on the classes that the teacher recognises worst, without and with tokens."""
-    methods = list(dict.fromkeys(name.split("/")[0] for name in result["cells"]))
-    cells = {
-        (domain, method): [
-            cell for name, cell in result["cells"].items() if name.startswith(f"{method}/{domain}/")
-        ]
-        for domain in result["classes"]
-        for method in methods
-    }
+def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
+    """bench/evidence.py: accuracies on the classes that the teacher recognises worst, without and with tokens."""
+    methods = ("plain", "CAT", "DAG", "both")
+
+    def cells(method: str, domain: str) -> list[dict]:
+        seeds = result["rows"].get(f"{method}/{domain}", {}).get("seeds", {})
+        return [by_class[label] for by_class in seeds.values() for label in worst[domain]]
 
     def shown(found: list[dict]) -> str:
+        if not found:
+            return "not measured"
         return f"{mean(c['teacher_class'] for c in found):.2f} / {mean(c['judge_class'] for c in found):.2f}"
 
     rows = [
-        [domain.replace("_", " "), ", ".join(kinds), *(shown(cells[domain, method]) for method in methods)]
-        for domain, kinds in result["classes"].items()
+        [domain.replace("_", " "), ", ".join(kinds), *(shown(cells(m, domain)) for m in methods)]
+        for domain, kinds in worst.items()
     ]
-    whole = [
-        shown([c for (_, m), found in cells.items() if m == method for c in found]) for method in methods
-    ]
-    rows.append(["mean", "", *whole])
-    first = next(iter(cells.values()))
-    return "\n".join(
-        [
-            f"Teacher's / judge's accuracy on the classes that the teacher recognises worst in plain images; "
-            f"{len(first)} x {first[0]['images']} images a cell, on seeds that learning and choosing did not see.\n",
-            f"| classifier of | classes | {' | '.join(methods)} |",
-            "|---" * (len(methods) + 2) + "|",
-            *(f"| {' | '.join(row)} |" for row in rows),
-        ]
+    rows.append(["mean", "", *(shown([c for d in worst for c in cells(m, d)]) for m in methods)])
+    images = max(sum(c["images"] for c in cells(m, d)) for m in methods for d in worst)
+    return (
+        "Teacher's / judge's accuracy on the classes that the teacher recognises worst in plain images; "
+        f"{images} images a row and column, on seeds that learning and choosing did not see.\n\n"
+        + _table(["classifier of", "classes", *methods], rows)
     )
+
+
+def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:
+    """bench/worst_classes.py: domain -> the classes that its classifier recognises least, in alphabetical order."""
+    domains = [name.removeprefix("embedded:") for name in next(iter(found["recognised"].values()))]
+    return {
+        domain: sorted(
+            sorted(found["recognised"], key=lambda label: found["recognised"][label][f"embedded:{domain}"])[
+                :number
+            ]
+        )
+        for domain in domains
+    }
+
+
+def methods_table(result: dict, methods: list[str]) -> str:
+    """bench/evidence.py: FID, KID, precision and recall of each method against the domain's real images."""
+    domains = _domains(result)
+    rows = []
+    for method in methods:
+        found = [result["rows"].get(f"{method}/{domain}", {}) for domain in domains]
+        if not all("metrics" in row for row in found):
+            continue
+        shown = [
+            f"{row['metrics']['fid']['value']:.1f} ({row['metrics']['fid']['low']:.1f} to "
+            f"{row['metrics']['fid']['high']:.1f})"
+            for row in found
+        ]
+        means = {
+            key: mean(row["metrics"][key]["value"] for row in found)
+            for key in ("fid", "kid", "precision", "recall")
+        }
+        gflop = mean(row["flops_per_image"] for row in found) / 1e9
+        rows.append([
+            method, *shown, f"{means['fid']:.1f}", f"{means['kid']:.3f}", f"{means['precision']:.2f}",
+            f"{means['recall']:.2f}", f"{gflop:.0f}", str(found[0]["images"]),
+        ])  # fmt: skip
+    header = ["method", *(f"FID {d.replace('_', ' ')}" for d in domains), "FID", "KID", "precision", "recall",
+              "GFLOP an image", "images"]  # fmt: skip
+    return _table(header, rows)
 
 
 def fill(text: str, name: str, table: str) -> str:
@@ -210,18 +249,63 @@ def fill(text: str, name: str, table: str) -> str:
     return re.sub(pattern, lambda found: found[1] + table + found[2], text, flags=re.DOTALL)
 
 
+def tune_table(result: dict) -> str:
+    """bench/tune.py: each scale's score without data beside its FID by real images."""
+    domains = list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
+    scales = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
+    rows = []
+    for domain in domains:
+        found = {
+            scale: result["rows"][f"{domain}/{scale}"]
+            for scale in scales
+            if f"{domain}/{scale}" in result["rows"]
+        }
+        chosen, best = (min(found, key=lambda scale: found[scale][key]) for key in ("score", "fid"))
+        cells = [f"{row['score']:.2f} / {row['fid']:.1f}" for row in found.values()]
+        ratio = found[chosen]["fid"] / found[best]["fid"]
+        rows.append([domain.replace("_", " "), *cells, chosen, best, f"{ratio:.2f}"])
+    header = [
+        "classifier of",
+        *(f"scale {scale}" for scale in scales),
+        "tuned",
+        "best by FID",
+        "FID tuned / best",
+    ]
+    return "Score (least is chosen) / FID.\n\n" + _table(header, rows)
+
+
+ABLATION = ["plain", "CAT", "DAG", "both"]
+METHODS = [
+    "plain",
+    "paper DAG",
+    "paper DDIS",
+    "both",
+    "DeepInversion",
+    "Plug-In Inversion",
+    "NaturalInversion",
+]
+
+
 def main() -> None:
     for file in sorted(RESULTS.glob("kernels*.json")):
         file.with_suffix(".md").write_text(kernels_table(json.loads(file.read_text())))
+    found = {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("*.json")}
+    tables = {
+        "embedded": (embedded_table, ["embedded_check"]),
+        "guidance": (guidance_table, ["evidence"]),
+        "tokens": (
+            lambda evidence, worst: tokens_table(evidence, worst_of(worst)),
+            ["evidence", "worst_classes"],
+        ),
+        "ablation": (lambda evidence: methods_table(evidence, ABLATION), ["evidence"]),
+        "methods": (lambda evidence: methods_table(evidence, METHODS), ["evidence"]),
+        "tune": (tune_table, ["tune"]),
+        "kernels": (readme_kernels, ["kernels"]),
+    }
     text = README.read_text()
-    for name, source, table in (
-        ("embedded", "embedded_check.json", embedded_table),
-        ("guidance", "guidance.json", guidance_table),
-        ("tokens", "tokens.json", tokens_table),
-        ("kernels", "kernels.json", readme_kernels),
-    ):
-        if (RESULTS / source).exists():
-            text = fill(text, name, table(json.loads((RESULTS / source).read_text())))
+    for name, (table, sources) in tables.items():
+        if all(source in found for source in sources):
+            text = fill(text, name, table(*(found[source] for source in sources)))
     README.write_text(text)
 
 

@@ -1,14 +1,23 @@
 """Data-free image synthesis: a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381)."""
 
-from engine.config import Alignment, Evaluation, Sampling, TokenLearning
+from engine.baselines.deepinversion import DeepInversion
+from engine.baselines.natural_inversion import NaturalInversion
+from engine.baselines.plugin_inversion import PlugInInversion
+from engine.config import Alignment, Evaluation, Sampling, Selection, TokenLearning
+from engine.downstream.distill import distill
+from engine.downstream.prune import prune
+from engine.downstream.quantise import quantise
+from engine.downstream.settings import Comparison, Distillation, Pruning, Quantisation
 from engine.errors import EngineError
 from engine.evaluation.evaluate import evaluate
+from engine.evaluation.select import select
 from engine.memory.plan import Plan, plan
 from engine.memory.profile import StepProfile
 from engine.memory.profile import profile_step as profile
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.pipelines.generate import generate
 from engine.pipelines.learn_tokens import learn_tokens
+from engine.pipelines.tune import Tuned, tune
 from engine.tokens.table import TokenTable, load_tokens, save_tokens
 from engine.tokens.textual_inversion import export_textual_inversion, import_textual_inversion
 from engine.types import ImageKey, Sample
@@ -16,16 +25,26 @@ from engine.types import ImageKey, Sample
 __all__ = [
     "Alignment",
     "Classifier",
+    "Comparison",
+    "DeepInversion",
+    "Distillation",
     "EngineError",
     "Evaluation",
     "ImageKey",
+    "NaturalInversion",
     "Plan",
+    "PlugInInversion",
     "Prior",
+    "Pruning",
+    "Quantisation",
     "Sample",
     "Sampling",
+    "Selection",
     "StepProfile",
     "TokenLearning",
     "TokenTable",
+    "Tuned",
+    "distill",
     "evaluate",
     "export_textual_inversion",
     "generate",
@@ -36,5 +55,9 @@ __all__ = [
     "load_tokens",
     "plan",
     "profile",
+    "prune",
+    "quantise",
     "save_tokens",
+    "select",
+    "tune",
 ]

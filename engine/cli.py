@@ -9,10 +9,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.cli_evaluate import add_evaluation, run_evaluate
+from engine.baselines.methods import DDIS
+from engine.cli_downstream import (
+    DISTILL_HELP,
+    PRUNE_HELP,
+    QUANTISE_HELP,
+    add_distill,
+    add_prune,
+    add_quantise,
+    run_distill,
+    run_prune,
+    run_quantise,
+)
+from engine.cli_evaluate import add_evaluation, add_selection, run_evaluate, run_select
 from engine.cli_memory import PLAN_HELP, PROFILE_HELP, add_plan, add_profile, run_plan, run_profile
+from engine.cli_tune import TUNE_HELP, add_tune, run_tune
 from engine.config import Sampling
 from engine.errors import EngineError
 from engine.options import (
@@ -20,15 +33,24 @@ from engine.options import (
     add_config,
     add_learning,
     add_memory,
+    add_methods,
     add_models,
     add_request,
     add_runtime,
     alignment_of,
+    check_methods,
     learning_of,
     load_models,
+    load_student,
+    load_teacher,
+    method_of,
     sampling_of,
 )
 from engine.progress import Progress
+
+if TYPE_CHECKING:
+    from engine.pipelines.baseline_job import BaselineJob
+    from engine.pipelines.job import Job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_runtime(generate)
     add_alignment(generate)
     add_config(generate, Sampling())
+    add_methods(generate)
 
     learn = _command(
         commands, "learn-tokens", run_learn, "learn a class alignment token (CAT) for each class"
@@ -85,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_config(learn, Sampling())
     add_learning(learn)
 
+    add_tune(_command(commands, "tune", run_tune, TUNE_HELP))
     add_plan(_command(commands, "plan", run_plan, PLAN_HELP))
     add_profile(_command(commands, "profile", run_profile, PROFILE_HELP))
 
@@ -107,6 +131,10 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--images-per-shard", type=int, default=10_000, help="(default: 10000)")
 
     add_evaluation(_command(commands, "evaluate", run_evaluate, "measure images against a reference"))
+    add_selection(_command(commands, "select", run_select, "keep the better part of a data set"))
+    add_distill(_command(commands, "distill", run_distill, DISTILL_HELP))
+    add_prune(_command(commands, "prune", run_prune, PRUNE_HELP))
+    add_quantise(_command(commands, "quantise", run_quantise, QUANTISE_HELP))
     onnx = _command(
         commands, "export-onnx", run_export_onnx, "write the networks and the guidance gradient as ONNX"
     )
@@ -130,21 +158,33 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from engine.pipelines.generate import write
-    from engine.pipelines.job import prepare
 
-    sampling = sampling_of(chosen)
-    job = prepare(
-        *load_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen), sampling,
-        chosen.seed, chosen.memory, chosen.runtime, chosen.onnx_cache, attention=chosen.attention,
-    )  # fmt: skip
+    job = _job_of(chosen)
     total = len(job.classes) * job.images_per_class
     with progress.bar("images", total) as bar:
-        made = sum(
-            1 for _ in write(job, chosen.out, lambda _, clean: bar.advance(len(clean) / sampling.steps))
-        )
+        made = sum(1 for _ in write(job, chosen.out, lambda step, of: bar.advance(len(of) / step.total)))
     sheet = chosen.out / "contact_sheet.png"
     progress.say(f"{total} images in {chosen.out}, {made} of them made now. Contact sheet: {sheet}")
     return {"folder": str(chosen.out), "images": total, "made_now": made, "contact_sheet": str(sheet)}
+
+
+def _job_of(chosen: argparse.Namespace) -> "Job | BaselineJob":
+    """The request that the options of `generate` make."""
+    from engine.pipelines.baseline_job import prepare_baseline
+    from engine.pipelines.job import prepare
+
+    check_methods(chosen)
+    if chosen.method == DDIS:
+        return prepare(
+            *load_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen),
+            sampling_of(chosen), chosen.seed, chosen.memory, chosen.runtime, chosen.onnx_cache,
+            attention=chosen.attention,
+        )  # fmt: skip
+    classifier = load_teacher(chosen)
+    return prepare_baseline(
+        classifier, method_of(chosen, classifier), chosen.classes, chosen.images_per_class, chosen.seed,
+        load_student(chosen, classifier),
+    )  # fmt: skip
 
 
 def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:

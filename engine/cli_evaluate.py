@@ -1,17 +1,18 @@
-"""`ddis evaluate`: a folder of images against a reference."""
+"""`ddis evaluate`: a folder of images against a reference; `ddis select`: the better part of a data set."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from engine.config import Evaluation
+from engine.config import Evaluation, Selection
 from engine.options import add_config, config_of
 from engine.progress import Progress
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="a folder of `ddis generate`, or any folder of images")
+    parser.add_argument("folder", type=Path, nargs="+", help="a folder of `ddis generate`, or any folder of images; "
+                        "several are measured as one set")  # fmt: skip
     parser.add_argument("--reference", help="a folder of images, a parquet file, a .safetensors file of "
                         "--save-statistics, or judge: the embedded real features")  # fmt: skip
     parser.add_argument("--features", default="judge", help="network whose features are compared: judge, "
@@ -55,4 +56,32 @@ def run_evaluate(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
         progress.say(f"warning: {warning}")
     if chosen.out is not None:
         write_whole(chosen.out, json.dumps(report, indent=1).encode() + b"\n")
+    return report
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a finished folder of `ddis generate`")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the kept images, a data set too")
+    parser.add_argument("--classifier", help="what the folder was made with, for l_bn_share")
+    parser.add_argument("--architecture", help="network of a checkpoint file")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="its class names, in order")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    add_config(parser, Selection())
+
+
+def run_select(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.evaluation.select import select
+    from engine.models import load_classifier
+
+    classifier = None
+    if chosen.classifier is not None:
+        classifier = load_classifier(
+            chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device
+        )
+    with progress.bar("images", None) as bar:
+        report = select(chosen.folder, chosen.out, config_of(chosen, Selection()), classifier, bar.advance)
+    progress.say(
+        f"{report['kept']} of {report['images']} images in {chosen.out}; the teacher recognises "
+        f"{report['recognised_kept']} of them, of all {report['recognised']}."
+    )
     return report

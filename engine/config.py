@@ -8,9 +8,10 @@ from engine.settings.evaluation import Evaluation
 from engine.settings.fields import check_choices, setting
 from engine.settings.networks import AUTO_ATTENTION, DTYPES
 from engine.settings.sampling import Sampling
+from engine.settings.selection import Selection
 from engine.settings.tokens import TokenLearning
 
 __all__ = [
-    "AUTO_ATTENTION", "CLASSIFIERS_PX", "DTYPES", "PRIORS_PX", "Alignment", "Evaluation", "Sampling", "TokenLearning",
-    "check_choices", "setting",
+    "AUTO_ATTENTION", "CLASSIFIERS_PX", "DTYPES", "PRIORS_PX", "Alignment", "Evaluation", "Sampling", "Selection",
+    "TokenLearning",     "check_choices", "setting",
 ]  # fmt: skip

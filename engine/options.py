@@ -4,12 +4,17 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from engine.config import AUTO_ATTENTION, DTYPES, Alignment, Evaluation, Sampling, TokenLearning
+from engine.baselines.methods import BASELINES, DDIS, settings_of
+from engine.baselines.settings import BaselineSettings
+from engine.config import AUTO_ATTENTION, DTYPES, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
 
-Config = TypeVar("Config", Alignment, Evaluation, Sampling, TokenLearning)
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 PRESETS: dict[str, Callable[[], Alignment | None]] = {
     "default": Alignment,
     "paper": Alignment.paper,
@@ -141,16 +146,72 @@ def alignment_of(chosen: argparse.Namespace) -> Alignment | None:
     return None if preset is None else config_of(chosen, preset, "alignment-")
 
 
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", choices=(DDIS, *BASELINES), default=DDIS, help="how images are made; all but ddis "
+                        "need no prior, and take their own options alone (default: ddis)")  # fmt: skip
+    parser.add_argument("--student", help="a classifier of the same classes, for deepinversion's competition")
+    parser.add_argument("--student-architecture", help="network of a student that is a checkpoint file")
+    for settings in BASELINES.values():
+        add_config(parser, settings(), f"{settings.name}-")
+
+
+def method_of(chosen: argparse.Namespace, classifier: Any) -> BaselineSettings:
+    """The settings of the chosen baseline: the defaults for the classifier's images, with the options given."""
+    return config_of(chosen, settings_of(chosen.method, classifier), f"{chosen.method}-")
+
+
+def check_methods(chosen: argparse.Namespace) -> None:
+    """Raise ConfigError for an option of another method than the chosen one."""
+    given = set(vars(chosen))
+    wrong = {
+        key for name in BASELINES if name != chosen.method for key in given if key.startswith(f"{name}-")
+    }
+    if chosen.method != DDIS:
+        unused = {"prior": "embedded", "alignment": "default", "memory": "auto", "runtime": "torch", "tokens": None,
+                  "variant": None, "revision": None, "tiny_decoder": None, "onnx_cache": None}  # fmt: skip
+        wrong |= {key for key, default in unused.items() if getattr(chosen, key) != default}
+        wrong |= {key for key in given if key.startswith("alignment-")}
+        wrong |= {entry.name for entry in fields(Sampling)} & given
+    elif chosen.student is not None:
+        wrong.add("student")
+    if wrong:
+        options = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(wrong))
+        raise ConfigError(
+            f"{options} came with --method {chosen.method}, expected that method's own options: leave "
+            f"{'it' if len(wrong) == 1 else 'them'} out, or choose the method that has "
+            f"{'it' if len(wrong) == 1 else 'them'}."
+        )
+
+
 def load_models(chosen: argparse.Namespace) -> tuple[Any, Any]:
     """The classifier and the prior that the options name."""
-    from engine.models import load_classifier, load_prior
+    from engine.models import load_prior
 
-    classifier = load_classifier(
-        chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device,
-        dtype=chosen.dtype,
-    )  # fmt: skip
+    classifier = load_teacher(chosen)
     prior = load_prior(
         chosen.prior, variant=chosen.variant, revision=chosen.revision, device=chosen.device, dtype=chosen.dtype,
         tiny=chosen.tiny_decoder,
     )  # fmt: skip
     return classifier, prior
+
+
+def load_teacher(chosen: argparse.Namespace) -> Any:
+    """The classifier that the options name."""
+    from engine.models import load_classifier
+
+    return load_classifier(
+        chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device,
+        dtype=chosen.dtype,
+    )  # fmt: skip
+
+
+def load_student(chosen: argparse.Namespace, classifier: Any) -> Any:
+    """The student that the options name, of the classifier's classes; None where they name none."""
+    from engine.models import load_classifier
+
+    if chosen.student is None:
+        return None
+    return load_classifier(
+        chosen.student, architecture=chosen.student_architecture, labels=classifier.labels, device=chosen.device,
+        dtype=chosen.dtype,
+    )  # fmt: skip

@@ -1,6 +1,9 @@
 """Words of a prompt. `A/An {token} {class name}` is the paper's template; without a token it is the plain prompt."""
 
 import re
+from string import Formatter
+
+PLAIN = "{a} {class}"
 
 VOWELS = "aeiou"
 SOUNDS_LIKE_YOU = ("uni", "use", "usa", "euro", "ewe", "one")
@@ -15,11 +18,20 @@ def article(noun: str) -> str:
     return "an" if word.startswith((*VOWELS, *SILENT_H)) else "a"
 
 
-def class_prompt(label: str, token: str = "") -> str:
+def class_prompt(label: str, token: str = "", template: str = PLAIN) -> str:
     """The prompt of one class: 'an elephant', or with a token 'an <ddis-elephant> elephant'.
 
-    The article is that of the class name: a learned token has no sound of its own. A number in brackets at the end,
-    which only tells two labels of the same name apart, is left out.
+    template: {a} is the article, {class} the class name behind its token, as in 'a sketch of {a} {class}'. The article
+    is that of the class name: a learned token has no sound of its own. A number in brackets at the end, which only
+    tells two labels of the same name apart, is left out.
     """
     words = re.sub(r" \(\d+\)$", "", label.replace("_", " ").strip())
-    return " ".join(part for part in (article(words), token, words) if part)
+    return template.format_map({"a": article(words), "class": f"{token} {words}" if token else words})
+
+
+def template_fields(template: str) -> set[str] | None:
+    """The names in braces of a template; None where it is no template."""
+    try:
+        return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    except ValueError:
+        return None

@@ -1,6 +1,6 @@
 """The values that travel between the rooms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import torch
 from ddis_kernels import Moments
 from torch import Tensor
 
-__all__ = ["Denoise", "ImageKey", "Moments", "Prediction", "Sample", "Step", "image_rng"]
+__all__ = ["Denoise", "ImageKey", "Moments", "Prediction", "Sample", "Step", "group_rng", "image_rng"]
 
 
 class Prediction(NamedTuple):
@@ -77,5 +77,14 @@ class Sample:
 
 def image_rng(seed: int, key: ImageKey) -> torch.Generator:
     """The CPU generator of one image. Equal for every batch size, device and order of work."""
-    digest = blake2b(f"{seed}/{key.class_index}/{key.index}".encode(), digest_size=8).digest()
+    return _rng(f"{seed}/{key.class_index}/{key.index}")
+
+
+def group_rng(seed: int, keys: Sequence[ImageKey]) -> torch.Generator:
+    """The CPU generator of images that are made together: another group, another generator."""
+    return _rng("/".join([str(seed), *(f"{key.class_index}.{key.index}" for key in keys)]))
+
+
+def _rng(name: str) -> torch.Generator:
+    digest = blake2b(name.encode(), digest_size=8).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") & (2**63 - 1))

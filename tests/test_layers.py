@@ -28,16 +28,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "memory": {"models", "guidance", "sampling"},
     "evaluation": CORE - {"pipelines"},
     "onnx": {"models", "guidance", "sampling"},  # another engine for what the sampler is given
-    "pipelines": CORE - {"pipelines"} | {"evaluation", "onnx"},
-    "baselines": CORE,
-    "downstream": CORE,
+    "baselines": {"models", "guidance", "memory"},
+    "pipelines": CORE - {"pipelines"} | {"baselines", "evaluation", "onnx"},
+    "downstream": CORE | {"evaluation", "onnx"},
 }
-JOINERS = {"__init__", "__main__", "cli", "cli_evaluate", "cli_memory", "options"}
+JOINERS = {
+    "__init__",
+    "__main__",
+    "cli",
+    "cli_downstream",
+    "cli_evaluate",
+    "cli_memory",
+    "cli_tune",
+    "options",
+}
 """The public face and the command line (with its `options`) join all rooms; nothing imports them but each other."""
 
 OPTIONAL = {
-    "bitsandbytes", "onnx", "onnx2fx", "onnxruntime", "onnxscript", "timm", "torch_fidelity", "torchvision", "triton",
-    "xformers",
+    "bitsandbytes", "onnx", "onnx2fx", "onnxruntime", "onnxscript", "timm", "torch_fidelity", "torch_pruning",
+    "torchvision", "triton", "xformers",
 }  # fmt: skip
 FOREIGN_TO_KERNELS = {"engine", "diffusers", "transformers"}
 

@@ -33,32 +33,54 @@ def test_a_table_is_filled_between_its_markers_and_nowhere_else() -> None:
         tables().fill(text, "z", "| new |")
 
 
-def test_guidance_is_averaged_over_seeds() -> None:
-    cell = {"images": 7, "judge_domain": 0.2, "judge_class": 0.5, "teacher_class": 0.5, "l_bn": 100.0}
-    result = {
-        "settings": {"methods": {"plain": None, "ours": {}}},
-        "cells": {"plain/sketch/0": cell, "plain/sketch/1": {**cell, "judge_domain": 0.4}},
-    }
-    table = tables().guidance_table(result)
-    assert "| sketch | 0.30 / 0.50 / 100 | not measured |" in table
-    assert "| mean | 0.30 / 0.50 / 100 | not measured |" in table
-    assert "seeds: plain 2, ours 0" in table
+def cell(**changed: float) -> dict[str, float]:
+    return {
+        "images": 7,
+        "judge_domain": 0.2,
+        "judge_class": 0.5,
+        "teacher_class": 0.25,
+        "l_bn": 100.0,
+    } | changed
 
 
-def test_tokens_are_shown_beside_the_plain_prompt() -> None:
-    cell = {"images": 7, "judge_class": 0.5, "teacher_class": 0.25}
-    result = {
-        "classes": {"sketch": ["dog", "house"], "photo": ["dog"]},
-        "cells": {
-            "plain/sketch/1": cell,
-            "CAT/sketch/1": {**cell, "judge_class": 0.75},
-            "plain/photo/1": {**cell, "teacher_class": 0.75},
-            "CAT/photo/1": cell,
-        },
+def test_guidance_is_averaged_over_classes_and_seeds() -> None:
+    seeds = {
+        "0": {"dog": cell(), "cat": cell(judge_domain=0.6)},
+        "1": {"dog": cell(), "cat": cell(l_bn=140.0)},
     }
-    table = tables().tokens_table(result)
-    assert "| sketch | dog, house | 0.25 / 0.50 | 0.25 / 0.75 |" in table
-    assert "| mean |  | 0.50 / 0.50 | 0.25 / 0.62 |" in table
+    table = tables().guidance_table(
+        {"rows": {"plain/sketch": {"seeds": seeds}, "DAG/photo": {"seeds": seeds}}}
+    )
+    assert "| classifier of | plain | DAG |" in table
+    assert "| sketch | 0.30 / 0.50 / 110 | not measured |" in table
+    assert "| mean | 0.30 / 0.50 / 110 | 0.30 / 0.50 / 110 |" in table
+    assert "plain 28, DAG 28." in table
+
+
+def test_tokens_are_counted_on_the_worst_classes_alone() -> None:
+    recognised = {
+        "cat": {"embedded:sketch": 9, "embedded:photo": 1}, "dog": {"embedded:sketch": 1, "embedded:photo": 9},
+    }  # fmt: skip
+    worst = tables().worst_of({"recognised": recognised}, 1)
+    assert worst == {"sketch": ["dog"], "photo": ["cat"]}
+    plain = {"0": {"dog": cell(), "cat": cell(judge_class=0.75)}}
+    tokens = {"0": {"dog": cell(judge_class=1.0), "cat": cell()}}
+    rows = {f"{m}/{d}": {"seeds": s} for m, s in (("plain", plain), ("CAT", tokens)) for d in worst}
+    table = tables().tokens_table({"rows": rows}, worst)
+    assert "| sketch | dog | 0.25 / 0.50 | 0.25 / 1.00 | not measured | not measured |" in table
+    assert "| photo | cat | 0.25 / 0.75 | 0.25 / 0.50 | not measured" in table
+    assert "| mean |  | 0.25 / 0.62 | 0.25 / 0.75 |" in table
+    assert "7 images a row" in table
+
+
+def test_methods_are_compared_where_each_domain_was_measured() -> None:
+    entry = {"value": 4.0, "low": 3.0, "high": 5.0}
+    row = {"seeds": {}, "images": 9, "flops_per_image": 2e9}
+    row["metrics"] = dict.fromkeys(("fid", "kid", "precision", "recall"), entry)
+    rows = {"plain/photo": row, "plain/sketch": row, "both/photo": row, "both/sketch": {"seeds": {}}}
+    table = tables().methods_table({"rows": rows}, ["plain", "both"])
+    assert "| plain | 4.0 (3.0 to 5.0) | 4.0 (3.0 to 5.0) | 4.0 | 4.000 | 4.00 | 4.00 | 2 | 9 |" in table
+    assert "both" not in table
 
 
 def test_registers_are_listed_by_architecture() -> None:

@@ -1,6 +1,6 @@
 """One evaluator for every method: a folder of images against a reference, with intervals and both sample sizes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor
 from engine.config import Evaluation
 from engine.errors import ConfigError
 from engine.evaluation.extractors import JUDGE, Extractor, load_extractor
-from engine.evaluation.images import has_manifest, open_images
+from engine.evaluation.images import Pooled, has_manifest, open_images
 from engine.evaluation.intervals import (
     LEVEL,
     Interval,
@@ -40,7 +40,7 @@ NEED_FEATURES = ("precision", "recall", "density", "coverage", "prd_precision", 
 
 
 def evaluate(
-    folder: Path | str,
+    folder: Path | str | Sequence[Path | str],
     reference: Path | str | None = None,
     features: str | Extractor = JUDGE,
     *,
@@ -54,6 +54,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure the images of `folder`, a data set of ours or any folder of images, against those of `reference`.
 
+    folder: several, such as the runs of several seeds, are measured as one set.
+
     reference: a folder of images, a parquet file (`domain` picks rows), a file of saved statistics, or 'judge', the
     embedded judge's own real images (`domain` picks theirs). features: 'judge', 'classifier:<source>', 'inception', or
     an Extractor. statistics: where to keep the folder's own features, for later calls; no reference is needed then.
@@ -66,6 +68,9 @@ def evaluate(
             "evaluate got no reference, expected a folder of images, a parquet file, a .safetensors file of "
             "statistics, or 'judge' for the embedded real features: pass --reference."
         )
+    folders = [Path(folder)] if isinstance(folder, str | Path) else [Path(one) for one in folder]
+    if not folders:
+        raise ConfigError("evaluate got no folder, expected at least one folder of images: name one.")
     extractor = (
         features
         if isinstance(features, Extractor)
@@ -75,13 +80,13 @@ def evaluate(
         goal = None
         if reference is not None:
             goal = _reference(reference, domain, extractor, settings, files, on_step)
-        images = open_images(folder, one_size=goal is not None)
+        images = Pooled(tuple(open_images(one, one_size=goal is not None) for one in folders))
         found = measure(images, extractor, settings.image_batch, files, on_step)
         if statistics is not None:
             save_statistics(Path(statistics), found, extractor.name, moments_only)
         compared = {} if goal is None else _compared(found, goal, settings, on_step)
         return {
-            "folder": str(folder),
+            "folder": ", ".join(map(str, folders)),
             "reference": None if reference is None else str(reference),
             "domain": domain,
             "features": extractor.name,
@@ -89,7 +94,7 @@ def evaluate(
             "reference_images": None if goal is None else goal.rows,
             "level": LEVEL,
             "settings": asdict(settings),
-            "metrics": compared | _teacher(Path(folder), settings),
+            "metrics": compared | _teacher(folders, settings),
             "warnings": [] if goal is None else _warnings(found, goal),
         }
 
@@ -146,13 +151,14 @@ def _compared(found: Measured, goal: Statistics, settings: Evaluation, on_step: 
     return metrics | {"prd_precision": _entry(precision), "prd_recall": _entry(recall)}
 
 
-def _teacher(folder: Path, settings: Evaluation) -> dict[str, Any]:
+def _teacher(folders: Sequence[Path], settings: Evaluation) -> dict[str, Any]:
     """The teacher's accuracy and confidence and the images' L_BN, from the manifest; None where there is none."""
     names = ("teacher_accuracy", "teacher_confidence", "l_bn")
-    if not has_manifest(folder) or not (folder / MANIFEST).exists():
+    if not all(has_manifest(folder) and (folder / MANIFEST).exists() for folder in folders):
         return dict.fromkeys(names)
     rows = [
         (float(row.logits.argmax() == row.class_index), row.confidence, row.l_bn)
+        for folder in folders
         for row in read_manifest(folder)
     ]
     columns = torch.tensor(rows, dtype=torch.float64).T

@@ -1,7 +1,7 @@
 """Sets of images that are read in order and never held whole: data set folders, folders of images, parquet files."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,49 @@ class ImageSet:
         if held:
             yield _stacked(held)
 
+    def labels(self) -> list[str]:
+        """The class name of each image, in the order of `batches`; opens no image.
+
+        It is the label in a manifest, the name of the folder that a file lies in, or a parquet file's column `label`.
+        """
+        if self.path.is_file():
+            labels = [str(label) for _, label in _rows(self.path, self.domain, "label")]
+        elif has_manifest(self.path):
+            labels = [row.label for _, row in read_dataset(self.path)]
+        else:
+            labels = [path.parent.name for _, path in _files(self.path)]
+        if not labels:
+            raise self._without_images()
+        return labels
+
+    def chosen(self, places: Collection[int]) -> Iterator[Tensor]:
+        """Pixels (3, H, W) uint8 of the images at these places of the order, ascending; decodes no others."""
+        for place, (name, content) in enumerate(self._contents()):
+            if place in places:
+                yield _pixels(name, content)
+
     def _images(self) -> Iterator[tuple[str, Tensor]]:
         """Name and pixels (3, H, W) uint8 of each image. Raises ConfigError where there is none."""
         none = True
-        for name, content in _rows(self.path, self.domain) if self.path.is_file() else _files(self.path):
+        for name, content in self._contents():
             none = False
             yield name, _pixels(name, content)
         if none:
-            raise ConfigError(
-                f"{self.path} has no images, expected a folder with images ({', '.join(sorted(ENDINGS))}), in one "
-                "folder for each class or not, or a parquet file with rows: check the path."
-            )
+            raise self._without_images()
+
+    def _contents(self) -> Iterator[tuple[str, Path | io.BytesIO]]:
+        """Name and encoded content of each image, in order."""
+        if not self.path.is_file():
+            yield from _files(self.path)
+            return
+        for name, image in _rows(self.path, self.domain, "image"):
+            yield name, io.BytesIO(_bytes(image, self.path))
+
+    def _without_images(self) -> ConfigError:
+        return ConfigError(
+            f"{self.path} has no images, expected a folder with images ({', '.join(sorted(ENDINGS))}), in one "
+            "folder for each class or not, or a parquet file with rows: check the path."
+        )
 
 
 def open_images(path: Path | str, domain: str | None = None, one_size: bool = False) -> ImageSet:
@@ -80,6 +112,22 @@ def open_images(path: Path | str, domain: str | None = None, one_size: bool = Fa
     return ImageSet(path, domain, one_size)
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """Several sets, read one after the other as if they were one."""
+
+    sets: tuple[ImageSet, ...]
+
+    @property
+    def path(self) -> str:
+        return ", ".join(str(images.path) for images in self.sets)
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """As `ImageSet.batches`; a batch ends with its set."""
+        for images in self.sets:
+            yield from images.batches(size)
+
+
 def has_manifest(path: Path) -> bool:
     """Whether `path` is a data set of ours, finished or not."""
     return path.is_dir() and (
@@ -96,24 +144,26 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     yield from ((str(path), path) for path in sorted(found))
 
 
-def _rows(path: Path, domain: str | None) -> Iterator[tuple[str, io.BytesIO]]:
-    """Images of a parquet file, a few rows in memory at a time."""
-    columns = ["image"] if domain is None else ["image", "domain"]
+def _rows(path: Path, domain: str | None, column: str) -> Iterator[tuple[str, Any]]:
+    """Values of one column of a parquet file of images, a few rows in memory at a time."""
+    columns = [column] if domain is None else [column, "domain"]
     seen: set[str] = set()
     number, none = 0, True
     try:
         with pq.ParquetFile(path) as file:
+            for name in set(columns) - set(file.schema_arrow.names):
+                raise KeyError(name)
             for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
                 for row in batch.to_pylist():
                     seen.add(row.get("domain", ""))
                     number += 1
                     if domain is None or row["domain"] == domain:
                         none = False
-                        yield f"row {number - 1} of {path}", io.BytesIO(_bytes(row["image"], path))
+                        yield f"row {number - 1} of {path}", row[column]
     except (pa.ArrowInvalid, KeyError) as error:
         raise ConfigError(
             f"{path} is no parquet file of images ({brief(error)}), expected the columns image (a struct with "
-            "`bytes`) and, for --domain, domain: check the path, or give a folder of images."
+            "`bytes`) and, where they are asked for, label and domain: check the path, or give a folder of images."
         ) from error
     if number and none:
         raise ConfigError(

@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.errors import ConfigError, brief
 from engine.evaluation.extractors import JUDGE, Extractor
 from engine.evaluation.features import FeatureFile, RunningMoments
-from engine.evaluation.images import ImageSet
+from engine.evaluation.images import ImageSet, Pooled
 from engine.evaluation.metrics import ROWS, Features, Gaussian, blocks, gaussian
 from engine.files import make_folder, whole_file
 from engine.models.embedded.judge import load_judge
@@ -51,7 +51,11 @@ class Measured(Statistics):
 
 
 def measure(
-    images: ImageSet, extractor: Extractor, batch: int, files: ExitStack, on_images: Callable[[int], object]
+    images: ImageSet | Pooled,
+    extractor: Extractor,
+    batch: int,
+    files: ExitStack,
+    on_images: Callable[[int], object],
 ) -> Measured:
     """Features and logits of a set, in one pass. They live in files that `files` closes."""
     features = files.enter_context(FeatureFile(extractor.width))

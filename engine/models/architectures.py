@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
@@ -36,7 +37,7 @@ def cifar_resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict
     """ResNet 20, 32, 44, 56 for 32 px images, of any widths."""
 
     def build(weights: StateDict) -> tuple[nn.Module, StateDict]:
-        widths = tuple(len(weights[f"layer{stage}.0.conv1.weight"]) for stage in (1, 2, 3))
+        widths = tuple(len(weights[f"layer{stage}.0.conv2.weight"]) for stage in (1, 2, 3))
         return CifarResNet(depth, widths, classes=len(weights["linear.weight"])), weights
 
     return build
@@ -89,3 +90,32 @@ ARCHITECTURES = {
     **{f"resnet{depth}": Architecture(cifar_resnet(depth), CIFAR) for depth in (8, 14, 20, 32, 44, 56)},
     **{f"resnet{depth}": Architecture(resnet(depth), LARGE) for depth in RESIDUAL},
 }
+
+
+def untrained(architecture: str, classes: int) -> nn.Module:
+    """A network of `ARCHITECTURES` with random weights and the published widths."""
+    depth = int(architecture.removeprefix("resnet"))
+    if depth in RESIDUAL:
+        return ResNetForImageClassification(residual_config(depth, num_labels=classes))
+    return CifarResNet(depth, classes=classes)
+
+
+def architecture_of(module: nn.Module) -> str | None:
+    """Which of `ARCHITECTURES` reads this network's weights and computes what it does; None where none does."""
+    weights = {key: value.detach().float().cpu() for key, value in module.state_dict().items()}
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for name, architecture in ARCHITECTURES.items():
+        try:
+            twin, fitting = architecture.build(weights)
+            twin.eval().load_state_dict(fitting)
+        except (KeyError, RuntimeError):
+            continue
+        return name if _scores(twin, images).allclose(_scores(module, images), atol=1e-3) else None
+    return None
+
+
+@torch.no_grad()
+def _scores(module: nn.Module, images: Tensor) -> Tensor:
+    place = next(module.parameters())
+    output = module(images.to(place.device, place.dtype))
+    return getattr(output, "logits", output).float().cpu()

@@ -56,7 +56,7 @@ class Classifier:
 
     def logits(self, images: Tensor) -> Tensor:
         """images (N, 3, H, W) in [0, 1], any size -> logits (N, K), float32. Differentiable."""
-        return _logits(self.module, self.preprocess(images.float()).to(self.dtype)).float()
+        return logits_of(self.module, self.preprocess(images.float()).to(self.dtype)).float()
 
 
 def frozen_classifier(
@@ -74,7 +74,7 @@ def frozen_classifier(
     module = freeze(module).to(device, torch.float32)
     outputs: list[Tensor] = []
     example = preprocess(torch.zeros(1, 3, *preprocess.crop, device=device))
-    layers = norm_calls(module, lambda: outputs.append(_logits(module, example)), name)
+    layers = norm_calls(module, lambda: outputs.append(logits_of(module, example)), name)
     names = _checked(name, tuple(labels or ()), outputs[0].shape[1])
     stored, mark = tuple(stored_moments(layer) for layer in layers), fingerprint([module], names, preprocess)
     return Classifier(
@@ -102,7 +102,8 @@ def convert(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return module
 
 
-def _logits(module: nn.Module, pixels: Tensor) -> Tensor:
+def logits_of(module: nn.Module, pixels: Tensor) -> Tensor:
+    """Class scores (N, K) of preprocessed images, whatever the network wraps them in."""
     output = module(pixels)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.dim() != 2:

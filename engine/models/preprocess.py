@@ -66,7 +66,14 @@ class Preprocess:
 
     def __call__(self, images: Tensor) -> Tensor:
         """images (N, 3, H, W) in [0, 1], any size -> (N, 3, *crop), normalised."""
-        images = _centre(self._resized(images), self.crop)
+        return self.normalised(self.cut(images))
+
+    def cut(self, images: Tensor) -> Tensor:
+        """images (N, 3, H, W), any size -> (N, 3, *crop): what the network reads, before it is normalised."""
+        return _centre(self._resized(images), self.crop)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """images (N, 3, H, W) in [0, 1] -> in units of `std` from `mean`."""
         mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return (images - mean) / std
 

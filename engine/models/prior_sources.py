@@ -45,7 +45,8 @@ def load_prior(
     'fp16'. revision: branch, tag or commit on the hub. device: the GPU if there is one; 'meta' reads configs alone, and
     every shape is there, but no weight. dtype: of the networks; 'auto' is float16 on a GPU and float32 on the CPU.
     tiny: a tiny decoder for guidance, a diffusers folder or hub id of an AutoencoderTiny such as 'madebyollin/taesd';
-    'none' for none; by default the architecture's, or the prior's own vae if it is one. Only safetensors are read.
+    'none' for none; by default the architecture's, that in the subfolder `tiny` of a local prior, or the prior's own
+    vae if it is one. Only safetensors are read.
     Raises ModelError where a source is unknown, unreachable, broken, of another kind, or does not fit the other.
     """
     place_on = default_device(device)
@@ -56,7 +57,14 @@ def load_prior(
         parts = _from_folder(source, variant, revision, dtype, local_files_only, place_on.type == "meta")
     small = parts.tiny
     if small is None or tiny is not None:
-        small = load_tiny(tiny, parts.vae, str(source), dtype=dtype, local_files_only=local_files_only)
+        small = load_tiny(
+            tiny,
+            parts.vae,
+            str(source),
+            dtype=dtype,
+            local_files_only=local_files_only,
+            own=_own_folder(source),
+        )
     scheduler = DDIMScheduler.from_config(dict(parts.scheduler), clip_sample=False, thresholding=False)
     modules: list[nn.Module] = [parts.unet, parts.vae, parts.text_encoder]
     mark = fingerprint(
@@ -80,6 +88,12 @@ def load_prior(
         scheduler=scheduler,
         tiny=small,
     )
+
+
+def _own_folder(source: str | Path) -> Path | None:
+    """Where a local prior is; None on the hub."""
+    folder = EMBEDDED / "prior" if source == "embedded" else Path(source).expanduser()
+    return folder if folder.is_dir() else None
 
 
 def _from_folder(

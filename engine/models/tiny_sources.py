@@ -14,6 +14,8 @@ from engine.models.quiet import quiet
 
 FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 """What diffusers and transformers raise for files that are missing or broken."""
+TINY = "tiny"
+"""Subfolder of a prior's folder for a tiny decoder of its own."""
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
@@ -24,8 +26,14 @@ def load_tiny(
     *,
     dtype: torch.dtype = torch.float32,
     local_files_only: bool = False,
+    own: Path | None = None,
 ) -> AutoencoderTiny | None:
-    """The tiny decoder of a prior with this vae: see `load_prior`. None if there is none, or by the source 'none'."""
+    """The tiny decoder of a prior with this vae: see `load_prior`. None if there is none, or by the source 'none'.
+
+    own: the prior's folder, whose subfolder `tiny` is taken where no source is named.
+    """
+    if source is None and own is not None and (own / TINY).is_dir():
+        source = own / TINY
     if source is None:
         return vae if isinstance(vae, AutoencoderTiny) else None
     if source == "none":

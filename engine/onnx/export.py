@@ -24,7 +24,7 @@ from engine.errors import MissingExtraError, ModelError, brief
 from engine.files import TEMPORARY, explained, make_folder
 from engine.guidance.losses import alignment_target, domain_loss
 from engine.guidance.steer import gradient, loss_scale
-from engine.models.classifier import Classifier
+from engine.models.classifier import Classifier, logits_of
 from engine.models.decoder import GuidanceDecoder
 from engine.models.frozen import fingerprint
 from engine.models.prior import Prior
@@ -104,6 +104,23 @@ def classifier_graph(classifier: Classifier, px: int) -> Graph:
     )  # fmt: skip
 
 
+def network_graph(classifier: Classifier) -> Graph:
+    """images (N, 3, H, W) in [0, 1] of the network's own size -> logits (N, K), layers whole, for a quantiser.
+
+    Unlike in `classifier_graph` nothing is resized, and BatchNorm is an operator that folds into convolutions.
+    """
+    reads = classifier.preprocess
+
+    def call(images: Tensor) -> Tensor:
+        return logits_of(classifier.module, reads.normalised(images).to(classifier.dtype)).float()
+
+    return Graph(
+        name="network", key=_key("network", classifier.describe()), build=lambda: _Calls(call, classifier.module),
+        examples=(torch.zeros(BATCH, 3, *reads.crop, device=classifier.device),), inputs=("images",),
+        outputs=("logits",), batched=("images",),
+    )  # fmt: skip
+
+
 def gradient_graph(
     prior: Prior, classifier: Classifier, alignment: Alignment, decoder: GuidanceDecoder
 ) -> Graph:
@@ -179,8 +196,11 @@ def exported(graph: Graph, cache: Path) -> Path:
     return folder / f"{graph.name}.onnx"
 
 
-def write(graph: Graph, file: Path) -> None:
-    """Write one graph as an ONNX file; weights beyond 2 GB go into a second file beside it."""
+def write(graph: Graph, file: Path, folded: bool = False) -> None:
+    """Write one graph as an ONNX file; weights beyond 2 GB go into a second file beside it.
+
+    folded: compute now what follows from constants alone, such as the zeros of a convolution without a bias.
+    """
     for package in ("onnx", "onnxscript"):
         installed(package)
     batch = torch.export.Dim("batch")
@@ -191,7 +211,7 @@ def write(graph: Graph, file: Path) -> None:
             program = torch.onnx.export(
                 module, graph.examples, dynamo=True, input_names=graph.inputs, output_names=graph.outputs,
                 dynamic_shapes=(tuple(shapes),) if isinstance(module, _Calls) else tuple(shapes), verbose=False,
-                optimize=False,
+                optimize=folded,
             )  # fmt: skip
             assert program is not None
             program.save(file)

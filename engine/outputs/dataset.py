@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+import torch
 from PIL import Image
 
 from engine.errors import ConfigError, OutputError
@@ -201,6 +203,16 @@ def read_dataset(folder: Path | str) -> Iterator[tuple[Path, Row]]:
     """
     for row in read_manifest(Path(folder)):
         yield Path(folder) / row.path, row
+
+
+def load_sample(file: Path, row: Row) -> Sample:
+    """One image of a data set as it was handed to the writer, but for its rounding to 8 bits and its curve."""
+    with Image.open(file) as picture:
+        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    return Sample(
+        key=row.key, label=row.label, seed=row.seed, prompt=row.prompt, token=row.token, image=pixels.float() / 255,
+        logits=torch.from_numpy(row.logits.copy()), l_bn=row.l_bn, confidence=row.confidence, group=row.group,
+    )  # fmt: skip
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -64,18 +64,22 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise OutputError, naming each field that differs, where `folder` was begun with another config."""
-    there = dict(_leaves(read_run(folder)["config"]))
-    asked = dict(_leaves(json.loads(json.dumps(config))))
-    differing = [
-        f"{name} is {_shown(there.get(name, _ABSENT))} there and {_shown(asked.get(name, _ABSENT))} here"
-        for name in sorted(there.keys() | asked.keys())
-        if there.get(name, _ABSENT) != asked.get(name, _ABSENT)
-    ]
+    differing = differences(read_run(folder)["config"], config)
     if differing:
         raise OutputError(
             f"{folder} holds a run with other settings: {'; '.join(differing)}. "
             "Expected the same settings to continue it: use them, or choose another folder."
         )
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """A sentence for each setting that differs between a request that was kept and one that is made, by its name."""
+    old, new = dict(_leaves(there)), dict(_leaves(json.loads(json.dumps(here))))
+    return [
+        f"{name} is {_shown(old.get(name, _ABSENT))} there and {_shown(new.get(name, _ABSENT))} here"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, _ABSENT) != new.get(name, _ABSENT)
+    ]
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

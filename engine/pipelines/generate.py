@@ -7,12 +7,18 @@ it is a pure function of the request (`groups`), stands in each manifest row, an
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from engine.baselines.descent import OnIteration
+from engine.baselines.methods import BASELINES, DDIS
+from engine.baselines.settings import BaselineSettings
 from engine.config import AUTO_ATTENTION, Alignment, Sampling
+from engine.errors import ConfigError
 from engine.guidance.losses import judged
 from engine.guidance.steer import DomainSteer
 from engine.memory.apply import applied
@@ -22,6 +28,7 @@ from engine.memory.micro_batch import denoise_in_parts
 from engine.memory.plan import Plan
 from engine.models import Classifier, Prior
 from engine.outputs.dataset import open_dataset
+from engine.pipelines.baseline_job import BaselineJob, invert_group, prepare_baseline
 from engine.pipelines.job import Job, prepare
 from engine.pipelines.runtime import Runtime
 from engine.sampling.ddim import OnStep, sample
@@ -41,9 +48,11 @@ def generate(
     memory: str | int | Plan = AUTO,
     seed: int = 0,
     out: str | Path | None = None,
-    on_step: OnStep | None = None,
+    on_step: OnStep | OnIteration | None = None,
     runtime: Runtime = "torch",
     onnx_cache: str | Path | None = None,
+    method: str | BaselineSettings = DDIS,
+    student: str | Path | nn.Module | Classifier | None = None,
     attention: str = AUTO_ATTENTION,
 ) -> Iterator[Sample]:
     """Yield images distributed like the classifier's training set, and with `out` write them as a dataset folder.
@@ -51,53 +60,82 @@ def generate(
     classifier, prior: objects, or what `load_classifier` and `load_prior` take. classes: some of the classifier's
     labels; all of them if None. tokens: learned class alignment tokens, or their file. alignment: None samples the
     plain prior. memory: what the run may take, as '12GB', '11.5GiB', bytes or 'auto' for all that is free, or a plan;
-    it decides how images are made, and but for rounding not which. out: a folder; one that holds a part of the same run
-    is continued, and only what was missing is yielded. runtime: "onnx" samples and guides in ONNX Runtime, without
-    autograd and without a plan; onnx_cache: a folder for its graphs, which the first run with these models and settings
-    exports. attention: "sdpa", "xformers" (CUDA, extra 'gpu') or "auto", which is xformers where it is no slower. The
-    models are loaded and every argument is checked before this returns; images are made as the iterator is read. Raises
-    EngineError's children for each mistake that is the caller's; warns with MemoryWarning where memory runs out and it
-    goes on with fewer images at once.
+    it decides how images are made, and but for rounding not which. out: a folder; one that holds a part of the same
+    run is continued, and only what was missing is yielded. runtime: "onnx" samples and guides in ONNX Runtime, without
+    autograd and without a plan; onnx_cache: a folder for its graphs, which the first run with these models and
+    settings exports. attention: "sdpa", "xformers" (CUDA, extra 'gpu') or "auto", which is xformers where it is no
+    slower. method: 'deepinversion', 'plugin-inversion', 'natural-inversion' or the settings of one (`DeepInversion()`)
+    make images from the classifier alone, without what belongs to a prior; student: for adaptive DeepInversion. The
+    models are loaded and every argument is checked before this returns; images are made as the iterator is read.
+    Raises EngineError's children for each mistake that is the caller's; warns with MemoryWarning where memory runs out
+    and it goes on with fewer images at once.
     """
-    job = prepare(
-        classifier,
-        prior,
-        classes,
-        images_per_class,
-        tokens,
-        alignment,
-        sampling,
-        seed,
-        memory,
-        runtime,
-        onnx_cache,
-        attention=attention,
-    )
+    job: Job | BaselineJob
+    if method == DDIS:
+        if student is not None:
+            raise ConfigError(
+                "a student is given with method 'ddis', expected none: it is for adaptive DeepInversion. Leave it out, "
+                "or pass method=DeepInversion(competition=10)."
+            )
+        job = prepare(
+            classifier, prior, classes, images_per_class, tokens, alignment, sampling, seed, memory, runtime,
+            onnx_cache, attention=attention,
+        )  # fmt: skip
+    else:
+        check_unused(
+            method, prior=prior, tokens=tokens, alignment=alignment or Alignment(), sampling=sampling, memory=memory,
+            runtime=runtime, onnx_cache=onnx_cache, attention=attention,
+        )  # fmt: skip
+        job = prepare_baseline(classifier, method, classes, images_per_class, seed, student)
     if out is None:
-        return (image for group in job.groups() for image in sample_group(job, group, on_step))
+        return (image for group in job.groups() for image in make_group(job, group, on_step))
     with open_dataset(out, job.describe(), job.labels):
         pass  # refuses now what it would refuse at the first image
     return write(job, out, on_step)
 
 
-def write(job: Job, out: str | Path, on_step: OnStep | None = None) -> Iterator[Sample]:
+def check_unused(method: str | BaselineSettings, **given: object) -> None:
+    """Raise ConfigError where another method is given what belongs to DDIS and is not `generate`'s default."""
+    defaults = signature(generate).parameters
+    for name, value in given.items():
+        if isinstance(value, Prior) or value != defaults[name].default:
+            raise ConfigError(
+                f"{name} is given with method {getattr(method, 'name', method)!r}, expected none: it belongs to "
+                f"method {DDIS!r}, and the others need no prior. Leave it out; their own settings are fields of "
+                f"{', '.join(settings.__name__ for settings in BASELINES.values())}."
+            )
+
+
+def write(
+    job: Job | BaselineJob, out: str | Path, on_step: OnStep | OnIteration | None = None
+) -> Iterator[Sample]:
     """Write what is missing of a job's dataset folder, yielding each image once it is on the disk."""
     began = time.monotonic()
     with open_dataset(out, job.describe(), job.labels) as writer:
         for group in job.groups():
             missing = [key for key in group if key not in writer.done]
-            for image in sample_group(job, group if job.joint else missing, on_step) if missing else ():
+            for image in make_group(job, group if job.joint else missing, on_step) if missing else ():
                 if image.key in missing:
                     writer.add(image)
                     yield image
+        plan = None if isinstance(job, BaselineJob) else job.plan
         writer.finish(
             {
-                "device": str(job.prior.device),
-                "peak_bytes": peak_bytes(job.prior.device),
+                "device": str(job.device),
+                "peak_bytes": peak_bytes(job.device),
                 "seconds": round(time.monotonic() - began, 2),
-                "memory_plan": None if job.plan is None else job.plan.to_json(),
+                "memory_plan": None if plan is None else plan.to_json(),
             }
         )
+
+
+def make_group(
+    job: Job | BaselineJob, keys: Sequence[ImageKey], on_step: OnStep | OnIteration | None = None
+) -> list[Sample]:
+    """Make the images of one group together, by the job's method."""
+    if isinstance(job, BaselineJob):
+        return invert_group(job, keys, cast(OnIteration | None, on_step))
+    return sample_group(job, keys, cast(OnStep | None, on_step))
 
 
 def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = None) -> list[Sample]:

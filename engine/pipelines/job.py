@@ -52,6 +52,10 @@ class Job:
         return {number: self.classifier.labels[number] for number in self.classes}
 
     @property
+    def device(self) -> torch.device:
+        return self.prior.device
+
+    @property
     def joint(self) -> bool:
         """Whether the images of a group depend on each other."""
         return self.alignment is not None and self.alignment.statistics == "batch"
@@ -60,7 +64,8 @@ class Job:
         return self.tokens.name_of(class_index) if self.tokens is not None else ""
 
     def prompt_of(self, class_index: int) -> str:
-        return class_prompt(self.classifier.labels[class_index], self.token_of(class_index))
+        label, token = self.classifier.labels[class_index], self.token_of(class_index)
+        return class_prompt(label, token, self.sampling.prompt)
 
     def steer(self, keys: Sequence[ImageKey]) -> DomainSteer | Unguided:
         """A fresh steer for the batch of these images."""
@@ -73,10 +78,7 @@ class Job:
 
     def groups(self) -> list[list[ImageKey]]:
         """The images of the job in groups of nearly equal size, classes mixed; a function of the request alone."""
-        keys = [ImageKey(number, index) for index in range(self.images_per_class) for number in self.classes]
-        count = -(-len(keys) // self.sampling.batch)
-        bounds = [len(keys) * number // count for number in range(count + 1)]
-        return [keys[start:stop] for start, stop in pairwise(bounds)]
+        return mixed_groups(self.classes, self.images_per_class, self.sampling.batch)
 
     def describe(self) -> dict[str, Any]:
         """Everything that the images depend on, as JSON values: what `run.json` keeps and continuing compares."""
@@ -91,6 +93,24 @@ class Job:
             "seed": self.seed,
             "runtime": self.runtime,
         }
+
+
+def mixed_groups(classes: Sequence[int], images_per_class: int, batch: int) -> list[list[ImageKey]]:
+    """Images in groups of at most `batch` and nearly equal size, classes mixed."""
+    keys = [ImageKey(number, index) for index in range(images_per_class) for number in classes]
+    count = -(-len(keys) // batch)
+    bounds = [len(keys) * number // count for number in range(count + 1)]
+    return [keys[start:stop] for start, stop in pairwise(bounds)]
+
+
+def check_counts(images_per_class: int, seed: int) -> None:
+    """Raise ConfigError for a number of images or a seed that makes no sense."""
+    if images_per_class < 1:
+        raise ConfigError(
+            f"images_per_class is {images_per_class}, expected at least 1: ask for a positive number."
+        )
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}, expected a whole number >= 0: give a non-negative one.")
 
 
 def prepare(
@@ -112,12 +132,7 @@ def prepare(
 
     learning: what the plan must have room for as well, where tokens are learned; images_per_class is then an epoch's.
     """
-    if images_per_class < 1:
-        raise ConfigError(
-            f"images_per_class is {images_per_class}, expected at least 1: ask for a positive number."
-        )
-    if seed < 0:
-        raise ConfigError(f"seed is {seed}, expected a whole number >= 0: give a non-negative one.")
+    check_counts(images_per_class, seed)
     if alignment is not None and sampling.steps < 2:
         raise ConfigError(
             "sampling has 1 step and alignment is on, expected at least 2 steps: the last step is never guided, so "

@@ -70,7 +70,8 @@ class TokenSource:
 
     def _prompts(self, classes: Sequence[int], with_tokens: bool) -> list[str]:
         labels = self.job.classifier.labels
-        return [class_prompt(labels[number], self.names[number] if with_tokens else "") for number in classes]
+        tokens = self.names if with_tokens else [""] * len(labels)
+        return [class_prompt(labels[number], tokens[number], self.job.sampling.prompt) for number in classes]
 
 
 class DrawnImages:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from engine.errors import ConfigError
+from engine.prompts import PLAIN, template_fields
 from engine.settings.fields import setting
 
 
@@ -18,9 +19,20 @@ class Sampling:
     batch: int = setting(
         28, "images that are sampled together; with batch statistics they share their moments"
     )
+    prompt: str = setting(
+        PLAIN,
+        "prompt of each image; {a} is the article, {class} the class's name, behind its token if it has one (paper: "
+        "'{a} {class}'), as in 'a sketch of {a} {class}'",
+    )
     negative_prompt: str = setting("", "text of the unconditional branch")
 
     def __post_init__(self) -> None:
+        found = template_fields(self.prompt)
+        if found is None or "class" not in found or found - {"a", "class"}:
+            raise ConfigError(
+                f"prompt is {self.prompt!r}, expected a text with {{class}} in it and, if wanted, {{a}}: write 'a "
+                "sketch of {a} {class}'."
+            )
         if self.steps < 1 or self.batch < 1:
             raise ConfigError(
                 f"sampling has {self.steps} steps of {self.batch} images, expected at least 1 of each: "

@@ -28,3 +28,8 @@ def shown(images: Tensor, views: Tensor) -> Tensor:
     """images (N, 3, H, W) in [0, 1] -> the same shape, as `random_views` says. Differentiable."""
     grid = affine_grid(views.to(images.device, images.dtype), list(images.shape), align_corners=False)
     return grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def augmented(images: Tensor, rng: torch.Generator) -> Tensor:
+    """images (N, 3, H, W) in [0, 1] -> the same shape, each in a random view."""
+    return shown(images, random_views(len(images), rng))

@@ -2,7 +2,9 @@
 
 import pytest
 
-from engine.prompts import article, class_prompt
+from engine.config import Sampling
+from engine.errors import ConfigError
+from engine.prompts import article, class_prompt, template_fields
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,16 @@ def test_a_prompt_is_article_token_and_class_name() -> None:
     assert class_prompt("elephant", "<ddis-elephant>") == "an <ddis-elephant> elephant"
     assert class_prompt("red_fox") == "a red fox"
     assert class_prompt("crane (517)") == "a crane"
+
+
+def test_a_template_puts_article_and_token_in_their_places() -> None:
+    assert class_prompt("elephant", template="a sketch of {a} {class}") == "a sketch of an elephant"
+    assert class_prompt("dog", "<t>", "{class}, manga") == "<t> dog, manga"
+    assert template_fields("{a} {class}") == {"a", "class"}
+    assert template_fields("{a {class}") is None
+
+
+@pytest.mark.parametrize("prompt", ["a dog", "{class} {style}", "{class", "{}", "{0} {class}", ""])
+def test_a_prompt_that_is_no_template_is_refused(prompt: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected a text with \{class\} in it"):
+        Sampling(prompt=prompt)

@@ -105,6 +105,21 @@ def test_folder_parquet_and_statistics_say_the_same(tmp_path: Path, make_folder,
     assert low < expected < high
 
 
+def test_several_folders_are_measured_as_one(tmp_path: Path, make_folder, judge) -> None:
+    whole = make_folder(tmp_path / "whole", 9)
+    files = sorted(whole.rglob("*.png"))
+    parts = [tmp_path / "a", tmp_path / "b"]
+    for number, file in enumerate(files):
+        part = parts[number >= 4]
+        part.mkdir(exist_ok=True)
+        shutil.copy(file, part / f"{number}.png")
+    one, several = (evaluate(what, "judge", judge, domain="photo", settings=FEW) for what in (whole, parts))
+    assert several["images"] == len(files)
+    assert several["metrics"]["fid"]["value"] == pytest.approx(one["metrics"]["fid"]["value"])
+    with pytest.raises(ConfigError, match="got no folder, expected at least one"):
+        evaluate([], "judge", judge)
+
+
 def test_moments_alone_are_enough_for_fid(tmp_path: Path, make_folder, judge) -> None:
     images, real = make_folder(tmp_path / "images", 6), make_folder(tmp_path / "real", 6, seed=1)
     kept = tmp_path / "real.safetensors"

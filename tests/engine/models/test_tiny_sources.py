@@ -1,6 +1,7 @@
 """Where tiny decoders come from, and which do not fit a prior."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from diffusers import AutoencoderTiny
 
 from engine.errors import ModelError
 from engine.models import load_prior
+from engine.models.prior_sources import EMBEDDED
 
 
 def save_tiny(folder: Path, levels: int = 4, **config: object) -> Path:
@@ -36,10 +38,17 @@ def test_a_tiny_decoder_comes_from_its_folder_frozen(source: Path, tmp_path: Pat
     assert prior.describe()["tiny"] != load_prior(source, device="cpu").describe()["tiny"] is None
 
 
-def test_by_default_it_is_the_prior_s_own_vae_if_that_is_one(source: Path) -> None:
+def test_by_default_it_is_the_one_in_the_prior_s_folder_or_its_own_vae_if_that_is_one(
+    source: Path, tmp_path: Path
+) -> None:
     embedded = load_prior("embedded", device="cpu")
-    assert embedded.tiny is embedded.vae
+    assert isinstance(embedded.tiny, AutoencoderTiny)
+    assert embedded.tiny is not embedded.vae
     assert load_prior("embedded", tiny="none", device="cpu").tiny is None
+    shutil.copytree(EMBEDDED / "prior", tmp_path / "prior", ignore=shutil.ignore_patterns("tiny"))
+    alone = load_prior(tmp_path / "prior", device="cpu")
+    assert alone.tiny is alone.vae
+    assert alone.fingerprint == embedded.fingerprint
     assert load_prior(source, device="cpu").tiny is None
 
 

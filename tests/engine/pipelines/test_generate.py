@@ -294,3 +294,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     record = json.loads(files["run.json"])
     record.pop("measured")
     return files | {"run.json": json.dumps(record).encode()}
+
+
+def test_the_prompts_template_is_what_is_drawn_and_written_down(tiny_prior, classifier) -> None:
+    def drawn(prompt: str):
+        sampling = replace(SHORT, prompt=prompt)
+        return next(generate(classifier, tiny_prior, ["elephant"], 1, alignment=None, sampling=sampling))
+
+    styled, plain = drawn("a sketch of {a} {class}"), drawn("{a} {class}")
+    assert styled.prompt == "a sketch of an elephant"
+    assert plain.prompt == "an elephant"
+    assert not torch.equal(styled.image, plain.image)

@@ -2,11 +2,7 @@
 
 import torch
 
-from engine.tokens.augment import SHIFT, ZOOM, random_views, shown
-
-
-def augmented(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    return shown(images, random_views(len(images), rng))
+from engine.tokens.augment import SHIFT, ZOOM, augmented
 
 
 def test_views_are_images_that_a_seed_repeats():

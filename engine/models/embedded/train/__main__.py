@@ -1,6 +1,7 @@
 """The recipe of the embedded models.
 
     python -m engine.models.embedded.train autoencoder --data FOLDER --work FOLDER
+    python -m engine.models.embedded.train tiny        ...      (needs the autoencoder)
     python -m engine.models.embedded.train prior       ...      (needs the autoencoder)
     python -m engine.models.embedded.train classifiers ...
     python -m engine.models.embedded.train judge       ...
@@ -8,6 +9,7 @@
 
 Each stage resumes from its checkpoint in the work folder. `--data` holds pacs64-{prior,train,test}.parquet.
 `prior --start-from FOLDER` goes on from a packed prior and its autoencoder; so does `pack --models prior --start-from`.
+`tiny --start-from FOLDER` takes the autoencoder of a packed prior.
 """
 
 import argparse
@@ -20,17 +22,19 @@ import torch
 from diffusers import AutoencoderTiny
 
 from engine.errors import ConfigError, EngineError
-from engine.models.embedded.train import autoencoder, classifiers, pack, prior
+from engine.models.embedded.train import autoencoder, classifiers, pack, prior, tiny_decoder
 from engine.models.embedded.train.data import load_pacs
 from engine.models.embedded.train.loop import Recipe
+from engine.models.tiny_sources import TINY
 
 STAGES = {
     "autoencoder": autoencoder.RECIPE,
+    "tiny": tiny_decoder.RECIPE,
     "prior": prior.RECIPE,
     "classifiers": classifiers.BASE_RECIPE,
     "judge": classifiers.JUDGE_RECIPE,
 }
-PACKED = ("prior", "classifiers", "judge")
+PACKED = ("prior", "tiny", "classifiers", "judge")
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
 
@@ -77,6 +81,9 @@ def run(chosen: argparse.Namespace) -> None:
         autoencoder.train_autoencoder(
             load_pacs(data / "pacs64-prior.parquet"), side, recipe("autoencoder"), work / "autoencoder"
         )
+    elif chosen.stage == "tiny":
+        images = load_pacs(data / "pacs64-prior.parquet")
+        tiny_decoder.train_tiny_decoder(images, autoencoder_of(chosen), side, recipe("tiny"), work / "tiny")
     elif chosen.stage == "prior":
         images = load_pacs(data / "pacs64-prior.parquet")
         vae = autoencoder_of(chosen)
@@ -92,12 +99,7 @@ def run(chosen: argparse.Namespace) -> None:
 def autoencoder_of(chosen: argparse.Namespace) -> AutoencoderTiny:
     """The autoencoder of the prior to start from, else that of the work folder, with its averaged weights."""
     if chosen.start_from is not None:
-        if not (chosen.start_from / "vae").is_dir():
-            raise ConfigError(
-                f"there is no {chosen.start_from / 'vae'}, expected a prior in diffusers format: name a folder that "
-                "`pack` wrote."
-            )
-        return AutoencoderTiny.from_pretrained(chosen.start_from / "vae", torch_dtype=torch.float32).eval()
+        return autoencoder_in(chosen.start_from)
     work = chosen.work
     checkpoint = work / "autoencoder" / "state.pt"
     if not checkpoint.is_file():
@@ -105,6 +107,15 @@ def autoencoder_of(chosen: argparse.Namespace) -> AutoencoderTiny:
     model = autoencoder.build()
     model.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
     return model.eval()
+
+
+def autoencoder_in(prior: Path) -> AutoencoderTiny:
+    """The autoencoder of a packed prior."""
+    if not (prior / "vae").is_dir():
+        raise ConfigError(
+            f"there is no {prior / 'vae'}, expected a prior in diffusers format: name a folder that `pack` wrote."
+        )
+    return AutoencoderTiny.from_pretrained(prior / "vae", torch_dtype=torch.float32).eval()
 
 
 def as_done(recipe: Recipe, folder: Path) -> Recipe:
@@ -126,6 +137,14 @@ def pack_all(chosen: argparse.Namespace, recipe: Callable[[str], Recipe]) -> Non
         vae, own = autoencoder_of(chosen), as_done(recipe("prior"), work / "prior")
         networks = prior.train_prior(of_prior, vae, side, own, work / "prior", chosen.start_from)
         pack.pack_prior(vae, networks, of_prior, side, own, chosen.out / "prior", chosen.start_from)
+    if "tiny" in chosen.models:
+        packed = (
+            chosen.start_from or chosen.out / "prior"
+        )  # with the scaling factor that training the prior set
+        vae = autoencoder_in(packed)
+        own = as_done(recipe("tiny"), work / "tiny")
+        narrow = tiny_decoder.train_tiny_decoder(of_prior, vae, side, own, work / "tiny")
+        pack.pack_tiny(narrow, vae, of_prior, side, own, chosen.out / "prior" / TINY)
     if "classifiers" in chosen.models:
         own = as_done(recipe("classifiers"), work / "classifiers" / "base")
         models = classifiers.train_domain_classifiers(of_train, side, own, work / "classifiers")

@@ -19,6 +19,7 @@ from engine.models.embedded.train.classifiers import CLASSIFIER_DEPTH, JUDGE_DEP
 from engine.models.embedded.train.data import CLASSES, DOMAINS, Images, resized
 from engine.models.embedded.train.loop import Recipe
 from engine.models.embedded.train.prior import PriorNetworks, build_scheduler, build_tokenizer
+from engine.models.embedded.train.tiny_decoder import likeness_db
 from engine.models.preprocess import Preprocess
 
 LICENCE = "Weights: Apache-2.0. PACS (Li et al. 2017) was used for training and is not contained."
@@ -108,6 +109,31 @@ def pack_prior(
             "samples.png": "rows: 'a <class>', then the four domains' prompts; columns: "
             + ", ".join(CLASSES),
             "reconstructions.png": "original above, decoded latent below",
+        },
+    )
+
+
+def pack_tiny(
+    narrow: AutoencoderTiny,
+    vae: AutoencoderTiny,
+    images: Images,
+    resolution: int,
+    recipe: Recipe,
+    folder: Path,
+) -> None:
+    """The narrow decoder, in the prior's folder. The autoencoder's scaling factor is set when a prior is trained."""
+    narrow.register_to_config(scaling_factor=vae.config.scaling_factor)
+    likeness = likeness_db(narrow, vae, images, resolution)
+    narrow.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    decoder = sum(value.numel() for value in narrow.decoder.parameters())
+    _card(
+        folder,
+        "Tiny decoder of the embedded prior",
+        f"What guidance looks through: the autoencoder's decoder, distilled into {decoder / 1e3:.0f} k parameters.",
+        {
+            "data": "PACS, the part for priors (5,002 images), through the autoencoder",
+            "recipe": str(recipe),
+            "PSNR against the autoencoder's own decoder": f"{likeness:.1f} dB",
         },
     )
 

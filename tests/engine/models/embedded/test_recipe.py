@@ -12,10 +12,11 @@ from PIL import Image
 
 from engine.models import load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
-from engine.models.embedded.train import classifiers
+from engine.models.embedded.train import autoencoder, classifiers
 from engine.models.embedded.train.__main__ import main
-from engine.models.embedded.train.data import CLASSES, DOMAINS
+from engine.models.embedded.train.data import CLASSES, DOMAINS, load_pacs
 from engine.models.embedded.train.loop import Recipe
+from engine.models.embedded.train.tiny_decoder import as_guidance_sees, likeness_db, train_tiny_decoder
 
 STEPS = 2
 
@@ -47,7 +48,7 @@ def work(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifiers, "DOMAIN_RECIPE", Recipe(steps=STEPS, batch=4, learning_rate=1e-3))
-        for stage in ("autoencoder", "prior", "classifiers", "judge"):
+        for stage in ("autoencoder", "tiny", "prior", "classifiers", "judge"):
             assert run(stage, data, folder, "--steps", STEPS) == 0
         assert run("pack", data, folder, "--out", folder / "weights") == 0
     return folder
@@ -60,7 +61,12 @@ def test_every_stage_by_command_then_folders_that_load(work):
     assert load_classifier(packed / "classifier-photo").labels == CLASSES
     classes, domains = load_judge(packed / "judge")(torch.rand(3, 3, 16, 16))
     assert len(classes) == len(domains) == 3
-    for folder in ("prior", "judge", *(f"classifier-{domain}" for domain in DOMAINS)):
+    assert prior.tiny is not prior.vae
+    assert prior.tiny.config.scaling_factor == prior.vae.config.scaling_factor
+    assert sum(p.numel() for p in prior.tiny.decoder.parameters()) < 0.2 * sum(
+        p.numel() for p in prior.vae.decoder.parameters()
+    )
+    for folder in ("prior", "prior/tiny", "judge", *(f"classifier-{domain}" for domain in DOMAINS)):
         assert f"steps={STEPS}" in (packed / folder / "README.md").read_text()
 
 
@@ -94,3 +100,23 @@ def test_packing_what_is_not_trained_says_so(data, tmp_path, capsys):
 def test_starting_from_a_folder_that_is_no_prior_says_so(data, tmp_path, capsys):
     assert run("prior", data, tmp_path, "--start-from", tmp_path) == 2
     assert "expected a prior in diffusers format" in capsys.readouterr().err
+
+
+def test_a_tiny_decoder_learns_to_give_its_teachers_images(data, tmp_path):
+    torch.manual_seed(0)
+    images, vae = load_pacs(data / "pacs64-prior.parquet"), autoencoder.build().eval()
+    found = {}
+    for steps in (1, 40):
+        recipe = Recipe(steps=steps, batch=8, learning_rate=5e-3, warmup=1, averaging=0.5)
+        torch.manual_seed(0)
+        narrow = train_tiny_decoder(images, vae, 16, recipe, tmp_path / str(steps))
+        found[steps] = likeness_db(narrow, vae, images, 16)
+    assert found[40] > found[1] + 3
+
+
+def test_blends_and_noise_leave_half_of_the_latents_nearly_as_they_are():
+    latents = torch.randn(400, 4, 2, 2)
+    seen = as_guidance_sees(latents, torch.Generator().manual_seed(0))
+    error = (seen - latents).square().mean((1, 2, 3)).sqrt()
+    assert 0.3 < (error < 0.31).float().mean() < 0.8
+    assert error.max() > 0.4

@@ -1,0 +1,197 @@
+"""Every method's images through one evaluator: shares by judge and teacher, FID, KID, precision and recall, compute.
+
+python bench/evidence.py [--methods plain CAT DAG both ...] [--domains ...] [--seeds 3] [--images 17]
+
+A row is a method with the classifier of a domain: for each seed a data set folder below --work, of 7 classes x
+--images. Prompts are neutral ("a dog"), so that the domain can come from the classifier alone. A run that is cut goes
+on where it stopped. Tables: `make tables`.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from engine.baselines.compute import flops_per_image as baseline_flops
+from engine.baselines.methods import settings_of
+from engine.config import Alignment, Evaluation, Sampling
+from engine.evaluation.evaluate import evaluate
+from engine.evaluation.extractors import load_extractor
+from engine.evaluation.shares import shares
+from engine.files import write_whole
+from engine.guidance.losses import judged
+from engine.memory.count import counting
+from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.models.embedded.judge import Judge, load_judge
+from engine.outputs.dataset import load_sample, open_dataset, read_dataset
+from engine.outputs.run_record import read_run, versions
+from engine.pipelines.demo import shipped_tokens
+from engine.pipelines.generate import generate
+from engine.pipelines.job import prepare
+from engine.tokens.table import load_tokens
+from engine.types import Sample
+
+FIRST_SEED = 500
+"""No setting and no token was chosen on images of this seed or a later one."""
+RESULT = Path(__file__).parent / "results" / "evidence.json"
+WORK = Path("out/evidence")
+METRICS = Evaluation(resamples=100)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How images are made."""
+
+    alignment: Alignment | None
+    tokens: bool = False
+    sampling: Sampling = Sampling()
+    baseline: str | None = None
+
+
+METHODS = {
+    "plain": Method(None),
+    "CAT": Method(None, tokens=True),
+    "DAG": Method(Alignment()),
+    "both": Method(Alignment(), tokens=True),
+    "paper DAG": Method(Alignment.paper(), sampling=Sampling.paper()),
+    "paper DDIS": Method(Alignment.paper(), tokens=True, sampling=Sampling.paper()),
+    "L_BN alone": Method(Alignment(class_weight=0.0)),
+    "DeepInversion": Method(None, baseline="deepinversion"),
+    "Plug-In Inversion": Method(None, baseline="plugin-inversion"),
+    "NaturalInversion": Method(None, baseline="natural-inversion"),
+}
+
+
+def seen_by(classifier: Classifier, samples: Iterable[Sample]) -> list[Sample]:
+    """Samples with another teacher's logits and L_BN."""
+    samples = list(samples)
+    logits, distances = judged(classifier, torch.stack([sample.image for sample in samples]))
+    confidence = logits.softmax(1)
+    return [
+        replace(
+            sample,
+            logits=logits[row],
+            l_bn=distances[row].item(),
+            confidence=confidence[row, sample.key.class_index].item(),
+        )
+        for row, sample in enumerate(samples)
+    ]
+
+
+def images_of(folder: Path) -> list[Sample]:
+    return [load_sample(file, row) for file, row in read_dataset(folder)]
+
+
+def draw(method: Method, classifier: Classifier, prior: Prior, domain: str, images: int, seed: int, folder: Path,
+         plain: Path) -> None:  # fmt: skip
+    """One seed's folder, finished; one that is finished is left alone. plain: where the plain prior's images are kept:
+    they are the same whatever the classifier, so they are drawn once."""
+    if method.baseline is not None:
+        for _ in generate(classifier, images_per_class=images, seed=seed, out=folder, method=method.baseline):
+            pass
+        return
+    arguments = {
+        "prior": prior,
+        "images_per_class": images,
+        "tokens": shipped_tokens(domain) if method.tokens else None,
+        "alignment": method.alignment,
+        "sampling": method.sampling,
+        "seed": seed,
+    }
+    if method.alignment is not None or method.tokens:
+        for _ in generate(classifier, **arguments, out=folder):
+            pass
+        return
+    for _ in generate("embedded:photo", **arguments, out=plain):
+        pass
+    job = prepare(classifier, **arguments)
+    with open_dataset(folder, job.describe(), job.labels) as writer:
+        for sample in seen_by(classifier, images_of(plain)):
+            writer.add(sample)
+        writer.finish({"seconds": read_run(plain)["measured"]["seconds"]})
+
+
+def by_class(samples: list[Sample], judge: Judge, domain: str) -> dict[str, dict[str, float]]:
+    """Shares of each class's images."""
+    return {
+        label: asdict(shares([sample for sample in samples if sample.label == label], judge, domain))
+        for label in judge.classes
+    }
+
+
+def flops_per_image(method: Method, classifier: Classifier, prior: Prior, domain: str) -> float:
+    """Counted over one image of each class, sampled together."""
+    if method.baseline is not None:
+        return baseline_flops(settings_of(method.baseline, classifier), classifier)
+    tokens = shipped_tokens(domain) if method.tokens else None
+    with counting() as count:
+        number = sum(
+            1 for _ in generate(classifier, prior, None, 1, tokens, method.alignment, method.sampling)
+        )
+    return count.flops / number
+
+
+def seconds_per_image(folders: list[Path]) -> float:
+    """What the runs that made the folders measured: of use where the machine was quiet, and they were not cut."""
+    runs = [read_run(folder)["measured"] for folder in folders]
+    return sum(run["seconds"] for run in runs) / sum(run["images"] for run in runs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=17, help="images of each class and seed")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains)
+    parser.add_argument("--work", type=Path, default=WORK, help="where the data set folders are kept")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    prior, judge = load_prior("embedded"), load_judge()
+    asked = {"images_per_class": chosen.images, "prior": prior.fingerprint, "first_seed": FIRST_SEED}
+    result: dict = {"settings": asked, "environment": {}, "rows": {}}
+    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
+        result = kept
+    result["environment"] = {
+        "device": str(prior.device), "threads": torch.get_num_threads(), "versions": versions(),
+    }  # fmt: skip
+
+    def save() -> None:
+        write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+
+    for method, domain in product(chosen.methods, chosen.domains):
+        how, classifier = METHODS[method], load_classifier(f"embedded:{domain}", device=prior.device)
+        root = chosen.work / prior.fingerprint / domain / method.replace(" ", "_")
+        state = {"settings": json.loads(json.dumps(asdict(how)))}
+        if how.tokens:
+            state["token_file"] = load_tokens(shipped_tokens(domain), prior, classifier).fingerprint
+            root = root / state["token_file"]
+        name = f"{method}/{domain}"
+        row = result["rows"].setdefault(name, state | {"seeds": {}})
+        if {key: row.get(key) for key in state} != state:
+            row = result["rows"][name] = state | {"seeds": {}}
+        seeds = range(FIRST_SEED, FIRST_SEED + chosen.seeds)
+        if "metrics" in row and all(str(seed) in row["seeds"] for seed in seeds):
+            continue
+        for seed in seeds:
+            began = time.perf_counter()
+            plain = chosen.work / prior.fingerprint / "plain" / str(seed)
+            draw(how, classifier, prior, domain, chosen.images, seed, root / str(seed), plain)
+            row["seeds"][str(seed)] = by_class(images_of(root / str(seed)), judge, domain)
+            print(name, seed, f"{time.perf_counter() - began:.0f} s", flush=True)
+            save()
+        folders = [root / str(seed) for seed in seeds]
+        found = evaluate(folders, "judge", load_extractor("judge"), domain=domain, settings=METRICS)
+        row |= {key: found[key] for key in ("images", "reference_images", "metrics")}
+        row["seconds_per_image"] = seconds_per_image(folders)
+        row["flops_per_image"] = flops_per_image(how, classifier, prior, domain)
+        save()
+        print(name, f"FID {found['metrics']['fid']['value']:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""How near `ddis tune` comes to the scale that real images would choose.
+
+python bench/tune.py [--domains ...]
+
+For each embedded classifier: the score of `tune` at each scale, on its 4 images a class, and the FID of 8 other images
+a class against the domain's real ones, by the judge. Tuning reads the first alone. Cut runs go on.
+"""
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from evidence import FIRST_SEED
+
+from engine.config import Alignment, Evaluation
+from engine.evaluation.evaluate import evaluate
+from engine.evaluation.extractors import load_extractor
+from engine.files import write_whole
+from engine.models import load_classifier, load_prior
+from engine.models.embedded.judge import load_judge
+from engine.pipelines.generate import generate
+from engine.pipelines.job import prepare
+from engine.pipelines.tune import TUNING_SEED, try_scale
+
+RESULT = Path(__file__).parent / "results" / "tune.json"
+SCALES = (0.1, 0.2, 0.4, 0.6, 0.8)
+ORACLE_SEED = FIRST_SEED + 1000
+IMAGES, ORACLE_IMAGES = 4, 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--domains", nargs="+", default=load_judge().domains)
+    parser.add_argument("--work", type=Path, default=Path("out/tune"))
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    prior = load_prior("embedded")
+    asked = json.loads(json.dumps({"prior": prior.fingerprint, "alignment": asdict(Alignment()), "images": IMAGES,
+                                   "oracle_images": ORACLE_IMAGES}))  # fmt: skip
+    result: dict = {"settings": asked, "rows": {}}
+    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
+        result = kept
+    for domain in chosen.domains:
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+        job = prepare(classifier, prior, None, IMAGES, seed=TUNING_SEED)
+        for scale in SCALES:
+            name = f"{domain}/{scale}"
+            if name in result["rows"]:
+                continue
+            alignment = replace(Alignment(), scale=scale)
+            trial = try_scale(replace(job, alignment=alignment))
+            folder = chosen.work / prior.fingerprint / domain / str(scale)
+            for _ in generate(
+                classifier, prior, None, ORACLE_IMAGES, alignment=alignment, seed=ORACLE_SEED, out=folder
+            ):
+                pass
+            metrics = evaluate(
+                folder, "judge", load_extractor("judge"), domain=domain, settings=Evaluation(resamples=0)
+            )["metrics"]
+            result["rows"][name] = asdict(trial) | {"score": trial.score, "fid": metrics["fid"]["value"]}
+            write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+            print(name, result["rows"][name], flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Which classes a teacher recognises worst in the plain prior's images: those for which a token matters most.
+
+python bench/worst_classes.py
+
+They are found on images of a seed of their own, so that a class that did badly by chance does not rise by itself where
+something else is counted on others.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from engine.config import Sampling
+from engine.files import write_whole
+from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.models.embedded.judge import load_judge
+from engine.pipelines.generate import generate
+
+FINDING_SEED = 200
+RECOGNISED = Path(__file__).parent / "results" / "worst_classes.json"
+
+
+def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int) -> list[str]:
+    """The labels of the classes that the teacher recognises least in plain images; of equal ones, the first.
+
+    Plain images are the same whoever looks at them: a class's are drawn once for the teachers of all embedded domains,
+    and how many each of these recognises is kept beside the results.
+    """
+    asked = {
+        "prior": prior.fingerprint,
+        "images": images,
+        "seed": FINDING_SEED,
+        "sampling": asdict(Sampling()),
+    }
+    found = json.loads(RECOGNISED.read_text()) if RECOGNISED.exists() else {}
+    if found.get("settings") != asked:
+        found = {"settings": asked, "recognised": {}}
+    for label in classifier.labels:
+        if label not in found["recognised"]:
+            found["recognised"][label] = recognised(prior, label, images)
+            write_whole(RECOGNISED, json.dumps(found, indent=1).encode() + b"\n")
+    right = {label: found["recognised"][label][classifier.name] for label in classifier.labels}
+    return sorted(sorted(right, key=right.__getitem__)[:number])
+
+
+def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
+    """How many of a class's plain images each embedded classifier recognises, by the classifier's name."""
+    teachers = [load_classifier(f"embedded:{domain}", device=prior.device) for domain in load_judge().domains]
+    samples = list(generate(teachers[0], prior, [label], images, alignment=None, seed=FINDING_SEED))
+    pixels = torch.stack([sample.image for sample in samples])
+    with torch.no_grad():
+        return {
+            teacher.name: int((teacher.logits(pixels).argmax(1) == teacher.labels.index(label)).sum())
+            for teacher in teachers
+        }
+
+
+if __name__ == "__main__":
+    the_prior = load_prior("embedded")
+    for domain in load_judge().domains:
+        print(domain, *worst_classes(load_classifier(f"embedded:{domain}"), the_prior, number=2, images=16))

@@ -1,0 +1,151 @@
+"""`ddis distill`, `ddis prune` and `ddis quantise`: what a folder is worth to the next network."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.downstream.settings import Comparison, Distillation, Pruning, Quantisation
+from engine.options import add_config, config_of
+from engine.progress import Progress
+
+PROTOCOLS: dict[str, Callable[[], Distillation]] = {"short": Distillation.short, "long": Distillation.long}
+DISTILL_HELP = "teach a smaller network on a data set folder, beside original images, plain ones and noise"
+PRUNE_HELP = "cut channels off the classifier and teach it again on a data set folder, beside other sets"
+QUANTISE_HELP = "bring the classifier to int8, calibrated on a data set folder, beside other sets"
+
+
+def add_distill(parser: argparse.ArgumentParser) -> None:
+    _add_inputs(parser)
+    parser.add_argument("--student", help="resnet8, 14, 20, 32, 44, 56 for small images, resnet18, 34, 50 for large "
+                        "ones (default: resnet14 or resnet18, by the classifier's input)")  # fmt: skip
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="short", help="short: 30 epochs; long: 200, for "
+                        "students that will be used (default: short)")  # fmt: skip
+    add_config(parser, Comparison())
+    add_config(parser, Distillation())
+
+
+def add_prune(parser: argparse.ArgumentParser) -> None:
+    _add_inputs(parser)
+    add_config(parser, Comparison())
+    add_config(parser, Pruning())
+    add_config(parser, Distillation.fine_tuning())
+
+
+def add_quantise(parser: argparse.ArgumentParser) -> None:
+    _add_inputs(parser)
+    add_config(parser, Comparison())
+    add_config(parser, Quantisation())
+
+
+def run_distill(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.downstream.distill import distill
+
+    settings = config_of(chosen, PROTOCOLS[chosen.protocol]())
+    return _run(chosen, progress, distill, "Students", student=chosen.student, distillation=settings)
+
+
+def run_prune(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.downstream.prune import prune
+
+    settings = config_of(chosen, Distillation.fine_tuning())
+    return _run(
+        chosen,
+        progress,
+        prune,
+        "Pruned networks",
+        pruning=config_of(chosen, Pruning()),
+        distillation=settings,
+    )
+
+
+def run_quantise(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.downstream.quantise import quantise
+
+    return _run(chosen, progress, quantise, "int8 networks", quantisation=config_of(chosen, Quantisation()))
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a finished folder of `ddis generate`")
+    parser.add_argument("--classifier", required=True, help="the one that the folder was generated for: embedded:"
+                        "<domain>, hf:<id or folder>, timm:<name>, torchvision:<name>, onnx:<file>, or a checkpoint "
+                        "file with --architecture")  # fmt: skip
+    parser.add_argument("--architecture", help="network of a checkpoint file, such as resnet20")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="class names in the order of the outputs")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of networks and report; continued if it was cut"
+    )
+    parser.add_argument("--original", type=Path, metavar="PATH", help="row of original images: a folder with one "
+                        "folder a class, or a parquet file with image and label")  # fmt: skip
+    parser.add_argument("--plain", metavar="FOLDER", help="row of the plain prior: a folder of `ddis generate "
+                        "--alignment none`, or generate: draw one as the folder was drawn")  # fmt: skip
+    parser.add_argument(
+        "--prior", default="embedded", help="what `--plain generate` draws with (default: embedded)"
+    )
+    parser.add_argument("--test", type=Path, metavar="PATH", help="real images that accuracy is measured on, as "
+                        "--original (default: agreement with the classifier on a held-out part of the folder)",
+                        )  # fmt: skip
+    parser.add_argument("--domain", help="only this domain of parquet files of original and test images")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+
+
+def _run(
+    chosen: argparse.Namespace,
+    progress: Progress,
+    task: Callable[..., dict[str, Any]],
+    title: str,
+    **settings: Any,
+) -> dict[str, Any]:
+    from engine.models import load_classifier
+
+    classifier = load_classifier(
+        chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device
+    )
+    comparison = config_of(chosen, Comparison())
+    rows = 2 + (chosen.original is not None) + (chosen.plain is not None)
+    with progress.bar("runs", rows * comparison.seeds) as bar:
+        report = task(
+            chosen.folder, classifier, out=chosen.out, original=chosen.original, plain=chosen.plain,
+            prior=chosen.prior, test=chosen.test, domain=chosen.domain, comparison=comparison,
+            on_progress=lambda share, name: bar.advance(share, detail=name), **settings,
+        )  # fmt: skip
+    columns = ["trained or calibrated on", "images", "accuracy", "agreement with the teacher"]
+    lines = [
+        [name, str(row["images"]), _share(row["accuracy"]), _share(row["agreement"])]
+        for name, row in report["rows"].items()
+    ]
+    progress.table(
+        f"{title}, measured on {report['measured_on']} ({report['measured_images']} images)", columns, lines
+    )
+    progress.say("; ".join(_facts(report)))
+    for warning in report["warnings"]:
+        progress.say(f"warning: {warning}")
+    progress.say(f"report: {chosen.out / 'report.json'}")
+    return report
+
+
+def _share(found: dict[str, Any] | None) -> str:
+    """Mean and spread in percent."""
+    if found is None:
+        return "not measured"
+    spread = "" if found["spread"] is None else f" ± {100 * found['spread']:.1f}"
+    return f"{100 * found['mean']:.1f}{spread} %"
+
+
+def _facts(report: dict[str, Any]) -> list[str]:
+    """What the rows are held against, in words."""
+    teacher, network = report["teacher"], report["network"]
+    facts = []
+    if teacher["accuracy"] is not None:
+        facts.append(f"the classifier itself: {100 * teacher['accuracy']:.1f} %")
+    if report["task"] == "prune":
+        before = "agreement" if network["accuracy"] is None else "accuracy"
+        facts.append(f"pruned and not taught: {100 * network[before]:.1f} % {before}")
+    if "flops" in network:
+        facts.append(
+            f"{network['parameters'] / teacher['parameters']:.0%} of its parameters, "
+            f"{network['flops'] / teacher['flops']:.0%} of its FLOPs"
+        )
+    elif network["accuracy"] is not None:
+        facts.append(f"in float32: {100 * network['accuracy']:.1f} %")
+    return facts

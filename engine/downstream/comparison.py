@@ -1,0 +1,152 @@
+"""One run for each row and seed, each kept once it is done: a comparison that is cut goes on where it stopped.
+
+request.json           all that the runs depend on; a folder begun with another request is refused
+<row>/seed-<n>/        what the run made, and last of all measures.json
+report.json            written when all runs are done
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from engine.downstream.pixels import Images
+from engine.downstream.rows import Sets
+from engine.errors import OutputError
+from engine.files import (
+    OURS,
+    explained,
+    lock_folder,
+    make_folder,
+    remove_leftovers,
+    unlock_folder,
+    write_whole,
+)
+from engine.outputs.run_record import differences, versions
+
+REQUEST, MEASURES, REPORT = "request.json", "measures.json", "report.json"
+PLAIN_IMAGES = "plain-images"
+"""The data set of the plain prior, where it was drawn for the comparison."""
+FORMAT = "ddis-downstream/1"
+FEW_SEEDS = 3
+Run = Callable[[Images, int, Path, Callable[[float], object]], Mapping[str, Any]]
+"""(images of a row, seed, folder for what it makes, on_share) -> measures: numbers, or None where there is none."""
+OnProgress = Callable[[float, str], object]
+"""Called with the share of a run that was done since the last call, and the name of the run."""
+
+
+def compare(
+    task: str,
+    out: Path,
+    sets: Sets,
+    seeds: int,
+    request: Mapping[str, Any],
+    run: Run,
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """Do all runs of a task in `out` and sum them up by row: {"images", "rows", "warnings", ...}, as JSON values.
+
+    Raises OutputError where `out` holds something else.
+    """
+    asked = {"format": FORMAT, "task": task, **request, "sets": _identity(sets)}
+    with _folder(out, asked):
+        rows: dict[str, Any] = {}
+        for name, images in sets.rows.items():
+            runs = [
+                _kept(out / name / f"seed-{seed}", images, seed, run, f"{name}, seed {seed}", on_progress)
+                for seed in range(seeds)
+            ]
+            rows[name] = {
+                "images": len(images),
+                **{key: _summary([found[key] for found in runs]) for key in runs[0]},
+            }
+    few = [f"{seeds} seeds: the spread says little, expected {FEW_SEEDS} or more."] * (seeds < FEW_SEEDS)
+    return {
+        **asked,
+        "versions": versions(),
+        "measured_on": "the test images" if sets.tested else "a held-out part of the folder",
+        "measured_images": len(sets.test),
+        "rows": rows,
+        "warnings": [*sets.warnings, *few],
+    }
+
+
+def check_out(out: Path) -> None:
+    """Raise OutputError where `out` exists and is neither empty nor a comparison."""
+    with explained(out):
+        names = [entry.name for entry in out.iterdir()] if out.exists() else []
+    foreign = sorted(name for name in names if not name.startswith(OURS) and name != PLAIN_IMAGES)
+    if foreign and REQUEST not in foreign:
+        raise OutputError(
+            f"{out} holds other files ({', '.join(foreign[:3])}), expected a new or empty folder, or one to "
+            "continue: choose another folder."
+        )
+
+
+def write_report(out: Path, report: Mapping[str, Any]) -> None:
+    """Write `report.json`, whole or not at all."""
+    write_whole(out / REPORT, json.dumps(report, indent=1).encode() + b"\n")
+
+
+def _kept(
+    folder: Path, images: Images, seed: int, run: Run, name: str, on_progress: OnProgress
+) -> dict[str, Any]:
+    """The measures of one run, from its folder if it was done before."""
+    file = folder / MEASURES
+    if file.exists():
+        on_progress(1.0, name)
+        return json.loads(file.read_bytes())
+    make_folder(folder)
+    began = time.monotonic()
+    measures = dict(run(images, seed, folder, lambda share: on_progress(share, name)))
+    measures["seconds"] = round(time.monotonic() - began, 1)
+    write_whole(file, json.dumps(measures, indent=1).encode() + b"\n")
+    return measures
+
+
+def _summary(values: list[float | None]) -> dict[str, Any] | None:
+    """Mean, and the standard deviation of the values about it (n - 1; None of one alone)."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    spread = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "spread": spread, "values": values}
+
+
+def _identity(sets: Sets) -> dict[str, str]:
+    """A fingerprint of the images and labels of each row and of those that are measured on."""
+    marks = {}
+    for name, images in {**sets.rows, "test": sets.test}.items():
+        digest = blake2b(images.classes.numpy().tobytes(), digest_size=8)
+        for part in images.pixels.split(1024):
+            digest.update(part.numpy().tobytes())
+        if images.logits is not None:
+            digest.update(images.logits.numpy().tobytes())
+        marks[name] = digest.hexdigest()
+    return marks
+
+
+@contextmanager
+def _folder(out: Path, asked: Mapping[str, Any]) -> Iterator[None]:
+    """Hold the folder for this request alone."""
+    check_out(out)
+    make_folder(out)
+    lock = lock_folder(out)
+    try:
+        remove_leftovers(out)
+        if (out / REQUEST).exists():
+            differing = differences(json.loads((out / REQUEST).read_bytes()), asked)
+            if differing:
+                raise OutputError(
+                    f"{out} was begun with other settings: {'; '.join(differing)}. Expected the same to continue it: "
+                    "use them, or choose another folder."
+                )
+        else:
+            write_whole(out / REQUEST, json.dumps(asked, indent=1).encode() + b"\n")
+        yield
+    finally:
+        unlock_folder(out, lock)

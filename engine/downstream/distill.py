@@ -1,0 +1,79 @@
+"""Distillation: a smaller network learns from the teacher on synthetic images, and on those it is compared with."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from engine.downstream.comparison import OnProgress, compare, write_report
+from engine.downstream.inputs import prepare
+from engine.downstream.pixels import Images
+from engine.downstream.settings import Comparison, Distillation
+from engine.downstream.students import identity, keep_student, new_student, size_of, student_name
+from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
+from engine.models import Classifier, Prior
+
+
+def distill(
+    folder: str | Path,
+    classifier: str | Path | nn.Module | Classifier,
+    student: str | nn.Module | None = None,
+    *,
+    out: str | Path,
+    original: str | Path | None = None,
+    plain: str | Path | None = None,
+    prior: str | Path | Prior = "embedded",
+    test: str | Path | None = None,
+    domain: str | None = None,
+    distillation: Distillation = Distillation(),
+    comparison: Comparison = Comparison(),
+    on_progress: OnProgress = lambda *_: None,
+) -> dict[str, Any]:
+    """Teach students on the images of `folder` and, in equal numbers, on original images, plain ones and noise.
+
+    classifier: the teacher that the folder was generated for, as `generate` takes it. student: an architecture, such
+    as 'resnet14', or a module, of which each student is a copy; without one, a network for the teacher's input size.
+    out: keeps every student, and report.json; continued if it was cut. original: images of the training set, a folder
+    with one folder for each class or a parquet file. plain: a folder of the plain prior, or 'generate' to draw one with
+    `prior` and the folder's own settings. test: real images that accuracy is measured on; without them students are
+    compared by their agreement with the teacher on a held-out part of the folder. domain: only these rows of parquet
+    files.
+
+    Gives the report, as JSON values. Raises EngineError's children for each mistake that is the caller's.
+    """
+    teacher, sets = prepare(
+        classifier, folder, Path(out), original, plain, prior, test, domain, comparison.held_out,
+        distillation.soft_labels == "manifest", on_progress,
+    )  # fmt: skip
+    name = student_name(student, teacher)
+    chosen = student if isinstance(student, nn.Module) else name
+    ask = teacher_of(teacher)
+    taught = logits_on(ask, sets.test, teacher.device)
+
+    def run(images: Images, seed: int, place: Path, on_share: Callable[[float], object]) -> dict[str, Any]:
+        network = new_student(chosen, teacher, seed)
+        teach(network, teacher.preprocess, ask, images, distillation, seed, on_share)
+        found = logits_on(reading(network, teacher.preprocess), sets.test, teacher.device)
+        measures = shares(found, taught, sets.test, sets.tested)
+        keep_student(
+            place, network, name if chosen is name else None, teacher.labels, teacher.preprocess,
+            teacher=teacher.name, seed=seed, **measures,
+        )  # fmt: skip
+        return measures
+
+    request = {
+        "classifier": teacher.describe(),
+        "student": identity(chosen),
+        "distillation": asdict(distillation),
+    }
+    report = compare("distill", Path(out), sets, comparison.seeds, request, run, on_progress)
+    report |= {
+        "folder": str(folder),
+        "teacher": shares(taught, taught, sets.test, sets.tested)
+        | size_of(teacher.module, teacher.preprocess),
+        "network": size_of(new_student(chosen, teacher, 0), teacher.preprocess),
+    }
+    write_report(Path(out), report)
+    return report

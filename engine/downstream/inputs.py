@@ -1,0 +1,82 @@
+"""From a command's arguments to the teacher and the sets; the plain prior's images are drawn where that is asked."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from engine.config import Sampling
+from engine.downstream.comparison import PLAIN_IMAGES, check_out
+from engine.downstream.rows import Inputs, Sets, load_sets
+from engine.errors import ConfigError
+from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.outputs.manifest import MANIFEST
+from engine.outputs.run_record import read_run
+from engine.pipelines.generate import generate
+
+GENERATE = "generate"
+"""In place of the folder of the plain prior's images: draw them."""
+
+
+class Prepared(NamedTuple):
+    """A teacher, and the sets as it reads them."""
+
+    teacher: Classifier
+    sets: Sets
+
+
+def prepare(
+    classifier: str | Path | nn.Module | Classifier,
+    folder: str | Path,
+    out: Path,
+    original: str | Path | None,
+    plain: str | Path | None,
+    prior: str | Path | Prior,
+    test: str | Path | None,
+    domain: str | None,
+    held_out: float,
+    stored_labels: bool,
+    on_progress: Callable[[float, str], object],
+) -> Prepared:
+    """Check and load everything that a comparison reads. Raises EngineError's children for what does not fit."""
+    check_out(out)
+    teacher = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
+    if domain is not None and original is None and test is None:
+        raise ConfigError(
+            f"domain {domain!r} was given without original or test images, expected one of them as a parquet file: "
+            "it chooses their rows. Leave it out, or give --original or --test."
+        )
+    if plain is not None and str(plain) == GENERATE:
+        on_progress(0.0, "images of the plain prior")
+        plain = _drawn(teacher, Path(folder), prior, out / PLAIN_IMAGES)
+    inputs = Inputs(
+        folder=Path(folder), original=_path(original), plain=_path(plain), test=_path(test), domain=domain
+    )
+    return Prepared(teacher, load_sets(teacher, inputs, held_out, stored_labels))
+
+
+def _drawn(teacher: Classifier, folder: Path, prior: str | Path | Prior, out: Path) -> Path:
+    """The images that the folder would hold without guidance and tokens: its prior, sampling, classes and seed."""
+    if not (folder / MANIFEST).exists():
+        raise ConfigError(
+            f"{folder} is no finished data set folder, expected one that `ddis generate` wrote: check the path."
+        )
+    made_by = read_run(folder)["config"]
+    loaded = prior if isinstance(prior, Prior) else load_prior(prior, device=teacher.device)
+    if made_by["prior"]["fingerprint"] != loaded.fingerprint:
+        raise ConfigError(
+            f"{folder} was drawn by the prior {made_by['prior']['name']!r}, expected it and not {loaded.name!r} for "
+            "the plain images too: name it with --prior."
+        )
+    images = generate(
+        teacher, loaded, made_by["classes"], made_by["images_per_class"], alignment=None,
+        sampling=Sampling(**made_by["sampling"]), seed=made_by["seed"], out=out,
+    )  # fmt: skip
+    for _ in images:
+        pass
+    return out
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path).expanduser()

@@ -1,0 +1,160 @@
+"""Structured pruning: channels of least L1 norm go, then the network is taught again on synthetic images alone.
+
+Li et al., Pruning Filters for Efficient ConvNets (ICLR 2017, arXiv 1608.08710): a filter's weight is the sum of its
+absolute values. As there, only layers within a residual block lose filters: those whose output a shortcut is added to
+must keep its width. torch-pruning (Fang et al., CVPR 2023) follows which layers hang together.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.downstream.comparison import OnProgress, compare, write_report
+from engine.downstream.inputs import prepare
+from engine.downstream.pixels import Images
+from engine.downstream.settings import Comparison, Distillation, Pruning
+from engine.downstream.students import keep_student, size_of
+from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
+from engine.errors import ConfigError, MissingExtraError, ModelError, brief
+from engine.models import Classifier, Preprocess, Prior
+from engine.models.architectures import architecture_of
+
+LAYERS = (nn.Conv2d, nn.Linear)
+
+
+def prune(
+    folder: str | Path,
+    classifier: str | Path | nn.Module | Classifier,
+    *,
+    out: str | Path,
+    original: str | Path | None = None,
+    plain: str | Path | None = None,
+    prior: str | Path | Prior = "embedded",
+    test: str | Path | None = None,
+    domain: str | None = None,
+    pruning: Pruning = Pruning(),
+    distillation: Distillation = Distillation.fine_tuning(),
+    comparison: Comparison = Comparison(),
+    on_progress: OnProgress = lambda *_: None,
+) -> dict[str, Any]:
+    """Prune the classifier and teach it again on the images of `folder` and, in equal numbers, on other sets.
+
+    The unpruned classifier is the teacher. Arguments and report are those of `distill`; the report's "network" also
+    holds what was kept of the teacher's parameters and FLOPs, and what the pruned network reaches before it is taught.
+    Raises MissingExtraError without torch-pruning, and what `distill` raises.
+    """
+    library = _library()
+    teacher, sets = prepare(
+        classifier, folder, Path(out), original, plain, prior, test, domain, comparison.held_out,
+        distillation.soft_labels == "manifest", on_progress,
+    )  # fmt: skip
+    ask = teacher_of(teacher)
+    taught = logits_on(ask, sets.test, teacher.device)
+    name = architecture_of(teacher.module)
+    pruned = pruned_copy(library, teacher.module, teacher.preprocess, pruning.ratio)
+
+    def measured(network: nn.Module) -> dict[str, float | None]:
+        found = logits_on(reading(network, teacher.preprocess), sets.test, teacher.device)
+        return shares(found, taught, sets.test, sets.tested)
+
+    def run(images: Images, seed: int, place: Path, on_share: Callable[[float], object]) -> dict[str, Any]:
+        network = copy.deepcopy(pruned)
+        teach(network, teacher.preprocess, ask, images, distillation, seed, on_share)
+        measures = measured(network)
+        keep_student(
+            place, network, name, teacher.labels, teacher.preprocess,
+            teacher=teacher.name, seed=seed, ratio=pruning.ratio, **measures,
+        )  # fmt: skip
+        return measures
+
+    request = {
+        "classifier": teacher.describe(),
+        "pruning": asdict(pruning),
+        "distillation": asdict(distillation),
+    }
+    report = compare("prune", Path(out), sets, comparison.seeds, request, run, on_progress)
+    before, after = (size_of(network, teacher.preprocess) for network in (teacher.module, pruned))
+    kept = {f"{key}_kept": after[key] / before[key] for key in after}
+    report |= {
+        "folder": str(folder),
+        "teacher": shares(taught, taught, sets.test, sets.tested) | before,
+        "network": measured(pruned) | after | kept,
+    }
+    write_report(Path(out), report)
+    return report
+
+
+def pruned_copy(library: ModuleType, module: nn.Module, preprocess: Preprocess, ratio: float) -> nn.Module:
+    """A copy in float32 without the share `ratio` of the channels of each layer that may lose some, the least first."""
+    network = copy.deepcopy(module).float().eval().requires_grad_(True)
+    example = torch.zeros(1, 3, *preprocess.crop, device=next(network.parameters()).device)
+    with torch.enable_grad():  # the library reads which layers hang together off autograd's graph
+        graph = library.DependencyGraph().build_dependency(
+            network, example, output_transform=lambda output: getattr(output, "logits", output)
+        )
+        inner = inner_layers(graph, network)
+        if not inner:
+            raise ModelError(
+                f"no layer of {type(network).__name__} can be pruned, expected convolutions whose width no shortcut "
+                "and no class fixes: distil it into a smaller network."
+            )
+        for name, layer in inner.items():
+            if int(len(layer.weight) * (1 - ratio)) < 1:
+                raise ConfigError(
+                    f"pruning ratio {ratio} leaves nothing of the {len(layer.weight)} channels of {name}, expected one "
+                    "at least: lower the ratio."
+                )
+        importance = library.importance.MagnitudeImportance(p=1, group_reduction="first", normalizer=None)
+        chosen = set(inner.values())
+        library.pruner.MagnitudePruner(
+            network, example, importance, pruning_ratio=ratio,
+            ignored_layers=[part for part in network.modules() if isinstance(part, LAYERS) and part not in chosen],
+            output_transform=lambda output: getattr(output, "logits", output),
+        ).step()  # fmt: skip
+    return network.requires_grad_(False)
+
+
+def inner_layers(graph: Any, network: nn.Module) -> dict[str, Any]:
+    """Layers by name whose channels no other layer's are added to, and which another reads (so not the class scores).
+
+    A depthwise convolution makes no channels of its own: it is pruned with the layer before it.
+    """
+    names = {layer: name for name, layer in network.named_modules()}
+    found: dict[str, Any] = {}
+    for group in graph.get_all_groups(root_module_types=list(LAYERS)):
+        makers = {
+            names[part.target.module]: part.target.module
+            for part, _ in group
+            if isinstance(part.target.module, LAYERS)
+            and graph.is_out_channel_pruning_fn(part.handler)
+            and not _is_depthwise(part.target.module)
+        }
+        readers = [
+            part
+            for part, _ in group
+            if isinstance(part.target.module, LAYERS) and graph.is_in_channel_pruning_fn(part.handler)
+        ]
+        if len(makers) == 1 and readers:
+            found |= makers
+    return found
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.out_channels > 1
+
+
+def _library() -> ModuleType:
+    try:
+        return import_module("torch_pruning")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"torch-pruning is not installed ({brief(error)}), expected it for pruning: run `pip install "
+            "'ddis[downstream]'`."
+        ) from error

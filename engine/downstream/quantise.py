@@ -1,0 +1,147 @@
+"""Static int8 quantisation: what range the activations have is read from synthetic images, by ONNX Runtime.
+
+Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference (CVPR 2018):
+x is about scale (q - zero point), q of 8 bits. Weights give their own scales; those of activations must be seen.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.downstream.comparison import OnProgress, compare, write_report
+from engine.downstream.inputs import prepare
+from engine.downstream.pixels import Images
+from engine.downstream.settings import Comparison, Quantisation
+from engine.downstream.training import Logits, logits_on, shares, teacher_of
+from engine.errors import ModelError, brief
+from engine.files import whole_file
+from engine.models import Classifier, Prior
+from engine.onnx.export import installed, network_graph, write
+from engine.onnx.session import Session
+
+CPU = torch.device("cpu")
+INT8 = "int8.onnx"
+INPUT = "images"
+
+
+def quantise(
+    folder: str | Path,
+    classifier: str | Path | nn.Module | Classifier,
+    *,
+    out: str | Path,
+    original: str | Path | None = None,
+    plain: str | Path | None = None,
+    prior: str | Path | Prior = "embedded",
+    test: str | Path | None = None,
+    domain: str | None = None,
+    quantisation: Quantisation = Quantisation(),
+    comparison: Comparison = Comparison(),
+    on_progress: OnProgress = lambda *_: None,
+) -> dict[str, Any]:
+    """Bring the classifier to int8, calibrated on the images of `folder` and, in equal numbers, on other sets.
+
+    Arguments and report are those of `distill`. Each run keeps int8.onnx: images (N, 3, H, W) in [0, 1] of the size
+    that the network reads -> logits. The report's "network" is the float model in ONNX Runtime. Raises
+    MissingExtraError without ONNX Runtime, and what `distill` raises.
+    """
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        installed(package)
+    teacher, sets = prepare(
+        classifier, folder, Path(out), original, plain, prior, test, domain, comparison.held_out, False, on_progress,
+    )  # fmt: skip
+    taught = logits_on(teacher_of(teacher), sets.test, teacher.device)
+
+    def measured(file: Path) -> dict[str, float | None]:
+        found = logits_on(_running(file), sets.test, CPU)
+        size: dict[str, float | None] = {"file_bytes": file.stat().st_size}
+        return shares(found, taught, sets.test, sets.tested) | size
+
+    with TemporaryDirectory(prefix="ddis-int8-") as scratch:
+        single = float_network(teacher, Path(scratch))
+
+        def run(
+            images: Images, seed: int, place: Path, on_share: Callable[[float], object]
+        ) -> dict[str, Any]:
+            chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+            few = chosen[: quantisation.calibration_images]
+            with whole_file(place / INT8) as file:
+                file.write(int8_network(single, images.views(few, CPU), quantisation))
+            on_share(1.0)
+            return measured(place / INT8)
+
+        request = {"classifier": teacher.describe(), "quantisation": asdict(quantisation)}
+        report = compare("quantise", Path(out), sets, comparison.seeds, request, run, on_progress)
+        used = min(quantisation.calibration_images, report["rows"]["folder"]["images"])
+        report |= {
+            "folder": str(folder),
+            "calibration_images": used,
+            "teacher": shares(taught, taught, sets.test, sets.tested),
+            "network": measured(single),
+        }
+    write_report(Path(out), report)
+    return report
+
+
+def float_network(classifier: Classifier, folder: Path) -> Path:
+    """The classifier in float32 as an ONNX file that the quantiser takes: BatchNorm folded into convolutions."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    plain, ready = folder / "plain.onnx", folder / "float32.onnx"
+    module = copy.deepcopy(classifier.module).float()
+    write(network_graph(replace(classifier, module=module, dtype=torch.float32)), plain, folded=True)
+    quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+    return ready
+
+
+def int8_network(single: Path, images: Tensor, quantisation: Quantisation) -> bytes:
+    """The int8 form of an ONNX file, calibrated on images (N, 3, H, W) in [0, 1].
+
+    Raises ModelError where ONNX Runtime cannot quantise it.
+    """
+    from onnxruntime import quantization as ort
+
+    methods = {
+        "minmax": ort.CalibrationMethod.MinMax,
+        "entropy": ort.CalibrationMethod.Entropy,
+        "percentile": ort.CalibrationMethod.Percentile,
+    }
+    with TemporaryDirectory(prefix="ddis-int8-") as scratch:
+        target = Path(scratch) / INT8
+        try:
+            ort.quantize_static(
+                str(single), str(target), _reader(images), quant_format=ort.QuantFormat.QDQ,
+                per_channel=quantisation.per_channel, activation_type=ort.QuantType.QInt8,
+                weight_type=ort.QuantType.QInt8, calibrate_method=methods[quantisation.calibration],
+            )  # fmt: skip
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"ONNX Runtime cannot quantise the network ({brief(error)}), expected convolutions and matrices in "
+                "float32: choose another calibration, or another classifier."
+            ) from error
+        return target.read_bytes()
+
+
+def _reader(images: Tensor) -> Any:
+    """Images one at a time, as the quantiser asks for them."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.images: Iterator[Tensor] = iter(images.split(1))
+
+        def get_next(self) -> dict[str, Any] | None:
+            image = next(self.images, None)
+            return None if image is None else {INPUT: image.contiguous().numpy()}
+
+    return Reader()
+
+
+def _running(file: Path) -> Logits:
+    session = Session(file, CPU)
+    return lambda images: session(images)[0]

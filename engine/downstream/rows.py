@@ -1,0 +1,226 @@
+"""The sets of images that are compared, with equal numbers of each class, and the images that students are measured on.
+
+original   images of the training set, where the user has them: what the others are held against
+folder     the data set in question
+plain      the prior's images without the classifier's guidance
+noise      Gaussian noise: what the teacher's soft labels alone are worth
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.downstream.pixels import Images, read_pixels, to_bytes
+from engine.errors import ConfigError
+from engine.evaluation.images import ImageSet, has_manifest, open_images
+from engine.models import Classifier
+from engine.outputs.dataset import read_dataset
+from engine.outputs.manifest import read_manifest
+from engine.outputs.names import class_folders
+from engine.outputs.run_record import read_run
+
+ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
+SELECTION_SEED = 0
+"""Which images of a set are taken where it has more than another, and which are held out: the same in every run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Where the sets lie. domain: only these rows of the parquet files among original and test."""
+
+    folder: Path
+    original: Path | None = None
+    plain: Path | None = None
+    test: Path | None = None
+    domain: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sets:
+    """Rows by name, equal in number and classes, and the images that all are measured on.
+
+    tested: whether those are real images of known classes, and not a held-out part of the folder.
+    """
+
+    rows: dict[str, Images]
+    test: Images
+    tested: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A set and the class number of each of its images."""
+
+    name: str
+    images: ImageSet
+    classes: Tensor
+
+    def counts(self) -> Counter[int]:
+        return Counter(number for number in self.classes.tolist() if number >= 0)
+
+    def drawn(self, counts: Counter[int], rng: torch.Generator) -> list[int]:
+        """Places of so many images of each class, drawn at random, ascending."""
+        taken = []
+        for number in sorted(counts):
+            (places,) = torch.where(self.classes == number)
+            taken += places[torch.randperm(len(places), generator=rng)[: counts[number]]].tolist()
+        return sorted(taken)
+
+    def without(self, places: Sequence[int]) -> "_Source":
+        classes = self.classes.clone()
+        classes[places] = -1
+        return _Source(self.name, self.images, classes)
+
+
+def load_sets(classifier: Classifier, inputs: Inputs, held_out: float, stored_labels: bool) -> Sets:
+    """Read what the inputs name, as the classifier's network reads it.
+
+    held_out: share of the folder that is measured on where there is no test set. stored_labels: whether rows carry the
+    logits of their manifests, which must then be of this classifier. Raises ConfigError where sets and classifier do
+    not belong together, OutputError where the folder is no finished data set.
+    """
+    rng = torch.Generator().manual_seed(SELECTION_SEED)
+    folder = _own_folder(classifier, inputs.folder)
+    classes = folder.counts()
+    if inputs.test is None:
+        kept = _held_out(classes, held_out, inputs.folder)
+        measured, places = folder, folder.drawn(kept, rng)
+        folder = folder.without(places)
+    else:
+        measured = _source("test", inputs.test, inputs.domain, classifier, classes)
+        places = torch.where(measured.classes >= 0)[0].tolist()
+    given = {ORIGINAL: inputs.original, PLAIN: inputs.plain}
+    others = {
+        name: _source(name, path, inputs.domain if name == ORIGINAL else None, classifier, classes)
+        for name, path in given.items()
+        if path is not None
+    }
+    sources = {
+        name: source
+        for name, source in {
+            ORIGINAL: others.get(ORIGINAL),
+            FOLDER: folder,
+            PLAIN: others.get(PLAIN),
+        }.items()
+        if source is not None
+    }
+    counts, warnings = _common(list(sources.values()), classifier.labels)
+    rows = {
+        name: _read(source, source.drawn(counts, rng), classifier, stored_labels)
+        for name, source in sources.items()
+    }
+    rows[NOISE] = _noise(counts.total(), classifier, rng)
+    test = _read(measured, places, classifier, False)
+    return Sets(rows=rows, test=test, tested=inputs.test is not None, warnings=warnings)
+
+
+def _own_folder(classifier: Classifier, folder: Path) -> _Source:
+    """A finished data set whose classes are the classifier's."""
+    if not has_manifest(folder):
+        raise ConfigError(
+            f"{folder} is no data set folder, expected one that `ddis generate` wrote for this classifier: check the "
+            "path."
+        )
+    rows = [row for _, row in read_dataset(folder)]
+    if not rows:
+        raise ConfigError(f"{folder} has no images, expected some of each class: generate it again.")
+    for row in rows:
+        if (
+            classifier.labels[row.class_index : row.class_index + 1] != (row.label,)
+            or len(row.logits) != len(classifier.labels)
+        ):  # fmt: skip
+            raise ConfigError(
+                f"{folder} has class {row.class_index}, {row.label!r}, of {len(row.logits)}, expected the classes of "
+                f"classifier {classifier.name!r}: {', '.join(classifier.labels[:20])}. Name the classifier that the "
+                "folder was generated for."
+            )
+    return _Source(FOLDER, open_images(folder), torch.tensor([row.class_index for row in rows]))
+
+
+def _source(
+    name: str, path: Path, domain: str | None, classifier: Classifier, wanted: Counter[int]
+) -> _Source:
+    """Another set; images of classes that the folder has not count as of none."""
+    images = open_images(path, domain)
+    labels = images.labels()
+    numbers = {folder: number for number, folder in class_folders(dict(enumerate(classifier.labels))).items()}
+    numbers |= {label: number for number, label in enumerate(classifier.labels)}
+    unknown = sorted({label for label in labels if label not in numbers})
+    if unknown:
+        raise ConfigError(
+            f"the {name} images of {path} are of {', '.join(map(repr, unknown[:5]))}, expected classes of classifier "
+            f"{classifier.name!r}: {', '.join(classifier.labels[:20])}. Name folders or the column `label` so, or take "
+            "the others out."
+        )
+    classes = torch.tensor([numbers[label] for label in labels])
+    classes[~torch.isin(classes, torch.tensor(sorted(wanted)))] = -1
+    if not (classes >= 0).any():
+        raise ConfigError(
+            f"the {name} images of {path} have none of the folder's classes, expected some of "
+            f"{', '.join(classifier.labels[number] for number in sorted(wanted))}: give a set of these classes."
+        )
+    return _Source(name, images, classes)
+
+
+def _held_out(classes: Counter[int], share: float, folder: Path) -> Counter[int]:
+    if min(classes.values()) < 2:
+        raise ConfigError(
+            f"{folder} has a class of one image, expected at least 2 of each without test images: one is held out. "
+            "Generate more, or give --test."
+        )
+    return Counter(
+        {number: min(count - 1, max(1, round(share * count))) for number, count in classes.items()}
+    )
+
+
+def _common(sources: list[_Source], labels: Sequence[str]) -> tuple[Counter[int], tuple[str, ...]]:
+    """The number of images of each class that every source has, and a sentence for each that limits it."""
+    available = {source.name: source.counts() for source in sources}
+    wanted = available[FOLDER]
+    for name, counts in available.items():
+        for number in wanted:
+            if not counts[number]:
+                raise ConfigError(
+                    f"the {name} images have no {labels[number]!r}, expected some of each class of the folder: rows "
+                    "are compared at equal numbers. Add some, or leave the set out."
+                )
+    common = Counter({number: min(counts[number] for counts in available.values()) for number in wanted})
+    lacking = [labels[number] for number in sorted(wanted) if common[number] < wanted[number]]
+    if not lacking:
+        return common, ()
+    return common, (
+        f"{common.total()} images a row where the folder has {wanted.total()}: another set has fewer of "
+        f"{', '.join(lacking[:10])}.",
+    )
+
+
+def _read(source: _Source, places: list[int], classifier: Classifier, stored_labels: bool) -> Images:
+    logits = None
+    if stored_labels and has_manifest(source.images.path):
+        _check_teacher(source.images.path, classifier)
+        stored = [torch.from_numpy(row.logits.copy()) for row in read_manifest(source.images.path)]
+        logits = torch.stack([stored[place] for place in places])
+    pixels = read_pixels(source.images, places, classifier.preprocess)
+    return Images(pixels, source.classes[places], logits)
+
+
+def _check_teacher(folder: Path, classifier: Classifier) -> None:
+    there = read_run(folder)["config"].get("classifier", {}).get("fingerprint")
+    if there != classifier.fingerprint:
+        raise ConfigError(
+            f"the soft labels in {folder} are of another classifier ({there}), expected {classifier.name!r} "
+            f"({classifier.fingerprint}): set soft_labels to 'online', which asks the classifier itself."
+        )
+
+
+def _noise(number: int, classifier: Classifier, rng: torch.Generator) -> Images:
+    """Gaussian pixels, of mean 0 and variance 1 once the network has normalised them, cut to [0, 1]."""
+    reads = classifier.preprocess
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (reads.mean, reads.std))
+    pixels = to_bytes(mean + std * torch.randn(number, 3, *reads.crop, generator=rng))
+    return Images(pixels, torch.full((number,), -1))

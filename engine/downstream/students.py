@@ -1,0 +1,106 @@
+"""Students: built by name or given as they are, and kept so that they can be loaded again."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from engine.errors import ConfigError, ModelError
+from engine.memory.count import counting
+from engine.models import Classifier, Preprocess, save_classifier
+from engine.models.architectures import ARCHITECTURES, untrained
+from engine.models.classifier import logits_of
+from engine.models.frozen import fingerprint
+
+WEIGHTS = "model.safetensors"
+SMALL_PX = 64
+
+
+def default_student(teacher: Classifier) -> str:
+    """A network that is smaller than most teachers of this input size."""
+    return "resnet14" if teacher.input_px <= SMALL_PX else "resnet18"
+
+
+def student_name(student: str | nn.Module | None, teacher: Classifier) -> str:
+    """The architecture that was asked for, without 'arch:'; of a module, its class. Raises ConfigError."""
+    if isinstance(student, nn.Module):
+        return type(student).__name__
+    name = (student or default_student(teacher)).removeprefix("arch:")
+    if name not in ARCHITECTURES:
+        raise ConfigError(
+            f"student is {student!r}, expected one of {', '.join(ARCHITECTURES)}: choose one of these, or in Python "
+            "pass an nn.Module."
+        )
+    return name
+
+
+def new_student(student: str | nn.Module, teacher: Classifier, seed: int) -> nn.Module:
+    """A student on the teacher's device. A name is drawn from the seed; a module is copied, its weights the start."""
+    if isinstance(student, nn.Module):
+        network = copy.deepcopy(student).float()
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = untrained(student, len(teacher.labels))
+    network = network.to(teacher.device)
+    outputs = _outputs(network, teacher)
+    if outputs != len(teacher.labels):
+        raise ModelError(
+            f"the student gives {outputs} scores, expected {len(teacher.labels)}, one for each class of "
+            f"{teacher.name!r}: give it that many outputs."
+        )
+    return network
+
+
+def identity(student: str | nn.Module) -> str:
+    """What tells a student from another in a request: its name, and the first weights of a module."""
+    return (
+        student
+        if isinstance(student, str)
+        else f"{type(student).__name__} {fingerprint([student], str(student))}"
+    )
+
+
+def keep_student(
+    folder: Path,
+    module: nn.Module,
+    architecture: str | None,
+    labels: Sequence[str],
+    preprocess: Preprocess,
+    **facts: object,
+) -> None:
+    """Write a network for `load_classifier(folder)`; one of no known architecture as weights alone, for its class."""
+    if architecture is not None:
+        save_classifier(
+            folder, module, architecture=architecture, labels=labels, preprocess=preprocess, **facts
+        )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(module, str(folder / WEIGHTS))
+
+
+def size_of(module: nn.Module, preprocess: Preprocess) -> dict[str, Any]:
+    """Parameters, and the FLOPs of one image (a product and a sum are two)."""
+    with torch.no_grad(), counting() as count:
+        logits_of(module, _zeros(module, preprocess))
+    return {"parameters": sum(value.numel() for value in module.parameters()), "flops": count.flops}
+
+
+def _outputs(network: nn.Module, teacher: Classifier) -> int:
+    network.eval()
+    try:
+        with torch.no_grad():
+            return logits_of(network, _zeros(network, teacher.preprocess)).shape[1]
+    except RuntimeError as error:
+        raise ModelError(
+            f"the student cannot read images of {teacher.preprocess.crop} pixels ({error}), expected a network of "
+            "the teacher's input size: choose another architecture."
+        ) from error
+
+
+def _zeros(module: nn.Module, preprocess: Preprocess) -> Tensor:
+    return torch.zeros(1, 3, *preprocess.crop, device=next(module.parameters()).device)

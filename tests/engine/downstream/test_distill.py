@@ -1,0 +1,144 @@
+"""Students are kept and load again; a comparison that is cut goes on, and its report is the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from engine import Alignment, Comparison, Distillation, Sampling, distill, generate, load_classifier
+from engine.cli import main
+from engine.downstream.comparison import REPORT
+from engine.errors import ConfigError, ModelError, OutputError
+from engine.models import save_classifier
+from engine.outputs.run_record import read_run
+
+FEW = {"distillation": Distillation(epochs=2, batch=8), "comparison": Comparison(seeds=2)}
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(inner) for key, inner in value.items() if key != "seconds"}
+    return value
+
+
+def test_every_student_is_kept_and_loads_again(tmp_path: Path, teacher, make_set, make_parquet) -> None:
+    test = make_parquet(tmp_path / "test.parquet", 5)
+    report = distill(
+        make_set(tmp_path / "ours", 4), teacher, "resnet8", out=tmp_path / "out", test=test, domain="near",
+        original=test, plain=make_set(tmp_path / "plain", 4, seed=4), **FEW,
+    )  # fmt: skip
+    assert list(report["rows"]) == ["original", "folder", "plain", "noise"]
+    assert {row["images"] for row in report["rows"].values()} == {12}
+    assert report == json.loads((tmp_path / "out" / REPORT).read_text())
+    assert report["teacher"]["accuracy"] > 0.9
+    assert report["network"]["parameters"] == 75_095 - 4 * 65  # of 7 classes, and here of 3
+    for name, row in report["rows"].items():
+        accuracy = row["accuracy"]
+        assert accuracy["mean"] == pytest.approx(sum(accuracy["values"]) / 2)
+        assert accuracy["spread"] == pytest.approx(torch.tensor(accuracy["values"]).std().item(), abs=1e-6)
+        for seed in (0, 1):
+            student = load_classifier(tmp_path / "out" / name / f"seed-{seed}", device="cpu")
+            assert student.labels == teacher.labels
+            facts = json.loads((tmp_path / "out" / name / f"seed-{seed}" / "config.json").read_text())
+            assert facts["accuracy"] == accuracy["values"][seed]
+    assert "2 seeds: the spread says little, expected 3 or more." in report["warnings"]
+
+
+def test_a_cut_comparison_goes_on_to_the_same_report(tmp_path: Path, teacher, make_set) -> None:
+    folder = make_set(tmp_path / "ours", 4)
+    whole = distill(folder, teacher, "resnet8", out=tmp_path / "whole", **FEW)
+    runs: list[str] = []
+
+    def cut(share: float, name: str) -> None:
+        runs.append(name)
+        if name == "folder, seed 1":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(folder, teacher, "resnet8", out=tmp_path / "cut", on_progress=cut, **FEW)
+    assert not (tmp_path / "cut" / REPORT).exists()
+    kept = (tmp_path / "cut/folder/seed-0/model.safetensors").stat().st_mtime_ns
+    resumed = distill(folder, teacher, "resnet8", out=tmp_path / "cut", **FEW)
+    assert without_times(resumed) == without_times(whole)
+    assert (tmp_path / "cut/folder/seed-0/model.safetensors").stat().st_mtime_ns == kept
+    more = distill(
+        folder, teacher, "resnet8", out=tmp_path / "cut", distillation=FEW["distillation"],
+        comparison=Comparison(seeds=3),
+    )  # fmt: skip
+    assert more["rows"]["folder"]["agreement"]["values"][:2] == whole["rows"]["folder"]["agreement"]["values"]
+    with pytest.raises(
+        OutputError, match=r"begun with other settings: distillation.epochs is 2 there and 1 here"
+    ):
+        distill(
+            folder, teacher, "resnet8", out=tmp_path / "cut", distillation=Distillation(epochs=1, batch=8)
+        )
+
+
+def test_any_module_may_be_a_student(tmp_path: Path, teacher, make_set) -> None:
+    student = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(100, 3)
+    )
+    folder = make_set(tmp_path / "ours", 4)
+    first = student[0].weight.clone()
+    report = distill(folder, teacher, student, out=tmp_path / "out", **FEW)
+    assert student[0].weight.equal(first)  # each student is a copy
+    assert report["network"]["flops"] == 2 * (4 * 25 * 27 + 100 * 3)
+    assert (tmp_path / "out/noise/seed-1/model.safetensors").exists()
+    with pytest.raises(ModelError, match="the student gives 4 scores, expected 3"):
+        distill(folder, teacher, nn.Sequential(nn.Flatten(), nn.Linear(432, 4)), out=tmp_path / "o", **FEW)
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path, teacher, make_set) -> None:
+    folder = make_set(tmp_path / "ours", 4)
+    with pytest.raises(ConfigError, match=r"student is 'vgg', expected one of resnet8, .*pass an nn.Module"):
+        distill(folder, teacher, "vgg", out=tmp_path / "out")
+    with pytest.raises(OutputError, match=r"holds other files .*expected a new or empty folder"):
+        distill(folder, teacher, out=folder)
+    with pytest.raises(ConfigError, match="domain 'photo' was given without original or test images"):
+        distill(folder, teacher, out=tmp_path / "out", domain="photo")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(tmp_path: Path, teacher, make_set, capsys) -> None:
+    folder, labels = make_set(tmp_path / "ours", 4), teacher.labels
+    save_classifier(
+        tmp_path / "net", teacher.module, architecture="resnet8", labels=labels, preprocess=teacher.preprocess
+    )
+    asked = ["--classifier", str(tmp_path / "net"), "--device", "cpu", "--student", "resnet8", "--seeds", "1"]
+    asked += ["--epochs", "1", "--out", str(tmp_path / "out")]
+    assert main(["distill", str(folder), *asked, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed["rows"]) == ["folder", "noise"]
+    assert printed["distillation"]["epochs"] == 1
+    assert main(["distill", str(tmp_path / "net"), *asked]) == 2
+    assert "is no data set folder" in capsys.readouterr().err
+
+
+def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, tiny_prior) -> None:
+    """The folder's prior, seed and sampling, without its guidance; kept, and not drawn again."""
+    sampling = Sampling(steps=2, cfg=2.0, batch=6)
+    for _ in generate(
+        teacher,
+        tiny_prior,
+        None,
+        2,
+        alignment=Alignment(scale=3.0),
+        sampling=sampling,
+        seed=4,
+        out=tmp_path / "ours",
+    ):
+        pass
+    report = distill(
+        tmp_path / "ours", teacher, "resnet8", out=tmp_path / "out", plain="generate", prior=tiny_prior, **FEW
+    )
+    assert list(report["rows"]) == ["folder", "plain", "noise"]
+    drawn = read_run(tmp_path / "out" / "plain-images")["config"]
+    made = read_run(tmp_path / "ours")["config"]
+    assert drawn.pop("alignment") is None
+    assert made.pop("alignment") is not None
+    assert drawn == made
+    assert report["sets"]["plain"] != report["sets"]["folder"]
+    with pytest.raises(ConfigError, match=r"was drawn by the prior .* expected it and not .*--prior"):
+        distill(tmp_path / "ours", teacher, out=tmp_path / "other", plain="generate")

@@ -1,0 +1,167 @@
+"""What stays of a data set, and that it is a data set again."""
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import Alignment, Selection, generate, select
+from engine.cli import main
+from engine.config import Sampling
+from engine.errors import ConfigError, OutputError
+from engine.evaluation.images import open_images
+from engine.evaluation.select import greedy_by_share, quotas
+from engine.guidance.losses import domain_loss
+from engine.models import Classifier, Preprocess
+from engine.models.classifier import frozen_classifier
+from engine.outputs import open_dataset
+from engine.outputs.dataset import read_dataset
+from engine.types import ImageKey, Sample
+
+LOGITS = {
+    # (class, index): logits; the teacher is wrong about (0, 2) and (1, 0)
+    (0, 0): [3.0, 0.0], (0, 1): [1.0, 0.0], (0, 2): [0.0, 9.0], (0, 3): [2.0, 0.0],
+    (1, 0): [5.0, 0.0], (1, 1): [0.0, 2.0], (1, 2): [0.0, 1.0], (1, 3): [0.0, 3.0],
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eight images of two classes; L_BN grows with the index."""
+    with open_dataset(tmp_path / "all", {"classifier": {"name": "t"}}, {0: "dog", 1: "horse"}) as writer:
+        for (number, index), logits in LOGITS.items():
+            writer.add(
+                Sample(
+                    key=ImageKey(number, index), label=("dog", "horse")[number], seed=0, prompt="a", token="",
+                    image=torch.rand(3, 16, 16), logits=torch.tensor(logits), l_bn=1.0 + index, confidence=0.5,
+                    group="",
+                )
+            )  # fmt: skip
+        writer.finish({})
+    return tmp_path / "all"
+
+
+def kept(folder: Path) -> list[tuple[int, int]]:
+    return [(row.class_index, row.index) for _, row in read_dataset(folder)]
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (Selection(by="energy"), [(0, 0), (0, 3), (1, 1), (1, 3)]),
+        (Selection(by="energy", agreement=False), [(0, 0), (0, 2), (1, 0), (1, 3)]),
+        (Selection(by="l_bn"), [(0, 0), (0, 1), (1, 1), (1, 2)]),
+        (Selection(by="l_bn", keep=0.25), [(0, 0), (1, 1)]),
+        (Selection(by="l_bn", keep=1.0), sorted(LOGITS)),
+    ],
+)
+def test_what_goes_first(folder: Path, tmp_path: Path, selection: Selection, expected) -> None:
+    report = select(folder, tmp_path / "kept", selection)
+    assert kept(tmp_path / "kept") == expected
+    assert report["images"] == 8
+    assert report["kept"] == len(expected)
+    assert report["recognised"] == 6
+    assert report["recognised_kept"] == sum(LOGITS[key][key[0]] == max(LOGITS[key]) for key in expected)
+
+
+def test_kept_images_are_the_same_bytes_under_their_own_names(folder: Path, tmp_path: Path) -> None:
+    select(folder, tmp_path / "kept", Selection(by="energy"))
+    rows = {row.key: (path, row) for path, row in read_dataset(folder)}
+    for path, row in read_dataset(tmp_path / "kept"):
+        there, was = rows[row.key]
+        assert path.name == there.name
+        assert path.read_bytes() == there.read_bytes()
+        assert (row.logits == was.logits).all()
+        assert row.l_bn == was.l_bn
+    config = json.loads((tmp_path / "kept" / "run.json").read_text())["config"]
+    assert config["selected_from"]["classifier"] == {"name": "t"}
+    assert config["selection"]["by"] == "energy"
+
+
+def test_chance_is_seeded(folder: Path, tmp_path: Path) -> None:
+    select(folder, tmp_path / "a", Selection(by="chance"))
+    select(folder, tmp_path / "b", Selection(by="chance"))
+    assert kept(tmp_path / "a") == kept(tmp_path / "b")
+    found = set()
+    for seed in range(8):
+        select(folder, tmp_path / f"s{seed}", Selection(by="chance", selection_seed=seed))
+        found.add(tuple(kept(tmp_path / f"s{seed}")))
+    assert len(found) > 1
+
+
+def test_greedy_removal_takes_the_image_whose_absence_helps_most() -> None:
+    """One removal equals the best of all subsets; several never end above the start."""
+    values = torch.randn(6, 3, 40, dtype=torch.float64)
+    values[4] += 5
+    means, squares = values.mean(2), values.square().mean(2)
+
+    def loss(mean, variance):
+        return mean.square().sum(1) + (variance - 1).square().sum(1)
+
+    def of(places) -> float:
+        mean = means[list(places)].mean(0, keepdim=True)
+        return float(loss(mean, squares[list(places)].mean(0, keepdim=True) - mean.square()))
+
+    classes = torch.zeros(6, dtype=torch.long)
+    best = min(combinations(range(6), 5), key=of)
+    assert greedy_by_share(means, squares, loss, classes, {0: 5}) == list(best)
+    assert 4 not in best
+    assert of(greedy_by_share(means, squares, loss, classes, {0: 3})) < of(range(6))
+
+
+def test_quotas_hold_in_each_class() -> None:
+    assert quotas([0, 0, 0, 0, 1, 1, 2], 0.5) == {0: 2, 1: 1, 2: 1}
+    means = torch.randn(7, 2, dtype=torch.float64)
+    classes = torch.tensor([0, 0, 0, 0, 1, 1, 2])
+    stay = greedy_by_share(
+        means, means.square() + 1, lambda m, v: m.square().sum(1), classes, {0: 2, 1: 1, 2: 1}
+    )
+    assert sorted(classes[stay].tolist()) == [0, 0, 1, 2]
+
+
+@pytest.fixture
+def teacher(tiny_resnet) -> Classifier:
+    labels = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
+    return frozen_classifier("tiny", tiny_resnet, Preprocess(crop=(16, 16)), labels, torch.device("cpu"))
+
+
+def test_by_share_the_kept_images_together_are_nearer_to_the_teacher(teacher, tiny_prior, tmp_path) -> None:
+    classes, sampling = ["dog", "horse"], Sampling(steps=2)
+    list(generate(teacher, tiny_prior, classes, 6, alignment=None, sampling=sampling, out=tmp_path / "all"))
+    loss = domain_loss(teacher, Alignment())
+    distance = {}
+    for by in ("l_bn_share", "chance"):
+        select(tmp_path / "all", tmp_path / by, Selection(agreement=False, by=by), teacher)
+        assert [row.class_index for _, row in read_dataset(tmp_path / by)] == [0] * 3 + [4] * 3
+        (images,) = open_images(tmp_path / by).batches(6)
+        with torch.no_grad():
+            distance[by] = float(loss(images))
+    assert distance["l_bn_share"] < distance["chance"]
+    with pytest.raises(ConfigError, match="got no classifier, expected 'tiny'"):
+        select(tmp_path / "all", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_another_teacher_is_refused(folder: Path, tmp_path: Path, teacher) -> None:
+    with pytest.raises(ConfigError, match="was made with the classifier 't' and 'tiny' is another"):
+        select(folder, tmp_path / "kept", Selection(), teacher)
+
+
+@pytest.mark.parametrize("keep", [0, -1, 1.5])
+def test_a_share_that_is_none_is_refused(keep: float) -> None:
+    with pytest.raises(ConfigError, match="expected a share above 0 and at most 1"):
+        Selection(keep=keep)
+
+
+def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["select", str(folder), "--out", str(tmp_path / "kept"), "--by", "energy"]
+    assert main(command) == 0
+    assert "4 of 8 images in" in capsys.readouterr().err
+    assert main([*command, "--keep", "0.25"]) == 2
+    assert "selection.keep is 0.5 there and 0.25 here" in capsys.readouterr().err
+    assert main(["select", str(tmp_path), "--out", str(tmp_path / "x"), "--by", "energy"]) == 2
+    assert "has no manifest.parquet" in capsys.readouterr().err
+    with pytest.raises(OutputError):
+        select(tmp_path, tmp_path / "y", Selection(by="energy"))
