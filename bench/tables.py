@@ -61,6 +61,9 @@ def kernels_table(result: dict) -> str:
         "## On a GPU\n",
         gpu_table(result),
         "",
+        "## Stable Diffusion 2.1's architecture in budgets of memory\n",
+        gpu_memory_table(result.get("memory")),
+        "",
         "## The Triton kernels, compiled ahead of time\n",
         code_table(result.get("code")),
         "",
@@ -76,6 +79,50 @@ def gpu_table(result: dict) -> str:
     return "\n".join(
         [*lines, *(f"| {name} | {share:.2f} |" for name, share in result["share_of_copy"].items())]
     )
+
+
+def gpu_memory_table(memory: dict | None) -> str:
+    """bench/gpu_memory.py: by case, each phase's predicted and measured peak, seconds of a step, and of an update."""
+    if not memory:
+        return "Not measured: `python bench/gpu_suite.py` does, on a CUDA machine."
+    phases = ("text", "sampling", "guidance", "decode", "cat", "rows")
+
+    def stopped(told: dict) -> str:
+        kind = next((kind for kind in ("refused", "out_of_memory", "failed") if kind in told), "not measured")
+        return kind.replace("_", " ")
+
+    def shown(told: dict, name: str) -> str:
+        phase = told.get("phases", {}).get(name, told)
+        if "measured_bytes" not in phase:
+            return stopped(phase)
+        return f"{phase['predicted_bytes'] / 1e9:.2f} / {phase['measured_bytes'] / 1e9:.2f}"
+
+    def figures(told: dict, part: str, *names: str) -> list[str]:
+        found = told.get(part, told)
+        return [f"{found[name]:.3f}" if name in found else stopped(found) for name in names]
+
+    rows = []
+    for row in memory["rows"]:
+        generate, learn = row["generate"], row["learn"]
+        rows.append([
+            row["classifier"], str(row["batch"]), row["budget"],
+            *(shown(learn if name in ("cat", "rows") else generate, name) for name in phases),
+            *figures(generate, "step", "plain_s", "guided_s", "overhead"),
+            *figures(learn, "update", "seconds_per_update"),
+        ])  # fmt: skip
+    header = [
+        "classifier",
+        "batch",
+        "budget",
+        *phases,
+        "plain step s",
+        "guided step s",
+        "overhead",
+        "CAT update s",
+    ]
+    largest = memory["errors"].get("largest")
+    told = "No phase was measured." if largest is None else f"Largest error of a prediction {largest:.1%}."
+    return f"Phases: predicted / measured peak in GB. {told}\n\n{_table(header, rows)}"
 
 
 def code_table(codes: list[dict] | None) -> str:
