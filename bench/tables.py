@@ -8,6 +8,16 @@ import re
 from pathlib import Path
 from statistics import mean
 
+from cost_tables import (
+    cat_compute_table,
+    decoders_table,
+    gpu_memory_table,
+    memory_table,
+    onnx_runtime_table,
+    table,
+    throughput_table,
+)
+
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 
@@ -81,50 +91,6 @@ def gpu_table(result: dict) -> str:
     )
 
 
-def gpu_memory_table(memory: dict | None) -> str:
-    """bench/gpu_memory.py: by case, each phase's predicted and measured peak, seconds of a step, and of an update."""
-    if not memory:
-        return "Not measured: `python bench/gpu_suite.py` does, on a CUDA machine."
-    phases = ("text", "sampling", "guidance", "decode", "cat", "rows")
-
-    def stopped(told: dict) -> str:
-        kind = next((kind for kind in ("refused", "out_of_memory", "failed") if kind in told), "not measured")
-        return kind.replace("_", " ")
-
-    def shown(told: dict, name: str) -> str:
-        phase = told.get("phases", {}).get(name, told)
-        if "measured_bytes" not in phase:
-            return stopped(phase)
-        return f"{phase['predicted_bytes'] / 1e9:.2f} / {phase['measured_bytes'] / 1e9:.2f}"
-
-    def figures(told: dict, part: str, *names: str) -> list[str]:
-        found = told.get(part, told)
-        return [f"{found[name]:.3f}" if name in found else stopped(found) for name in names]
-
-    rows = []
-    for row in memory["rows"]:
-        generate, learn = row["generate"], row["learn"]
-        rows.append([
-            row["classifier"], str(row["batch"]), row["budget"],
-            *(shown(learn if name in ("cat", "rows") else generate, name) for name in phases),
-            *figures(generate, "step", "plain_s", "guided_s", "overhead"),
-            *figures(learn, "update", "seconds_per_update"),
-        ])  # fmt: skip
-    header = [
-        "classifier",
-        "batch",
-        "budget",
-        *phases,
-        "plain step s",
-        "guided step s",
-        "overhead",
-        "CAT update s",
-    ]
-    largest = memory["errors"].get("largest")
-    told = "No phase was measured." if largest is None else f"Largest error of a prediction {largest:.1%}."
-    return f"Phases: predicted / measured peak in GB. {told}\n\n{_table(header, rows)}"
-
-
 def code_table(codes: list[dict] | None) -> str:
     """bench/gpu_code.py: registers of each kernel with each tile (rows x columns / warps), by architecture."""
     if not codes:
@@ -189,11 +155,6 @@ def _domains(result: dict) -> list[str]:
     return list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in (header, *rows)]
-    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
-
-
 def guidance_table(result: dict) -> str:
     """bench/evidence.py: shares by domain and method, each the mean over its seeds."""
     methods = [
@@ -218,7 +179,7 @@ def guidance_table(result: dict) -> str:
     )
     return (
         f"Judge's share in the domain / in the class / L_BN; neutral prompts; images of each row and column: {numbers}."
-        "\n\n" + _table(["classifier of", *methods], rows)
+        "\n\n" + table(["classifier of", *methods], rows)
     )
 
 
@@ -244,7 +205,7 @@ def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
     return (
         "Teacher's / judge's accuracy on the classes that the teacher recognises worst in plain images; "
         f"{images} images a row and column, on seeds that learning and choosing did not see.\n\n"
-        + _table(["classifier of", "classes", *methods], rows)
+        + table(["classifier of", "classes", *methods], rows)
     )
 
 
@@ -285,15 +246,16 @@ def methods_table(result: dict, methods: list[str]) -> str:
         ])  # fmt: skip
     header = ["method", *(f"FID {d.replace('_', ' ')}" for d in domains), "FID", "KID", "precision", "recall",
               "GFLOP an image", "images"]  # fmt: skip
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def fill(text: str, name: str, table: str) -> str:
-    """`text` with what stands between the markers of one table replaced."""
-    if f"<!-- table:{name} -->" not in text:
-        raise ValueError(f"there is no table {name!r} in the text, expected its markers")
-    pattern = rf"(<!-- table:{name} -->\n).*?(\n<!-- /table:{name} -->)"
-    return re.sub(pattern, lambda found: found[1] + table + found[2], text, flags=re.DOTALL)
+    """`text` with what stands between the markers of one table, if only nothing, replaced."""
+    pattern = rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)"
+    filled, times = re.subn(pattern, lambda found: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)
+    if times != 1:
+        raise ValueError(f"there are {times} tables {name!r} in the text, expected the markers of one")
+    return filled
 
 
 def tune_table(result: dict) -> str:
@@ -318,7 +280,7 @@ def tune_table(result: dict) -> str:
         "best by FID",
         "FID tuned / best",
     ]
-    return "Score (least is chosen) / FID.\n\n" + _table(header, rows)
+    return "Score (least is chosen) / FID.\n\n" + table(header, rows)
 
 
 ABLATION = ["plain", "CAT", "DAG", "both"]
@@ -331,6 +293,23 @@ METHODS = [
     "Plug-In Inversion",
     "NaturalInversion",
 ]
+
+
+COSTS = {
+    "throughput": throughput_table,
+    "memory": memory_table,
+    "decoders": decoders_table,
+    "cat_compute": cat_compute_table,
+    "onnx_runtime": onnx_runtime_table,
+}
+"""Tables of bench/<name>.py, which writes bench/results/<name>.json. Without it, the README has the command."""
+
+
+def cost_table(name: str, found: dict[str, dict]) -> str:
+    """One of COSTS."""
+    if name not in found:
+        return f"Not measured yet: `python bench/{name}.py`, on a quiet machine."
+    return COSTS[name](found[name])
 
 
 def main() -> None:
@@ -350,9 +329,12 @@ def main() -> None:
         "kernels": (readme_kernels, ["kernels"]),
     }
     text = README.read_text()
-    for name, (table, sources) in tables.items():
+    for name, (made, sources) in tables.items():
         if all(source in found for source in sources):
-            text = fill(text, name, table(*(found[source] for source in sources)))
+            text = fill(text, name, made(*(found[source] for source in sources)))
+    for name in COSTS:
+        text = fill(text, name, cost_table(name, found))
+    text = fill(text, "gpu_memory", gpu_memory_table(found.get("kernels_cuda", {}).get("memory")))
     README.write_text(text)
 
 
