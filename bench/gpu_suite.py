@@ -1,16 +1,21 @@
-"""One command for a CUDA machine: are the Triton kernels right there, and how fast?
+"""One command for a CUDA machine: are the Triton kernels right there, how fast, and does what is planned fit?
 
     python bench/gpu_suite.py               writes bench/results/kernels_cuda.json and .md
-    python bench/gpu_suite.py --quick       the headline shapes only
+    python bench/gpu_suite.py --quick       the headline shapes, one budget
 
 Checks every op against float64, in every dtype and layout, with every tile that may be chosen, and stops if one is
 wrong; measures copy bandwidth; then runs bench/sweep.py on the GPU, with a whole network, and compiles the kernels for
-four architectures (bench/gpu_code.py).
+four architectures (bench/gpu_code.py). Last, Stable Diffusion 2.1's architecture in budgets of memory
+(bench/gpu_memory.py). What is done is written at once.
 """
 
 import argparse
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from ddis_kernels import (
@@ -161,6 +166,13 @@ def copy_gb_per_s(nbytes: int = 1 << 30) -> float:
     return 2 * nbytes / us / 1e3
 
 
+def measure_memory(file: Path, quick: bool) -> None:
+    """Let bench/gpu_memory.py put its rows into a result, in a process of its own: a cap is a process's."""
+    torch.cuda.empty_cache()
+    command = [sys.executable, Path(__file__).with_name("gpu_memory.py"), "--into", file]
+    subprocess.run([*command, *(["--quick"] if quick else [])], check=True)
+
+
 def main(quick: bool) -> None:
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device here, so GPU speed is not measured: run this on a CUDA machine.")
@@ -175,6 +187,9 @@ def main(quick: bool) -> None:
     write_results(RESULTS, "kernels_cuda", result)  # before compiling, which takes minutes
     result["code"] = compiled_code()
     write_results(RESULTS, "kernels_cuda", result)
+    file = RESULTS / "kernels_cuda.json"
+    measure_memory(file, quick)
+    write_results(RESULTS, "kernels_cuda", json.loads(file.read_text()))
 
 
 if __name__ == "__main__":

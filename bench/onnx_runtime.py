@@ -24,7 +24,7 @@ from engine.pipelines.job import Job, prepare
 from engine.pipelines.runtime import default_cache
 from engine.types import ImageKey
 
-RESULT = Path(__file__).parent / "results" / "onnx.json"
+RESULT = Path(__file__).parent / "results" / "onnx_runtime.json"
 ENGINES = ("torch", "onnx")
 STEPS = 4
 

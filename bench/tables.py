@@ -9,6 +9,16 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
+from cost_tables import (
+    cat_compute_table,
+    decoders_table,
+    gpu_memory_table,
+    memory_table,
+    onnx_runtime_table,
+    table,
+    throughput_table,
+)
+
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 
@@ -61,6 +71,9 @@ def kernels_table(result: dict) -> str:
         "",
         "## On a GPU\n",
         gpu_table(result),
+        "",
+        "## Stable Diffusion 2.1's architecture in budgets of memory\n",
+        gpu_memory_table(result.get("memory")),
         "",
         "## The Triton kernels, compiled ahead of time\n",
         code_table(result.get("code")),
@@ -143,11 +156,6 @@ def _domains(result: dict) -> list[str]:
     return list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in (header, *rows)]
-    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
-
-
 def guidance_table(result: dict) -> str:
     """bench/evidence.py: shares by domain and method, each the mean over its seeds."""
     methods = [
@@ -172,7 +180,7 @@ def guidance_table(result: dict) -> str:
     )
     return (
         f"Judge's share in the domain / in the class / L_BN; neutral prompts; images of each row and column: {numbers}."
-        "\n\n" + _table(["classifier of", *methods], rows)
+        "\n\n" + table(["classifier of", *methods], rows)
     )
 
 
@@ -198,7 +206,7 @@ def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
     return (
         "Teacher's / judge's accuracy on the classes that the teacher recognises worst in plain images; "
         f"{images} images a row and column, on seeds that learning and choosing did not see.\n\n"
-        + _table(["classifier of", "classes", *methods], rows)
+        + table(["classifier of", "classes", *methods], rows)
     )
 
 
@@ -239,15 +247,16 @@ def methods_table(result: dict, methods: list[str]) -> str:
         ])  # fmt: skip
     header = ["method", *(f"FID {d.replace('_', ' ')}" for d in domains), "FID", "KID", "precision", "recall",
               "GFLOP an image", "images"]  # fmt: skip
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def fill(text: str, name: str, table: str) -> str:
-    """`text` with what stands between the markers of one table replaced."""
-    if f"<!-- table:{name} -->" not in text:
-        raise ValueError(f"there is no table {name!r} in the text, expected its markers")
-    pattern = rf"(<!-- table:{name} -->\n).*?(\n<!-- /table:{name} -->)"
-    return re.sub(pattern, lambda found: found[1] + table + found[2], text, flags=re.DOTALL)
+    """`text` with what stands between the markers of one table, if only nothing, replaced."""
+    pattern = rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)"
+    filled, times = re.subn(pattern, lambda found: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)
+    if times != 1:
+        raise ValueError(f"there are {times} tables {name!r} in the text, expected the markers of one")
+    return filled
 
 
 def tune_table(result: dict) -> str:
@@ -272,7 +281,7 @@ def tune_table(result: dict) -> str:
         "best by FID",
         "FID tuned / best",
     ]
-    return "Score (least is chosen) / FID.\n\n" + _table(header, rows)
+    return "Score (least is chosen) / FID.\n\n" + table(header, rows)
 
 
 def downstream_table(result: dict, task: str) -> str:
@@ -322,6 +331,23 @@ METHODS = [
 ]
 
 
+COSTS = {
+    "throughput": throughput_table,
+    "memory": memory_table,
+    "decoders": decoders_table,
+    "cat_compute": cat_compute_table,
+    "onnx_runtime": onnx_runtime_table,
+}
+"""Tables of bench/<name>.py, which writes bench/results/<name>.json. Without it, the README has the command."""
+
+
+def cost_table(name: str, found: dict[str, dict]) -> str:
+    """One of COSTS."""
+    if name not in found:
+        return f"Not measured yet: `python bench/{name}.py`, on a quiet machine."
+    return COSTS[name](found[name])
+
+
 def main() -> None:
     for file in sorted(RESULTS.glob("kernels*.json")):
         file.with_suffix(".md").write_text(kernels_table(json.loads(file.read_text())))
@@ -345,9 +371,12 @@ def main() -> None:
         "kernels": (readme_kernels, ["kernels"]),
     }
     text = README.read_text()
-    for name, (table, sources) in tables.items():
+    for name, (made, sources) in tables.items():
         if all(source in found for source in sources):
-            text = fill(text, name, table(*(found[source] for source in sources)))
+            text = fill(text, name, made(*(found[source] for source in sources)))
+    for name in COSTS:
+        text = fill(text, name, cost_table(name, found))
+    text = fill(text, "gpu_memory", gpu_memory_table(found.get("kernels_cuda", {}).get("memory")))
     README.write_text(text)
 
 

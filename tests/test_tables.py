@@ -1,6 +1,7 @@
 """The README's tables are those that the committed results make."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def tables():
+    """The script as a module; its folder is on the path while it imports its neighbour, as when it is run."""
     spec = importlib.util.spec_from_file_location("bench_tables", ROOT / "bench" / "tables.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(ROOT / "bench"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "bench"))
     return module
 
 
@@ -29,8 +35,12 @@ def test_making_the_tables_again_changes_nothing() -> None:
 def test_a_table_is_filled_between_its_markers_and_nowhere_else() -> None:
     text = "a\n<!-- table:x -->\nold\n<!-- /table:x -->\nb <!-- table:y -->\n"
     assert tables().fill(text, "x", "| new |") == text.replace("old", "| new |")
-    with pytest.raises(ValueError, match="no table 'z'"):
+    empty = text.replace("old\n", "")
+    assert tables().fill(empty, "x", "| new |") == text.replace("old", "| new |")
+    with pytest.raises(ValueError, match="0 tables 'z'"):
         tables().fill(text, "z", "| new |")
+    with pytest.raises(ValueError, match="0 tables 'y'"):
+        tables().fill(text.replace("<!-- /table:y -->", ""), "y", "| new |")
 
 
 def cell(**changed: float) -> dict[str, float]:
@@ -107,3 +117,110 @@ def test_what_a_gpu_reaches_is_beside_its_copy_or_not_measured() -> None:
     table = tables().gpu_table({"copy_gb_per_s": 2000.0, "share_of_copy": {"channel_moments": 0.93}})
     assert "2000 GB/s" in table
     assert "| channel_moments | 0.93 |" in table
+
+
+def test_a_budget_of_a_gpu_is_told_by_phase_or_by_what_stopped_it() -> None:
+    assert "Not measured" in tables().gpu_memory_table(None)
+    peaks = {"predicted_bytes": 2e9, "measured_bytes": 2.5e9, "error": -0.2}
+    case = {"classifier": "arch:resnet50", "batch": 4, "budget": "8GB"}
+    ran = {
+        "phases": dict.fromkeys(("text", "sampling", "decode"), peaks)
+        | {"guidance": {"predicted_bytes": 3e9, "out_of_memory": "OutOfMemoryError: no room"}},
+        "step": {"plain_s": 0.1, "guided_s": 0.105, "overhead": 0.05},
+    }
+    rows = [{**case, "generate": ran, "learn": {"refused": "a memory budget of 8GB is too small"}}]
+    table = tables().gpu_memory_table({"rows": rows, "errors": {"largest": 0.2}})
+    peak = "2.00 / 2.50"
+    assert (
+        f"| arch:resnet50 | 4 | 8GB | {peak} | {peak} | out of memory | {peak} | refused | refused | 0.100"
+        in table
+    )
+    assert "| 0.100 | 0.105 | 0.050 | refused |" in table
+    assert "20.0%" in table
+
+
+def test_what_has_no_result_yet_names_its_command() -> None:
+    for name in tables().COSTS:
+        assert tables().cost_table(name, {}).startswith(f"Not measured yet: `python bench/{name}.py`")
+        assert (ROOT / "bench" / f"{name}.py").exists()
+
+
+def test_throughput_is_told_by_steps() -> None:
+    rates = {f"{method}/{steps}": 10.0 * steps for method in ("plain", "paper", "ours") for steps in (8, 30)}
+    result = {"images": 28, "images_per_minute": rates | {"ours/8": 71.6}}
+    result["guided_over_plain_step"] = {"paper": 3.456, "ours": 1.2}
+    result["environment"] = {"device": "cpu", "threads": 2}
+    table = tables().cost_table("throughput", {"throughput": result})
+    assert "28 images at once, on cpu with 2 threads" in table
+    assert "| method | images a minute, 8 steps | images a minute, 30 steps | guided / plain step |" in table
+    assert "| plain prior | 80 | 300 | 1 |" in table
+    assert "| paper's DAG | 80 | 300 | 3.46 |" in table
+    assert "| ours | 72 | 300 | 1.20 |" in table
+
+
+def test_predicted_peaks_stand_beside_measured_ones() -> None:
+    row = {
+        "prior": "embedded",
+        "dtype": "float32",
+        "decoder": "auto",
+        "image_px": 32,
+        "images": 4,
+        "phase": "cat",
+    }
+    row |= {"checkpoint": False, "predicted_bytes": 9.5e6, "measured_bytes": 10e6, "error": -0.05}
+    other = {**row, "images": 1, "decoder": "full", "phase": "text", "checkpoint": True}
+    table = tables().memory_table({"device": "cpu", "largest_error": 0.05, "rows": [row, other]})
+    assert (
+        "| phase | embedded, float32, 4 images of 32 px | embedded, float32, 1 image of 32 px, full decoder |"
+        in table
+    )
+    assert "| cat | 9.5 / 10.0 (-5.0%) |  |" in table
+    assert "| text, checkpointed |  | 9.5 / 10.0 (-5.0%) |" in table
+    assert "alive at once in tensors on cpu" in table
+
+
+def test_a_token_is_told_by_its_compute_and_accuracies() -> None:
+    def learned(forward: int, backward: int, judge: float) -> dict:
+        counts = {"unet_forward": forward, "unet_backward": backward}
+        return {"images": 32, "teacher_class": 0.5, "judge_class": judge, "learning": counts}
+
+    plain = {"images": 32, "teacher_class": 0.25, "judge_class": 0.5}
+    cells = {"plain/sketch/dog": plain, "plain/cartoon/cat": {**plain, "judge_class": 0.75}}
+    cells |= {
+        "published/sketch/dog": learned(9000, 500, 0.75),
+        "published/cartoon/cat": learned(7000, 500, 0.75),
+    }
+    result = {"classes": {"sketch": ["dog"], "cartoon": ["cat"]}, "settings": {"images_per_class": 32}}
+    result["seconds"] = {"published/sketch/dog": 300.0, "published/cartoon/cat": 100.0, "ours/sketch": 30.0}
+    missing = tables().cat_compute_table({**result, "cells": cells})
+    assert "| ours | not measured |" in missing
+    cells |= {"ours/sketch/dog": learned(500, 150, 1.0), "ours/cartoon/cat": learned(300, 50, 0.5)}
+    table = tables().cat_compute_table({**result, "cells": cells})
+    assert "| plain | 0 | 0 |  |  | 0.25 | 0.62 |" in table
+    assert "| published | 8000 | 500 | 200 | 1.0 | 0.50 | 0.75 |" in table
+    assert "| ours | 400 | 100 | 15 | 15.0 | 0.50 | 0.75 |" in table
+    assert "32 images of each class: dog (sketch), cat (cartoon)" in table
+
+
+def test_a_decoder_is_told_by_gradient_cost_and_images() -> None:
+    way = {"mean_cosine": 0.876, "least_cosine": 0.5, "flops": 0.25, "time": 0.333}
+    cells = {
+        "photo": {"judge_domain": 0.5, "judge_class": 0.75},
+        "sketch": {"judge_domain": 1.0, "judge_class": 0.25},
+    }
+    result = {"ways": {"narrow": way, "by area": way}, "generated": {"narrow": cells, "no guidance": cells}}
+    result["stable_diffusion_tflops"] = {"full VAE, 512 px": 7.5}
+    table = tables().decoders_table(result)
+    assert "| narrow | 0.88 (0.50) | 0.25 | 0.33 | 0.75 / 0.50 |" in table
+    assert "| by area | 0.88 (0.50) | 0.25 | 0.33 |  |" in table
+    assert "| no guidance |  |  |  | 0.75 / 0.50 |" in table
+    assert "full VAE, 512 px 7.5" in table
+
+
+def test_onnx_runtime_is_told_by_threads() -> None:
+    part = {"torch": {"s": 0.1234, "ratio": 1.0}, "onnx": {"s": 0.1, "ratio": 0.81}}
+    result = {"settings": {"batch": 28, "classifier": "embedded:cartoon"}}
+    result["threads"] = {"1": {"gradient": part}, "2": {"gradient": part}}
+    table = tables().onnx_runtime_table(result)
+    assert "| torch ms, 1 thread | ONNX Runtime / torch, 1 thread | torch ms, 2 threads |" in table
+    assert "| gradient | 123 | 0.81 | 123 | 0.81 |" in table

@@ -16,14 +16,14 @@ def suite(monkeypatch):
     if not _triton.INTERPRETED:
         pytest.skip("needs TRITON_INTERPRET=1")
     monkeypatch.syspath_prepend(str(BENCH))
-    names = ("contenders", "gpu_suite", "networks", "sweep", "tables", "timing")
+    names = ("contenders", "gpu_memory", "gpu_suite", "networks", "sweep", "tables", "timing")
     assert not {*names} & {*sys.modules}
     import gpu_suite
 
     with use_backend("triton"):
         yield gpu_suite
     for name in names:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
 
 
 def test_right_kernels_pass(suite, monkeypatch):
@@ -54,3 +54,20 @@ def test_bandwidth_is_told_of_large_maps_alone(suite):
         rows, copy=2 * 5 * nbytes / 1e6
     )  # twice what the row moves in its millisecond
     assert shares == {"bn_relu_moments (64, 64, 112, 112) float16 contiguous": 0.5}
+
+
+def test_memory_is_measured_in_a_process_of_its_own_into_the_same_file(suite, monkeypatch, tmp_path):
+    """Its command is one that bench/gpu_memory.py takes; without a GPU it ends there, with the reason."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    commands = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(suite.subprocess, "run", lambda command, check: commands.append(command))
+    suite.measure_memory(tmp_path / "kernels_cuda.json", quick=True)
+    ((python, script, *options),) = commands
+    assert (python, script) == (sys.executable, BENCH / "gpu_memory.py")
+    import gpu_memory
+
+    with pytest.raises(SystemExit, match="no CUDA device here"):
+        gpu_memory.main([str(option) for option in options])
+    assert list(tmp_path.iterdir()) == []
