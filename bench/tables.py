@@ -1,4 +1,4 @@
-"""Markdown tables from the JSON in bench/results, and the README's tables between their markers.
+"""Markdown tables from the JSON in bench/results, and the tables of README and docs/results.md between their markers.
 
 python bench/tables.py
 """
@@ -20,7 +20,7 @@ from cost_tables import (
 )
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parent.parent / "README.md"
+PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/results.md")]
 
 
 def _inductor(us: dict[str, float]) -> float | None:
@@ -304,7 +304,7 @@ def downstream_table(result: dict, task: str) -> str:
         for domain, row in found.items()
     ]  # fmt: skip
     names = {"folder": "ours", "plain": "plain prior"}
-    return _table(["classifier of", "images", "classifier", *(names.get(name, name) for name in sets)], rows)
+    return table(["classifier of", "images", "classifier", *(names.get(name, name) for name in sets)], rows)
 
 
 def styles_table(result: dict) -> str:
@@ -316,7 +316,7 @@ def styles_table(result: dict) -> str:
         ]
         for style, row in result["rows"].items()
     ]  # fmt: skip
-    return _table(["style", "classifier on its set", "on more of it", "FID plain", "FID ours"], rows)
+    return table(["style", "classifier on its set", "on more of it", "FID plain", "FID ours"], rows)
 
 
 ABLATION = ["plain", "CAT", "DAG", "both"]
@@ -370,14 +370,20 @@ def main() -> None:
         "styles": (styles_table, ["styles"]),
         "kernels": (readme_kernels, ["kernels"]),
     }
-    text = README.read_text()
-    for name, (made, sources) in tables.items():
-        if all(source in found for source in sources):
-            text = fill(text, name, made(*(found[source] for source in sources)))
-    for name in COSTS:
-        text = fill(text, name, cost_table(name, found))
-    text = fill(text, "gpu_memory", gpu_memory_table(found.get("kernels_cuda", {}).get("memory")))
-    README.write_text(text)
+    ready = {
+        name: made(*(found[source] for source in sources))
+        for name, (made, sources) in tables.items()
+        if all(source in found for source in sources)
+    }
+    ready |= {name: cost_table(name, found) for name in COSTS}
+    ready["gpu_memory"] = gpu_memory_table(found.get("kernels_cuda", {}).get("memory"))
+    texts = {page: page.read_text() for page in PAGES}
+    for name, made in ready.items():
+        places = [page for page, text in texts.items() if f"<!-- table:{name} -->" in text]
+        for page in places or PAGES[:1]:  # one that has no place is an error
+            texts[page] = fill(texts[page], name, made)
+    for page, text in texts.items():
+        page.write_text(text)
 
 
 if __name__ == "__main__":
