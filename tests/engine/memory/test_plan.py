@@ -63,6 +63,7 @@ def test_a_larger_budget_never_plans_a_slower_run(
     assert costs[0] > costs[-1]
 
 
+@pytest.mark.slow
 def test_the_smallest_budget_that_an_error_names_can_be_met(
     small_prior: Prior, classifier: Classifier, roomy: Plan
 ) -> None:
@@ -72,11 +73,12 @@ def test_the_smallest_budget_that_an_error_names_can_be_met(
         plan(small_prior, classifier, "1KB", batch=4, device="cuda")
     named = str(refused.value).split("expected at least ")[1].split(":")[0]
     assert named == in_words(roomy.smallest_bytes)
-    least = plan(small_prior, classifier, named, batch=4, device="cuda", full=False)
+    settings = {"batch": 4, "device": "cuda", "tokens": False, "full": False}
+    least = plan(small_prior, classifier, named, **settings)
     assert least.micro_batch["guidance"] == 1
     assert least.offload == ("text_encoder",)  # guidance looks through the VAE, which has to stay
     with pytest.raises(BudgetError):
-        plan(small_prior, classifier, int(roomy.smallest_bytes * 0.98), batch=4, device="cuda", full=False)
+        plan(small_prior, classifier, int(roomy.smallest_bytes * 0.98), **settings)
 
 
 def test_what_rests_is_offloaded_where_guidance_has_its_own_decoder(classifier: Classifier) -> None:
