@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from evidence import FIRST_SEED, METHODS, WORK, images_of
+from evidence import FIRST_SEED, WORK, folder_of, images_of
 
 from engine.downstream.distill import distill
 from engine.downstream.prune import prune
@@ -24,8 +24,6 @@ from engine.models import load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
 from engine.outputs.dataset import open_dataset
 from engine.outputs.run_record import read_run, versions
-from engine.pipelines.demo import shipped_tokens
-from engine.tokens.table import load_tokens
 from engine.types import ImageKey
 
 TASKS: dict[str, Callable[..., dict]] = {"distill": distill, "prune": prune, "quantise": quantise}
@@ -74,9 +72,7 @@ def main() -> None:
             root = chosen.work / prior.fingerprint / domain
             sets = {}
             for method in ("plain", OURS):
-                place = root / method
-                if METHODS[method].tokens:
-                    place = place / load_tokens(shipped_tokens(domain), prior, classifier).fingerprint
+                _, place = folder_of(method, domain, classifier, prior, chosen.work)
                 seeds = range(FIRST_SEED, FIRST_SEED + chosen.seeds)
                 sets[method] = together([place / str(seed) for seed in seeds], place / "together")
             report = TASKS[task](

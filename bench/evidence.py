@@ -70,7 +70,8 @@ METHODS = {
 def seen_by(classifier: Classifier, samples: Iterable[Sample]) -> list[Sample]:
     """Samples with another teacher's logits and L_BN."""
     samples = list(samples)
-    logits, distances = judged(classifier, torch.stack([sample.image for sample in samples]))
+    images = torch.stack([sample.image for sample in samples]).to(classifier.device)
+    logits, distances = (found.cpu() for found in judged(classifier, images))
     confidence = logits.softmax(1)
     return [
         replace(
@@ -81,6 +82,21 @@ def seen_by(classifier: Classifier, samples: Iterable[Sample]) -> list[Sample]:
         )
         for row, sample in enumerate(samples)
     ]
+
+
+def folder_of(
+    method: str, domain: str, classifier: Classifier, prior: Prior, work: Path
+) -> tuple[Method, Path]:
+    """How a row's images are made, and the folder of its seeds. Where no token helps a classifier, and none ships, they
+    are those of the method without tokens."""
+    how = METHODS[method]
+    if how.tokens and not shipped_tokens(domain).exists():
+        how = replace(how, tokens=False)
+        method = next(name for name, other in METHODS.items() if other == how)
+    root = work / prior.fingerprint / domain / method.replace(" ", "_")
+    if how.tokens:
+        root = root / load_tokens(shipped_tokens(domain), prior, classifier).fingerprint
+    return how, root
 
 
 def images_of(folder: Path) -> list[Sample]:
@@ -154,8 +170,15 @@ def main() -> None:
     prior, judge = load_prior("embedded"), load_judge()
     asked = {"images_per_class": chosen.images, "prior": prior.fingerprint, "first_seed": FIRST_SEED}
     result: dict = {"settings": asked, "environment": {}, "rows": {}}
-    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
-        result = kept
+    if chosen.out.exists():
+        kept = json.loads(chosen.out.read_text())
+        if (
+            kept["settings"] != asked
+            and chosen.out == RESULT
+            and chosen.images < kept["settings"]["images_per_class"]
+        ):
+            parser.error(f"{RESULT} has more images a class: name another --out for a trial")
+        result = kept if kept["settings"] == asked else result
     result["environment"] = {
         "device": str(prior.device), "threads": torch.get_num_threads(), "versions": versions(),
     }  # fmt: skip
@@ -165,11 +188,10 @@ def main() -> None:
 
     for method, domain in product(chosen.methods, chosen.domains):
         how, classifier = METHODS[method], load_classifier(f"embedded:{domain}", device=prior.device)
-        root = chosen.work / prior.fingerprint / domain / method.replace(" ", "_")
         state = {"settings": json.loads(json.dumps(asdict(how)))}
-        if how.tokens:
-            state["token_file"] = load_tokens(shipped_tokens(domain), prior, classifier).fingerprint
-            root = root / state["token_file"]
+        how, root = folder_of(method, domain, classifier, prior, chosen.work)
+        if METHODS[method].tokens:
+            state["token_file"] = root.name if how.tokens else None
         name = f"{method}/{domain}"
         row = result["rows"].setdefault(name, state | {"seeds": {}})
         if {key: row.get(key) for key in state} != state:
@@ -177,6 +199,7 @@ def main() -> None:
         seeds = range(FIRST_SEED, FIRST_SEED + chosen.seeds)
         if "metrics" in row and all(str(seed) in row["seeds"] for seed in seeds):
             continue
+        row.pop("metrics", None)
         for seed in seeds:
             began = time.perf_counter()
             plain = chosen.work / prior.fingerprint / "plain" / str(seed)

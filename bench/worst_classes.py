@@ -49,7 +49,7 @@ def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
     """How many of a class's plain images each embedded classifier recognises, by the classifier's name."""
     teachers = [load_classifier(f"embedded:{domain}", device=prior.device) for domain in load_judge().domains]
     samples = list(generate(teachers[0], prior, [label], images, alignment=None, seed=FINDING_SEED))
-    pixels = torch.stack([sample.image for sample in samples])
+    pixels = torch.stack([sample.image for sample in samples]).to(prior.device)
     with torch.no_grad():
         return {
             teacher.name: int((teacher.logits(pixels).argmax(1) == teacher.labels.index(label)).sum())

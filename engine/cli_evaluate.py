@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Evaluation, Selection
+from engine.errors import ConfigError
 from engine.options import add_config, config_of
 from engine.progress import Progress
 
@@ -73,13 +74,18 @@ def run_select(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]
     from engine.evaluation.select import select
     from engine.models import load_classifier
 
-    classifier = None
+    classifier, selection = None, config_of(chosen, Selection())
+    if chosen.classifier is not None and selection.by != "l_bn_share":
+        raise ConfigError(
+            f"--classifier came with --by {selection.by}, expected none: only l_bn_share looks at the images. Leave it "
+            "out."
+        )
     if chosen.classifier is not None:
         classifier = load_classifier(
             chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device
         )
     with progress.bar("images", None) as bar:
-        report = select(chosen.folder, chosen.out, config_of(chosen, Selection()), classifier, bar.advance)
+        report = select(chosen.folder, chosen.out, selection, classifier, bar.advance)
     progress.say(
         f"{report['kept']} of {report['images']} images in {chosen.out}; the teacher recognises "
         f"{report['recognised_kept']} of them, of all {report['recognised']}."

@@ -35,7 +35,9 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of the prior on the hub")
     tiny = "an AutoencoderTiny that guidance sees through: folder or hub id such as madebyollin/taesd; 'none' for none"
     parser.add_argument(
-        "--tiny-decoder", metavar="SOURCE", help=f"{tiny} (default: the prior's vae if it is one)"
+        "--tiny-decoder",
+        metavar="SOURCE",
+        help=f"{tiny} (default: one in the prior's folder, or its vae if that is tiny)",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the networks; what is computed between "
                         "them is float32 (default: float32; auto: float16 on a GPU)")  # fmt: skip
@@ -168,12 +170,15 @@ def check_methods(chosen: argparse.Namespace) -> None:
     }
     if chosen.method != DDIS:
         unused = {"prior": "embedded", "alignment": "default", "memory": "auto", "runtime": "torch", "tokens": None,
-                  "variant": None, "revision": None, "tiny_decoder": None, "onnx_cache": None}  # fmt: skip
+                  "variant": None, "revision": None, "tiny_decoder": None, "onnx_cache": None,
+                  "attention": AUTO_ATTENTION}  # fmt: skip
         wrong |= {key for key, default in unused.items() if getattr(chosen, key) != default}
         wrong |= {key for key in given if key.startswith("alignment-")}
         wrong |= {entry.name for entry in fields(Sampling)} & given
     elif chosen.student is not None:
         wrong.add("student")
+    if chosen.student_architecture is not None and chosen.student is None:
+        wrong.add("student_architecture")
     if wrong:
         options = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(wrong))
         raise ConfigError(

@@ -30,8 +30,9 @@ def class_prompt(label: str, token: str = "", template: str = PLAIN) -> str:
 
 
 def template_fields(template: str) -> set[str] | None:
-    """The names in braces of a template; None where it is no template."""
+    """The names in braces of a template; None where it is no template, or tells how to format a name."""
     try:
-        return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        found = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError:
         return None
+    return None if any(how or cast for _, _, how, cast in found) else {str(name) for _, name, _, _ in found}

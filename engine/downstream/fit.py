@@ -54,6 +54,8 @@ def fit(
             f"training.soft_labels is {training.soft_labels!r} and there is no teacher to ask, expected 'manifest': "
             "the images' own classes."
         )
+    if image_px is not None and image_px < 8:
+        raise ConfigError(f"image_px is {image_px}, expected at least 8: give the side in pixels.")
     images = open_images(folder, domain)
     names = images.labels()
     labels = tuple(sorted(set(names)))

@@ -12,7 +12,7 @@ from engine.downstream.rows import Inputs, Sets, load_sets
 from engine.errors import ConfigError
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.outputs.manifest import MANIFEST
-from engine.outputs.run_record import read_run
+from engine.outputs.run_record import made_with
 from engine.pipelines.generate import generate
 
 GENERATE = "generate"
@@ -62,7 +62,12 @@ def _drawn(teacher: Classifier, folder: Path, prior: str | Path | Prior, out: Pa
         raise ConfigError(
             f"{folder} is no finished data set folder, expected one that `ddis generate` wrote: check the path."
         )
-    made_by = read_run(folder)["config"]
+    made_by = made_with(folder)
+    if "prior" not in made_by:
+        raise ConfigError(
+            f"{folder} was made without a prior, expected one that drew it: plain images are those of the same prior. "
+            "Name a folder of plain images instead."
+        )
     loaded = prior if isinstance(prior, Prior) else load_prior(prior, device=teacher.device)
     if made_by["prior"]["fingerprint"] != loaded.fingerprint:
         raise ConfigError(

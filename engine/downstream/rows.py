@@ -21,7 +21,7 @@ from engine.models import Classifier
 from engine.outputs.dataset import read_dataset
 from engine.outputs.manifest import read_manifest
 from engine.outputs.names import class_folders
-from engine.outputs.run_record import read_run
+from engine.outputs.run_record import made_with
 
 ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
 SELECTION_SEED = 0
@@ -210,7 +210,7 @@ def _read(source: _Source, places: list[int], classifier: Classifier, stored_lab
 
 
 def _check_teacher(folder: Path, classifier: Classifier) -> None:
-    there = read_run(folder)["config"].get("classifier", {}).get("fingerprint")
+    there = made_with(folder).get("classifier", {}).get("fingerprint")
     if there != classifier.fingerprint:
         raise ConfigError(
             f"the soft labels in {folder} are of another classifier ({there}), expected {classifier.name!r} "

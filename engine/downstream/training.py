@@ -15,7 +15,7 @@ from torch.nn.functional import kl_div
 
 from engine.downstream.pixels import Images
 from engine.downstream.settings import Distillation
-from engine.errors import GuidanceError
+from engine.errors import ConfigError, GuidanceError
 from engine.models import Classifier, Preprocess
 from engine.models.classifier import logits_of
 from engine.tokens.augment import augmented
@@ -66,6 +66,10 @@ def teach(
 
     Raises GuidanceError where the loss is no number.
     """
+    if len(images) < 2:
+        raise ConfigError(
+            f"there is {len(images)} image to learn from, expected at least 2: BatchNorm needs several. Make more."
+        )
     rng = torch.Generator().manual_seed(seed)
     fastest(student).train().requires_grad_(True)
     device = next(student.parameters()).device
@@ -111,7 +115,7 @@ def rate(update: int, updates: int) -> float:
 
 def batch_bounds(number: int, batch: int) -> list[int]:
     """Where batches of nearly equal size begin and end: a rest of one image would break BatchNorm."""
-    count = -(-number // batch)
+    count = max(1, min(-(-number // batch), number // 2))
     return [number * part // count for part in range(count + 1)]
 
 

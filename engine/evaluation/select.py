@@ -7,6 +7,7 @@ l_bn         the image's own L_BN is high
 l_bn_share   without it, L_BN of the moments of *all* images that are left falls most: one is taken out at a time
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from engine.guidance.moments import recording_moments
 from engine.models import Classifier
 from engine.outputs.dataset import load_sample, open_dataset, read_dataset
 from engine.outputs.manifest import Row
-from engine.outputs.run_record import RUN, read_run
+from engine.outputs.run_record import RUN, made_with, read_run
 
 CHUNK = 1024
 """Images whose common L_BN `l_bn_share` looks at: the work grows with the square of their number."""
@@ -46,7 +47,7 @@ def select(
     files, rows = map(list, zip(*read_dataset(folder), strict=True))
     made = read_run(Path(folder))["config"]
     if selection.by == "l_bn_share":
-        _check_teacher(Path(folder), made, classifier)
+        _check_teacher(Path(folder), classifier)
     kept = _kept(files, rows, selection, classifier)
     config = {"selected_from": made, "selection": vars(selection)}
     with open_dataset(out, config, {row.class_index: row.label for row in rows}) as writer:
@@ -140,13 +141,19 @@ def _by_share(
 
     mixed = sorted(range(len(rows)), key=lambda place: (rows[place].index, rows[place].class_index))
     chunks = -(-len(mixed) // CHUNK)
+    whole = [row.class_index for row in rows]
+    quota_of, number_of = quotas(whole, selection.keep), Counter(whole)
+    seen: Counter[int] = Counter()
+    given: Counter[int] = Counter()
     kept: list[int] = []
     for chunk in (mixed[number::chunks] for number in range(chunks)):
         means, squares = _image_moments(
             [files[place] for place in chunk], [rows[place] for place in chunk], classifier
         )
         classes = [rows[place].class_index for place in chunk]
-        quota = quotas(classes, selection.keep)
+        seen.update(classes)
+        quota = {c: round(quota_of[c] * seen[c] / number_of[c]) - given[c] for c in sorted(set(classes))}
+        given.update(quota)
         pool = list(range(len(chunk)))
         if selection.agreement:
             pool = _without_mistaken(pool, [rows[place] for place in chunk], quota)
@@ -188,8 +195,8 @@ def _image_moments(
     return torch.cat(means), torch.cat(squares)
 
 
-def _check_teacher(folder: Path, made: dict[str, Any], classifier: Classifier | None) -> None:
-    teacher = made.get("classifier", made.get("selected_from", {}).get("classifier", {}))
+def _check_teacher(folder: Path, classifier: Classifier | None) -> None:
+    teacher = made_with(folder).get("classifier", {})
     if classifier is None:
         raise ConfigError(
             f"selection by 'l_bn_share' got no classifier, expected {teacher.get('name')!r}, which {folder} was made "

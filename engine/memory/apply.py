@@ -57,6 +57,8 @@ def plan_of(
                 "one out, or plan again."
             )
         return memory
+    if memory is None and attention == AUTO_ATTENTION:
+        return None
     attention = chosen_attention(attention, prior.device, prior.dtype)
     if memory is None and attention == SDPA:
         return None

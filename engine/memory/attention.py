@@ -35,10 +35,11 @@ def chosen_attention(attention: str, device: torch.device, dtype: torch.dtype) -
         return attention
     if device.type != "cuda" or not torch.cuda.is_available() or find_spec("xformers") is None:
         return "sdpa"
-    return min(
-        ("sdpa", "xformers"),
-        key=lambda backend: (attention_ms(backend, device, dtype), backend != "xformers"),
-    )
+    try:
+        theirs = attention_ms("xformers", device, dtype)
+    except (NotImplementedError, RuntimeError, ValueError):  # no kernel of its for this GPU or dtype
+        return "sdpa"
+    return "xformers" if theirs <= attention_ms("sdpa", device, dtype) else "sdpa"
 
 
 @cache

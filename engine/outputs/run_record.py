@@ -62,6 +62,14 @@ def read_run(folder: Path) -> dict[str, Any]:
     return record
 
 
+def made_with(folder: Path) -> dict[str, Any]:
+    """The config that the images of a data set were made with: behind any number of selections, the first one's."""
+    config = read_run(folder)["config"]
+    while "selected_from" in config:
+        config = config["selected_from"]
+    return config
+
+
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise OutputError, naming each field that differs, where `folder` was begun with another config."""
     differing = differences(read_run(folder)["config"], config)

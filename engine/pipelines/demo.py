@@ -26,7 +26,7 @@ from engine.outputs.curves import draw_curves
 from engine.pipelines.generate import sample_group
 from engine.pipelines.job import Job, prepare
 from engine.pipelines.learn_tokens import learn_tokens
-from engine.tokens.table import load_tokens
+from engine.tokens.table import TokenTable, load_tokens
 from engine.types import Sample, Step
 
 ROWS = ("plain", "CAT", "DAG", "CAT + DAG")
@@ -55,10 +55,12 @@ def demo(
     prepare(classifier, prior, None, images_per_class, seed=seed)
     make_folder(folder)
     began = time.monotonic()
+    tokens: TokenTable | None
     if learn:
         tokens = learn_tokens(classifier, prior, seed=seed, out=folder / "tokens.safetensors")
     else:
-        tokens = load_tokens(_existing(shipped_tokens(domain)), prior, classifier)
+        shipped = _shipped(domain)
+        tokens = None if shipped is None else load_tokens(shipped, prior, classifier)
     results, sheets, curves = {}, [], {}
     for row in ROWS:
         started = time.monotonic()
@@ -84,6 +86,7 @@ def demo(
     )
     report = {
         "domain": domain,
+        "tokens": [] if tokens is None else list(tokens.labels),
         "rows": results,
         "seconds": round(time.monotonic() - began, 2),
         "guidance_by_classifier": _classifier_part(classifier, torch.stack(sheets[-1])),
@@ -125,10 +128,12 @@ def _classifier_part(classifier: Classifier, images: Tensor, rounds: int = 15) -
     return {**ms, "speedup": round(speedup, 3)}
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
+def _shipped(domain: str) -> Path | None:
+    """The token file of an embedded classifier; None where no token was found that helps it."""
+    path = shipped_tokens(domain)
+    if not path.parent.is_dir():
         raise ModelError(
-            f"there are no shipped tokens at {path}, expected them with the package's weights: "
+            f"there are no shipped tokens in {path.parent}, expected them with the package's weights: "
             "install the package again, or pass --learn to learn them now."
         )
-    return path
+    return path if path.is_file() else None

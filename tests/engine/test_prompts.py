@@ -36,7 +36,9 @@ def test_a_template_puts_article_and_token_in_their_places() -> None:
     assert template_fields("{a {class}") is None
 
 
-@pytest.mark.parametrize("prompt", ["a dog", "{class} {style}", "{class", "{}", "{0} {class}", ""])
+@pytest.mark.parametrize(
+    "prompt", ["a dog", "{class} {style}", "{class", "{}", "{0} {class}", "{class:d}", "{class!r}", ""]
+)
 def test_a_prompt_that_is_no_template_is_refused(prompt: str) -> None:
     with pytest.raises(ConfigError, match=r"expected a text with \{class\} in it"):
         Sampling(prompt=prompt)

@@ -46,12 +46,14 @@ def test_the_rate_rises_to_one_and_falls_to_nothing() -> None:
     assert 0 < rate(0, 1) <= 1
 
 
-@pytest.mark.parametrize("number", [1, 8, 9, 17, 33])
-def test_no_batch_is_a_rest_of_one(number: int) -> None:
-    sizes = [stop - start for start, stop in pairwise(batch_bounds(number, 8))]
+@pytest.mark.parametrize(
+    ("number", "batch"), [(8, 8), (9, 8), (17, 8), (33, 8), (2, 2), (3, 2), (7, 2), (5, 4)]
+)
+def test_no_batch_is_a_rest_of_one(number: int, batch: int) -> None:
+    sizes = [stop - start for start, stop in pairwise(batch_bounds(number, batch))]
     assert sum(sizes) == number
-    assert max(sizes) <= 8
-    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch + (batch == 2)
+    assert min(sizes) > 1
 
 
 @pytest.fixture

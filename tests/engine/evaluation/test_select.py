@@ -12,6 +12,7 @@ from engine.cli import main
 from engine.config import Sampling
 from engine.errors import ConfigError, OutputError
 from engine.evaluation.images import open_images
+from engine.evaluation import select as selecting
 from engine.evaluation.select import greedy_by_share, quotas
 from engine.guidance.losses import domain_loss
 from engine.models import Classifier, Preprocess
@@ -142,6 +143,17 @@ def test_by_share_the_kept_images_together_are_nearer_to_the_teacher(teacher, ti
     with pytest.raises(ConfigError, match="got no classifier, expected 'tiny'"):
         select(tmp_path / "all", tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_quotas_hold_over_all_chunks(teacher, tiny_prior, tmp_path, monkeypatch) -> None:
+    """A chunk that has two images of a class must not keep one of each at a share of a quarter."""
+    monkeypatch.setattr(selecting, "CHUNK", 4)
+    classes, sampling = ["dog", "horse"], Sampling(steps=2)
+    list(generate(teacher, tiny_prior, classes, 8, alignment=None, sampling=sampling, out=tmp_path / "all"))
+    select(tmp_path / "all", tmp_path / "kept", Selection(agreement=False, keep=0.25), teacher)
+    assert [row.class_index for _, row in read_dataset(tmp_path / "kept")] == [0, 0, 4, 4]
+    again = select(tmp_path / "kept", tmp_path / "again", Selection(agreement=False), teacher)
+    assert again["kept"] == 2
 
 
 def test_another_teacher_is_refused(folder: Path, tmp_path: Path, teacher) -> None:

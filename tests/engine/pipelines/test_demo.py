@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from engine.config import Sampling
 from engine.errors import ModelError
 from engine.models.embedded.judge import load_judge
 from engine.pipelines import demo as demo_module
@@ -33,8 +34,17 @@ def test_a_domain_without_shipped_tokens_is_told_how_to_learn_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo_module, "EMBEDDED", tmp_path)
-    with pytest.raises(ModelError, match=r"no shipped tokens at .*cartoon\.safetensors.* pass --learn"):
+    with pytest.raises(ModelError, match=r"no shipped tokens in .*tokens, expected them .* pass --learn"):
         demo(tmp_path / "demo", "cartoon")
+
+
+def test_a_classifier_that_no_token_helps_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_module, "shipped_tokens", lambda domain: tmp_path / f"{domain}.safetensors")
+    monkeypatch.setattr(demo_module, "Sampling", lambda: Sampling(steps=2))
+    report = demo(tmp_path / "demo", "cartoon", 1)
+    assert report["tokens"] == []
+    rows = report["rows"]
+    assert {**rows["CAT"], "seconds": 0} == {**rows["plain"], "seconds": 0}
 
 
 def test_the_judge_brings_features_of_real_images_of_every_domain() -> None:
