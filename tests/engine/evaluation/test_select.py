@@ -11,8 +11,8 @@ from engine import Alignment, Selection, generate, select
 from engine.cli import main
 from engine.config import Sampling
 from engine.errors import ConfigError, OutputError
-from engine.evaluation.images import open_images
 from engine.evaluation import select as selecting
+from engine.evaluation.images import open_images
 from engine.evaluation.select import greedy_by_share, quotas
 from engine.guidance.losses import domain_loss
 from engine.models import Classifier, Preprocess
