@@ -31,7 +31,7 @@ from engine.models.prior import Prior
 from engine.onnx.rules import rules
 from engine.onnx.trace import traced
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a graph of equal models and settings would be another one."""
 BATCH = 3
 """Of the examples: torch.export takes sizes of 0 and 1 for constants."""
@@ -139,7 +139,8 @@ def gradient_graph(
         )
 
     classes = (torch.zeros(BATCH, dtype=torch.int64, device=prior.device),)
-    examples = (_latents(prior), *(classes if alignment.class_weight else ()))
+    latents = _latents(prior).float()  # as the sampler's; in float16 the loss's scale is infinite
+    examples = (latents, *(classes if alignment.class_weight else ()))
 
     def build() -> nn.Module:
         with torch.no_grad():

@@ -24,6 +24,7 @@ def both(prior, classifier, alignment, cache, batch):
     return found, gradient(z, lambda latents: loss(decoder(latents)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alignment", [Alignment(layers="first"), Alignment.paper()], ids=["ours", "paper"])
 def test_a_smooth_gradient_is_autograds(prior, smooth, cache, alignment):
     for batch in (1, 3):

@@ -1,0 +1,73 @@
+"""float16 graphs on the CPU: ONNX Runtime casts what it has no float16 kernel for, and errs no more than torch does."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from engine.config import Alignment
+from engine.guidance.losses import domain_loss
+from engine.guidance.steer import gradient, loss_scale
+from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.models.decoder import decoder_of
+from engine.onnx.export import exported, gradient_graph, unet_graph
+from engine.onnx.session import Session
+
+pytest.importorskip("onnxruntime")
+HALF = torch.float16
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def half_prior(prior: Prior) -> Prior:
+    """The small prior in float16."""
+    parts = {name: copy.deepcopy(getattr(prior, name)).to(HALF) for name in ("unet", "vae", "text_encoder")}
+    return replace(prior, **parts, fingerprint="half")
+
+
+def error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """Largest error over the largest value."""
+    return ((found.float() - exact).abs().max() / exact.abs().max()).item()
+
+
+@pytest.mark.slow
+def test_a_unet_errs_no_more_than_torchs(prior: Prior, half_prior: Prior, cache):
+    session = Session(exported(unet_graph(half_prior), cache), CPU)
+    assert session.dtypes == (HALF, torch.int64, HALF)
+    length, width = prior.tokenizer.model_max_length, prior.unet.config.cross_attention_dim
+    z, context = torch.randn(2, *prior.latent_shape), torch.randn(2, length, width)
+    step = torch.tensor(7)
+    with torch.no_grad():
+        exact = prior.unet(z, step, encoder_hidden_states=context, return_dict=False)[0]
+        half = half_prior.unet(z.to(HALF), step, encoder_hidden_states=context.to(HALF), return_dict=False)[0]
+    (found,) = session(z, step, context)
+    assert found.dtype == HALF
+    assert 0 < error(found, exact) <= 2 * error(half, exact) + 1e-3
+
+
+@pytest.mark.slow
+def test_a_gradient_errs_no_more_than_torchs(prior: Prior, half_prior: Prior, smooth: Classifier, cache):
+    half = load_classifier(
+        copy.deepcopy(smooth.module),
+        labels=smooth.labels,
+        preprocess=Preprocess.squash(12),
+        device="cpu",
+        dtype=HALF,
+    )
+    alignment = Alignment(class_weight=0.0)
+    z = torch.randn(3, *prior.latent_shape).to(HALF).float()
+
+    def by_torch(prior: Prior, classifier: Classifier):
+        decoder = decoder_of(alignment, prior, classifier.preprocess)
+        loss = domain_loss(classifier, alignment, fused=False)
+        scale = loss_scale(decoder.vae.dtype, classifier.dtype)
+        return decoder, gradient(z, lambda latents: loss(decoder(latents)), scale)
+
+    _, (exact_loss, exact) = by_torch(prior, smooth)
+    decoder, (half_loss, half_grad) = by_torch(half_prior, half)
+    session = Session(exported(gradient_graph(half_prior, half, alignment, decoder), cache), CPU)
+    loss, grad = session(z)
+    assert grad.dtype == torch.float32
+    assert error(loss, exact_loss) <= 2 * error(half_loss, exact_loss) + 1e-3
+    assert error(grad, exact) <= 2 * error(half_grad, exact) + 1e-3
