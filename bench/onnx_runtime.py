@@ -65,7 +65,7 @@ def measured(threads: int, rounds: int, batch: int, cache: Path) -> dict[str, ob
     jobs = {
         engine: prepare(
             "embedded:cartoon", "embedded", images_per_class=-(-batch // 7), alignment=Alignment(),
-            sampling=Sampling(steps=STEPS, batch=batch), runtime=engine, onnx_cache=cache,
+            sampling=Sampling(steps=STEPS, batch=batch), runtime=engine, onnx_cache=cache if engine == "onnx" else None,
         )
         for engine in ENGINES
     }  # fmt: skip
