@@ -37,7 +37,7 @@ from engine.tokens.table import load_tokens
 from engine.types import Sample
 
 FIRST_SEED = 500
-"""No setting and no token was chosen on images of this seed or a later one."""
+"""No token was learned, and no setting of guidance chosen, on images of these seeds."""
 RESULT = Path(__file__).parent / "results" / "evidence.json"
 WORK = Path("out/evidence")
 METRICS = Evaluation(resamples=100)

@@ -1,0 +1,169 @@
+"""Markdown tables of what the images are like and what they teach; see bench/tables.py."""
+
+from statistics import mean
+
+from cost_tables import table
+
+
+def _cells(result: dict, method: str, domain: str) -> list[dict]:
+    """What bench/evidence.py counted of each class and seed of one row."""
+    seeds = result["rows"].get(f"{method}/{domain}", {}).get("seeds", {})
+    return [cell for by_class in seeds.values() for cell in by_class.values()]
+
+
+def _domains(result: dict) -> list[str]:
+    return list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
+
+
+def guidance_table(result: dict) -> str:
+    """bench/evidence.py: shares by domain and method, each the mean over its seeds."""
+    methods = [
+        m
+        for m in ("plain", "paper DAG", "L_BN alone", "DAG")
+        if any(_cells(result, m, d) for d in _domains(result))
+    ]
+
+    def shown(cells: list[dict]) -> str:
+        if not cells:
+            return "not measured"
+        domain, kind, distance = (
+            mean(c[key] for c in cells) for key in ("judge_domain", "judge_class", "l_bn")
+        )
+        return f"{domain:.2f} / {kind:.2f} / {distance:.0f}"
+
+    domains = _domains(result)
+    rows = [[d.replace("_", " "), *(shown(_cells(result, m, d)) for m in methods)] for d in domains]
+    rows.append(["mean", *(shown([c for d in domains for c in _cells(result, m, d)]) for m in methods)])
+    numbers = ", ".join(
+        f"{m} {max(sum(c['images'] for c in _cells(result, m, d)) for d in domains)}" for m in methods
+    )
+    return (
+        f"Judge's share in the domain / in the class / L_BN; neutral prompts; images of each row and column: {numbers}."
+        "\n\n" + table(["classifier of", *methods], rows)
+    )
+
+
+def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
+    """bench/evidence.py: accuracies on the classes that the teacher recognises worst, without and with tokens."""
+    methods = ("plain", "CAT", "DAG", "both")
+
+    def cells(method: str, domain: str) -> list[dict]:
+        seeds = result["rows"].get(f"{method}/{domain}", {}).get("seeds", {})
+        return [by_class[label] for by_class in seeds.values() for label in worst[domain]]
+
+    def shown(found: list[dict]) -> str:
+        if not found:
+            return "not measured"
+        return f"{mean(c['teacher_class'] for c in found):.2f} / {mean(c['judge_class'] for c in found):.2f}"
+
+    rows = [
+        [domain.replace("_", " "), ", ".join(kinds), *(shown(cells(m, domain)) for m in methods)]
+        for domain, kinds in worst.items()
+    ]
+    rows.append(["mean", "", *(shown([c for d in worst for c in cells(m, d)]) for m in methods)])
+    images = max(sum(c["images"] for c in cells(m, d)) for m in methods for d in worst)
+    return (
+        "Teacher's / judge's accuracy on the classes that the teacher recognises worst in plain images; "
+        f"{images} images a row and column, on seeds that learning did not see.\n\n"
+        + table(["classifier of", "classes", *methods], rows)
+    )
+
+
+def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:
+    """bench/worst_classes.py: domain -> the classes that its classifier recognises least, in alphabetical order."""
+    domains = [name.removeprefix("embedded:") for name in next(iter(found["recognised"].values()))]
+    return {
+        domain: sorted(
+            sorted(found["recognised"], key=lambda label: found["recognised"][label][f"embedded:{domain}"])[
+                :number
+            ]
+        )
+        for domain in domains
+    }
+
+
+def methods_table(result: dict, methods: list[str]) -> str:
+    """bench/evidence.py: FID, KID, precision and recall of each method against the domain's real images."""
+    domains = _domains(result)
+    rows = []
+    for method in methods:
+        found = [result["rows"].get(f"{method}/{domain}", {}) for domain in domains]
+        if not all("metrics" in row for row in found):
+            continue
+        shown = [
+            f"{row['metrics']['fid']['value']:.1f} ({row['metrics']['fid']['low']:.1f} to "
+            f"{row['metrics']['fid']['high']:.1f})"
+            for row in found
+        ]
+        means = {
+            key: mean(row["metrics"][key]["value"] for row in found)
+            for key in ("fid", "kid", "precision", "recall")
+        }
+        gflop = mean(row["flops_per_image"] for row in found) / 1e9
+        rows.append([
+            method, *shown, f"{means['fid']:.1f}", f"{means['kid']:.3f}", f"{means['precision']:.2f}",
+            f"{means['recall']:.2f}", f"{gflop:.0f}", str(found[0]["images"]),
+        ])  # fmt: skip
+    header = ["method", *(f"FID {d.replace('_', ' ')}" for d in domains), "FID", "KID", "precision", "recall",
+              "GFLOP an image", "images"]  # fmt: skip
+    return table(header, rows)
+
+
+def tune_table(result: dict) -> str:
+    """bench/tune.py: each scale's score without data beside its FID by real images."""
+    domains = list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
+    scales = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
+    rows = []
+    for domain in domains:
+        found = {
+            scale: result["rows"][f"{domain}/{scale}"]
+            for scale in scales
+            if f"{domain}/{scale}" in result["rows"]
+        }
+        chosen, best = (min(found, key=lambda scale: found[scale][key]) for key in ("score", "fid"))
+        cells = [f"{row['score']:.2f} / {row['fid']:.1f}" for row in found.values()]
+        ratio = found[chosen]["fid"] / found[best]["fid"]
+        rows.append([domain.replace("_", " "), *cells, chosen, best, f"{ratio:.2f}"])
+    header = [
+        "classifier of",
+        *(f"scale {scale}" for scale in scales),
+        "tuned",
+        "best by FID",
+        "FID tuned / best",
+    ]
+    return "Score (least is chosen) / FID.\n\n" + table(header, rows)
+
+
+def downstream_table(result: dict, task: str) -> str:
+    """bench/downstream.py: accuracy on real test images after learning from each set, in percent."""
+    found = {name.split("/")[1]: row for name, row in result["rows"].items() if name.startswith(f"{task}/")}
+
+    def shown(entry: dict | None) -> str:
+        if entry is None:
+            return ""
+        spread = "" if entry["spread"] is None else f" ± {100 * entry['spread']:.1f}"
+        return f"{100 * entry['mean']:.1f}{spread}"
+
+    sets = list(dict.fromkeys(name for row in found.values() for name in row["rows"]))
+    rows = [
+        [
+            domain.replace("_", " "), str(next(iter(row["rows"].values()))["images"]),
+            f"{100 * row['teacher']['accuracy']:.1f}",
+            *(shown(row["rows"][name]["accuracy"] if name in row["rows"] else None) for name in sets),
+        ]
+        for domain, row in found.items()
+    ]  # fmt: skip
+    names = {"folder": "ours", "plain": "plain prior"}
+    return table(["classifier of", "images", "classifier", *(names.get(name, name) for name in sets)], rows)
+
+
+def styles_table(result: dict) -> str:
+    """bench/styles.py: FID against each style's own set."""
+    rows = [
+        [
+            style.replace("_", " "), *(f"{row['accuracy'][what]:.2f}" if what in row["accuracy"] else "" for what in
+            ("training", "test")), *(f"{row['fid'][method]:.1f}" for method in ("plain", "ours")),
+        ]
+        for style, row in result["rows"].items()
+    ]  # fmt: skip
+    return table(["style", "classifier on its set", "on more of it", "FID plain", "FID ours"], rows)
