@@ -30,6 +30,7 @@ LEARNING = TokenLearning(
     target_accuracy=1.0,
     skip_passing=False,
     init="class name",
+    check_images=0,
 )
 SAMPLING = Sampling(steps=2, cfg=5.0, batch=4)
 
@@ -84,7 +85,13 @@ def test_sd21_s_architecture_learns_and_stays_as_it_was(tmp_path, classifier, ti
 
 
 CHEAP = replace(
-    LEARNING, optimizer="adam8bit", steps=4, updates_per_trajectory=2, domain_weight=0.1, augment=True
+    LEARNING,
+    optimizer="adam8bit",
+    steps=4,
+    updates_per_trajectory=2,
+    domain_weight=0.1,
+    augment=True,
+    check_images=3,
 )
 
 
