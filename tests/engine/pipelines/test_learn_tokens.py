@@ -109,7 +109,7 @@ def test_a_run_cut_after_any_epoch_ends_at_the_same_bytes(tmp_path, classifier, 
     def cut(epoch: TokenEpoch) -> None:
         raise Stop
 
-    for _ in range(LEARNING.epochs):
+    for _ in range(learning.epochs + (learning.check_images > 0)):
         with pytest.raises(Stop):
             learned(classifier, tiny_prior, out, on_progress=cut)
         assert tiny_prior.text_encoder.get_input_embeddings() is embedding

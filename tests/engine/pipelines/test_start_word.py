@@ -54,7 +54,7 @@ def test_every_token_starts_from_the_word(monkeypatch) -> None:
     monkeypatch.setattr(learning_job, "best_word", lambda job, words, on_step: words[1])
     learning = TokenLearning(
         epochs=1, images_per_epoch=1, steps=2, updates_per_trajectory=1, learning_rate=1e-6, target_accuracy=1.0,
-        skip_passing=False, init="words", words="photo, cartoon",
+        skip_passing=False, init="words", words="photo, cartoon", check_images=0,
     )  # fmt: skip
     prior = load_prior("embedded")
     classifier = load_classifier("embedded:photo")
