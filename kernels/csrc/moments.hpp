@@ -238,13 +238,14 @@ void tile_of(const T* x, T* y, Range rows, int64_t vector, const Op& op, Columns
 
 template <int W, class Op, class T>
 void interleaved(const T* x, T* y, const Shape& shape, Range rows, const Op& op, Partial& out) {
-    constexpr int kTile = Op::kWrites ? 2 : 4;
+    // What only reads takes half a row at a time; what also writes goes through memory nearly in order.
+    constexpr int kTile = Op::kWrites ? 1 : 4;
     constexpr int64_t kPilotRows = 4, kFirstPending = 16, kMaxPending = 512;
     constexpr int64_t kBytes = 8192;  // of rows that are walked together: they stay in the first cache
     Columns<W> columns(shape.channels);
     columns.start(x + rows.begin * shape.channels, std::min(rows.end - rows.begin, kPilotRows));
-    const int64_t at_once =
-        std::clamp<int64_t>(kBytes / (shape.channels * static_cast<int64_t>(sizeof(T))), 4, 64);
+    const int64_t fits = kBytes / (shape.channels * static_cast<int64_t>(sizeof(T)));
+    const int64_t at_once = Op::kWrites ? 2 : std::clamp<int64_t>(fits, 4, 64);
     int64_t pending = 0;
     for (int64_t row = rows.begin; row < rows.end;) {
         const auto before = static_cast<int64_t>(columns.count);
