@@ -92,7 +92,7 @@ class Settings:
     alignment: Alignment = Alignment()
     sampling: Sampling = Sampling()
     learning: TokenLearning = TokenLearning(
-        epochs=EPOCHS, target_accuracy=1.0, skip_passing=False, check_images=0
+        epochs=EPOCHS, target_accuracy=1.0, skip_passing=False, init="a", check_images=0
     )
     rounds: int = 5
 

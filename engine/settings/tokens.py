@@ -52,7 +52,7 @@ class TokenLearning:
         True, "show the classifier each image flipped, shifted and zoomed at random (paper: not)"
     )
     init: Literal["random", "a", "class name", "words"] = setting(
-        "a",
+        "words",
         "where a token starts: a random embedding (paper), that of 'a', the mean of the class name's, or that of the "
         "one of `words` whose images look most like training images to the classifier",
     )

@@ -143,7 +143,7 @@ def test_another_run_s_file_is_refused_and_a_finished_one_returned(tmp_path, cla
 
 
 def test_a_class_that_passes_without_a_token_has_none(classifier, tiny_prior):
-    easy = TokenLearning(epochs=1, images_per_epoch=2, target_accuracy=0.0)
+    easy = TokenLearning(epochs=1, images_per_epoch=2, target_accuracy=0.0, init="a", check_images=0)
     seen: list[TokenEpoch] = []
     table = learn_tokens(
         classifier, tiny_prior, learning=easy, alignment=None, sampling=SAMPLING, on_progress=seen.append
