@@ -38,3 +38,38 @@ def guidance_study_table(result: dict) -> str:
         f"domain{'s' * (len(domains) > 1)}; the columns without a domain are means over those that the row has. An "
         f"FID's interval is about ± {half:.1f}.\n\n{table(header, rows)}"
     )
+
+
+CIFAR_SETS = {
+    "original": "original",
+    "deepinversion": "DeepInversion",
+    "plugin-inversion": "Plug-In Inversion",
+    "natural-inversion": "NaturalInversion",
+    "noise": "noise",
+}
+
+
+def cifar_table(result: dict) -> str:
+    """bench/cifar.py: top-1 of the students of each set, in percent, beside what its images cost."""
+    rows = []
+    for name, shown in CIFAR_SETS.items():
+        if (row := result["rows"].get(name)) is None:
+            continue
+        top, agreement = (row[key] for key in ("accuracy", "agreement"))
+        spread = "" if top["spread"] is None else f" ± {100 * top['spread']:.1f}"
+        made = "flops_per_image" in row
+        rows.append([
+            shown, f"{100 * top['mean']:.1f}{spread}", f"{100 * agreement['mean']:.1f}",
+            f"{row['flops_per_image'] / 1e9:.0f}" if made else "",
+            f"{row['seconds_per_image']:.1f}" if made else "",
+        ])  # fmt: skip
+    any_row, asked = next(iter(result["rows"].values())), result["settings"]
+    where = result["environment"]
+    return (
+        f"{any_row['images']} images of each set, {asked['seeds']} students each, {any_row['distillation']['epochs']} "
+        f"passes; top-1 in percent on {any_row['measured_images']} test images, where the teacher has "
+        f"{100 * any_row['teacher']['accuracy']:.1f}. {asked['iterations']} iterations of DeepInversion, and of the "
+        f"others in proportion. Seconds on {where['device']}, {where['threads']} "
+        f"thread{'s' * (where['threads'] > 1)}.\n\n"
+        + table(["images", "top-1", "agreement with the teacher", "GFLOP an image", "seconds an image"], rows)
+    )

@@ -25,7 +25,7 @@ from evidence_tables import (
     tune_table,
     worst_of,
 )
-from study_tables import guidance_study_table
+from study_tables import cifar_table, guidance_study_table
 
 RESULTS = Path(__file__).parent / "results"
 PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/results.md")]
@@ -192,7 +192,7 @@ def cost_table(name: str, found: dict[str, dict]) -> str:
     return COSTS[name](found[name])
 
 
-STUDIES = {"guidance_study": guidance_study_table}
+STUDIES = {"guidance_study": guidance_study_table, "cifar": cifar_table}
 """As COSTS, of scripts that need no quiet machine."""
 
 

@@ -171,6 +171,30 @@ def test_a_variant_of_guidance_is_told_by_domain_and_by_means_over_those_it_has(
     assert "| CFG 2 | 8.0 |  | 8.0 | 0.25 |" in table
 
 
+def test_students_of_cifar_are_told_beside_what_their_images_cost() -> None:
+    def row(mean: float, spread: float | None, **cost: float) -> dict:
+        facts = {"images": 500, "measured_images": 10000, "teacher": {"accuracy": 0.85}}
+        facts |= {"distillation": {"epochs": 30}, "agreement": {"mean": 0.5}}
+        return facts | {"accuracy": {"mean": mean, "spread": spread}} | cost
+
+    rows = {"deepinversion": row(0.25, 0.012, flops_per_image=155e9, seconds_per_image=1.84)}
+    rows |= {"noise": row(0.1, None), "original": row(0.4, 0.01)}
+    result = {"rows": rows, "settings": {"seeds": 3, "iterations": 240}}
+    result["environment"] = {"device": "cpu", "threads": 1}
+    table = tables().study_table("cifar", {"cifar": result})
+    assert (
+        "500 images of each set, 3 students each, 30 passes; top-1 in percent on 10000 test images" in table
+    )
+    assert "the teacher has 85.0. 240 iterations of DeepInversion" in table
+    assert "on cpu, 1 thread." in table
+    lines = table.splitlines()
+    assert lines[-3:] == [
+        "| original | 40.0 ± 1.0 | 50.0 |  |  |",
+        "| DeepInversion | 25.0 ± 1.2 | 50.0 | 155 | 1.8 |",
+        "| noise | 10.0 | 50.0 |  |  |",
+    ]
+
+
 def test_throughput_is_told_by_steps() -> None:
     rates = {f"{method}/{steps}": 10.0 * steps for method in ("plain", "paper", "ours") for steps in (8, 30)}
     result = {"images": 28, "images_per_minute": rates | {"ours/8": 71.6}}
