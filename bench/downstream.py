@@ -4,26 +4,26 @@ python bench/downstream.py --data FOLDER [--tasks distill prune quantise] [--dom
 
 For each embedded classifier the seeds of the method "both" are put together, and those of the plain prior; as many
 original images come from pacs64-train of the domain, and accuracy is measured on pacs64-test of the domain, which no
-setting was chosen on. Needs the folders that bench/evidence.py left in --work. Cut runs go on where they stopped.
+setting was chosen on. Needs the folders that bench/evidence.py left in --work. Cut runs go on where they stopped, and
+several with other --tasks or --domains may run at once. A row of images that other settings or tokens made is run anew.
 """
 
 import argparse
-import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
-import torch
-from evidence import FIRST_SEED, WORK, folder_of, images_of
+from evidence import FIRST_SEED, METHODS, WORK, folder_of, images_of
+from rows import Rows, alone
 
 from engine.downstream.distill import distill
 from engine.downstream.prune import prune
 from engine.downstream.quantise import quantise
-from engine.files import write_whole
 from engine.models import load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
 from engine.outputs.dataset import open_dataset
-from engine.outputs.run_record import read_run, versions
+from engine.outputs.run_record import read_run
 from engine.types import ImageKey
 
 TASKS: dict[str, Callable[..., dict]] = {"distill": distill, "prune": prune, "quantise": quantise}
@@ -35,9 +35,8 @@ def together(folders: list[Path], out: Path) -> Path:
     """One data set of the images of several, numbered on."""
     samples = [images_of(folder) for folder in folders]
     labels = {sample.key.class_index: sample.label for sample in samples[0]}
-    with open_dataset(
-        out, {"together": [read_run(folder)["config"] for folder in folders]}, labels
-    ) as writer:
+    config = {"together": [read_run(folder)["config"] for folder in folders]}
+    with alone(out.parent), open_dataset(out, config, labels) as writer:
         for place, found in enumerate(samples):
             step = 1 + max(sample.key.index for sample in found)
             for sample in found:
@@ -59,31 +58,31 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior = load_prior("embedded")
-    asked = {"prior": prior.fingerprint, "first_seed": FIRST_SEED, "seeds": chosen.seeds, "method": OURS}
-    result: dict = {"settings": asked, "environment": {}, "rows": {}}
-    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
-        result = kept
-    result["environment"] = {
-        "device": "cpu", "threads": torch.get_num_threads(), "versions": versions(),
-    }  # fmt: skip
-    for task in chosen.tasks:
-        for domain in chosen.domains:
-            classifier = load_classifier(f"embedded:{domain}", device="cpu")
-            root = chosen.work / prior.fingerprint / domain
-            sets = {}
-            for method in ("plain", OURS):
-                _, place = folder_of(method, domain, classifier, prior, chosen.work)
-                seeds = range(FIRST_SEED, FIRST_SEED + chosen.seeds)
-                sets[method] = together([place / str(seed) for seed in seeds], place / "together")
-            report = TASKS[task](
-                sets[OURS], classifier, out=root / task, original=chosen.data / "pacs64-train.parquet",
-                plain=sets["plain"], test=chosen.data / "pacs64-test.parquet", domain=domain,
-            )  # fmt: skip
-            kept = ("rows", "teacher", "network", "measured_images", "warnings", "student", "distillation")
-            result["rows"][f"{task}/{domain}"] = {key: report[key] for key in kept if key in report}
-            write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
-            shown = {name: row["accuracy"]["mean"] for name, row in report["rows"].items()}
-            print(task, domain, shown, flush=True)
+    result = Rows(
+        chosen.out,
+        {"prior": prior.fingerprint, "first_seed": FIRST_SEED, "seeds": chosen.seeds, "method": OURS},
+        "cpu",
+        [f"{task}/{domain}" for task, domain in product(TASKS, load_judge().domains)],
+    )
+    for task, domain in product(chosen.tasks, chosen.domains):
+        name, classifier = f"{task}/{domain}", load_classifier(f"embedded:{domain}", device="cpu")
+        how, ours = folder_of(OURS, domain, classifier, prior, chosen.work)
+        depends = {"settings": asdict(METHODS[OURS]), "token_file": ours.name if how.tokens else None}
+        row = result.kept(name, depends)
+        if "rows" in row:
+            continue
+        _, plain = folder_of("plain", domain, classifier, prior, chosen.work)
+        sets = [
+            together([place / str(FIRST_SEED + n) for n in range(chosen.seeds)], place / "together")
+            for place in (ours, plain)
+        ]
+        report = TASKS[task](
+            sets[0], classifier, out=ours / task, original=chosen.data / "pacs64-train.parquet", plain=sets[1],
+            test=chosen.data / "pacs64-test.parquet", domain=domain,
+        )  # fmt: skip
+        kept = ("rows", "teacher", "network", "measured_images", "warnings", "student", "distillation")
+        result.add(name, row | {key: report[key] for key in kept if key in report})
+        print(name, {of: found["accuracy"]["mean"] for of, found in report["rows"].items()}, flush=True)
 
 
 if __name__ == "__main__":

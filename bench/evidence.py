@@ -4,11 +4,10 @@ python bench/evidence.py [--methods plain CAT DAG both ...] [--domains ...] [--s
 
 A row is a method with the classifier of a domain: for each seed a data set folder below --work, of 7 classes x
 --images. Prompts are neutral ("a dog"), so that the domain can come from the classifier alone. A run that is cut goes
-on where it stopped. Tables: `make tables`.
+on where it stopped, and several with other --methods or --domains may run at once. Tables: `make tables`.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from rows import Rows, alone
 
 from engine.baselines.compute import flops_per_image as baseline_flops
 from engine.baselines.methods import settings_of
@@ -23,13 +23,12 @@ from engine.config import Alignment, Evaluation, Sampling
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
 from engine.evaluation.shares import shares
-from engine.files import write_whole
 from engine.guidance.losses import judged
 from engine.memory.count import counting
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.embedded.judge import Judge, load_judge
 from engine.outputs.dataset import load_sample, open_dataset, read_dataset
-from engine.outputs.run_record import read_run, versions
+from engine.outputs.run_record import read_run
 from engine.pipelines.demo import shipped_tokens
 from engine.pipelines.generate import generate
 from engine.pipelines.job import prepare
@@ -123,8 +122,9 @@ def draw(method: Method, classifier: Classifier, prior: Prior, domain: str, imag
         for _ in generate(classifier, **arguments, out=folder):
             pass
         return
-    for _ in generate("embedded:photo", **arguments, out=plain):
-        pass
+    with alone(plain.parent):
+        for _ in generate("embedded:photo", **arguments, out=plain):
+            pass
     job = prepare(classifier, **arguments)
     with open_dataset(folder, job.describe(), job.labels) as writer:
         for sample in seen_by(classifier, images_of(plain)):
@@ -168,34 +168,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior, judge = load_prior("embedded"), load_judge()
-    asked = {"images_per_class": chosen.images, "prior": prior.fingerprint, "first_seed": FIRST_SEED}
-    result: dict = {"settings": asked, "environment": {}, "rows": {}}
-    if chosen.out.exists():
-        kept = json.loads(chosen.out.read_text())
-        if (
-            kept["settings"] != asked
-            and chosen.out == RESULT
-            and chosen.images < kept["settings"]["images_per_class"]
-        ):
-            parser.error(f"{RESULT} has more images a class: name another --out for a trial")
-        result = kept if kept["settings"] == asked else result
-    result["environment"] = {
-        "device": str(prior.device), "threads": torch.get_num_threads(), "versions": versions(),
-    }  # fmt: skip
-
-    def save() -> None:
-        write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
-
+    result = Rows(
+        chosen.out,
+        {"images_per_class": chosen.images, "prior": prior.fingerprint, "first_seed": FIRST_SEED},
+        prior.device,
+        [f"{method}/{domain}" for method, domain in product(METHODS, judge.domains)],
+    )
+    if chosen.out == RESULT and chosen.images < result.others.get("images_per_class", 0):
+        parser.error(f"{RESULT} has more images a class: name another --out for a trial")
     for method, domain in product(chosen.methods, chosen.domains):
         how, classifier = METHODS[method], load_classifier(f"embedded:{domain}", device=prior.device)
-        state = {"settings": json.loads(json.dumps(asdict(how)))}
+        depends = {"settings": asdict(how)}
         how, root = folder_of(method, domain, classifier, prior, chosen.work)
         if METHODS[method].tokens:
-            state["token_file"] = root.name if how.tokens else None
+            depends["token_file"] = root.name if how.tokens else None
         name = f"{method}/{domain}"
-        row = result["rows"].setdefault(name, state | {"seeds": {}})
-        if {key: row.get(key) for key in state} != state:
-            row = result["rows"][name] = state | {"seeds": {}}
+        row = result.kept(name, depends)
+        row.setdefault("seeds", {})
         seeds = range(FIRST_SEED, FIRST_SEED + chosen.seeds)
         if "metrics" in row and all(str(seed) in row["seeds"] for seed in seeds):
             continue
@@ -203,16 +192,17 @@ def main() -> None:
         for seed in seeds:
             began = time.perf_counter()
             plain = chosen.work / prior.fingerprint / "plain" / str(seed)
-            draw(how, classifier, prior, domain, chosen.images, seed, root / str(seed), plain)
+            with alone(root):
+                draw(how, classifier, prior, domain, chosen.images, seed, root / str(seed), plain)
             row["seeds"][str(seed)] = by_class(images_of(root / str(seed)), judge, domain)
             print(name, seed, f"{time.perf_counter() - began:.0f} s", flush=True)
-            save()
+            result.add(name, row)
         folders = [root / str(seed) for seed in seeds]
         found = evaluate(folders, "judge", load_extractor("judge"), domain=domain, settings=METRICS)
         row |= {key: found[key] for key in ("images", "reference_images", "metrics")}
         row["seconds_per_image"] = seconds_per_image(folders)
         row["flops_per_image"] = flops_per_image(how, classifier, prior, domain)
-        save()
+        result.add(name, row)
         print(name, f"FID {found['metrics']['fid']['value']:.2f}", flush=True)
 
 

@@ -5,23 +5,23 @@ python bench/styles.py                                                     sets 
 
 With a large prior a set comes from prompts in the same way:
 `ddis generate --classifier ... --prior <hub id> --alignment none --prompt "a caricature of {a} {class}" --out FOLDER`.
-The classifier sees the set alone; FID is by the judge's features, against the set.
+The classifier sees the set alone; FID is by the judge's features, against the set. Several runs with other --styles may
+go on at once. A row that another alignment made is run anew.
 """
 
 import argparse
-import json
+from dataclasses import asdict
+from hashlib import blake2b
 from pathlib import Path
 
-import torch
+from rows import Rows
 
 from engine.config import Alignment, Evaluation, Sampling
 from engine.downstream.fit import fit
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
-from engine.files import write_whole
 from engine.models import load_classifier, load_prior
 from engine.models.embedded.captions import STYLED
-from engine.outputs.run_record import versions
 from engine.pipelines.generate import generate
 
 RESULT = Path(__file__).parent / "results" / "styles.json"
@@ -56,14 +56,10 @@ def main() -> None:
     chosen = parser.parse_args()
     prior = load_prior("embedded")
     asked = {"prior": prior.fingerprint, "set_images": chosen.set_images, "images": chosen.images}
-    result: dict = {"settings": asked, "environment": {}, "rows": {}}
-    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
-        result = kept
-    result["environment"] = {
-        "device": str(prior.device), "threads": torch.get_num_threads(), "versions": versions(),
-    }  # fmt: skip
+    result, ours = Rows(chosen.out, asked, prior.device, STYLED), METHODS["ours"]
     for style in [chosen.name] if chosen.style_set else chosen.styles:
-        if style in result["rows"]:
+        row = result.kept(style, {"alignment": asdict(ours)})
+        if "fid" in row:
             continue
         root = chosen.work / prior.fingerprint / style
         images, test = chosen.style_set, chosen.test
@@ -72,17 +68,16 @@ def main() -> None:
             test = style_set(style, chosen.images, TEST_SEED, root / "test")
         report = fit(images, root / "classifier", test=test)
         classifier = load_classifier(root / "classifier", device=prior.device)
-        row = {"classes": report["classes"], "accuracy": report["accuracy"], "fid": {}}
+        row |= {"classes": report["classes"], "accuracy": report["accuracy"], "fid": {}}
         for method, alignment in METHODS.items():
-            folder = root / method
+            folder = root / f"{method}-{blake2b(repr(alignment).encode(), digest_size=4).hexdigest()}"
             for _ in generate(
                 classifier, prior, None, chosen.images, alignment=alignment, seed=SEED, out=folder
             ):
                 pass
             metrics = evaluate(folder, images, load_extractor("judge"), settings=Evaluation(resamples=0))
             row["fid"][method] = metrics["metrics"]["fid"]["value"]
-        result["rows"][style] = row
-        write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+        result.add(style, row)
         print(style, row, flush=True)
 
 

@@ -3,20 +3,21 @@
 python bench/tune.py [--domains ...]
 
 For each embedded classifier: the score of `tune` at each scale, on its 4 images a class, and the FID of 8 other images
-a class against the domain's real ones, by the judge. Tuning reads the first alone. Cut runs go on.
+a class against the domain's real ones, by the judge. Tuning reads the first alone. Cut runs go on, and several with
+other --domains may run at once.
 """
 
 import argparse
-import json
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 from evidence import FIRST_SEED
+from rows import Rows
 
 from engine.config import Alignment, Evaluation
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
-from engine.files import write_whole
 from engine.models import load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
 from engine.pipelines.generate import generate
@@ -36,17 +37,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior = load_prior("embedded")
-    asked = json.loads(json.dumps({"prior": prior.fingerprint, "alignment": asdict(Alignment()), "images": IMAGES,
-                                   "oracle_images": ORACLE_IMAGES}))  # fmt: skip
-    result: dict = {"settings": asked, "rows": {}}
-    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
-        result = kept
+    asked = {
+        "prior": prior.fingerprint,
+        "alignment": asdict(Alignment()),
+        "images": IMAGES,
+        "oracle_images": ORACLE_IMAGES,
+    }
+    names = [f"{domain}/{scale}" for domain, scale in product(load_judge().domains, SCALES)]
+    result = Rows(chosen.out, asked, prior.device, names)
     for domain in chosen.domains:
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
         job = prepare(classifier, prior, None, IMAGES, seed=TUNING_SEED)
         for scale in SCALES:
             name = f"{domain}/{scale}"
-            if name in result["rows"]:
+            if result.kept(name):
                 continue
             alignment = replace(Alignment(), scale=scale)
             trial = try_scale(replace(job, alignment=alignment))
@@ -58,9 +62,9 @@ def main() -> None:
             metrics = evaluate(
                 folder, "judge", load_extractor("judge"), domain=domain, settings=Evaluation(resamples=0)
             )["metrics"]
-            result["rows"][name] = asdict(trial) | {"score": trial.score, "fid": metrics["fid"]["value"]}
-            write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
-            print(name, result["rows"][name], flush=True)
+            row = asdict(trial) | {"score": trial.score, "fid": metrics["fid"]["value"]}
+            result.add(name, row)
+            print(name, row, flush=True)
 
 
 if __name__ == "__main__":
