@@ -215,7 +215,7 @@ def main() -> None:
             ["evidence", "worst_classes"],
         ),
         "ablation": (lambda evidence: methods_table(evidence, ABLATION), ["evidence"]),
-        "methods": (lambda evidence: methods_table(evidence, METHODS), ["evidence"]),
+        "methods": (lambda found: methods_table(found, METHODS, seconds=True), ["methods"]),
         "tune": (tune_table, ["tune"]),
         **{
             task: (partial(downstream_table, task=task), ["downstream"])
