@@ -29,8 +29,8 @@ from engine.outputs.run_record import versions
 SEED = 800
 """Images of this seed are for this study alone."""
 RAW_SCALE = 360.0
-"""Makes raw steps as long in sum as the default's relative ones: the geometric mean over the four embedded classifiers,
-which alone want 240 to 540."""
+"""Makes raw steps as long in sum as the default's relative ones, in batches of 28: the geometric mean over the four
+embedded classifiers, which alone want 240 to 540. In smaller batches an image's gradient is larger."""
 RESULT = Path(__file__).parent / "results" / "guidance_study.json"
 
 
@@ -46,6 +46,7 @@ VARIANTS = {
     "paper": Method(Alignment.paper(), sampling=Sampling.paper()),
     "z_t": guided(Alignment(target="noisy")),
     "raw step": guided(Alignment(step="raw", scale=RAW_SCALE)),
+    "raw step, half as long": guided(Alignment(step="raw", scale=RAW_SCALE / 2)),
     "single-image statistics": guided(Alignment(statistics="image")),
     "no class weight": guided(Alignment(class_weight=0.0)),
     "scale 0.2": guided(Alignment(scale=0.2)),
