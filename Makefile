@@ -14,6 +14,9 @@ comma := ,
 # Idle OpenMP threads must sleep: spinning ones make small models many times slower on a busy machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Processes that run the tests; each test computes with one thread, and each process takes about 1.5 GB.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ "$$n" -gt 4 ] && n=4; echo $$n)
+
 ifeq ($(shell command -v $${CXX:-c++}),)
 $(info No C++ compiler: installing without the C++ kernels, on their torch reference. It is right, but slower.)
 export DDIS_PURE := 1
@@ -30,7 +33,7 @@ demo: install
 	$(BIN)/ddis demo --out out/demo
 
 test: install-dev
-	$(BIN)/python -m pytest tests -m "not timm"
+	$(BIN)/python -m pytest tests -m "not timm" --numprocesses $(JOBS) --dist loadfile
 
 lint: install-dev
 	$(BIN)/ruff format --check .

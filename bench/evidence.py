@@ -35,7 +35,7 @@ from engine.pipelines.job import prepare
 from engine.tokens.table import load_tokens
 from engine.types import Sample
 
-FIRST_SEED = 500
+FIRST_SEED = 900
 """No token was learned, and no setting of guidance chosen, on images of these seeds."""
 RESULT = Path(__file__).parent / "results" / "evidence.json"
 WORK = Path("out/evidence")

@@ -82,8 +82,11 @@ def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:
     }
 
 
-def methods_table(result: dict, methods: list[str]) -> str:
-    """bench/evidence.py: FID, KID, precision and recall of each method against the domain's real images."""
+def methods_table(result: dict, methods: list[str], seconds: bool = False) -> str:
+    """bench/evidence.py: FID, KID, precision and recall of each method against the domain's real images.
+
+    seconds: also what an image took.
+    """
     domains = _domains(result)
     rows = []
     for method in methods:
@@ -102,10 +105,11 @@ def methods_table(result: dict, methods: list[str]) -> str:
         gflop = mean(row["flops_per_image"] for row in found) / 1e9
         rows.append([
             method, *shown, f"{means['fid']:.1f}", f"{means['kid']:.3f}", f"{means['precision']:.2f}",
-            f"{means['recall']:.2f}", f"{gflop:.0f}", str(found[0]["images"]),
+            f"{means['recall']:.2f}", f"{gflop:.0f}",
+            *([f"{mean(row['seconds_per_image'] for row in found):.2g}"] if seconds else []), str(found[0]["images"]),
         ])  # fmt: skip
     header = ["method", *(f"FID {d.replace('_', ' ')}" for d in domains), "FID", "KID", "precision", "recall",
-              "GFLOP an image", "images"]  # fmt: skip
+              "GFLOP an image", *(["seconds an image"] if seconds else []), "images"]  # fmt: skip
     return table(header, rows)
 
 

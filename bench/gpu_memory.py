@@ -91,7 +91,9 @@ class Settings:
 
     alignment: Alignment = Alignment()
     sampling: Sampling = Sampling()
-    learning: TokenLearning = TokenLearning(epochs=EPOCHS, target_accuracy=1.0, skip_passing=False)
+    learning: TokenLearning = TokenLearning(
+        epochs=EPOCHS, target_accuracy=1.0, skip_passing=False, init="a", check_images=0
+    )
     rounds: int = 5
 
 

@@ -2,68 +2,61 @@
 
 python bench/learn_shipped_tokens.py [--domains ...] [--out engine/models/embedded/weights/tokens]
 
-Every class of a classifier learns one, without guidance. A token is kept where the teacher's cross-entropy is less
-with it than with the plain prompt, by more than chance would have it: over finished images of a seed of their own and
-random views of these, the mean of the differences between images of one noise is above SURE standard errors. A class
-without a token is asked for by its plain prompt, and a classifier without any has no file. Every choice reads the
-teacher alone. bench/evidence.py counts what the tokens do, on other seeds. Files that are there are left alone:
-delete one to learn it anew.
+Every class of a classifier learns one, without guidance: from the style word that suits the classifier best, and where
+that helps no more than chance would have it (`TokenLearning.check_images`), from the word "a". A class that neither
+helps is asked for by its plain prompt, and a classifier without any token has no file. Every choice reads the teacher
+alone. bench/evidence.py counts what the tokens do, on other seeds. Files that are there are left alone: delete one to
+learn it anew.
 """
 
 import argparse
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Generator
-from torch.nn.functional import cross_entropy
 
 from engine.config import Sampling, TokenLearning
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
 from engine.models.prior_sources import EMBEDDED
-from engine.pipelines.generate import generate
 from engine.pipelines.learn_tokens import learn_tokens
-from engine.tokens.augment import augmented
 from engine.tokens.table import TokenTable, save_tokens
-from engine.types import ImageKey, Sample
 
-LEARNING = TokenLearning(epochs=12, target_accuracy=0.95, skip_passing=False)
+STARTS = ("words", "a")
+LEARNING = TokenLearning(epochs=12, target_accuracy=0.95, skip_passing=False, check_images=32)
 """Longer than the default, and no class is left out: what ships is learned once."""
-CHECK_SEED, CHECK_IMAGES, VIEWS, SURE = 210, 24, 4, 2.0
 
 
-@cache
-def plain_images(prior: Prior) -> list[Sample]:
-    """The plain prior's, the same whoever looks at them."""
-    return list(generate("embedded:photo", prior, None, CHECK_IMAGES, alignment=None, seed=CHECK_SEED))
+def joined(tables: Sequence[TokenTable]) -> TokenTable:
+    """One table of the tokens of several runs; its `run` holds theirs, by what they started from."""
+    first = tables[0]
+    sides = {name: sum((getattr(one, name) for one in tables), ()) for name in ("classes", "labels", "names")}
+    training = {
+        number: what for one in tables for number, what in one.training.items() if number in one.classes
+    }
+    runs = {table.run["learning"]["init"]: table.run for table in tables}
+    return replace(first, rows=torch.cat([one.rows for one in tables]), training=training, run=runs, **sides)
 
 
-@torch.no_grad()
-def losses(classifier: Classifier, samples: Iterable[Sample]) -> dict[ImageKey, float]:
-    """The teacher's cross-entropy of each image: the mean over it and VIEWS random views of it."""
-    samples = sorted(samples, key=lambda sample: sample.key)
-    images = torch.stack([sample.image for sample in samples]).to(classifier.device)
-    classes = torch.tensor([sample.key.class_index for sample in samples], device=classifier.device)
-    rng = Generator().manual_seed(0)
-    views = [images, *(augmented(images, rng) for _ in range(VIEWS))]
-    each = torch.stack([cross_entropy(classifier.logits(view), classes, reduction="none") for view in views])
-    return {sample.key: loss for sample, loss in zip(samples, each.mean(0).tolist(), strict=True)}
-
-
-def gain(plain: dict[ImageKey, float], found: dict[ImageKey, float], number: int) -> tuple[float, float]:
-    """How much less a class's cross-entropy is with its token, and the standard error of that."""
-    less = torch.tensor([plain[key] - loss for key, loss in found.items() if key.class_index == number])
-    return less.mean().item(), (less.std() / len(less) ** 0.5).item()
-
-
-def only(table: TokenTable, kept: list[int]) -> TokenTable:
-    """A table of some of its tokens, by their places."""
-    chosen = {name: tuple(getattr(table, name)[n] for n in kept) for name in ("classes", "labels", "names")}
-    return replace(table, rows=table.rows[kept], **chosen)
+def helping(classifier: Classifier, prior: Prior) -> TokenTable:
+    """The tokens of a classifier that help."""
+    tables: list[TokenTable] = []
+    left = list(classifier.labels)
+    for start in STARTS:
+        learning = replace(LEARNING, init=start)
+        table = learn_tokens(classifier, prior, left, learning, alignment=None, sampling=Sampling())
+        for number, found in table.training.items():
+            print(
+                f"  {classifier.labels[number]}, from {start}: {found.outcome}, {found.finished:.2f}",
+                flush=True,
+            )
+        tables.append(table)
+        left = [label for label in left if label not in table.labels]
+        if not left:
+            break
+    return joined(tables)
 
 
 def main() -> None:
@@ -76,17 +69,10 @@ def main() -> None:
         began, file = time.monotonic(), chosen.out / f"{domain}.safetensors"
         if file.exists():
             continue
-        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
-        table = learn_tokens(classifier, prior, None, LEARNING, alignment=None, sampling=Sampling())
-        drawn = generate(classifier, prior, None, CHECK_IMAGES, table, alignment=None, seed=CHECK_SEED)
-        plain, found = losses(classifier, plain_images(prior)), losses(classifier, drawn)
-        gains = [gain(plain, found, number) for number in table.classes]
-        kept = [place for place, (less, error) in enumerate(gains) if less > SURE * error]
-        if kept:
-            save_tokens(only(table, kept), file)
-        print(domain, f"{time.monotonic() - began:.0f} s", flush=True)
-        for place, (label, (less, error)) in enumerate(zip(table.labels, gains, strict=True)):
-            print(f"  {label}: {less:+.2f} +- {error:.2f}{' kept' if place in kept else ''}", flush=True)
+        table = helping(load_classifier(f"embedded:{domain}", device=prior.device), prior)
+        if table.labels:
+            save_tokens(table, file)
+        print(f"{domain}: {', '.join(table.labels)}, {time.monotonic() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from evidence_tables import (
     tune_table,
     worst_of,
 )
+from study_tables import cifar_table, guidance_study_table
 
 RESULTS = Path(__file__).parent / "results"
 PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/results.md")]
@@ -191,6 +192,17 @@ def cost_table(name: str, found: dict[str, dict]) -> str:
     return COSTS[name](found[name])
 
 
+STUDIES = {"guidance_study": guidance_study_table, "cifar": cifar_table}
+"""As COSTS, of scripts that need no quiet machine."""
+
+
+def study_table(name: str, found: dict[str, dict]) -> str:
+    """One of STUDIES."""
+    if not found.get(name, {}).get("rows"):
+        return f"Not measured yet: `python bench/{name}.py`."
+    return STUDIES[name](found[name])
+
+
 def main() -> None:
     for file in sorted(RESULTS.glob("kernels*.json")):
         file.with_suffix(".md").write_text(kernels_table(json.loads(file.read_text())))
@@ -203,7 +215,7 @@ def main() -> None:
             ["evidence", "worst_classes"],
         ),
         "ablation": (lambda evidence: methods_table(evidence, ABLATION), ["evidence"]),
-        "methods": (lambda evidence: methods_table(evidence, METHODS), ["evidence"]),
+        "methods": (lambda found: methods_table(found, METHODS, seconds=True), ["methods"]),
         "tune": (tune_table, ["tune"]),
         **{
             task: (partial(downstream_table, task=task), ["downstream"])
@@ -219,6 +231,7 @@ def main() -> None:
         if all(source in found for source in sources)
     }
     ready |= {name: cost_table(name, found) for name in COSTS}
+    ready |= {name: study_table(name, found) for name in STUDIES}
     ready["gpu_memory"] = gpu_memory_table(found.get("kernels_cuda", {}).get("memory"))
     texts = {page: page.read_text() for page in PAGES}
     for name, made in ready.items():

@@ -153,7 +153,7 @@ def _run(
     if chosen.images_per_class is not None:
         _generate(chosen, classifier, progress)
     comparison = config_of(chosen, Comparison())
-    rows = 2 + (chosen.original is not None) + (chosen.plain is not None)
+    rows = 1 + comparison.noise + (chosen.original is not None) + (chosen.plain is not None)
     with progress.bar("runs", rows * comparison.seeds) as bar:
         report = task(
             chosen.folder, classifier, out=chosen.out, original=chosen.original, plain=chosen.plain,

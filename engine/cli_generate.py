@@ -102,7 +102,8 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
     learning = learning_of(chosen)
     classifier, prior = load_models(chosen)
-    with progress.bar("epochs", learning.epochs * len(chosen.classes or classifier.labels)) as bar:
+    reports = learning.epochs + learning.skip_passing + (learning.check_images > 0)
+    with progress.bar("epochs", reports * len(chosen.classes or classifier.labels)) as bar:
         table = learn_tokens(
             classifier, prior, chosen.classes, learning, alignment_of(chosen), sampling_of(chosen),
             chosen.seed, chosen.out,

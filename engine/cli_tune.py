@@ -34,7 +34,7 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tune(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from engine.pipelines.tune import SCALES, Trial, tune
+    from engine.pipelines.tune import SCALES, ScaleTrial, tune
 
     alignment, sampling = alignment_of(chosen), sampling_of(chosen)
     if alignment is None:
@@ -51,7 +51,7 @@ def run_tune(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     number = len(set(scales)) * len(chosen.classes or classifier.labels) * chosen.images_per_class
     with progress.bar("images", number) as bar:
 
-        def told(trial: Trial) -> None:
+        def told(trial: ScaleTrial) -> None:
             bar.advance(0, detail=f"scale {trial.scale:g}: score {trial.score:.2f}")
 
         found = tune(

@@ -145,9 +145,54 @@ def test_a_budget_of_a_gpu_is_told_by_phase_or_by_what_stopped_it() -> None:
 
 
 def test_what_has_no_result_yet_names_its_command() -> None:
-    for name in tables().COSTS:
-        assert tables().cost_table(name, {}).startswith(f"Not measured yet: `python bench/{name}.py`")
-        assert (ROOT / "bench" / f"{name}.py").exists()
+    made = tables()
+    for names, table in ((made.COSTS, made.cost_table), (made.STUDIES, made.study_table)):
+        for name in names:
+            assert table(name, {}).startswith(f"Not measured yet: `python bench/{name}.py`")
+            assert (ROOT / "bench" / f"{name}.py").exists()
+
+
+def test_a_variant_of_guidance_is_told_by_domain_and_by_means_over_those_it_has() -> None:
+    def row(fid: float, share: float) -> dict:
+        shares = {"judge_domain": share, "judge_class": 1.0, "teacher_class": 0.75, "l_bn": 400.4}
+        interval = {"value": fid, "low": fid - 1, "high": fid + 2}
+        return {"images": 56, "metrics": {"fid": interval}, "shares": shares, "flops_per_image": 33.08e9}
+
+    rows = {
+        "default/photo": row(10.0, 0.5),
+        "default/art_painting": row(20.0, 0.75),
+        "CFG 2/photo": row(8.0, 0.25),
+    }
+    table = tables().study_table("guidance_study", {"guidance_study": {"rows": rows}})
+    assert "56 images of each variant and domain, 2 domains;" in table
+    assert "about ± 1.5." in table
+    assert "| variant | FID photo | FID art painting | FID | judge's domain |" in table
+    assert "| default | 10.0 | 20.0 | 15.0 | 0.62 | 1.00 | 0.75 | 400 | 33.1 |" in table
+    assert "| CFG 2 | 8.0 |  | 8.0 | 0.25 |" in table
+
+
+def test_students_of_cifar_are_told_beside_what_their_images_cost() -> None:
+    def row(mean: float, spread: float | None, **cost: float) -> dict:
+        facts = {"images": 500, "measured_images": 10000, "teacher": {"accuracy": 0.85}}
+        facts |= {"distillation": {"epochs": 30}, "agreement": {"mean": 0.5}}
+        return facts | {"accuracy": {"mean": mean, "spread": spread}} | cost
+
+    rows = {"deepinversion": row(0.25, 0.012, flops_per_image=155e9, seconds_per_image=1.84)}
+    rows |= {"noise": row(0.1, None), "original": row(0.4, 0.01)}
+    result = {"rows": rows, "settings": {"seeds": 3, "iterations": 240}}
+    result["environment"] = {"device": "cpu", "threads": 1}
+    table = tables().study_table("cifar", {"cifar": result})
+    assert (
+        "500 images of each set, 3 students each, 30 passes; top-1 in percent on 10000 test images" in table
+    )
+    assert "the teacher has 85.0. 240 iterations of DeepInversion" in table
+    assert "on cpu, 1 thread." in table
+    lines = table.splitlines()
+    assert lines[-3:] == [
+        "| original | 40.0 ± 1.0 | 50.0 |  |  |",
+        "| DeepInversion | 25.0 ± 1.2 | 50.0 | 155 | 1.8 |",
+        "| noise | 10.0 | 50.0 |  |  |",
+    ]
 
 
 def test_throughput_is_told_by_steps() -> None:

@@ -44,7 +44,7 @@ def distill(
     Gives the report, as JSON values. Raises EngineError's children for each mistake that is the caller's.
     """
     teacher, sets = prepare(
-        classifier, folder, Path(out), original, plain, prior, test, domain, comparison.held_out,
+        classifier, folder, Path(out), original, plain, prior, test, domain, comparison,
         distillation.soft_labels == "manifest", on_progress,
     )  # fmt: skip
     name = student_name(student, teacher)

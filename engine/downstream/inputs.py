@@ -9,6 +9,7 @@ from torch import nn
 from engine.config import Sampling
 from engine.downstream.comparison import PLAIN_IMAGES, check_out
 from engine.downstream.rows import Inputs, Sets, load_sets
+from engine.downstream.settings import Comparison
 from engine.errors import ConfigError
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.outputs.manifest import MANIFEST
@@ -35,7 +36,7 @@ def prepare(
     prior: str | Path | Prior,
     test: str | Path | None,
     domain: str | None,
-    held_out: float,
+    comparison: Comparison,
     stored_labels: bool,
     on_progress: Callable[[float, str], object],
 ) -> Prepared:
@@ -53,7 +54,7 @@ def prepare(
     inputs = Inputs(
         folder=Path(folder), original=_path(original), plain=_path(plain), test=_path(test), domain=domain
     )
-    return Prepared(teacher, load_sets(teacher, inputs, held_out, stored_labels))
+    return Prepared(teacher, load_sets(teacher, inputs, comparison, stored_labels))
 
 
 def _drawn(teacher: Classifier, folder: Path, prior: str | Path | Prior, out: Path) -> Path:

@@ -52,7 +52,7 @@ def prune(
     """
     library = _library()
     teacher, sets = prepare(
-        classifier, folder, Path(out), original, plain, prior, test, domain, comparison.held_out,
+        classifier, folder, Path(out), original, plain, prior, test, domain, comparison,
         distillation.soft_labels == "manifest", on_progress,
     )  # fmt: skip
     ask = teacher_of(teacher)

@@ -53,7 +53,7 @@ def quantise(
     for package in ("onnx", "onnxruntime", "onnxscript"):
         installed(package)
     teacher, sets = prepare(
-        classifier, folder, Path(out), original, plain, prior, test, domain, comparison.held_out, False, on_progress,
+        classifier, folder, Path(out), original, plain, prior, test, domain, comparison, False, on_progress,
     )  # fmt: skip
     taught = logits_on(teacher_of(teacher), sets.test, teacher.device)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.downstream.pixels import Images, read_pixels, to_bytes
+from engine.downstream.settings import Comparison
 from engine.errors import ConfigError
 from engine.evaluation.images import ImageSet, has_manifest, open_images
 from engine.models import Classifier
@@ -77,18 +78,17 @@ class _Source:
         return _Source(self.name, self.images, classes)
 
 
-def load_sets(classifier: Classifier, inputs: Inputs, held_out: float, stored_labels: bool) -> Sets:
+def load_sets(classifier: Classifier, inputs: Inputs, comparison: Comparison, stored_labels: bool) -> Sets:
     """Read what the inputs name, as the classifier's network reads it.
 
-    held_out: share of the folder that is measured on where there is no test set. stored_labels: whether rows carry the
-    logits of their manifests, which must then be of this classifier. Raises ConfigError where sets and classifier do
-    not belong together, OutputError where the folder is no finished data set.
+    stored_labels: whether rows carry the logits of their manifests, which must then be of this classifier. Raises
+    ConfigError where sets and classifier do not belong together, OutputError where the folder is no finished data set.
     """
     rng = torch.Generator().manual_seed(SELECTION_SEED)
     folder = _own_folder(classifier, inputs.folder)
     classes = folder.counts()
     if inputs.test is None:
-        kept = _held_out(classes, held_out, inputs.folder)
+        kept = _held_out(classes, comparison.held_out, inputs.folder)
         measured, places = folder, folder.drawn(kept, rng)
         folder = folder.without(places)
     else:
@@ -114,7 +114,8 @@ def load_sets(classifier: Classifier, inputs: Inputs, held_out: float, stored_la
         name: _read(source, source.drawn(counts, rng), classifier, stored_labels)
         for name, source in sources.items()
     }
-    rows[NOISE] = _noise(counts.total(), classifier, rng)
+    if comparison.noise:
+        rows[NOISE] = _noise(counts.total(), classifier, rng)
     test = _read(measured, places, classifier, False)
     return Sets(rows=rows, test=test, tested=inputs.test is not None, warnings=warnings)
 

@@ -17,6 +17,9 @@ class Comparison:
         "share of each class of the folder that no network is trained on where there are no test images: agreement "
         "with the teacher is measured on it",
     )
+    noise: bool = setting(
+        True, "a row of noise too; where folders of one size are compared one by one, once is enough"
+    )
 
     def __post_init__(self) -> None:
         if self.seeds < 1:

@@ -22,6 +22,7 @@ from engine.memory.plan import Plan
 from engine.models.classifier import Classifier
 from engine.models.prior import Prior
 from engine.pipelines.job import Job, prepare
+from engine.pipelines.start_word import best_word
 from engine.pipelines.token_source import TokenSource
 from engine.sampling.ddim import OnStep
 from engine.tokens.adam import adam_8bit
@@ -81,7 +82,10 @@ def learn_tokens(
         _check_same_run(path, table.run, run)
         return table
     progress = path.with_name(f"{path.name}.progress") if path is not None else None
-    state = _resumed(progress, run) if progress is not None and progress.exists() else _begun(job, learning)
+    if progress is not None and progress.exists():
+        state = _resumed(progress, run)
+    else:
+        state = _begun(job, learning, on_step)
 
     def keep() -> None:
         if progress is not None:
@@ -103,8 +107,9 @@ def learn_tokens(
     return table
 
 
-def _begun(job: Job, learning: TokenLearning) -> TokenState:
-    rows = initial_rows(job.prior, job.classes, job.classifier.labels, learning.init, job.seed)
+def _begun(job: Job, learning: TokenLearning, on_step: OnStep | None) -> TokenState:
+    init = best_word(job, learning.styles, on_step) if learning.init == "words" else learning.init
+    rows = initial_rows(job.prior, job.classes, job.classifier.labels, init, job.seed)
     return TokenState.at_start(job.classes, rows, learning.optimizer)
 
 
@@ -114,7 +119,7 @@ def _table(job: Job, state: TokenState, run: Mapping[str, Any], every_class: boo
     kept = [
         number
         for number in range(len(state.classes))
-        if every_class or state.outcome[number] != Outcome.PASSES_WITHOUT
+        if every_class or state.outcome[number] not in (Outcome.PASSES_WITHOUT, Outcome.NO_BETTER)
     ]
     classes = [state.classes[number] for number in kept]
     reports = [state.report(number) for number in range(len(state.classes))]

@@ -8,54 +8,30 @@ cross-entropy. The scale with the least sum of both is taken.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import log
 from pathlib import Path
 from typing import Any
 
-import torch
-from ddis_kernels import merge_moments
-from torch import Generator, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
 from engine.config import Alignment, Sampling
 from engine.errors import ConfigError
-from engine.guidance.losses import alignment_loss, layer_weights
-from engine.guidance.moments import recording_moments
 from engine.memory.budget import AUTO
 from engine.models import Classifier, Prior
-from engine.pipelines.generate import sample_group
 from engine.pipelines.job import Job, prepare
+from engine.pipelines.trial import Trial, observe
 from engine.sampling.ddim import OnStep
-from engine.tokens.augment import augmented
 from engine.tokens.table import TokenTable
-from engine.types import Moments
 
 SCALES = (0.1, 0.2, 0.4, 0.6, 0.8)
-VIEWS = 4
 TUNING_SEED = 1_000_003
 """Added to the run's seed: the images that chose a scale are not those that it then makes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What one scale's images look like to the teacher, over VIEWS random views of each.
-
-    l_bn: of all views together, each layer relative to its own stored statistics, squared (`Alignment.layers`,
-    `norm`). cross_entropy: mean of the views, by the images' own classes. recognised, agreement: shares of the images
-    whose own class the teacher names in the image, and in each of its views.
-    """
+class ScaleTrial(Trial):
+    """A trial of one length of step."""
 
     scale: float
-    images: int
-    l_bn: float
-    cross_entropy: float
-    recognised: float
-    agreement: float
-
-    @property
-    def score(self) -> float:
-        """log L_BN + cross-entropy: a nat of either counts the same, whatever the classifier's units."""
-        return log(self.l_bn) + self.cross_entropy
 
 
 @dataclass(frozen=True)
@@ -63,7 +39,7 @@ class Tuned:
     """The trials in the order of their scales, and the settings with the best one."""
 
     alignment: Alignment
-    trials: tuple[Trial, ...]
+    trials: tuple[ScaleTrial, ...]
 
     def to_json(self) -> dict[str, Any]:
         trials = [asdict(trial) | {"score": trial.score} for trial in self.trials]
@@ -80,7 +56,7 @@ def tune(
     scales: Sequence[float] = SCALES,
     images_per_class: int = 4,
     seed: int = 0,
-    on_trial: Callable[[Trial], object] = lambda _: None,
+    on_trial: Callable[[ScaleTrial], object] = lambda _: None,
     on_step: OnStep | None = None,
 ) -> Tuned:
     """Try each scale of `alignment` on a few images of each class and keep the one of the least `Trial.score`.
@@ -106,39 +82,7 @@ def tune(
     return Tuned(replace(alignment, scale=best.scale), tuple(trials))
 
 
-@torch.no_grad()
-def try_scale(job: Job, on_step: OnStep | None = None) -> Trial:
-    """Make a job's images, a group in memory at a time, and measure them."""
+def try_scale(job: Job, on_step: OnStep | None = None) -> ScaleTrial:
+    """Measure the images of a job's own scale."""
     assert job.alignment is not None
-    classifier = job.classifier
-    rng = Generator().manual_seed(0)
-    moments: list[Moments] = []
-    seen, sums = 0, torch.zeros(3)
-    for group in job.groups():
-        samples = sample_group(job, group, on_step)
-        classes = torch.tensor([sample.key.class_index for sample in samples])
-        images = torch.stack([sample.image for sample in samples]).to(classifier.device)
-        in_views = []
-        for _ in range(VIEWS):
-            with recording_moments(classifier.norm_layers) as now:
-                in_views.append(classifier.logits(augmented(images, rng)).cpu())
-                moments = [
-                    one if seen == 0 else merge_moments(before, one, seen, len(images))
-                    for before, one in zip(moments or now, now, strict=True)
-                ]
-            seen += len(images)
-        logits = torch.stack(in_views)
-        right = logits.argmax(2) == classes
-        own = torch.stack([sample.logits for sample in samples]).argmax(1) == classes
-        loss = cross_entropy(logits.flatten(0, 1), classes.repeat(VIEWS), reduction="sum") / VIEWS
-        sums += torch.stack([loss, own.sum(), right.all(0).sum()])
-    cross, recognised, agreement = (sums * VIEWS / seen).tolist()
-    weights = layer_weights(classifier.stored, "relative")
-    return Trial(
-        scale=job.alignment.scale,
-        images=seen // VIEWS,
-        l_bn=alignment_loss(moments, classifier.stored, weights, "l2_squared").item(),
-        cross_entropy=cross,
-        recognised=recognised,
-        agreement=agreement,
-    )
+    return ScaleTrial(scale=job.alignment.scale, **asdict(observe(job, on_step)))

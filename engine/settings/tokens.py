@@ -14,7 +14,7 @@ class TokenLearning:
     The last step of a schedule draws details only; the early ones decide what an image shows. With gradient "drawn"
     the loss reads the clean image that an early step predicts, and 5 updates read each of the 5 steps from which it is
     drawn once. A token then takes at most 1,536 evaluations of the UNet and 480 backward ones, without those of
-    finished images; the published schedule takes 36,000 and 1,200.
+    finished images, and 960 of its check; the published schedule takes 36,000 and 1,200.
     """
 
     learning_rate: float = setting(0.01, "Adam's learning rate (paper: 0.005)")
@@ -51,11 +51,21 @@ class TokenLearning:
     augment: bool = setting(
         True, "show the classifier each image flipped, shifted and zoomed at random (paper: not)"
     )
-    init: Literal["random", "a", "class name"] = setting(
-        "a",
-        "where a token starts: a random embedding (paper), that of 'a', or the mean of the class name's",
+    init: Literal["random", "a", "class name", "words"] = setting(
+        "words",
+        "where a token starts: a random embedding (paper), that of 'a', the mean of the class name's, or that of the "
+        "one of `words` whose images look most like training images to the classifier",
+    )
+    words: str = setting(
+        "real, painted, cartoon, sketched",
+        "with init 'words': styles to try before a class's name, by commas",
     )
     skip_passing: bool = setting(True, "leave out classes that already pass with the plain prompt")
+    check_images: int = setting(
+        16,
+        "images of each class that decide in the end between its token, the start of it and no token; 0: the token "
+        "is kept unseen (paper)",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -75,6 +85,16 @@ class TokenLearning:
                 "the last step, expected 1: they would all read the same step. Set updates_per_trajectory to 1, or the "
                 "gradient to 'drawn'."
             )
+        if self.init == "words" and not self.styles:
+            raise ConfigError(
+                f"token learning starts from words and has {self.words!r}, expected at least one, such as "
+                "'painted, sketched': name the styles that the images may have."
+            )
+        if self.check_images < 0 or self.check_images == 1:
+            raise ConfigError(
+                f"token learning checks {self.check_images} images, expected 0 or at least 2: one alone says nothing "
+                "of chance."
+            )
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(
                 f"token learning rate is {self.learning_rate}, expected a finite number > 0: the paper uses 0.005."
@@ -89,11 +109,16 @@ class TokenLearning:
                 "cross-entropy alone."
             )
 
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """The words, one by one."""
+        return tuple(word.strip() for word in self.words.split(",") if word.strip())
+
     @classmethod
     def paper(cls) -> "TokenLearning":
         """Token learning as in the paper: random start, Adam at 0.005, the gradient of the last step alone."""
         return cls(
             learning_rate=0.005, optimizer="adam", epochs=30, images_per_epoch=20, steps=0,
             updates_per_trajectory=1, target_accuracy=0.7, stop_on="predicted", gradient="last", domain_weight=0.0,
-            augment=False, init="random",
+            augment=False, init="random", check_images=0,
         )  # fmt: skip

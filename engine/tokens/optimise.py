@@ -6,7 +6,8 @@
 
 An epoch samples its images once; each of its updates reads them at another step. Classes learn side by side, up to
 `batch` of them, so that a batch of images mixes them; each has its own early stop. An update's gradient goes to the
-prompts' context first, and at its end from there to the rows. Nothing here knows a file or a progress bar: `learn`
+prompts' context first, and at its end from there to the rows. In the end a class keeps its token only where that helps:
+learning reads few images, and early predictions of them. Nothing here knows a file or a progress bar: `learn`
 advances a `TokenState` and reports, and may be left after any report.
 """
 
@@ -25,6 +26,8 @@ from engine.tokens.state import Outcome, TokenEpoch, TokenState, learning_key
 
 MAX_SKIPPED = 0.1
 """The share of a class's updates that may be skipped for a gradient that is not finite."""
+SURE = 2.0
+"""Standard errors by which a token must be better than the plain prompt to be kept."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ def learn(
             optimizer = optimizer or row_optimizer(learning.optimizer, state, cohort, learning.learning_rate)
             _learn_epoch(state, learners, source, learning, batch, optimizer)
             yield [state.report(number) for number in learners]
+        learned = [*state.those(Outcome.RECOGNISED, cohort), *state.those(Outcome.EPOCHS_USED_UP, cohort)]
+        unchecked = sorted(number for number in learned if not state.checked[number])
+        if unchecked and learning.check_images:
+            _keep_what_helps(state, unchecked, source, learning, batch)
+            yield [state.report(number) for number in unchecked]
 
 
 def _try_without(
@@ -82,6 +90,48 @@ def _try_without(
     state.finished[waiting] = state.accuracy[waiting]
     passes = state.accuracy[waiting] > learning.target_accuracy
     state.outcome[waiting] = torch.where(passes, Outcome.PASSES_WITHOUT, Outcome.LEARNING)
+
+
+@torch.no_grad()
+def _keep_what_helps(
+    state: TokenState, learned: list[int], source: Source, learning: TokenLearning, batch: int
+) -> None:
+    """Of a learned token and its start keep the better, and neither if it is no better than the plain prompt.
+
+    Better is a smaller mean cross-entropy of finished images, whose noise is the same for all and no update has read;
+    than the plain prompt by more than SURE standard errors of the differences between images of one noise.
+    """
+    classes, rows = _classes(state, learned), state.rows.detach()
+
+    def finished(with_tokens: bool) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each image, and whether it is recognised: (len(learned), check_images) both."""
+        losses = torch.zeros(len(learned), learning.check_images, dtype=torch.float64)
+        right, filled = torch.zeros_like(losses), [0] * len(learned)
+        context = source.encode(classes, with_tokens)
+        parts = _draw(state, learned, context, source, learning, batch, check=True)
+        for part in parts:
+            logits = part.drawn.finished(range(len(part.numbers)))
+            found = part.losses(logits).double().cpu(), logits.argmax(1).cpu() == part.targets
+            for place, loss, hit in zip(part.places.tolist(), *found, strict=True):
+                losses[place, filled[place]], right[place, filled[place]] = loss, hit
+                filled[place] += 1
+        _count(state, parts)
+        return losses, right
+
+    plain, _ = finished(with_tokens=False)
+    loss, right = finished(with_tokens=True)
+    ends = rows[learned].clone()
+    rows[learned] = state.start[learned]
+    start_loss, start_right = finished(with_tokens=True)
+    start_is_better = start_loss.mean(1) < loss.mean(1)
+    rows[learned] = torch.where(start_is_better[:, None], rows[learned], ends)
+    loss = torch.where(start_is_better[:, None], start_loss, loss)
+    right = torch.where(start_is_better[:, None], start_right, right)
+    gain = plain - loss
+    helps = gain.mean(1) > SURE * gain.std(1) / learning.check_images**0.5
+    state.outcome[learned] = torch.where(helps, state.outcome[learned], Outcome.NO_BETTER)
+    state.loss[learned], state.accuracy[learned] = loss.mean(1), right.mean(1)
+    state.finished[learned], state.checked[learned] = right.mean(1), 1
 
 
 def _learn_epoch(
@@ -125,12 +175,24 @@ def _draw(
     source: Source,
     learning: TokenLearning,
     batch: int,
+    check: bool = False,
 ) -> list[_Part]:
-    """An epoch's images of some classes in batches of nearly equal size, classes mixed; context: a row a class."""
-    total = learning.images_per_epoch
+    """An epoch's images of some classes in batches of nearly equal size, classes mixed; context: a row a class.
+
+    check: the images of the check instead, which come behind those of all epochs.
+    """
+    size = learning.images_per_epoch
     jobs = [
-        (place, learning_key(state.classes[number], int(state.epochs[number]), image, total))
-        for image in range(total)
+        (
+            place,
+            learning_key(
+                state.classes[number],
+                learning.epochs + 1 if check else int(state.epochs[number]),
+                image,
+                size,
+            ),
+        )
+        for image in range(learning.check_images if check else size)
         for place, number in enumerate(chosen)
     ]
     groups = -(-len(jobs) // batch)

@@ -19,15 +19,16 @@ class Outcome(IntEnum):
     PASSES_WITHOUT = 2
     RECOGNISED = 3
     EPOCHS_USED_UP = 4
+    NO_BETTER = 5
 
 
 @dataclass(frozen=True)
 class TokenEpoch:
-    """One epoch of one class, before its updates. Epoch 0 is the plain prompt.
+    """One epoch of one class, before its updates. Epoch 0 is the plain prompt; the last is reported again when checked.
 
-    accuracy, loss: of the images that the loss reads. finished: accuracy of finished images, None where none were made.
-    unet_forward, unet_backward: UNet evaluations of single latents that the class has cost so far; one CFG step of an
-    image is two.
+    accuracy, loss: of the images that the loss reads, in the end of those of the check. finished: accuracy of finished
+    images, None where none were made. unet_forward, unet_backward: UNet evaluations of single latents that the class
+    has cost so far; one CFG step of an image is two.
     """
 
     class_index: int
@@ -44,14 +45,16 @@ class TokenEpoch:
 class TokenState:
     """All that learning K tokens of width D depends on between two epochs; every field but `classes` holds tensors.
 
-    rows: (K, D) float32, the leaf that gradients reach. momentum, square: Adam's moments of each row, (K, D); (0, D)
-    where the rows that learn side by side share an optimiser, whose own state is then `joint`. scale: () float64, what
-    the loss is multiplied by on its way back, 0 before the first class; once lowered it stays so. The others: (K,), and
-    `finished` is NaN where no finished image was looked at.
+    rows: (K, D) float32, the leaf that gradients reach. start: (K, D), where they began. momentum, square: Adam's
+    moments of each row, (K, D); (0, D) where the rows that learn side by side share an optimiser, whose own state is
+    then `joint`. scale: () float64, what the loss is multiplied by on its way back, 0 before the first class; once
+    lowered it stays so. The others: (K,); `finished` is NaN where no finished image was looked at, and `checked` 1
+    where it was decided what is kept.
     """
 
     classes: tuple[int, ...]
     rows: Tensor
+    start: Tensor
     momentum: Tensor
     square: Tensor
     updates: Tensor
@@ -61,6 +64,7 @@ class TokenState:
     finished: Tensor
     loss: Tensor
     outcome: Tensor
+    checked: Tensor
     unet_forward: Tensor
     unet_backward: Tensor
     scale: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
@@ -75,6 +79,7 @@ class TokenState:
         return cls(
             classes=tuple(classes),
             rows=rows.detach().clone().requires_grad_(),
+            start=rows.detach().clone(),
             momentum=moments.clone(),
             square=moments.clone(),
             updates=count.clone(),
@@ -84,6 +89,7 @@ class TokenState:
             finished=measure + torch.nan,
             loss=measure.clone(),
             outcome=count.clone(),
+            checked=count.clone(),
             unet_forward=count.clone(),
             unet_backward=count.clone(),
         )
@@ -113,9 +119,10 @@ def learning_key(class_index: int, epoch: int, image: int, images_per_epoch: int
 
 
 def initial_rows(prior: Prior, classes: Sequence[int], labels: Sequence[str], init: str, seed: int) -> Tensor:
-    """Where the tokens of some classes start: (K, D) float32, by the rule that `TokenLearning.init` names.
+    """Where the tokens of some classes start: (K, D) float32.
 
-    random: normal, with the mean and deviation of the text encoder's embeddings, seeded by class (image number -1).
+    init: 'random' is normal, with the mean and deviation of the text encoder's embeddings, seeded by class (image
+    number -1); 'class name' is the mean of the name's embeddings, and any other word that of its own.
     """
     table = prior.text_encoder.get_input_embeddings().weight.detach().float().cpu()
 
@@ -129,4 +136,4 @@ def initial_rows(prior: Prior, classes: Sequence[int], labels: Sequence[str], in
 
     if init == "random":
         return torch.stack([random_row(number) for number in classes])
-    return torch.stack([mean_row("a" if init == "a" else labels[number]) for number in classes])
+    return torch.stack([mean_row(labels[number] if init == "class name" else init) for number in classes])

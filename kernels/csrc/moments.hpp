@@ -208,49 +208,59 @@ struct Columns {
     }
 };
 
-// kRows rows from `row` on, vector by vector: as many streams that are read in order, and few enough sums for
-// the registers.
-template <int W, int kRows, class Op, class T>
-void rows_of(const T* x, T* y, int64_t row, const Op& op, Columns<W>& columns) {
-    float *first_at = columns.first.data(), *second_at = columns.second.data();
-    const float* shift_at = columns.shift.data();
-    for (int64_t vector = 0; vector < columns.vectors; ++vector) {
-        const int64_t column = columns.column(vector), at = vector * W;
-        const Floats<W> shift = load<W>(shift_at + at);
-        Floats<W> first = load<W>(first_at + at), second = load<W>(second_at + at), k{}, b{};
-        if constexpr (Op::kWrites) k = load<W>(op.scale + column), b = load<W>(op.shift + column);
-        for (int r = 0; r < kRows; ++r) {
-            const int64_t i = (row + r) * columns.channels + column;
-            const Floats<W> v = load<W>(x + i), d = v - shift;
-            if constexpr (Op::kWrites) store<W>(y + i, activate<Op::kActivation, W>(v * k + b));
-            first += d;
-            second += d * d;
+// Some rows from `row` on, kTile vectors of each: their sums stay in registers from the first row to the
+// last.
+template <int W, int kTile, class Op, class T>
+void tile_of(const T* x, T* y, Range rows, int64_t vector, const Op& op, Columns<W>& columns) {
+    Floats<W> first[kTile], second[kTile], shift[kTile], k[kTile], b[kTile];
+    int64_t column[kTile];
+    float *first_at = columns.first.data() + vector * W, *second_at = columns.second.data() + vector * W;
+    const float* shift_at = columns.shift.data() + vector * W;
+    for (int v = 0; v < kTile; ++v) {
+        column[v] = columns.column(vector + v);
+        first[v] = load<W>(first_at + v * W), second[v] = load<W>(second_at + v * W);
+        shift[v] = load<W>(shift_at + v * W);
+        if constexpr (Op::kWrites) k[v] = load<W>(op.scale + column[v]), b[v] = load<W>(op.shift + column[v]);
+    }
+    for (int64_t row = rows.begin; row < rows.end; ++row)
+        for (int v = 0; v < kTile; ++v) {
+            const int64_t i = row * columns.channels + column[v];
+            const Floats<W> value = load<W>(x + i), d = value - shift[v];
+            if constexpr (Op::kWrites) store<W>(y + i, activate<Op::kActivation, W>(value * k[v] + b[v]));
+            first[v] += d;
+            second[v] += d * d;
         }
-        store<W>(first_at + at, first);
-        store<W>(second_at + at, second);
+    for (int v = 0; v < kTile; ++v) {
+        store<W>(first_at + v * W, first[v]);
+        store<W>(second_at + v * W, second[v]);
     }
 }
 
 template <int W, class Op, class T>
 void interleaved(const T* x, T* y, const Shape& shape, Range rows, const Op& op, Partial& out) {
-    constexpr int kRows = Op::kWrites ? 2 : 4;
+    // What only reads takes half a row at a time; what also writes goes through memory nearly in order.
+    constexpr int kTile = Op::kWrites ? 1 : 4;
     constexpr int64_t kPilotRows = 4, kFirstPending = 16, kMaxPending = 512;
+    constexpr int64_t kBytes = 8192;  // of rows that are walked together: they stay in the first cache
     Columns<W> columns(shape.channels);
     columns.start(x + rows.begin * shape.channels, std::min(rows.end - rows.begin, kPilotRows));
-    int64_t pending = 0, row = rows.begin;
-    auto flush_if = [&](int64_t enough) {
-        if (pending < enough) return;
+    const int64_t fits = kBytes / (shape.channels * static_cast<int64_t>(sizeof(T)));
+    const int64_t at_once = Op::kWrites ? 2 : std::clamp<int64_t>(fits, 4, 64);
+    int64_t pending = 0;
+    for (int64_t row = rows.begin; row < rows.end;) {
+        const auto before = static_cast<int64_t>(columns.count);
+        const int64_t enough = std::min(kMaxPending, std::max(kFirstPending, kGrowth * before));
+        const Range some{row, std::min({rows.end, row + at_once, row + enough - pending})};
+        int64_t vector = 0;
+        for (; vector + kTile <= columns.vectors; vector += kTile)
+            tile_of<W, kTile>(x, y, some, vector, op, columns);
+        for (; vector < columns.vectors; ++vector) tile_of<W, 1>(x, y, some, vector, op, columns);
+        pending += some.end - some.begin;
+        row = some.end;
+        if (pending < enough && row < rows.end) continue;
         columns.flush(pending);
         pending = 0;
-    };
-    for (; row + kRows <= rows.end; row += kRows) {
-        rows_of<W, kRows>(x, y, row, op, columns);
-        pending += kRows;
-        const auto before = static_cast<int64_t>(columns.count);
-        flush_if(std::min(kMaxPending, std::max(kFirstPending, kGrowth * before)));
     }
-    for (; row < rows.end; ++row, ++pending) rows_of<W, 1>(x, y, row, op, columns);
-    flush_if(1);
     columns.finish(out);
 }
 

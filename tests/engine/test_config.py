@@ -27,6 +27,10 @@ from engine.errors import ConfigError, EngineError
             "decode_px is -2, expected a side in pixels, 0 or -1: 0 is what the",
         ),
         (lambda: TokenLearning(init="mean"), "init is 'mean', expected one of 'random', 'a', 'class name'"),
+        (
+            lambda: TokenLearning(init="words", words=" ,"),
+            r"starts from words and has ' ,', expected at least one",
+        ),
         (lambda: TokenLearning(learning_rate=0), "learning rate is 0"),
         (lambda: TokenLearning(target_accuracy=70), "target accuracy is 70, .* write 70 % as 0.7"),
         (lambda: TokenLearning(epochs=0), "0 epochs of 12 images and 5 updates"),

@@ -9,13 +9,14 @@ from PIL import Image
 from engine.downstream import pixels
 from engine.downstream.pixels import read_pixels
 from engine.downstream.rows import FOLDER, NOISE, ORIGINAL, PLAIN, Inputs, load_sets
+from engine.downstream.settings import Comparison
 from engine.errors import ConfigError, OutputError
 from engine.evaluation.images import open_images
 from engine.models import Preprocess
 
 
-def load(teacher, stored=False, **inputs):
-    return load_sets(teacher, Inputs(**inputs), 0.25, stored)
+def load(teacher, stored=False, noise=True, **inputs):
+    return load_sets(teacher, Inputs(**inputs), Comparison(held_out=0.25, noise=noise), stored)
 
 
 def test_rows_have_equal_numbers_of_each_class(tmp_path: Path, teacher, make_set, make_parquet) -> None:
@@ -47,6 +48,16 @@ def test_noise_is_normal_once_it_is_normalised(tmp_path: Path, teacher, make_set
     assert abs(noise.mean().item()) < 0.03
     assert 0.8 < noise.std().item() < 1  # cut to [0, 1] at two standard deviations
     assert set(sets.rows[NOISE].classes.tolist()) == {-1}
+
+
+def test_without_noise_the_other_rows_are_the_same(tmp_path: Path, teacher, make_set, make_parquet) -> None:
+    inputs = {
+        "folder": make_set(tmp_path / "ours", 4),
+        "original": make_parquet(tmp_path / "train.parquet", 9),
+    }
+    both, without = (load(teacher, noise=noise, **inputs).rows for noise in (True, False))
+    assert list(without) == [ORIGINAL, FOLDER]
+    assert all(both[name].pixels.equal(row.pixels) for name, row in without.items())
 
 
 def test_without_a_test_set_a_part_of_the_folder_is_held_out(tmp_path: Path, teacher, make_set) -> None:

@@ -72,8 +72,9 @@ def classifier(tiny_resnet: CifarResNet) -> Classifier:
 @pytest.fixture
 def settings(bench):
     learning = TokenLearning(
-        epochs=2, steps=3, updates_per_trajectory=1, target_accuracy=1.0, skip_passing=False
-    )
+        epochs=2, steps=3, updates_per_trajectory=1, target_accuracy=1.0, skip_passing=False, init="a",
+        check_images=0,
+    )  # fmt: skip
     return bench.Settings(sampling=Sampling(steps=3), learning=learning, rounds=1)
 
 

@@ -21,7 +21,7 @@ from engine.pipelines.learn_tokens import learn_tokens
 
 DRAWN = TokenLearning(
     epochs=1, images_per_epoch=3, steps=4, updates_per_trajectory=2, domain_weight=0.5, learning_rate=0.05,
-    target_accuracy=1.0, skip_passing=False,
+    target_accuracy=1.0, skip_passing=False, init="a", check_images=0,
 )  # fmt: skip
 LAST = replace(DRAWN, gradient="last", updates_per_trajectory=1, domain_weight=0.0, augment=False)
 SAMPLING = Sampling(steps=3, batch=6)

@@ -30,6 +30,7 @@ LEARNING = TokenLearning(
     target_accuracy=1.0,
     skip_passing=False,
     init="class name",
+    check_images=0,
 )
 SAMPLING = Sampling(steps=2, cfg=5.0, batch=4)
 
@@ -84,7 +85,13 @@ def test_sd21_s_architecture_learns_and_stays_as_it_was(tmp_path, classifier, ti
 
 
 CHEAP = replace(
-    LEARNING, optimizer="adam8bit", steps=4, updates_per_trajectory=2, domain_weight=0.1, augment=True
+    LEARNING,
+    optimizer="adam8bit",
+    steps=4,
+    updates_per_trajectory=2,
+    domain_weight=0.1,
+    augment=True,
+    check_images=3,
 )
 
 
@@ -102,7 +109,7 @@ def test_a_run_cut_after_any_epoch_ends_at_the_same_bytes(tmp_path, classifier, 
     def cut(epoch: TokenEpoch) -> None:
         raise Stop
 
-    for _ in range(LEARNING.epochs):
+    for _ in range(learning.epochs + (learning.check_images > 0)):
         with pytest.raises(Stop):
             learned(classifier, small_prior, out, on_progress=cut)
         assert small_prior.text_encoder.get_input_embeddings() is embedding
@@ -136,7 +143,7 @@ def test_another_run_s_file_is_refused_and_a_finished_one_returned(tmp_path, cla
 
 
 def test_a_class_that_passes_without_a_token_has_none(classifier, small_prior):
-    easy = TokenLearning(epochs=1, images_per_epoch=2, target_accuracy=0.0)
+    easy = TokenLearning(epochs=1, images_per_epoch=2, target_accuracy=0.0, init="a", check_images=0)
     seen: list[TokenEpoch] = []
     table = learn_tokens(
         classifier, small_prior, learning=easy, alignment=None, sampling=SAMPLING, on_progress=seen.append

@@ -13,9 +13,10 @@ from engine.errors import ConfigError
 from engine.guidance.losses import domain_loss
 from engine.models import Classifier, Preprocess
 from engine.models.classifier import frozen_classifier
+from engine.pipelines import trial as trying
 from engine.pipelines import tune as tuning
 from engine.pipelines.job import prepare
-from engine.pipelines.tune import TUNING_SEED, Trial, try_scale
+from engine.pipelines.tune import TUNING_SEED, ScaleTrial, try_scale
 
 FEW = Sampling(steps=2, batch=3)
 
@@ -26,8 +27,10 @@ def teacher(tiny_resnet) -> Classifier:
     return frozen_classifier("tiny", tiny_resnet, Preprocess(crop=(16, 16)), labels, torch.device("cpu"))
 
 
-def trial(scale: float, l_bn: float, cross_entropy: float) -> Trial:
-    return Trial(scale=scale, images=4, l_bn=l_bn, cross_entropy=cross_entropy, recognised=1.0, agreement=1.0)
+def trial(scale: float, l_bn: float, cross_entropy: float) -> ScaleTrial:
+    return ScaleTrial(
+        scale=scale, images=4, l_bn=l_bn, cross_entropy=cross_entropy, recognised=1.0, agreement=1.0
+    )
 
 
 def test_the_least_sum_of_log_l_bn_and_cross_entropy_wins(teacher, small_prior, monkeypatch) -> None:
@@ -42,7 +45,7 @@ def test_the_least_sum_of_log_l_bn_and_cross_entropy_wins(teacher, small_prior, 
 
 def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch) -> None:
     """With views that show the image itself: L_BN of all images together, whatever groups they came in."""
-    monkeypatch.setattr(tuning, "augmented", lambda images, _: images)
+    monkeypatch.setattr(trying, "augmented", lambda images, _: images)
     alignment = Alignment(scale=0.3)
     job = prepare(
         teacher, small_prior, ["dog", "horse"], 4, alignment=alignment, sampling=FEW, seed=TUNING_SEED

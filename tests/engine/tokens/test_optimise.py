@@ -22,7 +22,7 @@ from engine.types import ImageKey, image_rng
 CLASSES, WIDTH = 3, 5
 ALWAYS = TokenLearning(
     skip_passing=False, images_per_epoch=20, target_accuracy=1.0, epochs=5, updates_per_trajectory=1,
-    domain_weight=0.0,
+    domain_weight=0.0, check_images=0,
 )  # fmt: skip
 LogitsOf = Callable[[Sequence[ImageKey], Tensor, bool], Tensor]
 """(images, their contexts (N, D), whether with tokens) -> logits (N, K)."""
@@ -208,6 +208,87 @@ def test_predicted_images_stop_no_class_that_its_finished_images_do_not():
     list(learn(state, Rows(state, predicted, finished), replace(learning, stop_on="predicted"), batch=28))
     assert state.outcome.tolist() == [Outcome.EPOCHS_USED_UP, Outcome.RECOGNISED, Outcome.RECOGNISED]
     assert state.finished.isnan().all()
+
+
+CHECKED = replace(ALWAYS, epochs=2, images_per_epoch=3, check_images=8)
+
+
+def voted(vote: Callable[[Tensor, bool], float]) -> LogitsOf:
+    """Logits of which the right one is `vote(row, with tokens)`, with a little gradient by the context."""
+
+    def logits_of(keys: Sequence[ImageKey], context: Tensor, with_tokens: bool) -> Tensor:
+        votes = torch.zeros(len(keys), CLASSES)
+        for place, key in enumerate(keys):
+            votes[place, key.class_index] = vote(context[place], with_tokens)
+        return votes + context[:, :CLASSES] * 1e-3
+
+    return logits_of
+
+
+@pytest.mark.parametrize(
+    ("plain", "start", "learned", "outcome", "kept"),
+    [
+        (0.0, 1.0, 2.0, Outcome.EPOCHS_USED_UP, "learned"),
+        (0.0, 2.0, 1.0, Outcome.EPOCHS_USED_UP, "start"),
+        (2.0, 1.0, 1.5, Outcome.NO_BETTER, "learned"),
+        (1.0, 1.0, 1.1, Outcome.EPOCHS_USED_UP, "learned"),
+    ],
+)
+def test_the_check_keeps_the_better_of_token_and_start_and_neither_without_gain(
+    plain, start, learned, outcome, kept
+):
+    state = at_start((0, 2))
+    start_rows = state.rows.detach().clone()
+
+    def vote(row: Tensor, with_tokens: bool) -> float:
+        if not with_tokens:
+            return plain
+        return start if any(torch.equal(row.detach(), one) for one in start_rows) else learned
+
+    source = Rows(state, voted(vote))
+    reports = list(learn(state, source, CHECKED, batch=5))
+    assert [epoch.outcome for epoch in reports[-1]] == [outcome] * 2
+    assert [epoch.epoch for epoch in reports[-1]] == [2, 2]
+    assert torch.equal(state.rows, start_rows) == (kept == "start")
+    assert len(reports) == 3
+    assert list(learn(state, source, CHECKED, batch=5)) == []
+
+
+@pytest.mark.parametrize(("gain", "helps"), [(2.0, True), (0.3, False)])
+def test_a_gain_within_chance_keeps_no_token(gain, helps):
+    """Of 8 differences with a mean of 0.3 and a deviation of 1.07 the mean is within two standard errors, 0.76."""
+    state = at_start()
+
+    def logits_of(keys: Sequence[ImageKey], context: Tensor, with_tokens: bool) -> Tensor:
+        """Those of a cross-entropy of 4, with a token of less by gain +- 1."""
+        logits = context[:, :CLASSES] * 1e-9
+        for place, key in enumerate(keys):
+            own = torch.tensor(-4.0 + (gain + (-1) ** key.index if with_tokens else 0.0))
+            others = (-own.exp()).log1p() - torch.tensor(CLASSES - 1.0).log()
+            logits = logits.index_add(0, torch.tensor([place]), others.expand(1, CLASSES))
+            at = torch.tensor([place]), torch.tensor([key.class_index])
+            logits = logits.index_put(at, own[None] - others, accumulate=True)
+        return logits
+
+    reports = list(learn(state, Rows(state, logits_of), CHECKED, batch=28))
+    assert {epoch.outcome == Outcome.NO_BETTER for epoch in reports[-1]} == {not helps}
+    assert reports[-1][0].loss == pytest.approx(4.0 - gain, abs=1e-5)
+
+
+def test_the_check_reads_images_that_no_update_has_read_and_the_same_for_all():
+    state = at_start()
+    source = Rows(state, fixed_accuracy(lambda key, _: False))
+    list(learn(state, source, replace(CHECKED, epochs=3), batch=4))
+    looked = [key for keys in source.finished for key in keys]
+    assert len(looked) == 3 * 8 * CLASSES
+    assert len(set(looked)) == 8 * CLASSES
+    read = {
+        learning_key(number, epoch, image, 3)
+        for number in range(3)
+        for epoch in range(4)
+        for image in range(3)
+    }
+    assert not read & set(looked)
 
 
 def test_unet_evaluations_are_counted_class_by_class():

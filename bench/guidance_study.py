@@ -1,0 +1,126 @@
+"""The study behind the defaults of guidance: each variant makes one choice otherwise, or spends its compute otherwise.
+
+python bench/guidance_study.py [--variants ...] [--domains ...] [--images 8]
+
+Every variant draws the same seeds for each embedded classifier, and one evaluator compares them with the real images of
+its domain, as in bench/evidence.py, whose own seeds are left alone. The variants that say most come first. A run that
+is cut goes on where it stopped. Table: `make tables`.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+
+import torch
+from evidence import METRICS, Method, draw, flops_per_image, images_of
+
+from engine.config import Alignment, Sampling
+from engine.evaluation.evaluate import evaluate
+from engine.evaluation.extractors import load_extractor
+from engine.evaluation.shares import shares
+from engine.files import write_whole
+from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.models.embedded.judge import Judge, load_judge
+from engine.outputs.run_record import versions
+
+SEED = 800
+"""Images of this seed are for this study alone."""
+RAW_SCALE = 360.0
+"""Makes raw steps as long in sum as the default's relative ones, in batches of 28: the geometric mean over the four
+embedded classifiers, which alone want 240 to 540. In smaller batches an image's gradient is larger."""
+RESULT = Path(__file__).parent / "results" / "guidance_study.json"
+
+
+def guided(alignment: Alignment = Alignment(), **sampling: object) -> Method:
+    return Method(alignment, sampling=replace(Sampling(), **sampling))
+
+
+VARIANTS = {
+    "default": guided(),
+    "plain": Method(None),
+    "default in 20 steps": guided(steps=20),  # no more compute than plain
+    "plain in 43 steps": Method(None, sampling=Sampling(steps=43)),  # as much compute as the default
+    "paper": Method(Alignment.paper(), sampling=Sampling.paper()),
+    "z_t": guided(Alignment(target="noisy")),
+    "raw step": guided(Alignment(step="raw", scale=RAW_SCALE)),
+    "raw step, half as long": guided(Alignment(step="raw", scale=RAW_SCALE / 2)),
+    "single-image statistics": guided(Alignment(statistics="image")),
+    "no class weight": guided(Alignment(class_weight=0.0)),
+    "scale 0.2": guided(Alignment(scale=0.2)),
+    "scale 0.8": guided(Alignment(scale=0.8)),
+    "CFG 2": guided(cfg=2.0),
+    "CFG 4": guided(cfg=4.0),
+    "CFG 12": guided(cfg=12.0),
+    "whole schedule": guided(Alignment(stop=1.0)),
+    "middle of the schedule": guided(Alignment(start=0.3, stop=0.7)),
+    "first half": guided(Alignment(stop=0.5)),
+    "second half": guided(Alignment(start=0.5, stop=1.0)),
+    "equal layers": guided(Alignment(layers="uniform")),
+    "first layer x10": guided(Alignment(layers="first")),
+    "norm l2": guided(Alignment(norm="l2")),
+    "no renewed noise": guided(eta=0.0),
+    "full decoder": guided(Alignment(decoder="full")),
+    "batch of 56": guided(batch=56),
+}
+
+
+def measured(
+    variant: Method, folder: Path, classifier: Classifier, prior: Prior, judge: Judge, domain: str
+) -> dict:
+    """What the evaluator, the judge and the teacher say of a folder, and what an image of it costs."""
+    found = evaluate(folder, "judge", load_extractor("judge"), domain=domain, settings=METRICS)
+    return {
+        **{key: found[key] for key in ("images", "reference_images", "metrics")},
+        "shares": asdict(shares(images_of(folder), judge, domain)),
+        "flops_per_image": flops_per_image(variant, classifier, prior, domain),
+    }
+
+
+def main() -> None:
+    judge = load_judge()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--domains", nargs="+", choices=judge.domains, default=judge.domains)
+    parser.add_argument("--images", type=int, default=8, help="images of each class")
+    parser.add_argument(
+        "--work", type=Path, default=Path("out/guidance_study"), help="where the data set folders are kept"
+    )
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    prior = load_prior("embedded")
+    asked = {"images_per_class": chosen.images, "prior": prior.fingerprint, "seed": SEED}
+    result: dict = {"settings": asked, "environment": {}, "rows": {}}
+    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
+        result = kept
+    result["environment"] = {
+        "device": str(prior.device), "threads": torch.get_num_threads(), "versions": versions(),
+    }  # fmt: skip
+    for name, domain in product(chosen.variants, chosen.domains):
+        variant, key = VARIANTS[name], f"{name}/{domain}"
+        settings = json.loads(
+            json.dumps({"alignment": variant.alignment and asdict(variant.alignment),
+                        "sampling": asdict(variant.sampling)})
+        )  # fmt: skip
+        if result["rows"].get(key, {}).get("settings") == settings:
+            continue
+        began = time.perf_counter()
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+        root = chosen.work / prior.fingerprint
+        folder, plain = (root / place / name.replace(" ", "_") for place in (domain, "plain"))
+        draw(variant, classifier, prior, domain, chosen.images, SEED, folder, plain)
+        row = {"settings": settings, **measured(variant, folder, classifier, prior, judge, domain)}
+        result["rows"][key] = row
+        write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+        print(
+            key,
+            f"FID {row['metrics']['fid']['value']:.2f}",
+            f"{time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

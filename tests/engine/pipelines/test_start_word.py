@@ -1,0 +1,71 @@
+"""The word that tokens start from: the classifier's own style, found without an image of it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from engine.config import Alignment, Sampling, TokenLearning
+from engine.models import load_classifier, load_prior
+from engine.pipelines import learn_tokens as learning_job
+from engine.pipelines import start_word
+from engine.pipelines.job import prepare
+from engine.pipelines.learn_tokens import learn_tokens
+from engine.pipelines.start_word import IMAGES_PER_CLASS, LOOKED_AT, WORD_SEED, best_word
+from engine.pipelines.trial import Trial
+from engine.tokens.state import initial_rows
+
+WORDS = TokenLearning().styles
+
+
+def test_a_classifier_of_sketches_starts_from_sketched() -> None:
+    """On the embedded models, where the difference is large: L_BN of the other styles is ten times as high."""
+    job = prepare(
+        "embedded:sketch", "embedded", ["elephant", "guitar"], alignment=None, sampling=Sampling(steps=6)
+    )
+    assert best_word(job, WORDS) == "sketched"
+
+
+def test_images_are_plain_few_and_under_the_job_s_own_prompt(monkeypatch) -> None:
+    job = prepare(
+        "embedded:photo", alignment=Alignment(), sampling=Sampling(steps=2, prompt="an image of {a} {class}")
+    )
+    many = replace(job, classes=tuple(range(7)) * 100)
+    seen = []
+
+    def observe(job, on_step):
+        seen.append(job)
+        return Trial(images=1, l_bn=1.0 + len(seen) % 2, cross_entropy=0.0, recognised=1.0, agreement=1.0)
+
+    monkeypatch.setattr(start_word, "observe", observe)
+    assert best_word(many, ["painted", "sketched"]) == "sketched"
+    assert [job.prompt_of(1) for job in seen] == [
+        "an image of an painted elephant",
+        "an image of an sketched elephant",
+    ]
+    assert all(len(job.classes) <= LOOKED_AT and job.images_per_class == IMAGES_PER_CLASS for job in seen)
+    assert all(job.alignment is None and not job.joint for job in seen)
+    assert {job.seed for job in seen} == {many.seed + WORD_SEED}
+    assert best_word(many, ["alone"]) == "alone"
+    assert len(seen) == 2
+
+
+def test_every_token_starts_from_the_word(monkeypatch) -> None:
+    monkeypatch.setattr(learning_job, "best_word", lambda job, words, on_step: words[1])
+    learning = TokenLearning(
+        epochs=1, images_per_epoch=1, steps=2, updates_per_trajectory=1, learning_rate=1e-6, target_accuracy=1.0,
+        skip_passing=False, init="words", words="photo, cartoon", check_images=0,
+    )  # fmt: skip
+    prior = load_prior("embedded")
+    classifier = load_classifier("embedded:photo")
+    table = learn_tokens(classifier, prior, ["dog", "house"], learning, None, Sampling(steps=2, batch=2))
+    start = initial_rows(prior, (0, 5), classifier.labels, "cartoon", 0)
+    assert torch.allclose(table.rows, start, atol=1e-4)
+    assert not torch.allclose(
+        start[0], initial_rows(prior, (0,), classifier.labels, "photo", 0)[0], atol=1e-2
+    )
+
+
+@pytest.mark.parametrize(("init", "words", "styles"), [("words", "a b,c ", ("a b", "c")), ("a", ",", ())])
+def test_words_are_told_apart_by_commas(init, words, styles) -> None:
+    assert TokenLearning(init=init, words=words).styles == styles

@@ -1,0 +1,78 @@
+"""bench/guidance_study.py and bench/cifar.py run, write what they say, and go on where they stopped."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from engine.models.cifar_resnet import CifarResNet
+from engine.outputs.images import png_bytes, to_picture
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+
+
+def run(script: str, *arguments: object) -> str:
+    command = [sys.executable, BENCH / script, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+def test_variants_of_guidance_are_measured_once_each(tmp_path: Path) -> None:
+    out = tmp_path / "study.json"
+    asked = ("guidance_study.py", "--domains", "photo", "--images", 1, "--work", tmp_path, "--out", out)
+    run(*asked, "--variants", "default")
+    printed = run(*asked, "--variants", "default", "plain")
+    assert "plain/photo" in printed
+    assert "default/photo" not in printed
+    rows = json.loads(out.read_text())["rows"]
+    assert list(rows) == ["default/photo", "plain/photo"]
+    assert rows["plain/photo"]["settings"]["alignment"] is None
+    for row in rows.values():
+        assert row["images"] == row["shares"]["images"] == 7
+        assert row["metrics"]["fid"]["low"] <= row["metrics"]["fid"]["high"]
+    assert rows["default/photo"]["flops_per_image"] > rows["plain/photo"]["flops_per_image"]
+
+
+@pytest.fixture
+def cifar_folder(tmp_path: Path) -> Path:
+    """Data and models in one folder: a few images of noise, and a network that knows nothing."""
+    labels = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    for part, number in (("train", 3), ("test", 2)):
+        rows = [
+            {"image": {"bytes": png_bytes(to_picture(torch.rand(3, 32, 32))), "path": None}, "label": label}
+            for label in labels * number
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"cifar10-{part}.parquet")
+    network = CifarResNet(44, widths=(4, 4, 4))
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "resnet44-0123.th")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_students_of_cifar_learn_from_each_set_once(tmp_path: Path, cifar_folder: Path) -> None:
+    out = tmp_path / "cifar.json"
+    asked = ("cifar.py", "--images-per-class", 1, "--iterations", 16, "--seeds", 1, "--data", cifar_folder)
+    asked += ("--models", cifar_folder, "--work", tmp_path / "work", "--out", out)
+    run(*asked, "--methods", "deepinversion")
+    printed = run(*asked, "--methods", "deepinversion", "plugin-inversion")
+    assert "plugin-inversion" in printed
+    assert "deepinversion" not in printed
+    result = json.loads(out.read_text())
+    assert list(result["rows"]) == ["original", "deepinversion", "noise", "plugin-inversion"]
+    for name, row in result["rows"].items():
+        assert (row["images"], row["measured_images"]) == (10, 20)
+        assert ("flops_per_image" in row) == ("inversion" in name)
+    assert result["rows"]["deepinversion"]["settings"]["iterations"] == 16
+    assert result["rows"]["plugin-inversion"]["settings"]["iterations"] == 1  # of each of its stages
+
+
+def test_students_of_cifar_need_the_data(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run("cifar.py", "--data", tmp_path)
+    assert "there is no" in failed.value.stderr
+    assert "set DDIS_DATA, or give --data and --models" in failed.value.stderr
