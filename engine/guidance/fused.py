@@ -63,7 +63,7 @@ def fused_moments(network: nn.Module, per_image: bool = False) -> Iterator[list[
     (C,) each or, per image, (N, C), in call order. They carry the graph of the pass, so use them before the block ends:
     it empties the list and restores the network.
     """
-    layers = [layer for layer in network.modules() if is_batch_norm(layer)]
+    layers = _norm_layers(network)
     if any(layer.training for layer in layers):
         raise ModelError(
             "the network to be fused is in training mode, expected evaluation mode: its BatchNorm layers would "
@@ -111,6 +111,12 @@ def fused_moments(network: nn.Module, per_image: bool = False) -> Iterator[list[
         yield measured
 
 
+def is_watched(network: nn.Module) -> bool:
+    """Whether a pass of `fused_moments` needs no other before it, to see which layers can be fused."""
+    known = _plans.get(network)
+    return known is not None and known.state == _state(_norm_layers(network))
+
+
 class _Answering(TorchFunctionMode):
     """Answers a call for an activation that a fused layer has already done, with the call's input.
 
@@ -154,6 +160,10 @@ def _measuring(forward: Callable[..., Any], measured: list[Moments], per_image: 
         return forward(x, *args, **kwargs)
 
     return run
+
+
+def _norm_layers(network: nn.Module) -> list[nn.Module]:
+    return [layer for layer in network.modules() if is_batch_norm(layer)]
 
 
 def _state(layers: Sequence[nn.Module]) -> list[object]:

@@ -1,6 +1,6 @@
 """What each way of running a phase takes, counted once, and the cheapest of those that fit into a budget."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, combinations
@@ -122,22 +122,32 @@ class Costs:
     def largest_batch(self, budget: int, offload: tuple[str, ...]) -> int:
         """The most images that pass every phase of sampling undivided and without checkpointing; 0 if not one does."""
 
-        def fits(images: int) -> bool:
-            cases = (Case(phase, images, images) for phase in self.phases)
-            return all(self.peak(case, offload) <= USABLE * budget for case in cases)
+        def peak(phase: str, images: int) -> int:
+            return self.peak(Case(phase, images, images), offload)
 
-        if not fits(1):
+        limit = int(USABLE * budget)
+        if any(peak(phase, 1) > limit for phase in self.phases):
             return 0
-        found = min(self._largest_part(phase, budget, offload) for phase in self.phases)
-        while not fits(found):
-            found -= 1
+        bounds = {phase: self._largest_part(phase, limit, offload) for phase in self.phases}
+        found = min(bounds.values())
+        for phase in sorted(
+            bounds, key=bounds.__getitem__
+        ):  # the scarcest first: the others mostly fit at once
+            found = largest_that(lambda images, phase=phase: peak(phase, images) <= limit, found)
         return found
 
-    def _largest_part(self, phase: str, budget: int, offload: tuple[str, ...]) -> int:
-        """Where the line through the peaks of one image and of two reaches the budget: an upper bound, as peaks are
-        convex in the number of images (the highest of many straight lines)."""
-        one, two = (self.peak(Case(phase, images, images), offload) for images in (1, 2))
-        return max(1, 1 + int((USABLE * budget - one) / max(1, two - one)))
+    def _largest_part(self, phase: str, limit: int, offload: tuple[str, ...]) -> int:
+        """An upper bound: where a line through two peaks, of one image and of more, reaches the limit.
+
+        Peaks are convex in the number of images (the highest of many straight lines), so that beyond its two points the
+        line lies below them. The second point is the batch, which is counted for the plan anyway; where it does not
+        fit, it is the bound.
+        """
+        more = max(2, self.images)
+        low, high = (self.peak(Case(phase, images, images), offload) for images in (1, more))
+        if high > limit:
+            return more - 1
+        return 1 + (limit - low) * (more - 1) // max(1, high - low)
 
     def _offloads(self) -> Iterator[tuple[str, ...]]:
         """Sets of parts that may rest off the device: none on the CPU, nor the VAE where guidance looks through it."""
@@ -195,6 +205,20 @@ class Costs:
         times = self.steps if case.phase in ("sampling", "guidance") else 1
         flops = count.flops * case.images / case.part
         return times * (flops / FLOPS_A_SECOND + count.operators * count.parts * SECONDS_AN_OPERATOR)
+
+
+def largest_that(fits: Callable[[int], bool], highest: int) -> int:
+    """The largest number from 1 to `highest` that fits, where 1 does and nothing fits above one that does not.
+
+    It is sought near `highest`: down in steps that double, then by halves.
+    """
+    found, too_many, step = highest, highest + 1, 1
+    while found > 1 and not fits(found):
+        found, too_many, step = max(1, found - step), found, 2 * step
+    while too_many - found > 1:
+        middle = (found + too_many) // 2
+        found, too_many = (middle, too_many) if fits(middle) else (found, middle)
+    return found
 
 
 def _identity(subject: Subject) -> Hashable:

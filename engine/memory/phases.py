@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.config import Alignment, TokenLearning
+from engine.guidance.fused import is_watched
 from engine.guidance.losses import domain_loss, judged
 from engine.guidance.steer import gradient, loss_scale
 from engine.memory.count import counting
@@ -66,8 +67,8 @@ def run_case(subject: Subject, case: Case) -> object:
 
 def count_case(subject: Subject, case: Case) -> Counted:
     """Run a case and count it."""
-    if case.phase == "guidance":
-        run_case(subject, Case(case.phase, 1, 1))  # a classifier is watched once before it is fused
+    if case.phase == "guidance" and not is_watched(subject.classifier.module):
+        run_case(subject, Case(case.phase, 1, 1))
     with counting() as count:
         run_case(subject, case)
     return Counted(count.peak, count.flops, count.operators, -(-case.images // case.part))

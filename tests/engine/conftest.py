@@ -1,6 +1,8 @@
 """Tiny models that many tests share, built in code and saved as their users would save them."""
 
+import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import pre_tokenizers
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.models import Prior, load_prior
@@ -142,12 +145,37 @@ def small_prior(tiny_prior: Prior) -> Prior:
     return replace(tiny_prior, unet=unet.eval().requires_grad_(False), fingerprint="small")
 
 
-@pytest.fixture
-def tiny_resnet() -> CifarResNet:
+@pytest.fixture(scope="session")
+def small_prior_folder(
+    small_prior: Prior, tiny_prior_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The small prior as a diffusers folder."""
+    folder = tmp_path_factory.mktemp("small") / "prior"
+    shutil.copytree(tiny_prior_folders["epsilon"], folder)
+    small_prior.unet.save_pretrained(folder / "unet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def resnet_and_random_state() -> tuple[CifarResNet, Tensor]:
     """An untrained 8-layer CIFAR ResNet of 7 classes, whose running statistics have seen 64 random images."""
     torch.manual_seed(8)
     network = CifarResNet(depth=8, widths=(4, 6, 8), classes=7).train()
     with torch.no_grad():
         for _ in range(20):
             network(torch.rand(64, 3, 16, 16) - 0.5)
-    return network.eval()
+    return network.eval(), torch.get_rng_state()
+
+
+@pytest.fixture
+def tiny_resnet(resnet_and_random_state: tuple[CifarResNet, Tensor]) -> CifarResNet:
+    """A copy of that network for the test to change. The test draws its random numbers from where it was made."""
+    network, random_state = resnet_and_random_state
+    torch.set_rng_state(random_state)
+    return copy.deepcopy(network)
+
+
+@pytest.fixture(scope="module")
+def shared_resnet(resnet_and_random_state: tuple[CifarResNet, Tensor]) -> CifarResNet:
+    """A copy of that network for all tests of a module, which leave it as it is."""
+    return copy.deepcopy(resnet_and_random_state[0])

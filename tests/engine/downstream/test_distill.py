@@ -118,14 +118,14 @@ def test_the_command(tmp_path: Path, teacher, make_set, capsys) -> None:
 
 
 def test_the_command_makes_the_folder_first_where_it_is_told_to(
-    tmp_path: Path, teacher, tiny_prior_folders, capsys
+    tmp_path: Path, teacher, small_prior_folder, capsys
 ) -> None:
     save_classifier(
         tmp_path / "net", teacher.module, architecture="resnet8", labels=teacher.labels, preprocess=teacher.preprocess
     )  # fmt: skip
     folder = tmp_path / "made"
     command = ["distill", str(folder), "--classifier", str(tmp_path / "net"), "--images-per-class", "2", "--prior",
-               str(tiny_prior_folders["epsilon"]), "--device", "cpu", "--student", "resnet8", "--seeds", "1",
+               str(small_prior_folder), "--device", "cpu", "--student", "resnet8", "--seeds", "1",
                "--epochs", "1", "--out", str(tmp_path / "out"), "--json"]  # fmt: skip
     assert main(command) == 0
     assert len(list(read_manifest(folder))) == 2 * len(teacher.labels)
@@ -137,12 +137,12 @@ def test_the_command_makes_the_folder_first_where_it_is_told_to(
     assert "images_per_class is 2 there and 3 here" in capsys.readouterr().err
 
 
-def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, tiny_prior) -> None:
+def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, small_prior) -> None:
     """The folder's prior, seed and sampling, without its guidance; kept, and not drawn again."""
     sampling = Sampling(steps=2, cfg=2.0, batch=6)
     for _ in generate(
         teacher,
-        tiny_prior,
+        small_prior,
         None,
         2,
         alignment=Alignment(scale=3.0),
@@ -152,7 +152,13 @@ def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, t
     ):
         pass
     report = distill(
-        tmp_path / "ours", teacher, "resnet8", out=tmp_path / "out", plain="generate", prior=tiny_prior, **FEW
+        tmp_path / "ours",
+        teacher,
+        "resnet8",
+        out=tmp_path / "out",
+        plain="generate",
+        prior=small_prior,
+        **FEW,
     )
     assert list(report["rows"]) == ["folder", "plain", "noise"]
     drawn = read_run(tmp_path / "out" / "plain-images")["config"]

@@ -12,7 +12,7 @@ from ddis_kernels import use_backend
 from torch import Tensor, nn
 
 from engine.errors import ModelError
-from engine.guidance.fused import aligned, fused_moments
+from engine.guidance.fused import aligned, fused_moments, is_watched
 from engine.guidance.losses import alignment_loss
 from engine.guidance.moments import recording_moments
 from engine.guidance.pairing import pair
@@ -71,6 +71,16 @@ def test_value_and_gradient_are_those_of_the_hooks(network_and_pairs, norm, per_
 
 def test_in_float32_the_kernels_agree_with_the_hooks(network_and_pairs) -> None:
     assert_as_by_hooks(network_and_pairs[0], torch.float32, "l2", False, None, rtol=2e-4, atol=2e-5)
+
+
+def test_a_network_is_watched_in_its_first_pass_and_again_when_its_weights_are_others() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.ReLU()).eval().requires_grad_(False)
+    for _ in range(2):
+        assert not is_watched(network)
+        with fused_moments(network):
+            network(torch.rand(1, 3, 4, 4))
+        assert is_watched(network)
+        network[1].running_mean.add_(1)
 
 
 def test_activations_are_fused_where_they_belong(network_and_pairs) -> None:

@@ -27,8 +27,8 @@ def classifier(tiny_resnet: CifarResNet) -> Classifier:
 
 
 @pytest.fixture
-def planned(tiny_prior: Prior, classifier: Classifier) -> Plan:
-    return plan(tiny_prior, classifier, "10GB", batch=2, tokens=False, full=False)
+def planned(small_prior: Prior, classifier: Classifier) -> Plan:
+    return plan(small_prior, classifier, "10GB", batch=2, tokens=False, full=False)
 
 
 def processors(prior: Prior) -> set[type]:
@@ -44,34 +44,34 @@ def prediction(prior: Prior) -> torch.Tensor:
     )
 
 
-def test_attention_is_really_replaced_and_gives_the_same_images(tiny_prior: Prior) -> None:
+def test_attention_is_really_replaced_and_gives_the_same_images(small_prior: Prior) -> None:
     torch.manual_seed(3)
-    fused = prediction(tiny_prior)
-    assert processors(tiny_prior) == {AttnProcessor2_0}
-    with attending([tiny_prior.unet, tiny_prior.vae], "vanilla", CPU):
-        assert processors(tiny_prior) == {AttnProcessor}
+    fused = prediction(small_prior)
+    assert processors(small_prior) == {AttnProcessor2_0}
+    with attending([small_prior.unet, small_prior.vae], "vanilla", CPU):
+        assert processors(small_prior) == {AttnProcessor}
         torch.manual_seed(3)
-        whole = prediction(tiny_prior)
-    assert processors(tiny_prior) == {AttnProcessor2_0}
+        whole = prediction(small_prior)
+    assert processors(small_prior) == {AttnProcessor2_0}
     torch.testing.assert_close(whole, fused, atol=1e-5, rtol=0)
     assert not torch.equal(whole, fused)
 
 
-def test_an_adapters_processor_stays(tiny_prior: Prior) -> None:
+def test_an_adapters_processor_stays(small_prior: Prior) -> None:
     class Adapter(AttnProcessor2_0):
         pass
 
-    layer = next(part for part in tiny_prior.unet.modules() if isinstance(part, Attention))
+    layer = next(part for part in small_prior.unet.modules() if isinstance(part, Attention))
     before = layer.processor
     layer.set_processor(Adapter())
     try:
-        with attending([tiny_prior.unet], "vanilla", CPU):
-            assert processors(tiny_prior) == {Adapter, AttnProcessor, AttnProcessor2_0}
+        with attending([small_prior.unet], "vanilla", CPU):
+            assert processors(small_prior) == {Adapter, AttnProcessor, AttnProcessor2_0}
     finally:
         layer.set_processor(before)
 
 
-def test_xformers_needs_its_extra_and_a_gpu(tiny_prior: Prior) -> None:
+def test_xformers_needs_its_extra_and_a_gpu(small_prior: Prior) -> None:
     with (
         pytest.raises(ConfigError, match="xformers' on cpu, expected a CUDA device"),
         attending([], "xformers", CPU),
@@ -101,11 +101,11 @@ def test_auto_takes_xformers_on_cuda_where_it_is_installed_and_no_slower(
 
 
 def test_parts_are_on_the_device_in_their_phase_alone(
-    tiny_prior: Prior, planned: Plan, monkeypatch: pytest.MonkeyPatch
+    small_prior: Prior, planned: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With main memory played by 'meta' there would be no way back, so two other dtypes stand for places."""
     places: list[tuple[str, str]] = []
-    twin = skeleton_prior(tiny_prior)
+    twin = skeleton_prior(small_prior)
 
     def note(name: str) -> object:
         return lambda place: places.append((name, str(place)))
@@ -125,32 +125,32 @@ def test_parts_are_on_the_device_in_their_phase_alone(
     assert places == [("text_encoder", "meta"), ("vae", "meta")]
 
 
-def test_token_learning_is_checkpointed_where_planned(tiny_prior: Prior, planned: Plan) -> None:
+def test_token_learning_is_checkpointed_where_planned(small_prior: Prior, planned: Plan) -> None:
     def checkpointed() -> bool:
-        return bool(tiny_prior.unet.is_gradient_checkpointing and tiny_prior.vae.is_gradient_checkpointing)
+        return bool(small_prior.unet.is_gradient_checkpointing and small_prior.vae.is_gradient_checkpointing)
 
     for wanted in (("cat",), ()):
-        with applied(replace(planned, checkpoint=wanted), tiny_prior) as phase, phase("cat"):
+        with applied(replace(planned, checkpoint=wanted), small_prior) as phase, phase("cat"):
             assert checkpointed() == bool(wanted)
         assert not checkpointed()
 
 
-def test_a_plan_of_another_prior_is_refused(tiny_prior: Prior, planned: Plan) -> None:
+def test_a_plan_of_another_prior_is_refused(small_prior: Prior, planned: Plan) -> None:
     other = replace(planned, dtype="float16")
     with (
         pytest.raises(
             ConfigError, match="memory plan is for a prior in float16 at 32 px on cpu, expected one for"
         ),
-        applied(other, tiny_prior),
+        applied(other, small_prior),
     ):
         pass
 
 
 def test_auto_counts_only_where_memory_may_be_short(
-    tiny_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    small_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def of(memory: object) -> Plan | None:
-        return plan_of(memory, tiny_prior, classifier, 2, Alignment(), Sampling())
+        return plan_of(memory, small_prior, classifier, 2, Alignment(), Sampling())
 
     assert of(None) is None
     assert of("auto") is None

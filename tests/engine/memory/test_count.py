@@ -7,6 +7,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from engine.memory import count as count_module
 from engine.memory.count import Count, counting
 
 KB = 1024
@@ -78,6 +79,24 @@ def test_meta_counts_what_real_tensors_count() -> None:
     for with_checkpoints in (False, True):
         real, meta = (gradient_count(device, with_checkpoints) for device in ("cpu", "meta"))
         assert (real.peak, real.flops) == (meta.peak, meta.flops)
+
+
+def test_counts_do_not_depend_on_what_was_counted_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On 'meta' results are remembered by what they depend on: strides, dtypes, and numbers with their types."""
+
+    def work(device: str) -> list[object]:
+        x, half = floats(64, device).view(64, 16, 16), floats(64, device).half().view(64, 16, 16)
+        with counting() as count:
+            made = [x * 2, x * 2.0, half * 2, half + x, x.transpose(1, 2) * 2, x.to(torch.int32) * True]
+            made += [x.sum((1, 2)), x.sum((1, 2), keepdim=True), *x.max(1), x.add_(1), x[1:]]
+            made += functional.scaled_dot_product_attention(x[None], x[None], x[None])
+        facts = [(y.shape, y.stride(), y.dtype, y.device.type == device) for y in made]
+        return [count.peak, count.live, count.flops, facts]
+
+    monkeypatch.setattr(count_module, "_results", {})
+    first = work("meta")
+    assert len(count_module._results) > 10
+    assert work("meta") == first == work("cpu")
 
 
 def attention_count(device: str) -> Count:

@@ -24,13 +24,13 @@ def classifier(tiny_resnet: CifarResNet) -> Classifier:
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_a_phase_takes_what_was_predicted(
-    tiny_prior: Prior, classifier: Classifier, phase: str, checkpoint: bool
+    small_prior: Prior, classifier: Classifier, phase: str, checkpoint: bool
 ) -> None:
     if checkpoint and phase not in ("guidance", "cat"):
         pytest.skip("only gradients are checkpointed")
-    real = Subject(prior=tiny_prior, classifier=classifier, alignment=Alignment(), cfg=7.5)
+    real = Subject(prior=small_prior, classifier=classifier, alignment=Alignment(), cfg=7.5)
     hollow = Subject(
-        prior=skeleton_prior(tiny_prior),
+        prior=skeleton_prior(small_prior),
         classifier=skeleton_classifier(classifier),
         alignment=Alignment(),
         cfg=7.5,
@@ -38,17 +38,17 @@ def test_a_phase_takes_what_was_predicted(
     case = Case(phase, 3, 3, checkpoint)
     if phase == "guidance":
         run_case(real, Case(phase, 1, 1))
-    with measuring(tiny_prior.device) as measured:
+    with measuring(small_prior.device) as measured:
         run_case(real, case)
     assert count_case(hollow, case).peak_bytes == pytest.approx(measured.peak_bytes, rel=TOLERANCE)
 
 
-def test_a_whole_run_takes_what_was_planned(tiny_prior: Prior, classifier: Classifier) -> None:
+def test_a_whole_run_takes_what_was_planned(small_prior: Prior, classifier: Classifier) -> None:
     sampling = Sampling(steps=3, batch=7)
-    planned = plan(tiny_prior, classifier, batch=7, sampling=sampling, tokens=False, full=False)
-    networks = (tiny_prior.unet, tiny_prior.vae, tiny_prior.text_encoder, classifier.module)
+    planned = plan(small_prior, classifier, batch=7, sampling=sampling, tokens=False, full=False)
+    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.module)
     weights = sum(value.nbytes for n in networks for value in (*n.parameters(), *n.buffers()))
-    with measuring(tiny_prior.device) as measured:
-        list(generate(classifier, tiny_prior, None, 1, sampling=sampling, memory=planned))
+    with measuring(small_prior.device) as measured:
+        list(generate(classifier, small_prior, None, 1, sampling=sampling, memory=planned))
     assert planned.generate_bytes - weights == pytest.approx(measured.peak_bytes, rel=TOLERANCE)
-    assert peak_bytes(tiny_prior.device) > weights
+    assert peak_bytes(small_prior.device) > weights

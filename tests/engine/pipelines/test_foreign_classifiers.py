@@ -37,7 +37,7 @@ def test_a_third_partys_resnet20_with_the_embedded_prior(third_party_models: Pat
     assert (tmp_path / "set" / "images" / "airplane" / "00000.png").is_file()
 
 
-def test_a_transformers_resnet18_from_a_local_folder(tiny_prior: Prior, tmp_path: Path) -> None:
+def test_a_transformers_resnet18_from_a_local_folder(small_prior: Prior, tmp_path: Path) -> None:
     torch.manual_seed(0)
     names = ["dog", "elephant", "guitar", "horse"]
     config = ResNetConfig(
@@ -50,14 +50,14 @@ def test_a_transformers_resnet18_from_a_local_folder(tiny_prior: Prior, tmp_path
     )
     classifier = load_classifier(f"hf:{tmp_path / 'resnet18'}", device="cpu")
     assert len(classifier.norm_layers) == 20
-    samples = list(generate(classifier, tiny_prior, None, 1, sampling=SHORT))
+    samples = list(generate(classifier, small_prior, None, 1, sampling=SHORT))
     assert [sample.label for sample in samples] == names
     check(samples, 4)
 
 
 @pytest.mark.timm
 @pytest.mark.parametrize("name", ["resnet18", "test_efficientnet"])
-def test_a_timm_network_from_a_local_folder(name: str, tiny_prior: Prior, tmp_path: Path) -> None:
+def test_a_timm_network_from_a_local_folder(name: str, small_prior: Prior, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     names = ["dog", "elephant", "guitar", "horse"]
     network = timm.create_model(
@@ -68,14 +68,14 @@ def test_a_timm_network_from_a_local_folder(name: str, tiny_prior: Prior, tmp_pa
     )
     classifier = load_classifier(f"timm:local-dir:{tmp_path / name}", device="cpu")
     assert classifier.input_px == 64
-    samples = list(generate(classifier, tiny_prior, None, 1, sampling=SHORT, out=tmp_path / "set"))
+    samples = list(generate(classifier, small_prior, None, 1, sampling=SHORT, out=tmp_path / "set"))
     assert [sample.label for sample in samples] == names
     check(samples, 4)
-    check_guided(samples, list(generate(classifier, tiny_prior, None, 1, alignment=None, sampling=SHORT)))
+    check_guided(samples, list(generate(classifier, small_prior, None, 1, alignment=None, sampling=SHORT)))
 
 
 @pytest.mark.timm
-def test_torchvisions_resnet18(tiny_prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvisions_resnet18(small_prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = pytest.importorskip("torchvision").models
     file = tmp_path / "checkpoints" / models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
     file.parent.mkdir()
@@ -83,7 +83,7 @@ def test_torchvisions_resnet18(tiny_prior: Prior, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     classifier = load_classifier("torchvision:resnet18", device="cpu")
     names = ["tench", "goldfish"]
-    samples = list(generate(classifier, tiny_prior, names, 1, sampling=SHORT))
+    samples = list(generate(classifier, small_prior, names, 1, sampling=SHORT))
     assert [sample.label for sample in samples] == names
     check(samples, 1000)
-    check_guided(samples, list(generate(classifier, tiny_prior, names, 1, alignment=None, sampling=SHORT)))
+    check_guided(samples, list(generate(classifier, small_prior, names, 1, alignment=None, sampling=SHORT)))

@@ -23,10 +23,10 @@ def classifier(tiny_resnet: CifarResNet) -> Classifier:
 
 @pytest.mark.parametrize("alignment", [Alignment(), PAPER], ids=["ours", "paper"])
 def test_generate_fuses_and_its_images_equal_the_references(
-    tiny_prior: Prior, classifier: Classifier, alignment: Alignment, monkeypatch: pytest.MonkeyPatch
+    small_prior: Prior, classifier: Classifier, alignment: Alignment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def images(settings: Alignment | None) -> torch.Tensor:
-        run = generate(classifier, tiny_prior, None, 1, alignment=settings, sampling=Sampling(steps=5))
+        run = generate(classifier, small_prior, None, 1, alignment=settings, sampling=Sampling(steps=5))
         return torch.stack([sample.image for sample in run])
 
     plain, fused = images(None), images(alignment)
@@ -37,11 +37,11 @@ def test_generate_fuses_and_its_images_equal_the_references(
 
 
 def test_generate_does_fuse(
-    tiny_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    small_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference's hooks would be seen on the layers."""
     hooked: list[int] = []
     layer = classifier.norm_layers[0]
     classifier.module.conv1.register_forward_hook(lambda *_: hooked.append(len(layer._forward_pre_hooks)))
-    list(generate(classifier, tiny_prior, ["dog"], 1, sampling=Sampling(steps=3)))
+    list(generate(classifier, small_prior, ["dog"], 1, sampling=Sampling(steps=3)))
     assert hooked == [0, 0, 0, 1]  # watched, two guided steps, and the finished image is judged by hooks

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,12 +41,46 @@ def images_of(*arguments: object, **settings: object) -> dict[ImageKey, torch.Te
     return {sample.key: sample.image for sample in generate(*arguments, **settings)}
 
 
+KEYS = [ImageKey(number, index) for index in range(2) for number in range(2)]
+
+
+@pytest.fixture(scope="module")
+def prior(tiny_prior_folder: Path) -> Prior:
+    """Each of the tiny SD 2.1s in turn."""
+    return load_prior(tiny_prior_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def by_diffusers(tiny_prior_folder: Path) -> Callable[[float], torch.Tensor]:
+    """Of the prior's folder, by eta, drawn once: the images of KEYS."""
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_prior_folder)
+    pipeline.set_progress_bar_config(disable=True)
+
+    @cache
+    def images(eta: float) -> torch.Tensor:
+        noise = ImageNoise(5, KEYS, (4, 4, 4))
+        return pipeline(
+            ["a dog", "an elephant"] * 2,
+            latents=noise.draw(),
+            generator=noise.generators,
+            eta=eta,
+            num_inference_steps=4,
+            guidance_scale=7.5,
+            output_type="pt",
+        ).images
+
+    return images
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("alignment", [None, Alignment(scale=0.0), Alignment.paper(0.0)], ids=str)
 def test_without_guidance_images_are_those_of_diffusers_to_the_bit(
-    tiny_prior_folder: Path, classifier: Classifier, alignment: Alignment | None, eta: float
+    prior: Prior,
+    by_diffusers: Callable[[float], torch.Tensor],
+    classifier: Classifier,
+    alignment: Alignment | None,
+    eta: float,
 ) -> None:
-    prior = load_prior(tiny_prior_folder, device="cpu")
     found = images_of(
         classifier,
         prior,
@@ -54,27 +90,14 @@ def test_without_guidance_images_are_those_of_diffusers_to_the_bit(
         sampling=Sampling(steps=4, cfg=7.5, eta=eta),
         seed=5,
     )
-    keys = [ImageKey(number, index) for index in range(2) for number in range(2)]
-    pipeline = StableDiffusionPipeline.from_pretrained(tiny_prior_folder)
-    pipeline.set_progress_bar_config(disable=True)
-    noise = ImageNoise(5, keys, prior.latent_shape)
-    expected = pipeline(
-        ["a dog", "an elephant"] * 2,
-        latents=noise.draw(),
-        generator=noise.generators,
-        eta=eta,
-        num_inference_steps=4,
-        guidance_scale=7.5,
-        output_type="pt",
-    ).images
-    for key, image in zip(keys, expected, strict=True):
+    for key, image in zip(KEYS, by_diffusers(eta), strict=True):
         assert torch.equal(found[key], image)
 
 
-def test_guidance_lowers_the_loss_and_changes_the_images(tiny_prior: Prior, classifier: Classifier) -> None:
+def test_guidance_lowers_the_loss_and_changes_the_images(small_prior: Prior, classifier: Classifier) -> None:
     def mean_distance(alignment: Alignment | None) -> float:
         samples = list(
-            generate(classifier, tiny_prior, None, 1, alignment=alignment, sampling=Sampling(steps=8))
+            generate(classifier, small_prior, None, 1, alignment=alignment, sampling=Sampling(steps=8))
         )
         return sum(sample.l_bn for sample in samples) / len(samples)
 
@@ -83,11 +106,11 @@ def test_guidance_lowers_the_loss_and_changes_the_images(tiny_prior: Prior, clas
     assert mean_distance(Alignment.paper(1.0)) < plain
 
 
-def test_the_class_weight_makes_the_teacher_surer(tiny_prior: Prior, classifier: Classifier) -> None:
+def test_the_class_weight_makes_the_teacher_surer(small_prior: Prior, classifier: Classifier) -> None:
     def confidence(weight: float) -> float:
         alignment = Alignment(class_weight=weight)
         samples = list(
-            generate(classifier, tiny_prior, None, 2, alignment=alignment, sampling=Sampling(steps=8))
+            generate(classifier, small_prior, None, 2, alignment=alignment, sampling=Sampling(steps=8))
         )
         return sum(sample.confidence for sample in samples) / len(samples)
 
@@ -95,39 +118,41 @@ def test_the_class_weight_makes_the_teacher_surer(tiny_prior: Prior, classifier:
 
 
 def test_an_image_depends_on_its_seed_and_not_on_its_neighbours(
-    tiny_prior: Prior, classifier: Classifier
+    small_prior: Prior, classifier: Classifier
 ) -> None:
     alone = Alignment(statistics="image")
     together = images_of(
-        classifier, tiny_prior, None, 1, alignment=alone, sampling=Sampling(steps=3, batch=7)
+        classifier, small_prior, None, 1, alignment=alone, sampling=Sampling(steps=3, batch=7)
     )
-    apart = images_of(classifier, tiny_prior, None, 1, alignment=alone, sampling=Sampling(steps=3, batch=1))
-    fewer = images_of(classifier, tiny_prior, ["horse"], 1, alignment=alone, sampling=SHORT)
+    apart = images_of(classifier, small_prior, None, 1, alignment=alone, sampling=Sampling(steps=3, batch=1))
+    fewer = images_of(classifier, small_prior, ["horse"], 1, alignment=alone, sampling=SHORT)
     for key, image in together.items():
         torch.testing.assert_close(apart[key], image, atol=1e-4, rtol=0)
     torch.testing.assert_close(fewer[ImageKey(4, 0)], together[ImageKey(4, 0)], atol=1e-4, rtol=0)
-    other = images_of(classifier, tiny_prior, ["horse"], 1, alignment=alone, sampling=SHORT, seed=1)
+    other = images_of(classifier, small_prior, ["horse"], 1, alignment=alone, sampling=SHORT, seed=1)
     assert not torch.allclose(other[ImageKey(4, 0)], fewer[ImageKey(4, 0)], atol=1e-2)
 
 
-def test_groups_are_even_mixed_and_named_in_the_samples(tiny_prior: Prior, classifier: Classifier) -> None:
-    job = prepare(classifier, tiny_prior, None, 3, sampling=Sampling(batch=8))
+def test_groups_are_even_mixed_and_named_in_the_samples(small_prior: Prior, classifier: Classifier) -> None:
+    job = prepare(classifier, small_prior, None, 3, sampling=Sampling(batch=8))
     groups = job.groups()
     assert [len(group) for group in groups] == [7, 7, 7]
     assert len({key for group in groups for key in group}) == 21
     assert {key.class_index for key in groups[0]} == set(range(7))
-    samples = list(generate(classifier, tiny_prior, ["dog", "horse"], 1, sampling=SHORT))
+    samples = list(generate(classifier, small_prior, ["dog", "horse"], 1, sampling=SHORT))
     assert {sample.group for sample in samples} == {"0.0 4.0"}
     assert all(len(sample.curve) == SHORT.steps - 1 for sample in samples)
-    by_image = list(generate(classifier, tiny_prior, ["dog"], 1, alignment=Alignment.paper(), sampling=SHORT))
+    by_image = list(
+        generate(classifier, small_prior, ["dog"], 1, alignment=Alignment.paper(), sampling=SHORT)
+    )
     assert by_image[0].group == ""
 
 
 def test_the_folder_holds_images_and_soft_labels(
-    tmp_path: Path, tiny_prior: Prior, classifier: Classifier
+    tmp_path: Path, small_prior: Prior, classifier: Classifier
 ) -> None:
     samples = list(
-        generate(classifier, tiny_prior, ["dog", "elephant"], 2, sampling=SHORT, out=tmp_path / "set")
+        generate(classifier, small_prior, ["dog", "elephant"], 2, sampling=SHORT, out=tmp_path / "set")
     )
     rows = list(read_manifest(tmp_path / "set"))
     assert [(row.label, row.index) for row in rows] == [
@@ -148,29 +173,29 @@ def test_the_folder_holds_images_and_soft_labels(
     assert record["measured"]["images"] == 4
     assert record["measured"]["peak_bytes"] > 0
     assert (
-        list(generate(classifier, tiny_prior, ["dog", "elephant"], 2, sampling=SHORT, out=tmp_path / "set"))
+        list(generate(classifier, small_prior, ["dog", "elephant"], 2, sampling=SHORT, out=tmp_path / "set"))
         == []
     )
 
 
 def test_another_config_is_refused_before_anything_is_made(
-    tmp_path: Path, tiny_prior: Prior, classifier: Classifier
+    tmp_path: Path, small_prior: Prior, classifier: Classifier
 ) -> None:
-    list(generate(classifier, tiny_prior, ["dog"], 1, sampling=SHORT, out=tmp_path / "set"))
+    list(generate(classifier, small_prior, ["dog"], 1, sampling=SHORT, out=tmp_path / "set"))
     with pytest.raises(OutputError, match=r"sampling\.cfg is 7\.5 there and 7\.0 here"):
-        generate(classifier, tiny_prior, ["dog"], 1, sampling=replace(SHORT, cfg=7.0), out=tmp_path / "set")
+        generate(classifier, small_prior, ["dog"], 1, sampling=replace(SHORT, cfg=7.0), out=tmp_path / "set")
     with pytest.raises(OutputError, match=r"images_per_class is 1 there and 2 here"):
-        generate(classifier, tiny_prior, ["dog"], 2, sampling=SHORT, out=tmp_path / "set")
+        generate(classifier, small_prior, ["dog"], 2, sampling=SHORT, out=tmp_path / "set")
 
 
 def test_a_folder_without_an_image_takes_other_settings(
-    tmp_path: Path, tiny_prior: Prior, classifier: Classifier
+    tmp_path: Path, small_prior: Prior, classifier: Classifier
 ) -> None:
-    generate(classifier, tiny_prior, ["dog"], 1, sampling=SHORT, out=tmp_path / "set")
+    generate(classifier, small_prior, ["dog"], 1, sampling=SHORT, out=tmp_path / "set")
     assert (tmp_path / "set" / "run.json").exists()
     other = replace(SHORT, cfg=7.0)
     assert (
-        len(list(generate(classifier, tiny_prior, ["elephant"], 1, sampling=other, out=tmp_path / "set")))
+        len(list(generate(classifier, small_prior, ["elephant"], 1, sampling=other, out=tmp_path / "set")))
         == 1
     )
     assert json.loads((tmp_path / "set" / "run.json").read_text())["config"]["sampling"]["cfg"] == 7.0
@@ -180,25 +205,27 @@ def test_a_folder_without_an_image_takes_other_settings(
 
 
 def test_more_steps_than_noise_levels_leave_nothing_behind(
-    tmp_path: Path, tiny_prior: Prior, classifier: Classifier
+    tmp_path: Path, small_prior: Prior, classifier: Classifier
 ) -> None:
     with pytest.raises(ConfigError, match="sampling has 5000 steps, expected 1 to 1000"):
-        generate(classifier, tiny_prior, None, 1, sampling=Sampling(steps=5000), out=tmp_path / "set")
+        generate(classifier, small_prior, None, 1, sampling=Sampling(steps=5000), out=tmp_path / "set")
     assert not (tmp_path / "set").exists()
 
 
-def test_tokens_enter_the_prompts_of_their_classes_alone(tiny_prior: Prior, classifier: Classifier) -> None:
+def test_tokens_enter_the_prompts_of_their_classes_alone(small_prior: Prior, classifier: Classifier) -> None:
     table = TokenTable(
-        rows=torch.randn(1, tiny_prior.text_encoder.config.hidden_size),
+        rows=torch.randn(1, small_prior.text_encoder.config.hidden_size),
         classes=(1,),
         labels=("elephant",),
         names=placeholders(["elephant"]),
-        prior=tiny_prior.fingerprint,
+        prior=small_prior.fingerprint,
         classifier=classifier.fingerprint,
     )
-    plain = images_of(classifier, tiny_prior, ["dog", "elephant"], 1, alignment=None, sampling=SHORT)
+    plain = images_of(classifier, small_prior, ["dog", "elephant"], 1, alignment=None, sampling=SHORT)
     samples = list(
-        generate(classifier, tiny_prior, ["dog", "elephant"], 1, tokens=table, alignment=None, sampling=SHORT)
+        generate(
+            classifier, small_prior, ["dog", "elephant"], 1, tokens=table, alignment=None, sampling=SHORT
+        )
     )
     dog, elephant = sorted(samples, key=lambda sample: sample.key)
     assert (dog.prompt, dog.token) == ("a dog", "")
@@ -207,12 +234,12 @@ def test_tokens_enter_the_prompts_of_their_classes_alone(tiny_prior: Prior, clas
     assert not torch.allclose(elephant.image, plain[elephant.key], atol=1e-3)
 
 
-def test_gradients_that_are_not_finite_end_in_an_error(tiny_prior: Prior, tiny_resnet: CifarResNet) -> None:
+def test_gradients_that_are_not_finite_end_in_an_error(small_prior: Prior, tiny_resnet: CifarResNet) -> None:
     with torch.no_grad():
         tiny_resnet.layer3[0].conv1.weight.fill_(float("nan"))
     classifier = load_classifier(tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")
     with pytest.raises(GuidanceError, match="NaN or infinite, expected at most 10%"):
-        list(generate(classifier, tiny_prior, ["dog"], 1, sampling=SHORT))
+        list(generate(classifier, small_prior, ["dog"], 1, sampling=SHORT))
 
 
 @pytest.mark.parametrize(
@@ -233,15 +260,15 @@ def test_gradients_that_are_not_finite_end_in_an_error(tiny_prior: Prior, tiny_r
     ids=lambda value: str(value)[:30],
 )
 def test_a_request_that_makes_no_sense_is_refused(
-    tmp_path: Path, tiny_prior: Prior, classifier: Classifier, settings: dict[str, object], message: str
+    tmp_path: Path, small_prior: Prior, classifier: Classifier, settings: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        generate(classifier, tiny_prior, out=tmp_path / "set", **settings)
+        generate(classifier, small_prior, out=tmp_path / "set", **settings)
     assert not (tmp_path / "set").exists()
 
 
 def test_killed_at_20_random_moments_and_continued(
-    tmp_path: Path, tiny_prior_folders: dict[str, Path], tiny_resnet: CifarResNet
+    tmp_path: Path, small_prior_folder: Path, tiny_resnet: CifarResNet
 ) -> None:
     save_classifier(
         tmp_path / "classifier",
@@ -252,7 +279,7 @@ def test_killed_at_20_random_moments_and_continued(
     )
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("generate_process.py")),
-         str(tiny_prior_folders["epsilon"]), str(tmp_path / "classifier")],
+         str(small_prior_folder), str(tmp_path / "classifier")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -296,10 +323,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return files | {"run.json": json.dumps(record).encode()}
 
 
-def test_the_prompts_template_is_what_is_drawn_and_written_down(tiny_prior, classifier) -> None:
+def test_the_prompts_template_is_what_is_drawn_and_written_down(small_prior, classifier) -> None:
     def drawn(prompt: str):
         sampling = replace(SHORT, prompt=prompt)
-        return next(generate(classifier, tiny_prior, ["elephant"], 1, alignment=None, sampling=sampling))
+        return next(generate(classifier, small_prior, ["elephant"], 1, alignment=None, sampling=sampling))
 
     styled, plain = drawn("a sketch of {a} {class}"), drawn("{a} {class}")
     assert styled.prompt == "a sketch of an elephant"

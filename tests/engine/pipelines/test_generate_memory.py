@@ -1,8 +1,9 @@
 """Generation within a budget, and when memory runs out in the middle of it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from engine.config import Alignment, Sampling
 from engine.errors import ConfigError
-from engine.memory.budget import BudgetError, MemoryWarning
+from engine.memory.budget import BudgetError, MemoryWarning, parse_budget
 from engine.memory.micro_batch import OutOfMemoryError
 from engine.memory.plan import Plan, plan
 from engine.models import Classifier, Preprocess, Prior, load_classifier
@@ -22,18 +23,25 @@ from engine.types import ImageKey
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 SAMPLING = Sampling(steps=3, batch=7)
 ROUNDING = 2e-4
+Images = dict[ImageKey, torch.Tensor]
 
 
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")
+@pytest.fixture(scope="module")
+def classifier(shared_resnet: CifarResNet) -> Classifier:
+    return load_classifier(shared_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")
 
 
-def images_of(classifier: Classifier, prior: Prior, **settings: object) -> dict[ImageKey, torch.Tensor]:
+def images_of(classifier: Classifier, prior: Prior, **settings: object) -> Images:
     return {
         sample.key: sample.image
         for sample in generate(classifier, prior, None, 1, sampling=SAMPLING, **settings)
     }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_prior: Prior, classifier: Classifier) -> Callable[[Alignment], Images]:
+    """The images of a run with all the memory that it wants, made once for each alignment."""
+    return cache(lambda alignment: images_of(classifier, small_prior, alignment=alignment))
 
 
 @contextmanager
@@ -71,17 +79,21 @@ def part_of(prior: Prior, path: str) -> nn.Module:
 @pytest.mark.parametrize("phase", CASES)
 @pytest.mark.parametrize("alignment", [Alignment(), Alignment.paper()], ids=["ours", "paper"])
 def test_images_are_finished_and_right_when_memory_runs_out(
-    tiny_prior: Prior, classifier: Classifier, phase: str, alignment: Alignment
+    small_prior: Prior,
+    classifier: Classifier,
+    undisturbed: Callable[[Alignment], Images],
+    phase: str,
+    alignment: Alignment,
 ) -> None:
-    expected = images_of(classifier, tiny_prior, alignment=alignment)
+    expected = undisturbed(alignment)
     path, *trouble = CASES[phase]
     with (
-        running_out(part_of(tiny_prior, path), *trouble),
+        running_out(part_of(small_prior, path), *trouble),
         pytest.warns(
             MemoryWarning, match=rf"ran out in phase '{phase}' with 7 images at once .* going on with 3"
         ),
     ):
-        found = images_of(classifier, tiny_prior, alignment=alignment)
+        found = images_of(classifier, small_prior, alignment=alignment)
     assert found.keys() == expected.keys()
     for key, image in expected.items():
         torch.testing.assert_close(found[key], image, atol=ROUNDING, rtol=0)
@@ -90,63 +102,74 @@ def test_images_are_finished_and_right_when_memory_runs_out(
 @pytest.mark.filterwarnings("ignore::engine.memory.budget.MemoryWarning")
 @pytest.mark.parametrize("phase", CASES)
 def test_without_room_for_one_image_it_is_an_error(
-    tiny_prior: Prior, classifier: Classifier, phase: str
+    small_prior: Prior, classifier: Classifier, phase: str
 ) -> None:
     path, _, graph, error = CASES[phase]
     said = f"ran out in phase '{phase}' with one image at a time"
-    with running_out(part_of(tiny_prior, path), 0, graph, error), pytest.raises(OutOfMemoryError, match=said):
-        images_of(classifier, tiny_prior)
+    with (
+        running_out(part_of(small_prior, path), 0, graph, error),
+        pytest.raises(OutOfMemoryError, match=said),
+    ):
+        images_of(classifier, small_prior)
 
 
 def test_a_small_budget_gives_the_same_images(
-    tiny_prior: Prior, classifier: Classifier, tmp_path: Path
+    small_prior: Prior,
+    classifier: Classifier,
+    undisturbed: Callable[[Alignment], Images],
+    tmp_path: Path,
 ) -> None:
-    expected = images_of(classifier, tiny_prior)
-    least = plan(tiny_prior, classifier, "1GB", batch=7, tokens=False).smallest_bytes
-    found = images_of(classifier, tiny_prior, memory=least, out=tmp_path / "set")
+    """The smallest is the one that a refusal names."""
+    expected = undisturbed(Alignment())
+    with pytest.raises(BudgetError) as refused:
+        plan(small_prior, classifier, 1, batch=7, tokens=False, full=False)
+    least = str(refused.value).split("expected at least ")[1].split(":")[0]
+    found = images_of(classifier, small_prior, memory=least, out=tmp_path / "set")
     for key, image in expected.items():
         torch.testing.assert_close(found[key], image, atol=ROUNDING, rtol=0)
     noted = json.loads((tmp_path / "set" / "run.json").read_text())["measured"]["memory_plan"]
     carried_out = Plan.from_json(noted)
     assert carried_out.micro_batch["guidance"] == 1
-    assert carried_out.budget_bytes == least
+    assert carried_out.budget_bytes == parse_budget(least, small_prior.device)
     assert (
         list(
-            generate(classifier, tiny_prior, None, 1, sampling=SAMPLING, memory="auto", out=tmp_path / "set")
+            generate(classifier, small_prior, None, 1, sampling=SAMPLING, memory="auto", out=tmp_path / "set")
         )
         == []
     )
 
 
 def test_a_budget_that_cannot_be_met_is_refused_before_anything_is_made(
-    tiny_prior: Prior, classifier: Classifier, tmp_path: Path
+    small_prior: Prior, classifier: Classifier, tmp_path: Path
 ) -> None:
     with pytest.raises(BudgetError, match=r"budget of 1\.00MB is too small"):
-        generate(classifier, tiny_prior, memory="1MB", out=tmp_path / "set")
+        generate(classifier, small_prior, memory="1MB", out=tmp_path / "set")
     with pytest.raises(BudgetError, match="'a lot'"):
-        generate(classifier, tiny_prior, memory="a lot", out=tmp_path / "set")
+        generate(classifier, small_prior, memory="a lot", out=tmp_path / "set")
     assert not (tmp_path / "set").exists()
 
 
 def test_the_attention_that_is_asked_for_computes_the_images(
-    tiny_prior: Prior, classifier: Classifier
+    small_prior: Prior, classifier: Classifier, undisturbed: Callable[[Alignment], Images]
 ) -> None:
     """Also where memory is plentiful and needs no plan; whole matrices round otherwise than the fused kernel."""
-    expected = images_of(classifier, tiny_prior)
-    found = images_of(classifier, tiny_prior, attention="vanilla")
+    expected = undisturbed(Alignment())
+    found = images_of(classifier, small_prior, attention="vanilla")
     for key, image in expected.items():
         torch.testing.assert_close(found[key], image, atol=ROUNDING, rtol=0)
     assert any(not torch.equal(found[key], image) for key, image in expected.items())
     with pytest.raises(ConfigError, match="attention is 'xformers' on cpu, expected a CUDA device"):
-        images_of(classifier, tiny_prior, attention="xformers")
+        images_of(classifier, small_prior, attention="xformers")
     with pytest.raises(ConfigError, match="'vanilla' with runtime 'onnx', expected 'auto'"):
-        images_of(classifier, tiny_prior, attention="vanilla", runtime="onnx")
+        images_of(classifier, small_prior, attention="vanilla", runtime="onnx")
 
 
-def test_a_plan_may_be_given(tiny_prior: Prior, classifier: Classifier) -> None:
-    planned = plan(tiny_prior, classifier, "1GB", batch=7, attention="vanilla", tokens=False, full=False)
-    expected = images_of(classifier, tiny_prior)
-    found = images_of(classifier, tiny_prior, memory=planned)
+def test_a_plan_may_be_given(
+    small_prior: Prior, classifier: Classifier, undisturbed: Callable[[Alignment], Images]
+) -> None:
+    planned = plan(small_prior, classifier, "1GB", batch=7, attention="vanilla", tokens=False, full=False)
+    expected = undisturbed(Alignment())
+    found = images_of(classifier, small_prior, memory=planned)
     for key, image in expected.items():
         torch.testing.assert_close(found[key], image, atol=ROUNDING, rtol=0)
     assert any(not torch.equal(found[key], image) for key, image in expected.items())

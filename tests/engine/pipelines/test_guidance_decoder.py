@@ -28,13 +28,13 @@ def classifier(tiny_resnet: CifarResNet) -> Classifier:
 
 
 @pytest.fixture
-def prior(tiny_prior: Prior) -> Prior:
+def prior(small_prior: Prior) -> Prior:
     """The tiny SD 2.1 with a tiny decoder whose images have nothing to do with the VAE's."""
     torch.manual_seed(9)
     tiny = AutoencoderTiny(
         encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, num_decoder_blocks=(1,) * 4
     )
-    return replace(tiny_prior, tiny=tiny.eval().requires_grad_(False))
+    return replace(small_prior, tiny=tiny.eval().requires_grad_(False))
 
 
 def image_of(classifier: Classifier, prior: Prior, alignment: Alignment | None) -> Tensor:
@@ -42,9 +42,11 @@ def image_of(classifier: Classifier, prior: Prior, alignment: Alignment | None) 
     return sample.image
 
 
-def test_final_images_come_from_the_full_vae(prior: Prior, tiny_prior: Prior, classifier: Classifier) -> None:
+def test_final_images_come_from_the_full_vae(
+    prior: Prior, small_prior: Prior, classifier: Classifier
+) -> None:
     for alignment in (None, Alignment(scale=0.0), Alignment(decoder="full"), Alignment.paper(0.5)):
-        expected = image_of(classifier, tiny_prior, alignment)
+        expected = image_of(classifier, small_prior, alignment)
         assert torch.equal(image_of(classifier, prior, alignment), expected)
 
 
@@ -80,28 +82,28 @@ def checkpointed(classifier: Classifier, prior: Prior, alignment: Alignment, che
 
 
 def test_the_decoder_is_part_of_what_a_run_depends_on(
-    tmp_path: Path, prior: Prior, tiny_prior: Prior, classifier: Classifier
+    tmp_path: Path, prior: Prior, small_prior: Prior, classifier: Classifier
 ) -> None:
     list(generate(classifier, prior, ["dog"], 1, sampling=SHORT, out=tmp_path / "set"))
     config = json.loads((tmp_path / "set" / "run.json").read_text())["config"]
     assert (config["alignment"]["decoder"], config["alignment"]["decode_px"]) == ("auto", 0)
-    assert config["prior"]["tiny"] != tiny_prior.describe()["tiny"] is None
+    assert config["prior"]["tiny"] != small_prior.describe()["tiny"] is None
     folder = tmp_path / "set"
     with pytest.raises(OutputError, match=r'alignment\.decoder is "auto" there and "full" here'):
         generate(
             classifier, prior, ["dog"], 1, alignment=Alignment(decoder="full"), sampling=SHORT, out=folder
         )
     with pytest.raises(OutputError, match=r'prior\.tiny is "\w+" there and null here'):
-        generate(classifier, tiny_prior, ["dog"], 1, sampling=SHORT, out=folder)
+        generate(classifier, small_prior, ["dog"], 1, sampling=SHORT, out=folder)
 
 
 def test_a_tiny_decoder_that_is_not_there_leaves_nothing_behind(
-    tmp_path: Path, tiny_prior: Prior, classifier: Classifier
+    tmp_path: Path, small_prior: Prior, classifier: Classifier
 ) -> None:
     with pytest.raises(ConfigError, match="has no tiny decoder"):
-        generate(classifier, tiny_prior, alignment=Alignment(decoder="tiny"), out=tmp_path / "set")
+        generate(classifier, small_prior, alignment=Alignment(decoder="tiny"), out=tmp_path / "set")
     with pytest.raises(ConfigError, match="has no tiny decoder"):
         learn_tokens(
-            classifier, tiny_prior, alignment=Alignment(decoder="tiny"), out=tmp_path / "t.safetensors"
+            classifier, small_prior, alignment=Alignment(decoder="tiny"), out=tmp_path / "t.safetensors"
         )
     assert list(tmp_path.iterdir()) == []

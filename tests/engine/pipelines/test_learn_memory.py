@@ -1,8 +1,9 @@
 """Learning tokens within a budget, and when memory runs out in the middle of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from engine.config import Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
-from engine.memory.budget import BudgetError, MemoryWarning
+from engine.memory.budget import BudgetError, MemoryWarning, parse_budget
 from engine.memory.micro_batch import OutOfMemoryError
 from engine.memory.plan import Plan, plan
 from engine.models import Classifier, Preprocess, Prior, load_classifier
@@ -27,10 +28,10 @@ SAMPLING = Sampling(steps=3, batch=6)
 ROUNDING = 0.05 * DRAWN.learning_rate
 
 
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
+@pytest.fixture(scope="module")
+def classifier(shared_resnet: CifarResNet) -> Classifier:
     labels = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
-    return load_classifier(tiny_resnet, labels=labels, preprocess=Preprocess.squash(16), device="cpu")
+    return load_classifier(shared_resnet, labels=labels, preprocess=Preprocess.squash(16), device="cpu")
 
 
 def rows_of(
@@ -40,6 +41,12 @@ def rows_of(
         classifier, prior, ["dog", "horse"], learning, Alignment(), SAMPLING, seed=3, **settings
     )
     return table.rows
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_prior: Prior, classifier: Classifier) -> Callable[[TokenLearning], Tensor]:
+    """The rows of a run with all the memory that it wants, learned once for each way."""
+    return cache(lambda learning: rows_of(classifier, small_prior, learning))
 
 
 @contextmanager
@@ -61,10 +68,13 @@ def running_out(module: nn.Module, rows: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("learning", [DRAWN, LAST], ids=["drawn", "last"])
 def test_tokens_are_finished_and_right_when_memory_runs_out(
-    small_prior: Prior, classifier: Classifier, learning: TokenLearning
+    small_prior: Prior,
+    classifier: Classifier,
+    undisturbed: Callable[[TokenLearning], Tensor],
+    learning: TokenLearning,
 ) -> None:
     """Drawn with L_BN of the whole batch, which parts alone could not tell; last with both branches of CFG."""
-    expected = rows_of(classifier, small_prior, learning)
+    expected = undisturbed(learning)
     branches = 1 if learning is DRAWN else 2
     with (
         running_out(small_prior.unet, 4 * branches),
@@ -74,8 +84,10 @@ def test_tokens_are_finished_and_right_when_memory_runs_out(
     torch.testing.assert_close(found, expected, atol=ROUNDING, rtol=0)
 
 
-def test_the_way_to_the_rows_is_halved_as_well(small_prior: Prior, classifier: Classifier) -> None:
-    expected = rows_of(classifier, small_prior)
+def test_the_way_to_the_rows_is_halved_as_well(
+    small_prior: Prior, classifier: Classifier, undisturbed: Callable[[TokenLearning], Tensor]
+) -> None:
+    expected = undisturbed(DRAWN)
     with (
         running_out(small_prior.text_encoder.final_layer_norm, 1),
         pytest.warns(
@@ -98,13 +110,17 @@ def planned(prior: Prior, classifier: Classifier, budget: int | str, **changes: 
     return plan(prior, classifier, budget, **settings)
 
 
-@pytest.mark.slow
 def test_a_small_budget_gives_the_same_tokens(
-    small_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    small_prior: Prior,
+    classifier: Classifier,
+    undisturbed: Callable[[TokenLearning], Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The least that can be met has one image at a time, and the UNet computes its activations anew in backward."""
-    expected = rows_of(classifier, small_prior)
-    least = planned(small_prior, classifier, "1GB", full=True).smallest_bytes
+    expected = undisturbed(DRAWN)
+    with pytest.raises(BudgetError) as refused:
+        planned(small_prior, classifier, 1)
+    least = str(refused.value).split("expected at least ")[1].split(":")[0]
     lean = planned(small_prior, classifier, least)
     assert lean.micro_batch["cat"] == 1
     assert "cat" in lean.checkpoint
@@ -116,7 +132,7 @@ def test_a_small_budget_gives_the_same_tokens(
     assert not small_prior.unet.is_gradient_checkpointing
     torch.testing.assert_close(found, expected, atol=ROUNDING, rtol=0)
     with pytest.raises(BudgetError, match="is too small for prior"):
-        rows_of(classifier, small_prior, memory=int(0.9 * least))
+        rows_of(classifier, small_prior, memory=int(0.9 * parse_budget(least, small_prior.device)))
 
 
 def test_parts_rest_where_learning_does_not_need_them(

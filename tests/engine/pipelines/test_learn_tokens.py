@@ -96,14 +96,14 @@ CHEAP = replace(
 
 
 @pytest.mark.parametrize("learning", [LEARNING, CHEAP], ids=["adam", "adam8bit"])
-def test_a_run_cut_after_any_epoch_ends_at_the_same_bytes(tmp_path, classifier, tiny_prior, learning):
+def test_a_run_cut_after_any_epoch_ends_at_the_same_bytes(tmp_path, classifier, small_prior, learning):
     def learned(*arguments: Any, **changes: Any) -> TokenTable:
         return learn_tokens(
             *arguments[:2], learning=learning, sampling=SAMPLING, seed=5, out=arguments[2], **changes
         )
 
-    learned(classifier, tiny_prior, tmp_path / "whole.safetensors")
-    embedding = tiny_prior.text_encoder.get_input_embeddings()
+    learned(classifier, small_prior, tmp_path / "whole.safetensors")
+    embedding = small_prior.text_encoder.get_input_embeddings()
     out = tmp_path / "cut.safetensors"
 
     def cut(epoch: TokenEpoch) -> None:
@@ -111,42 +111,42 @@ def test_a_run_cut_after_any_epoch_ends_at_the_same_bytes(tmp_path, classifier, 
 
     for _ in range(learning.epochs + (learning.check_images > 0)):
         with pytest.raises(Stop):
-            learned(classifier, tiny_prior, out, on_progress=cut)
-        assert tiny_prior.text_encoder.get_input_embeddings() is embedding
+            learned(classifier, small_prior, out, on_progress=cut)
+        assert small_prior.text_encoder.get_input_embeddings() is embedding
         assert not out.exists()
-    learned(classifier, tiny_prior, out, on_progress=cut)
+    learned(classifier, small_prior, out, on_progress=cut)
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
 
 
-def test_another_run_s_file_is_refused_and_a_finished_one_returned(tmp_path, classifier, tiny_prior):
+def test_another_run_s_file_is_refused_and_a_finished_one_returned(tmp_path, classifier, small_prior):
     out = tmp_path / "t.safetensors"
 
     def cut(epoch: TokenEpoch) -> None:
         raise Stop
 
     with pytest.raises(Stop):
-        learned(classifier, tiny_prior, out, on_progress=cut)
+        learned(classifier, small_prior, out, on_progress=cut)
     with pytest.raises(
         OutputError, match=r"seed is 5 there and 6 here. Expected the same settings .*: use them, or"
     ):
-        learned(classifier, tiny_prior, out, seed=6)
-    table = learned(classifier, tiny_prior, out)
-    again = learned(classifier, tiny_prior, out, on_progress=cut)
+        learned(classifier, small_prior, out, seed=6)
+    table = learned(classifier, small_prior, out)
+    again = learned(classifier, small_prior, out, on_progress=cut)
     assert again.fingerprint == table.fingerprint
     with pytest.raises(OutputError, match=r"learning.epochs is 2 there and 3 here"):
         learn_tokens(
-            classifier, tiny_prior, learning=replace(LEARNING, epochs=3), sampling=SAMPLING, seed=5, out=out
+            classifier, small_prior, learning=replace(LEARNING, epochs=3), sampling=SAMPLING, seed=5, out=out
         )
     with pytest.raises(OutputError, match=rf"alignment.scale is {Alignment().scale} there and 0.5 here"):
-        learned(classifier, tiny_prior, out, alignment=Alignment(scale=0.5))
+        learned(classifier, small_prior, out, alignment=Alignment(scale=0.5))
 
 
-def test_a_class_that_passes_without_a_token_has_none(classifier, tiny_prior):
+def test_a_class_that_passes_without_a_token_has_none(classifier, small_prior):
     easy = TokenLearning(epochs=1, images_per_epoch=2, target_accuracy=0.0, init="a", check_images=0)
     seen: list[TokenEpoch] = []
     table = learn_tokens(
-        classifier, tiny_prior, learning=easy, alignment=None, sampling=SAMPLING, on_progress=seen.append
+        classifier, small_prior, learning=easy, alignment=None, sampling=SAMPLING, on_progress=seen.append
     )
     passing = {epoch.class_index for epoch in seen if epoch.epoch == 0 and epoch.accuracy > 0}
     assert passing
@@ -155,10 +155,10 @@ def test_a_class_that_passes_without_a_token_has_none(classifier, tiny_prior):
     assert all(table.name_of(number) == "" for number in passing)
 
 
-def test_domain_weight_and_augmentation_reach_the_rows(classifier, tiny_prior):
+def test_domain_weight_and_augmentation_reach_the_rows(classifier, small_prior):
     rows = {
         name: learn_tokens(
-            classifier, tiny_prior, learning=replace(LEARNING, epochs=1, **changes), alignment=None,
+            classifier, small_prior, learning=replace(LEARNING, epochs=1, **changes), alignment=None,
             sampling=SAMPLING, seed=5,
         ).rows
         for name, changes in {
@@ -184,24 +184,24 @@ def test_a_float16_prior_learns_as_a_float32_one_does(classifier, tiny_prior, ti
     assert same > 0.9  # Adam's first step is the gradient's sign
 
 
-def test_the_table_tells_what_each_class_cost(tmp_path, classifier, tiny_prior):
+def test_the_table_tells_what_each_class_cost(tmp_path, classifier, small_prior):
     """Published schedule, 2 steps with CFG: an image takes 4 evaluations, and the last step's 2 backward as well."""
     paper = replace(
         TokenLearning.paper(), epochs=2, images_per_epoch=3, target_accuracy=1.0, skip_passing=False
     )
     out = tmp_path / "t.safetensors"
-    table = learn_tokens(classifier, tiny_prior, learning=paper, alignment=None, sampling=SAMPLING, out=out)
+    table = learn_tokens(classifier, small_prior, learning=paper, alignment=None, sampling=SAMPLING, out=out)
     assert {number: (end.unet_forward, end.unet_backward) for number, end in table.training.items()} == {
         0: (24, 12), 1: (24, 12),
     }  # fmt: skip
-    assert load_tokens(out, tiny_prior).training == table.training
+    assert load_tokens(out, small_prior).training == table.training
 
 
-def test_more_sampler_steps_than_guidance_or_prior_can_take_are_refused(classifier, tiny_prior):
+def test_more_sampler_steps_than_guidance_or_prior_can_take_are_refused(classifier, small_prior):
     with pytest.raises(ConfigError, match=r"sampling has 1 step and alignment is on, expected at least 2"):
-        learn_tokens(classifier, tiny_prior, learning=TokenLearning(steps=1))
+        learn_tokens(classifier, small_prior, learning=TokenLearning(steps=1))
     with pytest.raises(ConfigError, match=r"sampling has 2000 steps, expected 1 to 1000"):
-        learn_tokens(classifier, tiny_prior, learning=TokenLearning(steps=2000))
+        learn_tokens(classifier, small_prior, learning=TokenLearning(steps=2000))
 
 
 def test_an_optimizer_that_is_not_installed_is_refused_before_anything_is_loaded(monkeypatch):

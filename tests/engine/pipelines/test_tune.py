@@ -33,28 +33,28 @@ def trial(scale: float, l_bn: float, cross_entropy: float) -> ScaleTrial:
     )
 
 
-def test_the_least_sum_of_log_l_bn_and_cross_entropy_wins(teacher, tiny_prior, monkeypatch) -> None:
+def test_the_least_sum_of_log_l_bn_and_cross_entropy_wins(teacher, small_prior, monkeypatch) -> None:
     """Short steps leave L_BN high, long ones the cross-entropy: neither alone decides."""
     made = {0.1: trial(0.1, 8.0, 0.2), 0.4: trial(0.4, 1.0, 0.5), 0.8: trial(0.8, 0.9, 2.0)}
     monkeypatch.setattr(tuning, "try_scale", lambda job, _: made[job.alignment.scale])
-    found = tune(teacher, tiny_prior, ["dog"], scales=(0.8, 0.1, 0.4, 0.4), sampling=FEW, images_per_class=2)
+    found = tune(teacher, small_prior, ["dog"], scales=(0.8, 0.1, 0.4, 0.4), sampling=FEW, images_per_class=2)
     assert found.alignment == replace(Alignment(), scale=0.4)
     assert [one.scale for one in found.trials] == [0.1, 0.4, 0.8]
     assert made[0.4].score == pytest.approx(log(1.0) + 0.5)
 
 
-def test_a_trial_is_what_generated_images_show(teacher, tiny_prior, monkeypatch) -> None:
+def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch) -> None:
     """With views that show the image itself: L_BN of all images together, whatever groups they came in."""
     monkeypatch.setattr(trying, "augmented", lambda images, _: images)
     alignment = Alignment(scale=0.3)
     job = prepare(
-        teacher, tiny_prior, ["dog", "horse"], 4, alignment=alignment, sampling=FEW, seed=TUNING_SEED
+        teacher, small_prior, ["dog", "horse"], 4, alignment=alignment, sampling=FEW, seed=TUNING_SEED
     )
     assert len(job.groups()) == 3
     found = try_scale(job)
     samples = list(
         generate(
-            teacher, tiny_prior, ["dog", "horse"], 4, alignment=alignment, sampling=FEW, seed=TUNING_SEED
+            teacher, small_prior, ["dog", "horse"], 4, alignment=alignment, sampling=FEW, seed=TUNING_SEED
         )
     )
     images = torch.stack([sample.image for sample in samples])
@@ -71,22 +71,22 @@ def test_a_trial_is_what_generated_images_show(teacher, tiny_prior, monkeypatch)
     assert found.recognised == found.agreement == pytest.approx(right)
 
 
-def test_its_images_are_not_those_that_the_scale_then_makes(teacher, tiny_prior) -> None:
-    found = tune(teacher, tiny_prior, ["dog"], scales=(0.2, 0.5), sampling=FEW, images_per_class=2, seed=3)
+def test_its_images_are_not_those_that_the_scale_then_makes(teacher, small_prior) -> None:
+    found = tune(teacher, small_prior, ["dog"], scales=(0.2, 0.5), sampling=FEW, images_per_class=2, seed=3)
     assert (
-        tune(teacher, tiny_prior, ["dog"], scales=(0.2, 0.5), sampling=FEW, images_per_class=2, seed=3)
+        tune(teacher, small_prior, ["dog"], scales=(0.2, 0.5), sampling=FEW, images_per_class=2, seed=3)
         == found
     )
-    job = prepare(teacher, tiny_prior, ["dog"], 2, alignment=found.alignment, sampling=FEW, seed=3)
+    job = prepare(teacher, small_prior, ["dog"], 2, alignment=found.alignment, sampling=FEW, seed=3)
     chosen = next(one for one in found.trials if one.scale == found.alignment.scale)
     assert try_scale(job) != chosen
     assert ImageKey(0, 0) in job.groups()[0]
 
 
 @pytest.mark.parametrize("scales", [(), (0.2,), (0.2, 0.2), (0.0, 0.2), (-1, 2)])
-def test_scales_between_which_nothing_is_to_choose(teacher, tiny_prior, scales) -> None:
+def test_scales_between_which_nothing_is_to_choose(teacher, small_prior, scales) -> None:
     with pytest.raises(ConfigError, match="expected at least two different ones above 0"):
-        tune(teacher, tiny_prior, scales=scales)
+        tune(teacher, small_prior, scales=scales)
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,8 @@ from engine.models.preprocess import Preprocess
 
 LICENCE = "Weights: Apache-2.0. PACS (Li et al. 2017) was used for training and is not contained."
 SHEET_PX = 96
+SAMPLE_STEPS = 30
+"""Of the images in a prior's samples.png."""
 RECIPE_LINE = "recipe, part"
 
 
@@ -74,7 +76,7 @@ def pack_prior(
         rng = [torch.Generator().manual_seed(1000 * index + number) for number in range(len(prompts))]
         drawn = pipeline(
             prompts,
-            num_inference_steps=30,
+            num_inference_steps=SAMPLE_STEPS,
             guidance_scale=Sampling().cfg,
             eta=Sampling().eta,
             generator=rng,

@@ -1,6 +1,7 @@
 """The recipe of the embedded models on a few made-up pictures: every stage by command, then the packed folders."""
 
 import io
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -12,8 +13,8 @@ from PIL import Image
 
 from engine.models import load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
-from engine.models.embedded.train import autoencoder, classifiers
-from engine.models.embedded.train.__main__ import main
+from engine.models.embedded.train import autoencoder, classifiers, pack, prior
+from engine.models.embedded.train.__main__ import STAGES, main
 from engine.models.embedded.train.data import CLASSES, DOMAINS, load_pacs
 from engine.models.embedded.train.loop import Recipe
 from engine.models.embedded.train.tiny_decoder import as_guidance_sees, likeness_db, train_tiny_decoder
@@ -42,29 +43,39 @@ def run(stage, data, work, *more):
     return main([stage, "--data", str(data), "--work", str(work), "--resolution", "16", *map(str, more)])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_batches():
+    """The recipes as they are but for the size of their batches, and of the sample sheets."""
+    with pytest.MonkeyPatch.context() as patch:
+        for stage, recipe in STAGES.items():
+            patch.setitem(STAGES, stage, replace(recipe, batch=4))
+        patch.setattr(prior, "CONTINUED", replace(prior.CONTINUED, batch=4))
+        patch.setattr(classifiers, "DOMAIN_RECIPE", Recipe(steps=STEPS, batch=4, learning_rate=1e-3))
+        patch.setattr(pack, "SAMPLE_STEPS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def work(data, tmp_path_factory):
     """A work folder with every stage trained for two steps."""
     folder = tmp_path_factory.mktemp("work")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifiers, "DOMAIN_RECIPE", Recipe(steps=STEPS, batch=4, learning_rate=1e-3))
-        for stage in ("autoencoder", "tiny", "prior", "classifiers", "judge"):
-            assert run(stage, data, folder, "--steps", STEPS) == 0
-        assert run("pack", data, folder, "--out", folder / "weights") == 0
+    for stage in ("autoencoder", "tiny", "prior", "classifiers", "judge"):
+        assert run(stage, data, folder, "--steps", STEPS) == 0
+    assert run("pack", data, folder, "--out", folder / "weights") == 0
     return folder
 
 
 def test_every_stage_by_command_then_folders_that_load(work):
     packed = work / "weights"
-    prior = load_prior(packed / "prior")
-    assert prior.image_px == 16
+    loaded = load_prior(packed / "prior")
+    assert loaded.image_px == 16
     assert load_classifier(packed / "classifier-photo").labels == CLASSES
     classes, domains = load_judge(packed / "judge")(torch.rand(3, 3, 16, 16))
     assert len(classes) == len(domains) == 3
-    assert prior.tiny is not prior.vae
-    assert prior.tiny.config.scaling_factor == prior.vae.config.scaling_factor
-    assert sum(p.numel() for p in prior.tiny.decoder.parameters()) < 0.2 * sum(
-        p.numel() for p in prior.vae.decoder.parameters()
+    assert loaded.tiny is not loaded.vae
+    assert loaded.tiny.config.scaling_factor == loaded.vae.config.scaling_factor
+    assert sum(p.numel() for p in loaded.tiny.decoder.parameters()) < 0.2 * sum(
+        p.numel() for p in loaded.vae.decoder.parameters()
     )
     for folder in ("prior", "prior/tiny", "judge", *(f"classifier-{domain}" for domain in DOMAINS)):
         assert f"steps={STEPS}" in (packed / folder / "README.md").read_text()
