@@ -47,7 +47,7 @@ def run_demo(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
          f"{r['seconds']:.1f}"]
         for row, r in report["rows"].items()
     ]  # fmt: skip
-    progress.table("The same seeds and neutral prompts; shares of images", columns, lines)
+    progress.table("The same seeds and prompts without a style; shares of images", columns, lines)
     with_tokens = ", ".join(report["tokens"]) or "no class, as none was found that helps this classifier"
     progress.say(f"tokens of {with_tokens}")
     progress.say(f"report: {chosen.out / 'demo.json'}\ncurve of L_BN: {report['curve']}")

@@ -78,7 +78,7 @@ def demo(
         contact_sheet(
             sheets, ROWS, [label for label in classifier.labels for _ in range(images_per_class)],
             title=f"From the {domain.replace('_', ' ')} classifier alone",
-            caption="Same seeds in every row; neutral prompts: no word tells the domain.",
+            caption="Same seeds in every row; no word of the prompts tells the domain, but a token may.",
         ),
     )  # fmt: skip
     draw_curves(

@@ -24,6 +24,9 @@ from engine.prompts import class_prompt
 from engine.tokens.table import TokenTable, check_fit, load_tokens
 from engine.types import ImageKey
 
+SEEDS = 2**62
+"""Seeds end here: what is added to one (for tuning, say) still fits the manifest's 64-bit column."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
@@ -109,8 +112,10 @@ def check_counts(images_per_class: int, seed: int) -> None:
         raise ConfigError(
             f"images_per_class is {images_per_class}, expected at least 1: ask for a positive number."
         )
-    if seed < 0:
-        raise ConfigError(f"seed is {seed}, expected a whole number >= 0: give a non-negative one.")
+    if not 0 <= seed < SEEDS:
+        raise ConfigError(
+            f"seed is {seed}, expected a whole number from 0 to {SEEDS - 1}: give one of these."
+        )
 
 
 def prepare(
