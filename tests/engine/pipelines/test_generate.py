@@ -255,6 +255,7 @@ def test_gradients_that_are_not_finite_end_in_an_error(small_prior: Prior, tiny_
         ),
         ({"classes": []}, "no class is named"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**63}, f"seed is {2**63}, expected a whole number from 0 to"),
         ({"sampling": Sampling(steps=1)}, "sampling has 1 step and alignment is on"),
     ],
     ids=lambda value: str(value)[:30],
