@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, combinations
 
 import torch
@@ -122,18 +122,18 @@ class Costs:
     def largest_batch(self, budget: int, offload: tuple[str, ...]) -> int:
         """The most images that pass every phase of sampling undivided and without checkpointing; 0 if not one does."""
 
-        def peak(phase: str, images: int) -> int:
-            return self.peak(Case(phase, images, images), offload)
-
         limit = int(USABLE * budget)
-        if any(peak(phase, 1) > limit for phase in self.phases):
+
+        def fits(phase: str, images: int) -> bool:
+            return self.peak(Case(phase, images, images), offload) <= limit
+
+        if not all(fits(phase, 1) for phase in self.phases):
             return 0
         bounds = {phase: self._largest_part(phase, limit, offload) for phase in self.phases}
         found = min(bounds.values())
-        for phase in sorted(
-            bounds, key=bounds.__getitem__
-        ):  # the scarcest first: the others mostly fit at once
-            found = largest_that(lambda images, phase=phase: peak(phase, images) <= limit, found)
+        # The scarcest phase first: the others mostly fit at once.
+        for phase in sorted(bounds, key=lambda phase: bounds[phase]):
+            found = largest_that(partial(fits, phase), found)
         return found
 
     def _largest_part(self, phase: str, limit: int, offload: tuple[str, ...]) -> int:
