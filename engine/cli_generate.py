@@ -111,10 +111,10 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             memory=chosen.memory, attention=chosen.attention,
         )  # fmt: skip
     rows = {classifier.labels[index]: asdict(training) for index, training in table.training.items()}
-    columns = ["class", "outcome", "epochs", "recognised", "loss", "UNet forward", "backward"]
+    columns = ["class", "start", "outcome", "epochs", "recognised", "loss", "UNet forward", "backward"]
     lines = [
-        [name, r["outcome"], str(r["epochs"]), f"{r['accuracy']:.0%}", f"{r['loss']:.2f}", str(r["unet_forward"]),
-         str(r["unet_backward"])]
+        [name, r["start"] if r["moved"] else f"{r['start']}, unmoved", r["outcome"], str(r["epochs"]),
+         f"{r['accuracy']:.0%}", f"{r['loss']:.2f}", str(r["unet_forward"]), str(r["unet_backward"])]
         for name, r in rows.items()
     ]  # fmt: skip
     progress.table(f"Tokens in {chosen.out}", columns, lines)

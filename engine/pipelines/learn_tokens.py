@@ -10,6 +10,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import nn
 
@@ -110,7 +111,7 @@ def learn_tokens(
 def _begun(job: Job, learning: TokenLearning, on_step: OnStep | None) -> TokenState:
     init = best_word(job, learning.styles, on_step) if learning.init == "words" else learning.init
     rows = initial_rows(job.prior, job.classes, job.classifier.labels, init, job.seed)
-    return TokenState.at_start(job.classes, rows, learning.optimizer)
+    return TokenState.at_start(job.classes, rows, learning.optimizer, init)
 
 
 def _table(job: Job, state: TokenState, run: Mapping[str, Any], every_class: bool = False) -> TokenTable:
@@ -130,10 +131,12 @@ def _table(job: Job, state: TokenState, run: Mapping[str, Any], every_class: boo
             accuracy=report.accuracy,
             loss=report.loss,
             finished=report.finished,
+            start=state.word,
+            moved=not torch.equal(state.rows.detach()[number], state.start[number]),
             unet_forward=report.unet_forward,
             unet_backward=report.unet_backward,
         )
-        for report in reports
+        for number, report in enumerate(reports)
     }
     return TokenTable(
         rows=state.rows if every_class else state.rows.detach()[kept],
@@ -195,10 +198,10 @@ def _packed(state: TokenState, run: Mapping[str, Any]) -> bytes:
     tensors = {
         entry.name: getattr(state, entry.name).detach().contiguous()
         for entry in fields(state)
-        if entry.name not in ("classes", "joint")
+        if entry.name not in ("classes", "word", "joint")
     }
     tensors |= {f"{JOINT}{name}": tensor for name, tensor in state.joint.items()}
-    facts = json.dumps({"classes": state.classes, "run": run}, sort_keys=True)
+    facts = json.dumps({"classes": state.classes, "word": state.word, "run": run}, sort_keys=True)
     return save(tensors, metadata={METADATA: facts})
 
 
@@ -208,4 +211,4 @@ def _resumed(path: Path, run: Mapping[str, Any]) -> TokenState:
     _check_same_run(path, facts.get("run", {}), run)
     joint = {name.removeprefix(JOINT): tensors.pop(name) for name in list(tensors) if name.startswith(JOINT)}
     rows = tensors.pop("rows").requires_grad_()
-    return TokenState(classes=tuple(facts["classes"]), rows=rows, joint=joint, **tensors)
+    return TokenState(classes=tuple(facts["classes"]), word=facts["word"], rows=rows, joint=joint, **tensors)

@@ -43,16 +43,17 @@ class TokenEpoch:
 
 @dataclass
 class TokenState:
-    """All that learning K tokens of width D depends on between two epochs; every field but `classes` holds tensors.
+    """All that learning K tokens of width D depends on between two epochs; every field but `classes` and `word` holds tensors.
 
-    rows: (K, D) float32, the leaf that gradients reach. start: (K, D), where they began. momentum, square: Adam's
-    moments of each row, (K, D); (0, D) where the rows that learn side by side share an optimiser, whose own state is
-    then `joint`. scale: () float64, what the loss is multiplied by on its way back, 0 before the first class; once
-    lowered it stays so. The others: (K,); `finished` is NaN where no finished image was looked at, and `checked` 1
-    where it was decided what is kept.
+    word: what the rows began as, in the words of `initial_rows`. rows: (K, D) float32, the leaf that gradients reach.
+    start: (K, D), where they began. momentum, square: Adam's moments of each row, (K, D); (0, D) where the rows that
+    learn side by side share an optimiser, whose own state is then `joint`. scale: () float64, what the loss is
+    multiplied by on its way back, 0 before the first class; once lowered it stays so. The others: (K,); `finished` is
+    NaN where no finished image was looked at, and `checked` 1 where it was decided what is kept.
     """
 
     classes: tuple[int, ...]
+    word: str
     rows: Tensor
     start: Tensor
     momentum: Tensor
@@ -71,13 +72,16 @@ class TokenState:
     joint: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def at_start(cls, classes: Sequence[int], rows: Tensor, optimizer: str = "adam") -> "TokenState":
+    def at_start(
+        cls, classes: Sequence[int], rows: Tensor, optimizer: str = "adam", word: str = ""
+    ) -> "TokenState":
         """Nothing learned yet: rows (K, D) as they shall begin."""
         count = torch.zeros(len(classes), dtype=torch.int64)
         measure = torch.zeros(len(classes), dtype=torch.float64)
         moments = torch.zeros_like(rows[: len(rows) if optimizer == "adam" else 0], requires_grad=False)
         return cls(
             classes=tuple(classes),
+            word=word,
             rows=rows.detach().clone().requires_grad_(),
             start=rows.detach().clone(),
             momentum=moments.clone(),

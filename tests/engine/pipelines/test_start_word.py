@@ -61,6 +61,7 @@ def test_every_token_starts_from_the_word(monkeypatch) -> None:
     table = learn_tokens(classifier, prior, ["dog", "house"], learning, None, Sampling(steps=2, batch=2))
     start = initial_rows(prior, (0, 5), classifier.labels, "cartoon", 0)
     assert torch.allclose(table.rows, start, atol=1e-4)
+    assert [(end.start, end.moved) for end in table.training.values()] == [("cartoon", True)] * 2
     assert not torch.allclose(
         start[0], initial_rows(prior, (0,), classifier.labels, "photo", 0)[0], atol=1e-2
     )
