@@ -43,7 +43,7 @@ class TokenEpoch:
 
 @dataclass
 class TokenState:
-    """All that learning K tokens of width D depends on between two epochs; every field but `classes` and `word` holds tensors.
+    """All that learning K tokens of width D depends on between two epochs: tensors, but for `classes` and `word`.
 
     word: what the rows began as, in the words of `initial_rows`. rows: (K, D) float32, the leaf that gradients reach.
     start: (K, D), where they began. momentum, square: Adam's moments of each row, (K, D); (0, D) where the rows that
