@@ -8,24 +8,21 @@ nothing is tuned here. A run that is cut goes on where it stopped. Table: `make 
 """
 
 import argparse
-import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 from evidence import seconds_per_image
+from rows import Rows
 
 from engine.baselines.compute import flops_per_image
 from engine.baselines.deepinversion import DeepInversion
 from engine.baselines.methods import BASELINES, settings_of
 from engine.baselines.settings import BaselineSettings
 from engine.downstream.distill import distill
-from engine.downstream.rows import FOLDER
+from engine.downstream.rows import FOLDER, NOISE
 from engine.downstream.settings import Comparison
-from engine.files import write_whole
 from engine.models import Classifier, load_classifier
-from engine.outputs.run_record import versions
 from engine.pipelines.generate import generate
 
 ROOT = Path(__file__).parents[1]
@@ -72,22 +69,17 @@ def main() -> None:
         "teacher": [TEACHER, teacher.fingerprint], "student": STUDENT, "images_per_class": chosen.images_per_class,
         "iterations": chosen.iterations, "seeds": chosen.seeds, "seed": SEED,
     }  # fmt: skip
-    result: dict = {"settings": asked, "environment": {}, "rows": {}}
-    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
-        result = kept
-    result["environment"] = {
-        "device": str(teacher.device), "threads": torch.get_num_threads(), "versions": versions(),
-    }  # fmt: skip
+    result = Rows(chosen.out, asked, teacher.device)
     work = chosen.work / f"{chosen.images_per_class}-images-{chosen.iterations}-iterations"
     for method in chosen.methods:
-        if method in result["rows"]:
+        if result.kept(method):
             continue
         settings, images = settings_for(method, teacher, chosen.iterations), work / method / "images"
         for _ in generate(
             teacher, images_per_class=chosen.images_per_class, method=settings, seed=SEED, out=images
         ):
             pass
-        first = not result["rows"]  # original images and noise are the same beside every method
+        first = not result.kept(NOISE)  # original images and noise are the same beside every method
         report = distill(
             images, teacher, STUDENT, out=work / method / ("students" if first else "students-alone"),
             original=train if first else None, test=test, comparison=Comparison(seeds=chosen.seeds, noise=first),
@@ -99,8 +91,8 @@ def main() -> None:
             "seconds_per_image": seconds_per_image([images]),
             "flops_per_image": flops_per_image(settings, teacher),
         }
-        result["rows"] |= rows
-        write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+        for name, row in rows.items():  # noise is the last
+            result.add(name, row)
         print({name: round(row["accuracy"]["mean"], 3) for name, row in rows.items()}, flush=True)
 
 

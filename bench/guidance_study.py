@@ -8,23 +8,20 @@ is cut goes on where it stopped. Table: `make tables`.
 """
 
 import argparse
-import json
 import time
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
-import torch
 from evidence import METRICS, Method, draw, flops_per_image, images_of
+from rows import Rows
 
 from engine.config import Alignment, Sampling
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
 from engine.evaluation.shares import shares
-from engine.files import write_whole
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.embedded.judge import Judge, load_judge
-from engine.outputs.run_record import versions
 
 SEED = 800
 """Images of this seed are for this study alone."""
@@ -91,29 +88,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior = load_prior("embedded")
-    asked = {"images_per_class": chosen.images, "prior": prior.fingerprint, "seed": SEED}
-    result: dict = {"settings": asked, "environment": {}, "rows": {}}
-    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
-        result = kept
-    result["environment"] = {
-        "device": str(prior.device), "threads": torch.get_num_threads(), "versions": versions(),
-    }  # fmt: skip
+    result = Rows(
+        chosen.out,
+        {"images_per_class": chosen.images, "prior": prior.fingerprint, "seed": SEED},
+        prior.device,
+        [f"{variant}/{domain}" for variant, domain in product(VARIANTS, judge.domains)],
+    )
     for name, domain in product(chosen.variants, chosen.domains):
         variant, key = VARIANTS[name], f"{name}/{domain}"
-        settings = json.loads(
-            json.dumps({"alignment": variant.alignment and asdict(variant.alignment),
-                        "sampling": asdict(variant.sampling)})
-        )  # fmt: skip
-        if result["rows"].get(key, {}).get("settings") == settings:
+        settings = {
+            "alignment": variant.alignment and asdict(variant.alignment),
+            "sampling": asdict(variant.sampling),
+        }
+        row = result.kept(key, {"settings": settings})
+        if "metrics" in row:
             continue
         began = time.perf_counter()
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
         root = chosen.work / prior.fingerprint
         folder, plain = (root / place / name.replace(" ", "_") for place in (domain, "plain"))
         draw(variant, classifier, prior, domain, chosen.images, SEED, folder, plain)
-        row = {"settings": settings, **measured(variant, folder, classifier, prior, judge, domain)}
-        result["rows"][key] = row
-        write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+        row |= measured(variant, folder, classifier, prior, judge, domain)
+        result.add(key, row)
         print(
             key,
             f"FID {row['metrics']['fid']['value']:.2f}",

@@ -1,15 +1,19 @@
 """What every test can rely on: a seed, one thread, no network, and fresh memory that is full of NaN."""
 
 import os
+import sys
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+BENCH = ROOT / "bench"
 
 # Both are read when a library is imported, so they are set before any test module is.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -55,6 +59,20 @@ def _same_start():
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture
+def bench_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """bench_script("tune"): a script of bench/ as a module, its folder on the path as when it is run.
+
+    A process of its own would import the libraries again, for longer than most scripts take here.
+    """
+    monkeypatch.syspath_prepend(str(BENCH))
+    before = {*sys.modules}
+    yield import_module
+    for name in {*sys.modules} - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == BENCH:
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,21 @@
 """bench/rows.py: processes that fill one file keep each other's rows, and a row is kept as long as it is still true."""
 
-import importlib.util
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "bench" / "rows.py"
 SETTINGS = {"prior": "a", "sizes": (1, 2)}
 
 
 @pytest.fixture
-def rows() -> ModuleType:
+def rows(bench_script: Callable[[str], ModuleType]) -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("bench_rows", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return bench_script("rows")
 
 
 @pytest.fixture

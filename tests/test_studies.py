@@ -1,30 +1,45 @@
 """bench/guidance_study.py and bench/cifar.py run, write what they say, and go on where they stopped."""
 
 import json
-import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from engine.config import Sampling
 from engine.models.cifar_resnet import CifarResNet
 from engine.outputs.images import png_bytes, to_picture
 
-BENCH = Path(__file__).resolve().parents[1] / "bench"
+Run = Callable[..., str]
 
 
-def run(script: str, *arguments: object) -> str:
-    command = [sys.executable, BENCH / script, *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+@pytest.fixture
+def run(bench_script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """run("cifar", "--seeds", 1): what the script prints with these arguments."""
+
+    def printed(script: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        bench_script(script).main()
+        return capsys.readouterr().out
+
+    return printed
 
 
-@pytest.mark.slow
-def test_variants_of_guidance_are_measured_once_each(tmp_path: Path) -> None:
+def test_variants_of_guidance_are_measured_once_each(
+    tmp_path: Path, run: Run, bench_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = bench_script("guidance_study")
+    short = {name: replace(study.VARIANTS[name], sampling=Sampling(steps=4)) for name in ("default", "plain")}
+    monkeypatch.setattr(study, "VARIANTS", short)
+    monkeypatch.setattr(study, "METRICS", replace(study.METRICS, resamples=5))
     out = tmp_path / "study.json"
-    asked = ("guidance_study.py", "--domains", "photo", "--images", 1, "--work", tmp_path, "--out", out)
+    asked = ("guidance_study", "--domains", "photo", "--images", 1, "--work", tmp_path, "--out", out)
     run(*asked, "--variants", "default")
     printed = run(*asked, "--variants", "default", "plain")
     assert "plain/photo" in printed
@@ -54,9 +69,16 @@ def cifar_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_students_of_cifar_learn_from_each_set_once(tmp_path: Path, cifar_folder: Path) -> None:
+def test_students_of_cifar_learn_from_each_set_once(
+    tmp_path: Path,
+    cifar_folder: Path,
+    run: Run,
+    bench_script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench_script("cifar"), "STUDENT", "resnet8")
     out = tmp_path / "cifar.json"
-    asked = ("cifar.py", "--images-per-class", 1, "--iterations", 16, "--seeds", 1, "--data", cifar_folder)
+    asked = ("cifar", "--images-per-class", 1, "--iterations", 16, "--seeds", 1, "--data", cifar_folder)
     asked += ("--models", cifar_folder, "--work", tmp_path / "work", "--out", out)
     run(*asked, "--methods", "deepinversion")
     printed = run(*asked, "--methods", "deepinversion", "plugin-inversion")
@@ -71,8 +93,11 @@ def test_students_of_cifar_learn_from_each_set_once(tmp_path: Path, cifar_folder
     assert result["rows"]["plugin-inversion"]["settings"]["iterations"] == 1  # of each of its stages
 
 
-def test_students_of_cifar_need_the_data(tmp_path: Path) -> None:
-    with pytest.raises(subprocess.CalledProcessError) as failed:
-        run("cifar.py", "--data", tmp_path)
-    assert "there is no" in failed.value.stderr
-    assert "set DDIS_DATA, or give --data and --models" in failed.value.stderr
+def test_students_of_cifar_need_the_data(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run("cifar", "--data", tmp_path)
+    said = capsys.readouterr().err
+    assert "there is no" in said
+    assert "set DDIS_DATA, or give --data and --models" in said

@@ -1,19 +1,15 @@
 """bench/throughput.py runs and writes what it says; its figures are for a quiet machine."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "bench" / "throughput.py"
-
 
 @pytest.mark.slow
-def test_every_method_is_told_with_its_environment(tmp_path: Path) -> None:
+def test_every_method_is_told_with_its_environment(tmp_path: Path, bench_script) -> None:
     out = tmp_path / "throughput.json"
-    subprocess.run([sys.executable, SCRIPT, "--quick", "--out", out], check=True, capture_output=True)
+    bench_script("throughput").main(["--quick", "--out", str(out)])
     result = json.loads(out.read_text())
     assert set(result["images_per_minute"]) == {"plain/2", "paper/2", "ours/2"}
     assert min(result["images_per_minute"].values()) > 0
