@@ -35,6 +35,9 @@ FORMAT = 2
 """Raised when a graph of equal models and settings would be another one."""
 BATCH = 3
 """Of the examples: torch.export takes sizes of 0 and 1 for constants."""
+LARGEST_BATCH = 63
+"""What torch.export is told: from 64 images on diffusers lays a tensor out anew before it is upsampled, of which ONNX
+knows nothing. Without this bound the export fails, and torch.onnx does it again with it. The file takes more."""
 OF_THE_GRADIENT = ("statistics", "class_weight", "norm", "layers")
 """What of an alignment is inside the gradient's graph, besides its decoder."""
 
@@ -99,7 +102,7 @@ def classifier_graph(classifier: Classifier, px: int) -> Graph:
     example = torch.zeros(BATCH, 3, px, px, device=classifier.device)
     return Graph(
         name="classifier", key=_key("classifier", classifier.describe(), px),
-        build=lambda: traced(classifier.logits, (example,), rules()),
+        build=lambda: traced(lambda images: classifier.logits(images), (example,), rules()),  # no bound method
         examples=(example,), inputs=("images",), outputs=("logits",), batched=("images",),
     )  # fmt: skip
 
@@ -204,7 +207,7 @@ def write(graph: Graph, file: Path, folded: bool = False) -> None:
     """
     for package in ("onnx", "onnxscript"):
         installed(package)
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=LARGEST_BATCH)
     shapes = [{0: batch} if name in graph.batched else {} for name in graph.inputs]
     try:
         with _quiet(), torch.no_grad():
