@@ -16,7 +16,7 @@ from torch import nn
 
 from engine.config import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError, OutputError
-from engine.files import write_whole
+from engine.files import make_folder, write_whole
 from engine.memory.apply import applied
 from engine.memory.budget import AUTO
 from engine.memory.plan import Plan
@@ -86,6 +86,8 @@ def learn_tokens(
     if progress is not None and progress.exists():
         state = _resumed(progress, run)
     else:
+        if progress is not None:
+            make_folder(progress.parent)  # refuses now what it would refuse after the trial of words
         state = _begun(job, learning, on_step)
 
     def keep() -> None:

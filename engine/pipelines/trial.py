@@ -10,7 +10,7 @@ from math import log
 
 import torch
 from ddis_kernels import merge_moments
-from torch import Generator
+from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.guidance.losses import alignment_loss, layer_weights
@@ -47,24 +47,30 @@ class Trial:
 
 @torch.no_grad()
 def observe(job: Job, on_step: OnStep | None = None) -> Trial:
-    """Make a job's images, a group in memory at a time, and measure them."""
+    """Make a job's images, a group in memory at a time, and measure them in the parts that its memory allows."""
     classifier = job.classifier
     rng = Generator().manual_seed(0)
     moments: list[Moments] = []
     seen, sums = 0, torch.zeros(3)
+
+    def look(images: Tensor) -> tuple[Tensor, list[Moments]]:
+        with recording_moments(classifier.norm_layers) as now:
+            return classifier.logits(images).cpu(), [*now]
+
     for group in job.groups():
         samples = sample_group(job, group, on_step)
         classes = torch.tensor([sample.key.class_index for sample in samples])
         images = torch.stack([sample.image for sample in samples]).to(classifier.device)
         in_views = []
         for _ in range(VIEWS):
-            with recording_moments(classifier.norm_layers) as now:
-                in_views.append(classifier.logits(augmented(images, rng)).cpu())
+            found = job.parts.split("decode", look, augmented(images, rng))
+            for part, now in found:
                 moments = [
-                    one if seen == 0 else merge_moments(before, one, seen, len(images))
+                    one if seen == 0 else merge_moments(before, one, seen, len(part))
                     for before, one in zip(moments or now, now, strict=True)
                 ]
-            seen += len(images)
+                seen += len(part)
+            in_views.append(torch.cat([part for part, _ in found]))
         logits = torch.stack(in_views)
         right = logits.argmax(2) == classes
         own = torch.stack([sample.logits for sample in samples]).argmax(1) == classes

@@ -1,10 +1,13 @@
 """Sampling with guidance in ONNX Runtime, and the folder of its graphs."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from engine import cli
 from engine.config import Alignment, Sampling
 from engine.errors import ConfigError, MissingExtraError, ModelError
 from engine.onnx import export
@@ -49,6 +52,21 @@ def test_the_classifier_gives_its_logits_for_any_batch(prior, kinked, cache):
         images = torch.rand(batch, 3, prior.image_px, prior.image_px)
         (logits,) = session(images)
         torch.testing.assert_close(logits, kinked.logits(images), rtol=1e-4, atol=1e-5)
+
+
+def test_the_command_writes_every_graph_and_generate_finds_them(prior, kinked, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "load_models", lambda _: (kinked, prior))
+    folder = tmp_path / "graphs"
+    assert cli.main(["export-onnx", "--classifier", "x", "--out", str(folder), "--json"]) == 0
+    files = [Path(file) for file in json.loads(capsys.readouterr().out)["files"]]
+    assert [file.name for file in files] == ["unet.onnx", "decoder.onnx", "classifier.onnx", "gradient.onnx"]
+    assert all(file.stat().st_size > 0 for file in files)
+
+    def never(*_, **__):
+        raise AssertionError("exported again")
+
+    monkeypatch.setattr(export, "write", never)
+    assert len(run(prior, kinked, runtime="onnx", onnx_cache=folder)) == 4
 
 
 def test_the_unet_takes_more_images_than_its_export_was_told(prior, cache):

@@ -11,10 +11,12 @@ from engine import Alignment, ImageKey, Sampling, generate, tune
 from engine.cli import main
 from engine.errors import ConfigError
 from engine.guidance.losses import domain_loss
+from engine.memory.micro_batch import MicroBatches
 from engine.models import Classifier, Preprocess
 from engine.models.classifier import frozen_classifier
 from engine.pipelines import trial as trying
 from engine.pipelines import tune as tuning
+from engine.pipelines.generate import sample_group
 from engine.pipelines.job import prepare
 from engine.pipelines.tune import TUNING_SEED, ScaleTrial, try_scale
 
@@ -69,6 +71,23 @@ def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch
         torch.nn.functional.cross_entropy(logits, classes).item(), rel=1e-4
     )
     assert found.recognised == found.agreement == pytest.approx(right)
+
+
+def test_a_trial_in_parts_is_the_whole_one(teacher, tiny_prior, monkeypatch) -> None:
+    """As where memory is scarce: the classifier never sees more than two images at once."""
+    job = prepare(teacher, tiny_prior, ["dog", "horse"], 3, sampling=FEW, seed=TUNING_SEED)
+    whole = trying.observe(job)
+    monkeypatch.setattr(trying, "sample_group", lambda *_: made.pop(0))
+    made = [sample_group(job, group) for group in job.groups()]
+    sizes: list[int] = []
+    hook = teacher.module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    found = trying.observe(replace(job, parts=MicroBatches({"decode": 2})))
+    hook.remove()
+    assert set(sizes) == {1, 2}
+    assert found.images == whole.images == 6
+    assert found.l_bn == pytest.approx(whole.l_bn, rel=1e-5)
+    assert found.cross_entropy == pytest.approx(whole.cross_entropy, rel=1e-5)
+    assert (found.recognised, found.agreement) == (whole.recognised, whole.agreement)
 
 
 def test_its_images_are_not_those_that_the_scale_then_makes(teacher, small_prior) -> None:
