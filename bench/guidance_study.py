@@ -46,6 +46,8 @@ VARIANTS = {
     "raw step, half as long": guided(Alignment(step="raw", scale=RAW_SCALE / 2)),
     "single-image statistics": guided(Alignment(statistics="image")),
     "no class weight": guided(Alignment(class_weight=0.0)),
+    "class weight 1": guided(Alignment(class_weight=1.0)),
+    "class weight 3": guided(Alignment(class_weight=3.0)),
     "scale 0.2": guided(Alignment(scale=0.2)),
     "scale 0.8": guided(Alignment(scale=0.8)),
     "CFG 2": guided(cfg=2.0),
