@@ -51,11 +51,16 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) in [0, 1] -> class (N,) and domain (N,), the logits averaged over a flip."""
-        views = self._sized(images)
-        pairs = zip(self.network(views), self.network(views.flip(3)), strict=True)
-        classes, domains = (straight + flipped for straight, flipped in pairs)
+        """Images (N, 3, H, W) in [0, 1] -> class (N,) and domain (N,)."""
+        classes, domains = self.logits(images)
         return classes.argmax(1), domains.argmax(1)
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W) in [0, 1] -> logits of the classes (N, 7) and domains (N, 4), averaged over a flip."""
+        views = self._sized(images)
+        (classes, domains), (again, also) = self.network(views), self.network(views.flip(3))
+        return (classes + again) / 2, (domains + also) / 2
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:

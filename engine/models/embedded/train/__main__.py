@@ -7,7 +7,8 @@
     python -m engine.models.embedded.train judge       ...
     python -m engine.models.embedded.train pack        ...      (writes the weights that ship)
 
-Each stage resumes from its checkpoint in the work folder. `--data` holds pacs64-{prior,train,test}.parquet.
+Each stage resumes from its checkpoint in the work folder. `--data` holds pacs64-{prior,train}.parquet; if it holds
+pacs64-test.parquet, the cards tell the accuracies on it.
 `prior --start-from FOLDER` goes on from a packed prior and its autoencoder; so does `pack --models prior --start-from`.
 `tiny --start-from FOLDER` takes the autoencoder of a packed prior.
 """
@@ -145,15 +146,20 @@ def pack_all(chosen: argparse.Namespace, recipe: Callable[[str], Recipe]) -> Non
         own = as_done(recipe("tiny"), work / "tiny")
         narrow = tiny_decoder.train_tiny_decoder(of_prior, vae, side, own, work / "tiny")
         pack.pack_tiny(narrow, vae, of_prior, side, own, chosen.out / "prior" / TINY)
+    test = chosen.data / "pacs64-test.parquet"
+    of_test = {"test images": load_pacs(test)} if test.is_file() else {}
     if "classifiers" in chosen.models:
+        parts = {"training images": of_train} | of_test
         own = as_done(recipe("classifiers"), work / "classifiers" / "base")
         models = classifiers.train_domain_classifiers(of_train, side, own, work / "classifiers")
         for domain, model in models.items():
-            pack.pack_classifier(model, domain, side, own, chosen.out / f"classifier-{domain}")
+            pack.pack_classifier(model, domain, side, own, chosen.out / f"classifier-{domain}", parts)
     if "judge" in chosen.models:
         own = as_done(recipe("judge"), work / "judge")
-        judge = classifiers.train_judge(of_train + of_prior, side, own, work / "judge")
-        pack.pack_judge(judge, of_train, side, own, chosen.out / "judge")
+        seen = of_train + of_prior
+        judge = classifiers.train_judge(seen, side, own, work / "judge")
+        parts = {"training images": seen} | of_test
+        pack.pack_judge(judge, of_train, side, own, chosen.out / "judge", parts)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -9,13 +10,21 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from engine.config import Sampling
-from engine.models.classifier_sources import save_classifier
+from engine.models.classifier_sources import load_classifier, save_classifier
 from engine.models.embedded.captions import NEUTRAL, caption, styled_prompt
-from engine.models.embedded.judge import JudgeNet
+from engine.models.embedded.judge import JudgeNet, load_judge
 from engine.models.embedded.train.autoencoder import psnr_db
-from engine.models.embedded.train.classifiers import CLASSIFIER_DEPTH, JUDGE_DEPTH, JUDGE_WIDTHS, MEAN, STD
+from engine.models.embedded.train.classifiers import (
+    CLASSIFIER_DEPTH,
+    DOMAIN_RECIPE,
+    JUDGE_DEPTH,
+    JUDGE_WIDTHS,
+    MEAN,
+    STD,
+)
 from engine.models.embedded.train.data import CLASSES, DOMAINS, Images, resized
 from engine.models.embedded.train.loop import Recipe
 from engine.models.embedded.train.prior import PriorNetworks, build_scheduler, build_tokenizer
@@ -27,6 +36,8 @@ SHEET_PX = 96
 SAMPLE_STEPS = 30
 """Of the images in a prior's samples.png."""
 RECIPE_LINE = "recipe, part"
+Parts = Mapping[str, Images]
+"""Images that a network's accuracy is measured on, by their name on its card."""
 
 
 def half(module: nn.Module) -> dict[str, Tensor]:
@@ -56,7 +67,7 @@ def pack_prior(
     folder: Path,
     start: Path | None = None,
 ) -> None:
-    """A diffusers folder, with reconstructions and samples drawn by diffusers' own pipeline."""
+    """A diffusers folder, with samples drawn by diffusers' own pipeline."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=networks.text_encoder,
@@ -83,14 +94,10 @@ def pack_prior(
             output_type="pt",
         ).images
         rows.append(drawn.cpu())
-    whole = resized(images.pixels[:: len(images) // len(CLASSES)][: len(CLASSES)], resolution)
-    with torch.no_grad():
-        again = (vae.decode(vae.encode(whole * 2 - 1).latents).sample / 2 + 0.5).clamp(0, 1)
     psnr = psnr_db(vae, images, resolution)
     history = _recipes(start)
     folder.mkdir(parents=True, exist_ok=True)
     sheet(rows).save(folder / "samples.png")
-    sheet([whole, again]).save(folder / "reconstructions.png")
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     for config in folder.glob("*/config.json"):
         facts = json.loads(config.read_text())
@@ -110,7 +117,6 @@ def pack_prior(
             "autoencoder, PSNR on these images": f"{psnr:.1f} dB",
             "samples.png": "rows: 'a <class>', then the four domains' prompts; columns: "
             + ", ".join(CLASSES),
-            "reconstructions.png": "original above, decoded latent below",
         },
     )
 
@@ -148,20 +154,36 @@ def _recipes(start: Path | None) -> dict[str, str]:
     return {f"{RECIPE_LINE} {number}": recipe for number, recipe in enumerate(lines, start=1)}
 
 
-def pack_classifier(model: nn.Module, domain: str, resolution: int, recipe: Recipe, folder: Path) -> None:
+def pack_classifier(
+    model: nn.Module, domain: str, resolution: int, recipe: Recipe, folder: Path, parts: Parts
+) -> None:
     """A folder that `load_classifier` reads."""
     preprocess = Preprocess.squash(resolution, mean=MEAN, std=STD)
     name = f"resnet{CLASSIFIER_DEPTH}"
     save_classifier(folder, model, architecture=name, labels=CLASSES, preprocess=preprocess, domain=domain)
+    classifier_card(folder, domain, recipe, parts)
+
+
+def classifier_card(folder: Path, domain: str, recipe: Recipe, parts: Parts) -> None:
+    """The card of a packed classifier. recipe: of its start. Of `parts` those of its domain are looked at."""
+    logits = load_classifier(folder, device="cpu").logits
+    own = {name: images.where(images.domains == DOMAINS.index(domain)) for name, images in parts.items()}
     _card(
         folder,
         f"Classifier of the domain {domain}",
         "A BatchNorm ResNet, trained on all domains, fine-tuned on one; its running statistics are of that one alone.",
-        {"data": "PACS, the part for classifiers (3,001 images)", "recipe of the start": str(recipe)},
+        {
+            "data": "PACS, the part for classifiers (3,001 images)",
+            "recipe of the start": str(recipe),
+            "recipe of the fine-tuning": str(DOMAIN_RECIPE),
+            **_accuracies(lambda images: (logits(images),), own),
+        },
     )
 
 
-def pack_judge(network: JudgeNet, reference: Images, resolution: int, recipe: Recipe, folder: Path) -> None:
+def pack_judge(
+    network: JudgeNet, reference: Images, resolution: int, recipe: Recipe, folder: Path, parts: Parts
+) -> None:
     """The judge with its features of the real images in `reference`."""
     network.eval()
     with torch.no_grad():
@@ -184,6 +206,12 @@ def pack_judge(network: JudgeNet, reference: Images, resolution: int, recipe: Re
         "domains": DOMAINS,
     }
     (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
+    judge_card(folder, recipe, parts)
+
+
+def judge_card(folder: Path, recipe: Recipe, parts: Parts) -> None:
+    """The card of the packed judge."""
+    judge = load_judge(folder)
     _card(
         folder,
         "Judge",
@@ -191,9 +219,29 @@ def pack_judge(network: JudgeNet, reference: Images, resolution: int, recipe: Re
         {
             "data": "PACS, the parts for priors and for classifiers (8,003 images)",
             "recipe": str(recipe),
-            "reference.safetensors": f"features of {len(reference):,} real images, the part for classifiers",
+            **_accuracies(judge.logits, parts),
+            "reference.safetensors": f"features of {len(judge.reference):,} real images, the part for classifiers",
         },
     )
+
+
+@torch.no_grad()
+def _accuracies(logits_of: Callable[[Tensor], tuple[Tensor, ...]], parts: Parts) -> dict[str, str]:
+    """A card's lines on how often a packed network is right, and its mean cross-entropy.
+
+    logits_of: images (N, 3, H, W) in [0, 1] -> logits of the classes and, of a judge, of the domains.
+    """
+    lines = {}
+    for name, images in parts.items():
+        truths = {"class": images.classes, "domain": images.domains}
+        found = [logits_of(pixels / 255) for pixels in images.pixels.split(200)]
+        for (what, truth), head in zip(truths.items(), zip(*found, strict=True), strict=False):
+            logits = torch.cat(head)
+            right, loss = (logits.argmax(1) == truth).float().mean(), cross_entropy(logits, truth)
+            lines[f"{what} of its {len(truth):,} {name}"] = (
+                f"{100 * right:.1f} % right, cross-entropy {loss:.2f}"
+            )
+    return lines
 
 
 def _card(folder: Path, title: str, summary: str, facts: dict[str, str]) -> None:

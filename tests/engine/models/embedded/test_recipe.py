@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import cross_entropy
 
 from engine.models import load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
@@ -34,7 +35,7 @@ def data(tmp_path_factory):
         rows["image"].append({"bytes": file.getvalue(), "path": None})
         rows["label"].append(label)
         rows["domain"].append(domain)
-    for part in ("prior", "train"):
+    for part in ("prior", "train", "test"):
         pq.write_table(pa.table(rows), folder / f"pacs64-{part}.parquet")
     return folder
 
@@ -50,7 +51,8 @@ def _small_batches():
         for stage, recipe in STAGES.items():
             patch.setitem(STAGES, stage, replace(recipe, batch=4))
         patch.setattr(prior, "CONTINUED", replace(prior.CONTINUED, batch=4))
-        patch.setattr(classifiers, "DOMAIN_RECIPE", Recipe(steps=STEPS, batch=4, learning_rate=1e-3))
+        for module in (classifiers, pack):
+            patch.setattr(module, "DOMAIN_RECIPE", Recipe(steps=STEPS, batch=4, learning_rate=1e-3))
         patch.setattr(pack, "SAMPLE_STEPS", 2)
         yield
 
@@ -79,6 +81,39 @@ def test_every_stage_by_command_then_folders_that_load(work):
     )
     for folder in ("prior", "prior/tiny", "judge", *(f"classifier-{domain}" for domain in DOMAINS)):
         assert f"steps={STEPS}" in (packed / folder / "README.md").read_text()
+
+
+def test_the_repository_s_pictures_are_generated(work):
+    assert {file.name for file in (work / "weights").rglob("*.png")} == {"samples.png"}
+
+
+def test_cards_tell_recipes_and_what_the_packed_weights_reach(data, work):
+    packed, images = work / "weights", load_pacs(data / "pacs64-test.parquet")
+    card = (packed / "classifier-photo" / "README.md").read_text()
+    assert "**recipe of the fine-tuning**: Recipe(steps=2, batch=4, learning_rate=0.001," in card
+    photos = images.where(images.domains == DOMAINS.index("photo"))
+    logits = load_classifier(packed / "classifier-photo", device="cpu").logits(photos.pixels / 255)
+    right, loss = (logits.argmax(1) == photos.classes).double().mean(), cross_entropy(logits, photos.classes)
+    for part in ("training", "test"):
+        assert (
+            f"**class of its 14 {part} images**: {100 * right:.1f} % right, cross-entropy {loss:.2f}\n"
+            in card
+        )
+    card = (packed / "judge" / "README.md").read_text()
+    classes, domains = load_judge(packed / "judge")(images.pixels / 255)
+    for what, number, part in (("class", 112, "training"), ("domain", 56, "test")):
+        found, truth = (classes, images.classes) if what == "class" else (domains, images.domains)
+        share = (found == truth).double().mean()
+        assert f"**{what} of its {number} {part} images**: {100 * share:.1f} % right" in card
+
+
+def test_without_test_images_the_cards_tell_of_the_others(data, work, tmp_path):
+    for part in ("prior", "train"):
+        (tmp_path / f"pacs64-{part}.parquet").symlink_to(data / f"pacs64-{part}.parquet")
+    assert run("pack", tmp_path, work, "--models", "judge", "--out", tmp_path / "out") == 0
+    card = (tmp_path / "out" / "judge" / "README.md").read_text()
+    assert "112 training images" in card
+    assert "test images" not in card
 
 
 def test_a_finished_stage_is_not_trained_again(data, work):
