@@ -80,13 +80,14 @@ def _try_without(
 ) -> None:
     """Count on finished images which classes pass with the plain prompt."""
     with torch.no_grad():
-        parts = _draw(state, waiting, source.encode(_classes(state, waiting), False), source, learning, batch)
+        context = source.encode(_classes(state, waiting), False)
         state.accuracy[waiting], state.loss[waiting] = 0.0, 0.0
-        for part in parts:
+        for part in _draw(state, waiting, context, source, learning, batch):
             _record(state, part, part.drawn.finished(range(len(part.numbers))))
+            _count(state, part)
+            del part  # before the next one is drawn
     state.accuracy[waiting] /= learning.images_per_epoch
     state.loss[waiting] /= learning.images_per_epoch
-    _count(state, parts)
     state.finished[waiting] = state.accuracy[waiting]
     passes = state.accuracy[waiting] > learning.target_accuracy
     state.outcome[waiting] = torch.where(passes, Outcome.PASSES_WITHOUT, Outcome.LEARNING)
@@ -108,14 +109,14 @@ def _keep_what_helps(
         losses = torch.zeros(len(learned), learning.check_images, dtype=torch.float64)
         right, filled = torch.zeros_like(losses), [0] * len(learned)
         context = source.encode(classes, with_tokens)
-        parts = _draw(state, learned, context, source, learning, batch, check=True)
-        for part in parts:
+        for part in _draw(state, learned, context, source, learning, batch, check=True):
             logits = part.drawn.finished(range(len(part.numbers)))
             found = part.losses(logits).double().cpu(), logits.argmax(1).cpu() == part.targets
             for place, loss, hit in zip(part.places.tolist(), *found, strict=True):
                 losses[place, filled[place]], right[place, filled[place]] = loss, hit
                 filled[place] += 1
-        _count(state, parts)
+            _count(state, part)
+            del part  # before the next one is drawn
         return losses, right
 
     plain, _ = finished(with_tokens=False)
@@ -145,7 +146,7 @@ def _learn_epoch(
     """Draw an epoch of some classes, stop those that pass and update the others."""
     state.epochs[learners] += 1
     context = source.encode(_classes(state, learners), True)
-    parts = _draw(state, learners, context, source, learning, batch)
+    parts = list(_draw(state, learners, context, source, learning, batch))
     moving = learners
     for update in range(learning.updates_per_trajectory):
         if update > 0:
@@ -161,7 +162,8 @@ def _learn_epoch(
         finite = [number for number in moving if grad[number].isfinite().all()]
         optimizer.step(finite, grad[finite])
         state.skipped[[number for number in moving if number not in finite]] += 1
-    _count(state, parts)
+    for part in parts:
+        _count(state, part)
     state.outcome[learners] = Outcome.RECOGNISED
     state.outcome[moving] = Outcome.LEARNING
     state.outcome[[n for n in moving if state.epochs[n] >= learning.epochs]] = Outcome.EPOCHS_USED_UP
@@ -176,10 +178,11 @@ def _draw(
     learning: TokenLearning,
     batch: int,
     check: bool = False,
-) -> list[_Part]:
+) -> Iterator[_Part]:
     """An epoch's images of some classes in batches of nearly equal size, classes mixed; context: a row a class.
 
-    check: the images of the check instead, which come behind those of all epochs.
+    A batch is drawn when it is asked for, and not held here. check: the images of the check instead, which come behind
+    those of all epochs.
     """
     size = learning.images_per_epoch
     jobs = [
@@ -196,15 +199,13 @@ def _draw(
         for place, number in enumerate(chosen)
     ]
     groups = -(-len(jobs) // batch)
-    parts = []
     for group in range(groups):
         part = jobs[len(jobs) * group // groups : len(jobs) * (group + 1) // groups]
         places = torch.tensor([place for place, _ in part])
         keys = [key for _, key in part]
         targets = torch.tensor([key.class_index for key in keys])
-        drawn = source.draw(keys, context[places.to(context.device)])
-        parts.append(_Part(torch.tensor(chosen)[places], places, targets, drawn))
-    return parts
+        rows = context[places.to(context.device)]
+        yield _Part(torch.tensor(chosen)[places], places, targets, source.draw(keys, rows))
 
 
 def _by_context(
@@ -264,10 +265,9 @@ def _record(state: TokenState, part: _Part, logits: Tensor) -> None:
     state.loss.index_add_(0, part.numbers, part.losses(logits).detach().double().cpu())
 
 
-def _count(state: TokenState, parts: Sequence[_Part]) -> None:
-    for part in parts:
-        state.unet_forward.index_add_(0, part.numbers, part.drawn.unet_forward)
-        state.unet_backward.index_add_(0, part.numbers, part.drawn.unet_backward)
+def _count(state: TokenState, part: _Part) -> None:
+    state.unet_forward.index_add_(0, part.numbers, part.drawn.unet_forward)
+    state.unet_backward.index_add_(0, part.numbers, part.drawn.unet_backward)
 
 
 def _classes(state: TokenState, numbers: Sequence[int]) -> list[int]:

@@ -328,6 +328,20 @@ def test_images_held_at_once_do_not_grow_with_the_classes():
     assert (state.updates == 1).all()
 
 
+def test_looks_at_finished_images_hold_one_batch_at_a_time():
+    """The plain prompt's before learning, and those of the check: 20 and 8 images of 3 classes, at most 4 at once."""
+    state, alive = at_start(), []
+
+    def finished_of(keys, context, with_tokens):
+        alive.append(sum(images() is not None for images in source.drawn))
+        return context[:, :CLASSES] * 1e-3
+
+    source = Rows(state, fixed_accuracy(lambda key, _: False), finished_of)
+    learning = replace(ALWAYS, skip_passing=True, check_images=8, epochs=1, stop_on="predicted")
+    list(learn(state, source, learning, batch=4))
+    assert alive == [1] * (15 + 3 * 6)
+
+
 def test_no_image_shares_its_seed_with_another_or_with_generation():
     keys = [learning_key(0, epoch, image, 20) for epoch in range(31) for image in range(20)]
     assert len(set(keys)) == len(keys)
