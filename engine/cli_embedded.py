@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from engine.config import Sampling
+from engine.cli_generate import learning_bars
+from engine.config import Sampling, TokenLearning
 from engine.progress import Progress
 
 DEMO_HELP = "plain, CAT, DAG and both, side by side, on the embedded models"
@@ -34,13 +35,16 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def run_demo(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from engine.models.embedded.train.data import CLASSES
     from engine.pipelines.demo import ROWS, demo
 
-    units = len(ROWS) * 7 * chosen.images_per_class * Sampling().steps
-    with progress.bar("image-steps", units) as bar:
+    units = len(ROWS) * len(CLASSES) * chosen.images_per_class * Sampling().steps
+    with progress.bars() as add:
+        learning = learning_bars(add, TokenLearning(), CLASSES, len(CLASSES)) if chosen.learn else {}
         report = demo(
-            chosen.out, chosen.domain, chosen.images_per_class, chosen.learn, chosen.seed, on_step=bar.advance
-        )
+            chosen.out, chosen.domain, chosen.images_per_class, chosen.learn, chosen.seed,
+            add("image-steps", units).advance, **learning,
+        )  # fmt: skip
     columns = ["", "judge: class", f"judge: {chosen.domain}", "teacher: class", "L_BN", "seconds"]
     lines = [
         [row, f"{r['judge_class']:.0%}", f"{r['judge_domain']:.0%}", f"{r['teacher_class']:.0%}", f"{r['l_bn']:.1f}",

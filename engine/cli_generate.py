@@ -1,12 +1,13 @@
 """`ddis generate`: a data set for a classifier; `ddis learn-tokens`: a token for each of its classes."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.baselines.methods import DDIS
-from engine.config import Sampling
+from engine.config import Sampling, TokenLearning
 from engine.options import (
     add_alignment,
     add_config,
@@ -25,7 +26,7 @@ from engine.options import (
     method_of,
     sampling_of,
 )
-from engine.progress import Progress
+from engine.progress import AddBar, Progress
 
 if TYPE_CHECKING:
     from engine.pipelines.baseline_job import BaselineJob
@@ -102,13 +103,11 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
     learning = learning_of(chosen)
     classifier, prior = load_models(chosen)
-    reports = learning.epochs + learning.skip_passing + (learning.check_images > 0)
-    with progress.bar("epochs", reports * len(chosen.classes or classifier.labels)) as bar:
+    with progress.bars() as add:
         table = learn_tokens(
             classifier, prior, chosen.classes, learning, alignment_of(chosen), sampling_of(chosen),
-            chosen.seed, chosen.out,
-            lambda e: bar.advance(detail=f"{classifier.labels[e.class_index]}: {e.accuracy:.0%} recognised"),
-            memory=chosen.memory, attention=chosen.attention,
+            chosen.seed, chosen.out, memory=chosen.memory, attention=chosen.attention,
+            **learning_bars(add, learning, classifier.labels, len(chosen.classes or classifier.labels)),
         )  # fmt: skip
     rows = {classifier.labels[index]: asdict(training) for index, training in table.training.items()}
     columns = ["class", "start", "outcome", "epochs", "recognised", "loss", "UNet forward", "backward"]
@@ -123,4 +122,21 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         "file": str(chosen.out),
         "classes": rows,
         "textual_inversion": {k: str(v) for k, v in exported.items()},
+    }
+
+
+def learning_bars(
+    add: AddBar, learning: TokenLearning, labels: Sequence[str], classes: int
+) -> dict[str, Any]:
+    """Bars for the trial of words and for the epochs of some classes, as the callbacks of `learn_tokens`."""
+    from engine.pipelines.start_word import looked_at, trial_images
+
+    reports = learning.epochs + learning.skip_passing + (learning.check_images > 0)
+    trial = add("images that try words", trial_images(learning) * len(looked_at(range(classes))))
+    epochs = add("epochs", reports * classes)
+    return {
+        "on_trial": lambda step, clean: trial.advance(len(clean) / step.total),
+        "on_progress": lambda e: epochs.advance(
+            detail=f"{labels[e.class_index]}: {e.accuracy:.0%} recognised"
+        ),
     }

@@ -1,6 +1,6 @@
 """What a command tells a person on stderr: bars on a terminal alone, lines and tables anywhere, nothing if quiet."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,13 +42,21 @@ class Progress:
     @contextmanager
     def bar(self, title: str, total: int | None) -> Iterator["Bar"]:
         """A bar of `total` units that a loop advances; None where it is not known."""
+        with self.bars() as add:
+            yield add(title, total)
+
+    @contextmanager
+    def bars(self) -> Iterator["AddBar"]:
+        """What adds bars to one display."""
         shown = RichProgress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(), TimeRemainingColumn(),
             console=self.console, disable=self.quiet or not self.console.is_terminal,
         )  # fmt: skip
         with shown:
-            yield Bar(shown, shown.add_task(title, total=total, detail=""))
+            yield lambda title, total: Bar(
+                shown, shown.add_task(title, total=total, detail="", visible=total != 0)
+            )
 
 
 class Bar:
@@ -60,3 +68,7 @@ class Bar:
 
     def advance(self, units: float = 1, **fields: Any) -> None:
         self._shown.update(self._task, advance=units, **fields)
+
+
+AddBar = Callable[[str, int | None], Bar]
+"""(title, total) -> a bar as of `Progress.bar`; of a total of 0 it is not shown."""

@@ -25,7 +25,8 @@ from engine.outputs.contact_sheet import contact_sheet, save_contact_sheet
 from engine.outputs.curves import draw_curves
 from engine.pipelines.generate import sample_group
 from engine.pipelines.job import Job, prepare
-from engine.pipelines.learn_tokens import learn_tokens
+from engine.pipelines.learn_tokens import OnProgress, learn_tokens
+from engine.sampling.ddim import OnStep
 from engine.tokens.table import TokenTable, load_tokens
 from engine.types import Sample, Step
 
@@ -44,10 +45,13 @@ def demo(
     learn: bool = False,
     seed: int = 0,
     on_step: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
+    on_trial: OnStep | None = None,
 ) -> dict[str, Any]:
     """Draw the four rows, count what the judge says of them, and write sheet, curve and demo.json into `out`.
 
-    on_step: called after each denoising step with the number of images in it. Returns what demo.json holds.
+    on_step: called after each denoising step with the number of images in it; on_progress, on_trial: as
+    `learn_tokens` takes them. Returns what demo.json holds.
     """
     folder = Path(out)
     prior, judge = load_prior("embedded"), load_judge()
@@ -57,7 +61,10 @@ def demo(
     began = time.monotonic()
     tokens: TokenTable | None
     if learn:
-        tokens = learn_tokens(classifier, prior, seed=seed, out=folder / "tokens.safetensors")
+        tokens = learn_tokens(
+            classifier, prior, seed=seed, out=folder / "tokens.safetensors", on_progress=on_progress,
+            on_trial=on_trial,
+        )  # fmt: skip
     else:
         shipped = _shipped(domain)
         tokens = None if shipped is None else load_tokens(shipped, prior, classifier)

@@ -23,7 +23,7 @@ from engine.memory.plan import Plan
 from engine.models.classifier import Classifier
 from engine.models.prior import Prior
 from engine.pipelines.job import Job, prepare
-from engine.pipelines.start_word import best_word
+from engine.pipelines.start_word import best_word, looked_at, trial_images
 from engine.pipelines.token_source import TokenSource
 from engine.sampling.ddim import OnStep
 from engine.tokens.adam import adam_8bit
@@ -59,13 +59,15 @@ def learn_tokens(
     on_step: OnStep | None = None,
     memory: str | int | Plan = AUTO,
     attention: str = AUTO_ATTENTION,
+    on_trial: OnStep | None = None,
 ) -> TokenTable:
     """Learn one token for each class, in the images that `generate` would make with the same settings.
 
     Arguments are as `generate` takes them. out: a .safetensors file; if it holds the finished tokens of the same run,
     they are returned as they are, and an interrupted run is continued. Images of learning and of generation share no
-    seed. on_step: called after each denoising step of a batch. memory, attention: as for `generate`; but for rounding
-    it changes no token. A plan must have room for learning, as one of `plan(..., tokens=learning)` has. Raises
+    seed. on_step: called after each denoising step of a batch; on_trial: the same in the trial of words that comes
+    first (`trial_images` of each class that is `looked_at`). memory, attention: as for `generate`; but for rounding it
+    changes no token. A plan must have room for learning, as one of `plan(..., tokens=learning)` has. Raises
     OutputError where `out` belongs to a run with other settings, GuidanceError where gradients are NaN or infinite too
     often, MissingExtraError where the optimizer's package is absent, and what `generate` raises for its arguments.
     """
@@ -88,7 +90,7 @@ def learn_tokens(
     else:
         if progress is not None:
             make_folder(progress.parent)  # refuses now what it would refuse after the trial of words
-        state = _begun(job, learning, on_step)
+        state = _begun(job, learning, on_trial)
 
     def keep() -> None:
         if progress is not None:
@@ -110,10 +112,14 @@ def learn_tokens(
     return table
 
 
-def _begun(job: Job, learning: TokenLearning, on_step: OnStep | None) -> TokenState:
-    init = best_word(job, learning.styles, on_step) if learning.init == "words" else learning.init
+def _begun(job: Job, learning: TokenLearning, on_trial: OnStep | None) -> TokenState:
+    """Where learning begins; what the trial of words took is in the count of the classes that it looked at."""
+    init = best_word(job, learning.styles, on_trial) if learning.init == "words" else learning.init
     rows = initial_rows(job.prior, job.classes, job.classifier.labels, init, job.seed)
-    return TokenState.at_start(job.classes, rows, learning.optimizer, init)
+    state = TokenState.at_start(job.classes, rows, learning.optimizer, init)
+    of_image = job.sampling.steps * (1 if job.sampling.cfg == 1 else 2)
+    state.unet_forward[list(looked_at(range(len(state.classes))))] += of_image * trial_images(learning)
+    return state
 
 
 def _table(job: Job, state: TokenState, run: Mapping[str, Any], every_class: bool = False) -> TokenTable:

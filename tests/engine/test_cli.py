@@ -1,6 +1,7 @@
 """The command line: built from the configs, one clear error, exit code 2, nothing half-written."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from engine.errors import ConfigError
 from engine.models import Preprocess, save_classifier
 from engine.models.cifar_resnet import CifarResNet
 from engine.options import alignment_of, config_of, learning_of, load_models, sampling_of
+from engine.pipelines.start_word import IMAGES_PER_CLASS
+from engine.progress import Bar, Progress
+from engine.tokens.state import Outcome, TokenEpoch
+from engine.types import Step
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
@@ -135,6 +140,47 @@ def test_the_published_learning_is_a_preset() -> None:
     assert learning_of(learning_parsed("--learning", "paper")) == TokenLearning.paper()
     changed = learning_of(learning_parsed("--learning", "paper", "--learning-epochs", "3"))
     assert changed == replace(TokenLearning.paper(), epochs=3)
+
+
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
+    """Of each bar that a command shows its total and how far it came."""
+    shown: dict[str, list[float]] = {}
+
+    class Counted(Bar):
+        def __init__(self, title: str, total: int) -> None:
+            self.seen = shown[title] = [total, 0]
+
+        def advance(self, units: float = 1, **fields: object) -> None:
+            self.seen[1] += units
+
+    monkeypatch.setattr(Progress, "bars", lambda self: nullcontext(Counted))
+    return shown
+
+
+def test_learning_shows_the_trial_of_words_and_its_epochs(
+    tmp_path: Path, models: list[str], bars: dict[str, list[float]]
+) -> None:
+    asked = [
+        "learn-tokens", *models, "--classes", "dog", "horse", "--out", str(tmp_path / "t.safetensors"), "--steps", "2",
+        "--learning-steps", "2", "--learning-epochs", "2", "--learning-target-accuracy", "1", "--learning-words",
+        "red, blue", "--learning-images-per-epoch", "2", "--learning-check-images", "2", "--learning-gradient", "last",
+        "--learning-updates-per-trajectory", "1", "--no-learning-skip-passing",
+    ]  # fmt: skip
+    assert main(asked) == 0
+    total = IMAGES_PER_CLASS * 2 * 2
+    assert bars == {"images that try words": [total, pytest.approx(total)], "epochs": [2 * 3, 2 * 3]}
+
+
+def test_the_demo_shows_its_learning(monkeypatch, tmp_path: Path, bars: dict[str, list[float]]) -> None:
+    def learn_tokens(*_: object, on_trial, on_progress, **__: object) -> None:
+        on_trial(Step(0, 10, 0, torch.ones(()), torch.ones(())), torch.zeros(5, 4, 8, 8))
+        on_progress(TokenEpoch(0, 1, 0.5, None, 1.0, Outcome.LEARNING, 0, 0))
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("engine.pipelines.demo.learn_tokens", learn_tokens)
+    assert main(["demo", "--learn", "--out", str(tmp_path / "demo")]) == 2
+    assert bars == {"images that try words": [112, 0.5], "epochs": [70, 1], "image-steps": [1680, 0]}
 
 
 def test_steps_of_sampling_act_in_learning_or_are_refused() -> None:

@@ -51,7 +51,7 @@ def test_images_are_plain_few_and_under_the_job_s_own_prompt(monkeypatch) -> Non
 
 
 def test_every_token_starts_from_the_word(monkeypatch) -> None:
-    monkeypatch.setattr(learning_job, "best_word", lambda job, words, on_step: words[1])
+    monkeypatch.setattr(learning_job, "best_word", lambda job, words, on_trial: words[1])
     learning = TokenLearning(
         epochs=1, images_per_epoch=1, steps=2, updates_per_trajectory=1, learning_rate=1e-6, target_accuracy=1.0,
         skip_passing=False, init="words", words="photo, cartoon", check_images=0,
@@ -65,6 +65,38 @@ def test_every_token_starts_from_the_word(monkeypatch) -> None:
     assert not torch.allclose(
         start[0], initial_rows(prior, (0,), classifier.labels, "photo", 0)[0], atol=1e-2
     )
+
+
+@pytest.mark.parametrize("cfg", [1.0, 5.0])
+def test_the_trial_is_told_step_by_step_and_counted_by_class(cfg, monkeypatch) -> None:
+    """3 images of both classes and 2 words, 2 steps, and with CFG two evaluations in each."""
+    monkeypatch.setattr(start_word, "IMAGES_PER_CLASS", 3)
+    learning = TokenLearning(
+        epochs=1, images_per_epoch=1, steps=2, updates_per_trajectory=1, skip_passing=False, init="words",
+        words="photo, cartoon", check_images=0,
+    )  # fmt: skip
+    tried, learned = [], []
+
+    def costs(learning: TokenLearning) -> list[int]:
+        table = learn_tokens(
+            "embedded:photo", "embedded", ["dog", "house"], learning, None, Sampling(steps=2, cfg=cfg, batch=4),
+            on_step=lambda step, of: learned.append(len(of)), on_trial=lambda step, of: tried.append(len(of)),
+        )  # fmt: skip
+        return [end.unet_forward for end in table.training.values()]
+
+    without = costs(replace(learning, init="a"))
+    assert tried == []
+    steps_of_learning = len(learned)
+    assert costs(learning) == [cost + 3 * 2 * 2 * (1 if cfg == 1 else 2) for cost in without]
+    assert sum(tried) == 3 * 2 * 2 * 2
+    assert len(learned) == 2 * steps_of_learning
+
+
+def test_of_many_classes_a_few_are_looked_at_evenly() -> None:
+    assert list(start_word.looked_at(range(LOOKED_AT))) == [*range(LOOKED_AT)]
+    assert list(start_word.looked_at(range(40))) == [*range(0, 40, 3)]
+    assert start_word.trial_images(TokenLearning()) == 4 * IMAGES_PER_CLASS
+    assert start_word.trial_images(TokenLearning(words="alone")) == 0
 
 
 @pytest.mark.parametrize(("init", "words", "styles"), [("words", "a b,c ", ("a b", "c")), ("a", ",", ())])
