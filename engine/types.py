@@ -59,7 +59,8 @@ class Sample:
 
     image: (3, H, W) in [0, 1], on the CPU. logits: (K,) of the teacher. l_bn: distance of this image's BatchNorm
     moments to the stored ones (the paper's sum of 2-norms, unweighted, of this image alone). confidence: the teacher's
-    probability of the image's own class. curve: the guidance loss at each guided step, empty if unguided.
+    probability of the image's own class. curve: the guidance loss at each guided step, empty if unguided. skipped: its
+    guided steps that were not taken because the gradient was not finite.
     """
 
     key: ImageKey
@@ -73,6 +74,7 @@ class Sample:
     confidence: float
     group: str
     curve: tuple[float, ...] = ()
+    skipped: int = 0
 
 
 def image_rng(seed: int, key: ImageKey) -> torch.Generator:

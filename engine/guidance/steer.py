@@ -94,8 +94,8 @@ class Unguided:
 class DomainSteer:
     """Moves latents towards a classifier's training domain within a window of the schedule.
 
-    One object serves one batch: it keeps the loss's curve, a (G,) tensor for each guided step, and how many
-    image-steps were skipped because their gradient was not finite. scale: see `gradient`; once lowered it stays so.
+    One object serves one batch of N images: of each guided step it keeps the loss, (G,), and whether each image took
+    the step, (N,) bool: one whose gradient is not finite is skipped. scale: see `gradient`; once lowered it stays so.
     """
 
     def __init__(
@@ -108,8 +108,7 @@ class DomainSteer:
         self.alignment = alignment
         self.scale = scale
         self.curve: list[Tensor] = []
-        self.skipped = 0
-        self.guided = 0
+        self.taken: list[Tensor] = []
 
     @classmethod
     def by_gradient(cls, gradient_of: GradientOf, alignment: Alignment, scale: float = 1.0) -> "DomainSteer":
@@ -140,8 +139,7 @@ class DomainSteer:
         finite = grad.isfinite().flatten(1).all(1)
         if joint:
             finite = finite.all().expand(len(z))
-        self.guided += len(z)
-        self.skipped += int((~finite).sum())
+        self.taken.append(finite)
         if self.alignment.step == "raw":
             move = self.alignment.scale * grad
         else:
@@ -154,10 +152,16 @@ class DomainSteer:
         noise = (1 - alpha) ** 0.5
         return self.alignment.scale * (noise if self.alignment.target == "noisy" else noise / alpha**0.5)
 
+    @property
+    def skipped(self) -> list[int]:
+        """How many steps of each image were skipped; [] where none was guided."""
+        return (~torch.stack(self.taken)).sum(0).tolist() if self.taken else []
+
     def check(self) -> None:
         """Raise GuidanceError if more than a tenth of the image-steps had to be skipped."""
-        if self.skipped > MAX_SKIPPED * self.guided:
+        skipped, guided = sum(self.skipped), sum(map(len, self.taken))
+        if skipped > MAX_SKIPPED * guided:
             raise GuidanceError(
-                f"{self.skipped} of {self.guided} guidance steps had a gradient that is NaN or infinite, expected at "
+                f"{skipped} of {guided} guidance steps had a gradient that is NaN or infinite, expected at "
                 f"most {MAX_SKIPPED:.0%}: lower the alignment scale, or sample in float32."
             )

@@ -109,7 +109,8 @@ class DatasetWriter:
     def finish(self, measured: Mapping[str, Any]) -> None:
         """Write the manifest, the contact sheet and what was measured. Does nothing to a folder that is finished.
 
-        measured: device, peak_bytes, seconds, ... of this call; `images` is added, the number that this call made.
+        measured: device, peak_bytes, seconds, ... of this call. Added are `images`, the number that this call made, and
+        `skipped_guidance_steps` of all images of the folder.
         """
         if self._journal is None:
             return
@@ -118,7 +119,9 @@ class DatasetWriter:
                 f"{self.folder} has no image, expected at least one: add samples before finishing it."
             )
         write_whole(self.folder / SHEET, png_bytes(self._sheet()))
-        write_run(self.folder, self._config, {**measured, "images": self._added})
+        skipped = sum(row.skipped for row in self._journal.rows())
+        counts = {"images": self._added, "skipped_guidance_steps": skipped}
+        write_run(self.folder, self._config, {**measured, **counts})
         write_manifest(self.folder, self._journal.rows())
         self._journal.delete()
         self._journal = None
@@ -212,6 +215,7 @@ def load_sample(file: Path, row: Row) -> Sample:
     return Sample(
         key=row.key, label=row.label, seed=row.seed, prompt=row.prompt, token=row.token, image=pixels.float() / 255,
         logits=torch.from_numpy(row.logits.copy()), l_bn=row.l_bn, confidence=row.confidence, group=row.group,
+        skipped=row.skipped,
     )  # fmt: skip
 
 

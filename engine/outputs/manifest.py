@@ -40,13 +40,17 @@ SCHEMA = pa.schema(
         ("l_bn", pa.float64()),
         ("confidence", pa.float64()),
         ("path", pa.string()),
+        ("skipped", pa.int32()),
     ]
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One image of a data set. logits: (K,) float32, the teacher's; path: relative to the folder, with '/'."""
+    """One image of a data set. logits: (K,) float32, the teacher's; path: relative to the folder, with '/'.
+
+    skipped: as of `Sample`; 0 in a manifest that does not tell.
+    """
 
     class_index: int
     label: str
@@ -59,6 +63,7 @@ class Row:
     l_bn: float
     confidence: float
     path: str
+    skipped: int = 0
 
     @classmethod
     def of(cls, sample: Sample, path: str) -> "Row":
@@ -75,6 +80,7 @@ class Row:
             l_bn=float(sample.l_bn),
             confidence=float(sample.confidence),
             path=path,
+            skipped=sample.skipped,
         )
 
     @property

@@ -158,8 +158,10 @@ def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = No
             finished = parts.split("decode", lambda rows: _finished(prior, classifier, rows), z)
     images, logits, distances = (torch.cat(values) for values in zip(*finished, strict=True))
     curves: list[tuple[float, ...]] = [()] * len(keys)
+    skipped = [0] * len(keys)
     if isinstance(steer, DomainSteer):
         steer.check()
+        skipped = steer.skipped or skipped
         if steer.curve:
             curves = [tuple(row) for row in torch.stack(steer.curve).expand(-1, len(keys)).T.tolist()]
     confidence = logits.softmax(1)
@@ -177,6 +179,7 @@ def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = No
             confidence=confidence[row, key.class_index].item(),
             group=members,
             curve=curves[row],
+            skipped=skipped[row],
         )
         for row, key in enumerate(keys)
     ]

@@ -144,9 +144,11 @@ def test_guidance_acts_in_its_window_and_never_at_the_last_step() -> None:
     assert not DomainSteer(square, Alignment(scale=0.0)).acts_on(step())
 
 
-@pytest.mark.parametrize(("statistics", "moved", "skipped"), [("image", 2, 1), ("batch", 0, 3)])
+@pytest.mark.parametrize(
+    ("statistics", "moved", "skipped"), [("image", 2, [0, 1, 0]), ("batch", 0, [1, 1, 1])]
+)
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(
-    statistics: str, moved: int, skipped: int
+    statistics: str, moved: int, skipped: list[int]
 ) -> None:
     def loss(z: Tensor) -> Tensor:
         return square(z) * torch.tensor([1.0, float("nan"), 1.0])
@@ -156,16 +158,21 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(
     found = steer.between(z, step())
     assert found.isfinite().all()
     assert int((found != z).flatten(1).any(1).sum()) == moved
-    assert (steer.guided, steer.skipped) == (3, skipped)
-    with pytest.raises(GuidanceError, match=rf"{skipped} of 3 guidance steps had a gradient that is NaN"):
+    assert steer.skipped == skipped
+    with pytest.raises(
+        GuidanceError, match=rf"{sum(skipped)} of 3 guidance steps had a gradient that is NaN"
+    ):
         steer.check()
 
 
 def test_a_tenth_of_the_steps_may_be_skipped() -> None:
     steer = DomainSteer(square, Alignment())
-    steer.guided, steer.skipped = 30, 3
     steer.check()
-    steer.skipped = 4
+    assert steer.skipped == []
+    steer.taken = [torch.ones(10, dtype=torch.bool), torch.ones(10, dtype=torch.bool), torch.arange(10) > 2]
+    steer.check()
+    assert steer.skipped == [1] * 3 + [0] * 7
+    steer.taken[0][4] = False
     with pytest.raises(GuidanceError):
         steer.check()
 
@@ -216,7 +223,7 @@ def test_a_scale_that_overflows_is_lowered_and_stays_so(factor: float) -> None:
     assert not gradient(z, loss, HALF_SCALE)[1].isfinite().all()
     steer = DomainSteer(loss, Alignment(step="raw", statistics="image", scale=1.0), HALF_SCALE)
     moved = steer.between(z, step())
-    assert steer.skipped == 0
+    assert steer.skipped == [0] * len(z)
     assert LEAST_SCALE <= steer.scale < HALF_SCALE
     assert cosine(z - moved, expected) > 0.99
     before = steer.scale
@@ -228,7 +235,7 @@ def test_a_gradient_that_no_scale_makes_finite_is_skipped_and_costs_no_scale() -
     steer = DomainSteer(lambda z: z.log().sum((1, 2, 3)), Alignment(statistics="image"), HALF_SCALE)
     z = torch.zeros(2, 4, 4, 4)
     assert torch.equal(steer.between(z, step()), z)
-    assert (steer.skipped, steer.scale) == (2, HALF_SCALE)
+    assert (sum(steer.skipped), steer.scale) == (2, HALF_SCALE)
 
 
 def test_float32_and_bfloat16_are_left_as_they_are() -> None:

@@ -3,14 +3,17 @@
 import errno
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from engine.errors import ConfigError, OutputError
 from engine.outputs import open_dataset, read_dataset
+from engine.outputs.dataset import load_sample
 from engine.outputs.manifest import JOURNAL
 from engine.outputs.names import class_folders
 from engine.types import ImageKey
@@ -86,8 +89,31 @@ def test_rows_come_back_exactly(finished, make_sample):
     pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
     assert (pixels / 255 - sample.image).abs().max() <= 0.5 / 255 + 1e-6
     assert json.loads((finished / "run.json").read_text())["measured"] == {
-        "seconds": 1.5, "device": "cpu", "images": 4,
+        "seconds": 1.5, "device": "cpu", "images": 4, "skipped_guidance_steps": 0,
     }  # fmt: skip
+
+
+def test_skipped_steps_are_summed_over_all_calls_and_selections(tmp_path, make_sample):
+    def measured(folder):
+        return json.loads((folder / "run.json").read_text())["measured"]["skipped_guidance_steps"]
+
+    for number, skipped in enumerate((2, 3)):
+        with open_dataset(tmp_path / "run", CONFIG, LABELS) as writer:
+            writer.add(replace(make_sample(0, number, "dog"), skipped=skipped))
+            if number == 1:
+                writer.finish({})
+    assert measured(tmp_path / "run") == 5
+    with open_dataset(tmp_path / "part", CONFIG, LABELS) as writer:
+        for file, row in list(read_dataset(tmp_path / "run"))[1:]:
+            writer.add(load_sample(file, row))
+        writer.finish({})
+    assert measured(tmp_path / "part") == 3
+
+
+def test_a_manifest_of_an_earlier_version_skipped_nothing(finished):
+    before = pq.read_table(finished / "manifest.parquet").drop_columns(["skipped"])
+    pq.write_table(before, finished / "manifest.parquet")
+    assert [row.skipped for _, row in read_dataset(finished)] == [0] * 4
 
 
 def test_a_finished_folder_is_left_as_it_is(finished, make_sample):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -240,6 +240,23 @@ def test_gradients_that_are_not_finite_end_in_an_error(small_prior: Prior, tiny_
     classifier = load_classifier(tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")
     with pytest.raises(GuidanceError, match="NaN or infinite, expected at most 10%"):
         list(generate(classifier, small_prior, ["dog"], 1, sampling=SHORT))
+
+
+def test_skipped_steps_are_written_down_also_of_a_run_that_was_cut(
+    tmp_path: Path, small_prior: Prior, tiny_resnet: CifarResNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 3 steps the first two are guided, and here all are skipped; each image is a group of its own."""
+    monkeypatch.setattr("engine.guidance.steer.MAX_SKIPPED", 1.0)
+    with torch.no_grad():
+        tiny_resnet.layer3[0].conv1.weight.fill_(float("nan"))
+    classifier = load_classifier(tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")
+    images = partial(
+        generate, classifier, small_prior, ["dog"], 3, sampling=replace(SHORT, batch=1), out=tmp_path / "set"
+    )
+    assert next(images()).skipped == 2
+    assert len(list(images())) == 2
+    measured = json.loads((tmp_path / "set" / "run.json").read_text())["measured"]
+    assert (measured["images"], measured["skipped_guidance_steps"]) == (2, 6)
 
 
 @pytest.mark.parametrize(
