@@ -25,7 +25,9 @@ from engine.tokens.source import Drawn, Source
 from engine.tokens.state import Outcome, TokenEpoch, TokenState, learning_key
 
 MAX_SKIPPED = 0.1
-"""The share of a class's updates that may be skipped for a gradient that is not finite."""
+"""The share of a class's updates so far that may be skipped for a gradient that is not finite."""
+FEWEST = 20
+"""Updates that this share is taken of at least: of the first update alone, a single skip would be all."""
 SURE = 2.0
 """Standard errors by which a token must be better than the plain prompt to be kept."""
 
@@ -49,7 +51,7 @@ def learn(
     """Learn the tokens of a state, up to `batch` classes side by side; yields after each epoch that they share.
 
     When a report is yielded the state is whole: saved, loaded and given to `learn` again, it goes on to the same end.
-    Raises GuidanceError once more than a tenth of a class's updates had to be skipped.
+    Raises GuidanceError once more than a tenth of a class's updates, and more than 2, had to be skipped.
     """
     if not state.scale:
         state.scale.fill_(source.scale)
@@ -167,7 +169,7 @@ def _learn_epoch(
     state.outcome[learners] = Outcome.RECOGNISED
     state.outcome[moving] = Outcome.LEARNING
     state.outcome[[n for n in moving if state.epochs[n] >= learning.epochs]] = Outcome.EPOCHS_USED_UP
-    _check_skipped(state, learners, learning)
+    _check_skipped(state, learners)
 
 
 def _draw(
@@ -274,12 +276,13 @@ def _classes(state: TokenState, numbers: Sequence[int]) -> list[int]:
     return [state.classes[number] for number in numbers]
 
 
-def _check_skipped(state: TokenState, learners: list[int], learning: TokenLearning) -> None:
-    updates = learning.epochs * learning.updates_per_trajectory
+def _check_skipped(state: TokenState, learners: list[int]) -> None:
     for number in learners:
-        if state.skipped[number] > MAX_SKIPPED * updates:
+        skipped = int(state.skipped[number])
+        tried = skipped + int(state.updates[number])
+        if skipped > MAX_SKIPPED * max(tried, FEWEST):
             raise GuidanceError(
-                f"{int(state.skipped[number])} updates of class {state.classes[number]}'s token had a gradient that is "
-                f"NaN or infinite, expected at most {MAX_SKIPPED:.0%} of {updates}: lower cfg or the "
-                "alignment scale, or use the prior in float32."
+                f"{skipped} of {tried} updates of class {state.classes[number]}'s token had a gradient that is NaN or "
+                f"infinite, expected at most {MAX_SKIPPED:.0%}, or {MAX_SKIPPED * FEWEST:.0f} of the first {FEWEST}: "
+                "lower cfg or the alignment scale, or use the prior in float32."
             )

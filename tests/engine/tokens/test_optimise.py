@@ -3,6 +3,7 @@
 import copy
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 
 import pytest
@@ -370,10 +371,25 @@ def test_too_many_skipped_updates_are_an_error():
     source = Rows(state, lambda keys, context, _: context * float("inf"))
     with pytest.raises(
         GuidanceError,
-        match=r"3 updates of class 2's token .* NaN or infinite, expected at most 10% of 20: lower cfg",
+        match=r"3 of 3 updates of class 2's token .* infinite, expected at most 10%, or 2 of the first 20: lower cfg",
     ):
-        list(learn(state, source, replace(ALWAYS, epochs=20), 28))
+        list(learn(state, source, replace(ALWAYS, epochs=1000), 28))
     assert state.rows.isfinite().all()
+
+
+@pytest.mark.parametrize(("skipped", "refused"), [([0, 1], None), ([0, 15, 29], None), ([0, 15, 28], 28)])
+def test_skipped_updates_count_against_those_made_so_far(skipped, refused):
+    """Two are allowed from the first update on, a third once there are 30."""
+    state, learning = at_start((2,)), replace(ALWAYS, epochs=40)
+    logits_of = fixed_accuracy(lambda key, _: False)
+
+    def broken(keys, context, with_tokens):
+        bad = [image_of(key, learning)[0] - 1 in skipped for key in keys]
+        return logits_of(keys, context, with_tokens) * torch.tensor([[torch.nan if b else 1.0] for b in bad])
+
+    with pytest.raises(GuidanceError, match="3 of 29 updates") if refused else nullcontext():
+        list(learn(state, Rows(state, broken), learning, batch=28))
+    assert state.epochs.tolist() == [40 if refused is None else refused + 1]
 
 
 def test_a_lowered_scale_is_kept_with_the_state():
