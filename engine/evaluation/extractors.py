@@ -51,10 +51,15 @@ def load_extractor(
     """The network that `features` names: 'judge', 'classifier:<source of load_classifier>' or 'inception'.
 
     weights: a local file of Inception's weights, for machines without network. architecture, labels: what
-    `load_classifier` takes. Raises ConfigError for an unknown name, ModelError or MissingExtraError where it cannot
-    be loaded.
+    `load_classifier` takes. Raises ConfigError for an unknown name or an architecture that belongs to none, ModelError
+    or MissingExtraError where it cannot be loaded.
     """
     where = default_device(device)
+    if architecture is not None and not features.startswith(CLASSIFIER):
+        raise ConfigError(
+            f"architecture is {architecture!r} with features {features!r}, expected none: it belongs to "
+            f"'{CLASSIFIER}<checkpoint file>'. Leave it out, or name such a file."
+        )
     if features == JUDGE:
         return judge_extractor(where)
     if features == INCEPTION:

@@ -43,10 +43,12 @@ def load_classifier(
     (with `architecture`), or an nn.Module, of which a copy is frozen. labels and preprocess: as the model's own config
     says, unless given; files and modules need labels. dtype: of the network but for its BatchNorm layers; 'auto' is
     float16 on a GPU and float32 on the CPU. Raises ModelError where the source is unknown, unreachable, unsafe or has
-    no BatchNorm statistics, ConfigError where the labels do not fit it.
+    no BatchNorm statistics, ConfigError where the labels do not fit it or another source came with an architecture.
     """
     if isinstance(source, nn.Module):
-        name, found = type(source).__name__, Source(copy.deepcopy(source), None, None)
+        name = type(source).__name__
+        _refuse(architecture, name)
+        found = Source(copy.deepcopy(source), None, None)
     else:
         name, found = str(source), _find(str(source), architecture)
     preprocess = preprocess or found.preprocess
@@ -99,15 +101,26 @@ def save_classifier(
 def _find(source: str, architecture: str | None) -> Source:
     scheme, colon, name = source.partition(":")
     if colon and scheme in SCHEMES:
+        _refuse(architecture, source)
         return SCHEMES[scheme](name)
     path = Path(source).expanduser()
     if path.is_dir():
+        _refuse(architecture, source)
         return _from_folder(path)
     if path.is_file() or path.suffix:
         return Source(*load_architecture(path, architecture), None)
     raise ModelError(
         f"unknown classifier {source!r}, expected {ACCEPTED}: check the spelling, or that the file exists."
     )
+
+
+def _refuse(architecture: str | None, name: str) -> None:
+    """Raise ConfigError for an architecture beside a source that says itself what network it is."""
+    if architecture is not None:
+        raise ConfigError(
+            f"architecture is {architecture!r} with classifier {name!r}, expected none: only a checkpoint file does "
+            "not say what network it is. Leave it out, or name such a file."
+        )
 
 
 def _from_architecture(name: str) -> Source:

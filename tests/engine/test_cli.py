@@ -90,6 +90,7 @@ def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> Non
     [
         (["--classifier", "nonsense"], "unknown classifier 'nonsense'"),
         (["--classifier", "embedded:oil"], "unknown domain 'oil'"),
+        (["--architecture", "resnet8"], "architecture is 'resnet8' with classifier"),
         (["--prior", "nonsense"], "unknown prior 'nonsense'"),
         (["--images-per-class", "0"], "images_per_class is 0"),
         (["--classes", "cat"], "class 'cat' is not a label"),

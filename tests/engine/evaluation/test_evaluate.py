@@ -168,6 +168,11 @@ def test_inception_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         load_extractor("inception", "cpu")
 
 
+def test_an_architecture_belongs_to_a_classifier_s_features() -> None:
+    with pytest.raises(ConfigError, match="architecture is 'resnet8' with features 'judge', expected none"):
+        load_extractor("judge", "cpu", architecture="resnet8")
+
+
 @pytest.mark.timm
 def test_inception_reads_a_local_file_and_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -147,7 +147,27 @@ def test_files_that_do_not_fit_are_refused(resnet20: CifarResNet, tmp_path: Path
 )
 def test_unknown_sources_are_answered_with_what_is_accepted(source: str, error: type, wording: str) -> None:
     with pytest.raises(error, match=wording):
-        load_classifier(source, architecture="resnet20", labels=LABELS)
+        load_classifier(source, architecture=None if ":" in source else "resnet20", labels=LABELS)
+
+
+def test_an_architecture_where_the_source_says_it_itself_is_refused(
+    tiny_resnet: CifarResNet, tmp_path: Path
+) -> None:
+    for source in (
+        "embedded:photo",
+        "hf:a/b",
+        "timm:a",
+        "torchvision:a",
+        "onnx:a.onnx",
+        "arch:resnet18",
+        tmp_path,
+    ):
+        with pytest.raises(
+            ConfigError, match=f"is 'vgg' with classifier '{source}', expected none: .* Leave it"
+        ):
+            load_classifier(source, architecture="vgg")
+    with pytest.raises(ConfigError, match="with classifier 'CifarResNet', expected none"):
+        load_classifier(tiny_resnet, architecture="resnet8", labels=LABELS)
 
 
 @pytest.mark.parametrize("package", ["timm", "torchvision"])
