@@ -5,7 +5,7 @@ the same bytes as an undisturbed one.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from engine.memory.budget import AUTO
 from engine.memory.plan import Plan
 from engine.models.classifier import Classifier
 from engine.models.prior import Prior
+from engine.outputs.run_record import differences
 from engine.pipelines.job import Job, prepare
 from engine.pipelines.start_word import best_word, looked_at, trial_images
 from engine.pipelines.token_source import TokenSource
@@ -180,25 +181,12 @@ def _checked_path(out: str | Path | None) -> Path | None:
 
 def _check_same_run(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raise OutputError, naming each setting that differs, where a file belongs to another run."""
-    old, new = dict(_leaves(there)), dict(_leaves(asked))
-    differing = [
-        f"{name} is {old.get(name, 'not set')!r} there and {new.get(name, 'not set')!r} here"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name, ...) != new.get(name, ...)
-    ]
+    differing = differences(there, asked)
     if differing:
         raise OutputError(
             f"{path} holds a run with other settings: {'; '.join(differing)}. Expected the same settings to continue "
             "it: use them, or choose another file."
         )
-
-
-def _leaves(facts: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
-    for key, fact in facts.items():
-        if isinstance(fact, Mapping):
-            yield from _leaves(fact, f"{name}{key}.")
-        else:
-            yield f"{name}{key}", fact
 
 
 def _packed(state: TokenState, run: Mapping[str, Any]) -> bytes:
