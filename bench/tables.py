@@ -1,13 +1,18 @@
 """Markdown tables from the JSON in bench/results, and the tables of README and docs/results.md between their markers.
 
 python bench/tables.py
+
+Below a table of results that its script would not keep, being of another prior or other settings, a line says so.
 """
 
 import json
 import re
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import evidence
+import guidance_study
 from cost_tables import (
     cat_compute_table,
     decoders_table,
@@ -26,6 +31,8 @@ from evidence_tables import (
     worst_of,
 )
 from study_tables import cifar_table, guidance_study_table
+
+from engine.models import load_prior
 
 RESULTS = Path(__file__).parent / "results"
 PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/results.md")]
@@ -203,6 +210,22 @@ def study_table(name: str, found: dict[str, dict]) -> str:
     return STUDIES[name](found[name])
 
 
+def out_of_date(result: dict, prior: str) -> str:
+    """A line on what a result holds of another prior than `prior`, a fingerprint, or of settings that are no more."""
+    settings, rows = result.get("settings", result), result.get("rows")
+    if (made := settings.get("prior", prior)) != prior:
+        return f"\n\n**Out of date:** made with prior {made}; {prior} ships now."
+    methods = {name: asdict(how) for name, how in (guidance_study.VARIANTS | evidence.METHODS).items()}
+    methods = json.loads(json.dumps(methods))  # as a file gives them back
+
+    def differs(name: str, row: dict) -> bool:
+        now = methods.get(settings.get("method", name.split("/")[0]), {})
+        return any(now.get(key) != value for key, value in row.get("settings", {}).items())
+
+    old = [name for name, row in rows.items() if differs(name, row)] if isinstance(rows, dict) else []
+    return f"\n\n**Out of date:** made with other settings than today's: {', '.join(old)}." if old else ""
+
+
 def main() -> None:
     for file in sorted(RESULTS.glob("kernels*.json")):
         file.with_suffix(".md").write_text(kernels_table(json.loads(file.read_text())))
@@ -225,13 +248,15 @@ def main() -> None:
         "styles": (styles_table, ["styles"]),
         "kernels": (readme_kernels, ["kernels"]),
     }
+    prior = load_prior("embedded").fingerprint
+    notes = {name: out_of_date(result, prior) for name, result in found.items()}
     ready = {
-        name: made(*(found[source] for source in sources))
+        name: made(*(found[source] for source in sources)) + "".join(notes[source] for source in sources)
         for name, (made, sources) in tables.items()
         if all(source in found for source in sources)
     }
-    ready |= {name: cost_table(name, found) for name in COSTS}
-    ready |= {name: study_table(name, found) for name in STUDIES}
+    ready |= {name: cost_table(name, found) + notes.get(name, "") for name in COSTS}
+    ready |= {name: study_table(name, found) + notes.get(name, "") for name in STUDIES}
     ready["gpu_memory"] = gpu_memory_table(found.get("kernels_cuda", {}).get("memory"))
     texts = {page: page.read_text() for page in PAGES}
     for name, made in ready.items():

@@ -1,7 +1,9 @@
 """The README's tables are those that the committed results make."""
 
 import importlib.util
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,32 @@ def test_making_the_tables_again_changes_nothing() -> None:
     for path, content in results.items():
         path.write_bytes(content)  # a failing test must not mend what it found
     assert after == results
+
+
+def test_results_of_another_prior_or_other_settings_are_told_apart() -> None:
+    script = tables()
+    file = json.loads((ROOT / "bench" / "results" / "evidence.json").read_text())
+    prior = file["settings"]["prior"]
+    assert script.out_of_date(file, "another").endswith(f"made with prior {prior}; another ships now.")
+    how = json.loads(json.dumps(asdict(script.evidence.METHODS["DAG"])))
+    other = how | {"alignment": how["alignment"] | {"scale": 7.0}}
+    rows = {
+        "DAG/photo": {"settings": how},
+        "DAG/sketch": {"settings": other},
+        "gone/photo": {"settings": how},
+    }
+    result = {"settings": {"prior": prior}, "rows": rows}
+    assert script.out_of_date(result, prior).endswith("than today's: DAG/sketch, gone/photo.")
+    result["settings"]["method"] = "DAG"  # of all rows, as bench/downstream.py has it
+    assert script.out_of_date(result, prior).endswith("than today's: DAG/sketch.")
+    for others in (
+        {"rows": {"a": {"fid": 1.0}}},
+        {"rows": [1]},
+        {"prior": prior},
+        {"settings": {"batch": 1}},
+    ):
+        assert script.out_of_date(others, prior) == ""
+    assert "made with prior" in script.out_of_date({"prior": "old"}, prior)
 
 
 def test_a_table_is_filled_between_its_markers_and_nowhere_else() -> None:
