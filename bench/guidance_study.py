@@ -54,6 +54,8 @@ VARIANTS = {
     "CFG 4": guided(cfg=4.0),
     "CFG 12": guided(cfg=12.0),
     "whole schedule": guided(Alignment(stop=1.0)),
+    "whole schedule, CFG 4": guided(Alignment(stop=1.0), cfg=4.0),
+    "whole schedule, scale 0.2": guided(Alignment(stop=1.0, scale=0.2)),
     "middle of the schedule": guided(Alignment(start=0.3, stop=0.7)),
     "first half": guided(Alignment(stop=0.5)),
     "second half": guided(Alignment(start=0.5, stop=1.0)),

@@ -16,10 +16,10 @@ PRIORS_PX = -1
 class Alignment:
     """Domain alignment guidance (DAG): how the classifier's BatchNorm statistics pull on the latents.
 
-    The defaults come from a trial on the embedded models and are provisional: `bench/results/evidence.json` has what
-    they reach, on other seeds, beside `Alignment.paper()`, DDIS as published. With the embedded classifiers L_BN in
-    relative weights falls from about 8 to 0.3 and cross-entropy starts near 1: the class counts once the domain is
-    near.
+    The defaults come from trials on the embedded models, the last of them `bench/guidance_study.py`;
+    `bench/results/evidence.json` has what they reach, on other seeds, beside `Alignment.paper()`, DDIS as published.
+    With the embedded classifiers L_BN in relative weights falls from about 8 to 0.3 and cross-entropy starts near 1:
+    the class counts once the domain is near.
     """
 
     target: Literal["clean", "noisy"] = setting(
@@ -33,7 +33,7 @@ class Alignment:
     scale: float = setting(0.4, "length of a guidance step, in the unit that `step` names")
     start: float = setting(0.0, "fraction of the schedule at which guidance begins")
     stop: float = setting(
-        0.8, "fraction of the schedule at which guidance ends; the last step is never guided"
+        1.0, "fraction of the schedule at which guidance ends; the last step is never guided"
     )
     statistics: Literal["batch", "image"] = setting(
         "batch", "moments over the images that are sampled together, or over each image alone (paper's code)"
