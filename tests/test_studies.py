@@ -35,22 +35,22 @@ def test_variants_of_guidance_are_measured_once_each(
     tmp_path: Path, run: Run, bench_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = bench_script("guidance_study")
-    short = {name: replace(study.VARIANTS[name], sampling=Sampling(steps=4)) for name in ("default", "plain")}
+    short = {name: replace(study.VARIANTS[name], sampling=Sampling(steps=4)) for name in ("base", "plain")}
     monkeypatch.setattr(study, "VARIANTS", short)
     monkeypatch.setattr(study, "METRICS", replace(study.METRICS, resamples=5))
     out = tmp_path / "study.json"
     asked = ("guidance_study", "--domains", "photo", "--images", 1, "--work", tmp_path, "--out", out)
-    run(*asked, "--variants", "default")
-    printed = run(*asked, "--variants", "default", "plain")
+    run(*asked, "--variants", "base")
+    printed = run(*asked, "--variants", "base", "plain")
     assert "plain/photo" in printed
-    assert "default/photo" not in printed
+    assert "base/photo" not in printed
     rows = json.loads(out.read_text())["rows"]
-    assert list(rows) == ["default/photo", "plain/photo"]
+    assert list(rows) == ["base/photo", "plain/photo"]
     assert rows["plain/photo"]["settings"]["alignment"] is None
     for row in rows.values():
         assert row["images"] == row["shares"]["images"] == 7
         assert row["metrics"]["fid"]["low"] <= row["metrics"]["fid"]["high"]
-    assert rows["default/photo"]["flops_per_image"] > rows["plain/photo"]["flops_per_image"]
+    assert rows["base/photo"]["flops_per_image"] > rows["plain/photo"]["flops_per_image"]
 
 
 @pytest.fixture
