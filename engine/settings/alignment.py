@@ -33,7 +33,7 @@ class Alignment:
     scale: float = setting(0.4, "length of a guidance step, in the unit that `step` names")
     start: float = setting(0.0, "fraction of the schedule at which guidance begins")
     stop: float = setting(
-        1.0, "fraction of the schedule at which guidance ends; the last step is never guided"
+        0.9, "fraction of the schedule at which guidance ends; the last step is never guided"
     )
     statistics: Literal["batch", "image"] = setting(
         "batch", "moments over the images that are sampled together, or over each image alone (paper's code)"
