@@ -32,6 +32,7 @@ from evidence_tables import (
 )
 from study_tables import cifar_table, guidance_study_table
 
+from engine.config import Alignment
 from engine.models import load_prior
 
 RESULTS = Path(__file__).parent / "results"
@@ -210,17 +211,27 @@ def study_table(name: str, found: dict[str, dict]) -> str:
     return STUDIES[name](found[name])
 
 
-def out_of_date(result: dict, prior: str) -> str:
-    """A line on what a result holds of another prior than `prior`, a fingerprint, or of settings that are no more."""
+def out_of_date(file: str, result: dict, prior: str) -> str:
+    """A line on what a file's result holds of another prior than `prior`, a fingerprint, or of settings that are gone.
+
+    Known are the methods and variants of evidence.py and guidance_study.py, and what others align with: `Alignment()`.
+    """
     settings, rows = result.get("settings", result), result.get("rows")
     if (made := settings.get("prior", prior)) != prior:
         return f"\n\n**Out of date:** made with prior {made}; {prior} ships now."
-    methods = {name: asdict(how) for name, how in (guidance_study.VARIANTS | evidence.METHODS).items()}
-    methods = json.loads(json.dumps(methods))  # as a file gives them back
+    ours = asdict(Alignment())
+    if settings.get("alignment", ours) != ours:
+        return "\n\n**Out of date:** made with another alignment than today's default."
+    if file == "cifar":  # its rows have no prior and no alignment
+        return ""
+    known = guidance_study.VARIANTS if file == "guidance_study" else evidence.METHODS
+    methods = json.loads(json.dumps({name: asdict(how) for name, how in known.items()}))  # as from a file
 
     def differs(name: str, row: dict) -> bool:
         now = methods.get(settings.get("method", name.split("/")[0]), {})
-        return any(now.get(key) != value for key, value in row.get("settings", {}).items())
+        return row.get("alignment", ours) != ours or any(
+            now.get(key) != value for key, value in row.get("settings", {}).items()
+        )
 
     old = [name for name, row in rows.items() if differs(name, row)] if isinstance(rows, dict) else []
     return f"\n\n**Out of date:** made with other settings than today's: {', '.join(old)}." if old else ""
@@ -249,7 +260,7 @@ def main() -> None:
         "kernels": (readme_kernels, ["kernels"]),
     }
     prior = load_prior("embedded").fingerprint
-    notes = {name: out_of_date(result, prior) for name, result in found.items()}
+    notes = {name: out_of_date(name, result, prior) for name, result in found.items()}
     ready = {
         name: made(*(found[source] for source in sources)) + "".join(notes[source] for source in sources)
         for name, (made, sources) in tables.items()

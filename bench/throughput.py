@@ -10,7 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     classifier = load_classifier("embedded:cartoon", device=prior.device)
     result = {
         "images": chosen.images,
+        "alignment": asdict(Alignment()),
         "environment": {
             "device": str(prior.device), "threads": torch.get_num_threads(), "versions": versions(),
         },

@@ -69,14 +69,14 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
 
 def add_alignment(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("domain alignment guidance (DAG)")
-    presets = "default: ours, provisional; paper: DDIS as published, with its sampling; none: the plain prior"
+    presets = "default: ours; paper: DDIS as published, with its sampling; none: the plain prior"
     group.add_argument("--alignment", choices=PRESETS, default="default", help=presets)
     add_fields(group, Alignment(), "alignment-")
 
 
 def add_learning(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("class alignment tokens (CAT)")
-    presets = "default: ours, provisional; paper: DDIS as published"
+    presets = "default: ours; paper: DDIS as published"
     group.add_argument("--learning", choices=LEARNING_PRESETS, default="default", help=presets)
     add_fields(group, TokenLearning(), "learning-")
 

@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+
+from engine.config import Alignment
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,7 +45,9 @@ def test_results_of_another_prior_or_other_settings_are_told_apart() -> None:
     script = tables()
     file = json.loads((ROOT / "bench" / "results" / "evidence.json").read_text())
     prior = file["settings"]["prior"]
-    assert script.out_of_date(file, "another").endswith(f"made with prior {prior}; another ships now.")
+    assert script.out_of_date("evidence", file, "another").endswith(
+        f"made with prior {prior}; another ships now."
+    )
     how = json.loads(json.dumps(asdict(script.evidence.METHODS["DAG"])))
     other = how | {"alignment": how["alignment"] | {"scale": 7.0}}
     rows = {
@@ -52,17 +56,24 @@ def test_results_of_another_prior_or_other_settings_are_told_apart() -> None:
         "gone/photo": {"settings": how},
     }
     result = {"settings": {"prior": prior}, "rows": rows}
-    assert script.out_of_date(result, prior).endswith("than today's: DAG/sketch, gone/photo.")
+    assert script.out_of_date("evidence", result, prior).endswith("than today's: DAG/sketch, gone/photo.")
     result["settings"]["method"] = "DAG"  # of all rows, as bench/downstream.py has it
-    assert script.out_of_date(result, prior).endswith("than today's: DAG/sketch.")
+    assert script.out_of_date("evidence", result, prior).endswith("than today's: DAG/sketch.")
     for others in (
         {"rows": {"a": {"fid": 1.0}}},
         {"rows": [1]},
         {"prior": prior},
         {"settings": {"batch": 1}},
     ):
-        assert script.out_of_date(others, prior) == ""
-    assert "made with prior" in script.out_of_date({"prior": "old"}, prior)
+        assert script.out_of_date("evidence", others, prior) == ""
+    assert "made with prior" in script.out_of_date("embedded_check", {"prior": "old"}, prior)
+    cifar = {"rows": {"deepinversion": {"settings": {"iterations": 7}}}}
+    assert script.out_of_date("cifar", cifar, prior) == ""
+    longer = asdict(replace(Alignment(), scale=7.0))
+    assert "another alignment" in script.out_of_date("tune", {"settings": {"alignment": longer}}, prior)
+    assert "today's: sketch" in script.out_of_date(
+        "styles", {"rows": {"sketch": {"alignment": longer}}}, prior
+    )
 
 
 def test_a_table_is_filled_between_its_markers_and_nowhere_else() -> None:

@@ -34,6 +34,7 @@ def test_a_third_partys_resnet20_with_the_embedded_prior(third_party_models: Pat
     samples = list(generate(classifier, "embedded", None, 1, sampling=SHORT, out=tmp_path / "set"))
     assert {sample.label for sample in samples} == set(CIFAR10)
     check(samples, 10)
+    check_guided(samples, list(generate(classifier, "embedded", None, 1, alignment=None, sampling=SHORT)))
     assert (tmp_path / "set" / "images" / "airplane" / "00000.png").is_file()
 
 
@@ -53,6 +54,7 @@ def test_a_transformers_resnet18_from_a_local_folder(small_prior: Prior, tmp_pat
     samples = list(generate(classifier, small_prior, None, 1, sampling=SHORT))
     assert [sample.label for sample in samples] == names
     check(samples, 4)
+    check_guided(samples, list(generate(classifier, small_prior, None, 1, alignment=None, sampling=SHORT)))
 
 
 @pytest.mark.timm
