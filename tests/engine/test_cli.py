@@ -92,6 +92,7 @@ def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> Non
         (["--classifier", "embedded:oil"], "unknown domain 'oil'"),
         (["--architecture", "resnet8"], "architecture is 'resnet8' with classifier"),
         (["--prior", "nonsense"], "unknown prior 'nonsense'"),
+        (["--revision", "main"], "revision is 'main' with prior"),
         (["--images-per-class", "0"], "images_per_class is 0"),
         (["--classes", "cat"], "class 'cat' is not a label"),
         (["--alignment-start", "0.9", "--alignment-stop", "0.1"], "alignment window is [0.9, 0.1)"),
