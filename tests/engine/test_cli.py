@@ -153,11 +153,29 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
         def __init__(self, title: str, total: int) -> None:
             self.seen = shown[title] = [total, 0]
 
+        def expect(self, total: int) -> None:
+            self.seen[0] = total
+
         def advance(self, units: float = 1, **fields: object) -> None:
             self.seen[1] += units
 
     monkeypatch.setattr(Progress, "bars", lambda self: nullcontext(Counted))
     return shown
+
+
+@pytest.mark.parametrize(
+    ("alignment", "again"), [("default", 2), ("none", 1)], ids=["made jointly", "made alone"]
+)
+def test_a_continued_run_shows_the_images_that_it_makes(
+    tmp_path: Path, models: list[str], bars: dict[str, list[float]], alignment: str, again: int
+) -> None:
+    out = tmp_path / "set"
+    asked = ["generate", *models, "--classes", "dog", "horse", "--images-per-class", "1", "--steps", "2"]
+    for number, images in enumerate((2, again, 0)):
+        if number == 1:
+            (out / "images" / "horse" / "00000.png").unlink()
+        assert main([*asked, "--alignment", alignment, "--out", str(out)]) == 0
+        assert bars == {"images": [images, pytest.approx(images)]}
 
 
 def test_learning_shows_the_trial_of_words_and_its_epochs(
