@@ -71,8 +71,9 @@ def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
 
     job = _job_of(chosen)
     total = len(job.classes) * job.images_per_class
-    with progress.bar("images", total) as bar:
-        made = sum(1 for _ in write(job, chosen.out, lambda step, of: bar.advance(len(of) / step.total)))
+    with progress.bar("images", None) as bar:
+        images = write(job, chosen.out, lambda step, of: bar.advance(len(of) / step.total), bar.expect)
+        made = sum(1 for _ in images)
     sheet = chosen.out / "contact_sheet.png"
     progress.say(f"{total} images in {chosen.out}, {made} of them made now. Contact sheet: {sheet}")
     return {"folder": str(chosen.out), "images": total, "made_now": made, "contact_sheet": str(sheet)}

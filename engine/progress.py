@@ -66,6 +66,10 @@ class Bar:
         self._shown = shown
         self._task = task
 
+    def expect(self, total: int) -> None:
+        """Say of how many units, where it was not known before; of 0 the bar is not shown."""
+        self._shown.update(self._task, total=total, visible=total != 0)
+
     def advance(self, units: float = 1, **fields: Any) -> None:
         self._shown.update(self._task, advance=units, **fields)
 

@@ -17,6 +17,7 @@ from engine.models.checkpoints import BROKEN
 from engine.models.classifier import Source
 from engine.models.hub import HUB_ID, fetch
 from engine.models.preprocess import Preprocess, from_image_processor
+from engine.models.quiet import quiet
 
 FAILURES = (*BROKEN, UnpicklingError)
 """What these libraries raise for models that are unknown, unreachable or broken."""
@@ -35,9 +36,10 @@ def from_transformers(name: str) -> Source:
             )
         folder = fetch(name, ["config.json", "preprocessor_config.json", "model*.safetensors*"])
     try:
-        module, loading = AutoModelForImageClassification.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        with quiet():
+            module, loading = AutoModelForImageClassification.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
         settings = folder / "preprocessor_config.json"
         preprocess = from_image_processor(json.loads(settings.read_text())) if settings.is_file() else None
     except FAILURES as error:

@@ -1,5 +1,6 @@
 """Where priors come from: the embedded one, a local diffusers folder, the Hugging Face hub, an architecture alone."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPi
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from engine.errors import ModelError, brief
+from engine.errors import ConfigError, ModelError, brief
 from engine.models.decoder import Decoder
 from engine.models.frozen import default_device, fingerprint, freeze, named_dtype
 from engine.models.hub import HUB_ID, fetch
@@ -20,6 +21,10 @@ from engine.models.tiny_sources import FAILURES, load_tiny, whole_part
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+"""How the files of weights begin, by part."""
+VARIANT = re.compile(r"(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
+"""What follows."""
 VAES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 ACCEPTED = (
     "'embedded', a local folder in diffusers format (as save_pretrained writes it), the hub id of a "
@@ -47,8 +52,10 @@ def load_prior(
     tiny: a tiny decoder for guidance, a diffusers folder or hub id of an AutoencoderTiny such as 'madebyollin/taesd';
     'none' for none; by default the architecture's, that in the subfolder `tiny` of a local prior, or the prior's own
     vae if it is one. Only safetensors are read.
-    Raises ModelError where a source is unknown, unreachable, broken, of another kind, or does not fit the other.
+    Raises ModelError where a source is unknown, unreachable, broken, of another kind, or does not fit the other,
+    ConfigError where a source has no variants or revisions and came with one.
     """
+    _refuse(source, variant, revision)
     place_on = default_device(device)
     dtype = named_dtype(dtype, place_on)
     if str(source).startswith(PREFIX):
@@ -90,6 +97,21 @@ def load_prior(
     )
 
 
+def _refuse(source: str | Path, variant: str | None, revision: str | None) -> None:
+    """Raise ConfigError for a variant or a revision of a source that has none."""
+    single = source == "embedded" or str(source).startswith(PREFIX)
+    if variant is not None and single:
+        raise ConfigError(
+            f"variant is {variant!r} with prior {str(source)!r}, expected none: only diffusers folders and hub "
+            "repositories have variants. Leave it out, or name such a prior."
+        )
+    if revision is not None and (single or Path(source).expanduser().is_dir()):
+        raise ConfigError(
+            f"revision is {revision!r} with prior {str(source)!r}, expected none: only hub repositories have "
+            "revisions. Leave it out, or name the prior by its hub id."
+        )
+
+
 def _own_folder(source: str | Path) -> Path | None:
     """Where a local prior is; None on the hub."""
     folder = EMBEDDED / "prior" if source == "embedded" else Path(source).expanduser()
@@ -124,11 +146,30 @@ def _from_folder(
     except FAILURES as error:
         raise ModelError(
             f"prior {str(source)!r} cannot be read from {folder} ({brief(error)}), expected a complete "
-            "diffusers folder with safetensors weights: fetch or save it again; if its files are named like "
-            "*.fp16.safetensors, pass variant='fp16'."
+            f"diffusers folder with safetensors weights{f' of variant {variant!r}' if variant else ''}: "
+            f"{_advice(source, folder, variant)}."
         ) from error
     _check_fit(source, unet, vae, text_encoder)
     return PriorParts(unet, vae, None, text_encoder, tokenizer, trained_with)
+
+
+def _advice(source: str | Path, folder: Path, variant: str | None) -> str:
+    """What to do where a folder cannot be read: another variant, if all parts have that one and not this."""
+    each = [_variants(folder / part, stem) for part, stem in STEMS.items()]
+    if all(variant in names for names in each):
+        return "fetch or save it again"
+    whole = set.intersection(*each)
+    ways = ["leave the variant out"] if None in whole else []
+    ways += [f"pass variant={name!r}" for name in sorted(name for name in whole if name)]
+    if not ways and not Path(source).expanduser().is_dir():
+        ways = [f"look up on https://huggingface.co/{source}/tree/main which variants it has"]
+    return " or ".join(ways) or "fetch or save it again"
+
+
+def _variants(folder: Path, stem: str) -> set[str | None]:
+    """The variants of a part's weights that are in its folder; None is the one without a name."""
+    ends = (VARIANT.fullmatch(file.name.removeprefix(stem)) for file in folder.glob(f"{stem}*.safetensors"))
+    return {end[1] for end in ends if end}
 
 
 def _hollow(model: type[Any], folder: Path, name: str, dtype: torch.dtype) -> Any:
@@ -169,7 +210,7 @@ def _locate(
 
 def _files(variant: str | None, without_weights: bool) -> list[str]:
     """Patterns of the files that are read, and no others: repositories hold the same weights many times over."""
-    stems = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
+    stems = [f"{part}/{stem}" for part, stem in STEMS.items()]
     dot = f".{variant}" if variant else ""
     weights = [f"{stem}{dot}{tail}" for stem in stems for tail in (".safetensors", "-0*.safetensors")]
     settings = ["model_index.json", "*/config.json", "scheduler/*", "tokenizer/*"]

@@ -5,7 +5,7 @@ it is a pure function of the request (`groups`), stands in each manifest row, an
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from inspect import signature
 from pathlib import Path
@@ -107,14 +107,23 @@ def check_unused(method: str | BaselineSettings, **given: object) -> None:
 
 
 def write(
-    job: Job | BaselineJob, out: str | Path, on_step: OnStep | OnIteration | None = None
+    job: Job | BaselineJob,
+    out: str | Path,
+    on_step: OnStep | OnIteration | None = None,
+    on_begin: Callable[[int], None] | None = None,
 ) -> Iterator[Sample]:
-    """Write what is missing of a job's dataset folder, yielding each image once it is on the disk."""
+    """Write what is missing of a job's dataset folder, yielding each image once it is on the disk.
+
+    on_begin: told how many images `on_step` will see; of groups that are made jointly, those that are done too.
+    """
     began = time.monotonic()
     with open_dataset(out, job.describe(), job.labels) as writer:
-        for group in job.groups():
-            missing = [key for key in group if key not in writer.done]
-            for image in make_group(job, group if job.joint else missing, on_step) if missing else ():
+        lacks = [(group, [key for key in group if key not in writer.done]) for group in job.groups()]
+        begun = [(group if job.joint else missing, missing) for group, missing in lacks if missing]
+        if on_begin is not None:
+            on_begin(sum(len(group) for group, _ in begun))
+        for group, missing in begun:
+            for image in make_group(job, group, on_step):
                 if image.key in missing:
                     writer.add(image)
                     yield image

@@ -92,6 +92,7 @@ def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> Non
         (["--classifier", "embedded:oil"], "unknown domain 'oil'"),
         (["--architecture", "resnet8"], "architecture is 'resnet8' with classifier"),
         (["--prior", "nonsense"], "unknown prior 'nonsense'"),
+        (["--revision", "main"], "revision is 'main' with prior"),
         (["--images-per-class", "0"], "images_per_class is 0"),
         (["--classes", "cat"], "class 'cat' is not a label"),
         (["--alignment-start", "0.9", "--alignment-stop", "0.1"], "alignment window is [0.9, 0.1)"),
@@ -152,11 +153,29 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
         def __init__(self, title: str, total: int) -> None:
             self.seen = shown[title] = [total, 0]
 
+        def expect(self, total: int) -> None:
+            self.seen[0] = total
+
         def advance(self, units: float = 1, **fields: object) -> None:
             self.seen[1] += units
 
     monkeypatch.setattr(Progress, "bars", lambda self: nullcontext(Counted))
     return shown
+
+
+@pytest.mark.parametrize(
+    ("alignment", "again"), [("default", 2), ("none", 1)], ids=["made jointly", "made alone"]
+)
+def test_a_continued_run_shows_the_images_that_it_makes(
+    tmp_path: Path, models: list[str], bars: dict[str, list[float]], alignment: str, again: int
+) -> None:
+    out = tmp_path / "set"
+    asked = ["generate", *models, "--classes", "dog", "horse", "--images-per-class", "1", "--steps", "2"]
+    for number, images in enumerate((2, again, 0)):
+        if number == 1:
+            (out / "images" / "horse" / "00000.png").unlink()
+        assert main([*asked, "--alignment", alignment, "--out", str(out)]) == 0
+        assert bars == {"images": [images, pytest.approx(images)]}
 
 
 def test_learning_shows_the_trial_of_words_and_its_epochs(

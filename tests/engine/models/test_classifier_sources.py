@@ -221,11 +221,15 @@ def transformers_resnet18(labels: list[str] | None = None) -> ResNetForImageClas
     return ResNetForImageClassification(config).eval()
 
 
-def test_a_transformers_resnet_brings_its_preprocessing_and_labels(tmp_path: Path) -> None:
+def test_a_transformers_resnet_brings_its_preprocessing_and_labels(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     network = transformers_resnet18(LABELS)
     network.save_pretrained(tmp_path)
     ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.875, resample=3).save_pretrained(tmp_path)
+    capfd.readouterr()
     classifier = load_classifier(f"hf:{tmp_path}", device="cpu")
+    assert capfd.readouterr() == ("", "")
     assert classifier.labels == tuple(LABELS)
     assert len(classifier.stored) == 20
     assert (classifier.preprocess.resize, classifier.preprocess.crop) == (73, (64, 64))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.errors import ModelError
+from engine.errors import ConfigError, ModelError
 from engine.models import Prior, load_prior, prior_sources
 
 
@@ -38,6 +38,36 @@ def test_a_half_precision_copy_loads_by_its_variant_and_is_the_same_prior(
     assert again.dtype == torch.float32
     assert again.fingerprint == prior.fingerprint == tiny_prior.fingerprint
     assert again.encode_prompts(["a dog"]).dtype == torch.float32
+
+
+def test_a_variant_that_a_folder_lacks_is_one_error_with_what_it_has(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wording = r"fp16.safetensors.* expected .* weights of variant 'fp16': leave the variant out\.$"
+    with pytest.raises(ModelError, match=wording):
+        load_prior(folder, variant="fp16", device="cpu")
+    assert capfd.readouterr() == ("", "")
+    for file in folder.glob("*/*.safetensors"):
+        file.rename(file.with_suffix(".bf16-00001-of-00002.safetensors"))
+    with pytest.raises(ModelError, match=r"of variant 'fp16': pass variant='bf16'\.$"):
+        load_prior(folder, variant="fp16", device="cpu")
+    shutil.rmtree(folder / "vae")
+    (folder / "vae").mkdir()
+    with pytest.raises(ModelError, match=r"of variant 'fp16': fetch or save it again\.$"):
+        load_prior(folder, variant="fp16", device="cpu")
+
+
+def test_variants_and_revisions_are_refused_where_there_are_none(folder: Path) -> None:
+    for source in ("embedded", "arch:sd-1.5"):
+        with pytest.raises(
+            ConfigError, match=f"variant is 'fp16' with prior '{source}', expected none: .*Leave"
+        ):
+            load_prior(source, variant="fp16")
+    for source in ("embedded", "arch:sd-1.5", folder):
+        with pytest.raises(
+            ConfigError, match=f"revision is 'main' with prior '{source}', expected none: .*Leave"
+        ):
+            load_prior(source, revision="main")
 
 
 def test_other_weights_or_another_prediction_make_another_fingerprint(
@@ -87,6 +117,12 @@ def test_a_prior_in_the_hubs_cache_loads_by_its_id(
     shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home))
     assert load_prior("someone/tiny-sd", device="cpu", local_files_only=True).name == "someone/tiny-sd"
+    for file in (repository / "snapshots").rglob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(
+        ModelError, match=r"look up on https://huggingface.co/someone/tiny-sd/tree/main which var"
+    ):
+        load_prior("someone/tiny-sd", variant="fp16", device="cpu", local_files_only=True)
 
 
 def test_embedded_weights_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
