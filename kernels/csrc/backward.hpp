@@ -38,11 +38,11 @@ inline Floats<W> pull_back(Floats<W> gy, Floats<W> z) {
 }
 
 template <int W, class Op, class T>
-inline void gradient_at(const T* x, const T* gy, T* gx, const Constants<W>& at) {
+inline void gradient_at(const T* x, const T* gy, T* gx, const Constants<W>& at, bool past_caches) {
     const Floats<W> v = load<W>(x);
     Floats<W> g = at.slope * (v - at.mean) + at.offset;
     if constexpr (Op::kReadsGradient) g += at.k * pull_back<Op::kActivation, W>(load<W>(gy), v * at.k + at.b);
-    store<W>(gx, g);
+    store<W>(gx, g, past_caches);
 }
 
 struct Pointers {
@@ -66,12 +66,13 @@ struct Pointers {
 template <int W, class Op, class T>
 void planes(const T* x, const T* gy, T* gx, const Shape& shape, Range range, const Pointers& of) {
     const int64_t pixels = shape.pixels;
+    const bool past_caches = shape.outgrows_caches(sizeof(T));
     for (int64_t plane = range.begin; plane < range.end; ++plane) {
         const Constants<W> at = of.spread<W, Op>(plane % shape.channels);
         const int64_t start = plane * pixels;
         auto step = [&](int64_t i) {
             gradient_at<W, Op>(x + start + i, Op::kReadsGradient ? gy + start + i : nullptr, gx + start + i,
-                               at);
+                               at, past_caches);
         };
         int64_t i = 0;
         for (; i + W <= pixels; i += W) step(i);
@@ -83,10 +84,12 @@ void planes(const T* x, const T* gy, T* gx, const Shape& shape, Range range, con
 template <int W, class Op, class T>
 void rows(const T* x, const T* gy, T* gx, const Shape& shape, Range range, const Pointers& of) {
     const int64_t channels = shape.channels;
+    const bool past_caches = shape.outgrows_caches(sizeof(T));
     for (int64_t row = range.begin; row < range.end; ++row) {
         auto step = [&](int64_t c) {
             const int64_t i = row * channels + c;
-            gradient_at<W, Op>(x + i, Op::kReadsGradient ? gy + i : nullptr, gx + i, of.vector_at<W, Op>(c));
+            gradient_at<W, Op>(x + i, Op::kReadsGradient ? gy + i : nullptr, gx + i, of.vector_at<W, Op>(c),
+                               past_caches);
         };
         int64_t c = 0;
         for (; c + W <= channels; c += W) step(c);
@@ -112,6 +115,7 @@ void gradient(const T* x, const T* gy, T* gx, const Shape& shape, const Pointers
             else
                 planes<W, Op>(x + start, gy_at, gx + start, shape, range, at);
         }
+        end_writes();
     });
 }
 

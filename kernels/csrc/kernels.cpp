@@ -30,16 +30,17 @@ void bn_act_moments(const void* x, Element element, Shape shape, const float* sc
                     Activation activation, void* y, float* mean, float* var, int threads) {
     with_element(element, [&](auto e) {
         using T = decltype(e);
+        const bool past_caches = shape.outgrows_caches(sizeof(T));
         auto apply = [&](auto op) {
             measure(static_cast<const T*>(x), static_cast<T*>(y), shape, op, mean, var, threads);
         };
         switch (activation) {
             case Activation::kNone:
-                return apply(Apply<Activation::kNone>{scale, shift});
+                return apply(Apply<Activation::kNone>{scale, shift, past_caches});
             case Activation::kRelu:
-                return apply(Apply<Activation::kRelu>{scale, shift});
+                return apply(Apply<Activation::kRelu>{scale, shift, past_caches});
             case Activation::kSilu:
-                return apply(Apply<Activation::kSilu>{scale, shift});
+                return apply(Apply<Activation::kSilu>{scale, shift, past_caches});
         }
     });
 }

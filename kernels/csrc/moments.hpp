@@ -58,6 +58,7 @@ struct Apply {
     static constexpr bool kWrites = true;
     static constexpr Activation kActivation = kind;
     const float *scale, *shift;
+    bool past_caches;
 };
 
 template <int W>
@@ -68,13 +69,14 @@ struct Sums {
 // One run of neighbours of one channel. A tail shorter than W is read again together with what stands before
 // it.
 template <int W, class Op, class T>
-inline void run(const T* x, T* y, int64_t length, float shift, float k, float b, Sums<W>& sums) {
+inline void run(const T* x, T* y, int64_t length, float shift, float k, float b, const Op& op,
+                Sums<W>& sums) {
     constexpr int kUnroll = Op::kWrites ? 2 : 4;
     Sums<W> lanes[kUnroll];
     lanes[0] = sums;
     auto step = [&](int64_t i, Sums<W>& into, int from) {
         const Floats<W> v = load<W>(x + i);
-        if constexpr (Op::kWrites) store<W>(y + i, activate<Op::kActivation, W>(v * k + b));
+        if constexpr (Op::kWrites) store<W>(y + i, activate<Op::kActivation, W>(v * k + b), op.past_caches);
         Floats<W> d = v - shift;
         if (from > 0) d = keep_from<W>(from, d);
         into.first += d;
@@ -136,7 +138,7 @@ void planar_tile(const T* x, T* y, const Shape& shape, Range images, Range tile,
                 float k = 1, b = 0;
                 if constexpr (Op::kWrites) k = op.scale[c], b = op.shift[c];
                 run<W, Op>(x + offset, Op::kWrites ? y + offset : nullptr, length, shift[c - tile.begin], k,
-                           b, sums[c - tile.begin]);
+                           b, op, sums[c - tile.begin]);
             }
             pending += length;
         }
@@ -226,7 +228,8 @@ void tile_of(const T* x, T* y, Range rows, int64_t vector, const Op& op, Columns
         for (int v = 0; v < kTile; ++v) {
             const int64_t i = row * columns.channels + column[v];
             const Floats<W> value = load<W>(x + i), d = value - shift[v];
-            if constexpr (Op::kWrites) store<W>(y + i, activate<Op::kActivation, W>(value * k[v] + b[v]));
+            if constexpr (Op::kWrites)
+                store<W>(y + i, activate<Op::kActivation, W>(value * k[v] + b[v]), op.past_caches);
             first[v] += d;
             second[v] += d * d;
         }
@@ -279,6 +282,7 @@ void measure_group(const T* x, T* y, const Shape& shape, const Op& op, float* me
             interleaved<W>(x, y, shape, piece, op, out);
         else
             planar<W>(x, y, shape, piece, share(shape.channels, part % across, across), op, out);
+        if constexpr (Op::kWrites) end_writes();
     });
     double count = partials[0].count;
     for (int i = 1; i < along; ++i) {

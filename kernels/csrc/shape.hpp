@@ -6,6 +6,10 @@
 
 namespace ddis {
 
+// A result so large has mostly left the caches, which other arrays go through too, before it is read again.
+constexpr int64_t kCachedBytes = 4 << 20;
+constexpr int64_t kLineBytes = 64;
+
 // groups x images x channels x pixels, dense. Planar: pixels of a channel are neighbours (NCHW). Interleaved:
 // channels of a pixel are neighbours (NHWC). Each group of images has statistics of its own.
 struct Shape {
@@ -14,6 +18,11 @@ struct Shape {
 
     int64_t group_size() const { return images * channels * pixels; }
     int64_t count() const { return images * pixels; }
+    // Large, and made of whole lines: a part of a line written past the caches costs more than it saves.
+    bool outgrows_caches(int64_t element_bytes) const {
+        const int64_t run = (interleaved ? channels : pixels) * element_bytes;
+        return run % kLineBytes == 0 && groups * group_size() * element_bytes > kCachedBytes;
+    }
 };
 
 enum class Element { kFloat, kHalf, kBfloat };

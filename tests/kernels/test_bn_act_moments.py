@@ -65,6 +65,12 @@ def test_threads_share_the_work(built, layout, per_image, feature_map, assert_as
     compare(feature_map((5, 35, 45, 41), layout=layout), "relu", per_image, assert_as_good)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("side", [136, 137], ids=["whole lines", "parts of lines"])
+def test_results_larger_than_the_caches(built, layout, side, feature_map, assert_as_good):
+    compare(feature_map((2, 32, side, side), layout=layout), "relu", False, assert_as_good)
+
+
 def test_equals_batch_norm_and_relu(backend, feature_map):
     bn = nn.BatchNorm2d(6).eval()
     for values in (bn.weight, bn.bias, bn.running_mean):
