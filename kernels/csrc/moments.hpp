@@ -224,9 +224,13 @@ void tile_of(const T* x, T* y, Range rows, int64_t vector, const Op& op, Columns
         shift[v] = load<W>(shift_at + v * W);
         if constexpr (Op::kWrites) k[v] = load<W>(op.scale + column[v]), b[v] = load<W>(op.shift + column[v]);
     }
+    // Parts of rows are no stream that a processor foresees. The last addresses are past the end, and never
+    // read.
+    const int64_t ahead = 2 * (rows.end - rows.begin) * columns.channels;
     for (int64_t row = rows.begin; row < rows.end; ++row)
         for (int v = 0; v < kTile; ++v) {
             const int64_t i = row * columns.channels + column[v];
+            if constexpr (!Op::kWrites) __builtin_prefetch(x + i + ahead);
             const Floats<W> value = load<W>(x + i), d = value - shift[v];
             if constexpr (Op::kWrites)
                 store<W>(y + i, activate<Op::kActivation, W>(value * k[v] + b[v]), op.past_caches);
