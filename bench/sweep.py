@@ -3,6 +3,7 @@ bench/results/kernels.json and kernels.md.
 
     python bench/sweep.py                 all shapes, batch 1, 8, 32, both layouts: some minutes
     python bench/sweep.py --quick         the shapes that the README quotes
+    python bench/sweep.py --ops channel_moments   those rows anew; the others stay as they are
     python bench/sweep.py --device cuda   the same on a GPU, with copy bandwidth
 
 Contenders take turns, and the best of each counts. Run it on a quiet machine. Not named after the kernels: as a script
@@ -14,7 +15,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from timing import best_us, peak_bytes
 
 RESULTS = Path(__file__).parent / "results"
 HEADLINE = [(16, 64, 56), (16, 512, 7)]
+OPS = ("channel_moments", "bn_none_moments", "bn_relu_moments")
 LARGE = [(64, 64, 112)]
 """On a GPU, whose cache holds the others: 103 MB in float16."""
 
@@ -92,15 +94,13 @@ def write_results(folder: Path, stem: str, result: dict[str, object]) -> None:
     (folder / f"{stem}.md").write_text(kernels_table(result))
 
 
-def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
+def measured_rows(
+    device: str, quick: bool, budget_s: float, wanted: Sequence[str]
+) -> list[dict[str, object]]:
     rows = []
     for network, shape in sweep(quick, device):
         headline = network == "headline"
-        ops = (
-            ("channel_moments", "bn_none_moments", "bn_relu_moments")
-            if headline
-            else ("channel_moments", "bn_relu_moments")
-        )
+        ops = [op for op in wanted if headline or op != "bn_none_moments"]
         dtypes = (torch.float32,) if device == "cpu" else (torch.float32, torch.float16)
         for op in ops:
             for layout in LAYOUTS:
@@ -111,8 +111,26 @@ def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
                     )
                     rows.append({"network": network, **row})
                     print(network, op, shape, layout, row["us"], flush=True)
+    return rows
+
+
+def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
+    rows = measured_rows(device, quick, budget_s, OPS)
     networks = [measured_network(device, layout=layout) for layout in LAYOUTS]
     return {"environment": environment(device), "rows": rows, "networks": networks}
+
+
+def renewed(file: Path, device: str, budget_s: float, ops: Sequence[str]) -> dict[str, object]:
+    """A result with the rows of some ops measured anew, which must be on the same machine with the same versions."""
+    kept, now = json.loads(file.read_text()), environment(device)
+    if kept["environment"] != now:
+        raise SystemExit(f"{file} comes from {kept['environment']}, this is {now}: measure all ops.")
+    rows = {case_of(row): row for row in measured_rows(device, False, budget_s, ops)}
+    return {**kept, "rows": [rows.get(case_of(row), row) for row in kept["rows"]]}
+
+
+def case_of(row: dict[str, object]) -> tuple[object, ...]:
+    return row["network"], row["op"], *row["shape"], row["dtype"], row["layout"]
 
 
 if __name__ == "__main__":
@@ -124,12 +142,18 @@ if __name__ == "__main__":
     )
     parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
     parser.add_argument("--budget-s", type=float, default=0.4, help="seconds for all contenders of one case")
+    parser.add_argument(
+        "--ops", nargs="+", choices=OPS, help="renew these rows of a result, and nothing else"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    result = run(options.device, options.quick, options.budget_s)
     stem = "kernels" if options.device == "cpu" else "kernels_cuda"
-    write_results(options.out, stem, result)  # before compiling, which takes minutes
-    result["code"] = compiled_code(options.every_tile)
+    if options.ops:
+        result = renewed(options.out / f"{stem}.json", options.device, options.budget_s, options.ops)
+    else:
+        result = run(options.device, options.quick, options.budget_s)
+        write_results(options.out, stem, result)  # before compiling, which takes minutes
+        result["code"] = compiled_code(options.every_tile)
     write_results(options.out, stem, result)
