@@ -116,7 +116,7 @@ def main() -> None:
             if cell in result["cells"]:
                 continue
             table = tables[name][kind] if name != "plain" else None
-            held_out = generate(classifier, prior, [kind], chosen.images, table, None, Sampling(), SEED)
+            held_out = generate(classifier, prior, [kind], chosen.images, table, None, Sampling(), seed=SEED)
             result["cells"][cell] = asdict(shares(held_out, judge, domain))
             if table is not None:
                 result["cells"][cell]["learning"] = asdict(table.training[classifier.labels.index(kind)])

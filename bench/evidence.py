@@ -58,6 +58,7 @@ METHODS = {
     "CAT": Method(None, tokens=True),
     "DAG": Method(Alignment()),
     "both": Method(Alignment(), tokens=True),
+    "both at CFG 4": Method(Alignment(), tokens=True, sampling=Sampling(cfg=4.0)),
     "paper DAG": Method(Alignment.paper(), sampling=Sampling.paper()),
     "paper DDIS": Method(Alignment.paper(), tokens=True, sampling=Sampling.paper()),
     "L_BN alone": Method(Alignment(class_weight=0.0)),

@@ -58,6 +58,7 @@ VARIANTS = {
     "CFG 12": guided(cfg=12.0),
     "whole schedule": guided(replace(BASE, stop=1.0)),
     "90 % of the schedule": guided(replace(BASE, stop=0.9)),
+    "90 % of the schedule, CFG 4": guided(replace(BASE, stop=0.9), cfg=4.0),
     "whole schedule, CFG 4": guided(replace(BASE, stop=1.0), cfg=4.0),
     "whole schedule, scale 0.2": guided(replace(BASE, stop=1.0, scale=0.2)),
     "middle of the schedule": guided(replace(BASE, start=0.3, stop=0.7)),

@@ -171,7 +171,7 @@ def fill(text: str, name: str, table: str) -> str:
     return filled
 
 
-ABLATION = ["plain", "CAT", "DAG", "both"]
+ABLATION = ["plain", "CAT", "DAG", "both", "both at CFG 4"]
 METHODS = [
     "plain",
     "paper DAG",
@@ -228,7 +228,8 @@ def out_of_date(file: str, result: dict, prior: str) -> str:
     methods = json.loads(json.dumps({name: asdict(how) for name, how in known.items()}))  # as from a file
 
     def differs(name: str, row: dict) -> bool:
-        now = methods.get(settings.get("method", name.split("/")[0]), {})
+        kind = name.split("/")[0]
+        now = methods.get(settings.get("methods", {}).get(kind, kind), {})
         return row.get("alignment", ours) != ours or any(
             now.get(key) != value for key, value in row.get("settings", {}).items()
         )

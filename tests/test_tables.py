@@ -57,7 +57,7 @@ def test_results_of_another_prior_or_other_settings_are_told_apart() -> None:
     }
     result = {"settings": {"prior": prior}, "rows": rows}
     assert script.out_of_date("evidence", result, prior).endswith("than today's: DAG/sketch, gone/photo.")
-    result["settings"]["method"] = "DAG"  # of all rows, as bench/downstream.py has it
+    result["settings"]["methods"] = {"gone": "DAG"}  # of a task, as bench/downstream.py has it
     assert script.out_of_date("evidence", result, prior).endswith("than today's: DAG/sketch.")
     for others in (
         {"rows": {"a": {"fid": 1.0}}},
