@@ -1,6 +1,7 @@
 """Whole networks: L_BN with its gradient by the image, over a plain forward pass with the gradient by the image.
 
     python bench/networks.py                          ResNet-34, 224 px, batch 8; bench/sweep.py runs it too
+    python bench/networks.py --network embedded:cartoon --batch 28   what `ddis demo` guides with
     python bench/networks.py --px 64 --batch 2        something small
 
 `fused` is `engine.guidance.fused.aligned`, `hook` what public implementations of DeepInversion's loss do. Times are
@@ -22,7 +23,9 @@ from torch.linalg import vector_norm
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from engine.guidance.fused import aligned
+from engine.models import load_classifier
 from engine.models.architectures import RESIDUAL
+from engine.models.classifier import logits_of
 from engine.models.norms import is_batch_norm, norm_calls, stored_moments
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -53,7 +56,7 @@ def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
 
     def plain() -> Tensor:
         leaf = x.detach().requires_grad_()
-        return torch.autograd.grad(network(leaf).logits.sum(), leaf)[0]
+        return torch.autograd.grad(logits_of(network, leaf).sum(), leaf)[0]
 
     def fused() -> Tensor:
         leaf = x.detach().requires_grad_()
@@ -77,37 +80,47 @@ def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
     return {"plain": plain, "fused": fused, "hook": hook}
 
 
-def case(device: str, depth: int, px: int, batch: int, layout: str) -> tuple[nn.Module, Tensor]:
+def case(device: str, name: str, px: int, batch: int, layout: str) -> tuple[nn.Module, Tensor]:
     """The network and its images: float32 on the CPU, float16 on CUDA."""
     dtype = torch.float16 if device == "cuda" else torch.float32
-    network = resnet(depth).to(device, dtype, memory_format=LAYOUTS[layout])
+    depth = name.removeprefix("ResNet-")
+    network = resnet(int(depth)) if depth != name else load_classifier(name, device=device).module
+    network = network.to(device, dtype, memory_format=LAYOUTS[layout])
     x = torch.randn(batch, 3, px, px).to(device, dtype, memory_format=LAYOUTS[layout])
     return network, x
 
 
 def measured_network(
-    device: str, depth: int = 34, px: int = 224, batch: int = 8, rounds: int = 9, layout: str = "contiguous"
+    device: str,
+    name: str = "ResNet-34",
+    px: int = 224,
+    batch: int = 8,
+    rounds: int = 9,
+    layout: str = "contiguous",
 ) -> dict[str, Any]:
     """One row of the result: times, ratios to `plain` and peak bytes of each contender."""
-    network, x = case(device, depth, px, batch, layout)
+    network, x = case(device, name, px, batch, layout)
     runs = contenders(network, x)
     measured = median_ratios(runs, "plain", device, rounds)
-    for name, run in runs.items():
-        alone = [__file__, "--device", device, "--depth", depth, "--px", px, "--batch", batch, "--layout", layout,
-                 "--threads", torch.get_num_threads(), "--peak", name]  # fmt: skip
-        measured[name]["peak_bytes"] = (
+    for contender, run in runs.items():
+        alone = [__file__, "--device", device, "--network", name, "--px", px, "--batch", batch, "--layout", layout,
+                 "--threads", torch.get_num_threads(), "--peak", contender]  # fmt: skip
+        measured[contender]["peak_bytes"] = (
             peak_bytes(run, device) if device == "cuda" else _least_said_by(list(map(str, alone)))
         )
     dtype = str(x.dtype).removeprefix("torch.")
-    row = {
-        "network": f"ResNet-{depth}",
-        "shape": list(x.shape),
-        "dtype": dtype,
-        "layout": layout,
-        "runs": measured,
-    }
+    row = {"network": name, "shape": list(x.shape), "dtype": dtype, "layout": layout, "runs": measured}
     print(row, flush=True)
     return row
+
+
+def measured_networks(device: str) -> list[dict[str, Any]]:
+    """The network of the claims in both layouts, and the classifier that `ddis demo` guides with."""
+    embedded = {"name": "embedded:cartoon", "px": 32, "batch": 28, "rounds": 29}
+    return [
+        *(measured_network(device, layout=layout) for layout in LAYOUTS),
+        measured_network(device, **embedded),
+    ]
 
 
 def _least_said_by(arguments: list[str]) -> int | None:
@@ -119,7 +132,7 @@ def _least_said_by(arguments: list[str]) -> int | None:
 
 def peak_alone(options: argparse.Namespace) -> int | None:
     """Peak of one contender in this process, after a tiny image has loaded the code."""
-    network, x = case(options.device, options.depth, options.px, options.batch, options.layout)
+    network, x = case(options.device, options.network, options.px, options.batch, options.layout)
     contenders(network, x[:1, :, :WARM_PX, :WARM_PX])[options.peak]()
     return resident_peak_bytes(contenders(network, x)[options.peak])
 
@@ -127,7 +140,9 @@ def peak_alone(options: argparse.Namespace) -> int | None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--depth", type=int, default=34, choices=list(RESIDUAL))
+    parser.add_argument(
+        "--network", default="ResNet-34", help="ResNet-<depth>, or embedded:<domain> with --px 32"
+    )
     parser.add_argument("--px", type=int, default=224)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
@@ -142,5 +157,5 @@ if __name__ == "__main__":
         print(json.dumps(peak_alone(options)))
     else:
         measured_network(
-            options.device, options.depth, options.px, options.batch, options.rounds, options.layout
+            options.device, options.network, options.px, options.batch, options.rounds, options.layout
         )

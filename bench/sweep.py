@@ -3,7 +3,7 @@ bench/results/kernels.json and kernels.md.
 
     python bench/sweep.py                 all shapes, batch 1, 8, 32, both layouts: some minutes
     python bench/sweep.py --quick         the shapes that the README quotes
-    python bench/sweep.py --ops channel_moments   those rows anew; the others stay as they are
+    python bench/sweep.py --only channel_moments networks   these anew; the rest of the result stays as it is
     python bench/sweep.py --device cuda   the same on a GPU, with copy bandwidth
 
 Contenders take turns, and the best of each counts. Run it on a quiet machine. Not named after the kernels: as a script
@@ -22,12 +22,13 @@ from pathlib import Path
 import torch
 from contenders import SHAPES, layer_contenders, moments_contenders
 from ddis_kernels import _backend
-from networks import LAYOUTS, measured_network
+from networks import LAYOUTS, measured_networks
 from tables import kernels_table
 from timing import best_us, peak_bytes
 
 RESULTS = Path(__file__).parent / "results"
 HEADLINE = [(16, 64, 56), (16, 512, 7)]
+NETWORKS = "networks"
 OPS = ("channel_moments", "bn_none_moments", "bn_relu_moments")
 LARGE = [(64, 64, 112)]
 """On a GPU, whose cache holds the others: 103 MB in float16."""
@@ -116,17 +117,18 @@ def measured_rows(
 
 def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
     rows = measured_rows(device, quick, budget_s, OPS)
-    networks = [measured_network(device, layout=layout) for layout in LAYOUTS]
-    return {"environment": environment(device), "rows": rows, "networks": networks}
+    return {"environment": environment(device), "rows": rows, "networks": measured_networks(device)}
 
 
-def renewed(file: Path, device: str, budget_s: float, ops: Sequence[str]) -> dict[str, object]:
-    """A result with the rows of some ops measured anew, which must be on the same machine with the same versions."""
+def renewed(file: Path, device: str, budget_s: float, parts: Sequence[str]) -> dict[str, object]:
+    """A result with some ops or the networks measured anew, on the same machine and with the same versions."""
     kept, now = json.loads(file.read_text()), environment(device)
     if kept["environment"] != now:
-        raise SystemExit(f"{file} comes from {kept['environment']}, this is {now}: measure all ops.")
+        raise SystemExit(f"{file} comes from {kept['environment']}, this is {now}: measure all of it.")
+    ops = [part for part in parts if part != NETWORKS]
     rows = {case_of(row): row for row in measured_rows(device, False, budget_s, ops)}
-    return {**kept, "rows": [rows.get(case_of(row), row) for row in kept["rows"]]}
+    networks = measured_networks(device) if NETWORKS in parts else kept["networks"]
+    return {**kept, "rows": [rows.get(case_of(row), row) for row in kept["rows"]], "networks": networks}
 
 
 def case_of(row: dict[str, object]) -> tuple[object, ...]:
@@ -150,8 +152,8 @@ if __name__ == "__main__":
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     stem = "kernels" if options.device == "cpu" else "kernels_cuda"
-    if options.ops:
-        result = renewed(options.out / f"{stem}.json", options.device, options.budget_s, options.ops)
+    if options.only:
+        result = renewed(options.out / f"{stem}.json", options.device, options.budget_s, options.only)
     else:
         result = run(options.device, options.quick, options.budget_s)
         write_results(options.out, stem, result)  # before compiling, which takes minutes
