@@ -76,7 +76,7 @@ def learning_cells(
             for kind in classes
         }
     }
-    together = learned(result, out, work, f"ours/{domain}", classifier, prior, classes)
+    together = learned(result, out, work, f"ours/{domain}/{'-'.join(classes)}", classifier, prior, classes)
     return tables | {"ours": dict.fromkeys(classes, together)}
 
 
