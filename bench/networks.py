@@ -31,6 +31,8 @@ from engine.models.norms import is_batch_norm, norm_calls, stored_moments
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 WARM_PX = 32
 PROCESSES = 3
+NETWORKS = [f"ResNet-{depth}" for depth in RESIDUAL]
+NETWORKS += [f"embedded:{domain}" for domain in ("art_painting", "cartoon", "photo", "sketch")]
 
 
 def resnet(depth: int) -> nn.Module:
@@ -140,9 +142,7 @@ def peak_alone(options: argparse.Namespace) -> int | None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--network", default="ResNet-34", help="ResNet-<depth>, or embedded:<domain> with --px 32"
-    )
+    parser.add_argument("--network", default="ResNet-34", choices=NETWORKS, help="embedded ones read --px 32")
     parser.add_argument("--px", type=int, default=224)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)

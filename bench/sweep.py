@@ -120,15 +120,16 @@ def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
     return {"environment": environment(device), "rows": rows, "networks": measured_networks(device)}
 
 
-def renewed(file: Path, device: str, budget_s: float, parts: Sequence[str]) -> dict[str, object]:
+def renewed(file: Path, device: str, quick: bool, budget_s: float, parts: Sequence[str]) -> dict[str, object]:
     """A result with some ops or the networks measured anew, on the same machine and with the same versions."""
     kept, now = json.loads(file.read_text()), environment(device)
     if kept["environment"] != now:
         raise SystemExit(f"{file} comes from {kept['environment']}, this is {now}: measure all of it.")
     ops = [part for part in parts if part != NETWORKS]
-    rows = {case_of(row): row for row in measured_rows(device, False, budget_s, ops)}
+    fresh = {case_of(row): row for row in measured_rows(device, quick, budget_s, ops)}
     networks = measured_networks(device) if NETWORKS in parts else kept["networks"]
-    return {**kept, "rows": [rows.get(case_of(row), row) for row in kept["rows"]], "networks": networks}
+    rows = {case_of(row): row for row in kept["rows"]} | fresh
+    return {**kept, "rows": list(rows.values()), "networks": networks}
 
 
 def case_of(row: dict[str, object]) -> tuple[object, ...]:
@@ -144,16 +145,16 @@ if __name__ == "__main__":
     )
     parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
     parser.add_argument("--budget-s", type=float, default=0.4, help="seconds for all contenders of one case")
-    parser.add_argument(
-        "--ops", nargs="+", choices=OPS, help="renew these rows of a result, and nothing else"
-    )
+    parser.add_argument("--only", nargs="+", choices=[*OPS, NETWORKS], help="renew these parts of a result")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     stem = "kernels" if options.device == "cpu" else "kernels_cuda"
     if options.only:
-        result = renewed(options.out / f"{stem}.json", options.device, options.budget_s, options.only)
+        result = renewed(
+            options.out / f"{stem}.json", options.device, options.quick, options.budget_s, options.only
+        )
     else:
         result = run(options.device, options.quick, options.budget_s)
         write_results(options.out, stem, result)  # before compiling, which takes minutes

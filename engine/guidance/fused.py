@@ -3,7 +3,8 @@
 Inside the block a BatchNorm layer, with the ReLU or SiLU behind it, is one operator (`ddis_kernels.bn_act_moments`);
 outside it the network is as it was. Which activation belongs to which layer is watched once (`pairing`), before the
 first pass. In a pass the operator does the activation, and when the network then asks for it, it gets its input back; a
-pass that does not ask, because it took another path through its code, ends in an error.
+pass that does not ask, because it took another path through its code, ends in an error. What is not noticed: a later
+path that asks, and beside it reads the BatchNorm's own output, gets the activated one for both.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,7 +50,7 @@ def aligned(
 
     network: frozen, run whole, by one thread. stored: moments (C,) of its BatchNorm layers in call order, with weights
     (a, b) for each, 1 by default; norm: `l2` or `l2_squared`. Differentiable once. Raises ModelError for a network in
-    training mode.
+    training mode or without stored moments.
     """
     target = AlignmentTarget.of(stored, weights, norm)
     with fused_moments(network, per_image) as measured:
@@ -68,6 +69,11 @@ def fused_moments(network: nn.Module, per_image: bool = False) -> Iterator[list[
         raise ModelError(
             "the network to be fused is in training mode, expected evaluation mode: its BatchNorm layers would "
             "normalise with the batch's own statistics. Call its eval() first."
+        )
+    if any(layer.running_mean is None or layer.running_var is None for layer in layers):
+        raise ModelError(
+            "the network to be fused has BatchNorm layers without running statistics (track_running_stats=False), "
+            "expected stored ones in each: they normalise with the batch's own, and store nothing to align with."
         )
     measured: list[Moments] = []
     answering = _Answering()

@@ -134,6 +134,9 @@ void alignment(const View& mean, const View& var, const View& stored_mean, const
     const int64_t groups = loss.elements(), layers = splits.elements() - 1;
     const auto* at = static_cast<const int64_t*>(splits.data());
     if (splits.tensor.dtype.bits != 64 || layers < 0) throw nb::value_error("expected int64 splits");
+    for (int64_t l = 0; l <= layers; ++l)
+        if (at[l] < (l == 0 ? 0 : at[l - 1]) || (l == 0 && at[0] != 0))
+            throw nb::value_error("expected splits that start at 0 and do not fall");
     const int64_t width = at[layers], all = groups * width;
     const Alignment of{
         groups, layers, at, row(stored_mean, width), row(stored_var, width), row(weights, 2 * layers),

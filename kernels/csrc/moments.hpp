@@ -2,9 +2,10 @@
 // beside it.
 //
 // Sums are taken of d = x - shift, where the shift is the mean of what was read before, and merged by Chan's
-// rule in double precision. A block is at most kGrowth times as large as all before it: what cancels in sum
-// d^2 - (sum d)^2 / n is then bounded by the between-block part of the variance, so no digits are lost
-// however large |mean| is beside the deviation. The first shift is the mean of the first few values.
+// rule in double precision. The first block aside, a block is at most kGrowth times as large as all before
+// it: what cancels in sum d^2 - (sum d)^2 / n is then bounded by the between-block part of the variance, so
+// no digits are lost however large |mean| is beside the deviation. The first shift is the mean of the first
+// few values.
 #pragma once
 
 #include <vector>
@@ -224,13 +225,14 @@ void tile_of(const T* x, T* y, Range rows, int64_t vector, const Op& op, Columns
         shift[v] = load<W>(shift_at + v * W);
         if constexpr (Op::kWrites) k[v] = load<W>(op.scale + column[v]), b[v] = load<W>(op.shift + column[v]);
     }
-    // Parts of rows are no stream that a processor foresees. The last addresses are past the end, and never
-    // read.
-    const int64_t ahead = 2 * (rows.end - rows.begin) * columns.channels;
+    // Parts of rows are no stream that a processor foresees. The last addresses are past the end: a hint
+    // alone.
+    const auto ahead = static_cast<uintptr_t>(2 * (rows.end - rows.begin) * columns.channels) * sizeof(T);
     for (int64_t row = rows.begin; row < rows.end; ++row)
         for (int v = 0; v < kTile; ++v) {
             const int64_t i = row * columns.channels + column[v];
-            if constexpr (!Op::kWrites) __builtin_prefetch(x + i + ahead);
+            if constexpr (!Op::kWrites)
+                __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x + i) + ahead));
             const Floats<W> value = load<W>(x + i), d = value - shift[v];
             if constexpr (Op::kWrites)
                 store<W>(y + i, activate<Op::kActivation, W>(value * k[v] + b[v]), op.past_caches);

@@ -122,7 +122,7 @@ inline void store(half* to, Floats<W> v) {
 // Whole lines written past the caches need not be read first: a third less traffic for what reads x and
 // writes y. Only where the address allows it, and followed by `end_writes`.
 template <int W, class T>
-inline void store(T* to, Floats<W> v, bool past_caches) {
+inline void store(T* to, Floats<W> v, [[maybe_unused]] bool past_caches) {
 #if defined(__AVX2__)
     if constexpr (std::is_same_v<T, float> && W == kWidth)
         if (past_caches && reinterpret_cast<uintptr_t>(to) % sizeof(v) == 0) {
@@ -186,7 +186,8 @@ inline Floats<W> exponential(Floats<W> x) {
 
 template <int W>
 inline Floats<W> sigmoid(Floats<W> z) {
-    return 1.0f / (1.0f + exponential<W>(-z));
+    const Floats<W> s = 1.0f / (1.0f + exponential<W>(-z));
+    return z < -87.0f ? Floats<W>{} : s;  // where the exponential saturates
 }
 
 }  // namespace ddis::DDIS_ISA

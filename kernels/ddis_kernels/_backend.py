@@ -98,6 +98,10 @@ def must_record(x: Tensor) -> bool:
 
 def check_feature_map(op: str, x: Tensor) -> None:
     """Raise unless x is (N, C, *) of a float dtype with at least one element."""
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{op} got {type(x).__name__}, expected a tensor (N, C, *): use torch.as_tensor first."
+        )
     if not x.is_floating_point():
         raise TypeError(f"{op} got {x.dtype}, expected a floating dtype: convert the input first.")
     if x.dim() < 2 or x.numel() == 0:

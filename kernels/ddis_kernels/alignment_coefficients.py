@@ -60,6 +60,7 @@ class AlignmentTarget:
                 f"alignment got {len(stored)} layers and {len(weights)} weights, expected one pair (of the mean's gap, "
                 "of the variance's gap) for each of at least one layer."
             )
+        _check_target(stored, weights)
         device, channels = stored[0].mean.device, tuple(s.mean.numel() for s in stored)
         dtype = torch.float64 if stored[0].mean.dtype == torch.float64 else torch.float32
         return cls(
@@ -69,6 +70,28 @@ class AlignmentTarget:
             splits=torch.tensor([0, *accumulate(channels)], dtype=torch.int64, device=device),
             channels=channels,
             squared=norm == "l2_squared",
+        )
+
+
+def _check_target(stored: Sequence[Moments], weights: Sequence[tuple[float, float]]) -> None:
+    for number, (moments, pair) in enumerate(zip(stored, weights, strict=True)):
+        if moments.mean.dim() != 1 or moments.var.shape != moments.mean.shape:
+            raise ValueError(
+                f"alignment got layer {number} with stored mean {tuple(moments.mean.shape)} and variance "
+                f"{tuple(moments.var.shape)}, expected (C,) each: give running_mean and running_var of the same layer."
+            )
+        if len(pair) != 2 or not all(0 <= weight < float("inf") for weight in pair):
+            raise ValueError(
+                f"alignment got weights {tuple(pair)} for layer {number}, expected two finite ones of at least 0: of "
+                "the mean's gap and of the variance's."
+            )
+
+
+def _check_counts(counts: Sequence[int], layers: int) -> None:
+    if len(counts) != layers or not all(count > 0 for count in counts):
+        raise ValueError(
+            f"alignment got counts {tuple(counts)} for {layers} layers, expected one above 0 for each: the values per "
+            "channel, N*H*W."
         )
 
 
@@ -262,6 +285,12 @@ def _gradients(measured: Sequence[Moments], target: AlignmentTarget) -> tuple[Te
             f"alignment got {len(channels)} layers with {channels} channels, expected {target.channels}: give the "
             "moments of the network whose stored ones these are, in call order."
         )
+    kinds = {t.dtype for m in measured for t in m}
+    if not kinds <= {torch.float32, torch.float64} or len(kinds) != 1:
+        raise TypeError(
+            f"alignment got moments of {', '.join(map(str, kinds))}, expected float32 (or float64) alone, as "
+            "channel_moments gives them: convert them with .float()."
+        )
     mean = torch.cat([m.mean for m in measured], -1).reshape(-1, sum(channels))
     var = torch.cat([m.var for m in measured], -1).reshape(-1, sum(channels))
     stored = (t.to(mean.dtype) for t in (target.mean, target.var, target.weights))
@@ -282,6 +311,7 @@ def alignment_coefficients(
 
     measured: (C,) or (N, C) each. counts: the values per channel, N*H*W (per image: H*W), that each is the moments of.
     """
+    _check_counts(counts, len(measured))
     with torch.no_grad():
         loss, dmean, dvar = _gradients(measured, target)
         layers = []
@@ -301,6 +331,7 @@ def micro_batch_loss(
     layers: from the merged moments. measured: the micro-batch's own, with their graph, and `counts` of its values per
     channel. It is sum of A x + B x^2 / 2 over x, written with moments: its value means nothing.
     """
+    _check_counts(counts, len(measured))
     terms = []
     for layer, m, count in zip(layers, measured, counts, strict=True):
         second = m.var + (m.mean - layer.mean).square()

@@ -31,8 +31,14 @@ class Measured(NamedTuple):
 def fold_batch_norm(bn: Any) -> tuple[Tensor, Tensor]:
     """(scale, shift), (C,) and detached, of a BatchNorm in eval mode: bn(x) = scale x + shift.
 
-    float32, or float64 where its statistics are: that serves float64 inputs alone.
+    float32, or float64 where its statistics are: that serves float64 inputs alone. Raises ValueError for a layer that
+    keeps no statistics.
     """
+    if bn.running_mean is None or bn.running_var is None:
+        raise ValueError(
+            f"fold_batch_norm got {bn}, which keeps no running statistics, expected a layer that does: "
+            "with track_running_stats=False it normalises with the batch's own, and has nothing to fold."
+        )
     dtype = torch.float64 if bn.running_var.dtype == torch.float64 else torch.float32
     scale = (bn.running_var.double() + bn.eps).rsqrt()
     if bn.weight is not None:
@@ -164,6 +170,12 @@ def bn_act_moments(
     return Measured(*_forward(x, scale, shift, activation, per_image))
 
 
+def _described(values: object) -> str:
+    if not isinstance(values, Tensor):
+        return f"of type {type(values).__name__}"
+    return f"on {values.device}{'' if values.is_contiguous() else ', not contiguous'}"
+
+
 def _check_layer(x: Tensor, scale: Tensor, shift: Tensor, activation: str) -> None:
     if activation not in ACTIVATIONS:
         raise ValueError(
@@ -171,6 +183,11 @@ def _check_layer(x: Tensor, scale: Tensor, shift: Tensor, activation: str) -> No
             "'none' and apply another activation to y."
         )
     for name, values in (("scale", scale), ("shift", shift)):
+        if not isinstance(values, Tensor) or values.device != x.device or not values.is_contiguous():
+            raise ValueError(
+                f"bn_act_moments got {name} {_described(values)}, expected a contiguous tensor on {x.device}, as the "
+                "input: use fold_batch_norm of a layer that was moved there."
+            )
         fits = values.dtype in (torch.float32, x.dtype if x.dtype == torch.float64 else torch.float32)
         if values.shape != x.shape[1:2] or not fits or values.requires_grad:
             raise ValueError(

@@ -43,9 +43,10 @@ def _merge_kernel(
 def merge_moments(a: Moments, b: Moments, count_a: int, count_b: int) -> Moments:
     """Moments of the union of two sets, from those of each: (C,) or (N, C), and the values per channel that each is of.
 
-    Not differentiable in C++ and Triton: it serves the pass that only measures.
+    Where a gradient is wanted, and in a graph that is compiled, it is plain torch: a few operations on (C,), which
+    inductor makes one kernel of.
     """
-    if count_a < 0 or count_b < 0 or count_a + count_b == 0:
+    if not (count_a >= 0 and count_b >= 0 and count_a + count_b > 0):
         raise ValueError(
             f"merge_moments got counts {count_a} and {count_b}, expected at least 0 each and more than 0 "
             "together: give the number of values per channel, N*H*W."

@@ -134,3 +134,16 @@ def test_refuses():
         AlignmentTarget.of(kept, [(1, 1)])
     with pytest.raises(ValueError, match=r"3 layers with \(3, 8, 1\) channels, expected \(3, 8, 1, 17\)"):
         alignment_loss(kept[:3], AlignmentTarget.of(kept))
+    target = AlignmentTarget.of(kept)
+    with pytest.raises(
+        ValueError, match=r"layer 0 with stored mean \(3,\) and variance \(2,\), expected \(C,\)"
+    ):
+        AlignmentTarget.of([Moments(kept[0].mean, kept[0].var[:2]), *kept[1:]])
+    for pair in ((1, float("nan")), (1, -1), (1, 2, 3)):
+        with pytest.raises(ValueError, match="for layer 0, expected two finite ones of at least 0"):
+            AlignmentTarget.of(kept, [pair] * 4)
+    for counts in ((), (1, 1, 0, 1)):
+        with pytest.raises(ValueError, match="for 4 layers, expected one above 0 for each"):
+            alignment_coefficients(kept, target, counts)
+    with pytest.raises(TypeError, match=r"moments of torch\.float16, expected float32"):
+        alignment_loss([Moments(m.mean.half(), m.var.half()) for m in kept], target)

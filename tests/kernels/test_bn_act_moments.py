@@ -66,9 +66,13 @@ def test_threads_share_the_work(built, layout, per_image, feature_map, assert_as
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("side", [136, 137], ids=["whole lines", "parts of lines"])
-def test_results_larger_than_the_caches(built, layout, side, feature_map, assert_as_good):
-    compare(feature_map((2, 32, side, side), layout=layout), "relu", False, assert_as_good)
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("per_image", [False, True], ids=["batch", "image"])
+@pytest.mark.parametrize(("channels", "side"), [(32, 136), (33, 135)], ids=["whole lines", "parts of lines"])
+def test_results_larger_than_the_caches(
+    built, layout, activation, per_image, channels, side, feature_map, assert_as_good
+):
+    compare(feature_map((2, channels, side, side), layout=layout), activation, per_image, assert_as_good)
 
 
 def test_equals_batch_norm_and_relu(backend, feature_map):
@@ -150,3 +154,17 @@ def test_refuses(feature_map):
         bn_act_moments(x, torch.ones(4), k)
     with pytest.raises(ValueError, match=r"that requires a gradient, expected .* the layer is frozen"):
         bn_act_moments(x, k, k.clone().requires_grad_())
+    with pytest.raises(ValueError, match="scale on cpu, not contiguous, expected a contiguous tensor on cpu"):
+        bn_act_moments(x, torch.ones(6)[::2], k)
+    with pytest.raises(ValueError, match="shift of type list, expected a contiguous tensor"):
+        bn_act_moments(x, k, [1.0, 1.0, 1.0])
+    with pytest.raises(TypeError, match=r"got list, expected a tensor \(N, C, \*\)"):
+        bn_act_moments([1.0], k, k)
+    with pytest.raises(ValueError, match="keeps no running statistics, expected a layer that does"):
+        fold_batch_norm(nn.BatchNorm2d(3, track_running_stats=False))
+
+
+def test_silu_far_below_zero_is_zero(built):
+    x = torch.full((1, 1, 4, 4), -1e38)
+    y = bn_act_moments(x, torch.ones(1), torch.zeros(1), "silu").y
+    assert (y == 0).all()
