@@ -211,6 +211,12 @@ def test_a_network_in_training_mode_is_refused(build) -> None:
         pass
 
 
+def test_a_network_without_stored_moments_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    with pytest.raises(ModelError, match="without running statistics"), fused_moments(network):
+        pass
+
+
 def test_hooks_of_others_run_and_see_what_they_did(build) -> None:
     """A hook that reads a layer's output keeps the activation from being fused with it."""
     network, seen = build("silu"), []
