@@ -289,6 +289,14 @@ def test_a_token_is_told_by_its_compute_and_accuracies() -> None:
     assert "| published | 8000 | 500 | 200 | 1.0 | 0.50 | 0.75 |" in table
     assert "| ours | 400 | 100 | 15 | 15.0 | 0.50 | 0.75 |" in table
     assert "32 images of each class: dog (sketch), cat (cartoon)" in table
+    for name, cell in cells.items():
+        if "learning" in cell:
+            cell["learning"] |= {"epochs": 5, "outcome": "recognised" if "cat" in name else "no better"}
+    settings = {"images_per_class": 32, "schedules": {"published": {"epochs": 10}}}
+    told = tables().cat_compute_table({**result, "settings": settings, "cells": cells})
+    assert (
+        "all of its 10 epochs would take 30.0 times as much as ours. Of our 2 tokens 1 were no better" in told
+    )
 
 
 def test_a_decoder_is_told_by_gradient_cost_and_images() -> None:

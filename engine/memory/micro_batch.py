@@ -104,12 +104,19 @@ def steer_in_parts(
     alignment: Alignment,
     decoder: GuidanceDecoder,
     classes: Tensor,
+    whole: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> DomainSteer:
-    """A steer for images of `classes` (N,), with as many graphs at once as `parts` allows in the phase of guidance."""
+    """A steer for images of `classes` (N,), with as many graphs at once as `parts` allows in the phase of guidance.
+
+    whole: what gives the loss and its gradient while there is room for all images, in place of autograd.
+    """
     in_parts = gradient_in_parts(classifier, alignment, decoder, classes)
 
     def gradient_of(z: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        return parts.attempt("guidance", len(z), lambda part: in_parts(z, part, scale))
+        def work(part: int) -> tuple[Tensor, Tensor]:
+            return whole(z) if whole is not None and part == len(z) else in_parts(z, part, scale)
+
+        return parts.attempt("guidance", len(z), work)
 
     scale = loss_scale(decoder.vae.dtype, classifier.dtype)
     return DomainSteer.by_gradient(gradient_of, alignment, scale)

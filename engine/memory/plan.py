@@ -34,6 +34,7 @@ from engine.memory.costs import LEARNING, Costs, weights_bytes
 from engine.memory.phases import Subject
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.decoder import decoder_of, downscale
+from engine.models.frozen import named_device
 from engine.models.skeleton import skeleton_classifier, skeleton_prior
 
 
@@ -201,7 +202,7 @@ def loaded_bytes(prior: object, classifier: object) -> int:
 def device_of(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:
     """The device that a plan is for; see `plan`. It need not be in this machine."""
     if device is not None:
-        return torch.device(device)
+        return named_device(device)
     if isinstance(prior, Prior) and prior.device.type != "meta":
         return prior.device
     automatic = isinstance(budget, str) and budget.strip().lower() == AUTO

@@ -17,18 +17,23 @@ def default_device(device: str | torch.device | None) -> torch.device:
     """The device asked for; if none is, the GPU where there is one. Raises ConfigError for one that is not there."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"device is {str(device)!r}, expected 'cpu', 'cuda' or 'cuda:<number>': check the spelling."
-        ) from error
+    chosen = named_device(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device is {str(device)!r}, expected one of this machine's {torch.cuda.device_count()} CUDA devices: "
             "choose 'cpu', or install the CUDA build of torch and NVIDIA's driver."
         )
     return chosen
+
+
+def named_device(device: str | torch.device) -> torch.device:
+    """The device of a name, whether or not it is in this machine. Raises ConfigError for a name of none."""
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"device is {str(device)!r}, expected 'cpu', 'cuda' or 'cuda:<number>': check the spelling."
+        ) from error
 
 
 def named_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:

@@ -119,6 +119,12 @@ def _input_px(graph: Any, path: Path) -> int:
         tuple(axis.dim_value or axis.dim_param or "?" for axis in value.type.tensor_type.shape.dim)
         for value in inputs
     ]
+    others = [shape for shape in shapes if len(shape) != 4 or shape[1] != 3 or isinstance(shape[0], int)]
+    if others and len(shapes) - len(others) == 1:
+        raise ModelError(
+            f"{path} reads {len(others)} tensors beside its images (first: {others[0]}), expected the weights inside: "
+            "it was exported without parameters, or has other inputs. Export the network alone, with its parameters."
+        )
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:
         raise ModelError(
             f"{path} reads {', '.join(map(str, shapes)) or 'nothing'}, expected one input (N, 3, H, W) of images: "
@@ -148,6 +154,11 @@ def _check_names(graph: Any, path: Path) -> None:
 def _check_norms(graph: Any, path: Path) -> None:
     kinds = Counter(node.op_type for node in graph.node)
     constant = _given(graph) | {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    for (
+        node
+    ) in graph.node:  # in the order of the graph; exporters let equal tensors share one, behind an Identity
+        if node.op_type == "Identity" and constant.issuperset(node.input):
+            constant |= set(node.output)
     norms = [node for node in graph.node if node.op_type == NORM]
     if not norms:
         raise ModelError(
@@ -188,7 +199,8 @@ def _constant(module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The tensor that a node stands for: a buffer of the module, or what its call gives."""
     if node.op == "get_attr":
         return module.get_buffer(str(node.target)).detach().float()
-    return torch.as_tensor(node.target(*node.args, **node.kwargs)).float()  # type: ignore[operator]
+    values = fx.node.map_arg((node.args, node.kwargs), lambda one: _constant(module, one))
+    return torch.as_tensor(node.target(*values[0], **values[1])).float()  # type: ignore[operator]
 
 
 def _check_run(network: nn.Module, px: int, path: Path) -> None:

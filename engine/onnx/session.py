@@ -24,6 +24,8 @@ DTYPES = {
     "tensor(float16)": torch.float16,
     "tensor(int64)": torch.int64,
 }
+OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")
+"""What ONNX Runtime says, in small letters, in errors that have no class of their own."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -72,7 +74,12 @@ class Session:
             binding.bind_output(output.name, *self._memory(outputs[-1]))
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        self.session.run_with_iobinding(binding)
+        try:
+            self.session.run_with_iobinding(binding)
+        except _failures(installed("onnxruntime")) as error:
+            if any(words in str(error).lower() for words in OUT_OF_MEMORY):
+                raise MemoryError(brief(error)) from error
+            raise
         return outputs
 
     def _memory(self, value: Tensor) -> tuple[Any, ...]:
@@ -119,8 +126,9 @@ def onnx_descend(
 
 
 def _failures(runtime: Any) -> tuple[type[Exception], ...]:
-    """What onnxruntime raises for files that are damaged or of another version."""
+    """What onnxruntime raises for files that are damaged or of another version, and where memory runs out."""
     kinds = runtime.capi.onnxruntime_pybind11_state
     return (
         RuntimeError, kinds.Fail, kinds.InvalidProtobuf, kinds.InvalidGraph, kinds.NoSuchFile, kinds.NotImplemented,
+        kinds.RuntimeException,
     )  # fmt: skip

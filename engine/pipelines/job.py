@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,8 @@ class Job:
         if self.alignment is None or (decoder := self.decoder) is None:
             return Unguided()
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
-        if (descend := self.descend) is not None:
-            return DomainSteer.by_gradient(lambda z, _: descend(z, classes=classes), self.alignment)
-        return steer_in_parts(self.parts, self.classifier, self.alignment, decoder, classes)
+        whole = None if self.descend is None else partial(self.descend, classes=classes)
+        return steer_in_parts(self.parts, self.classifier, self.alignment, decoder, classes, whole)
 
     def groups(self) -> list[list[ImageKey]]:
         """The images of the job in groups of nearly equal size, classes mixed; a function of the request alone."""

@@ -33,7 +33,8 @@ def engines(
 ) -> tuple[Prior, Descend | None]:
     """The prior that samples, and what guidance descends with: None for autograd, or without guidance.
 
-    With "onnx" the graphs are exported into `cache`, unless they are there.
+    With "onnx" the graphs are exported into `cache`, unless they are there. The graph of guidance takes whole batches:
+    where a budget or memory has room for a part alone, autograd makes the same gradient in parts.
     """
     if runtime not in get_args(Runtime):
         raise ConfigError(

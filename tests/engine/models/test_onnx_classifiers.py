@@ -113,6 +113,27 @@ def test_each_mistake_has_its_own_words(network, tmp_path):
     assert "reads images of 8 x 6 pixels" in refused(written(network, path, size=(8, 6)))
 
 
+def test_weights_that_are_inputs_are_told_from_other_inputs(network, tmp_path):
+    path = written(network, tmp_path / "net.onnx", without=["w"])
+    model = onnx.load(path)
+    weight = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [4, 3, 3, 3])
+    model.graph.input.append(weight)
+    path.write_bytes(model.SerializeToString())
+    assert "reads 1 tensors beside its images (first: (4, 3, 3, 3)), expected the weights inside" in refused(
+        path
+    )
+
+
+def test_equal_tensors_that_share_one_are_constants(network, tmp_path):
+    """Exporters write the scale and the variance of a fresh BatchNorm, all ones, once, and an Identity beside it."""
+    path = written(network, tmp_path / "net.onnx", without=["var"])
+    model = onnx.load(path)
+    model.graph.node.insert(0, onnx.helper.make_node("Identity", ["scale"], ["var"]))
+    path.write_bytes(model.SerializeToString())
+    classifier = load_classifier(f"onnx:{path}", labels=LABELS, device="cpu")
+    torch.testing.assert_close(classifier.stored[0].var, network[1].weight.detach())
+
+
 def test_another_input_size_than_the_files_is_refused(network, tmp_path):
     path = written(network, tmp_path / "net.onnx")
     with pytest.raises(

@@ -1,5 +1,6 @@
 """Sampling with guidance in ONNX Runtime, and the folder of its graphs."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from engine import cli
 from engine.config import Alignment, Sampling
 from engine.errors import ConfigError, MissingExtraError, ModelError
+from engine.memory.budget import MemoryWarning
 from engine.onnx import export
 from engine.onnx.session import Session
 from engine.outputs.manifest import read_manifest
@@ -137,3 +139,39 @@ def test_without_the_extra_it_is_named(prior, kinked, monkeypatch, tmp_path):
 def test_the_default_cache_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "ddis" / "onnx"
+
+
+@pytest.mark.parametrize("part", ["gradient", "unet"])
+def test_images_are_torchs_when_onnx_runtime_runs_out_of_memory(prior, kinked, cache, monkeypatch, part):
+    """Guidance goes on with autograd in parts, which is exact; sampling with fewer images in the session."""
+    wanted = run(prior, kinked, runtime="onnx", onnx_cache=cache)
+    failed = []
+    at = Session.__init__
+
+    def watched(self, file, device):
+        at(self, file, device)
+        fails, session = part in file.name, self.session
+        kinds = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+
+        class Full:
+            def __getattr__(self, name):
+                return getattr(session, name)
+
+            def run_with_iobinding(self, binding):
+                if fails and not failed:
+                    failed.append(file.name)
+                    raise kinds.RuntimeException(
+                        "bfc_arena.cc: Failed to allocate memory for requested buffer of size 9"
+                    )
+                session.run_with_iobinding(binding)
+
+        self.session = Full()
+
+    monkeypatch.setattr(Session, "__init__", watched)
+    with pytest.warns(
+        MemoryWarning, match="with 4 images at once .*Failed to allocate memory.* going on with 2"
+    ):
+        found = run(prior, kinked, runtime="onnx", onnx_cache=cache)
+    assert failed
+    for key, sample in found.items():
+        torch.testing.assert_close(sample.image, wanted[key].image, rtol=0, atol=2e-3)
