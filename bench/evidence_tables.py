@@ -85,29 +85,29 @@ def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:
 def methods_table(result: dict, methods: list[str], seconds: bool = False) -> str:
     """bench/evidence.py: FID, KID, precision and recall of each method against the domain's real images.
 
-    seconds: also what an image took.
+    Means are over all domains, or missing. seconds: also what an image took.
     """
     domains = _domains(result)
+
+    def interval(row: dict) -> str:
+        if "metrics" not in row:
+            return "not measured"
+        fid = row["metrics"]["fid"]
+        return f"{fid['value']:.1f} ({fid['low']:.1f} to {fid['high']:.1f})"
+
     rows = []
     for method in methods:
         found = [result["rows"].get(f"{method}/{domain}", {}) for domain in domains]
-        if not all("metrics" in row for row in found):
+        whole = [row for row in found if "metrics" in row]
+        if not whole:
             continue
-        shown = [
-            f"{row['metrics']['fid']['value']:.1f} ({row['metrics']['fid']['low']:.1f} to "
-            f"{row['metrics']['fid']['high']:.1f})"
-            for row in found
-        ]
-        means = {
-            key: mean(row["metrics"][key]["value"] for row in found)
-            for key in ("fid", "kid", "precision", "recall")
-        }
-        gflop = mean(row["flops_per_image"] for row in found) / 1e9
-        rows.append([
-            method, *shown, f"{means['fid']:.1f}", f"{means['kid']:.3f}", f"{means['precision']:.2f}",
-            f"{means['recall']:.2f}", f"{gflop:.0f}",
-            *([f"{mean(row['seconds_per_image'] for row in found):.2g}"] if seconds else []), str(found[0]["images"]),
-        ])  # fmt: skip
+        cells = [method, *map(interval, found)]
+        for key, digits in (("fid", 1), ("kid", 3), ("precision", 2), ("recall", 2)):
+            value = mean(row["metrics"][key]["value"] for row in whole)
+            cells.append(f"{value:.{digits}f}" if len(whole) == len(domains) else "")
+        cells.append(f"{mean(row['flops_per_image'] for row in whole) / 1e9:.0f}")
+        cells += [f"{mean(row['seconds_per_image'] for row in whole):.2g}"] if seconds else []
+        rows.append([*cells, str(whole[0]["images"])])
     header = ["method", *(f"FID {d.replace('_', ' ')}" for d in domains), "FID", "KID", "precision", "recall",
               "GFLOP an image", *(["seconds an image"] if seconds else []), "images"]  # fmt: skip
     return table(header, rows)

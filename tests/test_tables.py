@@ -127,14 +127,15 @@ def test_tokens_are_counted_on_the_worst_classes_alone() -> None:
     assert "7 images a row" in table
 
 
-def test_methods_are_compared_where_each_domain_was_measured() -> None:
+def test_a_method_has_means_where_each_domain_was_measured() -> None:
     entry = {"value": 4.0, "low": 3.0, "high": 5.0}
     row = {"seeds": {}, "images": 9, "flops_per_image": 2e9}
     row["metrics"] = dict.fromkeys(("fid", "kid", "precision", "recall"), entry)
     rows = {"plain/photo": row, "plain/sketch": row, "both/photo": row, "both/sketch": {"seeds": {}}}
     table = tables().methods_table({"rows": rows}, ["plain", "both"])
     assert "| plain | 4.0 (3.0 to 5.0) | 4.0 (3.0 to 5.0) | 4.0 | 4.000 | 4.00 | 4.00 | 2 | 9 |" in table
-    assert "both" not in table
+    assert "| both | 4.0 (3.0 to 5.0) | not measured |  |  |  |  | 2 | 9 |" in table
+    assert "none" not in tables().methods_table({"rows": rows}, ["plain", "none"])
 
 
 def test_downstream_accuracies_are_in_percent_beside_the_classifier() -> None:
