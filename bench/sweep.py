@@ -138,15 +138,21 @@ def case_of(row: dict[str, object]) -> tuple[object, ...]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--device", default="cpu", choices=["cpu", "cuda"], help="where the tensors are (default: cpu)"
+    )
+    parser.add_argument("--quick", action="store_true", help="the shapes that the README quotes alone")
     parser.add_argument(
         "--every-tile", action="store_true", help="compile every Triton tile, not the default one alone"
     )
-    parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
+    parser.add_argument(
+        "--threads", type=int, default=min(2, torch.get_num_threads()), help="of the CPU (default: 2)"
+    )
     parser.add_argument("--budget-s", type=float, default=0.4, help="seconds for all contenders of one case")
     parser.add_argument("--only", nargs="+", choices=[*OPS, NETWORKS], help="renew these parts of a result")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of the result (default: bench/results)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

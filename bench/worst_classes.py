@@ -6,6 +6,7 @@ They are found on images of a seed of their own, so that a class that did badly 
 something else is counted on others.
 """
 
+import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -58,6 +59,7 @@ def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     the_prior = load_prior("embedded")
     for domain in load_judge().domains:
         print(domain, *worst_classes(load_classifier(f"embedded:{domain}"), the_prior, number=2, images=16))

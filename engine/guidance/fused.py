@@ -10,7 +10,7 @@ path that asks, and beside it reads the BatchNorm's own output, gets the activat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from ddis_kernels import AlignmentTarget, alignment_loss, bn_act_moments, channel_moments
@@ -32,6 +32,8 @@ class _Plan(NamedTuple):
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 """A network is fused at every guided step but watched once."""
+_open: WeakSet[nn.Module] = WeakSet()
+"""Networks inside of a block: a second one would be watched through the first one's stand-ins."""
 
 
 @contextmanager
@@ -50,11 +52,20 @@ def aligned(
 
     network: frozen, run whole, by one thread. stored: moments (C,) of its BatchNorm layers in call order, with weights
     (a, b) for each, 1 by default; norm: `l2` or `l2_squared`. Differentiable once. Raises ModelError for a network in
-    training mode or without stored moments.
+    training mode, without stored moments, or in another block that no pass has run in.
     """
     target = AlignmentTarget.of(stored, weights, norm)
     with fused_moments(network, per_image) as measured:
-        yield lambda: alignment_loss(measured, target)
+
+        def loss() -> Tensor:
+            if not measured:
+                raise ModelError(
+                    "there is no pass to take the loss of, expected one inside the block: run the network, whole, and "
+                    "call the loss before the block ends."
+                )
+            return alignment_loss(measured, target)
+
+        yield loss
 
 
 @contextmanager
@@ -106,7 +117,15 @@ def fused_moments(network: nn.Module, per_image: bool = False) -> Iterator[list[
             )
         return output
 
+    if network in _open and not is_watched(network):
+        raise ModelError(
+            "the network is in another block that no pass has run in yet, expected one before a second block: run it "
+            "in the first, or leave that."
+        )
     with ExitStack() as restored:
+        if network not in _open:
+            _open.add(network)
+            restored.callback(_open.discard, network)
         fused: list[_Plan] = []
         known = _plans.get(network)
         if known is not None and known.state == _state(layers):
@@ -179,7 +198,18 @@ def _state(layers: Sequence[nn.Module]) -> list[object]:
         for layer in layers
         for name in ("running_mean", "running_var", "weight", "bias")
     )
+
+    def seen(t: object) -> object:
+        if not isinstance(t, Tensor):
+            return None
+        return (
+            t.data_ptr(),
+            0 if t.is_inference() else t._version,
+            t.dtype,
+        )  # inference tensors count no versions
+
     return [
         *layers,
-        *((t.data_ptr(), t._version, t.dtype) if isinstance(t, Tensor) else None for t in tensors),
+        *map(seen, tensors),
+        *(getattr(layer, "eps", None) for layer in layers),
     ]

@@ -53,6 +53,8 @@ def pair(layers: Sequence[nn.Module], forward: Callable[[], object]) -> dict[nn.
     """
     with torch.no_grad():
         outputs = _watch(layers, forward)
+    # What is folded serves later passes, which may want gradients: no inference tensors.
+    with torch.no_grad(), torch.inference_mode(False):
         return {layer: _fused(layer, outputs.get(layer, [])) for layer in layers}
 
 

@@ -124,9 +124,10 @@ def is_interleaved(x: Tensor) -> bool:
 
 def dense(x: Tensor) -> Tensor:
     """x itself if it is one block of memory in either layout, else a contiguous copy."""
+    x = x.resolve_neg()  # else a flag says that all values in memory have the other sign
     return x if x.is_contiguous() or is_interleaved(x) else x.contiguous()
 
 
 def like(x: Tensor, other: Tensor) -> Tensor:
     """x in the memory format of other, a dense tensor of the same shape."""
-    return x if x.stride() == other.stride() else torch.empty_like(other).copy_(x)
+    return x if x.stride() == other.stride() and not x.is_neg() else torch.empty_like(other).copy_(x)

@@ -132,6 +132,19 @@ def alignment_loss_reference(
     return torch.stack(terms).sum(0)
 
 
+def _gradient_reference(
+    measured: Tensor, stored: Tensor, weights: Tensor, splits: Tensor, squared: bool
+) -> Tensor:
+    """d loss / d measured, (G, sum C), written out: within an operator autograd may be off. weights: (layers,)."""
+    parts = []
+    for layer, (begin, end) in enumerate(zip(splits[:-1].tolist(), splits[1:].tolist(), strict=True)):
+        gap, weight = measured[:, begin:end] - stored[begin:end], weights[layer]
+        norm = vector_norm(gap, dim=-1, keepdim=True)
+        per_gap = 2 * weight**2 if squared else torch.where(norm > 0, weight / norm, torch.zeros_like(norm))
+        parts.append(per_gap * gap)
+    return torch.cat(parts, -1)
+
+
 @jit
 def _term(
     measured_ptr,
@@ -212,11 +225,12 @@ def _align(
     chosen = backend.choose(mean)
     mean, var = mean.contiguous(), var.contiguous()
     if chosen == "reference":
-        with torch.enable_grad():
-            mean, var = (t.detach().requires_grad_() for t in (mean, var))
-            loss = alignment_loss_reference(mean, var, stored_mean, stored_var, weights, splits, squared)
-            dmean, dvar = torch.autograd.grad(loss.sum(), (mean, var))
-        return loss.detach(), dmean, dvar
+        loss = alignment_loss_reference(mean, var, stored_mean, stored_var, weights, splits, squared)
+        dmean, dvar = (
+            _gradient_reference(measured, stored, weights[:, which], splits, squared)
+            for which, (measured, stored) in enumerate(((mean, stored_mean), (var, stored_var)))
+        )
+        return loss, dmean, dvar
     dmean, dvar = torch.empty_like(mean), torch.empty_like(var)
     if chosen == "cpp":
         loss = mean.new_empty(mean.shape[0])
@@ -284,6 +298,11 @@ def _gradients(measured: Sequence[Moments], target: AlignmentTarget) -> tuple[Te
         raise ValueError(
             f"alignment got {len(channels)} layers with {channels} channels, expected {target.channels}: give the "
             "moments of the network whose stored ones these are, in call order."
+        )
+    if any(m.var.shape != m.mean.shape for m in measured):
+        raise ValueError(
+            f"alignment got means of {[tuple(m.mean.shape) for m in measured]} and variances of "
+            f"{[tuple(m.var.shape) for m in measured]}, expected the same shapes: give both moments of each layer."
         )
     kinds = {t.dtype for m in measured for t in m}
     if not kinds <= {torch.float32, torch.float64} or len(kinds) != 1:

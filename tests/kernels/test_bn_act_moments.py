@@ -164,6 +164,28 @@ def test_refuses(feature_map):
         fold_batch_norm(nn.BatchNorm2d(3, track_running_stats=False))
 
 
+def test_a_first_gradient_may_be_part_of_a_graph(feature_map):
+    """In float64, which the reference serves, within the registered operator."""
+    x = feature_map((2, 3, 4, 4)).double().requires_grad_()
+    k = torch.ones(3, dtype=torch.float64)
+    for activation in ("none", "relu", "silu"):
+        out = bn_act_moments(x, k, k, activation)
+        (gx,) = torch.autograd.grad(out.y.sum() + out.var.sum(), x, create_graph=True)
+        (plain,) = torch.autograd.grad(
+            (lambda m: m.y.sum() + m.var.sum())(bn_act_moments_reference(x, k, k, activation)), x
+        )
+        torch.testing.assert_close(gx, plain)
+
+
+def test_a_lazy_sign_is_read(backend, feature_map):
+    x = feature_map((2, 3, 4, 4))
+    lazy = torch._neg_view(x)
+    assert lazy.is_neg()
+    got, k = bn_act_moments(lazy, torch.ones(3), torch.zeros(3), "none"), torch.ones(3)
+    torch.testing.assert_close(got.y, -x)
+    torch.testing.assert_close(got.mean, bn_act_moments(-x, k, torch.zeros(3), "none").mean)
+
+
 def test_silu_far_below_zero_is_zero(built):
     x = torch.full((1, 1, 4, 4), -1e38)
     y = bn_act_moments(x, torch.ones(1), torch.zeros(1), "silu").y

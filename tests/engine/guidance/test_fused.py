@@ -217,6 +217,48 @@ def test_a_network_without_stored_moments_is_refused() -> None:
         pass
 
 
+def test_a_second_block_needs_a_pass_in_the_first(build) -> None:
+    """It would watch the first one's stand-ins, and leave them in the network."""
+    network = build("relu")
+    with (
+        fused_moments(network),
+        pytest.raises(ModelError, match="another block that no pass has run in yet"),
+        fused_moments(network),
+    ):
+        pass
+    assert not any("forward" in vars(layer) for layer in network.modules())
+    with fused_moments(network):
+        pass
+
+
+def test_a_loss_needs_a_pass(build) -> None:
+    network = build("relu")
+    stored = [Moments(m.running_mean, m.running_var) for m in network.modules() if is_batch_norm(m)]
+    with aligned(network, stored) as loss, pytest.raises(ModelError, match="no pass to take the loss of"):
+        loss()
+
+
+def test_a_first_pass_in_inference_mode_serves_later_gradients(build) -> None:
+    network, x = build("relu"), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode(), fused_moments(network):
+        network(x)
+    leaf = x.clone().requires_grad_()
+    with fused_moments(network):
+        torch.autograd.grad(network(leaf).sum(), leaf)
+
+
+def test_another_eps_is_folded_anew(build) -> None:
+    network, x = build("relu"), torch.randn(2, 3, 8, 8)
+    with fused_moments(network):
+        network(x)
+    for layer in network.modules():
+        if is_batch_norm(layer):
+            layer.eps = 0.5
+    plain = network(x)
+    with fused_moments(network):
+        torch.testing.assert_close(network(x), plain)
+
+
 def test_hooks_of_others_run_and_see_what_they_did(build) -> None:
     """A hook that reads a layer's output keeps the activation from being fused with it."""
     network, seen = build("silu"), []
