@@ -1,5 +1,6 @@
-"""Time every kernel on every BatchNorm shape of five networks, and a whole network, and write
-bench/results/kernels.json and kernels.md.
+"""Time every kernel on every BatchNorm shape of five networks, and whole networks.
+
+Writes bench/results/kernels.json and kernels.md.
 
     python bench/sweep.py                 all shapes, batch 1, 8, 32, both layouts: some minutes
     python bench/sweep.py --quick         the shapes that the README quotes
