@@ -171,7 +171,7 @@ def fill(text: str, name: str, table: str) -> str:
     return filled
 
 
-ABLATION = ["plain", "CAT", "DAG", "both", "both at CFG 4"]
+ABLATION = ["plain", "CAT", "DAG", "both"]
 METHODS = [
     "plain",
     "paper DAG",
