@@ -29,7 +29,6 @@ from timing import best_us, peak_bytes
 
 RESULTS = Path(__file__).parent / "results"
 HEADLINE = [(16, 64, 56), (16, 512, 7)]
-NETWORKS = "networks"
 OPS = ("channel_moments", "bn_none_moments", "bn_relu_moments")
 LARGE = [(64, 64, 112)]
 """On a GPU, whose cache holds the others: 103 MB in float16."""
@@ -126,9 +125,9 @@ def renewed(file: Path, device: str, quick: bool, budget_s: float, parts: Sequen
     kept, now = json.loads(file.read_text()), environment(device)
     if kept["environment"] != now:
         raise SystemExit(f"{file} comes from {kept['environment']}, this is {now}: measure all of it.")
-    ops = [part for part in parts if part != NETWORKS]
+    ops = [part for part in parts if part != "networks"]
     fresh = {case_of(row): row for row in measured_rows(device, quick, budget_s, ops)}
-    networks = measured_networks(device) if NETWORKS in parts else kept["networks"]
+    networks = measured_networks(device) if "networks" in parts else kept["networks"]
     rows = {case_of(row): row for row in kept["rows"]} | fresh
     return {**kept, "rows": list(rows.values()), "networks": networks}
 
@@ -150,7 +149,7 @@ if __name__ == "__main__":
         "--threads", type=int, default=min(2, torch.get_num_threads()), help="of the CPU (default: 2)"
     )
     parser.add_argument("--budget-s", type=float, default=0.4, help="seconds for all contenders of one case")
-    parser.add_argument("--only", nargs="+", choices=[*OPS, NETWORKS], help="renew these parts of a result")
+    parser.add_argument("--only", nargs="+", choices=[*OPS, "networks"], help="renew these parts of a result")
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help="folder of the result (default: bench/results)"
     )

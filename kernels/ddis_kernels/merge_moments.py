@@ -44,7 +44,7 @@ def merge_moments(a: Moments, b: Moments, count_a: int, count_b: int) -> Moments
     """Moments of the union of two sets, from those of each: (C,) or (N, C), and the values per channel that each is of.
 
     Where a gradient is wanted, and in a graph that is compiled, it is plain torch: a few operations on (C,), which
-    inductor makes one kernel of.
+    a compiler joins with their neighbours.
     """
     if not (count_a >= 0 and count_b >= 0 and count_a + count_b > 0):
         raise ValueError(

@@ -243,8 +243,10 @@ def test_a_first_pass_in_inference_mode_serves_later_gradients(build) -> None:
     with torch.inference_mode(), fused_moments(network):
         network(x)
     leaf = x.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(network(leaf).sum(), leaf)
     with fused_moments(network):
-        torch.autograd.grad(network(leaf).sum(), leaf)
+        (found,) = torch.autograd.grad(network(leaf).sum(), leaf)
+    torch.testing.assert_close(found, plain)
 
 
 def test_another_eps_is_folded_anew(build) -> None:
