@@ -33,11 +33,11 @@ OURS = {"distill": "both at CFG 4", "prune": "both at CFG 4", "quantise": "both"
 it at a low CFG (recall .57 of real images at 4, .48 at 7.5)."""
 
 
-def together(folders: list[Path], out: Path) -> Path:
-    """One data set of the images of several, numbered on."""
+def together(folders: list[Path], out: Path, **made_with: object) -> Path:
+    """One data set of the images of several, numbered on. made_with: what of their settings it shall have too."""
     samples = [images_of(folder) for folder in folders]
     labels = {sample.key.class_index: sample.label for sample in samples[0]}
-    config = {"together": [read_run(folder)["config"] for folder in folders]}
+    config = {"together": [read_run(folder)["config"] for folder in folders], **made_with}
     with alone(out.parent), open_dataset(out, config, labels) as writer:
         for place, found in enumerate(samples):
             step = 1 + max(sample.key.index for sample in found)

@@ -139,7 +139,10 @@ def tune_table(result: dict) -> str:
 
 
 def downstream_table(result: dict, task: str) -> str:
-    """bench/downstream.py: accuracy on real test images after learning from each set, in percent."""
+    """bench/downstream.py: accuracy on real test images after learning from each set, in percent.
+
+    Means over the domains, of the sets that all have.
+    """
     found = {name.split("/")[1]: row for name, row in result["rows"].items() if name.startswith(f"{task}/")}
 
     def shown(entry: dict | None) -> str:
@@ -157,6 +160,15 @@ def downstream_table(result: dict, task: str) -> str:
         ]
         for domain, row in found.items()
     ]  # fmt: skip
+    if len(found) > 1:
+        means = {
+            name: mean(row["rows"][name]["accuracy"]["mean"] for row in found.values())
+            for name in sets
+            if all(name in row["rows"] for row in found.values())
+        }
+        teacher = mean(row["teacher"]["accuracy"] for row in found.values())
+        shares = (f"{100 * means[name]:.1f}" if name in means else "" for name in sets)
+        rows.append(["mean", "", f"{100 * teacher:.1f}", *shares])
     names = {"folder": "ours", "plain": "plain prior"}
     return table(["classifier of", "images", "classifier", *(names.get(name, name) for name in sets)], rows)
 

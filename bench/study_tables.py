@@ -40,6 +40,35 @@ def guidance_study_table(result: dict) -> str:
     )
 
 
+def selection_table(result: dict) -> str:
+    """bench/selection.py: FID and shares of the images that each way keeps."""
+    domains = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
+    rows = []
+    for way in dict.fromkeys(name.split("/")[0] for name in result["rows"]):
+        found = {d: row for d in domains if (row := result["rows"].get(f"{way}/{d}"))}
+        fid = {domain: row["metrics"]["fid"]["value"] for domain, row in found.items()}
+        recall, precision = (
+            mean(row["metrics"][key]["value"] for row in found.values()) for key in ("recall", "precision")
+        )
+        shares = (
+            mean(row["shares"][key] for row in found.values())
+            for key in ("judge_domain", "judge_class", "teacher_class")
+        )
+        rows.append([
+            way, *(f"{fid[domain]:.1f}" if domain in fid else "" for domain in domains),
+            f"{mean(fid.values()):.1f}", *(f"{value:.2f}" for value in (precision, recall, *shares)),
+        ])  # fmt: skip
+    images = " or ".join(str(number) for number in sorted({row["images"] for row in result["rows"].values()}))
+    header = [
+        "kept by", *(f"FID {d.replace('_', ' ')}" for d in domains), "FID", "precision", "recall",
+        "judge's domain", "judge's class", "teacher",
+    ]  # fmt: skip
+    return (
+        f"{images} images of each row and domain, a share of {result['settings']['keep']:g} of those of "
+        f"`{result['settings']['method']}` in the first tables.\n\n{table(header, rows)}"
+    )
+
+
 CIFAR_SETS = {
     "original": "original",
     "deepinversion": "DeepInversion",

@@ -30,7 +30,7 @@ from evidence_tables import (
     tune_table,
     worst_of,
 )
-from study_tables import cifar_table, guidance_study_table
+from study_tables import cifar_table, guidance_study_table, selection_table
 
 from engine.config import Alignment
 from engine.models import load_prior
@@ -200,7 +200,7 @@ def cost_table(name: str, found: dict[str, dict]) -> str:
     return COSTS[name](found[name])
 
 
-STUDIES = {"guidance_study": guidance_study_table, "cifar": cifar_table}
+STUDIES = {"guidance_study": guidance_study_table, "selection": selection_table, "cifar": cifar_table}
 """As COSTS, of scripts that need no quiet machine."""
 
 
@@ -229,7 +229,7 @@ def out_of_date(file: str, result: dict, prior: str) -> str:
 
     def differs(name: str, row: dict) -> bool:
         kind = name.split("/")[0]
-        now = methods.get(settings.get("methods", {}).get(kind, kind), {})
+        now = methods.get(settings.get("methods", {}).get(kind, settings.get("method", kind)), {})
         return row.get("alignment", ours) != ours or any(
             now.get(key) != value for key, value in row.get("settings", {}).items()
         )
