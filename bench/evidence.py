@@ -55,6 +55,7 @@ class Method:
 
 METHODS = {
     "plain": Method(None),
+    "plain at CFG 4": Method(None, sampling=Sampling(cfg=4.0)),
     "CAT": Method(None, tokens=True),
     "DAG": Method(Alignment()),
     "both": Method(Alignment(), tokens=True),
@@ -106,8 +107,8 @@ def images_of(folder: Path) -> list[Sample]:
 
 def draw(method: Method, classifier: Classifier, prior: Prior, domain: str, images: int, seed: int, folder: Path,
          plain: Path) -> None:  # fmt: skip
-    """One seed's folder, finished; one that is finished is left alone. plain: where the plain prior's images are kept:
-    they are the same whatever the classifier, so they are drawn once."""
+    """One seed's folder, finished; one that is finished is left alone. plain: where such a method's images are
+    kept that neither guidance nor tokens touch: they are the same whatever the classifier, so they are drawn once."""
     if method.baseline is not None:
         for _ in generate(classifier, images_per_class=images, seed=seed, out=folder, method=method.baseline):
             pass
@@ -193,7 +194,7 @@ def main() -> None:
         row.pop("metrics", None)
         for seed in seeds:
             began = time.perf_counter()
-            plain = chosen.work / prior.fingerprint / "plain" / str(seed)
+            plain = chosen.work / prior.fingerprint / method.replace(" ", "_") / str(seed)
             with alone(root):
                 draw(how, classifier, prior, domain, chosen.images, seed, root / str(seed), plain)
             row["seeds"][str(seed)] = by_class(images_of(root / str(seed)), judge, domain)
