@@ -1,8 +1,15 @@
 """Markdown tables of what the images are like and what they teach; see bench/tables.py."""
 
+from collections.abc import Sequence
 from statistics import mean
 
 from cost_tables import table
+
+from engine.models import Prior
+from engine.models.embedded.judge import load_judge
+from engine.pipelines.demo import shipped_tokens
+from engine.tokens.state import initial_rows
+from engine.tokens.table import load_tokens
 
 
 def _cells(result: dict, method: str, domain: str) -> list[dict]:
@@ -69,6 +76,27 @@ def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
     )
 
 
+def shipped_table(prior: Prior, words: Sequence[str]) -> str:
+    """The tokens that ship, from their files: of each classifier the classes that have one, and where it is a word.
+
+    words: those that a token may have begun as and not left.
+    """
+    rows = []
+    for domain in load_judge().domains:
+        if not shipped_tokens(domain).exists():
+            continue
+        tokens = load_tokens(shipped_tokens(domain), prior)
+        begun = {word: initial_rows(prior, tokens.classes, tokens.labels, word, 0) for word in words}
+        still = {
+            label: next((word for word in words if begun[word][place].equal(tokens.rows[place])), None)
+            for place, label in enumerate(tokens.labels)
+        }
+        unmoved = [f"{label} ({word})" for label, word in still.items() if word]
+        moved = [label for label, word in still.items() if not word]
+        rows.append([domain.replace("_", " "), *(", ".join(names) or "none" for names in (moved, unmoved))])
+    return table(["classifier of", "learned tokens", "a word, unmoved"], rows)
+
+
 def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:
     """bench/worst_classes.py: domain -> the classes that its classifier recognises least, in alphabetical order."""
     domains = [name.removeprefix("embedded:") for name in next(iter(found["recognised"].values()))]
@@ -80,6 +108,10 @@ def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:
         )
         for domain in domains
     }
+
+
+SHOWN = {"paper DDIS": "the paper's guidance, our tokens"}
+"""Methods by what a table calls them, where a shorter name would say too much."""
 
 
 def methods_table(result: dict, methods: list[str], seconds: bool = False) -> str:
@@ -101,7 +133,7 @@ def methods_table(result: dict, methods: list[str], seconds: bool = False) -> st
         whole = [row for row in found if "metrics" in row]
         if not whole:
             continue
-        cells = [method, *map(interval, found)]
+        cells = [SHOWN.get(method, method), *map(interval, found)]
         for key, digits in (("fid", 1), ("kid", 3), ("precision", 2), ("recall", 2)):
             value = mean(row["metrics"][key]["value"] for row in whole)
             cells.append(f"{value:.{digits}f}" if len(whole) == len(domains) else "")

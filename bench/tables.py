@@ -25,14 +25,16 @@ from evidence_tables import (
     downstream_table,
     guidance_table,
     methods_table,
+    shipped_table,
     styles_table,
     tokens_table,
     tune_table,
     worst_of,
 )
+from goals_table import goals_table
 from study_tables import cifar_table, guidance_study_table, selection_table
 
-from engine.config import Alignment
+from engine.config import Alignment, TokenLearning
 from engine.models import load_prior
 
 RESULTS = Path(__file__).parent / "results"
@@ -260,8 +262,8 @@ def main() -> None:
         "styles": (styles_table, ["styles"]),
         "kernels": (readme_kernels, ["kernels"]),
     }
-    prior = load_prior("embedded").fingerprint
-    notes = {name: out_of_date(name, result, prior) for name, result in found.items()}
+    prior = load_prior("embedded")
+    notes = {name: out_of_date(name, result, prior.fingerprint) for name, result in found.items()}
     ready = {
         name: made(*(found[source] for source in sources)) + "".join(notes[source] for source in sources)
         for name, (made, sources) in tables.items()
@@ -270,6 +272,8 @@ def main() -> None:
     ready |= {name: cost_table(name, found) + notes.get(name, "") for name in COSTS}
     ready |= {name: study_table(name, found) + notes.get(name, "") for name in STUDIES}
     ready["gpu_memory"] = gpu_memory_table(found.get("kernels_cuda", {}).get("memory"))
+    ready["goals"] = goals_table(found)
+    ready["shipped"] = shipped_table(prior, [*TokenLearning().styles, "a"])
     texts = {page: page.read_text() for page in PAGES}
     for name, made in ready.items():
         places = [page for page, text in texts.items() if f"<!-- table:{name} -->" in text]
