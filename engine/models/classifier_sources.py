@@ -39,18 +39,19 @@ def load_classifier(
     """Load and freeze a classifier.
 
     source: 'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'arch:<resnet18, 34 or
-    50>' with ImageNet's 1,000 outputs and random weights, a folder written by `save_classifier`, a checkpoint file
-    (with `architecture`), or an nn.Module, of which a copy is frozen. labels and preprocess: as the model's own config
-    says, unless given; files and modules need labels. dtype: of the network but for its BatchNorm layers; 'auto' is
-    float16 on a GPU and float32 on the CPU. Raises ModelError where the source is unknown, unreachable, unsafe or has
-    no BatchNorm statistics, ConfigError where the labels do not fit it or another source came with an architecture.
+    50>' with random weights and an output for each label (ImageNet's 1,000 without labels), a folder written by
+    `save_classifier`, a checkpoint file (with `architecture`), or an nn.Module, of which a copy is frozen. labels and
+    preprocess: as the model's own config says, unless given; files and modules need labels. dtype: of the network but
+    for its BatchNorm layers; 'auto' is float16 on a GPU and float32 on the CPU. Raises ModelError where the source is
+    unknown, unreachable, unsafe or has no BatchNorm statistics, ConfigError where the labels do not fit it or another
+    source came with an architecture.
     """
     if isinstance(source, nn.Module):
         name = type(source).__name__
         _refuse(architecture, name)
         found = Source(copy.deepcopy(source), None, None)
     else:
-        name, found = str(source), _find(str(source), architecture)
+        name, found = str(source), _find(str(source), architecture, labels)
     preprocess = preprocess or found.preprocess
     if preprocess is None:
         raise ConfigError(
@@ -98,8 +99,11 @@ def save_classifier(
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _find(source: str, architecture: str | None) -> Source:
+def _find(source: str, architecture: str | None, labels: Sequence[str] | None) -> Source:
     scheme, colon, name = source.partition(":")
+    if scheme == "arch" and colon:
+        _refuse(architecture, source)
+        return _from_architecture(name, labels)
     if colon and scheme in SCHEMES:
         _refuse(architecture, source)
         return SCHEMES[scheme](name)
@@ -123,8 +127,8 @@ def _refuse(architecture: str | None, name: str) -> None:
         )
 
 
-def _from_architecture(name: str) -> Source:
-    """'arch:resnet50': an untrained network of that depth, for plans and benchmarks."""
+def _from_architecture(name: str, labels: Sequence[str] | None) -> Source:
+    """'arch:resnet50': an untrained network of that depth, for plans, benchmarks, and classes without a classifier."""
     known = {f"resnet{depth}": depth for depth in RESIDUAL}
     if name not in known:
         raise ModelError(
@@ -132,8 +136,10 @@ def _from_architecture(name: str) -> Source:
             f"{', '.join(f'arch:{depth}' for depth in known)}: choose one of these, or load a trained network."
         )
     with seeded():
-        module = ResNetForImageClassification(residual_config(known[name]))
-    return Source(module, LARGE, [f"class {number}" for number in range(module.config.num_labels)])
+        module = ResNetForImageClassification(
+            residual_config(known[name], num_labels=len(labels or range(1000)))
+        )
+    return Source(module, LARGE, labels or [f"class {number}" for number in range(module.config.num_labels)])
 
 
 def _from_embedded(domain: str) -> Source:
@@ -167,7 +173,6 @@ def _from_folder(folder: Path) -> Source:
 
 
 SCHEMES: dict[str, Callable[[str], Source]] = {
-    "arch": _from_architecture,
     "embedded": _from_embedded,
     "hf": from_transformers,
     "onnx": from_onnx,

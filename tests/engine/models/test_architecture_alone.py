@@ -114,3 +114,10 @@ def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone() -
     first, second = (load_classifier("arch:resnet18", device="cpu") for _ in range(2))
     assert torch.equal(torch.rand(1), expected)
     assert first.fingerprint == second.fingerprint
+
+
+def test_labels_say_how_many_outputs_an_architecture_has() -> None:
+    """Names of classes are all that the plain prior needs: no trained classifier."""
+    classifier = load_classifier("arch:resnet18", labels=["dog", "horse"], device="cpu")
+    assert classifier.labels == ("dog", "horse")
+    assert classifier.logits(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
