@@ -208,3 +208,36 @@ def gpu_memory_table(memory: dict | None) -> str:
     largest = memory["errors"].get("largest")
     told = "No phase was measured." if largest is None else f"Largest error of a prediction {largest:.1%}."
     return f"Phases: predicted / measured peak in GB. {told}\n\n{table(header, rows)}"
+
+
+def evaluator_table(result: dict) -> str:
+    """bench/evaluator.py: values beside those of kept libraries, and what many rows of features take."""
+    found = result["equal"]
+    values = table(
+        ["metric", "ours", "library", "relative gap"],
+        [
+            [
+                name.replace("_", " "),
+                f"{row['ours']:.6g}",
+                f"{row['library']:.6g}",
+                f"{row['relative_gap']:.0e}",
+            ]
+            for name, row in found["values"].items()
+        ],
+    )
+    what = {"stream": "FID, and KID of 10 subsets", "neighbours": "precision, recall, density, coverage"}
+    sizes = table(
+        ["two sets of", "rows", "features", "peak of the process, GiB", "seconds"],
+        [
+            [
+                what[part], f"{result[part]['values']['rows']:,}", str(result[part]["width"]),
+                f"{result[part]['peak_bytes'] / 2**30:.2f}",
+                f"{sum(value for key, value in result[part]['values'].items() if key.endswith('_s')):.0f}",
+            ]
+            for part in what
+            if part in result
+        ],
+    )  # fmt: skip
+    return (
+        f"On the same random features:\n\n{values}\n\nFiles of features that are never held whole:\n\n{sizes}"
+    )

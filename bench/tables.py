@@ -16,6 +16,7 @@ import guidance_study
 from cost_tables import (
     cat_compute_table,
     decoders_table,
+    evaluator_table,
     gpu_memory_table,
     memory_table,
     onnx_runtime_table,
@@ -191,6 +192,7 @@ COSTS = {
     "decoders": decoders_table,
     "cat_compute": cat_compute_table,
     "onnx_runtime": onnx_runtime_table,
+    "evaluator": evaluator_table,
 }
 """Tables of bench/<name>.py, which writes bench/results/<name>.json. Without it, the README has the command."""
 
