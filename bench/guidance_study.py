@@ -44,6 +44,8 @@ VARIANTS = {
     "base in 20 steps": guided(steps=20),  # no more compute than plain
     "plain in 43 steps": Method(None, sampling=Sampling(steps=43)),  # as much compute as the base
     "paper": Method(Alignment.paper(), sampling=Sampling.paper()),
+    "paper, step of 0.05": Method(Alignment.paper(0.05), sampling=Sampling.paper()),
+    "paper, step of 0.01": Method(Alignment.paper(0.01), sampling=Sampling.paper()),
     "z_t": guided(replace(BASE, target="noisy")),
     "raw step": guided(replace(BASE, step="raw", scale=RAW_SCALE)),
     "raw step, half as long": guided(replace(BASE, step="raw", scale=RAW_SCALE / 2)),
