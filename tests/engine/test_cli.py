@@ -220,3 +220,36 @@ def test_a_verb_has_no_option_without_effect(
     with pytest.raises(SystemExit):
         build_parser().parse_args([verb, "--classifier", "x", *needed, option, "1"])
     assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["generate", "--classifier", "x", "--out", "o"], "run the same command again to continue"),
+        (["evaluate", "x"], "nothing of this run was kept, the same command starts anew"),
+        (["export", "x", "--out", "o"], "empty the folder"),
+    ],
+)
+def test_an_interruption_says_what_becomes_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], says: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"engine.cli.run_{command[0]}", interrupted)
+    assert main(command) == 130
+    assert says in capsys.readouterr().err
+
+
+def test_quiet_hides_bars_alone_and_json_all_words(capsys: pytest.CaptureFixture[str]) -> None:
+    for progress, out, err in (
+        (Progress(quiet=True), "asked\n", "title\n"),
+        (Progress(silent=True), "", ""),
+    ):
+        progress.say("asked", result=True)
+        progress.table("title", ["a"], [["[1]"]])
+        printed = capsys.readouterr()
+        assert printed.out == out
+        assert printed.err.startswith(err)
+        assert ("[1]" in printed.err) == bool(err)
+        assert progress.quiet
