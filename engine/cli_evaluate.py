@@ -113,7 +113,8 @@ def _lines(report: dict[str, Any]) -> list[list[str]]:
 def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="a finished folder of `ddis generate`")
     parser.add_argument("--out", type=Path, required=True, help="folder of the kept images, a data set too")
-    parser.add_argument("--classifier", help="what the folder was made with, for l_bn_share")
+    parser.add_argument("--classifier", help="what the folder was made with, for l_bn_share (default: "
+                        "the one that its run.json names)")  # fmt: skip
     parser.add_argument("--architecture", help="network of a checkpoint file")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="its class names, in order")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
@@ -121,19 +122,20 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def run_select(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from engine.evaluation.select import select
+    from engine.evaluation.select import load_teacher, select
     from engine.models import load_classifier
 
     classifier, selection = None, config_of(chosen, Selection())
+    network = {"architecture": chosen.architecture, "labels": chosen.labels, "device": chosen.device}
     if chosen.classifier is not None and selection.by != "l_bn_share":
         raise ConfigError(
             f"--classifier came with --by {selection.by}, expected none: only l_bn_share looks at the images. Leave it "
             "out."
         )
     if chosen.classifier is not None:
-        classifier = load_classifier(
-            chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device
-        )
+        classifier = load_classifier(chosen.classifier, **network)
+    elif selection.by == "l_bn_share":
+        classifier = load_teacher(chosen.folder, **network)
     with progress.bar("images", None) as bar:
         report = select(chosen.folder, chosen.out, selection, classifier, bar.advance)
     progress.say(

@@ -38,8 +38,8 @@ def by_classifier(
 ) -> tuple[Tensor, float]:
     """`BY_IMAGE` of any labelled images, (3, N) float64, and the published L_BN of the moments of all of them.
 
-    An image's own L_BN is biased: the moments of one image are not those of a set, which were stored. Moments are merged
-    batch by batch. Raises ConfigError where a label is none of the classifier's.
+    An image's own L_BN is biased: one image has other moments than a set, and those of a set were stored. Moments are
+    merged batch by batch. Raises ConfigError where a label is none of the classifier's.
     """
     classes = class_of_each(images, classifier)
     found: list[Tensor] = []
