@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.baselines.methods import DDIS
-from engine.config import Sampling, TokenLearning
+from engine.baselines.methods import DDIS, PLAIN
+from engine.config import Sampling, Selection, TokenLearning
+from engine.errors import ConfigError
 from engine.options import (
     add_alignment,
     add_config,
@@ -40,6 +41,8 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     add_models(parser)
     add_request(parser)
     parser.add_argument("--images-per-class", type=int, default=8, help="images of each class (default: 8)")
+    parser.add_argument("--over-generate", type=float, metavar="FACTOR", help="make FACTOR times as many images, in "
+                        "the folder OUT-all, and keep the better ones in OUT, as `ddis select`; above 1")  # fmt: skip
     parser.add_argument("--tokens", type=Path, help="learned class tokens, a file of `ddis learn-tokens`")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the data set; continued if it was cut"
@@ -67,33 +70,81 @@ def add_learn(parser: argparse.ArgumentParser) -> None:
 
 
 def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from engine.pipelines.generate import write
-
-    job = _job_of(chosen)
+    if chosen.over_generate is not None:
+        return _over_generate(chosen, progress)
+    job = _job_of(chosen, chosen.images_per_class)
     total = len(job.classes) * job.images_per_class
-    with progress.bar("images", None) as bar:
-        images = write(job, chosen.out, lambda step, of: bar.advance(len(of) / step.total), bar.expect)
-        made = sum(1 for _ in images)
+    made = _made(job, chosen.out, progress)
     sheet = chosen.out / "contact_sheet.png"
     progress.say(f"{total} images in {chosen.out}, {made} of them made now. Contact sheet: {sheet}")
     return {"folder": str(chosen.out), "images": total, "made_now": made, "contact_sheet": str(sheet)}
 
 
-def _job_of(chosen: argparse.Namespace) -> "Job | BaselineJob":
+def _over_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """More images than are asked for in a folder beside --out, and the better ones of each class in --out."""
+    from engine.evaluation.select import select, selection_config
+    from engine.outputs.dataset import open_dataset
+
+    number = many_images(chosen.images_per_class, chosen.over_generate)
+    out = chosen.out.resolve()
+    every = out.with_name(f"{out.name}-all")
+    job = _job_of(chosen, number)
+    selection = Selection(keep=chosen.images_per_class / number)
+    made_with = job.describe() | {"labels": {str(index): label for index, label in job.labels.items()}}
+    with open_dataset(chosen.out, selection_config(made_with, selection), job.labels):
+        pass  # refuses now what it would refuse once all images are made
+    made = _made(job, every, progress)
+    with progress.bar("images kept", chosen.images_per_class * len(job.classes)) as bar:
+        report = select(every, chosen.out, selection, job.classifier, bar.advance)
+    sheet = chosen.out / "contact_sheet.png"
+    progress.say(
+        f"{report['images']} images in {every}, {made} of them made now; the better {report['kept']} in {chosen.out}. "
+        f"Contact sheet: {sheet}"
+    )
+    return {"folder": str(chosen.out), "images": report["kept"], "made_now": made, "contact_sheet": str(sheet),
+            "all": str(every), "all_images": report["images"]}  # fmt: skip
+
+
+def many_images(images_per_class: int, factor: float) -> int:
+    """How many images of each class are made so that `images_per_class` can be chosen from them."""
+    if not 1 < factor < float("inf"):
+        raise ConfigError(
+            f"--over-generate is {factor:g}, expected a number above 1: 2 makes twice as many images as are kept. "
+            "Leave it out to keep all."
+        )
+    number = round(factor * images_per_class)
+    if 0 < images_per_class == number:
+        raise ConfigError(
+            f"--over-generate {factor:g} of {images_per_class} images a class makes no more, expected at least one "
+            "more to choose from: raise it, or --images-per-class."
+        )
+    return number
+
+
+def _made(job: "Job | BaselineJob", out: Path, progress: Progress) -> int:
+    """Write what is missing of a job's folder, and say how many images that were."""
+    from engine.pipelines.generate import write
+
+    with progress.bar("images", None) as bar:
+        images = write(job, out, lambda step, of: bar.advance(len(of) / step.total), bar.expect)
+        return sum(1 for _ in images)
+
+
+def _job_of(chosen: argparse.Namespace, images_per_class: int) -> "Job | BaselineJob":
     """The request that the options of `generate` make."""
     from engine.pipelines.baseline_job import prepare_baseline
     from engine.pipelines.job import prepare
 
     check_methods(chosen)
-    if chosen.method == DDIS:
+    if chosen.method in (DDIS, PLAIN):
         return prepare(
-            *load_models(chosen), chosen.classes, chosen.images_per_class, chosen.tokens, alignment_of(chosen),
+            *load_models(chosen), chosen.classes, images_per_class, chosen.tokens, alignment_of(chosen),
             sampling_of(chosen), chosen.seed, chosen.memory, chosen.runtime, chosen.onnx_cache,
             attention=chosen.attention,
         )  # fmt: skip
     classifier = load_teacher(chosen)
     return prepare_baseline(
-        classifier, method_of(chosen, classifier), chosen.classes, chosen.images_per_class, chosen.seed,
+        classifier, method_of(chosen, classifier), chosen.classes, images_per_class, chosen.seed,
         load_student(chosen, classifier),
     )  # fmt: skip
 

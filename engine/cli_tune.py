@@ -41,6 +41,11 @@ def run_tune(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         raise ConfigError(
             "--alignment none has no scale to tune, expected default or paper: choose one of these."
         )
+    if hasattr(chosen, "alignment-scale"):
+        raise ConfigError(
+            f"--alignment-scale {getattr(chosen, 'alignment-scale'):g} has no effect in tune, expected the scales to "
+            "try: name them by --scales, or leave it out."
+        )
     if alignment.step == "raw" and not chosen.scales:
         raise ConfigError(
             "raw steps are in units of a classifier's own gradient and there are no --scales, expected some: no list "
@@ -64,6 +69,7 @@ def run_tune(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
          f"{t.agreement:.0%}"]
         for t in found.trials
     ]  # fmt: skip
-    progress.table(f"Scale {found.alignment.scale:g} has the least score", columns, lines)
-    progress.say(f"ddis generate ... --alignment-scale {found.alignment.scale:g}")
+    progress.table(f"Scale {found.alignment.scale:g} has the least score", columns, lines, result=True)
+    preset = "" if chosen.alignment == "default" else f"--alignment {chosen.alignment} "
+    progress.say(f"ddis generate ... {preset}--alignment-scale {found.alignment.scale:g}", result=True)
     return found.to_json()

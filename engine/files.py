@@ -61,6 +61,20 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def check_writable(path: Path) -> None:
+    """Raise OutputError now where `write_whole` could not write `path` later. Writes nothing."""
+    with explained(path):
+        place = path.parent
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents where they are missing, each safely on the disk."""
     if folder.is_dir():

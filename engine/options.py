@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from engine.baselines.methods import BASELINES, DDIS, settings_of
+from engine.baselines.methods import BASELINES, DDIS, PLAIN, settings_of
 from engine.baselines.settings import BaselineSettings
 from engine.config import AUTO_ATTENTION, DTYPES, Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
@@ -138,6 +138,8 @@ def learning_of(chosen: argparse.Namespace) -> TokenLearning:
 
 
 def alignment_of(chosen: argparse.Namespace) -> Alignment | None:
+    if getattr(chosen, "method", DDIS) == PLAIN:
+        return None
     preset = PRESETS[chosen.alignment]()
     given = [entry.name for entry in fields(Alignment) if hasattr(chosen, f"alignment-{entry.name}")]
     if preset is None and given:
@@ -149,8 +151,9 @@ def alignment_of(chosen: argparse.Namespace) -> Alignment | None:
 
 
 def add_methods(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", choices=(DDIS, *BASELINES), default=DDIS, help="how images are made; all but ddis "
-                        "need no prior, and take their own options alone (default: ddis)")  # fmt: skip
+    parser.add_argument("--method", choices=(DDIS, PLAIN, *BASELINES), default=DDIS, help="how images are made; plain: "
+                        "the prior without alignment and tokens; the others need no prior, and take their own options "
+                        "alone (default: ddis)")  # fmt: skip
     parser.add_argument("--student", help="a classifier of the same classes, for deepinversion's competition")
     parser.add_argument("--student-architecture", help="network of a student that is a checkpoint file")
     for settings in BASELINES.values():
@@ -168,14 +171,17 @@ def check_methods(chosen: argparse.Namespace) -> None:
     wrong = {
         key for name in BASELINES if name != chosen.method for key in given if key.startswith(f"{name}-")
     }
-    if chosen.method != DDIS:
+    guided = {key for key in given if key.startswith("alignment-")}
+    if chosen.method == PLAIN:
+        wrong |= guided | ({"alignment"} if chosen.alignment == "paper" else set())
+        wrong |= {"tokens"} if chosen.tokens is not None else set()
+    elif chosen.method != DDIS:
         unused = {"prior": "embedded", "alignment": "default", "memory": "auto", "runtime": "torch", "tokens": None,
                   "variant": None, "revision": None, "tiny_decoder": None, "onnx_cache": None,
                   "attention": AUTO_ATTENTION}  # fmt: skip
         wrong |= {key for key, default in unused.items() if getattr(chosen, key) != default}
-        wrong |= {key for key in given if key.startswith("alignment-")}
-        wrong |= {entry.name for entry in fields(Sampling)} & given
-    elif chosen.student is not None:
+        wrong |= guided | ({entry.name for entry in fields(Sampling)} & given)
+    if chosen.method in (DDIS, PLAIN) and chosen.student is not None:
         wrong.add("student")
     if chosen.student_architecture is not None and chosen.student is None:
         wrong.add("student_architecture")

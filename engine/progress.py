@@ -1,10 +1,11 @@
-"""What a command tells a person on stderr: bars on a terminal alone, lines and tables anywhere, nothing if quiet."""
+"""What a command tells a person: bars and remarks on stderr, bars on a terminal alone, and what was asked on stdout."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,26 +19,31 @@ from rich.table import Table
 
 
 class Progress:
-    """What a command tells while it runs. `quiet` silences it; bars need a terminal."""
+    """What a command tells while it runs. `quiet` hides the bars, `silent` everything."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, silent: bool = False) -> None:
+        self.quiet = quiet or silent
+        self.silent = silent
         self.console = Console(stderr=True)
+        self.results = Console()
 
-    def say(self, text: str) -> None:
-        """One line for a person."""
-        if not self.quiet:
-            self.console.print(text, highlight=False, soft_wrap=True)
+    def say(self, text: str, result: bool = False) -> None:
+        """One line for a person. result: it is what the command was asked for, and goes to stdout."""
+        if not self.silent:
+            console = self.results if result else self.console
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A small table for a person."""
-        table = Table(title=title, title_justify="left")
+    def table(self, title: str, columns: list[str], rows: list[list[str]], result: bool = False) -> None:
+        """A small table for a person under a line that is its title; result: as of `say`."""
+        if self.silent:
+            return
+        self.say(title, result)
+        table = Table()
         for number, column in enumerate(columns):
             table.add_column(column, justify="left" if number == 0 else "right")
         for row in rows:
-            table.add_row(*row)
-        if not self.quiet:
-            self.console.print(table)
+            table.add_row(*map(escape, row))
+        (self.results if result else self.console).print(table)
 
     @contextmanager
     def bar(self, title: str, total: int | None) -> Iterator["Bar"]:

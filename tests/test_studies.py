@@ -37,7 +37,7 @@ def test_variants_of_guidance_are_measured_once_each(
     study = bench_script("guidance_study")
     short = {name: replace(study.VARIANTS[name], sampling=Sampling(steps=4)) for name in ("base", "plain")}
     monkeypatch.setattr(study, "VARIANTS", short)
-    monkeypatch.setattr(study, "METRICS", replace(study.METRICS, resamples=5))
+    monkeypatch.setattr(study, "METRICS", replace(study.METRICS, resamples=5, prd_clusters=5))
     out = tmp_path / "study.json"
     asked = ("guidance_study", "--domains", "photo", "--images", 1, "--work", tmp_path, "--out", out)
     run(*asked, "--variants", "base")

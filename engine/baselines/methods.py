@@ -16,6 +16,8 @@ from engine.models.classifier import Classifier
 
 DDIS = "ddis"
 """What the package's own method is called among them."""
+PLAIN = "plain"
+"""The prior alone: the package's own method without alignment and tokens."""
 
 BASELINES: dict[str, type[BaselineSettings]] = {
     method.name: method for method in (DeepInversion, PlugInInversion, NaturalInversion)
@@ -44,7 +46,7 @@ def settings_of(method: str | BaselineSettings, classifier: Classifier) -> Basel
         return method
     if method not in BASELINES:
         raise ConfigError(
-            f"unknown method {method!r}, expected {DDIS!r} or one of {', '.join(map(repr, BASELINES))}, or the "
+            f"unknown method {method!r}, expected one of {', '.join(map(repr, (DDIS, PLAIN, *BASELINES)))}, or the "
             "settings of one of these, such as DeepInversion(): choose one."
         )
     return BASELINES[method].for_px(classifier.input_px)

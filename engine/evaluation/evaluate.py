@@ -7,36 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from engine.config import Evaluation
 from engine.errors import ConfigError
+from engine.evaluation.compare import NEED_REFERENCE, compared_with, warnings_of
+from engine.evaluation.entries import RESAMPLED, drawn_rows, entry, mean_entry
 from engine.evaluation.extractors import JUDGE, Extractor, load_extractor
-from engine.evaluation.images import Pooled, has_manifest, open_images
-from engine.evaluation.intervals import (
-    LEVEL,
-    Interval,
-    counts,
-    fid_interval,
-    kid_interval,
-    mean_interval,
-    score_interval,
-)
-from engine.evaluation.metrics import fid, inception_score, kid
-from engine.evaluation.neighbours import neighbours
-from engine.evaluation.prd import prd
+from engine.evaluation.images import Pooled, open_images, open_pool
+from engine.evaluation.intervals import LEVEL
 from engine.evaluation.statistics import (
-    Measured,
+    ENDING,
     Statistics,
     judge_reference,
     measure,
     read_statistics,
     save_statistics,
 )
-from engine.outputs.manifest import MANIFEST, read_manifest
+from engine.evaluation.teacher import BY_IMAGE, by_classifier, by_manifest
+from engine.files import check_writable
+from engine.models import Classifier, load_classifier
 
 Step = Callable[[int], object]
-NEED_FEATURES = ("precision", "recall", "density", "coverage", "prd_precision", "prd_recall")
 
 
 def evaluate(
@@ -48,60 +39,120 @@ def evaluate(
     settings: Evaluation = Evaluation(),
     statistics: Path | str | None = None,
     moments_only: bool = False,
+    classifier: str | Path | Classifier | None = None,
     device: str | torch.device | None = None,
     inception_weights: Path | None = None,
     on_step: Step = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure the images of `folder`, a data set of ours or any folder of images, against those of `reference`.
+    """Measure the images of `folder`, a data set of ours, any folder or a parquet file, against those of `reference`.
 
     folder: several, such as the runs of several seeds, are measured as one set.
 
-    reference: a folder of images, a parquet file (`domain` picks rows), a file of saved statistics, or 'judge', the
-    embedded judge's own real images (`domain` picks theirs). features: 'judge', 'classifier:<source>', 'inception', or
-    an Extractor. statistics: where to keep the folder's own features, for later calls; no reference is needed then.
+    reference: a folder of images, a parquet file, a file of saved statistics, or 'judge', the embedded judge's own real
+    images. domain: picks rows wherever there is a choice, in measured and reference parquet files with a column
+    `domain` and among the judge's; folders and statistics have none and are taken whole. features: 'judge',
+    'classifier:<source>', 'inception', or an Extractor. statistics: where to keep the folder's own features, for later
+    calls. classifier: asked for accuracy, confidence and L_BN of the images, whose labels must be its classes; without
+    one a data set's manifest tells what its own teacher said. One of reference, statistics and classifier is needed.
 
     Gives JSON values: "images" and "reference_images", "metrics" (name -> value, low and high; None where it needs
-    what is not there), "settings" and "warnings". Raises ConfigError for what cannot be measured, and says why.
+    what is not there, as "missing" says), "settings", "warnings", and in "resampled" which set an interval draws anew:
+    recall and coverage the reference, all others the measured images; PRD and "set_l_bn" have no interval. "set_l_bn"
+    is L_BN of the moments of all images, "l_bn" the mean of L_BN of each. Raises ConfigError for what cannot be
+    measured, and says why.
     """
-    if reference is None and statistics is None:
-        raise ConfigError(
-            "evaluate got no reference, expected a folder of images, a parquet file, a .safetensors file of "
-            "statistics, or 'judge' for the embedded real features: pass --reference."
-        )
-    folders = [Path(folder)] if isinstance(folder, str | Path) else [Path(one) for one in folder]
-    if not folders:
-        raise ConfigError("evaluate got no folder, expected at least one folder of images: name one.")
-    extractor = (
-        features
-        if isinstance(features, Extractor)
-        else load_extractor(features, device, weights=inception_weights)
-    )
+    named = [folder] if isinstance(folder, str | Path) else folder
+    folders = [Path(one).expanduser() for one in named]
+    _check_request(folders, reference, features, statistics, moments_only, classifier, inception_weights)
+    images = open_pool(folders, domain, one_size=reference is not None)
+    _check_domain(images, reference, domain)
+    if classifier is not None and not isinstance(classifier, Classifier):
+        classifier = load_classifier(classifier, device=device)
     with ExitStack() as files:
-        goal = None
-        if reference is not None:
-            goal = _reference(reference, domain, extractor, settings, files, on_step)
-        images = Pooled(tuple(open_images(one, one_size=goal is not None) for one in folders))
-        found = measure(images, extractor, settings.image_batch, files, on_step)
-        if statistics is not None:
-            save_statistics(Path(statistics), found, extractor.name, moments_only)
-        compared = {} if goal is None else _compared(found, goal, settings, on_step)
+        goal, found, name = None, None, None
+        if reference is not None or statistics is not None:
+            extractor = features
+            if not isinstance(extractor, Extractor):
+                extractor = load_extractor(extractor, device, weights=inception_weights)
+            name = extractor.name
+            if reference is not None:
+                goal = _reference(reference, domain, images.domain, extractor, settings, files, on_step)
+            found = measure(images, extractor, settings.image_batch, files, on_step)
+            if statistics is not None:
+                save_statistics(Path(statistics), found, extractor.name, moments_only)
+        taught, rows = _taught(folders, images, classifier, settings, on_step)
+        compared: dict[str, Any] = dict.fromkeys(NEED_REFERENCE)
+        if found is not None and goal is not None:
+            compared = compared_with(found, goal, settings, _names(images, reference), on_step)
+        metrics = compared | taught
         return {
             "folder": ", ".join(map(str, folders)),
             "reference": None if reference is None else str(reference),
             "domain": domain,
-            "features": extractor.name,
-            "images": found.rows,
+            "images_domain": images.domain,
+            "reference_domain": None if goal is None else goal.domain,
+            "features": name,
+            "classifier": None if classifier is None else classifier.name,
+            "images": found.rows if found is not None else rows,
             "reference_images": None if goal is None else goal.rows,
             "level": LEVEL,
+            "resampled": dict(RESAMPLED),
             "settings": asdict(settings),
-            "metrics": compared | _teacher(folders, settings),
-            "warnings": [] if goal is None else _warnings(found, goal),
+            "metrics": metrics,
+            "missing": _missing(metrics, goal),
+            "warnings": [] if found is None or goal is None else warnings_of(found, goal),
         }
+
+
+def _check_request(
+    folders: Sequence[Path],
+    reference: Path | str | None,
+    features: str | Extractor,
+    statistics: Path | str | None,
+    moments_only: bool,
+    classifier: str | Path | Classifier | None,
+    inception_weights: Path | None,
+) -> None:
+    """Raise ConfigError, before anything is measured, for arguments that do not go together."""
+    if not folders:
+        raise ConfigError("evaluate got no folder, expected at least one folder of images: name one.")
+    if reference is None and statistics is None and classifier is None:
+        raise ConfigError(
+            "evaluate got no reference, expected a folder of images, a parquet file, a .safetensors file of "
+            "statistics, or 'judge' for the embedded real features: pass --reference, or --classifier alone for what "
+            "a teacher says of the images."
+        )
+    if moments_only and statistics is None:
+        raise ConfigError(
+            "moments_only came without statistics, expected a file to keep them in: pass --save-statistics, or leave "
+            "--moments-only out."
+        )
+    if isinstance(features, Extractor) and inception_weights is not None:
+        raise ConfigError(
+            f"inception_weights came with the features of {features.name}, which are loaded already, expected none: "
+            "pass features='inception', or leave them out."
+        )
+    if statistics is not None:
+        if Path(statistics).suffix != ENDING:
+            raise ConfigError(
+                f"statistics are to be kept in {statistics}, expected a name that ends in {ENDING}: by it --reference "
+                "knows them."
+            )
+        check_writable(Path(statistics))
+
+
+def _check_domain(images: Pooled, reference: Path | str | None, domain: str | None) -> None:
+    if domain is not None and images.domain is None and reference is None:
+        raise ConfigError(
+            f"domain {domain!r} was asked of {images.path}, which has no column `domain`, and there is no reference, "
+            "expected a parquet file that has one: leave --domain out."
+        )
 
 
 def _reference(
     reference: Path | str,
     domain: str | None,
+    measured_domain: str | None,
     extractor: Extractor,
     settings: Evaluation,
     files: ExitStack,
@@ -110,86 +161,51 @@ def _reference(
     path = Path(reference).expanduser()
     if str(reference) == JUDGE and not path.exists():
         return judge_reference(extractor, domain)
-    if path.suffix == ".safetensors" and path.is_file():
-        if domain is not None:
+    if path.suffix == ENDING and path.is_file():
+        kept = read_statistics(path, extractor, files)
+        if domain not in (None, kept.domain) and (kept.domain is not None or measured_domain is None):
             raise ConfigError(
-                f"domain {domain!r} was asked of the statistics {path}, expected a parquet file or the judge's "
-                "reference: statistics are of one set, leave --domain out."
+                f"domain {domain!r} was asked of the statistics {path}, which are "
+                f"{'of no single domain' if kept.domain is None else f'of {kept.domain!r}'}, expected a parquet file "
+                "or the judge's reference: statistics are of one set, leave --domain out or name another file."
             )
-        return read_statistics(path, extractor, files)
+        return kept
+    if path.is_dir() and measured_domain is not None:
+        domain = None  # it picked the measured rows
     return measure(open_images(path, domain), extractor, settings.image_batch, files, on_step)
 
 
-def _compared(found: Measured, goal: Statistics, settings: Evaluation, on_step: Step) -> dict[str, Any]:
-    """All metrics that need features, logits or a reference."""
-    seed = settings.evaluation_seed
-    drawn = _drawn(found.rows, settings)
-    distance = fid(found.gaussian, goal.gaussian)
-    score = inception_score(found.logits).item()
-    metrics = {
-        "fid": _entry(
-            distance, drawn, lambda d: fid_interval(distance, found.features, goal.gaussian, d, on_step)
-        ),
-        "kid": None,
-        "inception_score": _entry(score, drawn, lambda d: score_interval(score, found.logits, d)),
-        **dict.fromkeys(NEED_FEATURES),
-    }
-    if goal.features is None:
-        return metrics
-    reference = goal.features
-    kernel = kid(found.features, reference, settings.kid_subsets, settings.kid_subset_size, seed)
-    metrics["kid"] = _entry(
-        kernel.mean, drawn, lambda d: kid_interval(kernel.mean, found.features, reference, len(d), seed)
-    ) | {"std": kernel.std, "subset_size": kernel.subset_size}
-    near = neighbours(found.features, reference, settings.neighbours, settings.density_neighbours)
-    drawn_reference = _drawn(goal.rows, settings)
-    metrics["precision"] = _mean(near.precise, drawn)
-    metrics["recall"] = _mean(near.recalled, drawn_reference)
-    metrics["density"] = _mean(near.density, drawn)
-    metrics["coverage"] = _mean(near.covered, drawn_reference)
-    precision, recall = prd(found.features, reference, settings.prd_clusters, seed=seed)
-    return metrics | {"prd_precision": _entry(precision), "prd_recall": _entry(recall)}
+def _names(images: Pooled, reference: Path | str | None) -> tuple[str, str]:
+    """What messages call the two sets."""
+    of = "the folder" if len(images.sets) == 1 else "the set of folders"
+    return f"{of} {images.path}", f"the reference {reference}"
 
 
-def _teacher(folders: Sequence[Path], settings: Evaluation) -> dict[str, Any]:
-    """The teacher's accuracy and confidence and the images' L_BN, from the manifest; None where there is none."""
-    names = ("teacher_accuracy", "teacher_confidence", "l_bn")
-    if not all(has_manifest(folder) and (folder / MANIFEST).exists() for folder in folders):
-        return dict.fromkeys(names)
-    rows = [
-        (float(row.logits.argmax() == row.class_index), row.confidence, row.l_bn)
-        for folder in folders
-        for row in read_manifest(folder)
-    ]
-    columns = torch.tensor(rows, dtype=torch.float64).T
-    drawn = _drawn(len(rows), settings)
-    return {name: _mean(values, drawn) for name, values in zip(names, columns, strict=True)}
+def _taught(
+    folders: Sequence[Path],
+    images: Pooled,
+    classifier: Classifier | None,
+    settings: Evaluation,
+    on_step: Step,
+) -> tuple[dict[str, Any], int | None]:
+    """What a teacher says of the images, and of how many; None where there is none to ask."""
+    metrics: dict[str, Any] = dict.fromkeys((*BY_IMAGE, "set_l_bn"))
+    if classifier is None:
+        columns = by_manifest(folders)
+    else:
+        columns, whole = by_classifier(images, classifier, settings.image_batch, on_step)
+        metrics["set_l_bn"] = entry("set_l_bn", whole)
+    if columns is None:
+        return metrics, None
+    drawn = drawn_rows(columns.shape[1], settings)
+    told = {name: mean_entry(name, values, drawn) for name, values in zip(BY_IMAGE, columns, strict=True)}
+    return metrics | told, columns.shape[1]
 
 
-def _drawn(rows: int, settings: Evaluation) -> Tensor | None:
-    """Which rows each resample has, (B, rows); None where no intervals are asked for."""
-    return counts(rows, settings.resamples, settings.evaluation_seed) if settings.resamples else None
-
-
-def _mean(values: Tensor, drawn: Tensor | None) -> dict[str, Any]:
-    return _entry(values.double().mean().item(), drawn, lambda d: mean_interval(values, d))
-
-
-def _entry(
-    value: float, drawn: Tensor | None = None, interval: Callable[[Tensor], Interval] | None = None
-) -> dict[str, Any]:
-    low, high = (None, None) if drawn is None or interval is None else interval(drawn)
-    return {"value": value, "low": low, "high": high}
-
-
-def _warnings(found: Statistics, goal: Statistics) -> list[str]:
-    """What a reader of the numbers must know."""
-    few = [
-        f"{what} has {number} images, fewer than the {found.width} features"
-        for what, number in (("the folder", found.rows), ("the reference", goal.rows))
-        if number < found.width
-    ]
-    return [
-        f"{sentence}: FID is biased upwards, compare it only at equal numbers of images; KID is not biased."
-        for sentence in few
-    ]
+def _missing(metrics: dict[str, Any], goal: Statistics | None) -> dict[str, str]:
+    """What each metric that has no value would need."""
+    needs = dict.fromkeys(
+        NEED_REFERENCE, "needs --reference" if goal is None else "needs the reference's features"
+    )
+    needs |= dict.fromkeys(BY_IMAGE, "needs a manifest or --classifier") | {"set_l_bn": "needs --classifier"}
+    return {name: needs[name] for name, found in metrics.items() if found is None}

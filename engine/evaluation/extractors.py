@@ -55,11 +55,7 @@ def load_extractor(
     or MissingExtraError where it cannot be loaded.
     """
     where = default_device(device)
-    if architecture is not None and not features.startswith(CLASSIFIER):
-        raise ConfigError(
-            f"architecture is {architecture!r} with features {features!r}, expected none: it belongs to "
-            f"'{CLASSIFIER}<checkpoint file>'. Leave it out, or name such a file."
-        )
+    _refuse_unused(features, weights, architecture, labels)
     if features == JUDGE:
         return judge_extractor(where)
     if features == INCEPTION:
@@ -70,6 +66,24 @@ def load_extractor(
             load_classifier(source, architecture=architecture, labels=labels, device=where)
         )
     raise ConfigError(f"features are {features!r}, expected {ACCEPTED}: choose one of these.")
+
+
+def _refuse_unused(
+    features: str, weights: Path | None, architecture: str | None, labels: list[str] | None
+) -> None:
+    """Raise ConfigError for what belongs to other features."""
+    of_classifier = features.startswith(CLASSIFIER)
+    for name, value, fits, owner in (
+        ("architecture", architecture, of_classifier, f"'{CLASSIFIER}<checkpoint file>'"),
+        ("labels", labels, of_classifier, f"'{CLASSIFIER}<source>'"),
+        ("inception_weights", weights, features == INCEPTION, f"{INCEPTION!r}"),
+    ):
+        if value is not None and not fits:
+            shown = str(value) if isinstance(value, Path) else value
+            raise ConfigError(
+                f"{name} is {shown!r} with features {features!r}, expected none: it belongs to {owner}. Leave it out, "
+                "or choose these features."
+            )
 
 
 def judge_extractor(device: torch.device) -> Extractor:

@@ -1,7 +1,7 @@
 """Sets of images that are read in order and never held whole: data set folders, folders of images, parquet files."""
 
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,42 @@ class Pooled:
     def path(self) -> str:
         return ", ".join(str(images.path) for images in self.sets)
 
+    @property
+    def domain(self) -> str | None:
+        """The domain that all of them are of; None where they were not asked for one."""
+        return self.sets[0].domain
+
     def batches(self, size: int) -> Iterator[Tensor]:
         """As `ImageSet.batches`; a batch ends with its set."""
         for images in self.sets:
             yield from images.batches(size)
+
+    def labels(self) -> list[str]:
+        """As `ImageSet.labels`."""
+        return [label for images in self.sets for label in images.labels()]
+
+
+def open_pool(folders: Sequence[Path], domain: str | None = None, one_size: bool = False) -> Pooled:
+    """Several sets as one. domain: only its rows of parquet files with a column `domain`; folders are read whole.
+
+    Raises ConfigError where some of the sets have the column and some have not, and for what `open_images` refuses.
+    """
+    having = [path for path in folders if domain is not None and has_domains(path)]
+    if having and len(having) < len(folders):
+        others = ", ".join(str(path) for path in folders if path not in having)
+        raise ConfigError(
+            f"domain {domain!r} picks rows of {having[0]}, and {others} has no column `domain`, expected domains in "
+            "all sets that are measured as one: measure them apart, or leave --domain out."
+        )
+    return Pooled(tuple(open_images(path, domain if having else None, one_size) for path in folders))
+
+
+def has_domains(path: Path) -> bool:
+    """Whether `path` is a parquet file with a column `domain`."""
+    try:
+        return path.is_file() and "domain" in pq.read_schema(path).names
+    except pa.ArrowInvalid:
+        return False
 
 
 def has_manifest(path: Path) -> bool:

@@ -92,7 +92,7 @@ def fid(samples: Gaussian, reference: Gaussian, root: Tensor | None = None) -> f
     shared = torch.linalg.eigvalsh(root @ samples.covariance @ root).clamp(min=0).sqrt().sum()
     gap = (samples.mean - reference.mean).square().sum()
     traces = samples.covariance.trace() + reference.covariance.trace()
-    return float(gap + traces - 2 * shared)
+    return max(0.0, float(gap + traces - 2 * shared))  # rounding alone brings it below 0
 
 
 def check_widths(samples: int, reference: int) -> None:

@@ -39,9 +39,10 @@ def neighbours(
     with d_k(r_i) the distance to the k-th nearest of the other rows of its set.
     """
     check_widths(samples.shape[1], reference.shape[1])
+    check_neighbours(k, density_k, samples.shape[0], reference.shape[0])
     centre = torch.stack([x.sum(0) for _, x in blocks(reference)]).sum(0) / reference.shape[0]
-    balls = squared_radii(reference, (k, density_k), "the reference", centre, rows)
-    (own,) = squared_radii(samples, (k,), "the folder", centre, rows).T
+    balls = squared_radii(reference, (k, density_k), centre, rows)
+    (own,) = squared_radii(samples, (k,), centre, rows).T
     number, total = samples.shape[0], reference.shape[0]
     precise, density = torch.zeros(number, dtype=torch.bool), torch.zeros(number, dtype=torch.float64)
     recalled, covered = torch.zeros(total, dtype=torch.bool), torch.zeros(total, dtype=torch.bool)
@@ -56,20 +57,28 @@ def neighbours(
     return Neighbours(precise, density / density_k, recalled, covered)
 
 
-def squared_radii(
-    features: Features, ks: tuple[int, ...], what: str, centre: Tensor, rows: int = ROWS
-) -> Tensor:
+def check_neighbours(
+    k: int, density_k: int, samples: int, reference: int, of: str = "the folder", to: str = "the reference"
+) -> None:
+    """Raise ConfigError where a set has no k other images; `of` and `to` are what the message calls the sets."""
+    for option, value, what, number in (
+        ("--neighbours", k, of, samples),
+        ("--neighbours", k, to, reference),
+        ("--density-neighbours", density_k, to, reference),
+    ):
+        if not 1 <= value < number:
+            raise ConfigError(
+                f"{option} is {value} and {what} has {number} images, expected 1 <= k < images: the k nearest "
+                f"neighbours of an image are other ones of its set. Lower {option}, or add images to {what}."
+            )
+
+
+def squared_radii(features: Features, ks: tuple[int, ...], centre: Tensor, rows: int = ROWS) -> Tensor:
     """Squared distance of each row to the k-th nearest other row of its set, for each k: (N, F) -> (N, len(ks)).
 
-    Raises ConfigError where the set, which the message calls `what`, has no k other rows.
+    Each k is at least 1 and below N.
     """
     number, most = features.shape[0], max(ks)
-    if min(ks) < 1 or number <= most:
-        raise ConfigError(
-            f"k is {most if min(ks) >= 1 else min(ks)} and {what} has {number} images, expected 1 <= k < images: the k "
-            "nearest neighbours of an image are other ones of its set. Lower --neighbours and --density-neighbours, "
-            "or add images."
-        )
     radii = torch.empty(number, len(ks), dtype=torch.float64)
     for mine, x in blocks(features, rows):
         nearest = torch.full((len(x), most), torch.inf, dtype=torch.float64)

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from engine.errors import ConfigError
 from engine.evaluation.metrics import Features, check_widths
 from engine.evaluation.neighbours import squared_distances
 
@@ -22,9 +23,11 @@ def prd(
     """(F_1/8, F_8), Sajjadi's summaries of precision and of recall (arXiv 1806.00035, section 4.1).
 
     Equal numbers of rows of both sets are clustered by k-means, at most 10,000 of each, drawn at random; the curves of
-    `runs` clusterings are averaged, as in the paper.
+    `runs` clusterings are averaged, as in the paper. Raises ConfigError for as many clusters as rows of a set: no
+    cluster would hold more than a few, and both summaries would be near 0 whatever the sets are.
     """
     check_widths(samples.shape[1], reference.shape[1])
+    check_clusters(clusters, samples.shape[0], reference.shape[0])
     rng = Generator().manual_seed(seed)
     size = min(samples.shape[0], reference.shape[0], MOST_ROWS)
     x, r = (
@@ -33,11 +36,23 @@ def prd(
     both = torch.cat([r, x])
     curves = []
     for _ in range(runs):
-        labels = k_means(both, min(clusters, len(both)), rng)
+        labels = k_means(both, clusters, rng)
         p, q = (torch.bincount(part, minlength=clusters) / size for part in labels.split(size))
         curves.append(prd_curve(p, q))
     precision, recall = torch.stack(curves).mean(0)
     return f_score(precision, recall, 1 / 8), f_score(precision, recall, 8)
+
+
+def check_clusters(
+    clusters: int, samples: int, reference: int, of: str = "the folder", to: str = "the reference"
+) -> None:
+    """Raise ConfigError where a set has no more images than there are clusters; `of` and `to` name the sets."""
+    number, what = min((samples, of), (reference, to), key=lambda pair: pair[0])
+    if not 1 <= clusters < number:
+        raise ConfigError(
+            f"--prd-clusters is {clusters} and {what} has {number} images, expected 1 <= clusters < images: a cluster "
+            f"of a single image tells nothing of a share. Lower --prd-clusters, or add images to {what}."
+        )
 
 
 def prd_curve(p: Tensor, q: Tensor, angles: int = ANGLES) -> Tensor:

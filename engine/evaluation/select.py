@@ -8,7 +8,7 @@ l_bn_share   without it, L_BN of the moments of *all* images that are left falls
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from engine.config import Selection
-from engine.errors import ConfigError
+from engine.errors import ConfigError, MissingExtraError, ModelError
 from engine.guidance.losses import layer_weights
 from engine.guidance.moments import recording_moments
-from engine.models import Classifier
+from engine.models import Classifier, load_classifier
 from engine.outputs.dataset import load_sample, open_dataset, read_dataset
 from engine.outputs.manifest import Row
-from engine.outputs.run_record import RUN, made_with, read_run
+from engine.outputs.run_record import RUN, SELECTED_FROM, made_with, read_run
 
 CHUNK = 1024
 """Images whose common L_BN `l_bn_share` looks at: the work grows with the square of their number."""
@@ -39,17 +39,19 @@ def select(
 ) -> dict[str, Any]:
     """Write the images of the finished data set `folder` that are kept into the data set `out`, under their own names.
 
-    classifier: the teacher that `folder` was made with; only `l_bn_share` looks at the images through it. on_step: is
-    told how many images were written. Returns, as JSON values, how many images there were and are, and how many of both
-    the teacher recognises. Raises ConfigError for another classifier or none, OutputError for a folder that is not
-    finished or cannot be written.
+    classifier: the teacher that `folder` was made with; only `l_bn_share` looks at the images through it, and loads the
+    one that the folder names where none is given. on_step: is told how many images were written. Returns, as JSON
+    values, how many images there were and are, and how many of both the teacher recognises. Raises ConfigError for
+    another classifier or none that can be loaded, OutputError for a folder that is not finished or cannot be written.
     """
+    if Path(out).resolve() == Path(folder).resolve():
+        raise ConfigError(f"out is {folder} itself, expected another folder: name a new one.")
     files, rows = map(list, zip(*read_dataset(folder), strict=True))
-    made = read_run(Path(folder))["config"]
     if selection.by == "l_bn_share":
+        classifier = classifier or load_teacher(folder)
         _check_teacher(Path(folder), classifier)
     kept = _kept(files, rows, selection, classifier)
-    config = {"selected_from": made, "selection": vars(selection)}
+    config = selection_config(read_run(Path(folder))["config"], selection)
     with open_dataset(out, config, {row.class_index: row.label for row in rows}) as writer:
         for place in kept:
             writer.add(load_sample(files[place], rows[place]))
@@ -62,6 +64,26 @@ def select(
         "recognised": sum(map(_recognised, rows)),
         "recognised_kept": sum(_recognised(rows[place]) for place in kept),
     }
+
+
+def selection_config(made: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
+    """What `run.json` keeps of a selection from a data set whose own config is `made`."""
+    return {SELECTED_FROM: dict(made), "selection": vars(selection)}
+
+
+def load_teacher(folder: Path | str, **options: Any) -> Classifier | None:
+    """The classifier that a data set was made with, by the name in its record; None where that names no such one.
+
+    options: what `load_classifier` takes beside the name.
+    """
+    if not (Path(folder) / RUN).exists():
+        return None
+    named = made_with(Path(folder)).get("classifier", {})
+    try:
+        found = load_classifier(str(named.get("name")), **options)
+    except (ModelError, ConfigError, MissingExtraError):
+        return None
+    return found if found.fingerprint == named.get("fingerprint") else None
 
 
 def quotas(classes: Sequence[int], keep: float) -> dict[int, int]:

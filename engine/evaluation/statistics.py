@@ -1,14 +1,15 @@
 """What is kept of a set of images: its features, their moments, the network's logits; measured, saved and read again.
 
 A statistics file is safetensors: `mean` (F,) and `covariance` (F, F) in float64, `features` (N, F) in float32 unless
-only moments were asked for, and in its metadata the network that the features are of and the number of images.
+only moments were asked for, and in its metadata the network that the features are of, the number of images and, where
+one was picked, their domain.
 """
 
 import json
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,14 +25,19 @@ from engine.files import make_folder, whole_file
 from engine.models.embedded.judge import load_judge
 
 FORMAT = "ddis-statistics/1"
+ENDING = ".safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """One set of images as a network sees it. features: (N, F), None where only moments were kept."""
+    """One set of images as a network sees it. features: (N, F), None where only moments were kept.
+
+    domain: the one that was picked from a set of several; None where none was.
+    """
 
     gaussian: Gaussian
     features: Features | None
+    domain: str | None = field(default=None, kw_only=True)
 
     @property
     def rows(self) -> int:
@@ -72,7 +78,7 @@ def measure(
         logits.append(scores)
         moments.add(rows)
         on_images(len(part))
-    return Measured(moments.gaussian(), features, logits)
+    return Measured(moments.gaussian(), features, logits, domain=images.domain)
 
 
 def judge_reference(extractor: Extractor, domain: str | None) -> Statistics:
@@ -93,7 +99,7 @@ def judge_reference(extractor: Extractor, domain: str | None) -> Statistics:
                 f"domain {domain!r} is unknown to the judge, expected one of {', '.join(judge.domains)}: choose one."
             )
         rows = rows[judge.reference_domains == judge.domains.index(domain)]
-    return Statistics(gaussian(rows), rows)
+    return Statistics(gaussian(rows), rows, domain=domain)
 
 
 def save_statistics(path: Path, found: Statistics, extractor: str, moments_only: bool = False) -> None:
@@ -104,9 +110,10 @@ def save_statistics(path: Path, found: Statistics, extractor: str, moments_only:
     }
     if found.features is not None and not moments_only:
         tensors["features"] = ("F32", found.features)
-    header: dict[str, object] = {
-        "__metadata__": {"format": FORMAT, "extractor": extractor, "images": str(found.rows)}
-    }
+    facts = {"format": FORMAT, "extractor": extractor, "images": str(found.rows)}
+    if found.domain is not None:
+        facts["domain"] = found.domain
+    header: dict[str, object] = {"__metadata__": facts}
     end = 0
     for name, (kind, rows) in tensors.items():
         start, end = end, end + rows.shape[0] * rows.shape[1] * (8 if kind == "F64" else 4)
@@ -151,7 +158,7 @@ def read_statistics(path: Path, extractor: Extractor, files: ExitStack) -> Stati
             f"{path} cannot be read as statistics ({brief(error)}), expected a whole file of `ddis evaluate "
             "--save-statistics`: write it again from the images."
         ) from error
-    return Statistics(kept, features)
+    return Statistics(kept, features, domain=facts.get("domain"))
 
 
 def _slice(rows: object, start: int) -> Tensor:

@@ -18,10 +18,16 @@ def default_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = named_device(device)
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+    there = torch.cuda.device_count()
+    if chosen.type == "cuda" and not there:
         raise ConfigError(
-            f"device is {str(device)!r}, expected one of this machine's {torch.cuda.device_count()} CUDA devices: "
-            "choose 'cpu', or install the CUDA build of torch and NVIDIA's driver."
+            f"device is {str(device)!r} and torch sees no CUDA device here, expected one: choose 'cpu', or install the "
+            "CUDA build of torch and NVIDIA's driver."
+        )
+    if chosen.type == "cuda" and (chosen.index or 0) >= there:
+        raise ConfigError(
+            f"device is {str(device)!r}, expected 'cuda:<number>' below {there}, the number of this machine's CUDA "
+            "devices: choose one of these, or 'cpu'."
         )
     return chosen
 

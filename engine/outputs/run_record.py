@@ -16,6 +16,9 @@ from engine.files import explained, write_whole
 RUN = "run.json"
 FORMAT = "ddis-dataset/1"
 PACKAGES = ("torch", "diffusers", "transformers", "ddis")
+SELECTED_FROM = "selected_from"
+"""Where the config of a selection has that of the folder it was made from."""
+MOST_SHOWN = 5
 _ABSENT = object()
 
 
@@ -65,14 +68,25 @@ def read_run(folder: Path) -> dict[str, Any]:
 def made_with(folder: Path) -> dict[str, Any]:
     """The config that the images of a data set were made with: behind any number of selections, the first one's."""
     config = read_run(folder)["config"]
-    while "selected_from" in config:
-        config = config["selected_from"]
+    while SELECTED_FROM in config:
+        config = config[SELECTED_FROM]
     return config
 
 
 def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise OutputError, naming each field that differs, where `folder` was begun with another config."""
-    differing = differences(read_run(folder)["config"], config)
+    """Raise OutputError, naming fields that differ, where `folder` was begun with another config."""
+    there = read_run(folder)["config"]
+    if (SELECTED_FROM in there) != (SELECTED_FROM in config):
+        what = (
+            "images selected from another folder"
+            if SELECTED_FROM in there
+            else "generated images, no selection"
+        )
+        raise OutputError(
+            f"{folder} holds {what}, expected a new folder or a run of the same kind and settings to continue: choose "
+            "another folder."
+        )
+    differing = differences(there, config)
     if differing:
         raise OutputError(
             f"{folder} holds a run with other settings: {'; '.join(differing)}. "
@@ -81,13 +95,18 @@ def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """A sentence for each setting that differs between a request that was kept and one that is made, by its name."""
+    """A sentence for each setting that differs between a request that was kept and one that is made, by its name.
+
+    Settings that both have come first; of more than MOST_SHOWN, the rest is one sentence that counts them.
+    """
     old, new = dict(_leaves(there)), dict(_leaves(json.loads(json.dumps(here))))
-    return [
+    names = [name for name in old.keys() | new.keys() if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
+    found = [
         f"{name} is {_shown(old.get(name, _ABSENT))} there and {_shown(new.get(name, _ABSENT))} here"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name, _ABSENT) != new.get(name, _ABSENT)
+        for name in sorted(names, key=lambda name: (not (name in old and name in new), name))
     ]
+    more = len(found) - MOST_SHOWN
+    return found if more <= 0 else [*found[:MOST_SHOWN], f"and {more} more"]
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.baselines.descent import OnIteration
-from engine.baselines.methods import BASELINES, DDIS
+from engine.baselines.methods import BASELINES, DDIS, PLAIN
 from engine.baselines.settings import BaselineSettings
 from engine.config import AUTO_ATTENTION, Alignment, Sampling
 from engine.errors import ConfigError
@@ -64,18 +64,22 @@ def generate(
     run is continued, and only what was missing is yielded. runtime: "onnx" samples and guides in ONNX Runtime, without
     autograd and without a plan; onnx_cache: a folder for its graphs, which the first run with these models and
     settings exports. attention: "sdpa", "xformers" (CUDA, extra 'gpu') or "auto", which is xformers where it is no
-    slower. method: 'deepinversion', 'plugin-inversion', 'natural-inversion' or the settings of one (`DeepInversion()`)
-    make images from the classifier alone, without what belongs to a prior; student: for adaptive DeepInversion. The
-    models are loaded and every argument is checked before this returns; images are made as the iterator is read.
+    slower. method: 'plain' is the prior alone, which is 'ddis' without alignment and tokens; 'deepinversion',
+    'plugin-inversion', 'natural-inversion' or the settings of one (`DeepInversion()`) make images from the classifier
+    alone, without what belongs to a prior; student: for adaptive DeepInversion. The models are loaded and every
+    argument is checked before this returns; images are made as the iterator is read, and none if it is not.
     Raises EngineError's children for each mistake that is the caller's; warns with MemoryWarning where memory runs out
     and it goes on with fewer images at once.
     """
     job: Job | BaselineJob
-    if method == DDIS:
+    if method in (DDIS, PLAIN):
+        if method == PLAIN:
+            check_unused(method, tokens=tokens, alignment=alignment or Alignment())
+            alignment = None
         if student is not None:
             raise ConfigError(
-                "a student is given with method 'ddis', expected none: it is for adaptive DeepInversion. Leave it out, "
-                "or pass method=DeepInversion(competition=10)."
+                f"a student is given with method {method!r}, expected none: it is for adaptive DeepInversion. Leave "
+                "it out, or pass method=DeepInversion(competition=10)."
             )
         job = prepare(
             classifier, prior, classes, images_per_class, tokens, alignment, sampling, seed, memory, runtime,
@@ -101,9 +105,15 @@ def check_unused(method: str | BaselineSettings, **given: object) -> None:
         if isinstance(value, Prior) or value != defaults[name].default:
             raise ConfigError(
                 f"{name} is given with method {getattr(method, 'name', method)!r}, expected none: it belongs to "
-                f"method {DDIS!r}, and the others need no prior. Leave it out; their own settings are fields of "
-                f"{', '.join(settings.__name__ for settings in BASELINES.values())}."
+                f"method {DDIS!r}{_unused_because(method)}"
             )
+
+
+def _unused_because(method: str | BaselineSettings) -> str:
+    if method == PLAIN:
+        return f", of which {PLAIN!r} is what remains without guidance and tokens. Leave it out, or choose {DDIS!r}."
+    fields = ", ".join(settings.__name__ for settings in BASELINES.values())
+    return f", and the others need no prior. Leave it out; their own settings are fields of {fields}."
 
 
 def write(

@@ -14,7 +14,9 @@ class Evaluation:
     density_neighbours: int = setting(5, "k of density and coverage (Naeem: 5)")
     kid_subsets: int = setting(100, "random subsets that KID is averaged over")
     kid_subset_size: int = setting(1000, "images of each set in a subset, fewer where a set has not so many")
-    prd_clusters: int = setting(20, "clusters of Sajjadi's precision and recall (paper: 20)")
+    prd_clusters: int = setting(
+        20, "clusters of Sajjadi's precision and recall, fewer than either set has images (paper: 20)"
+    )
     resamples: int = setting(
         100,
         "bootstrap resamples of each interval; FID reads its features once for each, 0 leaves intervals out",

@@ -13,7 +13,9 @@ from engine.config import Alignment, Sampling, TokenLearning
 from engine.errors import ConfigError
 from engine.models import Preprocess, save_classifier
 from engine.models.cifar_resnet import CifarResNet
+from engine.models.frozen import default_device
 from engine.options import alignment_of, config_of, learning_of, load_models, sampling_of
+from engine.outputs.dataset import read_dataset
 from engine.pipelines.start_word import IMAGES_PER_CLASS
 from engine.progress import Bar, Progress
 from engine.tokens.state import Outcome, TokenEpoch
@@ -78,6 +80,55 @@ def test_generate_prints_one_json_object(
     assert f"sampling.cfg is {Sampling().cfg} there and 3.0 here" in capsys.readouterr().err
 
 
+def test_the_plain_method_is_the_prior_without_guidance(tmp_path: Path, models: list[str], capsys) -> None:
+    asked = ["generate", *models, "--classes", "dog", "--images-per-class", "2", "--steps", "2", "--json", "--out",
+             str(tmp_path / "set")]  # fmt: skip
+    assert main([*asked, "--method", "plain"]) == 0
+    assert json.loads(capsys.readouterr().out)["made_now"] == 2
+    assert main([*asked, "--alignment", "none"]) == 0
+    assert json.loads(capsys.readouterr().out)["made_now"] == 0
+    assert alignment_of(parsed("--method", "plain")) is None
+
+
+def test_over_generation_keeps_the_number_that_was_asked_for(
+    tmp_path: Path, models: list[str], capsys
+) -> None:
+    out = tmp_path / "set"
+    asked = ["generate", *models, "--classes", "dog", "horse", "--images-per-class", "2", "--steps", "2", "--out",
+             str(out), "--alignment", "none"]  # fmt: skip
+    assert main([*asked, "--over-generate", "1.6", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    every = tmp_path / "set-all"
+    assert (printed["images"], printed["made_now"], printed["all"]) == (4, 6, str(every))
+    classes = [row.class_index for _, row in read_dataset(out)]
+    assert [classes.count(number) for number in (0, 4)] == [2, 2]
+    assert json.loads((out / "run.json").read_text())["config"]["selection"]["by"] == "l_bn_share"
+    (every / "images" / "dog" / "00002.png").unlink()
+    next((out / "images" / "horse").iterdir()).unlink()
+    assert main([*asked, "--over-generate", "1.6"]) == 0
+    assert f"6 images in {every}, 1 of them made now; the better 4 in {out}" in capsys.readouterr().err
+    assert all(path.exists() for path, _ in read_dataset(out))
+    assert main(asked) == 2
+    assert "holds images selected from another folder" in capsys.readouterr().err
+
+
+def test_over_generation_refuses_before_it_makes_an_image(tmp_path: Path, models: list[str], capsys) -> None:
+    out = tmp_path / "set"
+    asked = ["generate", *models, "--classes", "dog", "--images-per-class", "1", "--steps", "2", "--out", str(out),
+             "--alignment", "none"]  # fmt: skip
+    for factor, message in (
+        ("1", "--over-generate is 1, expected a number above 1"),
+        ("nan", "--over-generate is nan, expected a number above 1"),
+        ("1.2", "--over-generate 1.2 of 1 images a class makes no more"),
+    ):
+        assert main([*asked, "--over-generate", factor]) == 2
+        assert message in capsys.readouterr().err
+    assert main(asked) == 0
+    assert main([*asked, "--over-generate", "2"]) == 2
+    assert f"{out} holds generated images, no selection" in capsys.readouterr().err
+    assert not (tmp_path / "set-all").exists()
+
+
 def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> None:
     for name in ("float32", "bfloat16", "float16"):
         chosen = build_parser().parse_args(["generate", *models, "--out", "o", "--dtype", name])
@@ -99,7 +150,7 @@ def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> Non
         (["--alignment", "none", "--alignment-scale", "1"], "--alignment none came with --alignment-scale"),
         (["--tokens", "missing.safetensors"], "missing.safetensors"),
         (["--device", "gpu"], "device is 'gpu', expected 'cpu', 'cuda'"),
-        (["--device", "cuda:99"], "device is 'cuda:99', expected one of this machine's"),
+        (["--device", "cuda:99"], "device is 'cuda:99'"),
         (["--labels", "a", "b"], "7 outputs and 2 labels"),
         (["--tiny-decoder", "nonsense"], "unknown tiny decoder 'nonsense'"),
         (["--alignment-decoder", "tiny"], "has no tiny decoder"),
@@ -220,3 +271,46 @@ def test_a_verb_has_no_option_without_effect(
     with pytest.raises(SystemExit):
         build_parser().parse_args([verb, "--classifier", "x", *needed, option, "1"])
     assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["generate", "--classifier", "x", "--out", "o"], "run the same command again to continue"),
+        (["evaluate", "x"], "nothing of this run was kept, the same command starts anew"),
+        (["export", "x", "--out", "o"], "empty the folder"),
+    ],
+)
+def test_an_interruption_says_what_becomes_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], says: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"engine.cli.run_{command[0]}", interrupted)
+    assert main(command) == 130
+    assert says in capsys.readouterr().err
+
+
+def test_quiet_hides_bars_alone_and_json_all_words(capsys: pytest.CaptureFixture[str]) -> None:
+    for progress, out, err in (
+        (Progress(quiet=True), "asked\n", "title\n"),
+        (Progress(silent=True), "", ""),
+    ):
+        progress.say("asked", result=True)
+        progress.table("title", ["a"], [["[1]"]])
+        printed = capsys.readouterr()
+        assert printed.out == out
+        assert printed.err.startswith(err)
+        assert ("[1]" in printed.err) == bool(err)
+        assert progress.quiet
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [(0, "device is 'cuda:2' and torch sees no CUDA device here"), (2, "expected 'cuda:<number>' below 2")],
+)
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, devices: int, message: str) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    with pytest.raises(ConfigError, match=message):
+        default_device("cuda:2")

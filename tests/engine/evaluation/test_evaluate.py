@@ -21,10 +21,10 @@ from engine.models import Preprocess, load_classifier, save_classifier
 from engine.outputs import open_dataset
 from engine.types import ImageKey
 
-FEW = Evaluation(neighbours=2, density_neighbours=3, resamples=5, kid_subsets=3)
+FEW = Evaluation(neighbours=2, density_neighbours=3, resamples=5, kid_subsets=3, prd_clusters=3)
 FROM_FEATURES = {"fid", "kid", "inception_score", "precision", "recall", "density", "coverage", "prd_precision",
                  "prd_recall"}  # fmt: skip
-TEACHER = {"teacher_accuracy", "teacher_confidence", "l_bn"}
+TEACHER = {"teacher_accuracy", "teacher_confidence", "l_bn", "set_l_bn"}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_moments_alone_are_enough_for_fid(tmp_path: Path, make_folder, judge) ->
 
 def test_without_resamples_there_are_no_intervals(tmp_path: Path, make_folder, judge) -> None:
     images = make_folder(tmp_path / "images", 6)
-    settings = Evaluation(neighbours=2, density_neighbours=2, resamples=0)
+    settings = Evaluation(neighbours=2, density_neighbours=2, prd_clusters=3, resamples=0)
     metrics = evaluate(images, images, judge, settings=settings)["metrics"]
     assert metrics["precision"] == {"value": 1.0, "low": None, "high": None}
     assert metrics["fid"]["value"] == pytest.approx(0, abs=1e-6)
@@ -248,6 +248,8 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
     )
     kept = tmp_path / "kept.safetensors"
     evaluate(images, None, other, statistics=kept, settings=FEW)
+    own = tmp_path / "own.safetensors"
+    evaluate(images, None, judge, statistics=own, settings=FEW)
     table = parquet(tmp_path / "real.parquet", images, ["photo"] * 6)
     pq.write_table(pa.table({"label": ["dog"]}), tmp_path / "words.parquet")
     (tmp_path / "cut.safetensors").write_bytes(kept.read_bytes()[:-8])
@@ -256,7 +258,7 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
         (tmp_path / "nowhere", None, "there is no .*nowhere"),
         (kept, None, "has features of classifier-.* and the folder those of judge-"),
         (tmp_path / "cut.safetensors", None, "cannot be read as statistics"),
-        (kept, "photo", "statistics are of one set, leave --domain out"),
+        (own, "photo", "are of no single domain.* statistics are of one set, leave --domain out"),
         (table, "oil", "domain 'oil' is in no row of .*, expected one of photo"),
         (images, "photo", "was asked of the folder"),
         (tmp_path / "words.parquet", None, "is no parquet file of images"),
@@ -269,8 +271,11 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
         ConfigError, match="the reference is the judge's and the features are those of classifier"
     ):
         evaluate(images, "judge", other, settings=FEW)
-    small = make_folder(tmp_path / "small", 4)
-    with pytest.raises(ConfigError, match="k is 5 and the reference has 4 images"):
+    small = make_folder(tmp_path / "small", 3)
+    with pytest.raises(
+        ConfigError,
+        match=r"--neighbours is 3 and the reference .*small has 3 images, expected 1 <= k < images",
+    ):
         evaluate(images, small, judge, settings=Evaluation(resamples=0))
     with pytest.raises(ConfigError, match=r"features are 'resnet', expected 'judge', 'classifier:<source>'"):
         evaluate(images, "judge", "resnet")
@@ -294,18 +299,23 @@ def test_the_command(tmp_path: Path, make_folder, tiny_resnet, capsys: pytest.Ca
     save_classifier(tmp_path / "net", tiny_resnet, architecture="resnet8", labels=list("abcdefg"),
                     preprocess=Preprocess.squash(16))  # fmt: skip
     asked = ["evaluate", str(images), "--reference", str(real), "--features", f"classifier:{tmp_path / 'net'}",
-             "--resamples", "4", "--device", "cpu", "--out", str(tmp_path / "report" / "r.json")]  # fmt: skip
+             "--resamples", "4", "--prd-clusters", "3", "--device", "cpu",
+             "--out", str(tmp_path / "report" / "r.json")]  # fmt: skip
     assert main([*asked, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "report" / "r.json").read_text())
     assert (printed["images"], printed["reference_images"]) == (6, 8)
     assert printed["settings"]["resamples"] == 4
     assert main(asked) == 0
-    shown = capsys.readouterr().err
-    assert "6 images, 8 of the reference" in shown
-    assert "features of classifier-" in shown
-    assert "precision" in shown
-    assert "warning: the folder has 6 images, fewer than" in shown
+    printed = capsys.readouterr()
+    assert f"{images}: 6 images, beside {real}: 8 images of the reference" in printed.out
+    assert "features of classifier-" in printed.out
+    assert "precision" in printed.out
+    assert "needs a manifest or" in printed.out
+    assert "warning" not in printed.out
+    assert "warning: the folder has 6 images, fewer than" in printed.err
+    assert main([*asked, "--quiet"]) == 0
+    assert capsys.readouterr() == printed
     assert main(["evaluate", str(images)]) == 2
     assert "pass --reference" in capsys.readouterr().err
 

@@ -35,7 +35,7 @@ def test_each_pair_of_metrics_has_its_own_k(two_sets) -> None:
 
 def test_a_row_is_not_its_own_neighbour_but_its_double_is() -> None:
     rows = torch.tensor([[0.0], [1.0], [1.0], [4.0]])
-    radii = squared_radii(rows, (1, 2), "it", torch.zeros(1, dtype=torch.float64))
+    radii = squared_radii(rows, (1, 2), torch.zeros(1, dtype=torch.float64))
     assert radii.tolist() == [[1, 1], [0, 1], [0, 1], [9, 9]]
 
 
@@ -49,12 +49,27 @@ def test_collapsed_samples_are_precise_and_recall_nothing(two_sets) -> None:
 
 
 def test_too_few_images_for_k() -> None:
-    with pytest.raises(ConfigError, match=r"k is 5 and the folder has 5 images.*or add images"):
+    with pytest.raises(
+        ConfigError, match=r"--neighbours is 5 and the folder has 5 images.*Lower --neighbours, or add"
+    ):
         neighbours(torch.randn(5, 2), torch.randn(9, 2), k=5)
-    with pytest.raises(ConfigError, match="k is 5 and the reference has 5 images"):
-        neighbours(torch.randn(9, 2), torch.randn(5, 2))
-    with pytest.raises(ConfigError, match="k is 0"):
+    with pytest.raises(ConfigError, match="--neighbours is 5 and the reference has 5 images"):
+        neighbours(torch.randn(9, 2), torch.randn(5, 2), k=5, density_k=1)
+    with pytest.raises(ConfigError, match="--density-neighbours is 5 and the reference has 5 images"):
+        neighbours(torch.randn(5, 2), torch.randn(5, 2))
+    with pytest.raises(ConfigError, match="--neighbours is 0"):
         neighbours(torch.randn(9, 2), torch.randn(9, 2), k=0)
+
+
+@pytest.mark.parametrize(("samples", "reference", "what"), [(4, 9, "the folder"), (9, 4, "the reference")])
+def test_too_few_images_for_the_clusters(samples: int, reference: int, what: str) -> None:
+    """As many clusters as images would put each image into its own: 0 of 0 whatever the sets are."""
+    sets = torch.randn(samples, 2), torch.randn(reference, 2)
+    with pytest.raises(
+        ConfigError, match=f"--prd-clusters is 4 and {what} has 4 images, expected 1 <= clusters"
+    ):
+        prd(*sets, clusters=4)
+    prd(*sets, clusters=3)
 
 
 def islands(shares: tuple[float, ...], rows: int, seed: int) -> torch.Tensor:

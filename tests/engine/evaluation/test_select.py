@@ -15,10 +15,10 @@ from engine.evaluation import select as selecting
 from engine.evaluation.images import open_images
 from engine.evaluation.select import greedy_by_share, quotas
 from engine.guidance.losses import domain_loss
-from engine.models import Classifier, Preprocess
+from engine.models import Classifier, Preprocess, load_classifier, save_classifier
 from engine.models.classifier import frozen_classifier
 from engine.outputs import open_dataset
-from engine.outputs.dataset import read_dataset
+from engine.outputs.dataset import load_sample, read_dataset
 from engine.types import ImageKey, Sample
 
 LOGITS = {
@@ -159,6 +159,40 @@ def test_quotas_hold_over_all_chunks(teacher, tiny_prior, tmp_path, monkeypatch)
 def test_another_teacher_is_refused(folder: Path, tmp_path: Path, teacher) -> None:
     with pytest.raises(ConfigError, match="was made with the classifier 't' and 'tiny' is another"):
         select(folder, tmp_path / "kept", Selection(), teacher)
+
+
+def test_the_teacher_that_the_folder_names_is_loaded(tmp_path, tiny_resnet, tiny_prior, capsys) -> None:
+    labels = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
+    net = tmp_path / "net"
+    save_classifier(net, tiny_resnet, architecture="resnet8", labels=labels, preprocess=Preprocess.squash(16))
+    named = load_classifier(net, device="cpu")
+    sampling = Sampling(steps=2)
+    list(generate(named, tiny_prior, ["dog"], 4, alignment=None, sampling=sampling, out=tmp_path / "all"))
+    select(tmp_path / "all", tmp_path / "told", Selection(), named)
+    select(tmp_path / "all", tmp_path / "found")
+    assert kept(tmp_path / "found") == kept(tmp_path / "told")
+    assert main(["select", str(tmp_path / "all"), "--out", str(tmp_path / "command"), "--device", "cpu"]) == 0
+    assert kept(tmp_path / "command") == kept(tmp_path / "told")
+    save_classifier(net, tiny_resnet, architecture="resnet8", labels=labels[::-1],
+                    preprocess=Preprocess.squash(16))  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=r"got no classifier, expected '.*net', which"
+    ):  # another one by that name
+        select(tmp_path / "all", tmp_path / "none")
+
+
+def test_a_selection_is_written_elsewhere(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"out is .*all itself, expected another folder"):
+        select(folder, tmp_path / "." / "all", Selection(by="energy"))
+    select(folder, tmp_path / "kept", Selection(by="energy"))
+    with pytest.raises(
+        OutputError, match=r"kept holds images selected from another folder, expected a new folder"
+    ):
+        open_dataset(tmp_path / "kept", {"classifier": {"name": "t"}}, {0: "dog", 1: "horse"})
+    with open_dataset(tmp_path / "begun", {}, {0: "dog", 1: "horse"}) as writer:
+        writer.add(load_sample(*next(read_dataset(folder))))
+    with pytest.raises(OutputError, match="begun holds generated images, no selection"):
+        select(folder, tmp_path / "begun", Selection(by="energy"))
 
 
 @pytest.mark.parametrize("keep", [0, -1, 1.5])

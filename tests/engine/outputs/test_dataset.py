@@ -16,6 +16,7 @@ from engine.outputs import open_dataset, read_dataset
 from engine.outputs.dataset import load_sample
 from engine.outputs.manifest import JOURNAL
 from engine.outputs.names import class_folders
+from engine.outputs.run_record import differences
 from engine.types import ImageKey
 
 LABELS = ("dog", "cat")
@@ -155,6 +156,15 @@ def test_other_settings_are_refused_by_name(finished):
     assert 'labels.1 is "cat" there and "horse" here' in message
     assert "norm" not in message
     assert "choose another folder" in message
+
+
+def test_of_many_differences_five_are_named():
+    there = {"a": 1, "z": 1, **{f"old{n}": n for n in range(4)}}
+    found = differences(there, {"a": 2, "z": 2, **{f"new{n}": n for n in range(4)}})
+    assert found[:2] == ["a is 1 there and 2 here", "z is 1 there and 2 here"]
+    assert found[2] == "new0 is not set there and 0 here"
+    assert found[5:] == ["and 5 more"]
+    assert len(differences({"a": 2}, dict.fromkeys("abcde", 1))) == 5
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

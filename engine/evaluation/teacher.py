@@ -1,0 +1,83 @@
+"""What a teacher says of measured images: as the manifest that generating them left has it, or asked anew."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from ddis_kernels import merge_moments
+from torch import Tensor
+
+from engine.errors import ConfigError
+from engine.evaluation.images import Pooled, has_manifest
+from engine.guidance.losses import alignment_loss
+from engine.guidance.moments import recording_moments
+from engine.models import Classifier
+from engine.outputs.manifest import MANIFEST, read_manifest
+from engine.outputs.names import class_folders
+from engine.types import Moments
+
+BY_IMAGE = ("teacher_accuracy", "teacher_confidence", "l_bn")
+"""What is known of each image: 1 where its class is named, else 0; the probability of its class; its own L_BN."""
+
+
+def by_manifest(folders: Sequence[Path]) -> Tensor | None:
+    """`BY_IMAGE` of the images of data sets of ours, (3, N) float64; None where a folder is none."""
+    if not all(has_manifest(folder) and (folder / MANIFEST).exists() for folder in folders):
+        return None
+    rows = [
+        (float(row.logits.argmax() == row.class_index), row.confidence, row.l_bn)
+        for folder in folders
+        for row in read_manifest(folder)
+    ]
+    return torch.tensor(rows, dtype=torch.float64).T
+
+
+@torch.no_grad()
+def by_classifier(
+    images: Pooled, classifier: Classifier, batch: int, on_images: Callable[[int], object] = lambda _: None
+) -> tuple[Tensor, float]:
+    """`BY_IMAGE` of any labelled images, (3, N) float64, and the published L_BN of the moments of all of them.
+
+    An image's own L_BN is biased: one image has other moments than a set, and those of a set were stored. Moments are
+    merged batch by batch. Raises ConfigError where a label is none of the classifier's.
+    """
+    classes = class_of_each(images, classifier)
+    found: list[Tensor] = []
+    merged: list[Moments] = []
+    seen = 0
+    for part in images.batches(batch):
+        truth = classes[seen : seen + len(part)]
+        with recording_moments(classifier.norm_layers, per_image=True) as taken:
+            logits = classifier.logits(part.to(classifier.device)).cpu()
+            distances = alignment_loss(taken, classifier.stored).cpu()
+            now = [_together(one) for one in taken]
+        merged = [
+            one if seen == 0 else merge_moments(before, one, seen, len(part))
+            for before, one in zip(merged or now, now, strict=True)
+        ]
+        confidence = logits.softmax(1)[torch.arange(len(part)), truth]
+        found.append(torch.stack([(logits.argmax(1) == truth).double(), confidence, distances]))
+        seen += len(part)
+        on_images(len(part))
+    return torch.cat(found, 1), alignment_loss(merged, classifier.stored).item()
+
+
+def class_of_each(images: Pooled, classifier: Classifier) -> Tensor:
+    """The classifier's number of each image's class, (N,), by its label or that label's folder name."""
+    labels = images.labels()
+    numbers = {name: number for number, name in class_folders(dict(enumerate(classifier.labels))).items()}
+    numbers |= {label: number for number, label in enumerate(classifier.labels)}
+    unknown = sorted(set(labels) - set(numbers))
+    if unknown:
+        raise ConfigError(
+            f"the images of {images.path} are in folders or of labels {', '.join(map(repr, unknown[:5]))}, expected "
+            f"the classes of classifier {classifier.name!r}: {', '.join(classifier.labels[:20])}. Put each class in a "
+            "folder of its name, or name the column `label` so; without labels leave --classifier out."
+        )
+    return torch.tensor([numbers[label] for label in labels])
+
+
+def _together(moments: Moments) -> Moments:
+    """Moments (C,) over images of one size from those of each image (N, C)."""
+    spread = moments.mean.var(0, correction=0)
+    return Moments(moments.mean.mean(0), moments.var.mean(0) + spread)
