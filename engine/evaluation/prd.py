@@ -23,8 +23,8 @@ def prd(
     """(F_1/8, F_8), Sajjadi's summaries of precision and of recall (arXiv 1806.00035, section 4.1).
 
     Equal numbers of rows of both sets are clustered by k-means, at most 10,000 of each, drawn at random; the curves of
-    `runs` clusterings are averaged, as in the paper. Raises ConfigError for as many clusters as rows of a set: no
-    cluster would hold more than a few, and both summaries would be near 0 whatever the sets are.
+    `runs` clusterings are averaged, as in the paper. Raises ConfigError for as many clusters as clustered rows: each
+    would hold one, and both summaries would be 0 whatever the sets are.
     """
     check_widths(samples.shape[1], reference.shape[1])
     check_clusters(clusters, samples.shape[0], reference.shape[0])
@@ -46,12 +46,12 @@ def prd(
 def check_clusters(
     clusters: int, samples: int, reference: int, of: str = "the folder", to: str = "the reference"
 ) -> None:
-    """Raise ConfigError where a set has no more images than there are clusters; `of` and `to` name the sets."""
+    """Raise ConfigError where there are as many clusters as clustered rows; `of` and `to` name the sets."""
     number, what = min((samples, of), (reference, to), key=lambda pair: pair[0])
-    if not 1 <= clusters < number:
+    if not 1 <= clusters < 2 * number:
         raise ConfigError(
-            f"--prd-clusters is {clusters} and {what} has {number} images, expected 1 <= clusters < images: a cluster "
-            f"of a single image tells nothing of a share. Lower --prd-clusters, or add images to {what}."
+            f"--prd-clusters is {clusters} and {what} has {number} images, expected 1 <= clusters < twice as many: "
+            f"equal numbers of both sets are clustered. Lower --prd-clusters, or add images to {what}."
         )
 
 
