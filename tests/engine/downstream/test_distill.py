@@ -9,9 +9,11 @@ from torch import nn
 
 from engine import Alignment, Comparison, Distillation, Sampling, distill, generate, load_classifier
 from engine.cli import main
+from engine.downstream import students
 from engine.downstream.comparison import REPORT
+from engine.downstream.students import keep_student
 from engine.errors import ConfigError, ModelError, OutputError
-from engine.models import save_classifier
+from engine.models import Preprocess, save_classifier
 from engine.outputs.manifest import read_manifest
 from engine.outputs.run_record import read_run
 
@@ -89,6 +91,23 @@ def test_any_module_may_be_a_student(tmp_path: Path, teacher, make_set) -> None:
     assert (tmp_path / "out/noise/seed-1/model.safetensors").exists()
     with pytest.raises(ModelError, match="the student gives 4 scores, expected 3"):
         distill(folder, teacher, nn.Sequential(nn.Flatten(), nn.Linear(432, 4)), out=tmp_path / "o", **FEW)
+
+
+def test_a_students_weights_are_written_whole(tmp_path: Path, monkeypatch) -> None:
+    """A write that is cut leaves the file that was there, and nothing beside it."""
+    network, reads = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), Preprocess.squash(12)
+    keep_student(tmp_path, network, None, ["a"], reads)
+    kept = (tmp_path / "model.safetensors").read_bytes()
+
+    def cut(module: nn.Module, name: str) -> None:
+        Path(name).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(students, "save_model", cut)
+    with pytest.raises(KeyboardInterrupt):
+        keep_student(tmp_path, network, None, ["a"], reads)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    assert (tmp_path / "model.safetensors").read_bytes() == kept
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, teacher, make_set) -> None:
