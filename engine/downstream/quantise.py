@@ -6,7 +6,9 @@ x is about scale (q - zero point), q of 8 bits. Weights give their own scales; t
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -114,11 +116,12 @@ def int8_network(single: Path, images: Tensor, quantisation: Quantisation) -> by
     with TemporaryDirectory(prefix="ddis-int8-") as scratch:
         target = Path(scratch) / INT8
         try:
-            ort.quantize_static(
-                str(single), str(target), _reader(images), quant_format=ort.QuantFormat.QDQ,
-                per_channel=quantisation.per_channel, activation_type=ort.QuantType.QInt8,
-                weight_type=ort.QuantType.QInt8, calibrate_method=methods[quantisation.calibration],
-            )  # fmt: skip
+            with redirect_stdout(StringIO()):  # it prints there, where a command's one JSON object goes
+                ort.quantize_static(
+                    str(single), str(target), _reader(images), quant_format=ort.QuantFormat.QDQ,
+                    per_channel=quantisation.per_channel, activation_type=ort.QuantType.QInt8,
+                    weight_type=ort.QuantType.QInt8, calibrate_method=methods[quantisation.calibration],
+                )  # fmt: skip
         except (RuntimeError, ValueError) as error:
             raise ModelError(
                 f"ONNX Runtime cannot quantise the network ({brief(error)}), expected convolutions and matrices in "
