@@ -43,10 +43,11 @@ def prepare(
     """Check and load everything that a comparison reads. Raises EngineError's children for what does not fit."""
     check_out(out)
     teacher = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
-    if domain is not None and original is None and test is None:
+    real = [path for path in (_path(original), _path(test)) if path is not None]
+    if domain is not None and all(path.is_dir() for path in real):
         raise ConfigError(
-            f"domain {domain!r} was given without original or test images, expected one of them as a parquet file: "
-            "it chooses their rows. Leave it out, or give --original or --test."
+            f"domain {domain!r} was given without original or test images in a parquet file, expected one: it chooses "
+            "their rows. Leave it out, or give --original or --test as a parquet file."
         )
     if plain is not None and str(plain) == GENERATE:
         on_progress(0.0, "images of the plain prior")

@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.downstream.origins import check_plain, other_classifiers, warn_of_others, warn_of_test
 from engine.downstream.pixels import Images, read_pixels, to_bytes
 from engine.downstream.settings import Comparison
 from engine.errors import ConfigError
-from engine.evaluation.images import ImageSet, has_manifest, open_images
+from engine.evaluation.images import IMAGE_SETS, ImageSet, has_manifest, open_images
 from engine.models import Classifier
 from engine.outputs.dataset import read_dataset
 from engine.outputs.manifest import read_manifest
 from engine.outputs.names import class_folders
-from engine.outputs.run_record import made_with
 
 ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
 SELECTION_SEED = 0
@@ -31,7 +31,7 @@ SELECTION_SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Where the sets lie. domain: only these rows of the parquet files among original and test."""
+    """Where the sets lie. domain: only these rows of the parquet files among original and test; folders are whole."""
 
     folder: Path
     original: Path | None = None
@@ -86,6 +86,8 @@ def load_sets(classifier: Classifier, inputs: Inputs, comparison: Comparison, st
     """
     rng = torch.Generator().manual_seed(SELECTION_SEED)
     folder = _own_folder(classifier, inputs.folder)
+    if inputs.plain is not None:
+        check_plain(inputs.plain, inputs.folder)
     classes = folder.counts()
     if inputs.test is None:
         kept = _held_out(classes, comparison.held_out, inputs.folder)
@@ -117,7 +119,12 @@ def load_sets(classifier: Classifier, inputs: Inputs, comparison: Comparison, st
     if comparison.noise:
         rows[NOISE] = _noise(counts.total(), classifier, rng)
     test = _read(measured, places, classifier, False)
-    return Sets(rows=rows, test=test, tested=inputs.test is not None, warnings=warnings)
+    told = warn_of_others(inputs.folder, classifier)
+    if inputs.test is not None:
+        trained_on = {ORIGINAL: inputs.original, FOLDER: inputs.folder, PLAIN: inputs.plain}
+        lacking = [classifier.labels[number] for number in sorted(classes.keys() - measured.counts().keys())]
+        told += warn_of_test(inputs.test, trained_on, lacking)
+    return Sets(rows=rows, test=test, tested=inputs.test is not None, warnings=(*told, *warnings))
 
 
 def _own_folder(classifier: Classifier, folder: Path) -> _Source:
@@ -147,7 +154,7 @@ def _source(
     name: str, path: Path, domain: str | None, classifier: Classifier, wanted: Counter[int]
 ) -> _Source:
     """Another set; images of classes that the folder has not count as of none."""
-    images = open_images(path, domain)
+    images = open_images(path, None if path.is_dir() else domain, takes=IMAGE_SETS)
     labels = images.labels()
     numbers = {folder: number for number, folder in class_folders(dict(enumerate(classifier.labels))).items()}
     numbers |= {label: number for number, label in enumerate(classifier.labels)}
@@ -211,11 +218,12 @@ def _read(source: _Source, places: list[int], classifier: Classifier, stored_lab
 
 
 def _check_teacher(folder: Path, classifier: Classifier) -> None:
-    there = made_with(folder).get("classifier", {}).get("fingerprint")
-    if there != classifier.fingerprint:
+    others = other_classifiers(folder, classifier)
+    if others:
         raise ConfigError(
-            f"the soft labels in {folder} are of another classifier ({there}), expected {classifier.name!r} "
-            f"({classifier.fingerprint}): set soft_labels to 'online', which asks the classifier itself."
+            f"the soft labels in {folder} are of another classifier, {', '.join(others)}, expected "
+            f"{classifier.name!r} ({classifier.fingerprint}): set soft_labels to 'online', which asks the classifier "
+            "itself."
         )
 
 

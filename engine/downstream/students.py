@@ -81,7 +81,9 @@ def keep_student(
             folder, module, architecture=architecture, labels=labels, preprocess=preprocess, **facts
         )
         return
-    with TemporaryDirectory(prefix="ddis-student-") as scratch:  # the library writes under a name alone, piece by piece
+    with TemporaryDirectory(
+        prefix="ddis-student-"
+    ) as scratch:  # the library writes under a name alone, piece by piece
         file = Path(scratch) / WEIGHTS
         save_model(module, str(file))
         write_whole(folder / WEIGHTS, file.read_bytes())

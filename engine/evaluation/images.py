@@ -20,6 +20,8 @@ from engine.outputs.run_record import RUN
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 PARQUET_ROWS = 256
+IMAGE_SETS = "a folder of images or a .parquet file"
+REFERENCES = "a folder of images, a .parquet file or a .safetensors file of statistics"
 
 
 @dataclass(frozen=True)
@@ -93,17 +95,17 @@ class ImageSet:
         )
 
 
-def open_images(path: Path | str, domain: str | None = None, one_size: bool = False) -> ImageSet:
+def open_images(
+    path: Path | str, domain: str | None = None, one_size: bool = False, takes: str = REFERENCES
+) -> ImageSet:
     """The images of a folder or parquet file. domain: only the rows of this value in a parquet file's column `domain`.
 
+    takes: what the path may be, for the message that says that it is not there.
     Raises ConfigError where the path is not there, or a folder is asked for a domain.
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise ConfigError(
-            f"there is no {path}, expected a folder of images, a .parquet file or a .safetensors file of statistics: "
-            "check the path."
-        )
+        raise ConfigError(f"there is no {path}, expected {takes}: check the path.")
     if domain is not None and path.is_dir():
         raise ConfigError(
             f"domain {domain!r} was asked of the folder {path}, expected a parquet file with a column `domain` or "

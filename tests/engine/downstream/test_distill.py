@@ -118,6 +118,8 @@ def test_mistakes_are_one_sentence(tmp_path: Path, teacher, make_set) -> None:
         distill(folder, teacher, out=folder)
     with pytest.raises(ConfigError, match="domain 'photo' was given without original or test images"):
         distill(folder, teacher, out=tmp_path / "out", domain="photo")
+    with pytest.raises(ConfigError, match=r"domain 'photo' .* in a parquet file, expected one"):
+        distill(folder, teacher, out=tmp_path / "out", domain="photo", test=folder / "images")
     assert not (tmp_path / "out").exists()
 
 
