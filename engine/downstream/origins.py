@@ -22,7 +22,7 @@ def origins(folder: Path) -> list[dict[str, Any]]:
 
 def other_classifiers(folder: Path, classifier: Classifier) -> list[str]:
     """'name' (fingerprint) of each other classifier that images of the folder were made for."""
-    made_for = [config["classifier"] for config in origins(folder) if "classifier" in config]
+    made_for = [config.get("classifier", {}) for config in origins(folder)]
     others = {_shown(one) for one in made_for if one.get("fingerprint") != classifier.fingerprint}
     return sorted(others)
 
@@ -91,4 +91,4 @@ def _unfolded(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _shown(classifier: Mapping[str, Any]) -> str:
-    return f"{classifier.get('name')!r} ({classifier.get('fingerprint')})"
+    return f"{classifier.get('name', 'of no name')!r} ({classifier.get('fingerprint', 'no fingerprint')})"

@@ -52,8 +52,7 @@ def quantise(
     that the network reads -> logits. The report's "network" is the float model in ONNX Runtime. Raises
     MissingExtraError without ONNX Runtime, and what `distill` raises.
     """
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        installed(package)
+    check_packages()
     teacher, sets = prepare(
         classifier, folder, Path(out), original, plain, prior, test, domain, comparison, False, on_progress,
     )  # fmt: skip
@@ -88,6 +87,12 @@ def quantise(
         }
     write_report(Path(out), report)
     return report
+
+
+def check_packages() -> None:
+    """Raise MissingExtraError where one that quantising needs is not there."""
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        installed(package)
 
 
 def float_network(classifier: Classifier, folder: Path) -> Path:

@@ -8,13 +8,11 @@ import torch
 from torch import nn
 
 from engine import Alignment, Comparison, Distillation, Sampling, distill, generate, load_classifier
-from engine.cli import main
 from engine.downstream import students
 from engine.downstream.comparison import REPORT
 from engine.downstream.students import keep_student
 from engine.errors import ConfigError, ModelError, OutputError
-from engine.models import Preprocess, save_classifier
-from engine.outputs.manifest import read_manifest
+from engine.models import Preprocess
 from engine.outputs.run_record import read_run
 
 FEW = {"distillation": Distillation(epochs=2, batch=8), "comparison": Comparison(seeds=2)}
@@ -121,41 +119,6 @@ def test_mistakes_are_one_sentence(tmp_path: Path, teacher, make_set) -> None:
     with pytest.raises(ConfigError, match=r"domain 'photo' .* in a parquet file, expected one"):
         distill(folder, teacher, out=tmp_path / "out", domain="photo", test=folder / "images")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_command(tmp_path: Path, teacher, make_set, capsys) -> None:
-    folder, labels = make_set(tmp_path / "ours", 4), teacher.labels
-    save_classifier(
-        tmp_path / "net", teacher.module, architecture="resnet8", labels=labels, preprocess=teacher.preprocess
-    )
-    asked = ["--classifier", str(tmp_path / "net"), "--device", "cpu", "--student", "resnet8", "--seeds", "1"]
-    asked += ["--epochs", "1", "--out", str(tmp_path / "out")]
-    assert main(["distill", str(folder), *asked, "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert list(printed["rows"]) == ["folder", "noise"]
-    assert printed["distillation"]["epochs"] == 1
-    assert main(["distill", str(tmp_path / "net"), *asked]) == 2
-    assert "is no data set folder" in capsys.readouterr().err
-
-
-def test_the_command_makes_the_folder_first_where_it_is_told_to(
-    tmp_path: Path, teacher, small_prior_folder, capsys
-) -> None:
-    save_classifier(
-        tmp_path / "net", teacher.module, architecture="resnet8", labels=teacher.labels, preprocess=teacher.preprocess
-    )  # fmt: skip
-    folder = tmp_path / "made"
-    command = ["distill", str(folder), "--classifier", str(tmp_path / "net"), "--images-per-class", "2", "--prior",
-               str(small_prior_folder), "--device", "cpu", "--student", "resnet8", "--seeds", "1",
-               "--epochs", "1", "--out", str(tmp_path / "out"), "--json"]  # fmt: skip
-    assert main(command) == 0
-    assert len(list(read_manifest(folder))) == 2 * len(teacher.labels)
-    first = capsys.readouterr().out
-    assert main(command) == 0  # nothing is left to do
-    assert json.loads(capsys.readouterr().out)["rows"] == json.loads(first)["rows"]
-    command[command.index("2")] = "3"
-    assert main(command) == 2
-    assert "images_per_class is 2 there and 3 here" in capsys.readouterr().err
 
 
 def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, small_prior) -> None:

@@ -8,8 +8,9 @@ from PIL import Image
 
 from engine.downstream import pixels
 from engine.downstream.pixels import read_pixels
-from engine.downstream.rows import FOLDER, NOISE, ORIGINAL, PLAIN, Inputs, load_sets
+from engine.downstream.rows import load_sets
 from engine.downstream.settings import Comparison
+from engine.downstream.sources import FOLDER, NOISE, ORIGINAL, PLAIN, Inputs
 from engine.errors import ConfigError, OutputError
 from engine.evaluation.images import open_images
 from engine.models import Preprocess
@@ -212,6 +213,6 @@ def test_soft_labels_of_another_classifier_are_refused(tmp_path, teacher, make_s
     folder = make_set(tmp_path / "ours", 3)
     record = (folder / "run.json").read_text()
     (folder / "run.json").write_text(record.replace(teacher.fingerprint, "0" * 16))
-    with pytest.raises(ConfigError, match=r"soft labels in .* are of another classifier .*'online'"):
+    with pytest.raises(ConfigError, match=r"soft labels in .* are of another classifier, .*'online'"):
         load(teacher, stored=True, folder=folder)
     load(teacher, folder=folder)  # asked online it does not matter
