@@ -2,13 +2,14 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from engine.cli_folder import TEACHING, add_folder, check_effects, make_folder, plain_row
 from engine.config import Sampling
 from engine.downstream.settings import Comparison, Distillation, Pruning, Quantisation
-from engine.options import add_config, config_of
+from engine.options import add_config, add_fields, config_of
 from engine.progress import Progress
 
 PROTOCOLS: dict[str, Callable[[], Distillation]] = {"short": Distillation.short, "long": Distillation.long}
@@ -89,7 +90,8 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domain", help="only this domain of a parquet file")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    add_config(parser, FITTING)
+    group = parser.add_argument_group("How it is trained, on the class of each image")
+    add_fields(group, FITTING, "", [entry.name for entry in fields(FITTING) if entry.name != "soft_labels"])
 
 
 def run_fit(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
@@ -101,13 +103,29 @@ def run_fit(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             domain=chosen.domain, training=config_of(chosen, FITTING), seed=chosen.seed, device=chosen.device,
             on_share=bar.advance,
         )  # fmt: skip
-    found = ", ".join(
-        f"{100 * share:.1f} % of the {what} images" for what, share in report["accuracy"].items()
-    )
-    progress.say(
-        f"{report['architecture']} in {chosen.out} recognises {found}. ddis generate --classifier {chosen.out}"
-    )
+    for line in _fitted(report, chosen):
+        progress.say(line)
     return report
+
+
+def _fitted(report: dict[str, Any], chosen: argparse.Namespace) -> list[str]:
+    """What was made of which images, and how well it knows them."""
+    shares = [f"{100 * share:.1f} % of the {what} images" for what, share in report["accuracy"].items()]
+    classes, images = report["classes"], report["images"]["training"]
+    names = ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
+    lines = [
+        f"{report['architecture']} of {len(classes)} classes ({names}) from {images} images in {chosen.out} recognises "
+        f"{', '.join(shares)}. ddis generate --classifier {chosen.out}"
+    ]
+    if not report["trained"]:
+        lines.insert(
+            0, f"{chosen.out} is there already, of the same images and settings: nothing was trained"
+        )
+    if "test" not in report["accuracy"]:
+        lines.append(
+            "no test images given: how well it knows images that it has not seen is not measured (--test)"
+        )
+    return lines
 
 
 def _add_inputs(parser: argparse.ArgumentParser, sampling: Sampling) -> None:

@@ -10,11 +10,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from engine.downstream.pixels import Images
+from engine.downstream.pixels import Images, fingerprint_of
 from engine.downstream.rows import Sets
 from engine.errors import OutputError
 from engine.files import (
@@ -119,15 +118,7 @@ def _summary(values: list[float | None]) -> dict[str, Any] | None:
 
 def _identity(sets: Sets) -> dict[str, str]:
     """A fingerprint of the images and labels of each row and of those that are measured on."""
-    marks = {}
-    for name, images in {**sets.rows, "test": sets.test}.items():
-        digest = blake2b(images.classes.numpy().tobytes(), digest_size=8)
-        for part in images.pixels.split(1024):
-            digest.update(part.numpy().tobytes())
-        if images.logits is not None:
-            digest.update(images.logits.numpy().tobytes())
-        marks[name] = digest.hexdigest()
-    return marks
+    return {name: fingerprint_of(images) for name, images in {**sets.rows, "test": sets.test}.items()}
 
 
 @contextmanager

@@ -38,11 +38,7 @@ class ImageSet:
         first: torch.Size | None = None
         for name, image in self._images():
             first = first or image.shape
-            if self.one_size and image.shape != first:
-                raise ConfigError(
-                    f"{name} is of {_size(image.shape)} pixels and the first image of {_size(first)}, expected one "
-                    "size in a folder that is evaluated: resize them all, or take the stray one out."
-                )
+            self._check_size(name, image, first)
             if held and (len(held) == size or held[0].shape != image.shape):
                 yield _stacked(held)
                 held = []
@@ -67,9 +63,20 @@ class ImageSet:
 
     def chosen(self, places: Collection[int]) -> Iterator[Tensor]:
         """Pixels (3, H, W) uint8 of the images at these places of the order, ascending; decodes no others."""
+        first: torch.Size | None = None
         for place, (name, content) in enumerate(self._contents()):
             if place in places:
-                yield _pixels(name, content)
+                image = _pixels(name, content)
+                first = first or image.shape
+                self._check_size(name, image, first)
+                yield image
+
+    def _check_size(self, name: str, image: Tensor, first: torch.Size) -> None:
+        if self.one_size and image.shape != first:
+            raise ConfigError(
+                f"{name} is of {_size(image.shape)} pixels and the first image of {_size(first)}, expected one size "
+                "in the whole set: resize them all, or take the stray one out."
+            )
 
     def _images(self) -> Iterator[tuple[str, Tensor]]:
         """Name and pixels (3, H, W) uint8 of each image. Raises ConfigError where there is none."""
