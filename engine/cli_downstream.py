@@ -157,6 +157,7 @@ def _run(
     **settings: Any,
 ) -> dict[str, Any]:
     """One comparison. sampling: that of a folder that is made first, which waits for `check` of the classifier."""
+    from engine.downstream.comparison import finished_runs
     from engine.models import load_classifier
 
     comparison = config_of(chosen, Comparison())
@@ -168,6 +169,7 @@ def _run(
         make_folder(chosen, classifier, sampling, check, progress)
     plain, prior = plain_row(chosen, classifier, progress)
     rows = 1 + comparison.noise + (chosen.original is not None) + (plain is not None)
+    done = finished_runs(chosen.out)
     with progress.bar("runs", rows * comparison.seeds) as bar:
         report = task(
             chosen.folder, classifier, out=chosen.out, original=chosen.original, plain=plain,
@@ -183,6 +185,8 @@ def _run(
         f"{title}, measured on {report['measured_on']} ({report['measured_images']} images)", columns, lines
     )
     progress.say("; ".join(_facts(report)))
+    if finished_runs(chosen.out) == done:
+        progress.say(f"{chosen.out} was finished already: nothing was computed")
     for warning in report["warnings"]:
         progress.say(f"warning: {warning}")
     progress.say(f"report: {chosen.out / 'report.json'}")
@@ -213,4 +217,7 @@ def _facts(report: dict[str, Any]) -> list[str]:
         )
     elif network["accuracy"] is not None:
         facts.append(f"in float32: {100 * network['accuracy']:.1f} %")
+    if "file_bytes" in network:
+        int8 = max(row["file_bytes"]["mean"] for row in report["rows"].values())
+        facts.append(f"int8 {int8 / 1e6:.2f} MB, float32 {network['file_bytes'] / 1e6:.2f} MB")
     return facts

@@ -32,6 +32,7 @@ PLAIN_IMAGES = "plain-images"
 """The data set of the plain prior, where it was drawn for the comparison."""
 FORMAT = "ddis-downstream/1"
 FEW_SEEDS = 3
+FEW_MEASURED = 50
 Run = Callable[[Images, int, Path, Callable[[float], object]], Mapping[str, Any]]
 """(images of a row, seed, folder for what it makes, on_share) -> measures: numbers, or None where there is none."""
 OnProgress = Callable[[float, str], object]
@@ -63,7 +64,14 @@ def compare(
                 "images": len(images),
                 **{key: _summary([found[key] for found in runs]) for key in runs[0]},
             }
-    few = [f"{seeds} seeds: the spread says little, expected {FEW_SEEDS} or more."] * (seeds < FEW_SEEDS)
+    few = [f"{seeds} seed{'s' * (seeds > 1)}: the spread says little, expected {FEW_SEEDS} or more."] * (
+        seeds < FEW_SEEDS
+    )
+    if len(sets.test) < FEW_MEASURED:
+        few.append(
+            f"{len(sets.test)} images are measured on: one of them is {100 / len(sets.test):.1f} points, expected "
+            f"{FEW_MEASURED} or more."
+        )
     return {
         **asked,
         "versions": versions(),
@@ -72,6 +80,11 @@ def compare(
         "rows": rows,
         "warnings": [*sets.warnings, *few],
     }
+
+
+def finished_runs(out: Path) -> int:
+    """How many runs of a comparison are done."""
+    return len(list(out.glob(f"*/seed-*/{MEASURES}")))
 
 
 def check_out(out: Path) -> None:

@@ -45,6 +45,13 @@ def test_every_student_is_kept_and_loads_again(tmp_path: Path, teacher, make_set
             facts = json.loads((tmp_path / "out" / name / f"seed-{seed}" / "config.json").read_text())
             assert facts["accuracy"] == accuracy["values"][seed]
     assert "2 seeds: the spread says little, expected 3 or more." in report["warnings"]
+    measured = "15 images are measured on: one of them is 6.7 points, expected 50 or more."
+    assert measured in report["warnings"]
+    larger = report["network"]["parameters"], report["teacher"]["parameters"]
+    assert (
+        f"the student has {larger[0]:,} parameters and its teacher {larger[1]:,}: expected a smaller network, or "
+        "the same."
+    ) in report["warnings"]
 
 
 def test_a_cut_comparison_goes_on_to_the_same_report(tmp_path: Path, teacher, make_set) -> None:
@@ -86,6 +93,7 @@ def test_any_module_may_be_a_student(tmp_path: Path, teacher, make_set) -> None:
     report = distill(folder, teacher, student, out=tmp_path / "out", **FEW)
     assert student[0].weight.equal(first)  # each student is a copy
     assert report["network"]["flops"] == 2 * (4 * 25 * 27 + 100 * 3)
+    assert not any("parameters" in told for told in report["warnings"])
     assert (tmp_path / "out/noise/seed-1/model.safetensors").exists()
     with pytest.raises(ModelError, match="the student gives 4 scores, expected 3"):
         distill(folder, teacher, nn.Sequential(nn.Flatten(), nn.Linear(432, 4)), out=tmp_path / "o", **FEW)

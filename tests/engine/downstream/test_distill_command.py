@@ -35,8 +35,13 @@ def test_a_folder_without_a_prior_has_no_plain_row(tmp_path: Path, make_set, com
     printed = json.loads(capsys.readouterr().out)
     assert list(printed["rows"]) == ["folder", "noise"]
     assert printed["distillation"]["epochs"] == 1
+    assert "1 seed: the spread says little, expected 3 or more." in printed["warnings"]
     assert main(["distill", str(folder), *command]) == 0
-    assert f"no row of the plain prior for {folder}: it was made without a prior" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"no row of the plain prior for {folder}: it was made without a prior" in said
+    assert "was finished already: nothing was computed" in said
+    assert main(["distill", str(folder), *command, "--seeds", "2"]) == 0
+    assert "nothing was computed" not in capsys.readouterr().err
     assert main(["distill", str(tmp_path / "net"), *command]) == 2
     assert "is no data set folder" in capsys.readouterr().err
 

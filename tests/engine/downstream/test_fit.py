@@ -109,6 +109,14 @@ def test_images_that_are_not_one_set_are_refused(bright_and_dark: Path, tmp_path
     assert not (tmp_path / "net").exists()
 
 
+def test_a_domain_chooses_rows_of_a_parquet_file_alone(tmp_path: Path, make_set, make_parquet) -> None:
+    images, test = make_set(tmp_path / "set", 4) / "images", make_parquet(tmp_path / "test.parquet", 5)
+    report = fit(images, tmp_path / "net", "resnet8", test=test, domain="near", training=FEW, image_px=12)
+    assert report["images"] == {"training": 12, "test": 15}  # of 30 rows
+    with pytest.raises(ConfigError, match="domain 'near' was asked of the folder"):
+        fit(images, tmp_path / "other", "resnet8", test=images, domain="near", training=FEW)
+
+
 def test_the_command(bright_and_dark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["fit", str(bright_and_dark), "--out", str(tmp_path / "net"), "--architecture", "resnet8",
                "--image-px", "16", "--epochs", "1", "--device", "cpu"]  # fmt: skip

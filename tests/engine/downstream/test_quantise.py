@@ -59,7 +59,12 @@ def test_the_command_prints_one_object(tmp_path: Path, teacher, make_set, capsys
     command = ["quantise", str(make_set(tmp_path / "ours", 3)), "--classifier", str(tmp_path / "net"), "--seeds", "1",
                "--calibration", calibration, "--out", str(tmp_path / "out"), "--device", "cpu"]  # fmt: skip
     assert main([*command, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["quantisation"]["calibration"] == calibration
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["quantisation"]["calibration"] == calibration
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    int8, single = printed["rows"]["folder"]["file_bytes"]["mean"], printed["network"]["file_bytes"]
+    assert f"int8 {int8 / 1e6:.2f} MB, float32 {single / 1e6:.2f} MB" in said
 
 
 def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, teacher, make_set, monkeypatch) -> None:
