@@ -2,11 +2,14 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from engine.cli_folder import TEACHING, add_folder, check_effects, make_folder, plain_row
+from engine.config import Sampling
 from engine.downstream.settings import Comparison, Distillation, Pruning, Quantisation
-from engine.options import add_config, config_of
+from engine.options import add_config, add_fields, config_of
 from engine.progress import Progress
 
 PROTOCOLS: dict[str, Callable[[], Distillation]] = {"short": Distillation.short, "long": Distillation.long}
@@ -17,7 +20,7 @@ QUANTISE_HELP = "bring the classifier to int8, calibrated on a data set folder, 
 
 
 def add_distill(parser: argparse.ArgumentParser) -> None:
-    _add_inputs(parser)
+    _add_inputs(parser, TEACHING)
     parser.add_argument("--student", help="resnet8, 14, 20, 32, 44, 56 for small images, resnet18, 34, 50 for large "
                         "ones (default: resnet14 or resnet18, by the classifier's input)")  # fmt: skip
     parser.add_argument("--protocol", choices=PROTOCOLS, default="short", help="short: 30 epochs; long: 200, for "
@@ -27,43 +30,45 @@ def add_distill(parser: argparse.ArgumentParser) -> None:
 
 
 def add_prune(parser: argparse.ArgumentParser) -> None:
-    _add_inputs(parser)
+    _add_inputs(parser, TEACHING)
     add_config(parser, Comparison())
     add_config(parser, Pruning())
     add_config(parser, Distillation.fine_tuning())
 
 
 def add_quantise(parser: argparse.ArgumentParser) -> None:
-    _add_inputs(parser)
+    _add_inputs(parser, Sampling())
     add_config(parser, Comparison())
     add_config(parser, Quantisation())
 
 
 def run_distill(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from engine.downstream.distill import distill
+    from engine.downstream.students import student_name
 
     settings = config_of(chosen, PROTOCOLS[chosen.protocol]())
-    return _run(chosen, progress, distill, "Students", student=chosen.student, distillation=settings)
+    return _run(
+        chosen, progress, distill, "Students", TEACHING, lambda classifier: student_name(chosen.student, classifier),
+        student=chosen.student, distillation=settings,
+    )  # fmt: skip
 
 
 def run_prune(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from engine.downstream.prune import prune
+    from engine.downstream.prune import prune, pruning_library
 
-    settings = config_of(chosen, Distillation.fine_tuning())
     return _run(
-        chosen,
-        progress,
-        prune,
-        "Pruned networks",
-        pruning=config_of(chosen, Pruning()),
-        distillation=settings,
-    )
+        chosen, progress, prune, "Pruned networks", TEACHING, lambda _: pruning_library(),
+        pruning=config_of(chosen, Pruning()), distillation=config_of(chosen, Distillation.fine_tuning()),
+    )  # fmt: skip
 
 
 def run_quantise(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from engine.downstream.quantise import quantise
+    from engine.downstream.quantise import check_packages, quantise
 
-    return _run(chosen, progress, quantise, "int8 networks", quantisation=config_of(chosen, Quantisation()))
+    return _run(
+        chosen, progress, quantise, "int8 networks", Sampling(), lambda _: check_packages(),
+        quantisation=config_of(chosen, Quantisation()),
+    )  # fmt: skip
 
 
 def add_fit(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +90,8 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domain", help="only this domain of a parquet file")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    add_config(parser, FITTING)
+    group = parser.add_argument_group("How it is trained, on the class of each image")
+    add_fields(group, FITTING, "", [entry.name for entry in fields(FITTING) if entry.name != "soft_labels"])
 
 
 def run_fit(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
@@ -97,23 +103,33 @@ def run_fit(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             domain=chosen.domain, training=config_of(chosen, FITTING), seed=chosen.seed, device=chosen.device,
             on_share=bar.advance,
         )  # fmt: skip
-    found = ", ".join(
-        f"{100 * share:.1f} % of the {what} images" for what, share in report["accuracy"].items()
-    )
-    progress.say(
-        f"{report['architecture']} in {chosen.out} recognises {found}. ddis generate --classifier {chosen.out}"
-    )
+    for line in _fitted(report, chosen):
+        progress.say(line)
     return report
 
 
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folder",
-        type=Path,
-        help="a finished folder of `ddis generate`, or with --images-per-class one to be made",
-    )
-    parser.add_argument("--images-per-class", type=int, metavar="N", help="generate the folder first, with N images of "
-                        "each class and the defaults of `ddis generate`; continued if it was cut")  # fmt: skip
+def _fitted(report: dict[str, Any], chosen: argparse.Namespace) -> list[str]:
+    """What was made of which images, and how well it knows them."""
+    shares = [f"{100 * share:.1f} % of the {what} images" for what, share in report["accuracy"].items()]
+    classes, images = report["classes"], report["images"]["training"]
+    names = ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
+    lines = [
+        f"{report['architecture']} of {len(classes)} classes ({names}) from {images} images in {chosen.out} recognises "
+        f"{', '.join(shares)}. ddis generate --classifier {chosen.out}"
+    ]
+    if not report["trained"]:
+        lines.insert(
+            0, f"{chosen.out} is there already, of the same images and settings: nothing was trained"
+        )
+    if "test" not in report["accuracy"]:
+        lines.append(
+            "no test images given: how well it knows images that it has not seen is not measured (--test)"
+        )
+    return lines
+
+
+def _add_inputs(parser: argparse.ArgumentParser, sampling: Sampling) -> None:
+    add_folder(parser, sampling)
     parser.add_argument("--classifier", required=True, help="the one that the folder was generated for: embedded:"
                         "<domain>, hf:<id or folder>, timm:<name>, torchvision:<name>, onnx:<file>, or a checkpoint "
                         "file with --architecture")  # fmt: skip
@@ -124,13 +140,6 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--original", type=Path, metavar="PATH", help="row of original images: a folder with one "
                         "folder a class, or a parquet file with image and label")  # fmt: skip
-    parser.add_argument("--plain", metavar="FOLDER", help="row of the plain prior: a folder of `ddis generate "
-                        "--alignment none`, or generate: draw one as the folder was drawn")  # fmt: skip
-    parser.add_argument(
-        "--prior",
-        default="embedded",
-        help="what `--plain generate` and --images-per-class draw with (default: embedded)",
-    )
     parser.add_argument("--test", type=Path, metavar="PATH", help="real images that accuracy is measured on, as "
                         "--original (default: agreement with the classifier on a held-out part of the folder)",
                         )  # fmt: skip
@@ -143,21 +152,28 @@ def _run(
     progress: Progress,
     task: Callable[..., dict[str, Any]],
     title: str,
+    sampling: Sampling,
+    check: Callable[[Any], object],
     **settings: Any,
 ) -> dict[str, Any]:
+    """One comparison. sampling: that of a folder that is made first, which waits for `check` of the classifier."""
+    from engine.downstream.comparison import finished_runs
     from engine.models import load_classifier
 
+    comparison = config_of(chosen, Comparison())
+    check_effects(chosen)
     classifier = load_classifier(
         chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device
     )
     if chosen.images_per_class is not None:
-        _generate(chosen, classifier, progress)
-    comparison = config_of(chosen, Comparison())
-    rows = 1 + comparison.noise + (chosen.original is not None) + (chosen.plain is not None)
+        make_folder(chosen, classifier, sampling, check, progress)
+    plain, prior = plain_row(chosen, classifier, progress)
+    rows = 1 + comparison.noise + (chosen.original is not None) + (plain is not None)
+    done = finished_runs(chosen.out)
     with progress.bar("runs", rows * comparison.seeds) as bar:
         report = task(
-            chosen.folder, classifier, out=chosen.out, original=chosen.original, plain=chosen.plain,
-            prior=chosen.prior, test=chosen.test, domain=chosen.domain, comparison=comparison,
+            chosen.folder, classifier, out=chosen.out, original=chosen.original, plain=plain,
+            prior=prior, test=chosen.test, domain=chosen.domain, comparison=comparison,
             on_progress=lambda share, name: bar.advance(share, detail=name), **settings,
         )  # fmt: skip
     columns = ["trained or calibrated on", "images", "accuracy", "agreement with the teacher"]
@@ -169,20 +185,12 @@ def _run(
         f"{title}, measured on {report['measured_on']} ({report['measured_images']} images)", columns, lines
     )
     progress.say("; ".join(_facts(report)))
+    if finished_runs(chosen.out) == done:
+        progress.say(f"{chosen.out} was finished already: nothing was computed")
     for warning in report["warnings"]:
         progress.say(f"warning: {warning}")
     progress.say(f"report: {chosen.out / 'report.json'}")
     return report
-
-
-def _generate(chosen: argparse.Namespace, classifier: Any, progress: Progress) -> None:
-    """Make the folder, or what is missing of it, as `ddis generate` with its defaults."""
-    from engine.pipelines.generate import generate
-
-    images = generate(classifier, chosen.prior, images_per_class=chosen.images_per_class, out=chosen.folder)
-    with progress.bar("images", chosen.images_per_class * len(classifier.labels)) as bar:
-        for _ in images:
-            bar.advance()
 
 
 def _share(found: dict[str, Any] | None) -> str:
@@ -209,4 +217,7 @@ def _facts(report: dict[str, Any]) -> list[str]:
         )
     elif network["accuracy"] is not None:
         facts.append(f"in float32: {100 * network['accuracy']:.1f} %")
+    if "file_bytes" in network:
+        int8 = max(row["file_bytes"]["mean"] for row in report["rows"].values())
+        facts.append(f"int8 {int8 / 1e6:.2f} MB, float32 {network['file_bytes'] / 1e6:.2f} MB")
     return facts

@@ -39,6 +39,7 @@ JOINERS = {
     "cli_downstream",
     "cli_embedded",
     "cli_evaluate",
+    "cli_folder",
     "cli_generate",
     "cli_memory",
     "cli_tune",

@@ -10,11 +10,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from engine.downstream.pixels import Images
+from engine.downstream.pixels import Images, fingerprint_of
 from engine.downstream.rows import Sets
 from engine.errors import OutputError
 from engine.files import (
@@ -33,6 +32,7 @@ PLAIN_IMAGES = "plain-images"
 """The data set of the plain prior, where it was drawn for the comparison."""
 FORMAT = "ddis-downstream/1"
 FEW_SEEDS = 3
+FEW_MEASURED = 50
 Run = Callable[[Images, int, Path, Callable[[float], object]], Mapping[str, Any]]
 """(images of a row, seed, folder for what it makes, on_share) -> measures: numbers, or None where there is none."""
 OnProgress = Callable[[float, str], object]
@@ -64,7 +64,14 @@ def compare(
                 "images": len(images),
                 **{key: _summary([found[key] for found in runs]) for key in runs[0]},
             }
-    few = [f"{seeds} seeds: the spread says little, expected {FEW_SEEDS} or more."] * (seeds < FEW_SEEDS)
+    few = [f"{seeds} seed{'s' * (seeds > 1)}: the spread says little, expected {FEW_SEEDS} or more."] * (
+        seeds < FEW_SEEDS
+    )
+    if len(sets.test) < FEW_MEASURED:
+        few.append(
+            f"{len(sets.test)} images are measured on: one of them is {100 / len(sets.test):.1f} points, expected "
+            f"{FEW_MEASURED} or more."
+        )
     return {
         **asked,
         "versions": versions(),
@@ -73,6 +80,11 @@ def compare(
         "rows": rows,
         "warnings": [*sets.warnings, *few],
     }
+
+
+def finished_runs(out: Path) -> int:
+    """How many runs of a comparison are done."""
+    return len(list(out.glob(f"*/seed-*/{MEASURES}")))
 
 
 def check_out(out: Path) -> None:
@@ -119,15 +131,7 @@ def _summary(values: list[float | None]) -> dict[str, Any] | None:
 
 def _identity(sets: Sets) -> dict[str, str]:
     """A fingerprint of the images and labels of each row and of those that are measured on."""
-    marks = {}
-    for name, images in {**sets.rows, "test": sets.test}.items():
-        digest = blake2b(images.classes.numpy().tobytes(), digest_size=8)
-        for part in images.pixels.split(1024):
-            digest.update(part.numpy().tobytes())
-        if images.logits is not None:
-            digest.update(images.logits.numpy().tobytes())
-        marks[name] = digest.hexdigest()
-    return marks
+    return {name: fingerprint_of(images) for name, images in {**sets.rows, "test": sets.test}.items()}
 
 
 @contextmanager

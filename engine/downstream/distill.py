@@ -75,5 +75,11 @@ def distill(
         | size_of(teacher.module, teacher.preprocess),
         "network": size_of(new_student(chosen, teacher, 0), teacher.preprocess),
     }
+    students, teachers = report["network"]["parameters"], report["teacher"]["parameters"]
+    if students > teachers:
+        report["warnings"].append(
+            f"the student has {students:,} parameters and its teacher {teachers:,}: expected a smaller network, or the "
+            "same."
+        )
     write_report(Path(out), report)
     return report

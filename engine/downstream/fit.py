@@ -4,6 +4,7 @@ Its loss is cross-entropy, which is distillation from a teacher that is sure of 
 layers, whose running statistics are then those of the set: what `generate` aligns to.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,19 +13,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.downstream.pixels import Images, read_pixels
+from engine.downstream.pixels import Images, fingerprint_of, read_pixels
 from engine.downstream.settings import Distillation
-from engine.downstream.students import SMALL_PX
+from engine.downstream.students import SMALL_PX, WEIGHTS
 from engine.downstream.training import logits_on, reading, teach
-from engine.errors import ConfigError
-from engine.evaluation.images import ImageSet, open_images
+from engine.errors import ConfigError, OutputError
+from engine.evaluation.images import ENDINGS, IMAGE_SETS, ImageSet, has_manifest, open_images
+from engine.files import explained
 from engine.models import Preprocess, save_classifier
 from engine.models.architectures import ARCHITECTURES, untrained
 from engine.models.frozen import default_device
+from engine.outputs.run_record import differences
 
 SURE = 30.0
 """The logit of an image's own class beside zeros: its softmax is 1 but for 1e-12."""
 LARGE_PX = 224
+CONFIG = "config.json"
 FITTING = Distillation(epochs=60, temperature=1.0, soft_labels="manifest")
 
 
@@ -46,9 +50,12 @@ def fit(
     folder: images with one folder for each class, a data set of ours, or a parquet file with image and label, of which
     `domain` chooses rows. image_px: side that the network reads; by default 32 for images up to 64 px, else 224.
     architecture: by default resnet20 for these and resnet18 for larger. test: other images that its accuracy is
-    measured on. Gives, as JSON values, the classes, the number of images, and its accuracy on both. Raises ConfigError
-    for fewer than two classes, an unknown architecture, or test images of other classes.
+    measured on. Gives, as JSON values, the classes, the number of images, its accuracy on both, and whether it was
+    trained now: one that is there already, of the same settings and images, is left as it is. Raises ConfigError for
+    fewer than two classes, an unknown architecture, images of several sizes, or test images of other classes,
+    OutputError where `out` holds anything else.
     """
+    out, folder = Path(out).expanduser(), Path(folder).expanduser()
     if training.soft_labels != "manifest":
         raise ConfigError(
             f"training.soft_labels is {training.soft_labels!r} and there is no teacher to ask, expected 'manifest': "
@@ -56,7 +63,12 @@ def fit(
         )
     if image_px is not None and image_px < 8:
         raise ConfigError(f"image_px is {image_px}, expected at least 8: give the side in pixels.")
-    images = open_images(folder, domain)
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"out is {out}, in the folder of the images, expected another: it would be read as one of their classes. "
+            "Choose one beside it."
+        )
+    images = _opened(folder, domain, test)
     names = images.labels()
     labels = tuple(sorted(set(names)))
     if len(labels) < 2:
@@ -73,22 +85,77 @@ def fit(
     preprocess = Preprocess.squash(side)
     sets = {"training": _labelled(images, names, labels, preprocess)}
     if test is not None:
-        others = open_images(test, domain)
+        others = _opened(Path(test).expanduser(), domain, folder)
         sets["test"] = _labelled(others, others.labels(), labels, preprocess)
-    network = _new(name, len(labels), seed).to(default_device(device))
-    teach(network, preprocess, lambda _: torch.empty(0), sets["training"], training, seed, on_share)
-    accuracy = {what: _accuracy(network, preprocess, found) for what, found in sets.items()}
-    save_classifier(
-        Path(out), network, architecture=name, labels=labels, preprocess=preprocess, seed=seed,
-        training=asdict(training), accuracy=accuracy,
-    )  # fmt: skip
+    request: dict[str, Any] = {
+        "architecture": name,
+        "labels": labels,
+        "preprocess": asdict(preprocess),
+        "seed": seed,
+        "training": asdict(training),
+        "images": {what: fingerprint_of(found) for what, found in sets.items()},
+    }
+    accuracy = _accuracy_before(out, request)
+    trained = accuracy is None
+    if accuracy is None:
+        network = _new(name, len(labels), seed).to(default_device(device))
+        teach(network, preprocess, lambda _: torch.empty(0), sets["training"], training, seed, on_share)
+        accuracy = {what: _accuracy(network, preprocess, found) for what, found in sets.items()}
+        save_classifier(out, network, **request | {"preprocess": preprocess}, accuracy=accuracy)
     return {
         "folder": str(out),
         "architecture": name,
         "classes": list(labels),
         "images": {what: len(found) for what, found in sets.items()},
         "accuracy": accuracy,
+        "trained": trained,
     }
+
+
+def _opened(path: Path, domain: str | None, beside: str | Path | None) -> ImageSet:
+    """Images in folders of classes, of one size. beside: the other set, which a domain may be meant for."""
+    if path.is_dir():
+        if beside is not None and not Path(beside).is_dir():
+            domain = None
+        if not has_manifest(path):
+            _check_no_strays(path)
+    return open_images(path, domain, one_size=True, takes=IMAGE_SETS)
+
+
+def _check_no_strays(folder: Path) -> None:
+    """Raise ConfigError for images beside the folders of classes: they would be of a class with the folder's name."""
+    stray = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in ENDINGS)
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if stray and classes:
+        raise ConfigError(
+            f"{folder} has {len(stray)} images beside its folders of classes ({', '.join(stray[:5])}), expected each "
+            f"in one of them, such as {classes[0]}: move them there, or take them out."
+        )
+
+
+def _accuracy_before(out: Path, request: dict[str, Any]) -> dict[str, float] | None:
+    """What the same classifier reached when it was trained into `out`; None where nothing is there yet.
+
+    Raises OutputError where `out` holds another, or anything else.
+    """
+    if not out.exists():
+        return None
+    with explained(out):
+        names = {entry.name for entry in out.iterdir()} - {
+            WEIGHTS
+        }  # alone, these were cut before their config.json
+    if not names:
+        return None
+    differing = ["it is no classifier of ddis fit"]
+    if CONFIG in names:
+        there = json.loads((out / CONFIG).read_bytes())
+        differing = differences({key: there[key] for key in request if key in there}, request)
+        if not differing:
+            return there["accuracy"]
+    raise OutputError(
+        f"{out} holds something else: {'; '.join(differing)}. Expected a new or empty folder, or the same settings and "
+        "images: choose another folder."
+    )
 
 
 def _labelled(images: ImageSet, names: list[str], labels: tuple[str, ...], preprocess: Preprocess) -> Images:

@@ -4,13 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from engine.config import Sampling
 from engine.downstream.comparison import PLAIN_IMAGES, check_out
-from engine.downstream.rows import Inputs, Sets, load_sets
+from engine.downstream.origins import guided_by, origins
+from engine.downstream.rows import Sets, load_sets
 from engine.downstream.settings import Comparison
-from engine.errors import ConfigError
+from engine.downstream.sources import Inputs, check_ahead
+from engine.errors import ConfigError, ModelError, brief
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.outputs.manifest import MANIFEST
 from engine.outputs.run_record import made_with
@@ -43,11 +46,7 @@ def prepare(
     """Check and load everything that a comparison reads. Raises EngineError's children for what does not fit."""
     check_out(out)
     teacher = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
-    if domain is not None and original is None and test is None:
-        raise ConfigError(
-            f"domain {domain!r} was given without original or test images, expected one of them as a parquet file: "
-            "it chooses their rows. Leave it out, or give --original or --test."
-        )
+    _check_domain(domain, _path(original), _path(test))
     if plain is not None and str(plain) == GENERATE:
         on_progress(0.0, "images of the plain prior")
         plain = _drawn(teacher, Path(folder), prior, out / PLAIN_IMAGES)
@@ -55,6 +54,48 @@ def prepare(
         folder=Path(folder), original=_path(original), plain=_path(plain), test=_path(test), domain=domain
     )
     return Prepared(teacher, load_sets(teacher, inputs, comparison, stored_labels))
+
+
+def check_before_drawing(teacher: Classifier, inputs: Inputs, out: Path, images_per_class: int) -> None:
+    """Raise what `prepare` would, where the folder is to be made first: images take long, and a mistake is told now."""
+    if out.resolve() == inputs.folder.resolve():
+        raise ConfigError(
+            f"out is {out}, the folder that the images are made in, expected another for networks and report: choose "
+            "one."
+        )
+    check_out(out)
+    _check_domain(inputs.domain, inputs.original, inputs.test)
+    check_ahead(teacher, inputs, images_per_class)
+
+
+def prior_of(folder: Path, device: torch.device) -> Prior | str:
+    """The prior that drew the folder, to draw plain images with; else in words why there are none to be drawn."""
+    made = origins(folder)
+    if not made:
+        return "nothing tells what it was drawn with"
+    if len(made) > 1:
+        return "it was drawn in several runs"
+    by = made[0].get("prior")
+    if by is None:
+        return "it was made without a prior"
+    if guided_by(made[0]) is None:
+        return "its own images are the plain prior's"
+    try:
+        found = load_prior(by["name"], device=device, local_files_only=True)
+    except ModelError as error:
+        return f"its prior {by['name']!r} cannot be loaded here ({brief(error)})"
+    if found.fingerprint != by["fingerprint"]:
+        return f"{by['name']!r} is not the prior any more that drew it"
+    return found
+
+
+def _check_domain(domain: str | None, original: Path | None, test: Path | None) -> None:
+    real = [path for path in (original, test) if path is not None]
+    if domain is not None and all(path.is_dir() for path in real):
+        raise ConfigError(
+            f"domain {domain!r} was given without original or test images in a parquet file, expected one: it chooses "
+            "their rows. Leave it out, or give --original or --test as a parquet file."
+        )
 
 
 def _drawn(teacher: Classifier, folder: Path, prior: str | Path | Prior, out: Path) -> Path:
@@ -66,8 +107,8 @@ def _drawn(teacher: Classifier, folder: Path, prior: str | Path | Prior, out: Pa
     made_by = made_with(folder)
     if "prior" not in made_by:
         raise ConfigError(
-            f"{folder} was made without a prior, expected one that drew it: plain images are those of the same prior. "
-            "Name a folder of plain images instead."
+            f"{folder} was made without a prior or in several runs, expected one run of one: plain images are those of "
+            "the same prior. Name a folder of plain images instead, or leave the row out."
         )
     loaded = prior if isinstance(prior, Prior) else load_prior(prior, device=teacher.device)
     if made_by["prior"]["fingerprint"] != loaded.fingerprint:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from math import prod
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -36,6 +37,16 @@ class Images:
     def views(self, places: Tensor, device: torch.device) -> Tensor:
         """(n, 3, H, W) in [0, 1], of the images at these places."""
         return self.pixels[places].to(device).float() / 255
+
+
+def fingerprint_of(images: Images) -> str:
+    """What tells a set from another: its pixels, classes and stored logits."""
+    digest = blake2b(images.classes.numpy().tobytes(), digest_size=8)
+    for part in images.pixels.split(1024):
+        digest.update(part.numpy().tobytes())
+    if images.logits is not None:
+        digest.update(images.logits.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_pixels(images: ImageSet, places: Sequence[int], preprocess: Preprocess) -> Tensor:

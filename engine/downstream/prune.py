@@ -50,7 +50,7 @@ def prune(
     holds what was kept of the teacher's parameters and FLOPs, and what the pruned network reaches before it is taught.
     Raises MissingExtraError without torch-pruning, and what `distill` raises.
     """
-    library = _library()
+    library = pruning_library()
     teacher, sets = prepare(
         classifier, folder, Path(out), original, plain, prior, test, domain, comparison,
         distillation.soft_labels == "manifest", on_progress,
@@ -150,7 +150,8 @@ def _is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.out_channels > 1
 
 
-def _library() -> ModuleType:
+def pruning_library() -> ModuleType:
+    """torch-pruning. Raises MissingExtraError."""
     try:
         return import_module("torch_pruning")
     except ImportError as error:

@@ -6,7 +6,9 @@ x is about scale (q - zero point), q of 8 bits. Weights give their own scales; t
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,8 +52,7 @@ def quantise(
     that the network reads -> logits. The report's "network" is the float model in ONNX Runtime. Raises
     MissingExtraError without ONNX Runtime, and what `distill` raises.
     """
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        installed(package)
+    check_packages()
     teacher, sets = prepare(
         classifier, folder, Path(out), original, plain, prior, test, domain, comparison, False, on_progress,
     )  # fmt: skip
@@ -88,6 +89,12 @@ def quantise(
     return report
 
 
+def check_packages() -> None:
+    """Raise MissingExtraError where one that quantising needs is not there."""
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        installed(package)
+
+
 def float_network(classifier: Classifier, folder: Path) -> Path:
     """The classifier in float32 as an ONNX file that the quantiser takes: BatchNorm folded into convolutions."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -114,11 +121,12 @@ def int8_network(single: Path, images: Tensor, quantisation: Quantisation) -> by
     with TemporaryDirectory(prefix="ddis-int8-") as scratch:
         target = Path(scratch) / INT8
         try:
-            ort.quantize_static(
-                str(single), str(target), _reader(images), quant_format=ort.QuantFormat.QDQ,
-                per_channel=quantisation.per_channel, activation_type=ort.QuantType.QInt8,
-                weight_type=ort.QuantType.QInt8, calibrate_method=methods[quantisation.calibration],
-            )  # fmt: skip
+            with redirect_stdout(StringIO()):  # it prints there, where a command's one JSON object goes
+                ort.quantize_static(
+                    str(single), str(target), _reader(images), quant_format=ort.QuantFormat.QDQ,
+                    per_channel=quantisation.per_channel, activation_type=ort.QuantType.QInt8,
+                    weight_type=ort.QuantType.QInt8, calibrate_method=methods[quantisation.calibration],
+                )  # fmt: skip
         except (RuntimeError, ValueError) as error:
             raise ModelError(
                 f"ONNX Runtime cannot quantise the network ({brief(error)}), expected convolutions and matrices in "

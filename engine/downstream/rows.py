@@ -12,32 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from engine.downstream.origins import check_plain, other_classifiers, warn_of_others, warn_of_test
 from engine.downstream.pixels import Images, read_pixels, to_bytes
 from engine.downstream.settings import Comparison
+from engine.downstream.sources import (
+    FOLDER,
+    NOISE,
+    ORIGINAL,
+    PLAIN,
+    Inputs,
+    Source,
+    check_classes,
+    other_set,
+    own_folder,
+)
 from engine.errors import ConfigError
-from engine.evaluation.images import ImageSet, has_manifest, open_images
+from engine.evaluation.images import has_manifest
 from engine.models import Classifier
-from engine.outputs.dataset import read_dataset
 from engine.outputs.manifest import read_manifest
-from engine.outputs.names import class_folders
-from engine.outputs.run_record import made_with
 
-ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
 SELECTION_SEED = 0
 """Which images of a set are taken where it has more than another, and which are held out: the same in every run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """Where the sets lie. domain: only these rows of the parquet files among original and test."""
-
-    folder: Path
-    original: Path | None = None
-    plain: Path | None = None
-    test: Path | None = None
-    domain: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,31 +49,6 @@ class Sets:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """A set and the class number of each of its images."""
-
-    name: str
-    images: ImageSet
-    classes: Tensor
-
-    def counts(self) -> Counter[int]:
-        return Counter(number for number in self.classes.tolist() if number >= 0)
-
-    def drawn(self, counts: Counter[int], rng: torch.Generator) -> list[int]:
-        """Places of so many images of each class, drawn at random, ascending."""
-        taken = []
-        for number in sorted(counts):
-            (places,) = torch.where(self.classes == number)
-            taken += places[torch.randperm(len(places), generator=rng)[: counts[number]]].tolist()
-        return sorted(taken)
-
-    def without(self, places: Sequence[int]) -> "_Source":
-        classes = self.classes.clone()
-        classes[places] = -1
-        return _Source(self.name, self.images, classes)
-
-
 def load_sets(classifier: Classifier, inputs: Inputs, comparison: Comparison, stored_labels: bool) -> Sets:
     """Read what the inputs name, as the classifier's network reads it.
 
@@ -85,18 +56,20 @@ def load_sets(classifier: Classifier, inputs: Inputs, comparison: Comparison, st
     ConfigError where sets and classifier do not belong together, OutputError where the folder is no finished data set.
     """
     rng = torch.Generator().manual_seed(SELECTION_SEED)
-    folder = _own_folder(classifier, inputs.folder)
+    folder = own_folder(classifier, inputs.folder)
+    if inputs.plain is not None:
+        check_plain(inputs.plain, inputs.folder)
     classes = folder.counts()
     if inputs.test is None:
         kept = _held_out(classes, comparison.held_out, inputs.folder)
         measured, places = folder, folder.drawn(kept, rng)
         folder = folder.without(places)
     else:
-        measured = _source("test", inputs.test, inputs.domain, classifier, classes)
+        measured = other_set("test", inputs.test, inputs.domain, classifier, classes)
         places = torch.where(measured.classes >= 0)[0].tolist()
     given = {ORIGINAL: inputs.original, PLAIN: inputs.plain}
     others = {
-        name: _source(name, path, inputs.domain if name == ORIGINAL else None, classifier, classes)
+        name: other_set(name, path, inputs.domain if name == ORIGINAL else None, classifier, classes)
         for name, path in given.items()
         if path is not None
     }
@@ -117,55 +90,12 @@ def load_sets(classifier: Classifier, inputs: Inputs, comparison: Comparison, st
     if comparison.noise:
         rows[NOISE] = _noise(counts.total(), classifier, rng)
     test = _read(measured, places, classifier, False)
-    return Sets(rows=rows, test=test, tested=inputs.test is not None, warnings=warnings)
-
-
-def _own_folder(classifier: Classifier, folder: Path) -> _Source:
-    """A finished data set whose classes are the classifier's."""
-    if not has_manifest(folder):
-        raise ConfigError(
-            f"{folder} is no data set folder, expected one that `ddis generate` wrote for this classifier: check the "
-            "path."
-        )
-    rows = [row for _, row in read_dataset(folder)]
-    if not rows:
-        raise ConfigError(f"{folder} has no images, expected some of each class: generate it again.")
-    for row in rows:
-        if (
-            classifier.labels[row.class_index : row.class_index + 1] != (row.label,)
-            or len(row.logits) != len(classifier.labels)
-        ):  # fmt: skip
-            raise ConfigError(
-                f"{folder} has class {row.class_index}, {row.label!r}, of {len(row.logits)}, expected the classes of "
-                f"classifier {classifier.name!r}: {', '.join(classifier.labels[:20])}. Name the classifier that the "
-                "folder was generated for."
-            )
-    return _Source(FOLDER, open_images(folder), torch.tensor([row.class_index for row in rows]))
-
-
-def _source(
-    name: str, path: Path, domain: str | None, classifier: Classifier, wanted: Counter[int]
-) -> _Source:
-    """Another set; images of classes that the folder has not count as of none."""
-    images = open_images(path, domain)
-    labels = images.labels()
-    numbers = {folder: number for number, folder in class_folders(dict(enumerate(classifier.labels))).items()}
-    numbers |= {label: number for number, label in enumerate(classifier.labels)}
-    unknown = sorted({label for label in labels if label not in numbers})
-    if unknown:
-        raise ConfigError(
-            f"the {name} images of {path} are of {', '.join(map(repr, unknown[:5]))}, expected classes of classifier "
-            f"{classifier.name!r}: {', '.join(classifier.labels[:20])}. Name folders or the column `label` so, or take "
-            "the others out."
-        )
-    classes = torch.tensor([numbers[label] for label in labels])
-    classes[~torch.isin(classes, torch.tensor(sorted(wanted)))] = -1
-    if not (classes >= 0).any():
-        raise ConfigError(
-            f"the {name} images of {path} have none of the folder's classes, expected some of "
-            f"{', '.join(classifier.labels[number] for number in sorted(wanted))}: give a set of these classes."
-        )
-    return _Source(name, images, classes)
+    told = warn_of_others(inputs.folder, classifier)
+    if inputs.test is not None:
+        trained_on = {ORIGINAL: inputs.original, FOLDER: inputs.folder, PLAIN: inputs.plain}
+        lacking = [classifier.labels[number] for number in sorted(classes.keys() - measured.counts().keys())]
+        told += warn_of_test(inputs.test, trained_on, lacking)
+    return Sets(rows=rows, test=test, tested=inputs.test is not None, warnings=(*told, *warnings))
 
 
 def _held_out(classes: Counter[int], share: float, folder: Path) -> Counter[int]:
@@ -179,17 +109,12 @@ def _held_out(classes: Counter[int], share: float, folder: Path) -> Counter[int]
     )
 
 
-def _common(sources: list[_Source], labels: Sequence[str]) -> tuple[Counter[int], tuple[str, ...]]:
+def _common(sources: list[Source], labels: Sequence[str]) -> tuple[Counter[int], tuple[str, ...]]:
     """The number of images of each class that every source has, and a sentence for each that limits it."""
     available = {source.name: source.counts() for source in sources}
     wanted = available[FOLDER]
     for name, counts in available.items():
-        for number in wanted:
-            if not counts[number]:
-                raise ConfigError(
-                    f"the {name} images have no {labels[number]!r}, expected some of each class of the folder: rows "
-                    "are compared at equal numbers. Add some, or leave the set out."
-                )
+        check_classes(name, counts, wanted, labels)
     common = Counter({number: min(counts[number] for counts in available.values()) for number in wanted})
     lacking = [labels[number] for number in sorted(wanted) if common[number] < wanted[number]]
     if not lacking:
@@ -200,7 +125,7 @@ def _common(sources: list[_Source], labels: Sequence[str]) -> tuple[Counter[int]
     )
 
 
-def _read(source: _Source, places: list[int], classifier: Classifier, stored_labels: bool) -> Images:
+def _read(source: Source, places: list[int], classifier: Classifier, stored_labels: bool) -> Images:
     logits = None
     if stored_labels and has_manifest(source.images.path):
         _check_teacher(source.images.path, classifier)
@@ -211,11 +136,12 @@ def _read(source: _Source, places: list[int], classifier: Classifier, stored_lab
 
 
 def _check_teacher(folder: Path, classifier: Classifier) -> None:
-    there = made_with(folder).get("classifier", {}).get("fingerprint")
-    if there != classifier.fingerprint:
+    others = other_classifiers(folder, classifier)
+    if others:
         raise ConfigError(
-            f"the soft labels in {folder} are of another classifier ({there}), expected {classifier.name!r} "
-            f"({classifier.fingerprint}): set soft_labels to 'online', which asks the classifier itself."
+            f"the soft labels in {folder} are of another classifier, {', '.join(others)}, expected "
+            f"{classifier.name!r} ({classifier.fingerprint}): set soft_labels to 'online', which asks the classifier "
+            "itself."
         )
 
 

@@ -34,7 +34,7 @@ class Comparison:
 class Distillation:
     """How a student is taught by the teacher's soft labels alone (Hinton et al. 2015): no label of a class is used."""
 
-    epochs: int = setting(30, "times that each image is shown (long protocol: 200)")
+    epochs: int = setting(30, "times that each image is shown")
     batch: int = setting(32, "images of an update")
     learning_rate: float = setting(
         3e-3, "AdamW's largest learning rate; it warms up over a tenth of the updates, then falls as a cosine"

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from engine.errors import ConfigError, ModelError
+from engine.files import write_whole
 from engine.memory.count import counting
 from engine.models import Classifier, Preprocess, save_classifier
 from engine.models.architectures import ARCHITECTURES, untrained
@@ -79,8 +81,12 @@ def keep_student(
             folder, module, architecture=architecture, labels=labels, preprocess=preprocess, **facts
         )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(module, str(folder / WEIGHTS))
+    with TemporaryDirectory(
+        prefix="ddis-student-"
+    ) as scratch:  # the library writes under a name alone, piece by piece
+        file = Path(scratch) / WEIGHTS
+        save_model(module, str(file))
+        write_whole(folder / WEIGHTS, file.read_bytes())
 
 
 def size_of(module: nn.Module, preprocess: Preprocess) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from engine.outputs.run_record import RUN
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 PARQUET_ROWS = 256
+IMAGE_SETS = "a folder of images or a .parquet file"
+REFERENCES = "a folder of images, a .parquet file or a .safetensors file of statistics"
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,7 @@ class ImageSet:
         first: torch.Size | None = None
         for name, image in self._images():
             first = first or image.shape
-            if self.one_size and image.shape != first:
-                raise ConfigError(
-                    f"{name} is of {_size(image.shape)} pixels and the first image of {_size(first)}, expected one "
-                    "size in a folder that is evaluated: resize them all, or take the stray one out."
-                )
+            self._check_size(name, image, first)
             if held and (len(held) == size or held[0].shape != image.shape):
                 yield _stacked(held)
                 held = []
@@ -65,9 +63,20 @@ class ImageSet:
 
     def chosen(self, places: Collection[int]) -> Iterator[Tensor]:
         """Pixels (3, H, W) uint8 of the images at these places of the order, ascending; decodes no others."""
+        first: torch.Size | None = None
         for place, (name, content) in enumerate(self._contents()):
             if place in places:
-                yield _pixels(name, content)
+                image = _pixels(name, content)
+                first = first or image.shape
+                self._check_size(name, image, first)
+                yield image
+
+    def _check_size(self, name: str, image: Tensor, first: torch.Size) -> None:
+        if self.one_size and image.shape != first:
+            raise ConfigError(
+                f"{name} is of {_size(image.shape)} pixels and the first image of {_size(first)}, expected one size "
+                "in the whole set: resize them all, or take the stray one out."
+            )
 
     def _images(self) -> Iterator[tuple[str, Tensor]]:
         """Name and pixels (3, H, W) uint8 of each image. Raises ConfigError where there is none."""
@@ -93,17 +102,17 @@ class ImageSet:
         )
 
 
-def open_images(path: Path | str, domain: str | None = None, one_size: bool = False) -> ImageSet:
+def open_images(
+    path: Path | str, domain: str | None = None, one_size: bool = False, takes: str = REFERENCES
+) -> ImageSet:
     """The images of a folder or parquet file. domain: only the rows of this value in a parquet file's column `domain`.
 
+    takes: what the path may be, for the message that says that it is not there.
     Raises ConfigError where the path is not there, or a folder is asked for a domain.
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise ConfigError(
-            f"there is no {path}, expected a folder of images, a .parquet file or a .safetensors file of statistics: "
-            "check the path."
-        )
+        raise ConfigError(f"there is no {path}, expected {takes}: check the path.")
     if domain is not None and path.is_dir():
         raise ConfigError(
             f"domain {domain!r} was asked of the folder {path}, expected a parquet file with a column `domain` or "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,11 +48,13 @@ def teacher() -> Classifier:
 
 @pytest.fixture
 def make_set(teacher: Classifier) -> MakeSet:
-    """(folder, images of each class, seed, labels) -> a finished data set with the teacher's logits."""
+    """(folder, images of each class, seed, labels, made_with) -> a finished data set with the teacher's logits."""
 
-    def make(folder: Path, number: int = 6, seed: int = 0, labels: tuple[str, ...] = LABELS) -> Path:
+    def make(
+        folder: Path, number: int = 6, seed: int = 0, labels: tuple[str, ...] = LABELS, made_with: Any = None
+    ) -> Path:
         rng = torch.Generator().manual_seed(seed)
-        config = {"classifier": teacher.describe()}
+        config = {"classifier": teacher.describe()} if made_with is None else made_with
         with open_dataset(folder, config, dict(enumerate(labels))) as writer:
             for index in range(number):
                 for place, label in enumerate(labels):

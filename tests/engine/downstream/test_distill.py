@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from engine import Alignment, Comparison, Distillation, Sampling, distill, generate, load_classifier
-from engine.cli import main
+from engine.downstream import students
 from engine.downstream.comparison import REPORT
+from engine.downstream.students import keep_student
 from engine.errors import ConfigError, ModelError, OutputError
-from engine.models import save_classifier
-from engine.outputs.manifest import read_manifest
+from engine.models import Preprocess
 from engine.outputs.run_record import read_run
 
 FEW = {"distillation": Distillation(epochs=2, batch=8), "comparison": Comparison(seeds=2)}
@@ -45,6 +45,13 @@ def test_every_student_is_kept_and_loads_again(tmp_path: Path, teacher, make_set
             facts = json.loads((tmp_path / "out" / name / f"seed-{seed}" / "config.json").read_text())
             assert facts["accuracy"] == accuracy["values"][seed]
     assert "2 seeds: the spread says little, expected 3 or more." in report["warnings"]
+    measured = "15 images are measured on: one of them is 6.7 points, expected 50 or more."
+    assert measured in report["warnings"]
+    larger = report["network"]["parameters"], report["teacher"]["parameters"]
+    assert (
+        f"the student has {larger[0]:,} parameters and its teacher {larger[1]:,}: expected a smaller network, or "
+        "the same."
+    ) in report["warnings"]
 
 
 def test_a_cut_comparison_goes_on_to_the_same_report(tmp_path: Path, teacher, make_set) -> None:
@@ -86,9 +93,27 @@ def test_any_module_may_be_a_student(tmp_path: Path, teacher, make_set) -> None:
     report = distill(folder, teacher, student, out=tmp_path / "out", **FEW)
     assert student[0].weight.equal(first)  # each student is a copy
     assert report["network"]["flops"] == 2 * (4 * 25 * 27 + 100 * 3)
+    assert not any("parameters" in told for told in report["warnings"])
     assert (tmp_path / "out/noise/seed-1/model.safetensors").exists()
     with pytest.raises(ModelError, match="the student gives 4 scores, expected 3"):
         distill(folder, teacher, nn.Sequential(nn.Flatten(), nn.Linear(432, 4)), out=tmp_path / "o", **FEW)
+
+
+def test_a_students_weights_are_written_whole(tmp_path: Path, monkeypatch) -> None:
+    """A write that is cut leaves the file that was there, and nothing beside it."""
+    network, reads = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), Preprocess.squash(12)
+    keep_student(tmp_path, network, None, ["a"], reads)
+    kept = (tmp_path / "model.safetensors").read_bytes()
+
+    def cut(module: nn.Module, name: str) -> None:
+        Path(name).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(students, "save_model", cut)
+    with pytest.raises(KeyboardInterrupt):
+        keep_student(tmp_path, network, None, ["a"], reads)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    assert (tmp_path / "model.safetensors").read_bytes() == kept
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, teacher, make_set) -> None:
@@ -99,42 +124,9 @@ def test_mistakes_are_one_sentence(tmp_path: Path, teacher, make_set) -> None:
         distill(folder, teacher, out=folder)
     with pytest.raises(ConfigError, match="domain 'photo' was given without original or test images"):
         distill(folder, teacher, out=tmp_path / "out", domain="photo")
+    with pytest.raises(ConfigError, match=r"domain 'photo' .* in a parquet file, expected one"):
+        distill(folder, teacher, out=tmp_path / "out", domain="photo", test=folder / "images")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_command(tmp_path: Path, teacher, make_set, capsys) -> None:
-    folder, labels = make_set(tmp_path / "ours", 4), teacher.labels
-    save_classifier(
-        tmp_path / "net", teacher.module, architecture="resnet8", labels=labels, preprocess=teacher.preprocess
-    )
-    asked = ["--classifier", str(tmp_path / "net"), "--device", "cpu", "--student", "resnet8", "--seeds", "1"]
-    asked += ["--epochs", "1", "--out", str(tmp_path / "out")]
-    assert main(["distill", str(folder), *asked, "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert list(printed["rows"]) == ["folder", "noise"]
-    assert printed["distillation"]["epochs"] == 1
-    assert main(["distill", str(tmp_path / "net"), *asked]) == 2
-    assert "is no data set folder" in capsys.readouterr().err
-
-
-def test_the_command_makes_the_folder_first_where_it_is_told_to(
-    tmp_path: Path, teacher, small_prior_folder, capsys
-) -> None:
-    save_classifier(
-        tmp_path / "net", teacher.module, architecture="resnet8", labels=teacher.labels, preprocess=teacher.preprocess
-    )  # fmt: skip
-    folder = tmp_path / "made"
-    command = ["distill", str(folder), "--classifier", str(tmp_path / "net"), "--images-per-class", "2", "--prior",
-               str(small_prior_folder), "--device", "cpu", "--student", "resnet8", "--seeds", "1",
-               "--epochs", "1", "--out", str(tmp_path / "out"), "--json"]  # fmt: skip
-    assert main(command) == 0
-    assert len(list(read_manifest(folder))) == 2 * len(teacher.labels)
-    first = capsys.readouterr().out
-    assert main(command) == 0  # nothing is left to do
-    assert json.loads(capsys.readouterr().out)["rows"] == json.loads(first)["rows"]
-    command[command.index("2")] = "3"
-    assert main(command) == 2
-    assert "images_per_class is 2 there and 3 here" in capsys.readouterr().err
 
 
 def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, small_prior) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from engine import Distillation, fit, load_classifier
 from engine.cli import main
 from engine.downstream.fit import FITTING
-from engine.errors import ConfigError
+from engine.errors import ConfigError, OutputError
 
 FEW = Distillation(
     epochs=8, batch=8, learning_rate=1e-2, temperature=1.0, soft_labels="manifest", augment=False
@@ -66,10 +66,78 @@ def test_what_cannot_be_learned_is_refused(bright_and_dark: Path, tmp_path: Path
     assert FITTING.soft_labels == "manifest"
 
 
+def test_the_same_again_trains_nothing_and_another_is_refused(bright_and_dark: Path, tmp_path: Path) -> None:
+    net, few = tmp_path / "net", {"training": FEW, "image_px": 16}
+    first = fit(bright_and_dark, net, "resnet8", **few)
+    kept = (net / "model.safetensors").stat().st_mtime_ns
+    again = fit(bright_and_dark, net, "resnet8", **few, on_share=lambda _: pytest.fail("it trains"))
+    assert again == first | {"trained": False}
+    with pytest.raises(
+        OutputError, match=r"holds something else: seed is 0 there and 1 here\. Expected a new"
+    ):
+        fit(bright_and_dark, net, "resnet8", **few, seed=1)
+    Image.new("RGB", (20, 20)).save(bright_and_dark / "dark" / "00.png")
+    with pytest.raises(OutputError, match=r"images.training is .* there and .* here"):
+        fit(bright_and_dark, net, "resnet8", **few)
+    assert (net / "model.safetensors").stat().st_mtime_ns == kept
+    (net / "config.json").unlink()  # as a write that was cut leaves it
+    assert fit(bright_and_dark, net, "resnet8", **few)["trained"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="no classifier of ddis fit"):
+        fit(bright_and_dark, other, "resnet8", **few)
+
+
+def test_images_that_are_not_one_set_are_refused(bright_and_dark: Path, tmp_path: Path) -> None:
+    for out in (bright_and_dark, bright_and_dark / "net"):
+        with pytest.raises(ConfigError, match="in the folder of the images, expected another"):
+            fit(bright_and_dark, out, "resnet8", training=FEW)
+    Image.new("RGB", (20, 20)).save(bright_and_dark / "stray.png")
+    with pytest.raises(
+        ConfigError, match=r"1 images beside its folders of classes \(stray.png\).*such as bright"
+    ):
+        fit(bright_and_dark, tmp_path / "net", "resnet8", training=FEW)
+    (bright_and_dark / "stray.png").unlink()
+    Image.new("RGB", (24, 20)).save(bright_and_dark / "dark" / "03.png")
+    with pytest.raises(ConfigError, match=r"03.png is of 24 x 20 pixels and the first image of 20 x 20"):
+        fit(bright_and_dark, tmp_path / "net", "resnet8", training=FEW)
+    with pytest.raises(
+        ConfigError, match=r"there is no .*x, expected a folder of images or a .parquet file: c"
+    ):
+        fit(tmp_path / "x", tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
+def test_a_domain_chooses_rows_of_a_parquet_file_alone(tmp_path: Path, make_set, make_parquet) -> None:
+    images, test = make_set(tmp_path / "set", 4) / "images", make_parquet(tmp_path / "test.parquet", 5)
+    report = fit(images, tmp_path / "net", "resnet8", test=test, domain="near", training=FEW, image_px=12)
+    assert report["images"] == {"training": 12, "test": 15}  # of 30 rows
+    with pytest.raises(ConfigError, match="domain 'near' was asked of the folder"):
+        fit(images, tmp_path / "other", "resnet8", test=images, domain="near", training=FEW)
+
+
 def test_the_command(bright_and_dark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["fit", str(bright_and_dark), "--out", str(tmp_path / "net"), "--architecture", "resnet8",
                "--image-px", "16", "--epochs", "1", "--device", "cpu"]  # fmt: skip
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["architecture"] == "resnet8"
     assert main([*command]) == 0
-    assert "recognises" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "there already, of the same images and settings: nothing was trained" in said
+    assert "resnet8 of 2 classes (bright, dark) from 32 images in" in said
+    assert "no test images given" in said
+    assert main([*command, "--test", str(bright_and_dark), "--out", str(tmp_path / "tested")]) == 0
+    said = capsys.readouterr().err
+    assert "nothing was trained" not in said
+    assert "no test images given" not in said
+
+
+def test_the_help_says_what_is_true_of_fitting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    said = capsys.readouterr().out
+    assert "--epochs" in said
+    assert "no label" not in said
+    assert "--soft-labels" not in said
+    assert "protocol" not in said

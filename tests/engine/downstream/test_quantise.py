@@ -1,5 +1,6 @@
 """int8 networks run, are near the float one, and differ with what they were calibrated on."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 
 from engine import Comparison, Quantisation, quantise
+from engine.cli import main
 from engine.downstream.quantise import _running, float_network, int8_network
 from engine.errors import MissingExtraError
+from engine.models import save_classifier
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -46,6 +49,22 @@ def test_rows_are_reported_beside_the_float_network(tmp_path: Path, teacher, mak
     again = quantise(folder, teacher, out=out, test=test, domain="near", **settings)
     assert again["rows"]["folder"]["accuracy"] == report["rows"]["folder"]["accuracy"]
     assert (out / "folder" / "seed-1" / "int8.onnx").read_bytes() == files[1]
+
+
+@pytest.mark.parametrize("calibration", ["entropy", "percentile"])
+def test_the_command_prints_one_object(tmp_path: Path, teacher, make_set, capsys, calibration: str) -> None:
+    save_classifier(
+        tmp_path / "net", teacher.module, architecture="resnet8", labels=teacher.labels, preprocess=teacher.preprocess
+    )  # fmt: skip
+    command = ["quantise", str(make_set(tmp_path / "ours", 3)), "--classifier", str(tmp_path / "net"), "--seeds", "1",
+               "--calibration", calibration, "--out", str(tmp_path / "out"), "--device", "cpu"]  # fmt: skip
+    assert main([*command, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["quantisation"]["calibration"] == calibration
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    int8, single = printed["rows"]["folder"]["file_bytes"]["mean"], printed["network"]["file_bytes"]
+    assert f"int8 {int8 / 1e6:.2f} MB, float32 {single / 1e6:.2f} MB" in said
 
 
 def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, teacher, make_set, monkeypatch) -> None:

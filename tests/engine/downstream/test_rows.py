@@ -8,8 +8,9 @@ from PIL import Image
 
 from engine.downstream import pixels
 from engine.downstream.pixels import read_pixels
-from engine.downstream.rows import FOLDER, NOISE, ORIGINAL, PLAIN, Inputs, load_sets
+from engine.downstream.rows import load_sets
 from engine.downstream.settings import Comparison
+from engine.downstream.sources import FOLDER, NOISE, ORIGINAL, PLAIN, Inputs
 from engine.errors import ConfigError, OutputError
 from engine.evaluation.images import open_images
 from engine.models import Preprocess
@@ -139,10 +140,79 @@ def test_other_sets_must_have_the_folders_classes(tmp_path: Path, teacher, make_
         load(teacher, folder=make_set(tmp_path / "one", 1))
 
 
+def test_a_domain_chooses_rows_of_parquet_files_alone(
+    tmp_path: Path, teacher, make_set, make_parquet
+) -> None:
+    """Original images may lie in folders, which are whole, beside a parquet file of test images."""
+    original = make_set(tmp_path / "train", 5, seed=7) / "images"
+    test = make_parquet(tmp_path / "test.parquet", 5)
+    sets = load(teacher, folder=make_set(tmp_path / "ours", 4), original=original, test=test, domain="near")
+    assert sets.rows[ORIGINAL].classes.bincount().tolist() == [4, 4, 4]
+    assert len(sets.test) == 15  # of 30, half of them black
+
+
+def test_a_folder_of_another_classifier_is_told(tmp_path: Path, teacher, make_set) -> None:
+    other = {"name": "embedded:art", "fingerprint": "0" * 16}
+    mixed = {"together": [{"classifier": teacher.describe()}, {"selected_from": {"classifier": other}}]}
+    for name, made_with in {"one": {"classifier": other}, "two": mixed}.items():
+        (told,) = load(teacher, folder=make_set(tmp_path / name, made_with=made_with)).warnings
+        assert f"made for another classifier, 'embedded:art' ({'0' * 16}), than" in told
+        assert teacher.fingerprint in told
+    assert load(teacher, folder=make_set(tmp_path / "own")).warnings == ()
+
+
+PLAIN_RUN = {"alignment": None, "tokens": None, "prior": {"name": "embedded"}}
+
+
+@pytest.mark.parametrize(
+    ("made_with", "reason"),
+    [
+        ({"method": {"name": "deepinversion"}}, "by method 'deepinversion'"),
+        (PLAIN_RUN | {"alignment": {"scale": 3.0}}, "with alignment"),
+        (PLAIN_RUN | {"tokens": "0123"}, "with tokens"),
+        ({"selected_from": {"selected_from": PLAIN_RUN | {"tokens": "0123"}}}, "with tokens"),
+        ({"together": [PLAIN_RUN, PLAIN_RUN | {"alignment": {"scale": 3.0}}]}, "with alignment"),
+    ],
+)
+def test_guided_images_are_not_taken_for_the_plain_priors(
+    tmp_path, teacher, make_set, made_with, reason
+) -> None:
+    folder, plain = make_set(tmp_path / "ours"), make_set(tmp_path / "plain", made_with=made_with)
+    with pytest.raises(ConfigError, match=f"were made {reason}, expected those of the plain prior"):
+        load(teacher, folder=folder, plain=plain)
+
+
+def test_plain_images_may_be_put_together_or_come_without_a_record(tmp_path, teacher, make_set) -> None:
+    folder = make_set(tmp_path / "ours")
+    several = make_set(tmp_path / "plain", made_with={"together": [PLAIN_RUN, {"selected_from": PLAIN_RUN}]})
+    for plain in (several, several / "images"):
+        assert PLAIN in load(teacher, folder=folder, plain=plain).rows
+    with pytest.raises(ConfigError, match="the folder itself, expected another set, of the plain prior"):
+        load(teacher, folder=folder, plain=tmp_path / "plain" / ".." / "ours")
+
+
+def test_test_images_that_say_less_than_they_seem_to_are_told(
+    tmp_path, teacher, make_set, make_parquet
+) -> None:
+    folder = make_set(tmp_path / "ours")
+    (told,) = load(teacher, folder=folder, test=folder).warnings
+    assert "are those that the row 'folder' learns from" in told
+    dogs = make_parquet(tmp_path / "dogs.parquet", 6, labels=("dog",))
+    (told,) = load(teacher, folder=folder, test=dogs).warnings
+    assert "have none of horse, guitar (2 of the folder's classes)" in told
+
+
+def test_a_missing_set_is_not_asked_for_statistics(tmp_path: Path, teacher, make_set) -> None:
+    with pytest.raises(
+        ConfigError, match=r"there is no .*x, expected a folder of images or a .parquet file: c"
+    ):
+        load(teacher, folder=make_set(tmp_path / "ours", 2), test=tmp_path / "x")
+
+
 def test_soft_labels_of_another_classifier_are_refused(tmp_path, teacher, make_set, monkeypatch) -> None:
     folder = make_set(tmp_path / "ours", 3)
     record = (folder / "run.json").read_text()
     (folder / "run.json").write_text(record.replace(teacher.fingerprint, "0" * 16))
-    with pytest.raises(ConfigError, match=r"soft labels in .* are of another classifier .*'online'"):
+    with pytest.raises(ConfigError, match=r"soft labels in .* are of another classifier, .*'online'"):
         load(teacher, stored=True, folder=folder)
     load(teacher, folder=folder)  # asked online it does not matter

@@ -1,0 +1,94 @@
+"""What a folder's run.json says of its images: whose classifier they were made for, and whether guidance made them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError
+from engine.models import Classifier
+from engine.outputs.run_record import RUN, read_run
+
+OURS = "ddis"
+"""The method whose images a prior draws; a record names no other's."""
+
+
+def origins(folder: Path) -> list[dict[str, Any]]:
+    """The configs that a folder's images were made with: behind selections, and of each run of several put together.
+
+    Empty where it has no run.json.
+    """
+    return _unfolded(read_run(folder)["config"]) if (folder / RUN).exists() else []
+
+
+def other_classifiers(folder: Path, classifier: Classifier) -> list[str]:
+    """'name' (fingerprint) of each other classifier that images of the folder were made for."""
+    made_for = [config.get("classifier", {}) for config in origins(folder)]
+    others = {_shown(one) for one in made_for if one.get("fingerprint") != classifier.fingerprint}
+    return sorted(others)
+
+
+def warn_of_others(folder: Path, classifier: Classifier) -> list[str]:
+    """A sentence where the folder was made for another classifier; it may be meant."""
+    others = other_classifiers(folder, classifier)
+    return [
+        f"{folder} was made for another classifier, {other}, than {_shown(classifier.describe())}: it need not show "
+        "what this one knows."
+        for other in others
+    ]
+
+
+def warn_of_test(test: Path, trained_on: Mapping[str, Path | None], lacking: Sequence[str]) -> list[str]:
+    """A sentence for each reason why what is measured on test images says less than it seems to.
+
+    trained_on: the sets that rows learn from. lacking: classes of the folder that no test image is of.
+    """
+    told = [
+        f"the test images, {test}, are those that the row {name!r} learns from: it is not measured on new ones."
+        for name, path in trained_on.items()
+        if path is not None and path.resolve() == test.resolve()
+    ]
+    if lacking:
+        told.append(
+            f"the test images have none of {', '.join(lacking[:10])} ({len(lacking)} of the folder's classes): what is "
+            "measured says nothing of them."
+        )
+    return told
+
+
+def check_plain(plain: Path, folder: Path) -> None:
+    """Raise ConfigError where images are not the plain prior's, as far as their folder tells."""
+    if plain.resolve() == folder.resolve():
+        raise ConfigError(
+            f"plain is {plain}, the folder itself, expected another set, of the plain prior: name a folder of `ddis "
+            "generate --alignment none`, or 'generate', or leave the row out."
+        )
+    for config in origins(plain):
+        made = guided_by(config)
+        if made is not None:
+            raise ConfigError(
+                f"the images of {plain} were made {made}, expected those of the plain prior, which nothing guided: "
+                "name a folder of `ddis generate --alignment none` without tokens, or 'generate' to draw one."
+            )
+
+
+def guided_by(config: Mapping[str, Any]) -> str | None:
+    """What a run had beside the prior, in words; None of a plain one."""
+    method = config.get("method") or OURS
+    name = method["name"] if isinstance(method, Mapping) else method
+    if name != OURS:
+        return f"by method {name!r}"
+    if config.get("alignment") is not None:
+        return "with alignment"
+    return None if config.get("tokens") is None else "with tokens"
+
+
+def _unfolded(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if "selected_from" in config:
+        return _unfolded(config["selected_from"])
+    if "together" in config:
+        return [made for part in config["together"] for made in _unfolded(part)]
+    return [dict(config)]
+
+
+def _shown(classifier: Mapping[str, Any]) -> str:
+    return f"{classifier.get('name', 'of no name')!r} ({classifier.get('fingerprint', 'no fingerprint')})"

@@ -1,0 +1,133 @@
+"""What a comparison reads: a finished data set of the classifier's, and other sets of images of the same classes."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.downstream.origins import check_plain
+from engine.errors import ConfigError
+from engine.evaluation.images import IMAGE_SETS, ImageSet, has_manifest, open_images
+from engine.models import Classifier
+from engine.outputs.dataset import read_dataset
+from engine.outputs.names import class_folders
+
+ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Where the sets lie. domain: only these rows of the parquet files among original and test; folders are whole."""
+
+    folder: Path
+    original: Path | None = None
+    plain: Path | None = None
+    test: Path | None = None
+    domain: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A set and the class number of each of its images."""
+
+    name: str
+    images: ImageSet
+    classes: Tensor
+
+    def counts(self) -> Counter[int]:
+        return Counter(number for number in self.classes.tolist() if number >= 0)
+
+    def drawn(self, counts: Counter[int], rng: torch.Generator) -> list[int]:
+        """Places of so many images of each class, drawn at random, ascending."""
+        taken = []
+        for number in sorted(counts):
+            (places,) = torch.where(self.classes == number)
+            taken += places[torch.randperm(len(places), generator=rng)[: counts[number]]].tolist()
+        return sorted(taken)
+
+    def without(self, places: Sequence[int]) -> "Source":
+        classes = self.classes.clone()
+        classes[places] = -1
+        return Source(self.name, self.images, classes)
+
+
+def own_folder(classifier: Classifier, folder: Path) -> Source:
+    """A finished data set whose classes are the classifier's."""
+    if not has_manifest(folder):
+        raise ConfigError(
+            f"{folder} is no data set folder, expected one that `ddis generate` wrote for this classifier: check the "
+            "path."
+        )
+    rows = [row for _, row in read_dataset(folder)]
+    if not rows:
+        raise ConfigError(f"{folder} has no images, expected some of each class: generate it again.")
+    for row in rows:
+        if (
+            classifier.labels[row.class_index : row.class_index + 1] != (row.label,)
+            or len(row.logits) != len(classifier.labels)
+        ):  # fmt: skip
+            raise ConfigError(
+                f"{folder} has class {row.class_index}, {row.label!r}, of {len(row.logits)}, expected the classes of "
+                f"classifier {classifier.name!r}: {', '.join(classifier.labels[:20])}. Name the classifier that the "
+                "folder was generated for."
+            )
+    return Source(FOLDER, open_images(folder), torch.tensor([row.class_index for row in rows]))
+
+
+def other_set(
+    name: str, path: Path, domain: str | None, classifier: Classifier, wanted: Counter[int]
+) -> Source:
+    """Another set; images of classes that the folder has not count as of none."""
+    images = open_images(path, None if path.is_dir() else domain, takes=IMAGE_SETS)
+    labels = images.labels()
+    numbers = {folder: number for number, folder in class_folders(dict(enumerate(classifier.labels))).items()}
+    numbers |= {label: number for number, label in enumerate(classifier.labels)}
+    unknown = sorted({label for label in labels if label not in numbers})
+    if unknown:
+        raise ConfigError(
+            f"the {name} images of {path} are of {', '.join(map(repr, unknown[:5]))}, expected classes of classifier "
+            f"{classifier.name!r}: {', '.join(classifier.labels[:20])}. Name folders or the column `label` so, or take "
+            "the others out."
+        )
+    classes = torch.tensor([numbers[label] for label in labels])
+    classes[~torch.isin(classes, torch.tensor(sorted(wanted)))] = -1
+    if not (classes >= 0).any():
+        raise ConfigError(
+            f"the {name} images of {path} have none of the folder's classes, expected some of "
+            f"{', '.join(classifier.labels[number] for number in sorted(wanted))}: give a set of these classes."
+        )
+    return Source(name, images, classes)
+
+
+def check_classes(name: str, counts: Counter[int], wanted: Counter[int], labels: Sequence[str]) -> None:
+    """Raise ConfigError where a set that rows learn from lacks a class of the folder."""
+    for number in wanted:
+        if not counts[number]:
+            raise ConfigError(
+                f"the {name} images have no {labels[number]!r}, expected some of each class of the folder: rows "
+                "are compared at equal numbers. Add some, or leave the set out."
+            )
+
+
+def check_ahead(classifier: Classifier, inputs: Inputs, images_per_class: int) -> None:
+    """Raise what `load_sets` will where the folder, which is to be made first, has so many images of every class."""
+    least = 2 if inputs.test is None else 1
+    if images_per_class < least:
+        raise ConfigError(
+            f"images_per_class is {images_per_class}, expected at least {least}"
+            f"{' without test images: one of each class is held out' * (least - 1)}. Raise it"
+            f"{', or give --test' * (least - 1)}."
+        )
+    wanted = Counter(dict.fromkeys(range(len(classifier.labels)), images_per_class))
+    if inputs.test is not None:
+        other_set("test", inputs.test, inputs.domain, classifier, wanted)
+    if inputs.original is not None:
+        found = other_set(ORIGINAL, inputs.original, inputs.domain, classifier, wanted)
+        check_classes(ORIGINAL, found.counts(), wanted, classifier.labels)
+    if inputs.plain is not None:
+        check_plain(inputs.plain, inputs.folder)
+        found = other_set(PLAIN, inputs.plain, None, classifier, wanted)
+        check_classes(PLAIN, found.counts(), wanted, classifier.labels)
