@@ -15,6 +15,7 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -218,12 +219,20 @@ def write(graph: Graph, file: Path, folded: bool = False) -> None:
                 optimize=folded,
             )  # fmt: skip
             assert program is not None
+            _forget_sources(program.model)
             program.save(file)
     except (torch.onnx.OnnxExporterError, NotImplementedError) as error:
         raise ModelError(
             f"the {graph.name} cannot be written as ONNX ({brief(error)}), expected a network whose operators ONNX "
             "has: sample with runtime='torch'."
         ) from error
+
+
+def _forget_sources(model: Any) -> None:
+    """Take out of a model what the exporter says of each node's lines of Python: paths of this machine, mostly."""
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
 
 
 def installed(package: str) -> ModuleType:
