@@ -18,7 +18,10 @@ import torch
 from rows import Rows, alone
 
 from engine.baselines.compute import flops_per_image as baseline_flops
-from engine.baselines.methods import settings_of
+from engine.baselines.deepinversion import DeepInversion
+from engine.baselines.natural_inversion import NaturalInversion
+from engine.baselines.plugin_inversion import PlugInInversion
+from engine.baselines.settings import BaselineSettings
 from engine.config import Alignment, Evaluation, Sampling
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
@@ -50,7 +53,7 @@ class Method:
     alignment: Alignment | None
     tokens: bool = False
     sampling: Sampling = Sampling()
-    baseline: str | None = None
+    baseline: BaselineSettings | None = None
 
 
 METHODS = {
@@ -63,9 +66,9 @@ METHODS = {
     "paper DAG": Method(Alignment.paper(), sampling=Sampling.paper()),
     "paper DDIS": Method(Alignment.paper(), tokens=True, sampling=Sampling.paper()),
     "L_BN alone": Method(Alignment(class_weight=0.0)),
-    "DeepInversion": Method(None, baseline="deepinversion"),
-    "Plug-In Inversion": Method(None, baseline="plugin-inversion"),
-    "NaturalInversion": Method(None, baseline="natural-inversion"),
+    "DeepInversion": Method(None, baseline=DeepInversion()),
+    "Plug-In Inversion": Method(None, baseline=PlugInInversion()),
+    "NaturalInversion": Method(None, baseline=NaturalInversion()),
 }
 
 
@@ -146,7 +149,7 @@ def by_class(samples: list[Sample], judge: Judge, domain: str) -> dict[str, dict
 def flops_per_image(method: Method, classifier: Classifier, prior: Prior, domain: str) -> float:
     """Counted over one image of each class, sampled together."""
     if method.baseline is not None:
-        return baseline_flops(settings_of(method.baseline, classifier), classifier)
+        return baseline_flops(method.baseline, classifier)
     tokens = shipped_tokens(domain) if method.tokens else None
     with counting() as count:
         number = sum(

@@ -37,6 +37,9 @@ from study_tables import cifar_table, guidance_study_table, selection_table
 
 from engine.config import Alignment, TokenLearning
 from engine.models import load_prior
+from engine.models.embedded.judge import load_judge
+from engine.pipelines.demo import shipped_tokens
+from engine.tokens.table import load_tokens
 
 RESULTS = Path(__file__).parent / "results"
 PAGES = [Path(__file__).parent.parent / name for name in ("README.md", "docs/results.md")]
@@ -215,10 +218,11 @@ def study_table(name: str, found: dict[str, dict]) -> str:
     return STUDIES[name](found[name])
 
 
-def out_of_date(file: str, result: dict, prior: str) -> str:
+def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | None = None) -> str:
     """A line on what a file's result holds of another prior than `prior`, a fingerprint, or of settings that are gone.
 
     Known are the methods and variants of evidence.py and guidance_study.py, and what others align with: `Alignment()`.
+    tokens: the fingerprint of each domain's tokens that ship, where they are to be compared.
     """
     settings, rows = result.get("settings", result), result.get("rows")
     if (made := settings.get("prior", prior)) != prior:
@@ -232,7 +236,9 @@ def out_of_date(file: str, result: dict, prior: str) -> str:
     methods = json.loads(json.dumps({name: asdict(how) for name, how in known.items()}))  # as from a file
 
     def differs(name: str, row: dict) -> bool:
-        kind = name.split("/")[0]
+        kind, _, domain = name.partition("/")
+        if tokens and row.get("token_file") not in (None, tokens.get(domain)):
+            return True
         now = methods.get(settings.get("methods", {}).get(kind, settings.get("method", kind)), {})
         return row.get("alignment", ours) != ours or any(
             now.get(key) != value for key, value in row.get("settings", {}).items()
@@ -265,7 +271,12 @@ def main() -> None:
         "kernels": (readme_kernels, ["kernels"]),
     }
     prior = load_prior("embedded")
-    notes = {name: out_of_date(name, result, prior.fingerprint) for name, result in found.items()}
+    tokens = {
+        domain: load_tokens(shipped_tokens(domain), prior).fingerprint
+        for domain in load_judge().domains
+        if shipped_tokens(domain).exists()
+    }
+    notes = {name: out_of_date(name, result, prior.fingerprint, tokens) for name, result in found.items()}
     ready = {
         name: made(*(found[source] for source in sources)) + "".join(notes[source] for source in sources)
         for name, (made, sources) in tables.items()

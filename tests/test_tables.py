@@ -59,6 +59,9 @@ def test_results_of_another_prior_or_other_settings_are_told_apart() -> None:
     assert script.out_of_date("evidence", result, prior).endswith("than today's: DAG/sketch, gone/photo.")
     result["settings"]["methods"] = {"gone": "DAG"}  # of a task, as bench/downstream.py has it
     assert script.out_of_date("evidence", result, prior).endswith("than today's: DAG/sketch.")
+    made = {"settings": {"prior": prior}, "rows": {"DAG/photo": {"settings": how, "token_file": "a"}}}
+    assert script.out_of_date("evidence", made, prior, {"photo": "a"}) == ""
+    assert script.out_of_date("evidence", made, prior, {"photo": "b"}).endswith("today's: DAG/photo.")
     for others in (
         {"rows": {"a": {"fid": 1.0}}},
         {"rows": [1]},
