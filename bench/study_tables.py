@@ -20,6 +20,7 @@ def guidance_study_table(result: dict) -> str:
         rows.append([
             variant, *(f"{fid[domain]:.1f}" if domain in fid else "" for domain in domains),
             f"{mean(fid.values()):.1f}",
+            f"{mean(row['metrics']['recall']['value'] for row in found.values()):.2f}",
             *(f"{shares[key]:.2f}" for key in ("judge_domain", "judge_class", "teacher_class")),
             f"{shares['l_bn']:.0f}",
             f"{mean(row['flops_per_image'] for row in found.values()) / 1e9:.1f}",
@@ -30,7 +31,7 @@ def guidance_study_table(result: dict) -> str:
         for entry in (row["metrics"]["fid"] for row in result["rows"].values())
     )
     header = [
-        "variant", *(f"FID {d.replace('_', ' ')}" for d in domains), "FID", "judge's domain", "judge's class",
+        "variant", *(f"FID {d.replace('_', ' ')}" for d in domains), "FID", "recall", "judge's domain", "judge's class",
         "teacher", "L_BN", "GFLOP an image",
     ]  # fmt: skip
     return (

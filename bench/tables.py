@@ -177,7 +177,7 @@ def fill(text: str, name: str, table: str) -> str:
     return filled
 
 
-ABLATION = ["plain", "CAT", "DAG", "both"]
+ABLATION = ["plain", "CAT", "DAG", "both", "plain at CFG 4", "both at CFG 4"]
 METHODS = [
     "plain",
     "paper DAG",
