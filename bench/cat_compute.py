@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evidence import BEGUN
 from worst_classes import worst_classes
 
-from engine.config import Sampling, TokenLearning
+from engine.config import TokenLearning
 from engine.evaluation.shares import shares
 from engine.files import write_whole
 from engine.models import Classifier, Prior, load_classifier, load_prior
@@ -60,7 +61,7 @@ def learned(
         print(name, classifier.labels[epoch.class_index], epoch.epoch, epoch.accuracy, flush=True)
 
     return learn_tokens(
-        classifier, prior, classes, SCHEDULES[name.split("/")[0]], None, Sampling(), SEED,
+        classifier, prior, classes, SCHEDULES[name.split("/")[0]], None, BEGUN, SEED,
         work / f"{name.replace('/', '-')}.safetensors", keep,
     )  # fmt: skip
 
@@ -95,7 +96,7 @@ def main() -> None:
         "classes": chosen.classes,
         "images_per_class": chosen.images,
         "prior": prior.fingerprint,
-        "sampling": asdict(Sampling()),
+        "sampling": asdict(BEGUN),
         "schedules": {name: asdict(learning) for name, learning in SCHEDULES.items()},
     }
     result: dict[str, Any] = {"settings": asked, "classes": {}, "seconds": {}, "cells": {}}
@@ -116,7 +117,7 @@ def main() -> None:
             if cell in result["cells"]:
                 continue
             table = tables[name][kind] if name != "plain" else None
-            held_out = generate(classifier, prior, [kind], chosen.images, table, None, Sampling(), seed=SEED)
+            held_out = generate(classifier, prior, [kind], chosen.images, table, None, BEGUN, seed=SEED)
             result["cells"][cell] = asdict(shares(held_out, judge, domain))
             if table is not None:
                 result["cells"][cell]["learning"] = asdict(table.training[classifier.labels.index(kind)])

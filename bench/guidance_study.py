@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
-from evidence import METRICS, Method, draw, flops_per_image, images_of
+from evidence import BEGUN, METRICS, Method, draw, flops_per_image, images_of
 from rows import Rows
 
 from engine.config import Alignment, Sampling
@@ -35,14 +35,14 @@ RESULT = Path(__file__).parent / "results" / "guidance_study.json"
 
 
 def guided(alignment: Alignment = BASE, **sampling: object) -> Method:
-    return Method(alignment, sampling=replace(Sampling(), **sampling))
+    return Method(alignment, sampling=replace(BEGUN, **sampling))
 
 
 VARIANTS = {
     "base": guided(),
     "plain": Method(None),
     "base in 20 steps": guided(steps=20),  # no more compute than plain
-    "plain in 43 steps": Method(None, sampling=Sampling(steps=43)),  # as much compute as the base
+    "plain in 43 steps": Method(None, sampling=replace(BEGUN, steps=43)),  # as much compute as the base
     "paper": Method(Alignment.paper(), sampling=Sampling.paper()),
     "paper, step of 0.05": Method(Alignment.paper(0.05), sampling=Sampling.paper()),
     "paper, step of 0.01": Method(Alignment.paper(0.01), sampling=Sampling.paper()),

@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from evidence import BEGUN
 
-from engine.config import Sampling, TokenLearning
+from engine.config import TokenLearning
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
 from engine.models.prior_sources import EMBEDDED
@@ -46,7 +47,7 @@ def helping(classifier: Classifier, prior: Prior) -> TokenTable:
     left = list(classifier.labels)
     for start in STARTS:
         learning = replace(LEARNING, init=start)
-        table = learn_tokens(classifier, prior, left, learning, alignment=None, sampling=Sampling())
+        table = learn_tokens(classifier, prior, left, learning, alignment=None, sampling=BEGUN)
         for number, found in table.training.items():
             print(
                 f"  {classifier.labels[number]}, from {start}: {found.outcome}, {found.finished:.2f}",

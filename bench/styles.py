@@ -9,13 +9,14 @@ go on at once. A row that another alignment made is run anew.
 """
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
 
+from evidence import BEGUN
 from rows import Rows
 
-from engine.config import Alignment, Evaluation, Sampling
+from engine.config import Alignment, Evaluation
 from engine.downstream.fit import fit
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
@@ -33,7 +34,7 @@ def style_set(
 ) -> Path:
     """Images of one style as a prompt asks the prior for it; of the classifier only the classes' names count."""
     for _ in generate(
-        classifier, prior, None, images, None, None, Sampling(prompt=prompt), seed=seed, out=folder
+        classifier, prior, None, images, None, None, replace(BEGUN, prompt=prompt), seed=seed, out=folder
     ):
         pass
     return folder
@@ -88,7 +89,14 @@ def main() -> None:
         for method, alignment in METHODS.items():
             folder = root / f"{method}-{blake2b(repr(alignment).encode(), digest_size=4).hexdigest()}"
             for _ in generate(
-                classifier, prior, None, chosen.images, alignment=alignment, seed=SEED, out=folder
+                classifier,
+                prior,
+                None,
+                chosen.images,
+                alignment=alignment,
+                sampling=BEGUN,
+                seed=SEED,
+                out=folder,
             ):
                 pass
             metrics = evaluate(folder, images, load_extractor("judge"), settings=Evaluation(resamples=0))

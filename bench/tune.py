@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
-from evidence import FIRST_SEED
+from evidence import BEGUN, FIRST_SEED
 from rows import Rows
 
 from engine.config import Alignment, Evaluation
@@ -47,7 +47,7 @@ def main() -> None:
     result = Rows(chosen.out, asked, prior.device, names)
     for domain in chosen.domains:
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
-        job = prepare(classifier, prior, None, IMAGES, seed=TUNING_SEED)
+        job = prepare(classifier, prior, None, IMAGES, sampling=BEGUN, seed=TUNING_SEED)
         for scale in SCALES:
             name = f"{domain}/{scale}"
             if result.kept(name):
@@ -56,7 +56,14 @@ def main() -> None:
             trial = try_scale(replace(job, alignment=alignment))
             folder = chosen.work / prior.fingerprint / domain / str(scale)
             for _ in generate(
-                classifier, prior, None, ORACLE_IMAGES, alignment=alignment, seed=ORACLE_SEED, out=folder
+                classifier,
+                prior,
+                None,
+                ORACLE_IMAGES,
+                alignment=alignment,
+                sampling=BEGUN,
+                seed=ORACLE_SEED,
+                out=folder,
             ):
                 pass
             metrics = evaluate(

@@ -6,8 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from engine.cli_folder import TEACHING, add_folder, check_effects, make_folder, plain_row
-from engine.config import Sampling
+from engine.cli_folder import add_folder, check_effects, make_folder, plain_row
 from engine.downstream.settings import Comparison, Distillation, Pruning, Quantisation
 from engine.options import add_config, add_fields, config_of
 from engine.progress import Progress
@@ -20,7 +19,7 @@ QUANTISE_HELP = "bring the classifier to int8, calibrated on a data set folder, 
 
 
 def add_distill(parser: argparse.ArgumentParser) -> None:
-    _add_inputs(parser, TEACHING)
+    _add_inputs(parser)
     parser.add_argument("--student", help="resnet8, 14, 20, 32, 44, 56 for small images, resnet18, 34, 50 for large "
                         "ones (default: resnet14 or resnet18, by the classifier's input)")  # fmt: skip
     parser.add_argument("--protocol", choices=PROTOCOLS, default="short", help="short: 30 epochs; long: 200, for "
@@ -30,14 +29,14 @@ def add_distill(parser: argparse.ArgumentParser) -> None:
 
 
 def add_prune(parser: argparse.ArgumentParser) -> None:
-    _add_inputs(parser, TEACHING)
+    _add_inputs(parser)
     add_config(parser, Comparison())
     add_config(parser, Pruning())
     add_config(parser, Distillation.fine_tuning())
 
 
 def add_quantise(parser: argparse.ArgumentParser) -> None:
-    _add_inputs(parser, Sampling())
+    _add_inputs(parser)
     add_config(parser, Comparison())
     add_config(parser, Quantisation())
 
@@ -48,7 +47,7 @@ def run_distill(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any
 
     settings = config_of(chosen, PROTOCOLS[chosen.protocol]())
     return _run(
-        chosen, progress, distill, "Students", TEACHING, lambda classifier: student_name(chosen.student, classifier),
+        chosen, progress, distill, "Students", lambda classifier: student_name(chosen.student, classifier),
         student=chosen.student, distillation=settings,
     )  # fmt: skip
 
@@ -57,7 +56,7 @@ def run_prune(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from engine.downstream.prune import prune, pruning_library
 
     return _run(
-        chosen, progress, prune, "Pruned networks", TEACHING, lambda _: pruning_library(),
+        chosen, progress, prune, "Pruned networks", lambda _: pruning_library(),
         pruning=config_of(chosen, Pruning()), distillation=config_of(chosen, Distillation.fine_tuning()),
     )  # fmt: skip
 
@@ -66,7 +65,7 @@ def run_quantise(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
     from engine.downstream.quantise import check_packages, quantise
 
     return _run(
-        chosen, progress, quantise, "int8 networks", Sampling(), lambda _: check_packages(),
+        chosen, progress, quantise, "int8 networks", lambda _: check_packages(),
         quantisation=config_of(chosen, Quantisation()),
     )  # fmt: skip
 
@@ -128,8 +127,8 @@ def _fitted(report: dict[str, Any], chosen: argparse.Namespace) -> list[str]:
     return lines
 
 
-def _add_inputs(parser: argparse.ArgumentParser, sampling: Sampling) -> None:
-    add_folder(parser, sampling)
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    add_folder(parser)
     parser.add_argument("--classifier", required=True, help="the one that the folder was generated for: embedded:"
                         "<domain>, hf:<id or folder>, timm:<name>, torchvision:<name>, onnx:<file>, or a checkpoint "
                         "file with --architecture")  # fmt: skip
@@ -152,11 +151,10 @@ def _run(
     progress: Progress,
     task: Callable[..., dict[str, Any]],
     title: str,
-    sampling: Sampling,
     check: Callable[[Any], object],
     **settings: Any,
 ) -> dict[str, Any]:
-    """One comparison. sampling: that of a folder that is made first, which waits for `check` of the classifier."""
+    """One comparison; a folder that is made first waits for `check` of the classifier."""
     from engine.downstream.comparison import finished_runs
     from engine.models import load_classifier
 
@@ -166,7 +164,7 @@ def _run(
         chosen.classifier, architecture=chosen.architecture, labels=chosen.labels, device=chosen.device
     )
     if chosen.images_per_class is not None:
-        make_folder(chosen, classifier, sampling, check, progress)
+        make_folder(chosen, classifier, check, progress)
     plain, prior = plain_row(chosen, classifier, progress)
     rows = 1 + comparison.noise + (chosen.original is not None) + (plain is not None)
     done = finished_runs(chosen.out)

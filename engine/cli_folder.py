@@ -10,15 +10,13 @@ from engine.errors import ConfigError
 from engine.options import PRESETS, add_fields, alignment_of, config_of
 from engine.progress import Progress
 
-TEACHING = Sampling(cfg=4.0)
-"""What networks learn from: images at a lower CFG vary more (docs/results.md)."""
 GENERATE, NONE = "generate", "none"
 DRAWING = ("tokens", "alignment", "alignment-scale", "steps", "cfg", "generate_seed")
 """Options of a folder that is made first; without it they would have no effect."""
 
 
-def add_folder(parser: argparse.ArgumentParser, sampling: Sampling) -> None:
-    """The folder's options. sampling: the defaults of one that is made."""
+def add_folder(parser: argparse.ArgumentParser) -> None:
+    """The folder's options, and those of one that is made first."""
     parser.add_argument("folder", type=Path, help="a finished folder of `ddis generate`, or with --images-per-class "
                         "one to be made")  # fmt: skip
     first = parser.add_argument_group("a folder that is made first")
@@ -29,7 +27,7 @@ def add_folder(parser: argparse.ArgumentParser, sampling: Sampling) -> None:
     first.add_argument("--alignment", choices=PRESETS, default=argparse.SUPPRESS, help="guidance as of `ddis "
                        "generate` (default: default)")  # fmt: skip
     add_fields(first, Alignment(), "alignment-", only=("scale",))
-    add_fields(first, sampling, "", only=("steps", "cfg"))
+    add_fields(first, Sampling(), "", only=("steps", "cfg"))
     first.add_argument(
         "--generate-seed", type=int, default=argparse.SUPPRESS, help="seed of its images (default: 0)"
     )
@@ -66,7 +64,6 @@ def check_effects(chosen: argparse.Namespace) -> None:
 def make_folder(
     chosen: argparse.Namespace,
     classifier: Any,
-    sampling: Sampling,
     check: Callable[[Any], object],
     progress: Progress,
 ) -> None:
@@ -82,17 +79,12 @@ def make_folder(
     check_before_drawing(classifier, inputs, chosen.out, chosen.images_per_class)
     check(classifier)
     preset = getattr(chosen, "alignment", "default")
-    sampling = config_of(chosen, Sampling.paper() if preset == "paper" else sampling)
+    sampling = config_of(chosen, Sampling.paper() if preset == "paper" else Sampling())
     images = generate(
         classifier, chosen.prior or "embedded", images_per_class=chosen.images_per_class,
         tokens=getattr(chosen, "tokens", None), sampling=sampling, seed=getattr(chosen, "generate_seed", 0),
         alignment=alignment_of(argparse.Namespace(**vars(chosen) | {"alignment": preset})), out=chosen.folder,
     )  # fmt: skip
-    if sampling.cfg == TEACHING.cfg and not hasattr(chosen, "cfg"):
-        progress.say(
-            f"images are drawn at CFG {sampling.cfg:g} and not at {Sampling().cfg:g}, the default of ddis generate: "
-            "networks learn from variety, and there is more of it at a low one (docs/results.md). --cfg sets it"
-        )
     with progress.bar("images", chosen.images_per_class * len(classifier.labels)) as bar:
         for _ in images:
             bar.advance()

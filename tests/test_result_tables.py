@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 from cost_tables import evaluator_table
 from evidence_tables import downstream_table, methods_table, styles_table, tune_table
 from goals_table import goals_table
-from study_tables import cifar_table, selection_table
+from study_tables import selection_table
 
 sys.path.pop(0)
 
@@ -117,19 +117,3 @@ def test_the_evaluator_shows_the_parts_that_were_run() -> None:
     table = evaluator_table({"equal": equal, "stream": stream})
     assert cells(table, "FID, and KID of 10 subsets") == ["100", "8", "0.50", "3"]
     assert "precision, recall" not in table
-
-
-def test_cifar_leaves_the_cost_of_sets_that_were_not_made_empty() -> None:
-    top = {"mean": 0.5, "spread": 0.01, "values": [0.5]}
-    row = {
-        "images": 10, "measured_images": 20, "distillation": {"epochs": 3}, "teacher": {"accuracy": 0.9},
-        "accuracy": top, "agreement": top,
-    }  # fmt: skip
-    result = {
-        "settings": {"seeds": 3, "iterations": 9},
-        "environment": {"device": "cpu", "threads": 1},
-        "rows": {"noise": row, "deepinversion": row | {"flops_per_image": 2e9, "seconds_per_image": 1.5}},
-    }
-    table = cifar_table(result)
-    assert cells(table, "DeepInversion") == ["50.0 ± 1.0", "50.0", "2", "1.5"]
-    assert cells(table, "noise")[2:] == ["", ""]

@@ -12,7 +12,10 @@ class Sampling:
     """The DDIM loop with classifier-free guidance."""
 
     steps: int = setting(30, "number of denoising steps")
-    cfg: float = setting(7.5, "classifier-free guidance scale (paper: 15); 1 is no guidance")
+    cfg: float = setting(
+        4.0,
+        "classifier-free guidance scale (paper: 15); 1 is no guidance; more keeps closer to the prompt and varies less",
+    )
     eta: float = setting(
         1.0, "DDIM's eta: noise that each step renews, from 0 (none; paper) to 1 (as much as DDPM adds)"
     )
