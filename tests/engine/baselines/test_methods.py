@@ -52,7 +52,7 @@ def test_a_student_must_have_a_use_and_fit(classifier: Classifier, student: Clas
 
 def test_what_a_method_cannot_do_is_refused(classifier: Classifier) -> None:
     with pytest.raises(
-        ConfigError, match="unknown method 'dream', expected 'ddis' or one of 'deepinversion'"
+        ConfigError, match="unknown method 'dream', expected one of 'ddis', 'plain', 'deepinversion'"
     ):
         settings_of("dream", classifier)
     with pytest.raises(ConfigError, match="'plugin-inversion' has a network in float16, expected float32"):

@@ -63,13 +63,13 @@ def test_too_few_images_for_k() -> None:
 
 @pytest.mark.parametrize(("samples", "reference", "what"), [(4, 9, "the folder"), (9, 4, "the reference")])
 def test_too_few_images_for_the_clusters(samples: int, reference: int, what: str) -> None:
-    """As many clusters as images would put each image into its own: 0 of 0 whatever the sets are."""
+    """As many clusters as clustered images would put each into its own: 0 of 0 whatever the sets are."""
     sets = torch.randn(samples, 2), torch.randn(reference, 2)
     with pytest.raises(
-        ConfigError, match=f"--prd-clusters is 4 and {what} has 4 images, expected 1 <= clusters"
+        ConfigError, match=f"--prd-clusters is 8 and {what} has 4 images, expected 1 <= clusters"
     ):
-        prd(*sets, clusters=4)
-    prd(*sets, clusters=3)
+        prd(*sets, clusters=8)
+    prd(*sets, clusters=7)
 
 
 def islands(shares: tuple[float, ...], rows: int, seed: int) -> torch.Tensor:

@@ -182,7 +182,7 @@ def test_another_config_is_refused_before_anything_is_made(
     tmp_path: Path, small_prior: Prior, classifier: Classifier
 ) -> None:
     list(generate(classifier, small_prior, ["dog"], 1, sampling=SHORT, out=tmp_path / "set"))
-    with pytest.raises(OutputError, match=r"sampling\.cfg is 7\.5 there and 7\.0 here"):
+    with pytest.raises(OutputError, match=r"sampling\.cfg is 4\.0 there and 7\.0 here"):
         generate(classifier, small_prior, ["dog"], 1, sampling=replace(SHORT, cfg=7.0), out=tmp_path / "set")
     with pytest.raises(OutputError, match=r"images_per_class is 1 there and 2 here"):
         generate(classifier, small_prior, ["dog"], 2, sampling=SHORT, out=tmp_path / "set")
