@@ -50,15 +50,20 @@ def together(folders: list[Path], out: Path, **made_with: object) -> Path:
     return out
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with pacs64-train and -test.parquet")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Options that say which folders of bench/evidence.py are read."""
     parser.add_argument("--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains)
     parser.add_argument(
         "--seeds", type=int, default=3, help="seeds of bench/evidence.py that are put together"
     )
-    parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--work", type=Path, default=WORK, help="where bench/evidence.py left them")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with pacs64-train and -test.parquet")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    add_folders(parser)
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior = load_prior("embedded")

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
-from downstream import together
-from evidence import FIRST_SEED, METHODS, WORK, folder_of, images_of
+from downstream import add_folders, together
+from evidence import FIRST_SEED, METHODS, folder_of, images_of
 from rows import Rows
 
 from engine.config import Evaluation, Selection
@@ -40,11 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--keep", type=float, default=0.5, help="share of the images that is kept")
     parser.add_argument("--method", choices=METHODS, default="both", help="of bench/evidence.py")
-    parser.add_argument("--domains", nargs="+", choices=judge.domains, default=judge.domains)
-    parser.add_argument(
-        "--seeds", type=int, default=3, help="seeds of bench/evidence.py that are put together"
-    )
-    parser.add_argument("--work", type=Path, default=WORK)
+    add_folders(parser)
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior = load_prior("embedded")
