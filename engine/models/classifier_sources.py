@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from transformers import ResNetForImageClassification
 
 from engine.errors import ConfigError, ModelError, brief
+from engine.files import write_whole
 from engine.models.architectures import ARCHITECTURES, LARGE, RESIDUAL, residual_config
 from engine.models.checkpoints import load_architecture
 from engine.models.classifier import Classifier, Source, frozen_classifier
@@ -79,24 +80,25 @@ def save_classifier(
     preprocess: Preprocess,
     **facts: object,
 ) -> None:
-    """Write a network of `ARCHITECTURES` as config.json and model.safetensors, to be read by `load_classifier(folder)`.
+    """Write a network of `ARCHITECTURES` as model.safetensors and config.json, to be read by `load_classifier(folder)`.
 
     Convolutions and matrices are kept in float16; vectors in float32, as running variances may leave float16's range.
-    facts: anything else worth keeping in config.json (data, recipe, seed, accuracy).
+    Each file appears whole or not at all; config.json is the last, and a folder without it is no classifier's. facts:
+    anything else worth keeping in it (data, recipe, seed, accuracy). Raises ConfigError for another architecture,
+    OutputError for a folder that cannot be written.
     """
     if architecture not in ARCHITECTURES:
         raise ConfigError(
             f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}: only these can "
             "be loaded again."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {
         key: value.detach().cpu().to(torch.float16 if value.dim() > 1 else value.dtype).contiguous()
         for key, value in module.state_dict().items()
     }
-    save_file(weights, folder / "model.safetensors")
+    write_whole(folder / "model.safetensors", save(weights))
     config = {"architecture": architecture, "labels": list(labels), "preprocess": asdict(preprocess), **facts}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_whole(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
 def _find(source: str, architecture: str | None, labels: Sequence[str] | None) -> Source:

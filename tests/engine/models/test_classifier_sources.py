@@ -1,7 +1,9 @@
 """Where classifiers come from, and what is said when they do not come."""
 
+import errno
 import io
 import json
+import os
 import pickle
 import re
 import sys
@@ -14,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification, ResNetModel
 
-from engine.errors import ConfigError, MissingExtraError, ModelError
+from engine.errors import ConfigError, MissingExtraError, ModelError, OutputError
 from engine.models import Preprocess, classifier_sources, load_classifier, save_classifier
 from engine.models.cifar_resnet import CifarResNet
 
@@ -235,6 +237,27 @@ def test_a_transformers_resnet_brings_its_preprocessing_and_labels(
     assert (classifier.preprocess.resize, classifier.preprocess.crop) == (73, (64, 64))
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(classifier.logits(images), network(classifier.preprocess(images)).logits)
+
+
+def test_a_folder_that_was_not_written_whole_is_no_classifier(
+    tmp_path: Path, resnet20: CifarResNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, asked = (
+        os.replace,
+        {"architecture": "resnet20", "labels": LABELS, "preprocess": Preprocess.squash(32)},
+    )
+
+    def full(source: str, target: Path) -> None:
+        if Path(target).name == "config.json":
+            raise OSError(errno.ENOSPC, "no space")
+        replace(source, target)
+
+    monkeypatch.setattr("engine.files.os.replace", full)
+    with pytest.raises(OutputError, match=r"config\.json: no space; expected room on the disk"):
+        save_classifier(tmp_path / "net", resnet20, **asked)
+    assert [file.name for file in (tmp_path / "net").iterdir()] == ["model.safetensors"]
+    with pytest.raises(ModelError, match="cannot be read as a classifier"):
+        load_classifier(tmp_path / "net")
 
 
 def test_a_transformers_folder_that_says_too_little_is_refused(tmp_path: Path) -> None:
