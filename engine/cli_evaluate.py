@@ -127,10 +127,11 @@ def run_select(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]
 
     classifier, selection = None, config_of(chosen, Selection())
     network = {"architecture": chosen.architecture, "labels": chosen.labels, "device": chosen.device}
-    if chosen.classifier is not None and selection.by != "l_bn_share":
+    unread = [name for name in ("classifier", *network) if getattr(chosen, name) is not None]
+    if unread and selection.by != "l_bn_share":
         raise ConfigError(
-            f"--classifier came with --by {selection.by}, expected none: only l_bn_share looks at the images. Leave it "
-            "out."
+            f"{', '.join(f'--{name}' for name in unread)} came with --by {selection.by}, expected none: only "
+            f"l_bn_share looks at the images. Leave {'it' if len(unread) == 1 else 'them'} out."
         )
     if chosen.classifier is not None:
         classifier = load_classifier(chosen.classifier, **network)
