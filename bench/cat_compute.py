@@ -50,7 +50,8 @@ def learned(
     prior: Prior,
     classes: list[str],
 ) -> TokenTable:
-    """The tokens of one schedule. Seconds are added to the result after each epoch, so that a cut loses none."""
+    """The tokens of one run, from --work where it was finished. Seconds are added to the result after each epoch, so
+    that a cut loses none."""
     seconds, began = result["seconds"], time.monotonic()
 
     def keep(epoch: TokenEpoch) -> None:
@@ -64,21 +65,6 @@ def learned(
         classifier, prior, classes, SCHEDULES[name.split("/")[0]], None, BEGUN, SEED,
         work / f"{name.replace('/', '-')}.safetensors", keep,
     )  # fmt: skip
-
-
-def learning_cells(
-    result: dict[str, Any], out: Path, work: Path, domain: str, classifier: Classifier, prior: Prior
-) -> dict[str, dict[str, TokenTable]]:
-    """Both schedules' tokens: of each schedule, a table for each of the classes."""
-    classes = result["classes"][domain]
-    tables = {
-        "published": {
-            kind: learned(result, out, work, f"published/{domain}/{kind}", classifier, prior, [kind])
-            for kind in classes
-        }
-    }
-    together = learned(result, out, work, f"ours/{domain}/{'-'.join(classes)}", classifier, prior, classes)
-    return tables | {"ours": dict.fromkeys(classes, together)}
 
 
 def main() -> None:
@@ -109,14 +95,17 @@ def main() -> None:
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
         if domain not in result["classes"]:
             result["classes"][domain] = worst_classes(classifier, prior, chosen.classes, FOUND_ON)
-        tables = learning_cells(
-            result, chosen.out, chosen.work / prior.fingerprint, domain, classifier, prior
-        )
-        for name, kind in product(["plain", *SCHEDULES], result["classes"][domain]):
+        classes = result["classes"][domain]
+        for name, kind in product(["plain", *SCHEDULES], classes):
             cell = f"{name}/{domain}/{kind}"
             if cell in result["cells"]:
                 continue
-            table = tables[name][kind] if name != "plain" else None
+            table = None
+            if name != "plain":
+                side_by_side = classes if name == "ours" else [kind]
+                run = f"{name}/{domain}/{'-'.join(side_by_side)}"
+                work = chosen.work / prior.fingerprint
+                table = learned(result, chosen.out, work, run, classifier, prior, side_by_side)
             held_out = generate(classifier, prior, [kind], chosen.images, table, None, BEGUN, seed=SEED)
             result["cells"][cell] = asdict(shares(held_out, judge, domain))
             if table is not None:

@@ -3,10 +3,10 @@
 python bench/learn_shipped_tokens.py [--domains ...] [--out engine/models/embedded/weights/tokens]
 
 Every class of a classifier learns one, without guidance: from the style word that suits the classifier best, and where
-that helps no more than chance would have it (`TokenLearning.check_images`), from the word "a". A class that neither
-helps is asked for by its plain prompt, and a classifier without any token has no file. Every choice reads the teacher
-alone. bench/evidence.py counts what the tokens do, on other seeds. Files that are there are left alone: delete one to
-learn it anew.
+none does, or that helps no more than chance would have it (`TokenLearning.check_images`), from the word "a". A class
+that neither helps is asked for by its plain prompt, and a classifier without any token has no file. Every choice reads
+the teacher alone. bench/evidence.py counts what the tokens do, on other seeds. Files that are there are left alone:
+delete one to learn it anew.
 """
 
 import argparse
@@ -23,9 +23,10 @@ from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
 from engine.models.prior_sources import EMBEDDED
 from engine.pipelines.learn_tokens import learn_tokens
+from engine.pipelines.start_word import NO_STYLE
 from engine.tokens.table import TokenTable, save_tokens
 
-STARTS = ("words", "a")
+STARTS = ("words", NO_STYLE)
 LEARNING = TokenLearning(epochs=12, target_accuracy=0.95, skip_passing=False, check_images=32)
 """Longer than the default, and no class is left out: what ships is learned once."""
 
@@ -55,7 +56,7 @@ def helping(classifier: Classifier, prior: Prior) -> TokenTable:
             )
         tables.append(table)
         left = [label for label in left if label not in table.labels]
-        if not left:
+        if not left or NO_STYLE in {found.start for found in table.training.values()}:
             break
     return joined(tables)
 
