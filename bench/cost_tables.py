@@ -225,7 +225,8 @@ def evaluator_table(result: dict) -> str:
             for name, row in found["values"].items()
         ],
     )
-    what = {"stream": "FID, and KID of 10 subsets", "neighbours": "precision, recall, density, coverage"}
+    near = "precision, recall, density, coverage"
+    what = {"stream": "FID, and KID of 10 subsets", "neighbours": near, "narrow_neighbours": near}
     sizes = table(
         ["two sets of", "rows", "features", "peak of the process, GiB", "seconds"],
         [

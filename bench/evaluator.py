@@ -1,6 +1,6 @@
 """What the evaluator needs for 100,000 rows of features, and how near its values are to those of kept libraries.
 
-python bench/evaluator.py [--rows 100000] [--neighbour-rows 10000] [--width 2048] [--parts stream neighbours equal]
+python bench/evaluator.py [--rows 100000] [--neighbour-rows 10000] [--width 2048] [--parts stream neighbours ...]
 
 Each part runs in a process of its own, whose peak of resident memory is told; a part that is done is written at once.
 """
@@ -23,6 +23,10 @@ from engine.memory.measure import peak_bytes
 from engine.outputs.run_record import versions
 
 RESULT = Path(__file__).parent / "results" / "evaluator.json"
+PARTS = ("stream", "neighbours", "narrow_neighbours", "equal")
+JUDGE_WIDTH = 128
+"""Features that the embedded judge has. Each pair of rows takes as many products: with 2,048 of them, neighbours of
+100,000 rows would take hours."""
 PART = 500
 """Rows that come at a time, as from a network."""
 
@@ -125,20 +129,33 @@ def equal(rows: int, width: int) -> dict[str, dict[str, float]]:
 
 def run_part(part: str, chosen: argparse.Namespace) -> dict[str, object]:
     """One part in this process, with its peak memory."""
-    rows = {"stream": chosen.rows, "neighbours": chosen.neighbour_rows, "equal": 2000}[part]
-    width = 64 if part == "equal" else chosen.width
-    values = {"stream": stream, "neighbours": nearest, "equal": equal}[part](rows, width)
+    measure, rows, width = {
+        "stream": (stream, chosen.rows, chosen.width),
+        "neighbours": (nearest, chosen.neighbour_rows, chosen.width),
+        "narrow_neighbours": (nearest, chosen.rows, JUDGE_WIDTH),
+        "equal": (equal, 2000, 64),
+    }[part]
+    values = measure(rows, width)
     found = {"width": width, "values": values, "peak_bytes": peak_bytes(torch.device("cpu"))}
     return found | {"threads": torch.get_num_threads(), "versions": versions()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=100_000, help="rows of each set for FID and KID")
-    parser.add_argument("--neighbour-rows", type=int, default=10_000, help="rows of each set for neighbours")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=100_000,
+        help="rows of each set for FID, KID and neighbours of few features",
+    )
+    parser.add_argument(
+        "--neighbour-rows",
+        type=int,
+        default=10_000,
+        help="rows of each set for neighbours of --width features",
+    )
     parser.add_argument("--width", type=int, default=2048, help="features of a row")
-    parser.add_argument("--parts", nargs="+", choices=("stream", "neighbours", "equal"),
-                        default=["stream", "neighbours", "equal"])  # fmt: skip
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--here", action="store_true", help="run the one part in this process and print it")
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()

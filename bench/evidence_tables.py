@@ -1,6 +1,7 @@
 """Markdown tables of what the images are like and what they teach; see bench/tables.py."""
 
 from collections.abc import Sequence
+from itertools import product
 from statistics import mean
 
 from cost_tables import table
@@ -25,9 +26,7 @@ def _domains(result: dict) -> list[str]:
 def guidance_table(result: dict) -> str:
     """bench/evidence.py: shares by domain and method, each the mean over its seeds."""
     methods = [
-        m
-        for m in ("plain", "paper DAG", "L_BN alone", "DAG")
-        if any(_cells(result, m, d) for d in _domains(result))
+        m for m in ("plain", "paper DAG", "DAG") if any(_cells(result, m, d) for d in _domains(result))
     ]
 
     def shown(cells: list[dict]) -> str:
@@ -84,6 +83,7 @@ def shipped_table(prior: Prior, words: Sequence[str]) -> str:
     rows = []
     for domain in load_judge().domains:
         if not shipped_tokens(domain).exists():
+            rows.append([domain.replace("_", " "), "none", "none"])
             continue
         tokens = load_tokens(shipped_tokens(domain), prior)
         begun = {word: initial_rows(prior, tokens.classes, tokens.labels, word, 0) for word in words}
@@ -170,12 +170,26 @@ def tune_table(result: dict) -> str:
     return "Score (least is chosen) / FID.\n\n" + table(header, rows)
 
 
+MORE_SETS = {"told": "plain prior, told the domain", "more": "twice as many of ours"}
+"""Tasks of bench/downstream.py that distil from one more set, by what the table calls them."""
+
+
 def downstream_table(result: dict, task: str) -> str:
     """bench/downstream.py: accuracy on real test images after learning from each set, in percent.
 
-    Means over the domains, of the sets that all have.
+    Means over the domains, of the sets that all have. Students have more sets: see MORE_SETS.
     """
     found = {name.split("/")[1]: row for name, row in result["rows"].items() if name.startswith(f"{task}/")}
+    if task == "distill":
+        more = {(kind, d): result["rows"].get(f"{kind}/{d}") for kind, d in product(MORE_SETS, found)}
+        found = {
+            domain: row
+            | {
+                "rows": row["rows"]
+                | {k: at["rows"]["folder"] for (k, d), at in more.items() if at and d == domain}
+            }
+            for domain, row in found.items()
+        }
 
     def shown(entry: dict | None) -> str:
         if entry is None:
@@ -201,7 +215,7 @@ def downstream_table(result: dict, task: str) -> str:
         teacher = mean(row["teacher"]["accuracy"] for row in found.values())
         shares = (f"{100 * means[name]:.1f}" if name in means else "" for name in sets)
         rows.append(["mean", "", f"{100 * teacher:.1f}", *shares])
-    names = {"folder": "ours", "plain": "plain prior"}
+    names = {"folder": "ours", "plain": "plain prior", **MORE_SETS}
     return table(["classifier of", "images", "classifier", *(names.get(name, name) for name in sets)], rows)
 
 

@@ -7,6 +7,9 @@ from cost_tables import table
 
 Results = dict[str, dict]
 Reached = tuple[str, bool]
+DEFAULT_VARIANT = "90 % of the schedule, CFG 4"
+PAPER_VARIANTS = ("paper", "paper, step of 0.05", "paper, step of 0.01")
+"""Of bench/guidance_study.py."""
 PIXEL_METHODS = ("DeepInversion", "Plug-In Inversion", "NaturalInversion")
 
 
@@ -33,6 +36,15 @@ def _methods(found: Results, domain: str) -> Reached:
         (_metric(found, method, domain, file="methods") / ours, method) for method in PIXEL_METHODS
     )
     return f"{ratio:.1f} ({nearest})", ratio >= 1.4
+
+
+def _paper_at_its_best(found: Results, domain: str) -> Reached:
+    """Guidance as it is by default beside the paper's with the best of its steps, on the study's images."""
+    ours, *theirs = (
+        _metric(found, variant, domain, file="guidance_study")
+        for variant in (DEFAULT_VARIANT, *PAPER_VARIANTS)
+    )
+    return f"{ours:.1f} / {min(theirs):.1f}", ours < min(theirs)
 
 
 def _accuracy(found: Results, task: str, domain: str, images: str) -> float:
@@ -67,6 +79,7 @@ IN_EACH_DOMAIN: dict[str, Callable[[Results, str], Reached]] = {
     "precision: plain below both": _order("plain", "both", "precision"),
     "recall: plain below both": _order("plain", "both", "recall"),
     "FID: both below the paper's guidance": _order("both", "paper DAG"),
+    "FID, of 56 images: DAG below the paper's guidance with the best of three steps": _paper_at_its_best,
     "FID of each method without a prior at least 1.4 times ours (least)": _methods,
     "student on ours at least .95 of the one on original images": _of_original,
     "student on ours at least 9 points above the one on the plain prior's": _above_plain("distill", 9),
@@ -94,9 +107,9 @@ def _equal(found: Results, _: list[str]) -> Reached:
 
 
 def _memory(found: Results, _: list[str]) -> Reached:
-    part = found["evaluator"]["stream"]
-    gib = part["peak_bytes"] / 2**30
-    return f"{gib:.2f} GiB for {part['values']['rows']:,}", part["values"]["rows"] >= 100_000 and gib < 2
+    parts = [found["evaluator"][name] for name in ("stream", "narrow_neighbours")]
+    gib, rows = max(p["peak_bytes"] for p in parts) / 2**30, min(p["values"]["rows"] for p in parts)
+    return f"{gib:.2f} GiB for {rows:,}", rows >= 100_000 and gib < 2
 
 
 ONCE: dict[str, Callable[[Results, list[str]], Reached]] = {

@@ -40,7 +40,7 @@ def guided(alignment: Alignment = BASE, **sampling: object) -> Method:
 
 VARIANTS = {
     "base": guided(),
-    "plain": Method(None),
+    "plain": Method(None, sampling=BEGUN),
     "base in 20 steps": guided(steps=20),  # no more compute than plain
     "plain in 43 steps": Method(None, sampling=replace(BEGUN, steps=43)),  # as much compute as the base
     "paper": Method(Alignment.paper(), sampling=Sampling.paper()),

@@ -4,9 +4,9 @@ python bench/learn_shipped_tokens.py [--domains ...] [--out engine/models/embedd
 
 Every class of a classifier learns one, without guidance: from the style word that suits the classifier best, and where
 none does, or that helps no more than chance would have it (`TokenLearning.check_images`), from the word "a". A class
-that neither helps is asked for by its plain prompt, and a classifier without any token has no file. Every choice reads
-the teacher alone. bench/evidence.py counts what the tokens do, on other seeds. Files that are there are left alone:
-delete one to learn it anew.
+that neither helps is asked for by its plain prompt. Tokens that together take plain images away from the domain do not
+ship, and a classifier without any has no file. Every choice reads the teacher alone. bench/evidence.py counts what the
+tokens do, on other seeds. Files that are there are left alone: delete one to learn it anew.
 """
 
 import argparse
@@ -19,16 +19,21 @@ import torch
 from evidence import BEGUN
 
 from engine.config import TokenLearning
+from engine.memory.budget import AUTO
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
 from engine.models.prior_sources import EMBEDDED
+from engine.pipelines.job import prepare
 from engine.pipelines.learn_tokens import learn_tokens
 from engine.pipelines.start_word import NO_STYLE
+from engine.pipelines.trial import observe
 from engine.tokens.table import TokenTable, save_tokens
 
 STARTS = ("words", NO_STYLE)
 LEARNING = TokenLearning(epochs=12, target_accuracy=0.95, skip_passing=False, check_images=32)
 """Longer than the default, and no class is left out: what ships is learned once."""
+JOINT_IMAGES, JOINT_SEED = 8, 300
+"""Of each class, for `nearer`."""
 
 
 def joined(tables: Sequence[TokenTable]) -> TokenTable:
@@ -61,6 +66,19 @@ def helping(classifier: Classifier, prior: Prior) -> TokenTable:
     return joined(tables)
 
 
+def nearer(classifier: Classifier, prior: Prior, table: TokenTable) -> bool:
+    """Whether the tokens together lower L_BN of plain images of all classes.
+
+    Of a single class it says little: images that show the class more clearly are less like the whole training set.
+    """
+    without, those = (
+        observe(prepare(classifier, prior, None, JOINT_IMAGES, tokens, None, BEGUN, JOINT_SEED, AUTO)).l_bn
+        for tokens in (None, table)
+    )
+    print(f"  L_BN of plain images {without:.2f}, with the tokens {those:.2f}", flush=True)
+    return those < without
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains)
@@ -71,10 +89,13 @@ def main() -> None:
         began, file = time.monotonic(), chosen.out / f"{domain}.safetensors"
         if file.exists():
             continue
-        table = helping(load_classifier(f"embedded:{domain}", device=prior.device), prior)
-        if table.labels:
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+        table = helping(classifier, prior)
+        ships = bool(table.labels) and nearer(classifier, prior, table)
+        if ships:
             save_tokens(table, file)
-        print(f"{domain}: {', '.join(table.labels)}, {time.monotonic() - began:.0f} s", flush=True)
+        named = ", ".join(table.labels) if ships else "none ships"
+        print(f"{domain}: {named}, {time.monotonic() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ go on at once. A row that another alignment made is run anew.
 """
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
-from evidence import BEGUN
 from rows import Rows
 
-from engine.config import Alignment, Evaluation
+from engine.config import Alignment, Evaluation, Sampling
 from engine.downstream.fit import fit
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
@@ -34,7 +33,7 @@ def style_set(
 ) -> Path:
     """Images of one style as a prompt asks the prior for it; of the classifier only the classes' names count."""
     for _ in generate(
-        classifier, prior, None, images, None, None, replace(BEGUN, prompt=prompt), seed=seed, out=folder
+        classifier, prior, None, images, None, None, Sampling(prompt=prompt), seed=seed, out=folder
     ):
         pass
     return folder
@@ -65,7 +64,12 @@ def main() -> None:
             f"{RESULT} has sets of the embedded prior: name another --out for --prior {chosen.prior}"
         )
     prior = load_prior(chosen.prior)
-    asked = {"prior": prior.fingerprint, "set_images": chosen.set_images, "images": chosen.images}
+    asked = {
+        "prior": prior.fingerprint,
+        "sampling": asdict(Sampling()),
+        "set_images": chosen.set_images,
+        "images": chosen.images,
+    }
     result, ours = Rows(chosen.out, asked, prior.device, STYLED), METHODS["ours"]
     own = chosen.style_set or chosen.prompt
     for style in [chosen.name] if own else chosen.styles:
@@ -94,7 +98,7 @@ def main() -> None:
                 None,
                 chosen.images,
                 alignment=alignment,
-                sampling=BEGUN,
+                sampling=Sampling(),
                 seed=SEED,
                 out=folder,
             ):

@@ -39,6 +39,7 @@ from engine.config import Alignment, TokenLearning
 from engine.models import load_prior
 from engine.models.embedded.judge import load_judge
 from engine.pipelines.demo import shipped_tokens
+from engine.pipelines.start_word import NO_STYLE
 from engine.tokens.table import load_tokens
 
 RESULTS = Path(__file__).parent / "results"
@@ -177,7 +178,17 @@ def fill(text: str, name: str, table: str) -> str:
     return filled
 
 
-ABLATION = ["plain", "CAT", "DAG", "both", "plain at CFG 4", "both at CFG 4"]
+ABLATION = [
+    "plain",
+    "CAT",
+    "DAG",
+    "both",
+    "plain, told the domain",
+    "plain at CFG 7.5",
+    "CAT at CFG 7.5",
+    "DAG at CFG 7.5",
+    "both at CFG 7.5",
+]
 METHODS = [
     "plain",
     "paper DAG",
@@ -286,7 +297,7 @@ def main() -> None:
     ready |= {name: study_table(name, found) + notes.get(name, "") for name in STUDIES}
     ready["gpu_memory"] = gpu_memory_table(found.get("kernels_cuda", {}).get("memory"))
     ready["goals"] = goals_table(found)
-    ready["shipped"] = shipped_table(prior, [*TokenLearning().styles, "a"])
+    ready["shipped"] = shipped_table(prior, [*TokenLearning().styles, NO_STYLE])
     texts = {page: page.read_text() for page in PAGES}
     for name, made in ready.items():
         places = [page for page, text in texts.items() if f"<!-- table:{name} -->" in text]

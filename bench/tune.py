@@ -12,10 +12,10 @@ from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
-from evidence import BEGUN, FIRST_SEED
+from evidence import FIRST_SEED
 from rows import Rows
 
-from engine.config import Alignment, Evaluation
+from engine.config import Alignment, Evaluation, Sampling
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
 from engine.models import load_classifier, load_prior
@@ -40,6 +40,7 @@ def main() -> None:
     asked = {
         "prior": prior.fingerprint,
         "alignment": asdict(Alignment()),
+        "sampling": asdict(Sampling()),
         "images": IMAGES,
         "oracle_images": ORACLE_IMAGES,
     }
@@ -47,7 +48,7 @@ def main() -> None:
     result = Rows(chosen.out, asked, prior.device, names)
     for domain in chosen.domains:
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
-        job = prepare(classifier, prior, None, IMAGES, sampling=BEGUN, seed=TUNING_SEED)
+        job = prepare(classifier, prior, None, IMAGES, sampling=Sampling(), seed=TUNING_SEED)
         for scale in SCALES:
             name = f"{domain}/{scale}"
             if result.kept(name):
@@ -61,7 +62,7 @@ def main() -> None:
                 None,
                 ORACLE_IMAGES,
                 alignment=alignment,
-                sampling=BEGUN,
+                sampling=Sampling(),
                 seed=ORACLE_SEED,
                 out=folder,
             ):

@@ -76,6 +76,20 @@ def test_means_of_what_images_teach_are_over_sets_that_all_domains_have() -> Non
     assert cells(downstream_table({"rows": rows}, "distill"), "a") == ["7", "10.0", "10.0"]
 
 
+def test_students_of_more_sets_stand_beside_the_others_and_only_there() -> None:
+    rows = {
+        "more/b": {"rows": {"folder": entry(0.7, images=14)}},
+        "distill/a": {"teacher": {"accuracy": 0.8}, "rows": {"folder": entry(0.5)}},
+        "distill/b": {"teacher": {"accuracy": 0.8}, "rows": {"folder": entry(0.6)}},
+        "prune/b": {"teacher": {"accuracy": 0.8}, "rows": {"folder": entry(0.4)}},
+    }
+    table = downstream_table({"rows": rows}, "distill")
+    assert "| ours | twice as many of ours |" in table
+    assert cells(table, "b") == ["7", "80.0", "60.0", "70.0"]
+    assert cells(table, "a") == ["7", "80.0", "50.0", ""]
+    assert cells(downstream_table({"rows": rows}, "prune"), "b") == ["7", "80.0", "40.0"]
+
+
 def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so() -> None:
     ours, theirs = made(4, precision=0.9, recall=0.1), made(20, 3e9)
     found = {
@@ -88,6 +102,14 @@ def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so() -
                 "NaturalInversion/a": made(40),
             }
         },
+        "guidance_study": {
+            "rows": {
+                "90 % of the schedule, CFG 4/a": made(9),
+                "paper/a": made(30),
+                "paper, step of 0.05/a": made(8),
+                "paper, step of 0.01/a": made(20),
+            }
+        },
         "downstream": {
             "rows": {
                 "distill/a": {"rows": {"folder": entry(0.6), "original": entry(0.7), "plain": entry(0.5)}}
@@ -95,7 +117,8 @@ def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so() -
         },
         "evaluator": {
             "equal": {"values": {"fid": {"relative_gap": 1e-9}}},
-            "stream": {"peak_bytes": 2**30, "values": {"rows": 100_000}},
+            "stream": {"peak_bytes": 2**29, "values": {"rows": 100_000}},
+            "narrow_neighbours": {"peak_bytes": 2**30, "values": {"rows": 100_000}},
         },
     }
     table = goals_table(found)
@@ -103,6 +126,8 @@ def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so() -
     assert cells(table, "FID: DAG below plain") == ["3.0 / 20.0", "1 of 1"]
     assert cells(table, "FID: CAT below plain") == ["not measured", ""]
     assert cells(table, "recall: plain below both") == ["**0.25 / 0.10**", "0 of 1"]
+    of_paper = "FID, of 56 images: DAG below the paper's guidance with the best of three steps"
+    assert cells(table, of_paper) == ["**9.0 / 8.0**", "0 of 1"]
     assert "**1.2 (DeepInversion)**" in table
     assert "**0.86**" in table
     assert "+10.0" in table

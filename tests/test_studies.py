@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from engine.config import Sampling
+from engine.config import Alignment, Sampling
 from engine.models.cifar_resnet import CifarResNet
 from engine.outputs.images import png_bytes, to_picture
 
@@ -29,6 +29,14 @@ def run(bench_script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         return capsys.readouterr().out
 
     return printed
+
+
+def test_the_goals_compare_todays_defaults_with_the_paper_in_the_study(
+    bench_script: Callable[[str], ModuleType],
+) -> None:
+    goals, study = bench_script("goals_table"), bench_script("guidance_study")
+    assert study.VARIANTS[goals.DEFAULT_VARIANT] == study.Method(Alignment(), sampling=Sampling())
+    assert {study.VARIANTS[name].sampling for name in goals.PAPER_VARIANTS} == {Sampling.paper()}
 
 
 def test_variants_of_guidance_are_measured_once_each(
