@@ -24,7 +24,7 @@ from engine.downstream.prune import prune
 from engine.downstream.quantise import quantise
 from engine.downstream.settings import Comparison
 from engine.evaluation.images import open_images
-from engine.models import Classifier, load_classifier, load_prior
+from engine.models import load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
 from engine.outputs.dataset import open_dataset
 from engine.outputs.run_record import read_run
@@ -95,14 +95,13 @@ def main() -> None:
         [f"{task}/{domain}" for task, domain in product(tasks, load_judge().domains)],
     )
 
-    def pool(
-        method: str, classifier: Classifier, domain: str, times: int = 1, limits: Mapping[str, int] | None = None
-    ) -> Path:  # fmt: skip
+    def pool(method: str, domain: str, times: int = 1, limits: Mapping[str, int] | None = None) -> Path:
         """All seeds of a method as one folder."""
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
         how, root = folder_of(method, domain, classifier, prior, chosen.work)
         folders = [root / str(FIRST_SEED + number) for number in range(times * chosen.seeds)]
         for seed, folder in enumerate(folders, FIRST_SEED):
-            shared = shared_folder(method, prior, chosen.work, seed)
+            shared = shared_folder(how, prior, chosen.work, seed)
             with alone(root):
                 draw(how, classifier, prior, domain, IMAGES, seed, folder, shared)
         name = "together" if limits is None else f"together-{times}-times-original"
@@ -113,21 +112,20 @@ def main() -> None:
         method, times = FURTHER.get(task, (OURS, 1))
         how, root = folder_of(method, domain, classifier, prior, chosen.work)
         depends = {"settings": asdict(METHODS[method]), "token_file": root.name if how.tokens else None}
-        if task in TASKS:
-            depends["plain"] = asdict(METHODS[PLAIN])
+        depends |= {"plain": asdict(METHODS[PLAIN])} if task in TASKS else {"times": times}
         row = result.kept(name, depends)
         if "rows" in row:
             continue
         if task in TASKS:
             report = TASKS[task](
-                pool(OURS, classifier, domain), classifier, out=root / task, original=train,
-                plain=pool(PLAIN, classifier, domain), test=test, domain=domain,
+                pool(OURS, domain), classifier, out=root / task, original=train,
+                plain=pool(PLAIN, domain), test=test, domain=domain,
             )  # fmt: skip
         else:
             original = Counter(open_images(train, domain).labels())
             limits = {label: times * min(original[label], IMAGES * chosen.seeds) for label in original}
             report = distill(
-                pool(method, classifier, domain, times, limits), classifier, out=root / task, test=test,
+                pool(method, domain, times, limits), classifier, out=root / task, test=test,
                 domain=domain, comparison=Comparison(noise=False),
             )  # fmt: skip
         result.add(name, row | {key: report[key] for key in KEPT if key in report})

@@ -25,7 +25,7 @@ from engine.outputs.run_record import versions
 RESULT = Path(__file__).parent / "results" / "evaluator.json"
 PARTS = ("stream", "neighbours", "narrow_neighbours", "equal")
 JUDGE_WIDTH = 128
-"""Features that the embedded judge has. Each pair of rows takes as many products: with 2,048 of them, neighbours of
+"""Features that the embedded judge has. The time of neighbours grows with the features: with 2,048 of them, those of
 100,000 rows would take hours."""
 PART = 500
 """Rows that come at a time, as from a network."""

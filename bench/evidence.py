@@ -40,8 +40,9 @@ from engine.tokens.table import load_tokens
 from engine.types import Sample
 
 FIRST_SEED = 900
-"""No token was learned on images of these seeds. Of guidance, nine tenths of the schedule instead of all was chosen
-with them in view, among the variants of bench/guidance_study.py, which has seeds of its own."""
+"""No token was learned on images of these seeds. Chosen with them in view: nine tenths of the schedule instead of all,
+among the variants of bench/guidance_study.py, which has seeds of its own; words as the start of tokens, and the rules
+on L_BN of engine/pipelines/start_word.py and bench/learn_shipped_tokens.py."""
 IMAGES = 17
 """Of each class and seed."""
 RESULT = Path(__file__).parent / "results" / "evidence.json"
@@ -105,6 +106,10 @@ def seen_by(classifier: Classifier, samples: Iterable[Sample]) -> list[Sample]:
     ]
 
 
+def name_of(how: Method) -> str:
+    return next(name for name, other in METHODS.items() if other == how)
+
+
 def folder_of(
     method: str, domain: str, classifier: Classifier, prior: Prior, work: Path
 ) -> tuple[Method, Path]:
@@ -113,16 +118,16 @@ def folder_of(
     how = METHODS[method]
     if how.tokens and not shipped_tokens(domain).exists():
         how = replace(how, tokens=False)
-        method = next(name for name, other in METHODS.items() if other == how)
+        method = name_of(how)
     root = work / prior.fingerprint / domain / method.replace(" ", "_")
     if how.tokens:
         root = root / load_tokens(shipped_tokens(domain), prior, classifier).fingerprint
     return how, root
 
 
-def shared_folder(method: str, prior: Prior, work: Path, seed: int) -> Path:
+def shared_folder(how: Method, prior: Prior, work: Path, seed: int) -> Path:
     """Where images are kept that are the same for all classifiers: see `draw`."""
-    return work / prior.fingerprint / method.replace(" ", "_") / str(seed)
+    return work / prior.fingerprint / name_of(how).replace(" ", "_") / str(seed)
 
 
 def images_of(folder: Path) -> list[Sample]:
@@ -222,7 +227,7 @@ def main() -> None:
         row.pop("metrics", None)
         for seed in seeds:
             began = time.perf_counter()
-            plain = shared_folder(method, prior, chosen.work, seed)
+            plain = shared_folder(how, prior, chosen.work, seed)
             with alone(root):
                 draw(how, classifier, prior, domain, chosen.images, seed, root / str(seed), plain)
             row["seeds"][str(seed)] = by_class(images_of(root / str(seed)), judge, domain)

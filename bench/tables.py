@@ -32,10 +32,10 @@ from evidence_tables import (
     tune_table,
     worst_of,
 )
-from goals_table import goals_table
+from goals_table import GOALS_FROM, goals_table
 from study_tables import cifar_table, guidance_study_table, selection_table
 
-from engine.config import Alignment, TokenLearning
+from engine.config import Alignment, Sampling, TokenLearning
 from engine.models import load_prior
 from engine.models.embedded.judge import load_judge
 from engine.pipelines.demo import shipped_tokens
@@ -229,6 +229,10 @@ def study_table(name: str, found: dict[str, dict]) -> str:
     return STUDIES[name](found[name])
 
 
+OF_DEFAULT_SAMPLING = ("tune", "styles", "worst_classes")
+"""Results whose rows are all made with `Sampling()`."""
+
+
 def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | None = None) -> str:
     """A line on what a file's result holds of another prior than `prior`, a fingerprint, or of settings that are gone.
 
@@ -241,6 +245,8 @@ def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | No
     ours = asdict(Alignment())
     if settings.get("alignment", ours) != ours:
         return "\n\n**Out of date:** made with another alignment than today's default."
+    if file in OF_DEFAULT_SAMPLING and settings.get("sampling") != asdict(Sampling()):
+        return "\n\n**Out of date:** made with another sampling than today's default."
     if file == "cifar":  # its rows have no prior and no alignment
         return ""
     known = guidance_study.VARIANTS if file == "guidance_study" else evidence.METHODS
@@ -251,8 +257,10 @@ def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | No
         if tokens and row.get("token_file") not in (None, tokens.get(domain)):
             return True
         now = methods.get(settings.get("methods", {}).get(kind, settings.get("method", kind)), {})
-        return row.get("alignment", ours) != ours or any(
-            now.get(key) != value for key, value in row.get("settings", {}).items()
+        return (
+            row.get("alignment", ours) != ours
+            or row.get("plain", methods.get("plain")) != methods.get("plain")
+            or any(now.get(key) != value for key, value in row.get("settings", {}).items())
         )
 
     old = [name for name, row in rows.items() if differs(name, row)] if isinstance(rows, dict) else []
@@ -296,7 +304,7 @@ def main() -> None:
     ready |= {name: cost_table(name, found) + notes.get(name, "") for name in COSTS}
     ready |= {name: study_table(name, found) + notes.get(name, "") for name in STUDIES}
     ready["gpu_memory"] = gpu_memory_table(found.get("kernels_cuda", {}).get("memory"))
-    ready["goals"] = goals_table(found)
+    ready["goals"] = goals_table(found) + "".join(notes.get(source, "") for source in GOALS_FROM)
     ready["shipped"] = shipped_table(prior, [*TokenLearning().styles, NO_STYLE])
     texts = {page: page.read_text() for page in PAGES}
     for name, made in ready.items():

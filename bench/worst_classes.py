@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from evidence import BEGUN
 
+from engine.config import Sampling
 from engine.files import write_whole
 from engine.models import Classifier, Prior, load_classifier, load_prior
 from engine.models.embedded.judge import load_judge
@@ -33,7 +33,7 @@ def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int
         "prior": prior.fingerprint,
         "images": images,
         "seed": FINDING_SEED,
-        "sampling": asdict(BEGUN),
+        "sampling": asdict(Sampling()),
     }
     found = json.loads(RECOGNISED.read_text()) if RECOGNISED.exists() else {}
     if found.get("settings") != asked:
@@ -49,7 +49,7 @@ def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int
 def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
     """How many of a class's plain images each embedded classifier recognises, by the classifier's name."""
     teachers = [load_classifier(f"embedded:{domain}", device=prior.device) for domain in load_judge().domains]
-    samples = list(generate(teachers[0], prior, [label], images, None, None, BEGUN, seed=FINDING_SEED))
+    samples = list(generate(teachers[0], prior, [label], images, None, None, Sampling(), seed=FINDING_SEED))
     pixels = torch.stack([sample.image for sample in samples]).to(prior.device)
     with torch.no_grad():
         return {

@@ -115,9 +115,13 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the kept images, a data set too")
     parser.add_argument("--classifier", help="what the folder was made with, for l_bn_share (default: "
                         "the one that its run.json names)")  # fmt: skip
-    parser.add_argument("--architecture", help="network of a checkpoint file")
-    parser.add_argument("--labels", nargs="+", metavar="NAME", help="its class names, in order")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    parser.add_argument("--architecture", help="network of a checkpoint file, for l_bn_share")
+    parser.add_argument(
+        "--labels", nargs="+", metavar="NAME", help="its class names, in order, for l_bn_share"
+    )
+    parser.add_argument(
+        "--device", help="cpu, cuda, cuda:1, for l_bn_share (default: the GPU if there is one)"
+    )
     add_config(parser, Selection())
 
 

@@ -1,14 +1,19 @@
-"""How bench/downstream.py and bench/evidence.py put their sets together."""
+"""How bench/downstream.py and bench/evidence.py put their sets together, and which tokens ship."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 
 from engine.config import Sampling
 from engine.models import load_classifier, load_prior
 from engine.outputs.dataset import open_dataset, read_dataset
+from engine.pipelines.demo import shipped_tokens
+from engine.pipelines.trial import Trial
+from engine.tokens.table import load_tokens
 from engine.types import ImageKey, Sample
 
 Script = Callable[[str], ModuleType]
@@ -54,3 +59,59 @@ def test_a_prompt_that_tells_the_domain_has_a_shared_folder_for_each(
         assert row.prompt == f"a {domain} of a dog"
     assert {folder.name for folder in (tmp_path / "plain").iterdir()} == {"photo", "sketch"}
     assert evidence.Method(None).sampling_for("sketch") == Sampling()
+
+
+def test_without_tokens_a_row_is_the_method_without_them(
+    tmp_path: Path, bench_script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence, prior = bench_script("evidence"), load_prior("embedded")
+    classifier = load_classifier("embedded:cartoon", device=prior.device)
+    how, root = evidence.folder_of("both", "cartoon", classifier, prior, tmp_path)
+    assert how.tokens
+    assert root.parent == tmp_path / prior.fingerprint / "cartoon" / "both"
+    monkeypatch.setattr(evidence, "shipped_tokens", lambda domain: tmp_path / "none.safetensors")
+    for method, same in (("both", "DAG"), ("CAT", "plain"), ("CAT at CFG 7.5", "plain at CFG 7.5")):
+        how, root = evidence.folder_of(method, "cartoon", classifier, prior, tmp_path)
+        assert how == evidence.METHODS[same]
+        assert root == tmp_path / prior.fingerprint / "cartoon" / same.replace(" ", "_")
+        assert evidence.shared_folder(how, prior, tmp_path, 900).parent.name == same.replace(" ", "_")
+
+
+def test_what_began_without_a_style_is_not_learned_twice(
+    bench_script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, prior = bench_script("learn_shipped_tokens"), load_prior("embedded")
+    classifier = load_classifier("embedded:cartoon", device=prior.device)
+    table, asked = load_tokens(shipped_tokens("cartoon"), prior, classifier), []
+    few = replace(table, rows=table.rows[:2], classes=table.classes[:2], labels=table.labels[:2],
+                  names=table.names[:2], run={"learning": {"init": "words"}})  # fmt: skip
+
+    def learned(start: str) -> Callable:
+        def learn_tokens(classifier, prior, left, learning, **_):
+            asked.append((learning.init, list(left)))
+            training = {number: replace(found, start=start) for number, found in table.training.items()}
+            return replace(few, training=training, run={"learning": {"init": learning.init}})
+
+        return learn_tokens
+
+    monkeypatch.setattr(script, "learn_tokens", learned("cartoon"))
+    script.helping(classifier, prior)
+    assert asked == [("words", list(classifier.labels)), ("a", list(classifier.labels[2:]))]
+    asked.clear()
+    monkeypatch.setattr(script, "learn_tokens", learned("a"))
+    assert script.helping(classifier, prior).labels == table.labels[:2]
+    assert asked == [("words", list(classifier.labels))]
+
+
+@pytest.mark.parametrize(("l_bn", "ships"), [((2.0, 1.9), True), ((2.0, 2.0), False)])
+def test_tokens_ship_that_together_lead_towards_the_domain(
+    l_bn, ships, bench_script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, prior = bench_script("learn_shipped_tokens"), load_prior("embedded")
+    classifier = load_classifier("embedded:cartoon", device=prior.device)
+    without, those = (
+        Trial(images=56, l_bn=value, cross_entropy=1.0, recognised=1.0, agreement=1.0) for value in l_bn
+    )
+    monkeypatch.setattr(script, "observe", lambda job: those if job.tokens else without)
+    table = load_tokens(shipped_tokens("cartoon"), prior, classifier)
+    assert script.nearer(classifier, prior, table) is ships

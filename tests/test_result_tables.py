@@ -117,8 +117,8 @@ def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so() -
         },
         "evaluator": {
             "equal": {"values": {"fid": {"relative_gap": 1e-9}}},
-            "stream": {"peak_bytes": 2**29, "values": {"rows": 100_000}},
-            "narrow_neighbours": {"peak_bytes": 2**30, "values": {"rows": 100_000}},
+            "stream": {"peak_bytes": 2**29, "width": 2048, "values": {"rows": 100_000}},
+            "narrow_neighbours": {"peak_bytes": 2**30, "width": 128, "values": {"rows": 100_000}},
         },
     }
     table = goals_table(found)
@@ -128,12 +128,13 @@ def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so() -
     assert cells(table, "recall: plain below both") == ["**0.25 / 0.10**", "0 of 1"]
     of_paper = "FID, of 56 images: DAG below the paper's guidance with the best of three steps"
     assert cells(table, of_paper) == ["**9.0 / 8.0**", "0 of 1"]
-    assert "**1.2 (DeepInversion)**" in table
+    assert "**1.25 (DeepInversion)**" in table
     assert "**0.86**" in table
     assert "+10.0" in table
     assert cells(table, "mean FID of both at most half of plain's") == ["0.20", "yes"]
     assert cells(table, "compute of an image at most the paper's guidance's") == ["0.33", "yes"]
-    assert cells(table, "100,000 rows of features in less than 2 GiB") == ["1.00 GiB for 100,000", "yes"]
+    memory = "100,000 rows in less than 2 GiB, for FID and for neighbours"
+    assert cells(table, memory) == ["1.00 GiB for 100,000 of 2,048 and 128 features", "yes"]
 
 
 def test_the_evaluator_shows_the_parts_that_were_run() -> None:

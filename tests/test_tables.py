@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Alignment
+from engine.config import Alignment, Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,6 +62,15 @@ def test_results_of_another_prior_or_other_settings_are_told_apart() -> None:
     made = {"settings": {"prior": prior}, "rows": {"DAG/photo": {"settings": how, "token_file": "a"}}}
     assert script.out_of_date("evidence", made, prior, {"photo": "a"}) == ""
     assert script.out_of_date("evidence", made, prior, {"photo": "b"}).endswith("today's: DAG/photo.")
+    made["rows"]["DAG/photo"]["plain"] = json.loads(json.dumps(asdict(script.evidence.METHODS["plain"])))
+    assert script.out_of_date("downstream", made, prior) == ""
+    made["rows"]["DAG/photo"]["plain"]["sampling"]["cfg"] = 7.5
+    assert script.out_of_date("downstream", made, prior).endswith("today's: DAG/photo.")
+    sampled = {"settings": {"prior": prior, "sampling": asdict(Sampling())}, "rows": {"photo": {}}}
+    assert script.out_of_date("styles", sampled, prior) == ""
+    sampled["settings"]["sampling"]["cfg"] = 7.5
+    assert "another sampling than today's" in script.out_of_date("styles", sampled, prior)
+    assert script.out_of_date("cat_compute", sampled, prior) == ""
     for others in (
         {"rows": {"a": {"fid": 1.0}}},
         {"rows": [1]},
@@ -74,9 +83,8 @@ def test_results_of_another_prior_or_other_settings_are_told_apart() -> None:
     assert script.out_of_date("cifar", cifar, prior) == ""
     longer = asdict(replace(Alignment(), scale=7.0))
     assert "another alignment" in script.out_of_date("tune", {"settings": {"alignment": longer}}, prior)
-    assert "today's: sketch" in script.out_of_date(
-        "styles", {"rows": {"sketch": {"alignment": longer}}}, prior
-    )
+    styles = {"settings": {"sampling": asdict(Sampling())}, "rows": {"sketch": {"alignment": longer}}}
+    assert "today's: sketch" in script.out_of_date("styles", styles, prior)
 
 
 def test_a_table_is_filled_between_its_markers_and_nowhere_else() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import ResNetForImageClassification
 
 from engine.errors import ConfigError, ModelError, brief
-from engine.files import write_whole
+from engine.files import explained, write_whole
 from engine.models.architectures import ARCHITECTURES, LARGE, RESIDUAL, residual_config
 from engine.models.checkpoints import load_architecture
 from engine.models.classifier import Classifier, Source, frozen_classifier
@@ -83,7 +83,8 @@ def save_classifier(
     """Write a network of `ARCHITECTURES` as model.safetensors and config.json, to be read by `load_classifier(folder)`.
 
     Convolutions and matrices are kept in float16; vectors in float32, as running variances may leave float16's range.
-    Each file appears whole or not at all; config.json is the last, and a folder without it is no classifier's. facts:
+    Each file appears whole or not at all; config.json goes first and comes last, and a folder without it is no
+    classifier's. facts:
     anything else worth keeping in it (data, recipe, seed, accuracy). Raises ConfigError for another architecture,
     OutputError for a folder that cannot be written.
     """
@@ -96,6 +97,8 @@ def save_classifier(
         key: value.detach().cpu().to(torch.float16 if value.dim() > 1 else value.dtype).contiguous()
         for key, value in module.state_dict().items()
     }
+    with explained(folder):
+        (folder / "config.json").unlink(missing_ok=True)
     write_whole(folder / "model.safetensors", save(weights))
     config = {"architecture": architecture, "labels": list(labels), "preprocess": asdict(preprocess), **facts}
     write_whole(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")

@@ -55,7 +55,7 @@ class TokenLearning:
     init: Literal["random", "a", "class name", "words"] = setting(
         "words",
         "where a token starts: a random embedding (paper), that of 'a', the mean of the class name's, or that of the "
-        "one of `words` whose images look most like training images to the classifier, 'a' where none helps",
+        "one of `words` that lowers L_BN of plain images and suits the classifier best, 'a' where none does",
     )
     words: str = setting(
         "real, painted, cartoon, sketched",

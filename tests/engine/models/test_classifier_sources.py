@@ -252,6 +252,7 @@ def test_a_folder_that_was_not_written_whole_is_no_classifier(
             raise OSError(errno.ENOSPC, "no space")
         replace(source, target)
 
+    save_classifier(tmp_path / "net", resnet20, **asked)  # one that is there makes no difference
     monkeypatch.setattr("engine.files.os.replace", full)
     with pytest.raises(OutputError, match=r"config\.json: no space; expected room on the disk"):
         save_classifier(tmp_path / "net", resnet20, **asked)
