@@ -50,7 +50,10 @@ def main() -> None:
     for domain in chosen.domains:
         classifier = load_classifier(f"embedded:{domain}", device="cpu")
         how, root = folder_of(chosen.method, domain, classifier, prior, chosen.work)
-        depends = {"settings": asdict(how), "token_file": root.name if how.tokens else None}
+        depends = {
+            "settings": asdict(METHODS[chosen.method]),
+            "token_file": root.name if how.tokens else None,
+        }
         seeds = [root / str(FIRST_SEED + n) for n in range(chosen.seeds)]
         teacher = read_run(seeds[0])["config"]["classifier"]
         folder = together(seeds, root / "pool", classifier=teacher)
