@@ -1,8 +1,8 @@
 """A frozen latent text-to-image prior: its parts, and how they are called.
 
 Every number is computed with the operations of diffusers' `StableDiffusionPipeline` and `DDIMScheduler.step`, in their
-order, so that sampling without guidance gives the same bits. Where the networks are float16 or bfloat16 and the latents
-float32, what is computed between networks (CFG, the DDIM step, guidance) is float32.
+order, so that sampling without guidance gives the same bits, where the networks there are frozen too. Where networks
+are float16 or bfloat16 and the latents float32, what is computed between them (CFG, the DDIM step, guidance) is float32.
 """
 
 from collections.abc import Sequence

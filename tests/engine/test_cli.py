@@ -239,7 +239,7 @@ def test_learning_shows_the_trial_of_words_and_its_epochs(
         "--learning-updates-per-trajectory", "1", "--no-learning-skip-passing",
     ]  # fmt: skip
     assert main(asked) == 0
-    total = IMAGES_PER_CLASS * 2 * 2
+    total = IMAGES_PER_CLASS * 2 * (2 + 1)  # of both classes, of each word and of none
     assert bars == {"images that try words": [total, pytest.approx(total)], "epochs": [2 * 3, 2 * 3]}
 
 
@@ -251,7 +251,7 @@ def test_the_demo_shows_its_learning(monkeypatch, tmp_path: Path, bars: dict[str
 
     monkeypatch.setattr("engine.pipelines.demo.learn_tokens", learn_tokens)
     assert main(["demo", "--learn", "--out", str(tmp_path / "demo")]) == 2
-    assert bars == {"images that try words": [112, 0.5], "epochs": [70, 1], "image-steps": [1680, 0]}
+    assert bars == {"images that try words": [140, 0.5], "epochs": [70, 1], "image-steps": [1680, 0]}
 
 
 def test_steps_of_sampling_act_in_learning_or_are_refused() -> None:

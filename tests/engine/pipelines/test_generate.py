@@ -54,6 +54,8 @@ def prior(tiny_prior_folder: Path) -> Prior:
 def by_diffusers(tiny_prior_folder: Path) -> Callable[[float], torch.Tensor]:
     """Of the prior's folder, by eta, drawn once: the images of KEYS."""
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_prior_folder)
+    for part in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
+        part.requires_grad_(False)  # frozen as a prior: torch chooses how to multiply by it
     pipeline.set_progress_bar_config(disable=True)
 
     @cache
