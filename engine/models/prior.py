@@ -2,7 +2,8 @@
 
 Every number is computed with the operations of diffusers' `StableDiffusionPipeline` and `DDIMScheduler.step`, in their
 order, so that sampling without guidance gives the same bits, where the networks there are frozen too. Where networks
-are float16 or bfloat16 and the latents float32, what is computed between them (CFG, the DDIM step, guidance) is float32.
+are float16 or bfloat16 and the latents float32, what is computed between them (CFG, the DDIM step, guidance) is
+float32.
 """
 
 from collections.abc import Sequence
