@@ -1,5 +1,11 @@
 """Data-free image synthesis: a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381)."""
 
+# ruff: noqa: E402
+import logging
+
+# diffusers imports bitsandbytes where it is there, which on some CPUs remarks on a kernel that nothing here uses.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 from engine.baselines.deepinversion import DeepInversion
 from engine.baselines.natural_inversion import NaturalInversion
 from engine.baselines.plugin_inversion import PlugInInversion

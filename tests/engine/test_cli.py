@@ -1,6 +1,8 @@
 """The command line: built from the configs, one clear error, exit code 2, nothing half-written."""
 
 import json
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -63,6 +65,13 @@ def test_options_change_the_fields_they_name() -> None:
     )
     assert config_of(parsed("--steps", "8", "--cfg", "2.5"), Sampling()) == Sampling(steps=8, cfg=2.5)
     assert parsed("--classes", "dog", "tench, Tinca tinca").classes == ["dog", "tench, Tinca tinca"]
+
+
+def test_no_library_remarks_on_being_imported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
 
 
 def test_generate_prints_one_json_object(
