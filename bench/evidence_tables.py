@@ -1,7 +1,6 @@
 """Markdown tables of what the images are like and what they teach; see bench/tables.py."""
 
 from collections.abc import Sequence
-from itertools import product
 from statistics import mean
 
 from cost_tables import table
@@ -174,6 +173,12 @@ MORE_SETS = {"told": "plain prior, told the domain", "more": "twice as many of o
 """Tasks of bench/downstream.py that distil from one more set, by what the table calls them."""
 
 
+def _more(result: dict, domain: str) -> dict[str, dict]:
+    """What students of MORE_SETS reached."""
+    rows = {kind: result["rows"].get(f"{kind}/{domain}") for kind in MORE_SETS}
+    return {kind: row["rows"]["folder"] for kind, row in rows.items() if row}
+
+
 def downstream_table(result: dict, task: str) -> str:
     """bench/downstream.py: accuracy on real test images after learning from each set, in percent.
 
@@ -181,15 +186,7 @@ def downstream_table(result: dict, task: str) -> str:
     """
     found = {name.split("/")[1]: row for name, row in result["rows"].items() if name.startswith(f"{task}/")}
     if task == "distill":
-        more = {(kind, d): result["rows"].get(f"{kind}/{d}") for kind, d in product(MORE_SETS, found)}
-        found = {
-            domain: row
-            | {
-                "rows": row["rows"]
-                | {k: at["rows"]["folder"] for (k, d), at in more.items() if at and d == domain}
-            }
-            for domain, row in found.items()
-        }
+        found = {domain: row | {"rows": row["rows"] | _more(result, domain)} for domain, row in found.items()}
 
     def shown(entry: dict | None) -> str:
         if entry is None:

@@ -93,14 +93,7 @@ def main() -> None:
         for method, alignment in METHODS.items():
             folder = root / f"{method}-{blake2b(repr(alignment).encode(), digest_size=4).hexdigest()}"
             for _ in generate(
-                classifier,
-                prior,
-                None,
-                chosen.images,
-                alignment=alignment,
-                sampling=Sampling(),
-                seed=SEED,
-                out=folder,
+                classifier, prior, None, chosen.images, alignment=alignment, seed=SEED, out=folder
             ):
                 pass
             metrics = evaluate(folder, images, load_extractor("judge"), settings=Evaluation(resamples=0))

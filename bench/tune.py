@@ -48,7 +48,7 @@ def main() -> None:
     result = Rows(chosen.out, asked, prior.device, names)
     for domain in chosen.domains:
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
-        job = prepare(classifier, prior, None, IMAGES, sampling=Sampling(), seed=TUNING_SEED)
+        job = prepare(classifier, prior, None, IMAGES, seed=TUNING_SEED)
         for scale in SCALES:
             name = f"{domain}/{scale}"
             if result.kept(name):
@@ -57,14 +57,7 @@ def main() -> None:
             trial = try_scale(replace(job, alignment=alignment))
             folder = chosen.work / prior.fingerprint / domain / str(scale)
             for _ in generate(
-                classifier,
-                prior,
-                None,
-                ORACLE_IMAGES,
-                alignment=alignment,
-                sampling=Sampling(),
-                seed=ORACLE_SEED,
-                out=folder,
+                classifier, prior, None, ORACLE_IMAGES, alignment=alignment, seed=ORACLE_SEED, out=folder
             ):
                 pass
             metrics = evaluate(
