@@ -6,7 +6,15 @@ from ddis_kernels import AlignmentTarget, Moments, alignment_loss
 from torch.linalg import vector_norm
 
 CHANNELS = (
-    [64] * 7 + [256] * 4 + [128] * 8 + [512] * 5 + [256] * 11 + [1024] * 7 + [512] * 6 + [2048] * 4 + [64]
+    [64] * 7
+    + [256] * 4
+    + [128] * 8
+    + [512] * 5
+    + [256] * 11
+    + [1024] * 7
+    + [512] * 6
+    + [2048] * 4
+    + [64]
 )
 
 
@@ -22,7 +30,9 @@ def plain(measured, stored):
 def test_alignment(timed, benchmark, contender):
     benchmark.group = "alignment of 53 layers"
     stored = [Moments(torch.randn(c), torch.rand(c)) for c in CHANNELS]
-    measured = [Moments(torch.randn(c).requires_grad_(), torch.rand(c).requires_grad_()) for c in CHANNELS]
+    measured = [
+        Moments(torch.randn(c).requires_grad_(), torch.rand(c).requires_grad_()) for c in CHANNELS
+    ]
     target, leaves = AlignmentTarget.of(stored), [t for m in measured for t in m]
     loss = (
         (lambda: alignment_loss(measured, target))

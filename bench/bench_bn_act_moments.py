@@ -7,7 +7,9 @@ from contenders import layer_contenders
 
 @pytest.mark.parametrize("contender", ["ours", "plain", "hook", "limit"])
 @pytest.mark.parametrize(
-    "memory_format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
+    "memory_format",
+    [torch.contiguous_format, torch.channels_last],
+    ids=["contiguous", "channels_last"],
 )
 @pytest.mark.parametrize("activation", ["none", "relu"])
 def test_layer(timed, benchmark, contender, memory_format, activation):

@@ -7,7 +7,9 @@ from contenders import moments_contenders
 
 @pytest.mark.parametrize("contender", ["ours", "hook", "var_mean", "update_stats", "limit"])
 @pytest.mark.parametrize(
-    "memory_format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
+    "memory_format",
+    [torch.contiguous_format, torch.channels_last],
+    ids=["contiguous", "channels_last"],
 )
 @pytest.mark.parametrize("shape", [(16, 64, 56, 56), (16, 512, 7, 7)], ids=str)
 def test_moments(timed, benchmark, contender, memory_format, shape):

@@ -19,14 +19,15 @@ import torch
 from evidence import BEGUN
 from worst_classes import worst_classes
 
-from engine.config import TokenLearning
+from engine.classifiers import Classifier, load_classifier
+from engine.datasets.run_record import versions
+from engine.embedded.judge import load_judge
 from engine.evaluation.shares import shares
 from engine.files import write_whole
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.models.embedded.judge import load_judge
-from engine.outputs.run_record import versions
-from engine.pipelines.generate import generate
-from engine.pipelines.learn_tokens import learn_tokens
+from engine.models import Prior, load_prior
+from engine.runners.generate import generate
+from engine.runners.learn_tokens import learn_tokens
+from engine.settings import TokenLearning
 from engine.tokens.state import TokenEpoch
 from engine.tokens.table import TokenTable
 
@@ -62,15 +63,24 @@ def learned(
         print(name, classifier.labels[epoch.class_index], epoch.epoch, epoch.accuracy, flush=True)
 
     return learn_tokens(
-        classifier, prior, classes, SCHEDULES[name.split("/")[0]], None, BEGUN, SEED,
-        work / f"{name.replace('/', '-')}.safetensors", keep,
-    )  # fmt: skip
+        classifier,
+        prior,
+        classes,
+        SCHEDULES[name.split("/")[0]],
+        None,
+        BEGUN,
+        SEED,
+        work / f"{name.replace('/', '-')}.safetensors",
+        keep,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--domains", nargs="+", default=["sketch", "cartoon"])
-    parser.add_argument("--classes", type=int, default=1, help="how many of each teacher's worst classes")
+    parser.add_argument(
+        "--classes", type=int, default=1, help="how many of each teacher's worst classes"
+    )
     parser.add_argument("--images", type=int, default=32, help="held-out images of each class")
     parser.add_argument(
         "--work", type=Path, default=Path("out/cat_compute"), help="folder of the learned tokens"
@@ -89,8 +99,10 @@ def main() -> None:
     if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
         result = kept
     result["environment"] = {
-        "device": str(prior.device), "threads": torch.get_num_threads(), "versions": versions(),
-    }  # fmt: skip
+        "device": str(prior.device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
     for domain in chosen.domains:
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
         if domain not in result["classes"]:
@@ -106,10 +118,14 @@ def main() -> None:
                 run = f"{name}/{domain}/{'-'.join(side_by_side)}"
                 work = chosen.work / prior.fingerprint
                 table = learned(result, chosen.out, work, run, classifier, prior, side_by_side)
-            held_out = generate(classifier, prior, [kind], chosen.images, table, None, BEGUN, seed=SEED)
+            held_out = generate(
+                classifier, prior, [kind], chosen.images, table, None, BEGUN, seed=SEED
+            )
             result["cells"][cell] = asdict(shares(held_out, judge, domain))
             if table is not None:
-                result["cells"][cell]["learning"] = asdict(table.training[classifier.labels.index(kind)])
+                result["cells"][cell]["learning"] = asdict(
+                    table.training[classifier.labels.index(kind)]
+                )
             write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
             print(cell, result["cells"][cell], flush=True)
 

@@ -15,15 +15,14 @@ from pathlib import Path
 from evidence import seconds_per_image
 from rows import Rows
 
-from engine.baselines.compute import flops_per_image
-from engine.baselines.deepinversion import DeepInversion
-from engine.baselines.methods import BASELINES, settings_of
-from engine.baselines.settings import BaselineSettings
+from engine.classifiers import Classifier, load_classifier
 from engine.downstream.distill import distill
 from engine.downstream.rows import FOLDER, NOISE
-from engine.downstream.settings import Comparison
-from engine.models import Classifier, load_classifier
-from engine.pipelines.generate import generate
+from engine.methods.compute import flops_per_image
+from engine.methods.registry import BASELINES, settings_of
+from engine.runners.generate import generate
+from engine.settings.downstream import Comparison
+from engine.settings.inversion import DeepInversion, InversionSettings
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "cifar.json"
@@ -34,7 +33,7 @@ FACTS = ("teacher", "network", "measured_images", "warnings", "student", "distil
 """What is kept of a comparison's report beside its rows."""
 
 
-def settings_for(method: str, classifier: Classifier, iterations: int) -> BaselineSettings:
+def settings_for(method: str, classifier: Classifier, iterations: int) -> InversionSettings:
     """A method's settings, its iterations cut or stretched as DeepInversion's are: all cost about the same."""
     settings = settings_of(method, classifier)
     share = iterations / settings_of(DeepInversion.name, classifier).iterations
@@ -47,11 +46,15 @@ def main() -> None:
     parser.add_argument("--images-per-class", type=int, default=50)
     parser.add_argument("--methods", nargs="+", choices=BASELINES, default=list(BASELINES))
     parser.add_argument(
-        "--iterations", type=int, default=DeepInversion().iterations,
+        "--iterations",
+        type=int,
+        default=DeepInversion().iterations,
         help="of DeepInversion; those of the others change in the same proportion",
-    )  # fmt: skip
+    )
     parser.add_argument("--seeds", type=int, default=3, help="students of each set")
-    parser.add_argument("--data", type=Path, default=data, help="folder with cifar10-train and -test.parquet")
+    parser.add_argument(
+        "--data", type=Path, default=data, help="folder with cifar10-train and -test.parquet"
+    )
     parser.add_argument(
         "--models", type=Path, help="folder with resnet44-*.th (default: models beside --data)"
     )
@@ -66,26 +69,44 @@ def main() -> None:
             parser.error(f"there is no {path}: set DDIS_DATA, or give --data and --models")
     teacher = load_classifier(checkpoints[0], architecture=TEACHER, labels=LABELS)
     asked = {
-        "teacher": [TEACHER, teacher.fingerprint], "student": STUDENT, "images_per_class": chosen.images_per_class,
-        "iterations": chosen.iterations, "seeds": chosen.seeds, "seed": SEED,
-    }  # fmt: skip
+        "teacher": [TEACHER, teacher.fingerprint],
+        "student": STUDENT,
+        "images_per_class": chosen.images_per_class,
+        "iterations": chosen.iterations,
+        "seeds": chosen.seeds,
+        "seed": SEED,
+    }
     result = Rows(chosen.out, asked, teacher.device)
     work = chosen.work / f"{chosen.images_per_class}-images-{chosen.iterations}-iterations"
     for method in chosen.methods:
         if result.kept(method):
             continue
-        settings, images = settings_for(method, teacher, chosen.iterations), work / method / "images"
+        settings, images = (
+            settings_for(method, teacher, chosen.iterations),
+            work / method / "images",
+        )
         for _ in generate(
-            teacher, images_per_class=chosen.images_per_class, method=settings, seed=SEED, out=images
+            teacher,
+            images_per_class=chosen.images_per_class,
+            method=settings,
+            seed=SEED,
+            out=images,
         ):
             pass
         first = not result.kept(NOISE)  # original images and noise are the same beside every method
         report = distill(
-            images, teacher, STUDENT, out=work / method / ("students" if first else "students-alone"),
-            original=train if first else None, test=test, comparison=Comparison(seeds=chosen.seeds, noise=first),
-        )  # fmt: skip
+            images,
+            teacher,
+            STUDENT,
+            out=work / method / ("students" if first else "students-alone"),
+            original=train if first else None,
+            test=test,
+            comparison=Comparison(seeds=chosen.seeds, noise=first),
+        )
         facts = {key: report[key] for key in FACTS}
-        rows = {method if name == FOLDER else name: facts | row for name, row in report["rows"].items()}
+        rows = {
+            method if name == FOLDER else name: facts | row for name, row in report["rows"].items()
+        }
         rows[method] |= {
             "settings": asdict(settings),
             "seconds_per_image": seconds_per_image([images]),

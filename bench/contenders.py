@@ -20,10 +20,27 @@ SHAPES = {
     "ResNet-50": [(256, 56), (128, 56), (512, 28), (256, 28), (1024, 14), (512, 14), (2048, 7)],
     "VGG-16-BN": [(64, 224), (128, 112)],
     "MobileNetV2": [
-        (32, 112), (16, 112), (96, 112), (96, 56), (24, 56), (144, 56), (144, 28), (32, 28), (192, 28), (192, 14),
-        (64, 14), (384, 14), (96, 14), (576, 14), (576, 7), (160, 7), (960, 7), (320, 7), (1280, 7),
+        (32, 112),
+        (16, 112),
+        (96, 112),
+        (96, 56),
+        (24, 56),
+        (144, 56),
+        (144, 28),
+        (32, 28),
+        (192, 28),
+        (192, 14),
+        (64, 14),
+        (384, 14),
+        (96, 14),
+        (576, 14),
+        (576, 7),
+        (160, 7),
+        (960, 7),
+        (320, 7),
+        (1280, 7),
     ],
-}  # fmt: skip
+}
 """A shape stands under the first network that has it."""
 
 
@@ -61,8 +78,12 @@ def moments_contenders(x: Tensor, with_inductor: bool) -> dict[str, Run]:
     }
     if with_inductor:
         torch.compiler.reset()  # else a third shape counts as one recompilation too many
-        forms = [torch.compile(form, fullgraph=True, dynamic=False) for form in (two_pass, var_mean)]
-        runs["inductor two_pass"], runs["inductor var_mean"] = (lambda f=form: f(x) for form in forms)
+        forms = [
+            torch.compile(form, fullgraph=True, dynamic=False) for form in (two_pass, var_mean)
+        ]
+        runs["inductor two_pass"], runs["inductor var_mean"] = (
+            lambda f=form: f(x) for form in forms
+        )
     return runs
 
 
@@ -80,14 +101,23 @@ def layer_contenders(x: Tensor, activation: str, with_inductor: bool) -> dict[st
 
     def layer(v: Tensor) -> Tensor:
         y = batch_norm(
-            v, mean.to(v.dtype), var.to(v.dtype), weight.to(v.dtype), bias.to(v.dtype), False, 0.0, 1e-5
+            v,
+            mean.to(v.dtype),
+            var.to(v.dtype),
+            weight.to(v.dtype),
+            bias.to(v.dtype),
+            False,
+            0.0,
+            1e-5,
         )
         return y.relu() if activation == "relu" else y
 
     def with_moments(measure) -> Run:
         def step(v: Tensor) -> Tensor:
             m, s = measure(v)
-            return torch.autograd.grad((layer(v), m, s), v, (gy, dmean.to(m.dtype), dvar.to(s.dtype)))[0]
+            return torch.autograd.grad(
+                (layer(v), m, s), v, (gy, dmean.to(m.dtype), dvar.to(s.dtype))
+            )[0]
 
         return step
 
@@ -108,7 +138,9 @@ def layer_contenders(x: Tensor, activation: str, with_inductor: bool) -> dict[st
     if with_inductor:
         torch.compiler.reset()
         for name, form in (("two_pass", two_pass), ("var_mean", var_mean)):
-            forward = torch.compile(lambda v, f=form: (layer(v), *f(v)), fullgraph=True, dynamic=False)
+            forward = torch.compile(
+                lambda v, f=form: (layer(v), *f(v)), fullgraph=True, dynamic=False
+            )
 
             def run(forward=forward) -> Tensor:
                 outputs = forward(leaf)

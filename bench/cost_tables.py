@@ -22,7 +22,11 @@ def throughput_table(result: dict) -> str:
         for method in names
     ]
     where = result["environment"]
-    header = ["method", *(f"images a minute, {number} steps" for number in steps), "guided / plain step"]
+    header = [
+        "method",
+        *(f"images a minute, {number} steps" for number in steps),
+        "guided / plain step",
+    ]
     return (
         f"Embedded prior, {result['images']} images at once, on {where['device']} with {where['threads']} threads.\n\n"
         f"{table(header, rows)}"
@@ -78,8 +82,16 @@ def decoders_table(result: dict) -> str:
         for name, way in result["ways"].items()
     ]
     rows += [[name, "", "", "", shares(name)] for name in generated if name not in result["ways"]]
-    tflops = ", ".join(f"{name} {value:g}" for name, value in result["stable_diffusion_tflops"].items())
-    header = ["guidance through", "cosine of the gradient (least)", "FLOPs", "time", "judge's domain / class"]
+    tflops = ", ".join(
+        f"{name} {value:g}" for name, value in result["stable_diffusion_tflops"].items()
+    )
+    header = [
+        "guidance through",
+        "cosine of the gradient (least)",
+        "FLOPs",
+        "time",
+        "judge's domain / class",
+    ]
     return (
         "Decoding and its gradient at half the image's size, beside the full size; judge's shares of what was guided "
         f"so. Stable Diffusion's own, TFLOPs an image: {tflops}.\n\n{table(header, rows)}"
@@ -100,7 +112,9 @@ def cat_compute_table(result: dict) -> str:
         return [cell for name, cell in result["cells"].items() if name.split("/")[0] == schedule]
 
     def compute(cells: list[dict]) -> float:
-        return mean(c["learning"]["unet_forward"] + BACKWARD * c["learning"]["unet_backward"] for c in cells)
+        return mean(
+            c["learning"]["unet_forward"] + BACKWARD * c["learning"]["unet_backward"] for c in cells
+        )
 
     published, rows = of("published"), []
     for schedule in ("plain", "published", "ours"):
@@ -110,13 +124,17 @@ def cat_compute_table(result: dict) -> str:
             continue
         cost = ["0", "0", "", ""]
         if schedule != "plain":
-            seconds = sum(s for name, s in result["seconds"].items() if name.split("/")[0] == schedule)
+            seconds = sum(
+                s for name, s in result["seconds"].items() if name.split("/")[0] == schedule
+            )
             forward, backward = (
                 mean(c["learning"][f"unet_{way}"] for c in cells) for way in ("forward", "backward")
             )
             ratio = f"{compute(published) / compute(cells):.1f}" if published else "not measured"
             cost = [f"{forward:.0f}", f"{backward:.0f}", f"{seconds / len(cells):.0f}", ratio]
-        accuracies = (f"{mean(c[key] for c in cells):.2f}" for key in ("teacher_class", "judge_class"))
+        accuracies = (
+            f"{mean(c[key] for c in cells):.2f}" for key in ("teacher_class", "judge_class")
+        )
         rows.append([schedule, *cost, *accuracies])
     unmoved = sum(c["learning"].get("outcome") == NO_BETTER for c in of("ours"))
     epochs = result["settings"].get("schedules", {}).get("published", {}).get("epochs")
@@ -133,7 +151,15 @@ def cat_compute_table(result: dict) -> str:
         for domain, kinds in result["classes"].items()
         for kind in kinds
     )
-    header = ["tokens", "UNet passes", "backward", "seconds", "published / this", "teacher", "judge"]
+    header = [
+        "tokens",
+        "UNet passes",
+        "backward",
+        "seconds",
+        "published / this",
+        "teacher",
+        "judge",
+    ]
     images = result["settings"]["images_per_class"]
     return (
         f"A class: one latent through the UNet is a pass, a backward one counts as {BACKWARD}. Accuracies on "
@@ -150,7 +176,10 @@ def onnx_runtime_table(result: dict) -> str:
             *(
                 text
                 for by in threads.values()
-                for text in (f"{1e3 * by[part]['torch']['s']:.0f}", f"{by[part]['onnx']['ratio']:.2f}")
+                for text in (
+                    f"{1e3 * by[part]['torch']['s']:.0f}",
+                    f"{by[part]['onnx']['ratio']:.2f}",
+                )
             ),
         ]
         for part in next(iter(threads.values()))
@@ -173,7 +202,10 @@ def gpu_memory_table(memory: dict | None) -> str:
     phases = ("text", "sampling", "guidance", "decode", "cat", "rows")
 
     def stopped(told: dict) -> str:
-        kind = next((kind for kind in ("refused", "out_of_memory", "failed") if kind in told), "not measured")
+        kind = next(
+            (kind for kind in ("refused", "out_of_memory", "failed") if kind in told),
+            "not measured",
+        )
         return kind.replace("_", " ")
 
     def shown(told: dict, name: str) -> str:
@@ -189,12 +221,16 @@ def gpu_memory_table(memory: dict | None) -> str:
     rows = []
     for row in memory["rows"]:
         generate, learn = row["generate"], row["learn"]
-        rows.append([
-            row["classifier"], str(row["batch"]), row["budget"],
-            *(shown(learn if name in ("cat", "rows") else generate, name) for name in phases),
-            *figures(generate, "step", "plain_s", "guided_s", "overhead"),
-            *figures(learn, "update", "seconds_per_update"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                row["classifier"],
+                str(row["batch"]),
+                row["budget"],
+                *(shown(learn if name in ("cat", "rows") else generate, name) for name in phases),
+                *figures(generate, "step", "plain_s", "guided_s", "overhead"),
+                *figures(learn, "update", "seconds_per_update"),
+            ]
+        )
     header = [
         "classifier",
         "batch",
@@ -206,7 +242,11 @@ def gpu_memory_table(memory: dict | None) -> str:
         "CAT update s",
     ]
     largest = memory["errors"].get("largest")
-    told = "No phase was measured." if largest is None else f"Largest error of a prediction {largest:.1%}."
+    told = (
+        "No phase was measured."
+        if largest is None
+        else f"Largest error of a prediction {largest:.1%}."
+    )
     return f"Phases: predicted / measured peak in GB. {told}\n\n{table(header, rows)}"
 
 
@@ -231,14 +271,14 @@ def evaluator_table(result: dict) -> str:
         ["two sets of", "rows", "features", "peak of the process, GiB", "seconds"],
         [
             [
-                what[part], f"{result[part]['values']['rows']:,}", str(result[part]["width"]),
+                what[part],
+                f"{result[part]['values']['rows']:,}",
+                str(result[part]["width"]),
                 f"{result[part]['peak_bytes'] / 2**30:.2f}",
                 f"{sum(value for key, value in result[part]['values'].items() if key.endswith('_s')):.0f}",
             ]
             for part in what
             if part in result
         ],
-    )  # fmt: skip
-    return (
-        f"On the same random features:\n\n{values}\n\nFiles of features that are never held whole:\n\n{sizes}"
     )
+    return f"On the same random features:\n\n{values}\n\nFiles of features that are never held whole:\n\n{sizes}"

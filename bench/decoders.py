@@ -24,18 +24,19 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.config import Alignment
+from engine.classifiers import Classifier, load_classifier
+from engine.datasets.run_record import versions
+from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.shares import shares
 from engine.files import write_whole
 from engine.guidance.losses import domain_loss
 from engine.guidance.steer import gradient
-from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.models import Prior, load_prior
 from engine.models.decoder import GuidanceDecoder, guidance_decoder
 from engine.models.decoder_stages import tiny_stages
-from engine.models.embedded.judge import Judge, load_judge
-from engine.outputs.run_record import versions
-from engine.pipelines.generate import sample_group
-from engine.pipelines.job import Job, prepare
+from engine.runners.generate import sample_group
+from engine.runners.job import Job, prepare
+from engine.settings import Alignment
 
 FIRST_SEED = 100
 STEPS = (0, 8, 16, 23)
@@ -43,7 +44,13 @@ REFERENCE = "full size"
 POOLED = "truncated, pooled kernels"
 MODES = ("area", "bilinear", "bicubic")
 NARROW = "distilled, a third as wide"
-GENERATED = (REFERENCE, NARROW, "latents by area, variance kept", "truncated, kernels as they were", POOLED)
+GENERATED = (
+    REFERENCE,
+    NARROW,
+    "latents by area, variance kept",
+    "truncated, kernels as they were",
+    POOLED,
+)
 """The ways that also guide whole images."""
 SD_VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -56,7 +63,10 @@ RESULT = Path(__file__).parent / "results" / "decoders.json"
 
 def ways(prior: Prior) -> dict[str, GuidanceDecoder]:
     """Every way to decode for guidance, by name."""
-    full, tiny = guidance_decoder(prior, "full"), guidance_decoder(prior, "tiny", prior.image_px // 2)
+    full, tiny = (
+        guidance_decoder(prior, "full"),
+        guidance_decoder(prior, "tiny", prior.image_px // 2),
+    )
     layers = list(prior.vae.decoder.layers)
     last = max(place for place, layer in enumerate(layers) if isinstance(layer, nn.Upsample))
     head, tail = tiny_stages(prior.vae)[0], tiny_stages(prior.vae)[-1]
@@ -77,7 +87,9 @@ def resampling(mode: str, keep_variance: bool) -> Callable[[Tensor], Tensor]:
         options = {} if mode == "area" else {"antialias": True}
         small = F.interpolate(z, scale_factor=0.5, mode=mode, **options)
         if keep_variance:
-            small = small * (z.detach().std((2, 3), keepdim=True) / small.detach().std((2, 3), keepdim=True))
+            small = small * (
+                z.detach().std((2, 3), keepdim=True) / small.detach().std((2, 3), keepdim=True)
+            )
         return small
 
     return half
@@ -85,7 +97,9 @@ def resampling(mode: str, keep_variance: bool) -> Callable[[Tensor], Tensor]:
 
 def reading(classifier: Classifier, px: int) -> Classifier:
     """The same network, made to read images squashed to `px`."""
-    return replace(classifier, preprocess=replace(classifier.preprocess, crop=(px, px), resize=(px, px)))
+    return replace(
+        classifier, preprocess=replace(classifier.preprocess, crop=(px, px), resize=(px, px))
+    )
 
 
 def compared(
@@ -120,7 +134,9 @@ def flops(decoder: Callable[[Tensor], Tensor], latents: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def times_ms(found: dict[str, GuidanceDecoder], latents: Tensor, rounds: int = 9) -> dict[str, float]:
+def times_ms(
+    found: dict[str, GuidanceDecoder], latents: Tensor, rounds: int = 9
+) -> dict[str, float]:
     """Median ms of each way's decoding and gradient, in turns."""
     taken: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(rounds):
@@ -161,7 +177,9 @@ def generated(job: Job, judge: Judge, domain: str) -> tuple[dict[str, float], di
     first, *others = job.groups()
     made = sample_group(job, first, lambda step, clean: latents.update({step.index: clean}))
     made += [sample for group in others for sample in sample_group(job, group)]
-    return asdict(shares(made, judge, domain)) | {"seconds": round(time.perf_counter() - start, 1)}, latents
+    return asdict(shares(made, judge, domain)) | {
+        "seconds": round(time.perf_counter() - start, 1)
+    }, latents
 
 
 def summary(per_domain: list[dict[str, list[float]]]) -> dict[str, object]:
@@ -170,7 +188,9 @@ def summary(per_domain: list[dict[str, list[float]]]) -> dict[str, object]:
         f"mean_{measure}": round(mean(x for domain in per_domain for x in domain[measure]), 4)
         for measure in ("cosine", "loss_ratio", "rms_error")
     }
-    by_step = [round(mean(values), 4) for values in zip(*(d["cosine"] for d in per_domain), strict=True)]
+    by_step = [
+        round(mean(values), 4) for values in zip(*(d["cosine"] for d in per_domain), strict=True)
+    ]
     least = min(x for domain in per_domain for x in domain["cosine"])
     return {**means, "least_cosine": round(least, 4), "mean_cosine_by_step": by_step}
 
@@ -178,7 +198,9 @@ def summary(per_domain: list[dict[str, list[float]]]) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=4, help="images of each class and domain")
-    parser.add_argument("--domains", nargs="+", default=["photo", "art_painting", "cartoon", "sketch"])
+    parser.add_argument(
+        "--domains", nargs="+", default=["photo", "art_painting", "cartoon", "sketch"]
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior, judge = load_prior("embedded", device="cpu"), load_judge()
@@ -187,10 +209,14 @@ def main() -> None:
     cells: dict[str, dict[str, dict[str, float]]] = {}
     per_way: dict[str, list[dict[str, list[float]]]] = {}
     for domain in chosen.domains:
-        classifier = reading(load_classifier(f"embedded:{domain}", device="cpu"), prior.image_px // 2)
+        classifier = reading(
+            load_classifier(f"embedded:{domain}", device="cpu"), prior.image_px // 2
+        )
         for name in (*GENERATED, "no guidance"):
             alignment = Alignment() if name in found else None
-            job = prepare(classifier, prior, None, chosen.images, alignment=alignment, seed=FIRST_SEED)
+            job = prepare(
+                classifier, prior, None, chosen.images, alignment=alignment, seed=FIRST_SEED
+            )
             job = replace(job, decoder=found.get(name))
             cells.setdefault(name, {})[domain], latents = generated(job, judge, domain)
             print(domain, name, cells[name][domain], flush=True)
@@ -198,7 +224,10 @@ def main() -> None:
                 for way, row in compared(job, latents, found).items():
                     per_way.setdefault(way, []).append(row)
     latents = torch.randn(28, *prior.latent_shape)
-    ms, counted = times_ms(found, latents), {name: flops(way, latents) for name, way in found.items()}
+    ms, counted = (
+        times_ms(found, latents),
+        {name: flops(way, latents) for name, way in found.items()},
+    )
     rows = {
         name: summary(per_way[name])
         | {
@@ -209,16 +238,27 @@ def main() -> None:
     }
     result = {
         "settings": {
-            "prior": prior.fingerprint, "domains": chosen.domains, "steps": STEPS, "seed": FIRST_SEED,
+            "prior": prior.fingerprint,
+            "domains": chosen.domains,
+            "steps": STEPS,
+            "seed": FIRST_SEED,
             "images_per_class": chosen.images,
         },
         "ways": rows,
         "generated": cells,
         "stable_diffusion_tflops": stable_diffusion_flops(prior),
-        "environment": {"device": "cpu", "threads": torch.get_num_threads(), "versions": versions()},
-    }  # fmt: skip
+        "environment": {
+            "device": "cpu",
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        },
+    }
     write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
-    print(json.dumps({"ways": rows, "stable_diffusion_tflops": result["stable_diffusion_tflops"]}, indent=1))
+    print(
+        json.dumps(
+            {"ways": rows, "stable_diffusion_tflops": result["stable_diffusion_tflops"]}, indent=1
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -19,15 +19,16 @@ from pathlib import Path
 from evidence import FIRST_SEED, IMAGES, METHODS, WORK, draw, folder_of, images_of, shared_folder
 from rows import Rows, alone
 
+from engine.classifiers import load_classifier
+from engine.datasets.dataset import open_dataset
+from engine.datasets.run_record import read_run
 from engine.downstream.distill import distill
 from engine.downstream.prune import prune
 from engine.downstream.quantise import quantise
-from engine.downstream.settings import Comparison
+from engine.embedded.judge import load_judge
 from engine.evaluation.images import open_images
-from engine.models import load_classifier, load_prior
-from engine.models.embedded.judge import load_judge
-from engine.outputs.dataset import open_dataset
-from engine.outputs.run_record import read_run
+from engine.models import load_prior
+from engine.settings.downstream import Comparison
 from engine.types import ImageKey
 
 TASKS: dict[str, Callable[..., dict]] = {"distill": distill, "prune": prune, "quantise": quantise}
@@ -66,7 +67,9 @@ def together(
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
     """Options that say which folders of bench/evidence.py are read."""
-    parser.add_argument("--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains)
+    parser.add_argument(
+        "--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains
+    )
     parser.add_argument(
         "--seeds", type=int, default=3, help="seeds of bench/evidence.py that are put together"
     )
@@ -76,7 +79,9 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     tasks = [*TASKS, *FURTHER]
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with pacs64-train and -test.parquet")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with pacs64-train and -test.parquet"
+    )
     parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
     add_folders(parser)
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -95,7 +100,9 @@ def main() -> None:
         [f"{task}/{domain}" for task, domain in product(tasks, load_judge().domains)],
     )
 
-    def pool(method: str, domain: str, times: int = 1, limits: Mapping[str, int] | None = None) -> Path:
+    def pool(
+        method: str, domain: str, times: int = 1, limits: Mapping[str, int] | None = None
+    ) -> Path:
         """All seeds of a method as one folder."""
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
         how, root = folder_of(method, domain, classifier, prior, chosen.work)
@@ -111,25 +118,43 @@ def main() -> None:
         name, classifier = f"{task}/{domain}", load_classifier(f"embedded:{domain}", device="cpu")
         method, times = FURTHER.get(task, (OURS, 1))
         how, root = folder_of(method, domain, classifier, prior, chosen.work)
-        depends = {"settings": asdict(METHODS[method]), "token_file": root.name if how.tokens else None}
+        depends = {
+            "settings": asdict(METHODS[method]),
+            "token_file": root.name if how.tokens else None,
+        }
         depends |= {"plain": asdict(METHODS[PLAIN])} if task in TASKS else {"times": times}
         row = result.kept(name, depends)
         if "rows" in row:
             continue
         if task in TASKS:
             report = TASKS[task](
-                pool(OURS, domain), classifier, out=root / task, original=train,
-                plain=pool(PLAIN, domain), test=test, domain=domain,
-            )  # fmt: skip
+                pool(OURS, domain),
+                classifier,
+                out=root / task,
+                original=train,
+                plain=pool(PLAIN, domain),
+                test=test,
+                domain=domain,
+            )
         else:
             original = Counter(open_images(train, domain).labels())
-            limits = {label: times * min(original[label], IMAGES * chosen.seeds) for label in original}
+            limits = {
+                label: times * min(original[label], IMAGES * chosen.seeds) for label in original
+            }
             report = distill(
-                pool(method, domain, times, limits), classifier, out=root / task, test=test,
-                domain=domain, comparison=Comparison(noise=False),
-            )  # fmt: skip
+                pool(method, domain, times, limits),
+                classifier,
+                out=root / task,
+                test=test,
+                domain=domain,
+                comparison=Comparison(noise=False),
+            )
         result.add(name, row | {key: report[key] for key in KEPT if key in report})
-        print(name, {of: found["accuracy"]["mean"] for of, found in report["rows"].items()}, flush=True)
+        print(
+            name,
+            {of: found["accuracy"]["mean"] for of, found in report["rows"].items()},
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from engine.datasets.run_record import versions
 from engine.evaluation.features import FeatureFile, RunningMoments
 from engine.evaluation.metrics import fid, gaussian, inception_score, kid
 from engine.evaluation.neighbours import neighbours
 from engine.files import write_whole
 from engine.memory.measure import peak_bytes
-from engine.outputs.run_record import versions
 
 RESULT = Path(__file__).parent / "results" / "evaluator.json"
 PARTS = ("stream", "neighbours", "narrow_neighbours", "equal")
@@ -48,7 +48,9 @@ def stream(rows: int, width: int) -> dict[str, float]:
     with FeatureFile(width) as samples, FeatureFile(width) as reference:
         seconds = {}
         start = time.perf_counter()
-        moments = [fill(file, rows, seed).gaussian() for seed, file in enumerate((samples, reference))]
+        moments = [
+            fill(file, rows, seed).gaussian() for seed, file in enumerate((samples, reference))
+        ]
         seconds["moments_s"] = time.perf_counter() - start
         start = time.perf_counter()
         distance = fid(*moments)
@@ -69,7 +71,11 @@ def nearest(rows: int, width: int) -> dict[str, float]:
         start_s = time.perf_counter()
         found = neighbours(samples, reference)
         seconds = time.perf_counter() - start_s
-    return {"rows": rows, "precision": found.precise.double().mean().item(), "neighbours_s": seconds}
+    return {
+        "rows": rows,
+        "precision": found.precise.double().mean().item(),
+        "neighbours_s": seconds,
+    }
 
 
 class Handed(nn.Module):
@@ -109,7 +115,8 @@ def equal(rows: int, width: int) -> dict[str, dict[str, float]]:
     score.update(samples)
     theirs["inception_score"] = score.compute()[0].item()
     theirs |= {
-        name: float(value) for name, value in compute_prdc(reference.numpy(), samples.numpy(), 3).items()
+        name: float(value)
+        for name, value in compute_prdc(reference.numpy(), samples.numpy(), 3).items()
     }
     near = neighbours(samples, reference, 3, 3)
     ours = {
@@ -122,7 +129,11 @@ def equal(rows: int, width: int) -> dict[str, dict[str, float]]:
         "coverage": near.covered.double().mean().item(),
     }
     return {
-        name: {"ours": ours[name], "library": value, "relative_gap": abs(ours[name] - value) / abs(value)}
+        name: {
+            "ours": ours[name],
+            "library": value,
+            "relative_gap": abs(ours[name] - value) / abs(value),
+        }
         for name, value in theirs.items()
     }
 
@@ -156,7 +167,9 @@ def main() -> None:
     )
     parser.add_argument("--width", type=int, default=2048, help="features of a row")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--here", action="store_true", help="run the one part in this process and print it")
+    parser.add_argument(
+        "--here", action="store_true", help="run the one part in this process and print it"
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     if chosen.here:
@@ -165,11 +178,25 @@ def main() -> None:
     result = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
     for part in chosen.parts:
         sizes = ["--rows", str(chosen.rows), "--neighbour-rows", str(chosen.neighbour_rows)]
-        command = [sys.executable, __file__, "--here", "--parts", part, "--width", str(chosen.width), *sizes]
+        command = [
+            sys.executable,
+            __file__,
+            "--here",
+            "--parts",
+            part,
+            "--width",
+            str(chosen.width),
+            *sizes,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         result[part] = json.loads(done.stdout.strip().splitlines()[-1])
         write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
-        print(part, f"{result[part]['peak_bytes'] / 2**30:.2f} GiB", result[part]["values"], flush=True)
+        print(
+            part,
+            f"{result[part]['peak_bytes'] / 2**30:.2f} GiB",
+            result[part]["values"],
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -17,32 +17,35 @@ from pathlib import Path
 import torch
 from rows import Rows, alone
 
-from engine.baselines.compute import flops_per_image as baseline_flops
-from engine.baselines.deepinversion import DeepInversion
-from engine.baselines.natural_inversion import NaturalInversion
-from engine.baselines.plugin_inversion import PlugInInversion
-from engine.baselines.settings import BaselineSettings
-from engine.config import Alignment, Evaluation, Sampling
+from engine.apps.demo import shipped_tokens
+from engine.classifiers import Classifier, load_classifier
+from engine.datasets.dataset import load_sample, open_dataset, read_dataset
+from engine.datasets.run_record import read_run
+from engine.embedded.captions import STYLED
+from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
 from engine.evaluation.shares import shares
 from engine.guidance.losses import judged
 from engine.memory.count import counting
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.models.embedded.captions import STYLED
-from engine.models.embedded.judge import Judge, load_judge
-from engine.outputs.dataset import load_sample, open_dataset, read_dataset
-from engine.outputs.run_record import read_run
-from engine.pipelines.demo import shipped_tokens
-from engine.pipelines.generate import generate
-from engine.pipelines.job import prepare
+from engine.methods.compute import flops_per_image as baseline_flops
+from engine.models import Prior, load_prior
+from engine.runners.generate import generate
+from engine.runners.job import prepare
+from engine.settings import Alignment, Evaluation, Sampling
+from engine.settings.inversion import (
+    DeepInversion,
+    InversionSettings,
+    NaturalInversion,
+    PlugInInversion,
+)
 from engine.tokens.table import load_tokens
 from engine.types import Sample
 
 FIRST_SEED = 900
 """No token was learned on images of these seeds. Chosen with them in view: nine tenths of the schedule instead of all,
 among the variants of bench/guidance_study.py, which has seeds of its own; words as the start of tokens, and the rules
-on L_BN of engine/pipelines/start_word.py and bench/learn_shipped_tokens.py."""
+on L_BN of engine/runners/start_word.py and bench/learn_shipped_tokens.py."""
 IMAGES = 17
 """Of each class and seed."""
 RESULT = Path(__file__).parent / "results" / "evidence.json"
@@ -62,7 +65,7 @@ class Method:
     alignment: Alignment | None
     tokens: bool = False
     sampling: Sampling = Sampling()
-    baseline: BaselineSettings | None = None
+    baseline: InversionSettings | None = None
     told: bool = False
 
     def sampling_for(self, domain: str) -> Sampling:
@@ -134,12 +137,22 @@ def images_of(folder: Path) -> list[Sample]:
     return [load_sample(file, row) for file, row in read_dataset(folder)]
 
 
-def draw(method: Method, classifier: Classifier, prior: Prior, domain: str, images: int, seed: int, folder: Path,
-         plain: Path) -> None:  # fmt: skip
+def draw(
+    method: Method,
+    classifier: Classifier,
+    prior: Prior,
+    domain: str,
+    images: int,
+    seed: int,
+    folder: Path,
+    plain: Path,
+) -> None:
     """One seed's folder, finished; one that is finished is left alone. plain: where such a method's images are
     kept that neither guidance nor tokens touch: they are the same whatever the classifier, so they are drawn once."""
     if method.baseline is not None:
-        for _ in generate(classifier, images_per_class=images, seed=seed, out=folder, method=method.baseline):
+        for _ in generate(
+            classifier, images_per_class=images, seed=seed, out=folder, method=method.baseline
+        ):
             pass
         return
     arguments = {
@@ -168,7 +181,9 @@ def draw(method: Method, classifier: Classifier, prior: Prior, domain: str, imag
 def by_class(samples: list[Sample], judge: Judge, domain: str) -> dict[str, dict[str, float]]:
     """Shares of each class's images."""
     return {
-        label: asdict(shares([sample for sample in samples if sample.label == label], judge, domain))
+        label: asdict(
+            shares([sample for sample in samples if sample.label == label], judge, domain)
+        )
         for label in judge.classes
     }
 
@@ -199,8 +214,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=IMAGES, help="images of each class and seed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains)
-    parser.add_argument("--work", type=Path, default=WORK, help="where the data set folders are kept")
+    parser.add_argument(
+        "--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains
+    )
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help="where the data set folders are kept"
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior, judge = load_prior("embedded"), load_judge()
@@ -213,7 +232,10 @@ def main() -> None:
     if chosen.out == RESULT and chosen.images < result.others.get("images_per_class", 0):
         parser.error(f"{RESULT} has more images a class: name another --out for a trial")
     for method, domain in product(chosen.methods, chosen.domains):
-        how, classifier = METHODS[method], load_classifier(f"embedded:{domain}", device=prior.device)
+        how, classifier = (
+            METHODS[method],
+            load_classifier(f"embedded:{domain}", device=prior.device),
+        )
         depends = {"settings": asdict(how)}
         how, root = folder_of(method, domain, classifier, prior, chosen.work)
         if METHODS[method].tokens:

@@ -5,9 +5,9 @@ from statistics import mean
 
 from cost_tables import table
 
+from engine.apps.demo import shipped_tokens
+from engine.embedded.judge import load_judge
 from engine.models import Prior
-from engine.models.embedded.judge import load_judge
-from engine.pipelines.demo import shipped_tokens
 from engine.tokens.state import initial_rows
 from engine.tokens.table import load_tokens
 
@@ -25,7 +25,9 @@ def _domains(result: dict) -> list[str]:
 def guidance_table(result: dict) -> str:
     """bench/evidence.py: shares by domain and method, each the mean over its seeds."""
     methods = [
-        m for m in ("plain", "paper DAG", "DAG") if any(_cells(result, m, d) for d in _domains(result))
+        m
+        for m in ("plain", "paper DAG", "DAG")
+        if any(_cells(result, m, d) for d in _domains(result))
     ]
 
     def shown(cells: list[dict]) -> str:
@@ -38,9 +40,12 @@ def guidance_table(result: dict) -> str:
 
     domains = _domains(result)
     rows = [[d.replace("_", " "), *(shown(_cells(result, m, d)) for m in methods)] for d in domains]
-    rows.append(["mean", *(shown([c for d in domains for c in _cells(result, m, d)]) for m in methods)])
+    rows.append(
+        ["mean", *(shown([c for d in domains for c in _cells(result, m, d)]) for m in methods)]
+    )
     numbers = ", ".join(
-        f"{m} {max(sum(c['images'] for c in _cells(result, m, d)) for d in domains)}" for m in methods
+        f"{m} {max(sum(c['images'] for c in _cells(result, m, d)) for d in domains)}"
+        for m in methods
     )
     return (
         f"Judge's share in the domain / in the class / L_BN; neutral prompts; images of each row and column: {numbers}."
@@ -85,14 +90,20 @@ def shipped_table(prior: Prior, words: Sequence[str]) -> str:
             rows.append([domain.replace("_", " "), "none", "none"])
             continue
         tokens = load_tokens(shipped_tokens(domain), prior)
-        begun = {word: initial_rows(prior, tokens.classes, tokens.labels, word, 0) for word in words}
+        begun = {
+            word: initial_rows(prior, tokens.classes, tokens.labels, word, 0) for word in words
+        }
         still = {
-            label: next((word for word in words if begun[word][place].equal(tokens.rows[place])), None)
+            label: next(
+                (word for word in words if begun[word][place].equal(tokens.rows[place])), None
+            )
             for place, label in enumerate(tokens.labels)
         }
         unmoved = [f"{label} ({word})" for label, word in still.items() if word]
         moved = [label for label, word in still.items() if not word]
-        rows.append([domain.replace("_", " "), *(", ".join(names) or "none" for names in (moved, unmoved))])
+        rows.append(
+            [domain.replace("_", " "), *(", ".join(names) or "none" for names in (moved, unmoved))]
+        )
     return table(["classifier of", "learned tokens", "a word, unmoved"], rows)
 
 
@@ -101,9 +112,10 @@ def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:
     domains = [name.removeprefix("embedded:") for name in next(iter(found["recognised"].values()))]
     return {
         domain: sorted(
-            sorted(found["recognised"], key=lambda label: found["recognised"][label][f"embedded:{domain}"])[
-                :number
-            ]
+            sorted(
+                found["recognised"],
+                key=lambda label: found["recognised"][label][f"embedded:{domain}"],
+            )[:number]
         )
         for domain in domains
     }
@@ -139,8 +151,17 @@ def methods_table(result: dict, methods: list[str], seconds: bool = False) -> st
         cells.append(f"{mean(row['flops_per_image'] for row in whole) / 1e9:.0f}")
         cells += [f"{mean(row['seconds_per_image'] for row in whole):.2g}"] if seconds else []
         rows.append([*cells, str(whole[0]["images"])])
-    header = ["method", *(f"FID {d.replace('_', ' ')}" for d in domains), "FID", "KID", "precision", "recall",
-              "GFLOP an image", *(["seconds an image"] if seconds else []), "images"]  # fmt: skip
+    header = [
+        "method",
+        *(f"FID {d.replace('_', ' ')}" for d in domains),
+        "FID",
+        "KID",
+        "precision",
+        "recall",
+        "GFLOP an image",
+        *(["seconds an image"] if seconds else []),
+        "images",
+    ]
     return table(header, rows)
 
 
@@ -184,9 +205,16 @@ def downstream_table(result: dict, task: str) -> str:
 
     Means over the domains, of the sets that all have. Students have more sets: see MORE_SETS.
     """
-    found = {name.split("/")[1]: row for name, row in result["rows"].items() if name.startswith(f"{task}/")}
+    found = {
+        name.split("/")[1]: row
+        for name, row in result["rows"].items()
+        if name.startswith(f"{task}/")
+    }
     if task == "distill":
-        found = {domain: row | {"rows": row["rows"] | _more(result, domain)} for domain, row in found.items()}
+        found = {
+            domain: row | {"rows": row["rows"] | _more(result, domain)}
+            for domain, row in found.items()
+        }
 
     def shown(entry: dict | None) -> str:
         if entry is None:
@@ -197,12 +225,16 @@ def downstream_table(result: dict, task: str) -> str:
     sets = list(dict.fromkeys(name for row in found.values() for name in row["rows"]))
     rows = [
         [
-            domain.replace("_", " "), str(next(iter(row["rows"].values()))["images"]),
+            domain.replace("_", " "),
+            str(next(iter(row["rows"].values()))["images"]),
             f"{100 * row['teacher']['accuracy']:.1f}",
-            *(shown(row["rows"][name]["accuracy"] if name in row["rows"] else None) for name in sets),
+            *(
+                shown(row["rows"][name]["accuracy"] if name in row["rows"] else None)
+                for name in sets
+            ),
         ]
         for domain, row in found.items()
-    ]  # fmt: skip
+    ]
     if len(found) > 1:
         means = {
             name: mean(row["rows"][name]["accuracy"]["mean"] for row in found.values())
@@ -213,16 +245,22 @@ def downstream_table(result: dict, task: str) -> str:
         shares = (f"{100 * means[name]:.1f}" if name in means else "" for name in sets)
         rows.append(["mean", "", f"{100 * teacher:.1f}", *shares])
     names = {"folder": "ours", "plain": "plain prior", **MORE_SETS}
-    return table(["classifier of", "images", "classifier", *(names.get(name, name) for name in sets)], rows)
+    return table(
+        ["classifier of", "images", "classifier", *(names.get(name, name) for name in sets)], rows
+    )
 
 
 def styles_table(result: dict) -> str:
     """bench/styles.py: FID against each style's own set."""
     rows = [
         [
-            style.replace("_", " "), *(f"{row['accuracy'][what]:.2f}" if what in row["accuracy"] else "" for what in
-            ("training", "test")), *(f"{row['fid'][method]:.1f}" for method in ("plain", "ours")),
+            style.replace("_", " "),
+            *(
+                f"{row['accuracy'][what]:.2f}" if what in row["accuracy"] else ""
+                for what in ("training", "test")
+            ),
+            *(f"{row['fid'][method]:.1f}" for method in ("plain", "ours")),
         ]
         for style, row in result["rows"].items()
-    ]  # fmt: skip
+    ]
     return table(["style", "classifier on its set", "on more of it", "FID plain", "FID ours"], rows)

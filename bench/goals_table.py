@@ -14,7 +14,9 @@ GOALS_FROM = ("evidence", "guidance_study", "methods", "downstream", "evaluator"
 PIXEL_METHODS = ("DeepInversion", "Plug-In Inversion", "NaturalInversion")
 
 
-def _metric(found: Results, method: str, domain: str, key: str = "fid", file: str = "evidence") -> float:
+def _metric(
+    found: Results, method: str, domain: str, key: str = "fid", file: str = "evidence"
+) -> float:
     """A KeyError where it was not measured."""
     return found[file]["rows"][f"{method}/{domain}"]["metrics"][key]["value"]
 
@@ -53,13 +55,17 @@ def _accuracy(found: Results, task: str, domain: str, images: str) -> float:
 
 
 def _of_original(found: Results, domain: str) -> Reached:
-    share = _accuracy(found, "distill", domain, "folder") / _accuracy(found, "distill", domain, "original")
+    share = _accuracy(found, "distill", domain, "folder") / _accuracy(
+        found, "distill", domain, "original"
+    )
     return f"{share:.2f}", share >= 0.95
 
 
 def _above_plain(task: str, points: float) -> Callable[[Results, str], Reached]:
     def reached(found: Results, domain: str) -> Reached:
-        gain = 100 * (_accuracy(found, task, domain, "folder") - _accuracy(found, task, domain, "plain"))
+        gain = 100 * (
+            _accuracy(found, task, domain, "folder") - _accuracy(found, task, domain, "plain")
+        )
         return f"{gain:+.1f}", gain >= points if points else gain > 0
 
     return reached
@@ -67,7 +73,8 @@ def _above_plain(task: str, points: float) -> Callable[[Results, str], Reached]:
 
 def _int8(found: Results, domain: str) -> Reached:
     gap = 100 * (
-        _accuracy(found, "quantise", domain, "folder") - _accuracy(found, "quantise", domain, "original")
+        _accuracy(found, "quantise", domain, "folder")
+        - _accuracy(found, "quantise", domain, "original")
     )
     return f"{gap:+.1f}", abs(gap) <= 1
 
@@ -83,8 +90,12 @@ IN_EACH_DOMAIN: dict[str, Callable[[Results, str], Reached]] = {
     "FID, of 56 images: DAG below the paper's guidance with the best of three steps": _paper_at_its_best,
     "FID of each method without a prior at least 1.4 times ours (least)": _methods,
     "student on ours at least .95 of the one on original images": _of_original,
-    "student on ours at least 9 points above the one on the plain prior's": _above_plain("distill", 9),
-    "pruned by 70 %, taught on ours above taught on the plain prior's, points": _above_plain("prune", 0),
+    "student on ours at least 9 points above the one on the plain prior's": _above_plain(
+        "distill", 9
+    ),
+    "pruned by 70 %, taught on ours above taught on the plain prior's, points": _above_plain(
+        "prune", 0
+    ),
     "int8 calibrated on ours within 1 point of original images": _int8,
 }
 
@@ -137,7 +148,9 @@ def goals_table(found: Results) -> str:
     for goal, of_domain in IN_EACH_DOMAIN.items():
         cells = [cell(lambda d=domain, of=of_domain: of(found, d)) for domain in domains]
         good = [here for _, here in cells if here is not None]
-        rows.append([goal, *(shown for shown, _ in cells), f"{sum(good)} of {len(good)}" if good else ""])
+        rows.append(
+            [goal, *(shown for shown, _ in cells), f"{sum(good)} of {len(good)}" if good else ""]
+        )
     for goal, of_all in ONCE.items():
         shown, good = cell(lambda of=of_all: of(found, domains))
         verdict = {True: "yes", False: "no", None: ""}[good]

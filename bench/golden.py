@@ -57,20 +57,34 @@ def install(commit: str, folder: Path) -> Path:
     """The packages of a commit, built and unpacked into a folder of their own."""
     source, site = folder / "source", folder / "site"
     source.mkdir(parents=True)
-    archive = subprocess.run(["git", "archive", commit], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE)
+    archive = subprocess.run(
+        ["git", "archive", commit], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE
+    )
     subprocess.run(["tar", "-x"], cwd=source, check=True, input=archive.stdout)
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
-         "--target", str(site), str(source)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--target",
+            str(site),
+            str(source),
+        ],
         check=True,
-    )  # fmt: skip
+    )
     return site
 
 
 def images_of(site: Path, cases: Sequence[str], work: Path) -> dict[str, dict[str, str]]:
     """The digest of each PNG that the cases make with the packages in `site`, by case and path."""
     work.mkdir(parents=True)
-    script = SCRIPT.format(site=str(site), work=str(work), calls={case: CASES[case] for case in cases})
+    script = SCRIPT.format(
+        site=str(site), work=str(work), calls={case: CASES[case] for case in cases}
+    )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     subprocess.run([sys.executable, "-c", script], check=True, cwd=work, env=environment)
     return {
@@ -85,9 +99,15 @@ def images_of(site: Path, cases: Sequence[str], work: Path) -> dict[str, dict[st
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("base", help="the commit to compare with")
-    parser.add_argument("--head", default="HEAD", help="the commit that is compared (default: HEAD)")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="some of the cases")
-    parser.add_argument("--keep", type=Path, help="a new folder for both sets of images (default: a temporary one)")
+    parser.add_argument(
+        "--head", default="HEAD", help="the commit that is compared (default: HEAD)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=CASES, default=list(CASES), help="some of the cases"
+    )
+    parser.add_argument(
+        "--keep", type=Path, help="a new folder for both sets of images (default: a temporary one)"
+    )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (chosen.keep or Path(temporary)).resolve()
@@ -100,7 +120,9 @@ def main() -> int:
         paths = base[case].keys() | head[case].keys()
         differing = sorted(path for path in paths if base[case].get(path) != head[case].get(path))
         changed += bool(differing or not paths)
-        verdict = f"CHANGED: {', '.join(differing)}" if differing else "equal" if paths else "NO IMAGES"
+        verdict = (
+            f"CHANGED: {', '.join(differing)}" if differing else "equal" if paths else "NO IMAGES"
+        )
         print(f"{case}: {len(paths)} images, {verdict}", flush=True)
     return 1 if changed else 0
 

@@ -56,17 +56,26 @@ class Code(NamedTuple):
     tile_bits_per_thread: int
 
 
-def measure_cases(element: str, c: int, s: int, interleaved: bool, act: str, parts: int) -> list[Case]:
+def measure_cases(
+    element: str, c: int, s: int, interleaved: bool, act: str, parts: int
+) -> list[Case]:
     """The forward kernel with each tile that may be chosen."""
     layout = "channels_last" if interleaved else "contiguous"
     pointers = dict.fromkeys(("x_ptr", "y_ptr"), f"*{element}")
-    pointers |= dict.fromkeys(("scale_ptr", "shift_ptr", "mean_ptr", "var_ptr", "parts_ptr"), "*fp32")
+    pointers |= dict.fromkeys(
+        ("scale_ptr", "shift_ptr", "mean_ptr", "var_ptr", "parts_ptr"), "*fp32"
+    )
     found = []
     for tile in measure_tiles(16 * s, c, interleaved, TYPES[element]):
         constants = {
-            "C": c, "S": s, "INTERLEAVED": interleaved, "ACT": kernels.ACTIVATIONS[act],
-            "BLOCK": tile.rows, "BLOCK_C": tile.columns, "MAX_PARTS": parts,
-        }  # fmt: skip
+            "C": c,
+            "S": s,
+            "INTERLEAVED": interleaved,
+            "ACT": kernels.ACTIVATIONS[act],
+            "BLOCK": tile.rows,
+            "BLOCK_C": tile.columns,
+            "MAX_PARTS": parts,
+        }
         arguments = {**pointers, "done_ptr": "*i32", "ROWS": "i32", "PARTS": "i32", **constants}
         name = f"forward {act} {element} {layout} C={c} S={s} {_said(tile)}"
         found.append(Case(name, kernels._measure_kernel, arguments, tile.warps))
@@ -77,16 +86,25 @@ def backward_cases(element: str, c: int, s: int, interleaved: bool, act: str) ->
     """The backward kernel with each tile that may be chosen."""
     layout = "channels_last" if interleaved else "contiguous"
     pointers = dict.fromkeys(("x_ptr", "gy_ptr", "gx_ptr"), f"*{element}")
-    pointers |= dict.fromkeys(("scale_ptr", "shift_ptr", "offset_ptr", "slope_ptr", "mean_ptr"), "*fp32")
+    pointers |= dict.fromkeys(
+        ("scale_ptr", "shift_ptr", "offset_ptr", "slope_ptr", "mean_ptr"), "*fp32"
+    )
     found = []
     for tile in backward_tiles(c if interleaved else s, TYPES[element]):
         constants = {
-            "C": c, "S": s, "INTERLEAVED": interleaved, "PER_IMAGE": False,
-            "ACT": kernels.ACTIVATIONS[act] if act != "measure" else 0, "BLOCK": tile.rows, "WIDE": tile.columns,
-        }  # fmt: skip
+            "C": c,
+            "S": s,
+            "INTERLEAVED": interleaved,
+            "PER_IMAGE": False,
+            "ACT": kernels.ACTIVATIONS[act] if act != "measure" else 0,
+            "BLOCK": tile.rows,
+            "WIDE": tile.columns,
+        }
         name = f"backward {act} {element} {layout} C={c} S={s} {_said(tile)}"
         found.append(
-            Case(name, kernels._backward_kernel, {**pointers, "ROWS": "i32", **constants}, tile.warps)
+            Case(
+                name, kernels._backward_kernel, {**pointers, "ROWS": "i32", **constants}, tile.warps
+            )
         )
     return found
 
@@ -103,7 +121,10 @@ def cases(few: bool, every_tile: bool = True) -> list[Case]:
                 shape = element, 256, 3136, interleaved, act
                 # Of few cases silu has every tile, as it needs the most registers.
                 tiles = 1 if not every_tile or (few and act == "measure") else None
-                found += measure_cases(*shape, kernels.MOST_PARTS)[:tiles] + backward_cases(*shape)[:tiles]
+                found += (
+                    measure_cases(*shape, kernels.MOST_PARTS)[:tiles]
+                    + backward_cases(*shape)[:tiles]
+                )
     found.append(measure_cases("fp32", 512, 49, False, "relu", parts=1)[0])
     found.append(backward_cases("fp32", 512, 49, False, "relu")[0])
     table = {
@@ -118,8 +139,12 @@ def cases(few: bool, every_tile: bool = True) -> list[Case]:
     align = {f"{name}_ptr": "*fp32" for name in pointers}
     align |= {"splits_ptr": "*i64", "width": "i32", "SQUARED": False, "BLOCK": 512}
     found.append(Case("alignment", _alignment_kernel, align))
-    merge = {f"{name}_ptr": "*fp32" for name in ("mean_a", "var_a", "mean_b", "var_b", "mean", "var")}
-    found.append(Case("merge", _merge_kernel, {**merge, "share": "fp32", "n": "i32", "BLOCK": 1024}))
+    merge = {
+        f"{name}_ptr": "*fp32" for name in ("mean_a", "var_a", "mean_b", "var_b", "mean", "var")
+    }
+    found.append(
+        Case("merge", _merge_kernel, {**merge, "share": "fp32", "n": "i32", "BLOCK": 1024})
+    )
     return found
 
 
@@ -161,7 +186,14 @@ def compiled(case: Case, architecture: int) -> Code:
     tile = case.arguments.get("BLOCK", 0) * case.arguments.get("BLOCK_C", 0) // (32 * case.warps)
     bits = tile * 8 * TYPES.get(str(case.arguments.get("x_ptr")).lstrip("*"), 0)
     return Code(
-        case.name, architecture, registers, stack, local, _widths(ptx, "ld"), _widths(ptx, "st"), bits
+        case.name,
+        architecture,
+        registers,
+        stack,
+        local,
+        _widths(ptx, "ld"),
+        _widths(ptx, "st"),
+        bits,
     )
 
 

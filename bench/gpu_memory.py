@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from timing import median_ratios
 
-from engine.config import Alignment, Sampling, TokenLearning
+from engine.classifiers import Classifier, load_classifier
 from engine.errors import EngineError, brief
 from engine.files import write_whole
 from engine.guidance.steer import DomainSteer, Unguided
@@ -37,11 +37,12 @@ from engine.memory.measure import Measured
 from engine.memory.micro_batch import denoise_in_parts, is_out_of_memory
 from engine.memory.phases import Case, Subject, run_case
 from engine.memory.plan import Plan, plan
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.pipelines.generate import sample_group
-from engine.pipelines.job import Job, prepare
-from engine.pipelines.learn_tokens import learn_tokens
+from engine.models import Prior, load_prior
+from engine.runners.generate import sample_group
+from engine.runners.job import Job, prepare
+from engine.runners.learn_tokens import learn_tokens
 from engine.sampling.ddim import sample
+from engine.settings import Alignment, Sampling, TokenLearning
 
 BUDGETS = ("12GB", "8GB", "6GB")
 BATCHES = (1, 4, 8)
@@ -132,11 +133,24 @@ def _generate(
 ) -> dict[str, Any]:
     sampling = replace(settings.sampling, batch=batch, steps=RUN_STEPS)
     planned = plan(
-        prior, classifier, budget, batch=batch, alignment=settings.alignment, sampling=settings.sampling,
-        tokens=False, full=False,
-    )  # fmt: skip
+        prior,
+        classifier,
+        budget,
+        batch=batch,
+        alignment=settings.alignment,
+        sampling=settings.sampling,
+        tokens=False,
+        full=False,
+    )
     job = prepare(
-        classifier, prior, classifier.labels[:1], batch, None, settings.alignment, sampling, memory=planned
+        classifier,
+        prior,
+        classifier.labels[:1],
+        batch,
+        None,
+        settings.alignment,
+        sampling,
+        memory=planned,
     )
     return {
         "plan": _shown(planned),
@@ -153,11 +167,19 @@ def _learn(
     learning = replace(settings.learning, images_per_epoch=batch)
     sampling = replace(settings.sampling, batch=batch)
     planned = plan(
-        prior, classifier, budget, batch=batch, alignment=settings.alignment,
-        sampling=replace(sampling, steps=learning.steps), tokens=learning, full=False,
-    )  # fmt: skip
+        prior,
+        classifier,
+        budget,
+        batch=batch,
+        alignment=settings.alignment,
+        sampling=replace(sampling, steps=learning.steps),
+        tokens=learning,
+        full=False,
+    )
     labels = classifier.labels[:1]
-    job = prepare(classifier, prior, labels, batch, None, settings.alignment, sampling, memory=planned)
+    job = prepare(
+        classifier, prior, labels, batch, None, settings.alignment, sampling, memory=planned
+    )
 
     def update() -> dict[str, Any]:
         times: list[float] = []
@@ -185,7 +207,16 @@ def _learn(
 
 def _shown(planned: Plan) -> dict[str, Any]:
     values = planned.to_json()
-    kept = ("attention", "decoder", "decode_px", "dtype", "micro_batch", "checkpoint", "offload", "tile")
+    kept = (
+        "attention",
+        "decoder",
+        "decode_px",
+        "dtype",
+        "micro_batch",
+        "checkpoint",
+        "offload",
+        "tile",
+    )
     return {name: values[name] for name in kept}
 
 
@@ -212,7 +243,9 @@ def _phases(
         case = Case(name, batch, planned.micro_batch[name], name in planned.checkpoint, tile)
         with phase(name):
             if name == "guidance":
-                run_case(subject, Case(name, 1, 1))  # a classifier is watched once before it is fused
+                run_case(
+                    subject, Case(name, 1, 1)
+                )  # a classifier is watched once before it is fused
             with card.measuring() as found:
                 run_case(subject, case)
         return _compared(planned.peak_bytes[name], found.peak_bytes)
@@ -249,7 +282,11 @@ def _step(card: Card, job: Job, rounds: int) -> dict[str, Any]:
             found = median_ratios(runs, "plain", card.device.type, rounds)
     steer.check()
     plain, guided = (found[name]["s"] for name in ("plain", "guided"))
-    return {"plain_s": plain, "guided_s": guided, "overhead": round(found["guided"]["ratio"] - 1, 4)}
+    return {
+        "plain_s": plain,
+        "guided_s": guided,
+        "overhead": round(found["guided"]["ratio"] - 1, 4),
+    }
 
 
 def _whole_run(card: Card, job: Job, planned: Plan) -> dict[str, Any]:
@@ -272,7 +309,11 @@ def errors(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     ]
     if not found:
         return {}
-    return {"largest": max(map(abs, found)), "mean": round(mean(map(abs, found)), 4), "lowest": min(found)}
+    return {
+        "largest": max(map(abs, found)),
+        "mean": round(mean(map(abs, found)), 4),
+        "lowest": min(found),
+    }
 
 
 def suite(
@@ -309,15 +350,25 @@ def keep(file: Path, rows: list[dict[str, Any]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--into", type=Path, required=True, help="JSON file that gets the rows")
-    parser.add_argument("--quick", action="store_true", help="the largest budget, one image, one classifier")
+    parser.add_argument(
+        "--quick", action="store_true", help="the largest budget, one image, one classifier"
+    )
     chosen = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        raise SystemExit("no CUDA device here, so its memory is not measured: run this on a CUDA machine.")
+        raise SystemExit(
+            "no CUDA device here, so its memory is not measured: run this on a CUDA machine."
+        )
     card = Card()
     prior = load_prior(PRIOR, device=card.device, dtype=card.dtype)
     some = slice(1 if chosen.quick else None)
     suite(
-        card, prior, CLASSIFIERS[some], Settings(), BUDGETS[some], BATCHES[some], partial(keep, chosen.into)
+        card,
+        prior,
+        CLASSIFIERS[some],
+        Settings(),
+        BUDGETS[some],
+        BATCHES[some],
+        partial(keep, chosen.into),
     )
 
 

@@ -64,7 +64,9 @@ def gradients(op, leaf: torch.Tensor, *arguments: object) -> list[torch.Tensor]:
     generator = torch.Generator(leaf.device).manual_seed(1)
     leaf = leaf.detach().requires_grad_()
     values = op(leaf, *arguments)
-    half = [torch.randn(v.shape, generator=generator, device=leaf.device).bfloat16() for v in values]
+    half = [
+        torch.randn(v.shape, generator=generator, device=leaf.device).bfloat16() for v in values
+    ]
     (gx,) = torch.autograd.grad(
         list(values), leaf, [w.to(v.dtype) for w, v in zip(half, values, strict=True)]
     )
@@ -101,12 +103,18 @@ def check(
 ) -> dict[str, float]:
     """Worst relative error of each dtype; raises SystemExit at the first that is too large."""
     worst: dict[str, float] = {}
-    cases = [(shape, None) for shape in shapes] + [(shape, n) for shape in every_tile for n in range(4)]
+    cases = [(shape, None) for shape in shapes] + [
+        (shape, n) for shape in every_tile for n in range(4)
+    ]
     for dtype, allowed in TOLERANCE.items():
         for shape, tile in cases:
             for layout, memory_format in LAYOUTS.items():
                 for activation, per_image in (("none", False), ("relu", False), ("silu", True)):
-                    x = (torch.randn(shape, device=device) + 1).to(dtype).to(memory_format=memory_format)
+                    x = (
+                        (torch.randn(shape, device=device) + 1)
+                        .to(dtype)
+                        .to(memory_format=memory_format)
+                    )
                     if tile is None:
                         error = layer_error(x, activation, per_image)
                     else:
@@ -142,7 +150,9 @@ def check_small_ops(device: str, shapes: Sequence[tuple[int, ...]]) -> None:
         flat = [torch.cat([getattr(m, part) for m in measured])[None] for part in ("mean", "var")]
         arguments = target.mean, target.var, target.weights, target.splits, target.squared
         expected_loss = alignment_loss_reference(*flat, *arguments)[0]
-        torch.testing.assert_close(alignment_loss(measured, target), expected_loss, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            alignment_loss(measured, target), expected_loss, rtol=1e-4, atol=1e-5
+        )
 
 
 def shares_of_copy(rows: list[dict], copy: float) -> dict[str, float]:
@@ -175,7 +185,9 @@ def measure_memory(file: Path, quick: bool) -> None:
 
 def main(quick: bool) -> None:
     if not torch.cuda.is_available():
-        raise SystemExit("no CUDA device here, so GPU speed is not measured: run this on a CUDA machine.")
+        raise SystemExit(
+            "no CUDA device here, so GPU speed is not measured: run this on a CUDA machine."
+        )
     torch.manual_seed(0)
     check_small_ops("cuda", CHECKED)
     worst, copy = check("cuda", CHECKED, EVERY_TILE), copy_gb_per_s()
@@ -183,7 +195,9 @@ def main(quick: bool) -> None:
     print(result, flush=True)
     result |= run("cuda", quick, 0.4)
     result["share_of_copy"] = shares_of_copy(result["rows"], copy)
-    result["tiles"] = {str(kind): tuple(tile) for kind, tile in _triton_tiles.choose_tile.chosen.items()}
+    result["tiles"] = {
+        str(kind): tuple(tile) for kind, tile in _triton_tiles.choose_tile.chosen.items()
+    }
     write_results(RESULTS, "kernels_cuda", result)  # before compiling, which takes minutes
     result["code"] = compiled_code()
     write_results(RESULTS, "kernels_cuda", result)

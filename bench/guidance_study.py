@@ -17,12 +17,13 @@ from pathlib import Path
 from evidence import BEGUN, METRICS, Method, draw, flops_per_image, images_of
 from rows import Rows
 
-from engine.config import Alignment, Sampling
+from engine.classifiers import Classifier, load_classifier
+from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
 from engine.evaluation.shares import shares
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.models.embedded.judge import Judge, load_judge
+from engine.models import Prior, load_prior
+from engine.settings import Alignment, Sampling
 
 SEED = 800
 """Images of this seed are for this study alone."""
@@ -42,7 +43,9 @@ VARIANTS = {
     "base": guided(),
     "plain": Method(None, sampling=BEGUN),
     "base in 20 steps": guided(steps=20),  # no more compute than plain
-    "plain in 43 steps": Method(None, sampling=replace(BEGUN, steps=43)),  # as much compute as the base
+    "plain in 43 steps": Method(
+        None, sampling=replace(BEGUN, steps=43)
+    ),  # as much compute as the base
     "paper": Method(Alignment.paper(), sampling=Sampling.paper()),
     "paper, step of 0.05": Method(Alignment.paper(0.05), sampling=Sampling.paper()),
     "paper, step of 0.01": Method(Alignment.paper(0.01), sampling=Sampling.paper()),
@@ -94,7 +97,10 @@ def main() -> None:
     parser.add_argument("--domains", nargs="+", choices=judge.domains, default=judge.domains)
     parser.add_argument("--images", type=int, default=8, help="images of each class")
     parser.add_argument(
-        "--work", type=Path, default=Path("out/guidance_study"), help="where the data set folders are kept"
+        "--work",
+        type=Path,
+        default=Path("out/guidance_study"),
+        help="where the data set folders are kept",
     )
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()

@@ -1,6 +1,6 @@
 """Learn the tokens that ship with the embedded models: of each classifier, those that help its teacher.
 
-python bench/learn_shipped_tokens.py [--domains ...] [--out engine/models/embedded/weights/tokens]
+python bench/learn_shipped_tokens.py [--domains ...] [--out engine/embedded/weights/tokens]
 
 Every class of a classifier learns one, without guidance: from the style word that suits the classifier best, and where
 none does, or that helps no more than chance would have it (`TokenLearning.check_images`), from the word "a". A class
@@ -18,15 +18,16 @@ from pathlib import Path
 import torch
 from evidence import BEGUN
 
-from engine.config import TokenLearning
+from engine.classifiers import Classifier, load_classifier
+from engine.embedded.judge import load_judge
 from engine.memory.budget import AUTO
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.models.embedded.judge import load_judge
+from engine.models import Prior, load_prior
 from engine.models.prior_sources import EMBEDDED
-from engine.pipelines.job import prepare
-from engine.pipelines.learn_tokens import learn_tokens
-from engine.pipelines.start_word import NO_STYLE
-from engine.pipelines.trial import observe
+from engine.runners.job import prepare
+from engine.runners.learn_tokens import learn_tokens
+from engine.runners.start_word import NO_STYLE
+from engine.runners.trial import observe
+from engine.settings import TokenLearning
 from engine.tokens.table import TokenTable, save_tokens
 
 STARTS = ("words", NO_STYLE)
@@ -39,12 +40,20 @@ JOINT_IMAGES, JOINT_SEED = 8, 300
 def joined(tables: Sequence[TokenTable]) -> TokenTable:
     """One table of the tokens of several runs; its `run` holds theirs, by what they started from."""
     first = tables[0]
-    sides = {name: sum((getattr(one, name) for one in tables), ()) for name in ("classes", "labels", "names")}
+    sides = {
+        name: sum((getattr(one, name) for one in tables), ())
+        for name in ("classes", "labels", "names")
+    }
     training = {
-        number: what for one in tables for number, what in one.training.items() if number in one.classes
+        number: what
+        for one in tables
+        for number, what in one.training.items()
+        if number in one.classes
     }
     runs = {table.run["learning"]["init"]: table.run for table in tables}
-    return replace(first, rows=torch.cat([one.rows for one in tables]), training=training, run=runs, **sides)
+    return replace(
+        first, rows=torch.cat([one.rows for one in tables]), training=training, run=runs, **sides
+    )
 
 
 def helping(classifier: Classifier, prior: Prior) -> TokenTable:
@@ -72,7 +81,9 @@ def nearer(classifier: Classifier, prior: Prior, table: TokenTable) -> bool:
     Of a single class it says little: images that show the class more clearly are less like the whole training set.
     """
     without, those = (
-        observe(prepare(classifier, prior, None, JOINT_IMAGES, tokens, None, BEGUN, JOINT_SEED, AUTO)).l_bn
+        observe(
+            prepare(classifier, prior, None, JOINT_IMAGES, tokens, None, BEGUN, JOINT_SEED, AUTO)
+        ).l_bn
         for tokens in (None, table)
     )
     print(f"  L_BN of plain images {without:.2f}, with the tokens {those:.2f}", flush=True)
@@ -81,8 +92,12 @@ def nearer(classifier: Classifier, prior: Prior, table: TokenTable) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains)
-    parser.add_argument("--out", type=Path, default=EMBEDDED / "tokens", help="folder of the token files")
+    parser.add_argument(
+        "--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains
+    )
+    parser.add_argument(
+        "--out", type=Path, default=EMBEDDED / "tokens", help="folder of the token files"
+    )
     chosen = parser.parse_args()
     prior = load_prior("embedded")
     for domain in chosen.domains:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 
-from engine.config import Alignment, Sampling
+from engine.classifiers import Classifier, load_classifier
 from engine.memory.measure import measuring, peak_bytes
 from engine.memory.phases import PHASES, Case, Subject, count_case, run_case
 from engine.memory.plan import plan
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.models.skeleton import skeleton_classifier, skeleton_prior
-from engine.pipelines.generate import generate
+from engine.memory.skeleton import skeleton_classifier, skeleton_prior
+from engine.models import Prior, load_prior
+from engine.runners.generate import generate
+from engine.settings import Alignment, Sampling
 
 OUT = Path(__file__).parent / "results" / "memory.json"
 STEP = [("guidance", False), ("sampling", False)]
@@ -29,12 +30,18 @@ STEP = [("guidance", False), ("sampling", False)]
 
 
 def compared(
-    prior: Prior, classifier: Classifier, alignment: Alignment, images: int, cases: list[tuple[str, bool]]
+    prior: Prior,
+    classifier: Classifier,
+    alignment: Alignment,
+    images: int,
+    cases: list[tuple[str, bool]],
 ) -> list[dict[str, object]]:
     """A row for each phase, with or without checkpointing: bytes beside the weights, and the error."""
     settings = {"alignment": alignment, "cfg": Sampling().cfg}
     real = Subject(prior=prior, classifier=classifier, **settings)
-    hollow = Subject(prior=skeleton_prior(prior), classifier=skeleton_classifier(classifier), **settings)
+    hollow = Subject(
+        prior=skeleton_prior(prior), classifier=skeleton_classifier(classifier), **settings
+    )
     rows = []
     for phase, checkpoint in cases:
         case = Case(phase, images, images, checkpoint)
@@ -46,7 +53,12 @@ def compared(
         seconds = time.monotonic() - began
         rows.append(
             row_of(
-                prior, classifier, case, alignment, count_case(hollow, case).peak_bytes, measured.peak_bytes
+                prior,
+                classifier,
+                case,
+                alignment,
+                count_case(hollow, case).peak_bytes,
+                measured.peak_bytes,
             )
         )
         rows[-1]["seconds"] = round(seconds, 2)
@@ -58,20 +70,33 @@ def whole_run(prior: Prior, classifier: Classifier, images: int) -> dict[str, ob
     """`generate` from its first prompt to its last image, beside the highest of its phases."""
     settings = {"alignment": Alignment(), "sampling": Sampling(steps=4, batch=images)}
     planned = plan(
-        prior, classifier, "1TB" if prior.device.type == "cuda" else "auto", batch=images, **settings
+        prior,
+        classifier,
+        "1TB" if prior.device.type == "cuda" else "auto",
+        batch=images,
+        **settings,
     )
-    networks = {id(n): n for n in (prior.unet, prior.vae, prior.text_encoder, prior.tiny, classifier.module)}
+    networks = {
+        id(n): n for n in (prior.unet, prior.vae, prior.text_encoder, prior.tiny, classifier.module)
+    }
     weights = sum(v.nbytes for n in networks.values() for v in (*n.parameters(), *n.buffers()))
     count = -(-images // len(classifier.labels))
     with measuring(prior.device) as measured:
         for _ in generate(classifier, prior, None, count, memory=planned, **settings):
             pass
     case = Case("generate", images, images)
-    return row_of(prior, classifier, case, Alignment(), planned.generate_bytes - weights, measured.peak_bytes)
+    return row_of(
+        prior, classifier, case, Alignment(), planned.generate_bytes - weights, measured.peak_bytes
+    )
 
 
 def row_of(
-    prior: Prior, classifier: Classifier, case: Case, alignment: Alignment, predicted: int, measured: int
+    prior: Prior,
+    classifier: Classifier,
+    case: Case,
+    alignment: Alignment,
+    predicted: int,
+    measured: int,
 ) -> dict[str, object]:
     return {
         "prior": prior.name,
@@ -92,7 +117,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--full", action="store_true", help="also Stable Diffusion 2.1 at full width")
+    parser.add_argument(
+        "--full", action="store_true", help="also Stable Diffusion 2.1 at full width"
+    )
     parser.add_argument("--px", type=int, default=512, help="size of its images (default: 512)")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
@@ -105,7 +132,9 @@ def main() -> None:
     if chosen.full:
         prior = load_prior("arch:sd-2.1-base", dtype=torch.bfloat16)
         prior.unet.register_to_config(sample_size=chosen.px // 8)
-        rows += compared(prior, load_classifier("arch:resnet50", dtype=torch.bfloat16), Alignment(), 1, STEP)
+        rows += compared(
+            prior, load_classifier("arch:resnet50", dtype=torch.bfloat16), Alignment(), 1, STEP
+        )
     report = {
         "device": str(prior.device),
         "torch": torch.__version__,

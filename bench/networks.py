@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from engine.classifiers import load_classifier
+from engine.classifiers.architectures import RESIDUAL
+from engine.classifiers.classifier import logits_of
+from engine.classifiers.norms import is_batch_norm, norm_calls, stored_moments
 from engine.guidance.fused import aligned
-from engine.models import load_classifier
-from engine.models.architectures import RESIDUAL
-from engine.models.classifier import logits_of
-from engine.models.norms import is_batch_norm, norm_calls, stored_moments
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 WARM_PX = 32
@@ -41,7 +41,9 @@ def resnet(depth: int) -> nn.Module:
     layer_type = "bottleneck" if depth >= 50 else "basic"
     sizes = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
     network = ResNetForImageClassification(
-        ResNetConfig(depths=list(RESIDUAL[depth]), hidden_sizes=sizes, layer_type=layer_type, num_labels=1000)
+        ResNetConfig(
+            depths=list(RESIDUAL[depth]), hidden_sizes=sizes, layer_type=layer_type, num_labels=1000
+        )
     )
     for layer in network.modules():
         if is_batch_norm(layer):
@@ -71,7 +73,9 @@ def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
 
         def measure(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             mean, var = hook_moments(inputs[0])
-            terms.append(vector_norm(mean - layer.running_mean) + vector_norm(var - layer.running_var))
+            terms.append(
+                vector_norm(mean - layer.running_mean) + vector_norm(var - layer.running_var)
+            )
 
         hooks = [layer.register_forward_pre_hook(measure) for layer in layers]
         network(leaf)
@@ -105,13 +109,34 @@ def measured_network(
     runs = contenders(network, x)
     measured = median_ratios(runs, "plain", device, rounds)
     for contender, run in runs.items():
-        alone = [__file__, "--device", device, "--network", name, "--px", px, "--batch", batch, "--layout", layout,
-                 "--threads", torch.get_num_threads(), "--peak", contender]  # fmt: skip
+        alone = [
+            __file__,
+            "--device",
+            device,
+            "--network",
+            name,
+            "--px",
+            px,
+            "--batch",
+            batch,
+            "--layout",
+            layout,
+            "--threads",
+            torch.get_num_threads(),
+            "--peak",
+            contender,
+        ]
         measured[contender]["peak_bytes"] = (
             peak_bytes(run, device) if device == "cuda" else _least_said_by(list(map(str, alone)))
         )
     dtype = str(x.dtype).removeprefix("torch.")
-    row = {"network": name, "shape": list(x.shape), "dtype": dtype, "layout": layout, "runs": measured}
+    row = {
+        "network": name,
+        "shape": list(x.shape),
+        "dtype": dtype,
+        "layout": layout,
+        "runs": measured,
+    }
     print(row, flush=True)
     return row
 
@@ -127,7 +152,10 @@ def measured_networks(device: str) -> list[dict[str, Any]]:
 
 def _least_said_by(arguments: list[str]) -> int | None:
     command = [sys.executable, *arguments]
-    said = [subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True) for _ in range(PROCESSES)]
+    said = [
+        subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        for _ in range(PROCESSES)
+    ]
     peaks = [json.loads(done.stdout) for done in said]
     return None if None in peaks else min(peaks)
 
@@ -142,7 +170,9 @@ def peak_alone(options: argparse.Namespace) -> int | None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--network", default="ResNet-34", choices=NETWORKS, help="embedded ones read --px 32")
+    parser.add_argument(
+        "--network", default="ResNet-34", choices=NETWORKS, help="embedded ones read --px 32"
+    )
     parser.add_argument("--px", type=int, default=224)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
@@ -157,5 +187,10 @@ if __name__ == "__main__":
         print(json.dumps(peak_alone(options)))
     else:
         measured_network(
-            options.device, options.network, options.px, options.batch, options.rounds, options.layout
+            options.device,
+            options.network,
+            options.px,
+            options.batch,
+            options.rounds,
+            options.layout,
         )

@@ -16,12 +16,12 @@ import torch
 from contenders import Run
 from timing import median_ratios
 
-from engine.config import Alignment, Sampling
+from engine.datasets.run_record import versions
 from engine.files import write_whole
-from engine.outputs.run_record import versions
-from engine.pipelines.generate import sample_group
-from engine.pipelines.job import Job, prepare
-from engine.pipelines.runtime import default_cache
+from engine.runners.generate import sample_group
+from engine.runners.job import Job, prepare
+from engine.runners.runtime import default_cache
+from engine.settings import Alignment, Sampling
 from engine.types import ImageKey
 
 RESULT = Path(__file__).parent / "results" / "onnx_runtime.json"
@@ -64,14 +64,21 @@ def measured(threads: int, rounds: int, batch: int, cache: Path) -> dict[str, ob
     torch.set_num_threads(threads)  # sessions take theirs from torch when they are made
     jobs = {
         engine: prepare(
-            "embedded:cartoon", "embedded", images_per_class=-(-batch // 7), alignment=Alignment(),
-            sampling=Sampling(steps=STEPS, batch=batch), runtime=engine, onnx_cache=cache if engine == "onnx" else None,
+            "embedded:cartoon",
+            "embedded",
+            images_per_class=-(-batch // 7),
+            alignment=Alignment(),
+            sampling=Sampling(steps=STEPS, batch=batch),
+            runtime=engine,
+            onnx_cache=cache if engine == "onnx" else None,
         )
         for engine in ENGINES
-    }  # fmt: skip
+    }
     runs = {engine: parts(job, batch) for engine, job in jobs.items()}
     return {
-        part: median_ratios({engine: runs[engine][part] for engine in ENGINES}, "torch", "cpu", rounds)
+        part: median_ratios(
+            {engine: runs[engine][part] for engine in ENGINES}, "torch", "cpu", rounds
+        )
         for part in runs["torch"]
     }
 
@@ -85,7 +92,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     result = {
-        "settings": {"batch": chosen.batch, "rounds": chosen.rounds, "classifier": "embedded:cartoon"},
+        "settings": {
+            "batch": chosen.batch,
+            "rounds": chosen.rounds,
+            "classifier": "embedded:cartoon",
+        },
         "versions": {**versions(), "onnxruntime": version("onnxruntime-gpu")},
         "threads": {},
     }

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from engine.datasets.run_record import versions
 from engine.files import make_folder, write_whole
-from engine.outputs.run_record import versions
 
 
 @contextmanager
@@ -76,7 +76,10 @@ class Rows:
             self._found = self.settings
             rows = {**result["rows"], name: row}
             order = [*(known for known in self.names if known in rows), *rows]
-            result |= {"environment": self.environment, "rows": {known: rows[known] for known in order}}
+            result |= {
+                "environment": self.environment,
+                "rows": {known: rows[known] for known in order},
+            }
             write_whole(self.file, json.dumps(result, indent=1).encode() + b"\n")
 
     def _read(self) -> dict[str, Any]:

@@ -16,14 +16,15 @@ from downstream import add_folders, together
 from evidence import FIRST_SEED, METHODS, folder_of, images_of
 from rows import Rows
 
-from engine.config import Evaluation, Selection
+from engine.classifiers import load_classifier
+from engine.datasets.run_record import read_run
+from engine.embedded.judge import load_judge
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
 from engine.evaluation.select import select
 from engine.evaluation.shares import shares
-from engine.models import load_classifier, load_prior
-from engine.models.embedded.judge import load_judge
-from engine.outputs.run_record import read_run
+from engine.models import load_prior
+from engine.settings import Evaluation, Selection
 
 RESULT = Path(__file__).parent / "results" / "selection.json"
 WAYS = {
@@ -44,7 +45,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior = load_prior("embedded")
-    asked = {"prior": prior.fingerprint, "keep": chosen.keep, "method": chosen.method, "seeds": chosen.seeds}
+    asked = {
+        "prior": prior.fingerprint,
+        "keep": chosen.keep,
+        "method": chosen.method,
+        "seeds": chosen.seeds,
+    }
     names = [f"{way}/{domain}" for way, domain in product(WAYS, judge.domains)]
     result = Rows(chosen.out, asked, "cpu", names)
     for domain in chosen.domains:
@@ -65,10 +71,17 @@ def main() -> None:
             half = root / f"selected-{chosen.keep}" / way.replace(" ", "_")
             select(folder, half, selection, classifier)
             found = evaluate(
-                half, "judge", load_extractor("judge"), domain=domain, settings=Evaluation(resamples=100)
+                half,
+                "judge",
+                load_extractor("judge"),
+                domain=domain,
+                settings=Evaluation(resamples=100),
             )
             row |= {key: found[key] for key in ("images", "reference_images", "metrics")}
-            row |= {"selection": vars(selection), "shares": asdict(shares(images_of(half), judge, domain))}
+            row |= {
+                "selection": vars(selection),
+                "shares": asdict(shares(images_of(half), judge, domain)),
+            }
             result.add(f"{way}/{domain}", row)
             print(f"{way}/{domain}", f"FID {row['metrics']['fid']['value']:.2f}", flush=True)
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from rows import Rows
 
-from engine.config import Alignment, Evaluation, Sampling
+from engine.classifiers import Classifier, load_classifier
 from engine.downstream.fit import fit
+from engine.embedded.captions import STYLED
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.models.embedded.captions import STYLED
-from engine.pipelines.generate import generate
+from engine.models import Prior, load_prior
+from engine.runners.generate import generate
+from engine.settings import Alignment, Evaluation, Sampling
 
 RESULT = Path(__file__).parent / "results" / "styles.json"
 SET_SEED, TEST_SEED, SEED = 700, 701, 702
@@ -42,10 +43,16 @@ def style_set(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--style-set", type=Path, help="a set of your own, one folder a class")
-    parser.add_argument("--test", type=Path, help="more of it, that the classifier's accuracy is measured on")
-    parser.add_argument("--prompt", help="draws a set of --classes, with {a} {class} for each one's name")
+    parser.add_argument(
+        "--test", type=Path, help="more of it, that the classifier's accuracy is measured on"
+    )
+    parser.add_argument(
+        "--prompt", help="draws a set of --classes, with {a} {class} for each one's name"
+    )
     parser.add_argument("--classes", nargs="+", help="class names of the set that --prompt draws")
-    parser.add_argument("--prior", default="embedded", help="draws sets and images, as in `ddis generate`")
+    parser.add_argument(
+        "--prior", default="embedded", help="draws sets and images, as in `ddis generate`"
+    )
     parser.add_argument("--name", default="own", help="what the set is called in the results")
     parser.add_argument(
         "--styles", nargs="+", choices=STYLED, default=list(STYLED), help="of the embedded prior"
@@ -53,7 +60,9 @@ def main() -> None:
     parser.add_argument(
         "--set-images", type=int, default=48, help="images of each class in a set that is drawn"
     )
-    parser.add_argument("--images", type=int, default=16, help="images of each class by each method")
+    parser.add_argument(
+        "--images", type=int, default=16, help="images of each class by each method"
+    )
     parser.add_argument("--work", type=Path, default=Path("out/styles"))
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
@@ -91,12 +100,16 @@ def main() -> None:
         classifier = load_classifier(root / "classifier", device=prior.device)
         row |= {"classes": report["classes"], "accuracy": report["accuracy"], "fid": {}}
         for method, alignment in METHODS.items():
-            folder = root / f"{method}-{blake2b(repr(alignment).encode(), digest_size=4).hexdigest()}"
+            folder = (
+                root / f"{method}-{blake2b(repr(alignment).encode(), digest_size=4).hexdigest()}"
+            )
             for _ in generate(
                 classifier, prior, None, chosen.images, alignment=alignment, seed=SEED, out=folder
             ):
                 pass
-            metrics = evaluate(folder, images, load_extractor("judge"), settings=Evaluation(resamples=0))
+            metrics = evaluate(
+                folder, images, load_extractor("judge"), settings=Evaluation(resamples=0)
+            )
             row["fid"][method] = metrics["metrics"]["fid"]["value"]
         result.add(style, row)
         print(style, row, flush=True)

@@ -44,10 +44,16 @@ def sweep(quick: bool, device: str) -> Iterator[tuple[str, tuple[int, int, int]]
 
 def environment(device: str) -> dict[str, object]:
     """Where the numbers come from."""
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else platform.processor() or platform.machine()
+    )
     if device == "cpu" and Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+        name = next(
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), name
+        )
     return {
         "device": name,
         "instruction_set": _backend.cpu.instruction_set() if _backend.cpu else None,
@@ -74,9 +80,13 @@ def measured(
     else:
         runs = layer_contenders(x, op.removeprefix("bn_").removesuffix("_moments"), inductor)
     return {
-        "op": op, "shape": [n, c, side, side], "dtype": str(dtype).removeprefix("torch."), "layout": layout,
-        "us": best_us(runs, device, budget_s), "peak_bytes": peak_bytes(runs["ours"], device),
-    }  # fmt: skip
+        "op": op,
+        "shape": [n, c, side, side],
+        "dtype": str(dtype).removeprefix("torch."),
+        "layout": layout,
+        "us": best_us(runs, device, budget_s),
+        "peak_bytes": peak_bytes(runs["ours"], device),
+    }
 
 
 def compiled_code(every_tile: bool = False) -> list[dict] | None:
@@ -108,7 +118,13 @@ def measured_rows(
                 for dtype in dtypes:
                     # Compiling takes seconds a shape, so only the headline shapes are compared with inductor.
                     row = measured(
-                        op, shape, dtype, layout, device, headline, budget_s * (4 if headline else 1)
+                        op,
+                        shape,
+                        dtype,
+                        layout,
+                        device,
+                        headline,
+                        budget_s * (4 if headline else 1),
                     )
                     rows.append({"network": network, **row})
                     print(network, op, shape, layout, row["us"], flush=True)
@@ -120,11 +136,15 @@ def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
     return {"environment": environment(device), "rows": rows, "networks": measured_networks(device)}
 
 
-def renewed(file: Path, device: str, quick: bool, budget_s: float, parts: Sequence[str]) -> dict[str, object]:
+def renewed(
+    file: Path, device: str, quick: bool, budget_s: float, parts: Sequence[str]
+) -> dict[str, object]:
     """A result with some ops or the networks measured anew, on the same machine and with the same versions."""
     kept, now = json.loads(file.read_text()), environment(device)
     if kept["environment"] != now:
-        raise SystemExit(f"{file} comes from {kept['environment']}, this is {now}: measure all of it.")
+        raise SystemExit(
+            f"{file} comes from {kept['environment']}, this is {now}: measure all of it."
+        )
     ops = [part for part in parts if part != "networks"]
     fresh = {case_of(row): row for row in measured_rows(device, quick, budget_s, ops)}
     networks = measured_networks(device) if "networks" in parts else kept["networks"]
@@ -139,17 +159,31 @@ def case_of(row: dict[str, object]) -> tuple[object, ...]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--device", default="cpu", choices=["cpu", "cuda"], help="where the tensors are (default: cpu)"
+        "--device",
+        default="cpu",
+        choices=["cpu", "cuda"],
+        help="where the tensors are (default: cpu)",
     )
-    parser.add_argument("--quick", action="store_true", help="the shapes that the README quotes alone")
     parser.add_argument(
-        "--every-tile", action="store_true", help="compile every Triton tile, not the default one alone"
+        "--quick", action="store_true", help="the shapes that the README quotes alone"
     )
     parser.add_argument(
-        "--threads", type=int, default=min(2, torch.get_num_threads()), help="of the CPU (default: 2)"
+        "--every-tile",
+        action="store_true",
+        help="compile every Triton tile, not the default one alone",
     )
-    parser.add_argument("--budget-s", type=float, default=0.4, help="seconds for all contenders of one case")
-    parser.add_argument("--only", nargs="+", choices=[*OPS, "networks"], help="renew these parts of a result")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=min(2, torch.get_num_threads()),
+        help="of the CPU (default: 2)",
+    )
+    parser.add_argument(
+        "--budget-s", type=float, default=0.4, help="seconds for all contenders of one case"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=[*OPS, "networks"], help="renew these parts of a result"
+    )
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help="folder of the result (default: bench/results)"
     )
@@ -159,7 +193,11 @@ if __name__ == "__main__":
     stem = "kernels" if options.device == "cpu" else "kernels_cuda"
     if options.only:
         result = renewed(
-            options.out / f"{stem}.json", options.device, options.quick, options.budget_s, options.only
+            options.out / f"{stem}.json",
+            options.device,
+            options.quick,
+            options.budget_s,
+            options.only,
         )
     else:
         result = run(options.device, options.quick, options.budget_s)

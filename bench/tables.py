@@ -35,11 +35,11 @@ from evidence_tables import (
 from goals_table import GOALS_FROM, goals_table
 from study_tables import cifar_table, guidance_study_table, selection_table
 
-from engine.config import Alignment, Sampling, TokenLearning
+from engine.apps.demo import shipped_tokens
+from engine.embedded.judge import load_judge
 from engine.models import load_prior
-from engine.models.embedded.judge import load_judge
-from engine.pipelines.demo import shipped_tokens
-from engine.pipelines.start_word import NO_STYLE
+from engine.runners.start_word import NO_STYLE
+from engine.settings import Alignment, Sampling, TokenLearning
 from engine.tokens.table import load_tokens
 
 RESULTS = Path(__file__).parent / "results"
@@ -59,7 +59,14 @@ def _row(row: dict) -> str:
     others = [_ratio(us.get(name), ours) for name in ("hook", "var_mean", "update_stats", "plain")]
     others.append(_ratio(_inductor(us), ours))
     shape = ", ".join(map(str, row["shape"]))
-    cells = [f"({shape})", row["dtype"], row["layout"], f"{ours:.1f}", *others, _ratio(ours, us["limit"])]
+    cells = [
+        f"({shape})",
+        row["dtype"],
+        row["layout"],
+        f"{ours:.1f}",
+        *others,
+        _ratio(ours, us["limit"]),
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -109,7 +116,11 @@ def gpu_table(result: dict) -> str:
     """What bench/gpu_suite.py adds: bandwidth at large shapes over that of a copy."""
     if "copy_gb_per_s" not in result:
         return "Not measured here: `python bench/gpu_suite.py` does, on a CUDA machine."
-    lines = [f"A copy moves {result['copy_gb_per_s']:.0f} GB/s.\n", "| op | share of it |", "|---|---|"]
+    lines = [
+        f"A copy moves {result['copy_gb_per_s']:.0f} GB/s.\n",
+        "| op | share of it |",
+        "|---|---|",
+    ]
     return "\n".join(
         [*lines, *(f"| {name} | {share:.2f} |" for name, share in result["share_of_copy"].items())]
     )
@@ -124,9 +135,14 @@ def code_table(codes: list[dict] | None) -> str:
     for case in dict.fromkeys(code["case"] for code in codes):
         found = [code for code in codes if code["case"] == case]
         spilled = max(code["stack"] + code["local"] for code in found)
-        widest = (min(max(map(int, code[what]), default=0) for code in found) for what in ("loads", "stores"))
+        widest = (
+            min(max(map(int, code[what]), default=0) for code in found)
+            for what in ("loads", "stores")
+        )
         registers = (str(code["registers"]) for code in found)
-        rows.append(f"| {case} | {' | '.join(registers)} | {spilled} | {' | '.join(map(str, widest))} |")
+        rows.append(
+            f"| {case} | {' | '.join(registers)} | {spilled} | {' | '.join(map(str, widest))} |"
+        )
     names = " | ".join(f"registers, sm_{architecture}" for architecture in architectures)
     header = f"| kernel | {names} | spilled bytes | widest load, bits | widest store, bits |"
     return "\n".join([header, "|---" * (len(architectures) + 4) + "|", *rows])
@@ -172,9 +188,13 @@ def embedded_table(result: dict) -> str:
 def fill(text: str, name: str, table: str) -> str:
     """`text` with what stands between the markers of one table, if only nothing, replaced."""
     pattern = rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)"
-    filled, times = re.subn(pattern, lambda found: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)
+    filled, times = re.subn(
+        pattern, lambda found: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL
+    )
     if times != 1:
-        raise ValueError(f"there are {times} tables {name!r} in the text, expected the markers of one")
+        raise ValueError(
+            f"there are {times} tables {name!r} in the text, expected the markers of one"
+        )
     return filled
 
 
@@ -218,7 +238,11 @@ def cost_table(name: str, found: dict[str, dict]) -> str:
     return COSTS[name](found[name])
 
 
-STUDIES = {"guidance_study": guidance_study_table, "selection": selection_table, "cifar": cifar_table}
+STUDIES = {
+    "guidance_study": guidance_study_table,
+    "selection": selection_table,
+    "cifar": cifar_table,
+}
 """As COSTS, of scripts that need no quiet machine."""
 
 
@@ -250,7 +274,9 @@ def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | No
     if file == "cifar":  # its rows have no prior and no alignment
         return ""
     known = guidance_study.VARIANTS if file == "guidance_study" else evidence.METHODS
-    methods = json.loads(json.dumps({name: asdict(how) for name, how in known.items()}))  # as from a file
+    methods = json.loads(
+        json.dumps({name: asdict(how) for name, how in known.items()})
+    )  # as from a file
 
     def differs(name: str, row: dict) -> bool:
         kind, _, domain = name.partition("/")
@@ -263,8 +289,14 @@ def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | No
             or any(now.get(key) != value for key, value in row.get("settings", {}).items())
         )
 
-    old = [name for name, row in rows.items() if differs(name, row)] if isinstance(rows, dict) else []
-    return f"\n\n**Out of date:** made with other settings than today's: {', '.join(old)}." if old else ""
+    old = (
+        [name for name, row in rows.items() if differs(name, row)] if isinstance(rows, dict) else []
+    )
+    return (
+        f"\n\n**Out of date:** made with other settings than today's: {', '.join(old)}."
+        if old
+        else ""
+    )
 
 
 def main() -> None:
@@ -295,9 +327,12 @@ def main() -> None:
         for domain in load_judge().domains
         if shipped_tokens(domain).exists()
     }
-    notes = {name: out_of_date(name, result, prior.fingerprint, tokens) for name, result in found.items()}
+    notes = {
+        name: out_of_date(name, result, prior.fingerprint, tokens) for name, result in found.items()
+    }
     ready = {
-        name: made(*(found[source] for source in sources)) + "".join(notes[source] for source in sources)
+        name: made(*(found[source] for source in sources))
+        + "".join(notes[source] for source in sources)
         for name, (made, sources) in tables.items()
         if all(source in found for source in sources)
     }

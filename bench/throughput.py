@@ -16,12 +16,13 @@ from statistics import median
 
 import torch
 
-from engine.config import Alignment, Sampling
+from engine.classifiers import Classifier, load_classifier
+from engine.datasets.run_record import versions
 from engine.files import write_whole
 from engine.memory.profile import profile_step
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.outputs.run_record import versions
-from engine.pipelines.generate import generate
+from engine.models import Prior, load_prior
+from engine.runners.generate import generate
+from engine.settings import Alignment, Sampling
 
 METHODS = {
     "plain": (None, Sampling()),
@@ -72,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "images": chosen.images,
         "alignment": asdict(Alignment()),
         "environment": {
-            "device": str(prior.device), "threads": torch.get_num_threads(), "versions": versions(),
+            "device": str(prior.device),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
         },
         "images_per_minute": {
             f"{method}/{steps}": images_per_minute(
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for method, (alignment, sampling) in METHODS.items()
             if alignment is not None
         },
-    }  # fmt: skip
+    }
     write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
     print(json.dumps(result, indent=1))
 

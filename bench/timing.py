@@ -78,7 +78,9 @@ def resident_peak_bytes(run: Run) -> int | None:
 
     def kib(field: str) -> int:
         return next(
-            int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field)
+            int(line.split()[1])
+            for line in status.read_text().splitlines()
+            if line.startswith(field)
         )
 
     before = kib("VmRSS")

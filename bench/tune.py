@@ -15,14 +15,15 @@ from pathlib import Path
 from evidence import FIRST_SEED
 from rows import Rows
 
-from engine.config import Alignment, Evaluation, Sampling
+from engine.classifiers import load_classifier
+from engine.embedded.judge import load_judge
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
-from engine.models import load_classifier, load_prior
-from engine.models.embedded.judge import load_judge
-from engine.pipelines.generate import generate
-from engine.pipelines.job import prepare
-from engine.pipelines.tune import TUNING_SEED, try_scale
+from engine.models import load_prior
+from engine.runners.generate import generate
+from engine.runners.job import prepare
+from engine.runners.tune import TUNING_SEED, try_scale
+from engine.settings import Alignment, Evaluation, Sampling
 
 RESULT = Path(__file__).parent / "results" / "tune.json"
 SCALES = (0.1, 0.2, 0.4, 0.6, 0.8)
@@ -57,11 +58,21 @@ def main() -> None:
             trial = try_scale(replace(job, alignment=alignment))
             folder = chosen.work / prior.fingerprint / domain / str(scale)
             for _ in generate(
-                classifier, prior, None, ORACLE_IMAGES, alignment=alignment, seed=ORACLE_SEED, out=folder
+                classifier,
+                prior,
+                None,
+                ORACLE_IMAGES,
+                alignment=alignment,
+                seed=ORACLE_SEED,
+                out=folder,
             ):
                 pass
             metrics = evaluate(
-                folder, "judge", load_extractor("judge"), domain=domain, settings=Evaluation(resamples=0)
+                folder,
+                "judge",
+                load_extractor("judge"),
+                domain=domain,
+                settings=Evaluation(resamples=0),
             )["metrics"]
             row = asdict(trial) | {"score": trial.score, "fid": metrics["fid"]["value"]}
             result.add(name, row)

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from engine.config import Sampling
+from engine.classifiers import Classifier, load_classifier
+from engine.embedded.judge import load_judge
 from engine.files import write_whole
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.models.embedded.judge import load_judge
-from engine.pipelines.generate import generate
+from engine.models import Prior, load_prior
+from engine.runners.generate import generate
+from engine.settings import Sampling
 
 FINDING_SEED = 200
 RECOGNISED = Path(__file__).parent / "results" / "worst_classes.json"
@@ -48,12 +49,19 @@ def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int
 
 def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
     """How many of a class's plain images each embedded classifier recognises, by the classifier's name."""
-    teachers = [load_classifier(f"embedded:{domain}", device=prior.device) for domain in load_judge().domains]
-    samples = list(generate(teachers[0], prior, [label], images, None, None, Sampling(), seed=FINDING_SEED))
+    teachers = [
+        load_classifier(f"embedded:{domain}", device=prior.device)
+        for domain in load_judge().domains
+    ]
+    samples = list(
+        generate(teachers[0], prior, [label], images, None, None, Sampling(), seed=FINDING_SEED)
+    )
     pixels = torch.stack([sample.image for sample in samples]).to(prior.device)
     with torch.no_grad():
         return {
-            teacher.name: int((teacher.logits(pixels).argmax(1) == teacher.labels.index(label)).sum())
+            teacher.name: int(
+                (teacher.logits(pixels).argmax(1) == teacher.labels.index(label)).sum()
+            )
             for teacher in teachers
         }
 
@@ -62,4 +70,7 @@ if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     the_prior = load_prior("embedded")
     for domain in load_judge().domains:
-        print(domain, *worst_classes(load_classifier(f"embedded:{domain}"), the_prior, number=2, images=16))
+        print(
+            domain,
+            *worst_classes(load_classifier(f"embedded:{domain}"), the_prior, number=2, images=16),
+        )

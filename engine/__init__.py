@@ -6,25 +6,24 @@ import logging
 # diffusers imports bitsandbytes where it is there, which on some CPUs remarks on a kernel that nothing here uses.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-from engine.baselines.deepinversion import DeepInversion
-from engine.baselines.natural_inversion import NaturalInversion
-from engine.baselines.plugin_inversion import PlugInInversion
-from engine.config import Alignment, Evaluation, Sampling, Selection, TokenLearning
+from engine.classifiers import Classifier, load_classifier
 from engine.downstream.distill import distill
 from engine.downstream.fit import fit
 from engine.downstream.prune import prune
 from engine.downstream.quantise import quantise
-from engine.downstream.settings import Comparison, Distillation, Pruning, Quantisation
 from engine.errors import EngineError
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.select import select
 from engine.memory.plan import Plan, plan
 from engine.memory.profile import StepProfile
 from engine.memory.profile import profile_step as profile
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.pipelines.generate import generate
-from engine.pipelines.learn_tokens import learn_tokens
-from engine.pipelines.tune import Tuned, tune
+from engine.models import Prior, load_prior
+from engine.runners.generate import generate
+from engine.runners.learn_tokens import learn_tokens
+from engine.runners.tune import Tuned, tune
+from engine.settings import Alignment, Evaluation, Sampling, Selection, TokenLearning
+from engine.settings.downstream import Comparison, Distillation, Pruning, Quantisation
+from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
 from engine.tokens.table import TokenTable, load_tokens, save_tokens
 from engine.tokens.textual_inversion import export_textual_inversion, import_textual_inversion
 from engine.types import ImageKey, Sample

@@ -120,7 +120,9 @@ def lock_folder(folder: Path) -> int:
                     f"{folder} is being written by another process, expected one writer: "
                     "wait until it ends, stop it, or choose another folder."
                 ) from error
-            os.close(descriptor)  # its last holder deleted it between our open and our lock: take the new one
+            os.close(
+                descriptor
+            )  # its last holder deleted it between our open and our lock: take the new one
 
 
 def unlock_folder(folder: Path, descriptor: int) -> None:

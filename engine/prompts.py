@@ -26,7 +26,9 @@ def class_prompt(label: str, token: str = "", template: str = PLAIN) -> str:
     tells two labels of the same name apart, is left out.
     """
     words = re.sub(r" \(\d+\)$", "", label.replace("_", " ").strip())
-    return template.format_map({"a": article(words), "class": f"{token} {words}" if token else words})
+    return template.format_map(
+        {"a": article(words), "class": f"{token} {words}" if token else words}
+    )
 
 
 def template_fields(template: str) -> set[str] | None:
@@ -35,4 +37,8 @@ def template_fields(template: str) -> set[str] | None:
         found = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError:
         return None
-    return None if any(how or cast for _, _, how, cast in found) else {str(name) for _, name, _, _ in found}
+    return (
+        None
+        if any(how or cast for _, _, how, cast in found)
+        else {str(name) for _, name, _, _ in found}
+    )

@@ -9,7 +9,16 @@ import torch
 from ddis_kernels import Moments
 from torch import Tensor
 
-__all__ = ["Denoise", "ImageKey", "Moments", "Prediction", "Sample", "Step", "group_rng", "image_rng"]
+__all__ = [
+    "Denoise",
+    "ImageKey",
+    "Moments",
+    "Prediction",
+    "Sample",
+    "Step",
+    "group_rng",
+    "image_rng",
+]
 
 
 class Prediction(NamedTuple):

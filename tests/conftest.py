@@ -39,7 +39,9 @@ def _define_missing_torchvision_operators() -> torch.library.Library | None:
     return None
 
 
-_TORCHVISION = _define_missing_torchvision_operators()  # operators live as long as their library object
+_TORCHVISION = (
+    _define_missing_torchvision_operators()
+)  # operators live as long as their library object
 
 
 @pytest.fixture(autouse=True)

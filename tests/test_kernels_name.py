@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ORIGIN = (
-    "from importlib.util import find_spec; spec = find_spec('kernels'); print(spec and spec.origin or '')"
-)
+ORIGIN = "from importlib.util import find_spec; spec = find_spec('kernels'); print(spec and spec.origin or '')"
 
 
 def origin_of_kernels(*, path: Path) -> str:
@@ -47,5 +45,7 @@ def test_no_script_is_called_kernels():
 
 def test_libraries_that_look_for_the_name_import():
     code = "from diffusers import StableDiffusionPipeline; from transformers import CLIPTextModel"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Imports obey the arrow: models -> guidance -> sampling -> tokens, memory -> pipelines -> cli; outputs stand apart.
+"""Imports obey the arrow: data goes one way through the rooms, and a room imports only what stands left of it.
 
 Read from the source, so that an import inside a function counts as well.
 """
@@ -14,43 +14,44 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-LEAVES = {"config", "errors", "files", "progress", "prompts", "settings", "types"}
+LEAVES = {"errors", "events", "files", "prompts", "request", "settings", "types"}
 """What anything may import. They import only each other."""
 
-CORE = {"models", "guidance", "sampling", "tokens", "memory", "pipelines", "outputs"}
+MODELS = {"networks", "classifiers", "models", "embedded"}
+MAKING = MODELS | {"guidance", "sampling", "tokens", "memory", "methods"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
-    "models": set(),
-    "outputs": set(),
-    "guidance": {"models"},
-    "sampling": {"models", "guidance"},
-    "tokens": {"models", "guidance", "sampling"},
-    "memory": {"models", "guidance", "sampling"},
-    "evaluation": CORE - {"pipelines"},
-    "onnx": {"models", "guidance", "sampling"},  # another engine for what the sampler is given
-    "baselines": {"models", "guidance", "memory"},
-    "pipelines": CORE - {"pipelines"} | {"baselines", "evaluation", "onnx"},
-    "downstream": CORE | {"evaluation", "onnx"},
+    "networks": set(),
+    "classifiers": {"networks", "embedded"},
+    "models": {"networks", "classifiers", "embedded"},
+    "embedded": {"networks", "classifiers", "models", "datasets"},  # its recipe writes sheets
+    "datasets": set(),
+    "guidance": MODELS,
+    "sampling": MODELS | {"guidance"},
+    "tokens": MODELS | {"guidance", "sampling"},
+    "memory": MODELS | {"guidance", "sampling"},
+    "onnx": MODELS | {"guidance", "sampling"},  # another engine for what the sampler is given
+    "methods": MODELS | {"guidance", "memory"},
+    "evaluation": MAKING | {"datasets"},
+    "runners": MAKING | {"datasets", "evaluation", "onnx"},
+    "downstream": MAKING | {"datasets", "evaluation", "onnx", "runners"},
 }
-JOINERS = {
-    "__init__",
-    "__main__",
-    "cli",
-    "cli_downstream",
-    "cli_embedded",
-    "cli_evaluate",
-    "cli_folder",
-    "cli_generate",
-    "cli_memory",
-    "cli_tune",
-    "options",
-}
-"""The public face and the command line (with its `options`) join all rooms; nothing imports them but each other."""
+JOINERS = {"__init__", "__main__", "apps"}
+"""The public face and the programs that people start join all rooms; nothing imports them but each other."""
 
 OPTIONAL = {
-    "bitsandbytes", "onnx", "onnx2fx", "onnxruntime", "onnxscript", "timm", "torch_fidelity", "torch_pruning",
-    "torchvision", "triton", "xformers",
-}  # fmt: skip
+    "bitsandbytes",
+    "onnx",
+    "onnx2fx",
+    "onnxruntime",
+    "onnxscript",
+    "timm",
+    "torch_fidelity",
+    "torch_pruning",
+    "torchvision",
+    "triton",
+    "xformers",
+}
 FOREIGN_TO_KERNELS = {"engine", "diffusers", "transformers"}
 
 
@@ -61,7 +62,9 @@ def imported_modules(source: str, package: str) -> Iterator[tuple[str, int]]:
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = (
-                resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+                resolve_name("." * node.level + (node.module or ""), package)
+                if node.level
+                else node.module
             )
             yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
 
@@ -98,7 +101,9 @@ def module_name(file: Path, root: Path) -> str:
 def loaded_by(statement: str) -> set[str]:
     """Top-level packages in `sys.modules` of a fresh process after `statement`."""
     code = f"{statement}; import sys; print(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
@@ -120,16 +125,24 @@ def test_engine_obeys_the_arrow():
     [
         ("engine.models.prior", "import engine.guidance.steer", "engine.guidance.steer"),
         ("engine.guidance.steer", "from engine.sampling import ddim", "engine.sampling.ddim"),
-        ("engine.guidance.steer", "from ..sampling.ddim import sample", "engine.sampling.ddim.sample"),
+        (
+            "engine.guidance.steer",
+            "from ..sampling.ddim import sample",
+            "engine.sampling.ddim.sample",
+        ),
         (
             "engine.sampling.ddim",
-            "def f():\n    from engine.pipelines import generate",
-            "engine.pipelines.generate",
+            "def f():\n    from engine.runners import generate",
+            "engine.runners.generate",
         ),
-        ("engine.outputs.dataset", "from engine.models.prior import Prior", "engine.models.prior.Prior"),
-        ("engine.config", "from engine.models import prior", "engine.models.prior"),
-        ("engine.pipelines.generate", "from engine import generate", "engine.generate"),
-        ("engine.pipelines.generate", "from engine.cli import main", "engine.cli.main"),
+        (
+            "engine.datasets.dataset",
+            "from engine.models.prior import Prior",
+            "engine.models.prior.Prior",
+        ),
+        ("engine.settings.sampling", "from engine.models import prior", "engine.models.prior"),
+        ("engine.runners.generate", "from engine import generate", "engine.generate"),
+        ("engine.runners.generate", "from engine.apps.cli import main", "engine.apps.cli.main"),
         ("engine.tokens.table", "from engine.memory.plan import plan", "engine.memory.plan.plan"),
     ],
 )
@@ -143,12 +156,18 @@ def test_an_import_against_the_arrow_is_found(module, source, culprit):
     [
         (
             "engine.guidance.steer",
-            "from engine.models.classifier import Classifier\nfrom engine.errors import *",
+            "from engine.classifiers.classifier import Classifier\nfrom engine.errors import *",
         ),
-        ("engine.models.embedded.train.prior", "from ...prior import Prior\nfrom .loop import train"),
-        ("engine.models.prior", "import torch\nimport ddis_kernels\nfrom engine import errors, prompts"),
-        ("engine.evaluation.metrics", "from engine.outputs.manifest import read"),
-        ("engine.cli", "from engine import generate\nfrom engine.pipelines import learn_tokens"),
+        (
+            "engine.embedded.train.prior",
+            "from ...models.prior import Prior\nfrom .loop import train",
+        ),
+        (
+            "engine.models.prior",
+            "import torch\nimport ddis_kernels\nfrom engine import errors, prompts",
+        ),
+        ("engine.evaluation.metrics", "from engine.datasets.manifest import read"),
+        ("engine.apps.cli", "from engine import generate\nfrom engine.runners import learn_tokens"),
     ],
 )
 def test_an_import_along_the_arrow_passes(module, source):
@@ -164,7 +183,9 @@ def test_the_kernels_know_nothing_of_the_engine():
     names = {
         name.split(".")[0]
         for file in modules(ROOT / "kernels" / "ddis_kernels")
-        for name, _ in imported_modules(file.read_text("utf-8"), module_name(file.parent, ROOT / "kernels"))
+        for name, _ in imported_modules(
+            file.read_text("utf-8"), module_name(file.parent, ROOT / "kernels")
+        )
     }
     assert "torch" in names
     assert names & FOREIGN_TO_KERNELS == set()
@@ -182,11 +203,15 @@ def test_importing_the_kernels_loads_nothing_else_of_ours():
 )
 def test_optional_packages_load_only_when_used(package, brought_along):
     """Not held against us: what torch or diffusers bring along (bitsandbytes), and triton, needed by its decorators."""
-    assert (loaded_by(f"import {package}") - loaded_by(brought_along)) & (OPTIONAL - {"triton"}) == set()
+    assert (loaded_by(f"import {package}") - loaded_by(brought_along)) & (
+        OPTIONAL - {"triton"}
+    ) == set()
 
 
 def test_every_module_of_the_engine_imports_without_the_optional_packages():
     """Blocked, not only unused: a module-level import of one would raise here."""
-    names = [module_name(file, ROOT) for file in modules(ROOT / "engine") if file.name != "__main__.py"]
+    names = [
+        module_name(file, ROOT) for file in modules(ROOT / "engine") if file.name != "__main__.py"
+    ]
     block = f"import sys; sys.modules.update(dict.fromkeys({sorted(OPTIONAL)}))"
     assert "engine" in loaded_by(f"{block}; import {', '.join(names)}")

@@ -18,7 +18,12 @@ def metrics(fid: float, precision: float = 0.5, recall: float = 0.25) -> dict:
 
 
 def made(fid: float, flops: float = 1e9, **more: float) -> dict:
-    return {"metrics": metrics(fid, **more), "flops_per_image": flops, "seconds_per_image": 1.0, "images": 7}
+    return {
+        "metrics": metrics(fid, **more),
+        "flops_per_image": flops,
+        "seconds_per_image": 1.0,
+        "images": 7,
+    }
 
 
 def cells(table: str, first: str) -> list[str]:
@@ -57,7 +62,11 @@ def test_a_method_that_is_not_measured_everywhere_has_no_mean() -> None:
     rows = {"plain/a": made(10), "plain/b": made(20), "paper DDIS/a": made(30)}
     table = methods_table({"rows": rows}, ["plain", "paper DDIS", "gone"])
     assert cells(table, "plain")[2] == "15.0"
-    assert cells(table, "the paper's guidance, our tokens")[:3] == ["30.0 (30.0 to 30.0)", "not measured", ""]
+    assert cells(table, "the paper's guidance, our tokens")[:3] == [
+        "30.0 (30.0 to 30.0)",
+        "not measured",
+        "",
+    ]
     assert "gone" not in table
 
 
@@ -67,7 +76,10 @@ def entry(mean: float, images: int = 7) -> dict:
 
 def test_means_of_what_images_teach_are_over_sets_that_all_domains_have() -> None:
     rows = {
-        "prune/a": {"teacher": {"accuracy": 0.8}, "rows": {"folder": entry(0.6), "noise": entry(0.2)}},
+        "prune/a": {
+            "teacher": {"accuracy": 0.8},
+            "rows": {"folder": entry(0.6), "noise": entry(0.2)},
+        },
         "prune/b": {"teacher": {"accuracy": 0.6}, "rows": {"folder": entry(0.4)}},
         "distill/a": {"teacher": {"accuracy": 0.1}, "rows": {"folder": entry(0.1)}},
     }
@@ -93,7 +105,9 @@ def test_students_of_more_sets_stand_beside_the_others_and_only_there() -> None:
 def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so() -> None:
     ours, theirs = made(4, precision=0.9, recall=0.1), made(20, 3e9)
     found = {
-        "evidence": {"rows": {"plain/a": theirs, "DAG/a": made(3), "both/a": ours, "paper DAG/a": theirs}},
+        "evidence": {
+            "rows": {"plain/a": theirs, "DAG/a": made(3), "both/a": ours, "paper DAG/a": theirs}
+        },
         "methods": {
             "rows": {
                 "both/a": ours,
@@ -112,7 +126,9 @@ def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so() -
         },
         "downstream": {
             "rows": {
-                "distill/a": {"rows": {"folder": entry(0.6), "original": entry(0.7), "plain": entry(0.5)}}
+                "distill/a": {
+                    "rows": {"folder": entry(0.6), "original": entry(0.7), "plain": entry(0.5)}
+                }
             }
         },
         "evaluator": {

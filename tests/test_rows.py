@@ -58,7 +58,9 @@ def test_another_process_waits_for_a_folder(rows: ModuleType, tmp_path: Path) ->
     assert (tmp_path / "second").read_text() == "x"
 
 
-def test_a_row_is_kept_while_all_that_it_depends_on_is_the_same(rows: ModuleType, file: Path) -> None:
+def test_a_row_is_kept_while_all_that_it_depends_on_is_the_same(
+    rows: ModuleType, file: Path
+) -> None:
     made_by = {"token_file": "one", "alignment": {"window": (0.0, 0.5)}}
     result = rows.Rows(file, SETTINGS, "cpu")
     row = result.kept("both/photo", made_by)
@@ -84,7 +86,10 @@ def test_rows_of_other_settings_are_not_kept(rows: ModuleType, file: Path) -> No
 
 
 def test_two_processes_of_other_settings_do_not_take_turns(rows: ModuleType, file: Path) -> None:
-    first, second = rows.Rows(file, SETTINGS, "cpu"), rows.Rows(file, {**SETTINGS, "prior": "b"}, "cpu")
+    first, second = (
+        rows.Rows(file, SETTINGS, "cpu"),
+        rows.Rows(file, {**SETTINGS, "prior": "b"}, "cpu"),
+    )
     first.add("one", {})
     with pytest.raises(
         SystemExit, match=r"other settings by another process, expected .*'b'.*: name another --out"

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from engine.config import Alignment, Sampling
-from engine.models.cifar_resnet import CifarResNet
-from engine.outputs.images import png_bytes, to_picture
+from engine.classifiers.cifar_resnet import CifarResNet
+from engine.datasets.images import png_bytes, to_picture
+from engine.settings import Alignment, Sampling
 
 Run = Callable[..., str]
 
@@ -40,14 +40,30 @@ def test_the_goals_compare_todays_defaults_with_the_paper_in_the_study(
 
 
 def test_variants_of_guidance_are_measured_once_each(
-    tmp_path: Path, run: Run, bench_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    run: Run,
+    bench_script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = bench_script("guidance_study")
-    short = {name: replace(study.VARIANTS[name], sampling=Sampling(steps=4)) for name in ("base", "plain")}
+    short = {
+        name: replace(study.VARIANTS[name], sampling=Sampling(steps=4))
+        for name in ("base", "plain")
+    }
     monkeypatch.setattr(study, "VARIANTS", short)
     monkeypatch.setattr(study, "METRICS", replace(study.METRICS, resamples=5, prd_clusters=5))
     out = tmp_path / "study.json"
-    asked = ("guidance_study", "--domains", "photo", "--images", 1, "--work", tmp_path, "--out", out)
+    asked = (
+        "guidance_study",
+        "--domains",
+        "photo",
+        "--images",
+        1,
+        "--work",
+        tmp_path,
+        "--out",
+        out,
+    )
     run(*asked, "--variants", "base")
     printed = run(*asked, "--variants", "base", "plain")
     assert "plain/photo" in printed
@@ -64,10 +80,24 @@ def test_variants_of_guidance_are_measured_once_each(
 @pytest.fixture
 def cifar_folder(tmp_path: Path) -> Path:
     """Data and models in one folder: a few images of noise, and a network that knows nothing."""
-    labels = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    labels = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     for part, number in (("train", 3), ("test", 2)):
         rows = [
-            {"image": {"bytes": png_bytes(to_picture(torch.rand(3, 32, 32))), "path": None}, "label": label}
+            {
+                "image": {"bytes": png_bytes(to_picture(torch.rand(3, 32, 32))), "path": None},
+                "label": label,
+            }
             for label in labels * number
         ]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"cifar10-{part}.parquet")
@@ -86,7 +116,17 @@ def test_students_of_cifar_learn_from_each_set_once(
 ) -> None:
     monkeypatch.setattr(bench_script("cifar"), "STUDENT", "resnet8")
     out = tmp_path / "cifar.json"
-    asked = ("cifar", "--images-per-class", 1, "--iterations", 16, "--seeds", 1, "--data", cifar_folder)
+    asked = (
+        "cifar",
+        "--images-per-class",
+        1,
+        "--iterations",
+        16,
+        "--seeds",
+        1,
+        "--data",
+        cifar_folder,
+    )
     asked += ("--models", cifar_folder, "--work", tmp_path / "work", "--out", out)
     run(*asked, "--methods", "deepinversion")
     printed = run(*asked, "--methods", "deepinversion", "plugin-inversion")
@@ -98,7 +138,9 @@ def test_students_of_cifar_learn_from_each_set_once(
         assert (row["images"], row["measured_images"]) == (10, 20)
         assert ("flops_per_image" in row) == ("inversion" in name)
     assert result["rows"]["deepinversion"]["settings"]["iterations"] == 16
-    assert result["rows"]["plugin-inversion"]["settings"]["iterations"] == 1  # of each of its stages
+    assert (
+        result["rows"]["plugin-inversion"]["settings"]["iterations"] == 1
+    )  # of each of its stages
 
 
 def test_students_of_cifar_need_the_data(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Alignment, Sampling
+from engine.settings import Alignment, Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,13 +56,22 @@ def test_results_of_another_prior_or_other_settings_are_told_apart() -> None:
         "gone/photo": {"settings": how},
     }
     result = {"settings": {"prior": prior}, "rows": rows}
-    assert script.out_of_date("evidence", result, prior).endswith("than today's: DAG/sketch, gone/photo.")
+    assert script.out_of_date("evidence", result, prior).endswith(
+        "than today's: DAG/sketch, gone/photo."
+    )
     result["settings"]["methods"] = {"gone": "DAG"}  # of a task, as bench/downstream.py has it
     assert script.out_of_date("evidence", result, prior).endswith("than today's: DAG/sketch.")
-    made = {"settings": {"prior": prior}, "rows": {"DAG/photo": {"settings": how, "token_file": "a"}}}
+    made = {
+        "settings": {"prior": prior},
+        "rows": {"DAG/photo": {"settings": how, "token_file": "a"}},
+    }
     assert script.out_of_date("evidence", made, prior, {"photo": "a"}) == ""
-    assert script.out_of_date("evidence", made, prior, {"photo": "b"}).endswith("today's: DAG/photo.")
-    made["rows"]["DAG/photo"]["plain"] = json.loads(json.dumps(asdict(script.evidence.METHODS["plain"])))
+    assert script.out_of_date("evidence", made, prior, {"photo": "b"}).endswith(
+        "today's: DAG/photo."
+    )
+    made["rows"]["DAG/photo"]["plain"] = json.loads(
+        json.dumps(asdict(script.evidence.METHODS["plain"]))
+    )
     assert script.out_of_date("downstream", made, prior) == ""
     made["rows"]["DAG/photo"]["plain"]["sampling"]["cfg"] = 7.5
     assert script.out_of_date("downstream", made, prior).endswith("today's: DAG/photo.")
@@ -82,8 +91,13 @@ def test_results_of_another_prior_or_other_settings_are_told_apart() -> None:
     cifar = {"rows": {"deepinversion": {"settings": {"iterations": 7}}}}
     assert script.out_of_date("cifar", cifar, prior) == ""
     longer = asdict(replace(Alignment(), scale=7.0))
-    assert "another alignment" in script.out_of_date("tune", {"settings": {"alignment": longer}}, prior)
-    styles = {"settings": {"sampling": asdict(Sampling())}, "rows": {"sketch": {"alignment": longer}}}
+    assert "another alignment" in script.out_of_date(
+        "tune", {"settings": {"alignment": longer}}, prior
+    )
+    styles = {
+        "settings": {"sampling": asdict(Sampling())},
+        "rows": {"sketch": {"alignment": longer}},
+    }
     assert "today's: sketch" in script.out_of_date("styles", styles, prior)
 
 
@@ -124,8 +138,9 @@ def test_guidance_is_averaged_over_classes_and_seeds() -> None:
 
 def test_tokens_are_counted_on_the_worst_classes_alone() -> None:
     recognised = {
-        "cat": {"embedded:sketch": 9, "embedded:photo": 1}, "dog": {"embedded:sketch": 1, "embedded:photo": 9},
-    }  # fmt: skip
+        "cat": {"embedded:sketch": 9, "embedded:photo": 1},
+        "dog": {"embedded:sketch": 1, "embedded:photo": 9},
+    }
     worst = tables().worst_of({"recognised": recognised}, 1)
     assert worst == {"sketch": ["dog"], "photo": ["cat"]}
     plain = {"0": {"dog": cell(), "cat": cell(judge_class=0.75)}}
@@ -142,9 +157,17 @@ def test_a_method_has_means_where_each_domain_was_measured() -> None:
     entry = {"value": 4.0, "low": 3.0, "high": 5.0}
     row = {"seeds": {}, "images": 9, "flops_per_image": 2e9}
     row["metrics"] = dict.fromkeys(("fid", "kid", "precision", "recall"), entry)
-    rows = {"plain/photo": row, "plain/sketch": row, "both/photo": row, "both/sketch": {"seeds": {}}}
+    rows = {
+        "plain/photo": row,
+        "plain/sketch": row,
+        "both/photo": row,
+        "both/sketch": {"seeds": {}},
+    }
     table = tables().methods_table({"rows": rows}, ["plain", "both"])
-    assert "| plain | 4.0 (3.0 to 5.0) | 4.0 (3.0 to 5.0) | 4.0 | 4.000 | 4.00 | 4.00 | 2 | 9 |" in table
+    assert (
+        "| plain | 4.0 (3.0 to 5.0) | 4.0 (3.0 to 5.0) | 4.0 | 4.000 | 4.00 | 4.00 | 2 | 9 |"
+        in table
+    )
     assert "| both | 4.0 (3.0 to 5.0) | not measured |  |  |  |  | 2 | 9 |" in table
     assert "none" not in tables().methods_table({"rows": rows}, ["plain", "none"])
 
@@ -153,7 +176,10 @@ def test_downstream_accuracies_are_in_percent_beside_the_classifier() -> None:
     def entry(mean: float, spread: float | None) -> dict:
         return {"images": 350, "accuracy": {"mean": mean, "spread": spread}}
 
-    row = {"teacher": {"accuracy": 0.8}, "rows": {"original": entry(0.5, 0.01), "folder": entry(0.45, None)}}
+    row = {
+        "teacher": {"accuracy": 0.8},
+        "rows": {"original": entry(0.5, 0.01), "folder": entry(0.45, None)},
+    }
     result = {"rows": {"distill/photo": row, "prune/photo": {}}}
     table = tables().downstream_table(result, "distill")
     assert "| classifier of | images | classifier | original | ours |" in table
@@ -170,7 +196,9 @@ def test_registers_are_listed_by_architecture() -> None:
 
 def test_what_a_gpu_reaches_is_beside_its_copy_or_not_measured() -> None:
     assert "Not measured" in tables().gpu_table({})
-    table = tables().gpu_table({"copy_gb_per_s": 2000.0, "share_of_copy": {"channel_moments": 0.93}})
+    table = tables().gpu_table(
+        {"copy_gb_per_s": 2000.0, "share_of_copy": {"channel_moments": 0.93}}
+    )
     assert "2000 GB/s" in table
     assert "| channel_moments | 0.93 |" in table
 
@@ -207,8 +235,12 @@ def test_a_variant_of_guidance_is_told_by_domain_and_by_means_over_those_it_has(
     def row(fid: float, share: float) -> dict:
         shares = {"judge_domain": share, "judge_class": 1.0, "teacher_class": 0.75, "l_bn": 400.4}
         interval = {"value": fid, "low": fid - 1, "high": fid + 2}
-        return {"images": 56, "metrics": {"fid": interval, "recall": {"value": share / 2}}, "shares": shares,
-                "flops_per_image": 33.08e9}  # fmt: skip
+        return {
+            "images": 56,
+            "metrics": {"fid": interval, "recall": {"value": share / 2}},
+            "shares": shares,
+            "flops_per_image": 33.08e9,
+        }
 
     rows = {
         "default/photo": row(10.0, 0.5),
@@ -235,7 +267,8 @@ def test_students_of_cifar_are_told_beside_what_their_images_cost() -> None:
     result["environment"] = {"device": "cpu", "threads": 1}
     table = tables().study_table("cifar", {"cifar": result})
     assert (
-        "500 images of each set, 3 students each, 30 passes; top-1 in percent on 10000 test images" in table
+        "500 images of each set, 3 students each, 30 passes; top-1 in percent on 10000 test images"
+        in table
     )
     assert "the teacher has 85.0. 240 iterations of DeepInversion" in table
     assert "on cpu, 1 thread." in table
@@ -248,13 +281,20 @@ def test_students_of_cifar_are_told_beside_what_their_images_cost() -> None:
 
 
 def test_throughput_is_told_by_steps() -> None:
-    rates = {f"{method}/{steps}": 10.0 * steps for method in ("plain", "paper", "ours") for steps in (8, 30)}
+    rates = {
+        f"{method}/{steps}": 10.0 * steps
+        for method in ("plain", "paper", "ours")
+        for steps in (8, 30)
+    }
     result = {"images": 28, "images_per_minute": rates | {"ours/8": 71.6}}
     result["guided_over_plain_step"] = {"paper": 3.456, "ours": 1.2}
     result["environment"] = {"device": "cpu", "threads": 2}
     table = tables().cost_table("throughput", {"throughput": result})
     assert "28 images at once, on cpu with 2 threads" in table
-    assert "| method | images a minute, 8 steps | images a minute, 30 steps | guided / plain step |" in table
+    assert (
+        "| method | images a minute, 8 steps | images a minute, 30 steps | guided / plain step |"
+        in table
+    )
     assert "| plain prior | 80 | 300 | 1 |" in table
     assert "| paper's DAG | 80 | 300 | 3.46 |" in table
     assert "| ours | 72 | 300 | 1.20 |" in table
@@ -292,8 +332,15 @@ def test_a_token_is_told_by_its_compute_and_accuracies() -> None:
         "published/sketch/dog": learned(9000, 500, 0.75),
         "published/cartoon/cat": learned(7000, 500, 0.75),
     }
-    result = {"classes": {"sketch": ["dog"], "cartoon": ["cat"]}, "settings": {"images_per_class": 32}}
-    result["seconds"] = {"published/sketch/dog": 300.0, "published/cartoon/cat": 100.0, "ours/sketch": 30.0}
+    result = {
+        "classes": {"sketch": ["dog"], "cartoon": ["cat"]},
+        "settings": {"images_per_class": 32},
+    }
+    result["seconds"] = {
+        "published/sketch/dog": 300.0,
+        "published/cartoon/cat": 100.0,
+        "ours/sketch": 30.0,
+    }
     missing = tables().cat_compute_table({**result, "cells": cells})
     assert "| ours | not measured |" in missing
     cells |= {"ours/sketch/dog": learned(500, 150, 1.0), "ours/cartoon/cat": learned(300, 50, 0.5)}
@@ -304,11 +351,15 @@ def test_a_token_is_told_by_its_compute_and_accuracies() -> None:
     assert "32 images of each class: dog (sketch), cat (cartoon)" in table
     for name, cell in cells.items():
         if "learning" in cell:
-            cell["learning"] |= {"epochs": 5, "outcome": "recognised" if "cat" in name else "no better"}
+            cell["learning"] |= {
+                "epochs": 5,
+                "outcome": "recognised" if "cat" in name else "no better",
+            }
     settings = {"images_per_class": 32, "schedules": {"published": {"epochs": 10}}}
     told = tables().cat_compute_table({**result, "settings": settings, "cells": cells})
     assert (
-        "all of its 10 epochs would take 30.0 times as much as ours. Of our 2 tokens 1 were no better" in told
+        "all of its 10 epochs would take 30.0 times as much as ours. Of our 2 tokens 1 were no better"
+        in told
     )
 
 
@@ -318,7 +369,10 @@ def test_a_decoder_is_told_by_gradient_cost_and_images() -> None:
         "photo": {"judge_domain": 0.5, "judge_class": 0.75},
         "sketch": {"judge_domain": 1.0, "judge_class": 0.25},
     }
-    result = {"ways": {"narrow": way, "by area": way}, "generated": {"narrow": cells, "no guidance": cells}}
+    result = {
+        "ways": {"narrow": way, "by area": way},
+        "generated": {"narrow": cells, "no guidance": cells},
+    }
     result["stable_diffusion_tflops"] = {"full VAE, 512 px": 7.5}
     table = tables().decoders_table(result)
     assert "| narrow | 0.88 (0.50) | 0.25 | 0.33 | 0.75 / 0.50 |" in table

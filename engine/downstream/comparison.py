@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from engine.datasets.run_record import differences, versions
 from engine.downstream.pixels import Images, fingerprint_of
 from engine.downstream.rows import Sets
 from engine.errors import OutputError
@@ -25,7 +26,6 @@ from engine.files import (
     unlock_folder,
     write_whole,
 )
-from engine.outputs.run_record import differences, versions
 
 REQUEST, MEASURES, REPORT = "request.json", "measures.json", "report.json"
 PLAIN_IMAGES = "plain-images"
@@ -57,16 +57,23 @@ def compare(
         rows: dict[str, Any] = {}
         for name, images in sets.rows.items():
             runs = [
-                _kept(out / name / f"seed-{seed}", images, seed, run, f"{name}, seed {seed}", on_progress)
+                _kept(
+                    out / name / f"seed-{seed}",
+                    images,
+                    seed,
+                    run,
+                    f"{name}, seed {seed}",
+                    on_progress,
+                )
                 for seed in range(seeds)
             ]
             rows[name] = {
                 "images": len(images),
                 **{key: _summary([found[key] for found in runs]) for key in runs[0]},
             }
-    few = [f"{seeds} seed{'s' * (seeds > 1)}: the spread says little, expected {FEW_SEEDS} or more."] * (
-        seeds < FEW_SEEDS
-    )
+    few = [
+        f"{seeds} seed{'s' * (seeds > 1)}: the spread says little, expected {FEW_SEEDS} or more."
+    ] * (seeds < FEW_SEEDS)
     if len(sets.test) < FEW_MEASURED:
         few.append(
             f"{len(sets.test)} images are measured on: one of them is {100 / len(sets.test):.1f} points, expected "
@@ -131,7 +138,9 @@ def _summary(values: list[float | None]) -> dict[str, Any] | None:
 
 def _identity(sets: Sets) -> dict[str, str]:
     """A fingerprint of the images and labels of each row and of those that are measured on."""
-    return {name: fingerprint_of(images) for name, images in {**sets.rows, "test": sets.test}.items()}
+    return {
+        name: fingerprint_of(images) for name, images in {**sets.rows, "test": sets.test}.items()
+    }
 
 
 @contextmanager

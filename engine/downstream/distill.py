@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from engine.classifiers import Classifier
 from engine.downstream.comparison import OnProgress, compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
-from engine.downstream.settings import Comparison, Distillation
 from engine.downstream.students import identity, keep_student, new_student, size_of, student_name
 from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
-from engine.models import Classifier, Prior
+from engine.models import Prior
+from engine.settings.downstream import Comparison, Distillation
 
 
 def distill(
@@ -44,23 +45,40 @@ def distill(
     Gives the report, as JSON values. Raises EngineError's children for each mistake that is the caller's.
     """
     teacher, sets = prepare(
-        classifier, folder, Path(out), original, plain, prior, test, domain, comparison,
-        distillation.soft_labels == "manifest", on_progress,
-    )  # fmt: skip
+        classifier,
+        folder,
+        Path(out),
+        original,
+        plain,
+        prior,
+        test,
+        domain,
+        comparison,
+        distillation.soft_labels == "manifest",
+        on_progress,
+    )
     name = student_name(student, teacher)
     chosen = student if isinstance(student, nn.Module) else name
     ask = teacher_of(teacher)
     taught = logits_on(ask, sets.test, teacher.device)
 
-    def run(images: Images, seed: int, place: Path, on_share: Callable[[float], object]) -> dict[str, Any]:
+    def run(
+        images: Images, seed: int, place: Path, on_share: Callable[[float], object]
+    ) -> dict[str, Any]:
         network = new_student(chosen, teacher, seed)
         teach(network, teacher.preprocess, ask, images, distillation, seed, on_share)
         found = logits_on(reading(network, teacher.preprocess), sets.test, teacher.device)
         measures = shares(found, taught, sets.test, sets.tested)
         keep_student(
-            place, network, name if chosen is name else None, teacher.labels, teacher.preprocess,
-            teacher=teacher.name, seed=seed, **measures,
-        )  # fmt: skip
+            place,
+            network,
+            name if chosen is name else None,
+            teacher.labels,
+            teacher.preprocess,
+            teacher=teacher.name,
+            seed=seed,
+            **measures,
+        )
         return measures
 
     request = {

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.classifiers import Preprocess, save_classifier
+from engine.classifiers.architectures import ARCHITECTURES, untrained
+from engine.datasets.run_record import differences
 from engine.downstream.pixels import Images, fingerprint_of, read_pixels
-from engine.downstream.settings import Distillation
 from engine.downstream.students import SMALL_PX, WEIGHTS
 from engine.downstream.training import logits_on, reading, teach
 from engine.errors import ConfigError, OutputError
 from engine.evaluation.images import ENDINGS, IMAGE_SETS, ImageSet, has_manifest, open_images
 from engine.files import explained
-from engine.models import Preprocess, save_classifier
-from engine.models.architectures import ARCHITECTURES, untrained
-from engine.models.frozen import default_device
-from engine.outputs.run_record import differences
+from engine.networks.frozen import default_device
+from engine.settings.downstream import Distillation
 
 SURE = 30.0
 """The logit of an image's own class beside zeros: its softmax is 1 but for 1e-12."""
@@ -99,7 +99,15 @@ def fit(
     trained = accuracy is None
     if accuracy is None:
         network = _new(name, len(labels), seed).to(default_device(device))
-        teach(network, preprocess, lambda _: torch.empty(0), sets["training"], training, seed, on_share)
+        teach(
+            network,
+            preprocess,
+            lambda _: torch.empty(0),
+            sets["training"],
+            training,
+            seed,
+            on_share,
+        )
         accuracy = {what: _accuracy(network, preprocess, found) for what, found in sets.items()}
         save_classifier(out, network, **request | {"preprocess": preprocess}, accuracy=accuracy)
     return {
@@ -158,7 +166,9 @@ def _accuracy_before(out: Path, request: dict[str, Any]) -> dict[str, float] | N
     )
 
 
-def _labelled(images: ImageSet, names: list[str], labels: tuple[str, ...], preprocess: Preprocess) -> Images:
+def _labelled(
+    images: ImageSet, names: list[str], labels: tuple[str, ...], preprocess: Preprocess
+) -> Images:
     unknown = sorted(set(names) - set(labels))
     if unknown:
         raise ConfigError(

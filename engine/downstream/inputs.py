@@ -7,17 +7,18 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from engine.config import Sampling
+from engine.classifiers import Classifier, load_classifier
+from engine.datasets.manifest import MANIFEST
+from engine.datasets.run_record import made_with
 from engine.downstream.comparison import PLAIN_IMAGES, check_out
 from engine.downstream.origins import guided_by, origins
 from engine.downstream.rows import Sets, load_sets
-from engine.downstream.settings import Comparison
 from engine.downstream.sources import Inputs, check_ahead
 from engine.errors import ConfigError, ModelError, brief
-from engine.models import Classifier, Prior, load_classifier, load_prior
-from engine.outputs.manifest import MANIFEST
-from engine.outputs.run_record import made_with
-from engine.pipelines.generate import generate
+from engine.models import Prior, load_prior
+from engine.runners.generate import generate
+from engine.settings import Sampling
+from engine.settings.downstream import Comparison
 
 GENERATE = "generate"
 """In place of the folder of the plain prior's images: draw them."""
@@ -51,12 +52,18 @@ def prepare(
         on_progress(0.0, "images of the plain prior")
         plain = _drawn(teacher, Path(folder), prior, out / PLAIN_IMAGES)
     inputs = Inputs(
-        folder=Path(folder), original=_path(original), plain=_path(plain), test=_path(test), domain=domain
+        folder=Path(folder),
+        original=_path(original),
+        plain=_path(plain),
+        test=_path(test),
+        domain=domain,
     )
     return Prepared(teacher, load_sets(teacher, inputs, comparison, stored_labels))
 
 
-def check_before_drawing(teacher: Classifier, inputs: Inputs, out: Path, images_per_class: int) -> None:
+def check_before_drawing(
+    teacher: Classifier, inputs: Inputs, out: Path, images_per_class: int
+) -> None:
     """Raise what `prepare` would, where the folder is to be made first: images take long, and a mistake is told now."""
     if out.resolve() == inputs.folder.resolve():
         raise ConfigError(
@@ -117,9 +124,15 @@ def _drawn(teacher: Classifier, folder: Path, prior: str | Path | Prior, out: Pa
             "the plain images too: name it with --prior."
         )
     images = generate(
-        teacher, loaded, made_by["classes"], made_by["images_per_class"], alignment=None,
-        sampling=Sampling(**made_by["sampling"]), seed=made_by["seed"], out=out,
-    )  # fmt: skip
+        teacher,
+        loaded,
+        made_by["classes"],
+        made_by["images_per_class"],
+        alignment=None,
+        sampling=Sampling(**made_by["sampling"]),
+        seed=made_by["seed"],
+        out=out,
+    )
     for _ in images:
         pass
     return out

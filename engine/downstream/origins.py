@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.classifiers import Classifier
+from engine.datasets.run_record import RUN, read_run
 from engine.errors import ConfigError
-from engine.models import Classifier
-from engine.outputs.run_record import RUN, read_run
 
 OURS = "ddis"
 """The method whose images a prior draws; a record names no other's."""
@@ -37,7 +37,9 @@ def warn_of_others(folder: Path, classifier: Classifier) -> list[str]:
     ]
 
 
-def warn_of_test(test: Path, trained_on: Mapping[str, Path | None], lacking: Sequence[str]) -> list[str]:
+def warn_of_test(
+    test: Path, trained_on: Mapping[str, Path | None], lacking: Sequence[str]
+) -> list[str]:
     """A sentence for each reason why what is measured on test images says less than it seems to.
 
     trained_on: the sets that rows learn from. lacking: classes of the folder that no test image is of.

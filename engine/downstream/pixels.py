@@ -11,9 +11,9 @@ from tempfile import NamedTemporaryFile
 import torch
 from torch import Tensor
 
+from engine.classifiers import Preprocess
 from engine.evaluation.images import ImageSet
 from engine.files import explained
-from engine.models import Preprocess
 
 IN_MEMORY = 2 * 2**30
 """Bytes of one set up to which it is held in memory."""

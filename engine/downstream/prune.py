@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.classifiers import Classifier, Preprocess
+from engine.classifiers.architectures import architecture_of
 from engine.downstream.comparison import OnProgress, compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
-from engine.downstream.settings import Comparison, Distillation, Pruning
 from engine.downstream.students import keep_student, size_of
 from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
 from engine.errors import ConfigError, MissingExtraError, ModelError, brief
-from engine.models import Classifier, Preprocess, Prior
-from engine.models.architectures import architecture_of
+from engine.models import Prior
+from engine.settings.downstream import Comparison, Distillation, Pruning
 
 LAYERS = (nn.Conv2d, nn.Linear)
 
@@ -52,9 +53,18 @@ def prune(
     """
     library = pruning_library()
     teacher, sets = prepare(
-        classifier, folder, Path(out), original, plain, prior, test, domain, comparison,
-        distillation.soft_labels == "manifest", on_progress,
-    )  # fmt: skip
+        classifier,
+        folder,
+        Path(out),
+        original,
+        plain,
+        prior,
+        test,
+        domain,
+        comparison,
+        distillation.soft_labels == "manifest",
+        on_progress,
+    )
     ask = teacher_of(teacher)
     taught = logits_on(ask, sets.test, teacher.device)
     name = architecture_of(teacher.module)
@@ -64,14 +74,23 @@ def prune(
         found = logits_on(reading(network, teacher.preprocess), sets.test, teacher.device)
         return shares(found, taught, sets.test, sets.tested)
 
-    def run(images: Images, seed: int, place: Path, on_share: Callable[[float], object]) -> dict[str, Any]:
+    def run(
+        images: Images, seed: int, place: Path, on_share: Callable[[float], object]
+    ) -> dict[str, Any]:
         network = copy.deepcopy(pruned)
         teach(network, teacher.preprocess, ask, images, distillation, seed, on_share)
         measures = measured(network)
         keep_student(
-            place, network, name, teacher.labels, teacher.preprocess,
-            teacher=teacher.name, seed=seed, ratio=pruning.ratio, **measures,
-        )  # fmt: skip
+            place,
+            network,
+            name,
+            teacher.labels,
+            teacher.preprocess,
+            teacher=teacher.name,
+            seed=seed,
+            ratio=pruning.ratio,
+            **measures,
+        )
         return measures
 
     request = {
@@ -91,7 +110,9 @@ def prune(
     return report
 
 
-def pruned_copy(library: ModuleType, module: nn.Module, preprocess: Preprocess, ratio: float) -> nn.Module:
+def pruned_copy(
+    library: ModuleType, module: nn.Module, preprocess: Preprocess, ratio: float
+) -> nn.Module:
     """A copy in float32 without the share `ratio` of the channels of each layer that may lose some, the least first."""
     network = copy.deepcopy(module).float().eval().requires_grad_(True)
     example = torch.zeros(1, 3, *preprocess.crop, device=next(network.parameters()).device)
@@ -111,13 +132,22 @@ def pruned_copy(library: ModuleType, module: nn.Module, preprocess: Preprocess, 
                     f"pruning ratio {ratio} leaves nothing of the {len(layer.weight)} channels of {name}, expected one "
                     "at least: lower the ratio."
                 )
-        importance = library.importance.MagnitudeImportance(p=1, group_reduction="first", normalizer=None)
+        importance = library.importance.MagnitudeImportance(
+            p=1, group_reduction="first", normalizer=None
+        )
         chosen = set(inner.values())
         library.pruner.MagnitudePruner(
-            network, example, importance, pruning_ratio=ratio,
-            ignored_layers=[part for part in network.modules() if isinstance(part, LAYERS) and part not in chosen],
+            network,
+            example,
+            importance,
+            pruning_ratio=ratio,
+            ignored_layers=[
+                part
+                for part in network.modules()
+                if isinstance(part, LAYERS) and part not in chosen
+            ],
             output_transform=lambda output: getattr(output, "logits", output),
-        ).step()  # fmt: skip
+        ).step()
     return network.requires_grad_(False)
 
 
@@ -139,7 +169,8 @@ def inner_layers(graph: Any, network: nn.Module) -> dict[str, Any]:
         readers = [
             part
             for part, _ in group
-            if isinstance(part.target.module, LAYERS) and graph.is_in_channel_pruning_fn(part.handler)
+            if isinstance(part.target.module, LAYERS)
+            and graph.is_in_channel_pruning_fn(part.handler)
         ]
         if len(makers) == 1 and readers:
             found |= makers

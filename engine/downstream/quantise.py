@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.classifiers import Classifier
 from engine.downstream.comparison import OnProgress, compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
-from engine.downstream.settings import Comparison, Quantisation
 from engine.downstream.training import Logits, logits_on, shares, teacher_of
 from engine.errors import ModelError, brief
 from engine.files import whole_file
-from engine.models import Classifier, Prior
+from engine.models import Prior
 from engine.onnx.export import installed, network_graph, write
 from engine.onnx.session import Session
+from engine.settings.downstream import Comparison, Quantisation
 
 CPU = torch.device("cpu")
 INT8 = "int8.onnx"
@@ -54,8 +55,18 @@ def quantise(
     """
     check_packages()
     teacher, sets = prepare(
-        classifier, folder, Path(out), original, plain, prior, test, domain, comparison, False, on_progress,
-    )  # fmt: skip
+        classifier,
+        folder,
+        Path(out),
+        original,
+        plain,
+        prior,
+        test,
+        domain,
+        comparison,
+        False,
+        on_progress,
+    )
     taught = logits_on(teacher_of(teacher), sets.test, teacher.device)
 
     def measured(file: Path) -> dict[str, float | None]:
@@ -101,7 +112,9 @@ def float_network(classifier: Classifier, folder: Path) -> Path:
 
     plain, ready = folder / "plain.onnx", folder / "float32.onnx"
     module = copy.deepcopy(classifier.module).float()
-    write(network_graph(replace(classifier, module=module, dtype=torch.float32)), plain, folded=True)
+    write(
+        network_graph(replace(classifier, module=module, dtype=torch.float32)), plain, folded=True
+    )
     quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
     return ready
 
@@ -121,12 +134,19 @@ def int8_network(single: Path, images: Tensor, quantisation: Quantisation) -> by
     with TemporaryDirectory(prefix="ddis-int8-") as scratch:
         target = Path(scratch) / INT8
         try:
-            with redirect_stdout(StringIO()):  # it prints there, where a command's one JSON object goes
+            with redirect_stdout(
+                StringIO()
+            ):  # it prints there, where a command's one JSON object goes
                 ort.quantize_static(
-                    str(single), str(target), _reader(images), quant_format=ort.QuantFormat.QDQ,
-                    per_channel=quantisation.per_channel, activation_type=ort.QuantType.QInt8,
-                    weight_type=ort.QuantType.QInt8, calibrate_method=methods[quantisation.calibration],
-                )  # fmt: skip
+                    str(single),
+                    str(target),
+                    _reader(images),
+                    quant_format=ort.QuantFormat.QDQ,
+                    per_channel=quantisation.per_channel,
+                    activation_type=ort.QuantType.QInt8,
+                    weight_type=ort.QuantType.QInt8,
+                    calibrate_method=methods[quantisation.calibration],
+                )
         except (RuntimeError, ValueError) as error:
             raise ModelError(
                 f"ONNX Runtime cannot quantise the network ({brief(error)}), expected convolutions and matrices in "

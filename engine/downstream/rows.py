@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
+from engine.classifiers import Classifier
+from engine.datasets.manifest import read_manifest
 from engine.downstream.origins import check_plain, other_classifiers, warn_of_others, warn_of_test
 from engine.downstream.pixels import Images, read_pixels, to_bytes
-from engine.downstream.settings import Comparison
 from engine.downstream.sources import (
     FOLDER,
     NOISE,
@@ -29,8 +30,7 @@ from engine.downstream.sources import (
 )
 from engine.errors import ConfigError
 from engine.evaluation.images import has_manifest
-from engine.models import Classifier
-from engine.outputs.manifest import read_manifest
+from engine.settings.downstream import Comparison
 
 SELECTION_SEED = 0
 """Which images of a set are taken where it has more than another, and which are held out: the same in every run."""
@@ -49,7 +49,9 @@ class Sets:
     warnings: tuple[str, ...]
 
 
-def load_sets(classifier: Classifier, inputs: Inputs, comparison: Comparison, stored_labels: bool) -> Sets:
+def load_sets(
+    classifier: Classifier, inputs: Inputs, comparison: Comparison, stored_labels: bool
+) -> Sets:
     """Read what the inputs name, as the classifier's network reads it.
 
     stored_labels: whether rows carry the logits of their manifests, which must then be of this classifier. Raises
@@ -69,7 +71,9 @@ def load_sets(classifier: Classifier, inputs: Inputs, comparison: Comparison, st
         places = torch.where(measured.classes >= 0)[0].tolist()
     given = {ORIGINAL: inputs.original, PLAIN: inputs.plain}
     others = {
-        name: other_set(name, path, inputs.domain if name == ORIGINAL else None, classifier, classes)
+        name: other_set(
+            name, path, inputs.domain if name == ORIGINAL else None, classifier, classes
+        )
         for name, path in given.items()
         if path is not None
     }
@@ -93,7 +97,10 @@ def load_sets(classifier: Classifier, inputs: Inputs, comparison: Comparison, st
     told = warn_of_others(inputs.folder, classifier)
     if inputs.test is not None:
         trained_on = {ORIGINAL: inputs.original, FOLDER: inputs.folder, PLAIN: inputs.plain}
-        lacking = [classifier.labels[number] for number in sorted(classes.keys() - measured.counts().keys())]
+        lacking = [
+            classifier.labels[number]
+            for number in sorted(classes.keys() - measured.counts().keys())
+        ]
         told += warn_of_test(inputs.test, trained_on, lacking)
     return Sets(rows=rows, test=test, tested=inputs.test is not None, warnings=(*told, *warnings))
 
@@ -115,7 +122,9 @@ def _common(sources: list[Source], labels: Sequence[str]) -> tuple[Counter[int],
     wanted = available[FOLDER]
     for name, counts in available.items():
         check_classes(name, counts, wanted, labels)
-    common = Counter({number: min(counts[number] for counts in available.values()) for number in wanted})
+    common = Counter(
+        {number: min(counts[number] for counts in available.values()) for number in wanted}
+    )
     lacking = [labels[number] for number in sorted(wanted) if common[number] < wanted[number]]
     if not lacking:
         return common, ()

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.classifiers import Classifier
+from engine.datasets.dataset import read_dataset
+from engine.datasets.names import class_folders
 from engine.downstream.origins import check_plain
 from engine.errors import ConfigError
 from engine.evaluation.images import IMAGE_SETS, ImageSet, has_manifest, open_images
-from engine.models import Classifier
-from engine.outputs.dataset import read_dataset
-from engine.outputs.names import class_folders
 
 ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
 
@@ -63,12 +63,13 @@ def own_folder(classifier: Classifier, folder: Path) -> Source:
         )
     rows = [row for _, row in read_dataset(folder)]
     if not rows:
-        raise ConfigError(f"{folder} has no images, expected some of each class: generate it again.")
+        raise ConfigError(
+            f"{folder} has no images, expected some of each class: generate it again."
+        )
     for row in rows:
-        if (
-            classifier.labels[row.class_index : row.class_index + 1] != (row.label,)
-            or len(row.logits) != len(classifier.labels)
-        ):  # fmt: skip
+        if classifier.labels[row.class_index : row.class_index + 1] != (row.label,) or len(
+            row.logits
+        ) != len(classifier.labels):
             raise ConfigError(
                 f"{folder} has class {row.class_index}, {row.label!r}, of {len(row.logits)}, expected the classes of "
                 f"classifier {classifier.name!r}: {', '.join(classifier.labels[:20])}. Name the classifier that the "
@@ -83,7 +84,10 @@ def other_set(
     """Another set; images of classes that the folder has not count as of none."""
     images = open_images(path, None if path.is_dir() else domain, takes=IMAGE_SETS)
     labels = images.labels()
-    numbers = {folder: number for number, folder in class_folders(dict(enumerate(classifier.labels))).items()}
+    numbers = {
+        folder: number
+        for number, folder in class_folders(dict(enumerate(classifier.labels))).items()
+    }
     numbers |= {label: number for number, label in enumerate(classifier.labels)}
     unknown = sorted({label for label in labels if label not in numbers})
     if unknown:
@@ -102,7 +106,9 @@ def other_set(
     return Source(name, images, classes)
 
 
-def check_classes(name: str, counts: Counter[int], wanted: Counter[int], labels: Sequence[str]) -> None:
+def check_classes(
+    name: str, counts: Counter[int], wanted: Counter[int], labels: Sequence[str]
+) -> None:
     """Raise ConfigError where a set that rows learn from lacks a class of the folder."""
     for number in wanted:
         if not counts[number]:

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from engine.classifiers import Classifier, Preprocess, save_classifier
+from engine.classifiers.architectures import ARCHITECTURES, untrained
+from engine.classifiers.classifier import logits_of
 from engine.errors import ConfigError, ModelError
 from engine.files import write_whole
 from engine.memory.count import counting
-from engine.models import Classifier, Preprocess, save_classifier
-from engine.models.architectures import ARCHITECTURES, untrained
-from engine.models.classifier import logits_of
-from engine.models.frozen import fingerprint
+from engine.networks.frozen import fingerprint
 
 WEIGHTS = "model.safetensors"
 SMALL_PX = 64

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
+from engine.classifiers import Classifier, Preprocess
+from engine.classifiers.classifier import logits_of
 from engine.downstream.pixels import Images
-from engine.downstream.settings import Distillation
 from engine.errors import ConfigError, GuidanceError
-from engine.models import Classifier, Preprocess
-from engine.models.classifier import logits_of
+from engine.settings.downstream import Distillation
 from engine.tokens.augment import augmented
 
 Logits = Callable[[Tensor], Tensor]

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from engine.config import Evaluation
 from engine.evaluation.entries import drawn_rows, entry, mean_entry
 from engine.evaluation.intervals import fid_interval, kid_interval, score_interval
 from engine.evaluation.metrics import fid, inception_score, kid
 from engine.evaluation.neighbours import check_neighbours, neighbours
 from engine.evaluation.prd import check_clusters, prd
 from engine.evaluation.statistics import Measured, Statistics
+from engine.settings import Evaluation
 
 NEED_FEATURES = ("kid", "precision", "recall", "density", "coverage", "prd_precision", "prd_recall")
 NEED_REFERENCE = ("fid", "inception_score", *NEED_FEATURES)
@@ -34,14 +34,16 @@ def compared_with(
     distance, score = fid(found.gaussian, goal.gaussian), inception_score(found.logits).item()
     metrics: dict[str, Any] = {
         "fid": entry(
-            "fid", distance, drawn,
+            "fid",
+            distance,
+            drawn,
             lambda d: fid_interval(distance, found.features, goal.gaussian, d, on_step),
         ),
         "inception_score": entry(
             "inception_score", score, drawn, lambda d: score_interval(score, found.logits, d)
         ),
         **dict.fromkeys(NEED_FEATURES),
-    }  # fmt: skip
+    }
     if goal.features is None:
         return metrics
     reference = goal.features

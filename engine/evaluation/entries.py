@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.config import Evaluation
 from engine.evaluation.intervals import Interval, counts, mean_interval
+from engine.settings import Evaluation
 
 RESAMPLED: dict[str, str | None] = {
     "fid": "images",
@@ -28,7 +28,9 @@ RESAMPLED: dict[str, str | None] = {
 
 SHARE = (0.0, 1.0)
 RANGES = {
-    **dict.fromkeys(("precision", "recall", "coverage", "teacher_accuracy", "teacher_confidence"), SHARE),
+    **dict.fromkeys(
+        ("precision", "recall", "coverage", "teacher_accuracy", "teacher_confidence"), SHARE
+    ),
     **dict.fromkeys(("fid", "density", "l_bn"), (0.0, inf)),
     "inception_score": (1.0, inf),
 }
@@ -37,11 +39,16 @@ RANGES = {
 
 def drawn_rows(rows: int, settings: Evaluation) -> Tensor | None:
     """Which rows each resample has, (B, rows); None where no intervals are asked for."""
-    return counts(rows, settings.resamples, settings.evaluation_seed) if settings.resamples else None
+    return (
+        counts(rows, settings.resamples, settings.evaluation_seed) if settings.resamples else None
+    )
 
 
 def entry(
-    name: str, value: float, drawn: Tensor | None = None, interval: Callable[[Tensor], Interval] | None = None
+    name: str,
+    value: float,
+    drawn: Tensor | None = None,
+    interval: Callable[[Tensor], Interval] | None = None,
 ) -> dict[str, Any]:
     """A metric's value and its interval, which ends where the metric's range does."""
     if drawn is None or interval is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from engine.config import Evaluation
+from engine.classifiers import Classifier, load_classifier
 from engine.errors import ConfigError
 from engine.evaluation.compare import NEED_REFERENCE, compared_with, warnings_of
 from engine.evaluation.entries import RESAMPLED, drawn_rows, entry, mean_entry
@@ -25,7 +25,7 @@ from engine.evaluation.statistics import (
 )
 from engine.evaluation.teacher import BY_IMAGE, by_classifier, by_manifest
 from engine.files import check_writable
-from engine.models import Classifier, load_classifier
+from engine.settings import Evaluation
 
 Step = Callable[[int], object]
 
@@ -63,7 +63,9 @@ def evaluate(
     """
     named = [folder] if isinstance(folder, str | Path) else folder
     folders = [Path(one).expanduser() for one in named]
-    _check_request(folders, reference, features, statistics, moments_only, classifier, inception_weights)
+    _check_request(
+        folders, reference, features, statistics, moments_only, classifier, inception_weights
+    )
     images = open_pool(folders, domain, one_size=reference is not None)
     _check_domain(images, reference, domain)
     if classifier is not None and not isinstance(classifier, Classifier):
@@ -76,7 +78,9 @@ def evaluate(
                 extractor = load_extractor(extractor, device, weights=inception_weights)
             name = extractor.name
             if reference is not None:
-                goal = _reference(reference, domain, images.domain, extractor, settings, files, on_step)
+                goal = _reference(
+                    reference, domain, images.domain, extractor, settings, files, on_step
+                )
             found = measure(images, extractor, settings.image_batch, files, on_step)
             if statistics is not None:
                 save_statistics(Path(statistics), found, extractor.name, moments_only)
@@ -115,7 +119,9 @@ def _check_request(
 ) -> None:
     """Raise ConfigError, before anything is measured, for arguments that do not go together."""
     if not folders:
-        raise ConfigError("evaluate got no folder, expected at least one folder of images: name one.")
+        raise ConfigError(
+            "evaluate got no folder, expected at least one folder of images: name one."
+        )
     if reference is None and statistics is None and classifier is None:
         raise ConfigError(
             "evaluate got no reference, expected a folder of images, a parquet file, a .safetensors file of "
@@ -163,7 +169,9 @@ def _reference(
         return judge_reference(extractor, domain)
     if path.suffix == ENDING and path.is_file():
         kept = read_statistics(path, extractor, files)
-        if domain not in (None, kept.domain) and (kept.domain is not None or measured_domain is None):
+        if domain not in (None, kept.domain) and (
+            kept.domain is not None or measured_domain is None
+        ):
             raise ConfigError(
                 f"domain {domain!r} was asked of the statistics {path}, which are "
                 f"{'of no single domain' if kept.domain is None else f'of {kept.domain!r}'}, expected a parquet file "
@@ -198,7 +206,10 @@ def _taught(
     if columns is None:
         return metrics, None
     drawn = drawn_rows(columns.shape[1], settings)
-    told = {name: mean_entry(name, values, drawn) for name, values in zip(BY_IMAGE, columns, strict=True)}
+    told = {
+        name: mean_entry(name, values, drawn)
+        for name, values in zip(BY_IMAGE, columns, strict=True)
+    }
     return metrics | told, columns.shape[1]
 
 
@@ -207,5 +218,7 @@ def _missing(metrics: dict[str, Any], goal: Statistics | None) -> dict[str, str]
     needs = dict.fromkeys(
         NEED_REFERENCE, "needs --reference" if goal is None else "needs the reference's features"
     )
-    needs |= dict.fromkeys(BY_IMAGE, "needs a manifest or --classifier") | {"set_l_bn": "needs --classifier"}
+    needs |= dict.fromkeys(BY_IMAGE, "needs a manifest or --classifier") | {
+        "set_l_bn": "needs --classifier"
+    }
     return {name: needs[name] for name, found in metrics.items() if found is None}

@@ -9,12 +9,12 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
+from engine.classifiers import load_classifier
+from engine.classifiers.checkpoints import read_weights
+from engine.classifiers.classifier import Classifier
+from engine.embedded.judge import load_judge
 from engine.errors import ConfigError, MissingExtraError, ModelError, brief
-from engine.models import load_classifier
-from engine.models.checkpoints import read_weights
-from engine.models.classifier import Classifier
-from engine.models.embedded.judge import load_judge
-from engine.models.frozen import default_device, fingerprint
+from engine.networks.frozen import default_device, fingerprint
 
 JUDGE = "judge"
 INCEPTION = "inception"
@@ -158,13 +158,18 @@ def inception_extractor(weights: Path | None, device: torch.device) -> Extractor
         features, logits = network(pixels)
         return features, logits
 
-    return Extractor(name=f"{INCEPTION}-{fingerprint([network])}", width=2048, classes=1008, run=run)
+    return Extractor(
+        name=f"{INCEPTION}-{fingerprint([network])}", width=2048, classes=1008, run=run
+    )
 
 
 def _inception_module() -> Any:
     try:
         from torch_fidelity import feature_extractor_inceptionv3
-    except (ImportError, RuntimeError) as error:  # a torchvision for CUDA beside a CPU torch: RuntimeError
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # a torchvision for CUDA beside a CPU torch: RuntimeError
         raise MissingExtraError(
             f"torch_fidelity cannot be imported ({brief(error)}), expected the packages of the extra 'inception': "
             "install them with `pip install 'ddis[inception]'` on a machine with a CUDA torch, or use "

@@ -101,7 +101,10 @@ class FeatureFile:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -109,4 +112,6 @@ class FeatureFile:
         with explained(self._where):
             self._file.seek(start * self._width * 4)
             content = self._file.read(number * self._width * 4)
-        return torch.from_numpy(np.frombuffer(content, np.float32).reshape(number, self._width).copy())
+        return torch.from_numpy(
+            np.frombuffer(content, np.float32).reshape(number, self._width).copy()
+        )

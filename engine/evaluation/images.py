@@ -13,10 +13,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from engine.datasets.dataset import IMAGES, read_dataset
+from engine.datasets.manifest import MANIFEST
+from engine.datasets.run_record import RUN
 from engine.errors import ConfigError, brief
-from engine.outputs.dataset import IMAGES, read_dataset
-from engine.outputs.manifest import MANIFEST
-from engine.outputs.run_record import RUN
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 PARQUET_ROWS = 256
@@ -158,7 +158,9 @@ def open_pool(folders: Sequence[Path], domain: str | None = None, one_size: bool
             f"domain {domain!r} picks rows of {having[0]}, and {others} has no column `domain`, expected domains in "
             "all sets that are measured as one: measure them apart, or leave --domain out."
         )
-    return Pooled(tuple(open_images(path, domain if having else None, one_size) for path in folders))
+    return Pooled(
+        tuple(open_images(path, domain if having else None, one_size) for path in folders)
+    )
 
 
 def has_domains(path: Path) -> bool:
@@ -181,7 +183,9 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     if has_manifest(folder):
         yield from ((str(path), path) for path, _ in read_dataset(folder))
         return
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    found = (
+        path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file()
+    )
     yield from ((str(path), path) for path in sorted(found))
 
 

@@ -105,7 +105,11 @@ def check_widths(samples: int, reference: int) -> None:
 
 
 def kid(
-    samples: Features, reference: Features, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+    samples: Features,
+    reference: Features,
+    subsets: int = 100,
+    subset_size: int = 1000,
+    seed: int = 0,
 ) -> Kid:
     """Kernel distance: unbiased MMD^2 with k(a, b) = (a.b / F + 1)^3 (Binkowski et al. 2018, arXiv 1801.01401, eq. 4).
 
@@ -130,7 +134,9 @@ def kid(
 def _mmd(samples: Features, reference: Features, size: int, rng: Generator) -> float:
     y = reference[torch.randperm(reference.shape[0], generator=rng)[:size]].double()
     x = samples[torch.randperm(samples.shape[0], generator=rng)[:size]].double()
-    same = sum((k.sum() - k.trace()).item() for k in (polynomial_kernel(x, x), polynomial_kernel(y, y)))
+    same = sum(
+        (k.sum() - k.trace()).item() for k in (polynomial_kernel(x, x), polynomial_kernel(y, y))
+    )
     return same / (size * (size - 1)) - 2 * polynomial_kernel(x, y).mean().item()
 
 

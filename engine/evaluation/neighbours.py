@@ -44,7 +44,10 @@ def neighbours(
     balls = squared_radii(reference, (k, density_k), centre, rows)
     (own,) = squared_radii(samples, (k,), centre, rows).T
     number, total = samples.shape[0], reference.shape[0]
-    precise, density = torch.zeros(number, dtype=torch.bool), torch.zeros(number, dtype=torch.float64)
+    precise, density = (
+        torch.zeros(number, dtype=torch.bool),
+        torch.zeros(number, dtype=torch.float64),
+    )
     recalled, covered = torch.zeros(total, dtype=torch.bool), torch.zeros(total, dtype=torch.bool)
     for mine, x in blocks(samples, rows):
         for theirs, r in blocks(reference, rows):
@@ -58,7 +61,12 @@ def neighbours(
 
 
 def check_neighbours(
-    k: int, density_k: int, samples: int, reference: int, of: str = "the folder", to: str = "the reference"
+    k: int,
+    density_k: int,
+    samples: int,
+    reference: int,
+    of: str = "the folder",
+    to: str = "the reference",
 ) -> None:
     """Raise ConfigError where a set has no k other images; `of` and `to` are what the message calls the sets."""
     for option, value, what, number in (
@@ -73,7 +81,9 @@ def check_neighbours(
             )
 
 
-def squared_radii(features: Features, ks: tuple[int, ...], centre: Tensor, rows: int = ROWS) -> Tensor:
+def squared_radii(
+    features: Features, ks: tuple[int, ...], centre: Tensor, rows: int = ROWS
+) -> Tensor:
     """Squared distance of each row to the k-th nearest other row of its set, for each k: (N, F) -> (N, len(ks)).
 
     Each k is at least 1 and below N.

@@ -31,7 +31,8 @@ def prd(
     rng = Generator().manual_seed(seed)
     size = min(samples.shape[0], reference.shape[0], MOST_ROWS)
     x, r = (
-        part[torch.randperm(part.shape[0], generator=rng)[:size]].double() for part in (samples, reference)
+        part[torch.randperm(part.shape[0], generator=rng)[:size]].double()
+        for part in (samples, reference)
     )
     both = torch.cat([r, x])
     curves = []

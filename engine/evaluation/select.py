@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.config import Selection
+from engine.classifiers import Classifier, load_classifier
+from engine.datasets.dataset import load_sample, open_dataset, read_dataset
+from engine.datasets.manifest import Row
+from engine.datasets.run_record import RUN, SELECTED_FROM, made_with, read_run
 from engine.errors import ConfigError, MissingExtraError, ModelError
 from engine.guidance.losses import layer_weights
 from engine.guidance.moments import recording_moments
-from engine.models import Classifier, load_classifier
-from engine.outputs.dataset import load_sample, open_dataset, read_dataset
-from engine.outputs.manifest import Row
-from engine.outputs.run_record import RUN, SELECTED_FROM, made_with, read_run
+from engine.settings import Selection
 
 CHUNK = 1024
 """Images whose common L_BN `l_bn_share` looks at: the work grows with the square of their number."""
@@ -91,8 +91,13 @@ def quotas(classes: Sequence[int], keep: float) -> dict[int, int]:
     return {number: max(1, round(keep * classes.count(number))) for number in sorted(set(classes))}
 
 
-def greedy_by_share(means: Tensor, squares: Tensor, loss: Callable[[Tensor, Tensor], Tensor],
-                    classes: Tensor, quota: dict[int, int]) -> list[int]:  # fmt: skip
+def greedy_by_share(
+    means: Tensor,
+    squares: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    classes: Tensor,
+    quota: dict[int, int],
+) -> list[int]:
     """Take out one image at a time, the one without which the loss of the others is least, down to each class's quota.
 
     means, squares: (N, C) each image's E[x] and E[x^2] of every channel. loss: means and variances (M, C) -> (M,).
@@ -139,7 +144,9 @@ def _badness(rows: Sequence[Row], selection: Selection) -> list[float]:
         return [-float(np.logaddexp.reduce(row.logits)) for row in rows]
     if selection.by == "l_bn":
         return [row.l_bn for row in rows]
-    return torch.rand(len(rows), generator=torch.Generator().manual_seed(selection.selection_seed)).tolist()
+    return torch.rand(
+        len(rows), generator=torch.Generator().manual_seed(selection.selection_seed)
+    ).tolist()
 
 
 def _by_share(
@@ -153,13 +160,18 @@ def _by_share(
     sizes = [len(stored.mean) for stored in classifier.stored]
     of_mean, of_variance = (
         torch.cat(
-            [torch.full((size,), pair[which] ** 2) for size, pair in zip(sizes, weights, strict=True)]
+            [
+                torch.full((size,), pair[which] ** 2)
+                for size, pair in zip(sizes, weights, strict=True)
+            ]
         ).double()
         for which in (0, 1)
     )
 
     def loss(mean: Tensor, variance: Tensor) -> Tensor:
-        return (mean - goal_mean).square() @ of_mean + (variance - goal_variance).square() @ of_variance
+        return (mean - goal_mean).square() @ of_mean + (
+            variance - goal_variance
+        ).square() @ of_variance
 
     mixed = sorted(range(len(rows)), key=lambda place: (rows[place].index, rows[place].class_index))
     chunks = -(-len(mixed) // CHUNK)
@@ -174,7 +186,9 @@ def _by_share(
         )
         classes = [rows[place].class_index for place in chunk]
         seen.update(classes)
-        quota = {c: round(quota_of[c] * seen[c] / number_of[c]) - given[c] for c in sorted(set(classes))}
+        quota = {
+            c: round(quota_of[c] * seen[c] / number_of[c]) - given[c] for c in sorted(set(classes))
+        }
         given.update(quota)
         pool = list(range(len(chunk)))
         if selection.agreement:
@@ -211,7 +225,9 @@ def _image_moments(
         images = images.to(classifier.device)
         with recording_moments(classifier.norm_layers, per_image=True) as taken:
             classifier.logits(images)
-            mean, variance = (torch.cat(values, 1).cpu().double() for values in zip(*taken, strict=True))
+            mean, variance = (
+                torch.cat(values, 1).cpu().double() for values in zip(*taken, strict=True)
+            )
         parts.append((mean, variance + mean.square()))
     means, squares = zip(*parts, strict=True)
     return torch.cat(means), torch.cat(squares)

@@ -6,7 +6,7 @@ from itertools import islice
 
 import torch
 
-from engine.models.embedded.judge import Judge
+from engine.embedded.judge import Judge
 from engine.types import Sample
 
 BATCH = 256
@@ -36,7 +36,9 @@ def shares(samples: Iterable[Sample], judge: Judge, domain: str) -> Shares:
     while part := list(islice(samples, BATCH)):
         classes, domains = judge(torch.stack([sample.image for sample in part]))
         truth = torch.tensor([judge.classes.index(sample.label) for sample in part])
-        teacher = torch.tensor([int(sample.logits.argmax()) == sample.key.class_index for sample in part])
+        teacher = torch.tensor(
+            [int(sample.logits.argmax()) == sample.key.class_index for sample in part]
+        )
         right += torch.stack([(classes == truth).sum(), (domains == wanted).sum(), teacher.sum()])
         distance += sum(sample.l_bn for sample in part)
         number += len(part)

@@ -16,13 +16,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from engine.embedded.judge import load_judge
 from engine.errors import ConfigError, brief
 from engine.evaluation.extractors import JUDGE, Extractor
 from engine.evaluation.features import FeatureFile, RunningMoments
 from engine.evaluation.images import ImageSet, Pooled
 from engine.evaluation.metrics import ROWS, Features, Gaussian, blocks, gaussian
 from engine.files import make_folder, whole_file
-from engine.models.embedded.judge import load_judge
 
 FORMAT = "ddis-statistics/1"
 ENDING = ".safetensors"
@@ -102,7 +102,9 @@ def judge_reference(extractor: Extractor, domain: str | None) -> Statistics:
     return Statistics(gaussian(rows), rows, domain=domain)
 
 
-def save_statistics(path: Path, found: Statistics, extractor: str, moments_only: bool = False) -> None:
+def save_statistics(
+    path: Path, found: Statistics, extractor: str, moments_only: bool = False
+) -> None:
     """Write a statistics file, whole or not at all; features pass through a block at a time."""
     tensors: dict[str, tuple[str, Features]] = {
         "mean": ("F64", found.gaussian.mean[None]),
@@ -144,7 +146,9 @@ def read_statistics(path: Path, extractor: Extractor, files: ExitStack) -> Stati
                     f"{path} has features of {facts['extractor']} and the folder those of {extractor.name}, expected "
                     "one network for both: choose the same --features, or write the statistics again."
                 )
-            kept = Gaussian(file.get_tensor("mean"), file.get_tensor("covariance"), int(facts["images"]))
+            kept = Gaussian(
+                file.get_tensor("mean"), file.get_tensor("covariance"), int(facts["images"])
+            )
             features = None
             if "features" in file.keys():  # noqa: SIM118  not a dict
                 features = files.enter_context(FeatureFile(extractor.width))

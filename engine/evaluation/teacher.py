@@ -7,13 +7,13 @@ import torch
 from ddis_kernels import merge_moments
 from torch import Tensor
 
+from engine.classifiers import Classifier
+from engine.datasets.manifest import MANIFEST, read_manifest
+from engine.datasets.names import class_folders
 from engine.errors import ConfigError
 from engine.evaluation.images import Pooled, has_manifest
 from engine.guidance.losses import alignment_loss
 from engine.guidance.moments import recording_moments
-from engine.models import Classifier
-from engine.outputs.manifest import MANIFEST, read_manifest
-from engine.outputs.names import class_folders
 from engine.types import Moments
 
 BY_IMAGE = ("teacher_accuracy", "teacher_confidence", "l_bn")
@@ -34,7 +34,10 @@ def by_manifest(folders: Sequence[Path]) -> Tensor | None:
 
 @torch.no_grad()
 def by_classifier(
-    images: Pooled, classifier: Classifier, batch: int, on_images: Callable[[int], object] = lambda _: None
+    images: Pooled,
+    classifier: Classifier,
+    batch: int,
+    on_images: Callable[[int], object] = lambda _: None,
 ) -> tuple[Tensor, float]:
     """`BY_IMAGE` of any labelled images, (3, N) float64, and the published L_BN of the moments of all of them.
 
@@ -65,7 +68,9 @@ def by_classifier(
 def class_of_each(images: Pooled, classifier: Classifier) -> Tensor:
     """The classifier's number of each image's class, (N,), by its label or that label's folder name."""
     labels = images.labels()
-    numbers = {name: number for number, name in class_folders(dict(enumerate(classifier.labels))).items()}
+    numbers = {
+        name: number for number, name in class_folders(dict(enumerate(classifier.labels))).items()
+    }
     numbers |= {label: number for number, label in enumerate(classifier.labels)}
     unknown = sorted(set(labels) - set(numbers))
     if unknown:

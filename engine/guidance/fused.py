@@ -17,9 +17,9 @@ from ddis_kernels import AlignmentTarget, alignment_loss, bn_act_moments, channe
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from engine.classifiers.norms import is_batch_norm
 from engine.errors import ModelError
 from engine.guidance.pairing import ACTIVATIONS, FusedLayer, pair, replaced_forwards
-from engine.models.norms import is_batch_norm
 from engine.types import Moments
 
 
@@ -179,7 +179,9 @@ def _fused(
     return forward
 
 
-def _measuring(forward: Callable[..., Any], measured: list[Moments], per_image: bool) -> Callable[..., Any]:
+def _measuring(
+    forward: Callable[..., Any], measured: list[Moments], per_image: bool
+) -> Callable[..., Any]:
     def run(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         measured.append(channel_moments(x, per_image))
         return forward(x, *args, **kwargs)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.config import Alignment
+from engine.classifiers.classifier import Classifier
 from engine.guidance.losses import alignment_target, domain_loss
 from engine.guidance.steer import gradient
 from engine.guidance.two_pass import two_pass
-from engine.models.classifier import Classifier
+from engine.settings import Alignment
 
 InParts = Callable[[Tensor, int, float], tuple[Tensor, Tensor]]
 """(latents z (N, 4, h, w), how many to hold a graph for, scale) -> loss and gradient, as `gradient` gives both."""
@@ -37,7 +37,9 @@ def gradient_in_parts(
 
     @cache
     def loss_of(start: int, stop: int) -> Callable[[Tensor], Tensor]:
-        return domain_loss(classifier, alignment, classes=None if classes is None else classes[start:stop])
+        return domain_loss(
+            classifier, alignment, classes=None if classes is None else classes[start:stop]
+        )
 
     def together(z: Tensor, start: int, scale: float) -> tuple[Tensor, Tensor]:
         loss = loss_of(start, start + len(z))
@@ -54,11 +56,20 @@ def gradient_in_parts(
         def of_classes(output: object, start: int) -> Tensor:
             logits = cast(Tensor, output)
             numbers = cast(Tensor, classes)[start : start + len(logits)]
-            return alignment.class_weight * cross_entropy(logits.float(), numbers, reduction="sum") / len(z)
+            return (
+                alignment.class_weight
+                * cross_entropy(logits.float(), numbers, reduction="sum")
+                / len(z)
+            )
 
         return two_pass(
-            z, lambda rows, start: classifier.logits(decode(rows)), classifier.module, target, part, scale,
+            z,
+            lambda rows, start: classifier.logits(decode(rows)),
+            classifier.module,
+            target,
+            part,
+            scale,
             of_classes if classes is not None and alignment.class_weight else None,
-        )  # fmt: skip
+        )
 
     return of

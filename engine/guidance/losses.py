@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import cross_entropy
 
-from engine.config import Alignment
+from engine.classifiers.classifier import Classifier
 from engine.guidance.fused import fused_moments
 from engine.guidance.moments import recording_moments
-from engine.models.classifier import Classifier
+from engine.settings import Alignment
 from engine.types import Moments
 
 FIRST_LAYER_WEIGHT = 10.0
@@ -24,7 +24,9 @@ def layer_weights(stored: Sequence[Moments], layers: str) -> list[tuple[float, f
     relative: the gaps are in units of ||sqrt(running_var)|| and ||running_var||, so that no layer drowns the others.
     """
     if layers == "relative":
-        return [(1 / vector_norm(s.var.sqrt()).item(), 1 / vector_norm(s.var).item()) for s in stored]
+        return [
+            (1 / vector_norm(s.var.sqrt()).item(), 1 / vector_norm(s.var).item()) for s in stored
+        ]
     first = FIRST_LAYER_WEIGHT if layers == "first" else 1.0
     return [(first, first) if number == 0 else (1.0, 1.0) for number in range(len(stored))]
 
@@ -42,7 +44,9 @@ def alignment_loss(
     """
     power = 2 if norm == "l2_squared" else 1
     terms = []
-    for gap, kept, (a, b) in zip(measured, stored, weights or layer_weights(stored, "uniform"), strict=True):
+    for gap, kept, (a, b) in zip(
+        measured, stored, weights or layer_weights(stored, "uniform"), strict=True
+    ):
         terms.append((a * vector_norm(gap.mean - kept.mean, dim=-1)) ** power)
         terms.append((b * vector_norm(gap.var - kept.var, dim=-1)) ** power)
     return torch.stack(terms).sum(0)

@@ -10,7 +10,9 @@ from engine.types import Moments
 
 
 @contextmanager
-def recording_moments(layers: Sequence[nn.Module], per_image: bool = False) -> Iterator[list[Moments]]:
+def recording_moments(
+    layers: Sequence[nn.Module], per_image: bool = False
+) -> Iterator[list[Moments]]:
     """Yield a list that a forward pass fills with the moments of each layer's input, in call order.
 
     Moments are over batch and space, (C,) each; with `per_image`, over space alone, (N, C) each. They carry the graph

@@ -46,7 +46,9 @@ class FusedLayer(NamedTuple):
     skip: bool
 
 
-def pair(layers: Sequence[nn.Module], forward: Callable[[], object]) -> dict[nn.Module, FusedLayer | None]:
+def pair(
+    layers: Sequence[nn.Module], forward: Callable[[], object]
+) -> dict[nn.Module, FusedLayer | None]:
     """How to fuse each BatchNorm layer of a frozen network, by one run of `forward`, which runs the network.
 
     None for a layer that `forward` does not run, or that does more than normalise: it can only be measured.
@@ -124,7 +126,9 @@ class _Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _watch(layers: Sequence[nn.Module], forward: Callable[[], object]) -> dict[nn.Module, list[_Output]]:
+def _watch(
+    layers: Sequence[nn.Module], forward: Callable[[], object]
+) -> dict[nn.Module, list[_Output]]:
     """The outputs of each layer in one pass; none of a layer that was not always called as y = layer(x).
 
     y must be a new tensor in the shape of x.
@@ -179,7 +183,11 @@ def _own_activation(layer: nn.Module, dim: int) -> str | None:
     y = copy.forward(x)
     for name in dict.fromkeys(["none", *ACTIVATIONS.values()]):
         expected = bn_act_moments_reference(x, scale, shift, name).y
-        if isinstance(y, Tensor) and y.shape == x.shape and torch.allclose(y, expected, rtol=0, atol=1e-4):
+        if (
+            isinstance(y, Tensor)
+            and y.shape == x.shape
+            and torch.allclose(y, expected, rtol=0, atol=1e-4)
+        ):
             return name
     return None
 

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from engine.config import Alignment
 from engine.errors import GuidanceError
+from engine.settings import Alignment
 from engine.types import Step
 
 MAX_SKIPPED = 0.1
@@ -33,7 +33,9 @@ def loss_scale(*dtypes: torch.dtype) -> float:
     return HALF_SCALE if torch.float16 in dtypes else 1.0
 
 
-def gradient(z: Tensor, loss: Callable[[Tensor], Tensor], scale: float = 1.0) -> tuple[Tensor, Tensor]:
+def gradient(
+    z: Tensor, loss: Callable[[Tensor], Tensor], scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """The loss's values (G,) and the gradient of their sum by z: (N, 4, h, w). The results hold no graph.
 
     scale: a power of two that the loss is multiplied by on its way back, and the gradient divided by.
@@ -71,7 +73,9 @@ GradientOf = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 """(latents (N, 4, h, w), scale) -> the loss's values and its gradient, as `gradient` gives both."""
 
 
-def _by_one_pass(loss: Callable[[Tensor], Tensor], z: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _by_one_pass(
+    loss: Callable[[Tensor], Tensor], z: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     return gradient(z, loss, scale)
 
 
@@ -111,7 +115,9 @@ class DomainSteer:
         self.taken: list[Tensor] = []
 
     @classmethod
-    def by_gradient(cls, gradient_of: GradientOf, alignment: Alignment, scale: float = 1.0) -> "DomainSteer":
+    def by_gradient(
+        cls, gradient_of: GradientOf, alignment: Alignment, scale: float = 1.0
+    ) -> "DomainSteer":
         """A steer by a loss whose gradient does not come about by one pass of autograd over the batch."""
         steer = cls(lambda z: z.new_zeros(1), alignment, scale)
         steer.gradient_of = gradient_of
@@ -133,7 +139,9 @@ class DomainSteer:
     def _move(self, z: Tensor, step: Step) -> Tensor:
         if not self.acts_on(step):
             return z
-        values, grad, self.scale = finite_gradient(lambda scale: self.gradient_of(z, scale), self.scale)
+        values, grad, self.scale = finite_gradient(
+            lambda scale: self.gradient_of(z, scale), self.scale
+        )
         self.curve.append(values)
         joint = self.alignment.statistics == "batch"
         finite = grad.isfinite().flatten(1).all(1)
@@ -150,7 +158,9 @@ class DomainSteer:
         """The rms of a relative move at this step."""
         alpha = float(step.alpha)
         noise = (1 - alpha) ** 0.5
-        return self.alignment.scale * (noise if self.alignment.target == "noisy" else noise / alpha**0.5)
+        return self.alignment.scale * (
+            noise if self.alignment.target == "noisy" else noise / alpha**0.5
+        )
 
     @property
     def skipped(self) -> list[int]:

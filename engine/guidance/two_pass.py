@@ -44,7 +44,9 @@ def two_pass(
     which adds up over rows.
     """
     if micro_batch < 1:
-        raise ConfigError(f"micro_batch is {micro_batch}, expected at least 1: give a positive whole number.")
+        raise ConfigError(
+            f"micro_batch is {micro_batch}, expected at least 1: give a positive whole number."
+        )
     beside = also or (lambda output, start: z.new_zeros(()))
     with fused_moments(network) as measured:
 

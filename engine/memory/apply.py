@@ -6,15 +6,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from engine.config import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
+from engine.classifiers.classifier import Classifier
 from engine.errors import ConfigError
 from engine.memory.attention import attending, chosen_attention
 from engine.memory.budget import AUTO, free_bytes
 from engine.memory.costs import LEARNING, NEEDED
 from engine.memory.plan import Plan, plan
-from engine.models.classifier import Classifier
 from engine.models.decoder import decoder_of, decoding_in_parts
 from engine.models.prior import Prior
+from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 
 InPhase = Callable[[str], AbstractContextManager[None]]
 """Gives the block in which a phase's parts are on the device."""
@@ -139,7 +139,9 @@ def check_plan(planned: Plan, prior: Prior) -> None:
         )
 
 
-def _check_decoder(planned: Plan, prior: Prior, classifier: Classifier, alignment: Alignment | None) -> None:
+def _check_decoder(
+    planned: Plan, prior: Prior, classifier: Classifier, alignment: Alignment | None
+) -> None:
     """Raise ConfigError where guidance looks through another decoder than the plan has room for."""
     if alignment is None:
         return

@@ -18,8 +18,8 @@ from diffusers.models.attention_processor import (
 )
 from torch import nn
 
-from engine.config import AUTO_ATTENTION
 from engine.errors import ConfigError, MissingExtraError
+from engine.settings import AUTO_ATTENTION
 
 PROCESSORS = {"sdpa": AttnProcessor2_0, "xformers": XFormersAttnProcessor, "vanilla": AttnProcessor}
 """sdpa: torch's fused attention, on any device. xformers: CUDA only. vanilla: whole matrices, for comparison."""
@@ -37,16 +37,24 @@ def chosen_attention(attention: str, device: torch.device, dtype: torch.dtype) -
         return "sdpa"
     try:
         theirs = attention_ms("xformers", device, dtype)
-    except (NotImplementedError, RuntimeError, ValueError):  # no kernel of its for this GPU or dtype
+    except (
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ):  # no kernel of its for this GPU or dtype
         return "sdpa"
     return "xformers" if theirs <= attention_ms("sdpa", device, dtype) else "sdpa"
 
 
 @cache
-def attention_ms(attention: str, device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+def attention_ms(
+    attention: str, device: torch.device, dtype: torch.dtype, repeats: int = 5
+) -> float:
     """The shortest time of one attention layer of Stable Diffusion at 512 px: 2 x 4,096 tokens, 5 heads of 64."""
     width, heads = 320, 5
-    layer = Attention(width, heads=heads, dim_head=width // heads, processor=PROCESSORS[attention]())
+    layer = Attention(
+        width, heads=heads, dim_head=width // heads, processor=PROCESSORS[attention]()
+    )
     layer = layer.to(device, dtype).eval()
     tokens, times = torch.zeros(2, 4096, width, device=device, dtype=dtype), []
     with torch.no_grad():
@@ -78,7 +86,9 @@ def check_attention(attention: str, device: torch.device) -> None:
 
 
 @contextmanager
-def attending(networks: Sequence[nn.Module], attention: str, device: torch.device) -> Iterator[None]:
+def attending(
+    networks: Sequence[nn.Module], attention: str, device: torch.device
+) -> Iterator[None]:
     """Compute the attention of these networks with one backend inside the block; what they had comes back after it.
 
     Layers with a processor of another kind, such as an adapter's, keep it.
@@ -86,7 +96,10 @@ def attending(networks: Sequence[nn.Module], attention: str, device: torch.devic
     check_attention(attention, device)
     with ExitStack() as restored:
         for layer in (
-            part for network in networks for part in network.modules() if isinstance(part, Attention)
+            part
+            for network in networks
+            for part in network.modules()
+            if isinstance(part, Attention)
         ):
             if type(layer.processor) in PROCESSORS.values():
                 restored.callback(layer.set_processor, layer.processor)

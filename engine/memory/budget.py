@@ -67,7 +67,9 @@ def device_bytes(device: torch.device) -> int | None:
 def in_words(nbytes: int) -> str:
     """Bytes as a budget that `parse_budget` reads back, rounded up: 3141592653 is '3.15GB'."""
     unit, size = next(
-        (u, s) for u, s in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("B", 1)) if nbytes >= s or s == 1
+        (u, s)
+        for u, s in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("B", 1))
+        if nbytes >= s or s == 1
     )
     hundredths = -(-nbytes * 100 // size)
     return f"{hundredths / 100:.2f}{unit}" if size > 1 else f"{nbytes}B"

@@ -57,7 +57,12 @@ class Costs:
     """
 
     def __init__(
-        self, subject: Subject, device: torch.device, images: int, steps: int, learning: bool = False
+        self,
+        subject: Subject,
+        device: torch.device,
+        images: int,
+        steps: int,
+        learning: bool = False,
     ) -> None:
         self.phases = tuple(phase for phase in PHASES if phase != "guidance" or subject.alignment)
         self.phases += LEARNING if learning else ()
@@ -97,13 +102,22 @@ class Costs:
         """The predicted peak of a case in bytes, with the weights that are then on the device."""
         absent = {*offload} - NEEDED[case.phase]
         weights = sum(nbytes for name, nbytes in self.weights.items() if name not in absent)
-        return weights + self.counted(case).peak_bytes + (CUBLAS_BYTES if self.device.type == "cuda" else 0)
+        return (
+            weights
+            + self.counted(case).peak_bytes
+            + (CUBLAS_BYTES if self.device.type == "cuda" else 0)
+        )
 
     def cheapest(self, budget: int) -> Choice | None:
         """The cheapest way that keeps within a budget, None if there is none."""
-        for tile in (0, self.tile):  # tiles are seen in images, so whole ones go first whatever they cost
+        for tile in (
+            0,
+            self.tile,
+        ):  # tiles are seen in images, so whole ones go first whatever they cost
             self._tile = tile
-            choices = [choice for offload in self._offloads() if (choice := self._choice(budget, offload))]
+            choices = [
+                choice for offload in self._offloads() if (choice := self._choice(budget, offload))
+            ]
             if choices or not self.tile:
                 break
         return min(choices, key=lambda choice: choice.cost, default=None)
@@ -111,7 +125,9 @@ class Costs:
     def learning_cases(self, budget: int, offload: tuple[str, ...]) -> dict[str, tuple[Case, bool]]:
         """The cheapest case of each phase of token learning, or the leanest where none fits; and whether it fits."""
         best = {phase: self._best(phase, budget, offload) for phase in LEARNING}
-        return {phase: (case or self._leanest(phase), case is not None) for phase, case in best.items()}
+        return {
+            phase: (case or self._leanest(phase), case is not None) for phase, case in best.items()
+        }
 
     def smallest(self) -> int:
         """The smallest budget that can be met."""
@@ -152,13 +168,19 @@ class Costs:
     def _offloads(self) -> Iterator[tuple[str, ...]]:
         """Sets of parts that may rest off the device: none on the CPU, nor the VAE where guidance looks through it."""
         prior, alignment = self.subject.prior, self.subject.alignment
-        decoder = decoder_of(alignment, prior, self.subject.classifier.preprocess) if alignment else None
+        decoder = (
+            decoder_of(alignment, prior, self.subject.classifier.preprocess) if alignment else None
+        )
         resting = [
-            part for part in OFFLOADABLE if part != "vae" or decoder is None or decoder.vae is not prior.vae
+            part
+            for part in OFFLOADABLE
+            if part != "vae" or decoder is None or decoder.vae is not prior.vae
         ]
         if self.device.type == "cpu":
             resting = []
-        return chain.from_iterable(combinations(resting, count) for count in range(len(resting) + 1))
+        return chain.from_iterable(
+            combinations(resting, count) for count in range(len(resting) + 1)
+        )
 
     def _choice(self, budget: int, offload: tuple[str, ...]) -> Choice | None:
         cases: dict[str, Case] = {}
@@ -178,7 +200,9 @@ class Costs:
         cases = [case for way in ways if (case := self._largest(phase, way, budget, offload))]
         return min(cases, key=self._cost, default=None)
 
-    def _largest(self, phase: str, checkpoint: bool, budget: int, offload: tuple[str, ...]) -> Case | None:
+    def _largest(
+        self, phase: str, checkpoint: bool, budget: int, offload: tuple[str, ...]
+    ) -> Case | None:
         """The case with the largest parts that fit, parts of nearly equal size."""
         one, whole = (self._case(phase, part, checkpoint) for part in (1, self.images))
         limit = USABLE * budget
@@ -204,7 +228,9 @@ class Costs:
         count = self.counted(case)
         times = self.steps if case.phase in ("sampling", "guidance") else 1
         flops = count.flops * case.images / case.part
-        return times * (flops / FLOPS_A_SECOND + count.operators * count.parts * SECONDS_AN_OPERATOR)
+        return times * (
+            flops / FLOPS_A_SECOND + count.operators * count.parts * SECONDS_AN_OPERATOR
+        )
 
 
 def largest_that(fits: Callable[[int], bool], highest: int) -> int:

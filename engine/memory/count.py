@@ -141,9 +141,14 @@ def _fused_attention_on_meta() -> Iterator[None]:
         if not given["query"].is_meta or given.get("dropout_p"):
             return original(*args, **kwargs)
         return aten._scaled_dot_product_flash_attention_for_cpu(
-            given["query"], given["key"], given["value"], 0.0, bool(given.get("is_causal", False)),
-            attn_mask=given.get("attn_mask"), scale=given.get("scale"),
-        )[0]  # fmt: skip
+            given["query"],
+            given["key"],
+            given["value"],
+            0.0,
+            bool(given.get("is_causal", False)),
+            attn_mask=given.get("attn_mask"),
+            scale=given.get("scale"),
+        )[0]
 
     functional.scaled_dot_product_attention = attention
     try:

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from engine.config import Alignment
+from engine.classifiers.classifier import Classifier
 from engine.errors import EngineError, brief
 from engine.guidance.in_parts import gradient_in_parts
 from engine.guidance.steer import DomainSteer, loss_scale
 from engine.memory.budget import MemoryWarning
-from engine.models.classifier import Classifier
 from engine.models.decoder import GuidanceDecoder
 from engine.models.prior import Prior
+from engine.settings import Alignment
 from engine.types import Denoise, Prediction, Step
 
 T = TypeVar("T")
@@ -37,7 +37,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in (CPU_ALLOCATOR, CUBLAS))
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in (CPU_ALLOCATOR, CUBLAS)
+    )
 
 
 class MicroBatches:

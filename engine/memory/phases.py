@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.config import Alignment, TokenLearning
+from engine.classifiers.classifier import Classifier
 from engine.guidance.fused import is_watched
 from engine.guidance.losses import domain_loss, judged
 from engine.guidance.steer import gradient, loss_scale
 from engine.memory.count import counting
-from engine.models.classifier import Classifier
 from engine.models.decoder import decoder_of, decoding_in_parts
 from engine.models.prior import Prior
 from engine.sampling.ddim import ddim_step
+from engine.settings import Alignment, TokenLearning
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -109,7 +109,9 @@ def sampling(subject: Subject, case: Case) -> object:
 def guidance(subject: Subject, case: Case) -> object:
     """The loss of a part of the images and its gradient; the pass for moments first where they are shared."""
     assert subject.alignment is not None
-    alignment = replace(subject.alignment, layers="uniform")  # weights are values, and change no shape
+    alignment = replace(
+        subject.alignment, layers="uniform"
+    )  # weights are values, and change no shape
     decode = decoder_of(alignment, subject.prior, subject.classifier.preprocess, case.checkpoint)
     z, held = _latents(subject, case.images), _contexts(subject, case.images)
     classes = torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device)
@@ -146,7 +148,9 @@ def cat(subject: Subject, case: Case) -> object:
         leaf = context[: case.part].requires_grad_()
         prediction = prior.denoiser(leaf, null, cfg)(z[: case.part], step)
         logits = subject.classifier.logits(prior.decode(ddim_step(prediction, step)))
-        loss = cross_entropy(logits, torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device))
+        loss = cross_entropy(
+            logits, torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device)
+        )
         return torch.autograd.grad(loss, leaf)
 
 

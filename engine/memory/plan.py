@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.config import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
+from engine.classifiers import Classifier, load_classifier
 from engine.errors import ConfigError
 from engine.memory.attention import chosen_attention
 from engine.memory.budget import (
@@ -32,10 +32,11 @@ from engine.memory.budget import (
 )
 from engine.memory.costs import LEARNING, Costs, weights_bytes
 from engine.memory.phases import Subject
-from engine.models import Classifier, Prior, load_classifier, load_prior
+from engine.memory.skeleton import skeleton_classifier, skeleton_prior
+from engine.models import Prior, load_prior
 from engine.models.decoder import decoder_of, downscale
-from engine.models.frozen import named_device
-from engine.models.skeleton import skeleton_classifier, skeleton_prior
+from engine.networks.frozen import named_device
+from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,9 @@ class Plan:
                 f"a memory plan has other fields than it should ({', '.join(odd)}), expected what Plan.to_json wrote: "
                 "plan again with this version."
             )
-        tuples: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        tuples: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
+        }
         return cls(**tuples)
 
 
@@ -126,7 +129,9 @@ def plan(
     place_on = device_of(prior, budget, device)
     nbytes = parse_budget(budget, place_on)
     if place_on.type == "cpu" and str(budget).strip().lower() == AUTO:
-        nbytes += loaded_bytes(prior, classifier)  # they are in what is used, and in each phase's peak
+        nbytes += loaded_bytes(
+            prior, classifier
+        )  # they are in what is used, and in each phase's peak
     has = device_bytes(place_on)
     if has is not None and nbytes > has:
         warnings.warn(
@@ -157,7 +162,9 @@ def plan(
         for phase, (case, fits) in costs.learning_cases(nbytes, chosen.offload).items():
             cases[phase] = case
             unfit |= set() if fits else {phase}
-    decoder = decoder_of(alignment, subject.prior, subject.classifier.preprocess) if alignment else None
+    decoder = (
+        decoder_of(alignment, subject.prior, subject.classifier.preprocess) if alignment else None
+    )
     return Plan(
         prior=subject.prior.name,
         classifier=subject.classifier.name,
@@ -173,7 +180,9 @@ def plan(
             **dict.fromkeys(LEARNING, 0),
             **{phase: case.part if phase not in unfit else 0 for phase, case in cases.items()},
         },
-        checkpoint=tuple(phase for phase, case in cases.items() if case.checkpoint and phase not in unfit),
+        checkpoint=tuple(
+            phase for phase, case in cases.items() if case.checkpoint and phase not in unfit
+        ),
         offload=chosen.offload,
         tile=cases["decode"].tile,
         peak_bytes={phase: costs.peak(case, chosen.offload) for phase, case in cases.items()},
@@ -196,7 +205,11 @@ def loaded_bytes(prior: object, classifier: object) -> int:
     if isinstance(classifier, Classifier):
         networks.append(classifier.module)
     seen: set[int] = set()
-    return sum(weights_bytes(network, seen) for network in networks if not next(network.parameters()).is_meta)
+    return sum(
+        weights_bytes(network, seen)
+        for network in networks
+        if not next(network.parameters()).is_meta
+    )
 
 
 def device_of(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:
@@ -236,6 +249,9 @@ def _subject(
             )
         prior.unet.register_to_config(sample_size=image_px // factor)
     return Subject(
-        prior=prior, classifier=skeleton_classifier(classifier), alignment=alignment, cfg=sampling.cfg,
+        prior=prior,
+        classifier=skeleton_classifier(classifier),
+        alignment=alignment,
+        cfg=sampling.cfg,
         learning=learning,
-    )  # fmt: skip
+    )

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from engine.config import Alignment, Sampling
+from engine.classifiers.classifier import Classifier
 from engine.errors import ConfigError
 from engine.guidance.in_parts import gradient_in_parts
 from engine.guidance.steer import loss_scale
 from engine.memory.phases import Case, Subject, count_case
-from engine.models.classifier import Classifier
+from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.models.decoder import decoder_of
 from engine.models.prior import Prior
-from engine.models.skeleton import skeleton_classifier, skeleton_prior
 from engine.sampling.ddim import ddim_step
+from engine.settings import Alignment, Sampling
 
 OWN_KERNELS = ("ddis::", "_BnActMoments", "_Alignment", "_ChannelMoments")
 """How the names of this package's operators and their autograd functions begin, in a profile."""
@@ -101,7 +101,9 @@ def _works(
     step = prior.schedule(2)[0]
     classes = torch.arange(images, device=prior.device) % len(classifier.labels)
     with torch.no_grad():
-        denoise = prior.denoiser(prior.encode_prompts(["a photo"] * images), prior.encode_prompts([""]), cfg)
+        denoise = prior.denoiser(
+            prior.encode_prompts(["a photo"] * images), prior.encode_prompts([""]), cfg
+        )
 
     def decode(rows: Tensor) -> Tensor:
         with record_function("decode"):
@@ -182,7 +184,9 @@ def told(events: Sequence[Any], cuda: bool) -> dict[str, float]:
     """
 
     def total(*prefixes: str) -> float:
-        chosen = [e for e in events if e.device_type == DeviceType.CPU and e.name.startswith(prefixes)]
+        chosen = [
+            e for e in events if e.device_type == DeviceType.CPU and e.name.startswith(prefixes)
+        ]
         return sum(event.device_time_total if cuda else event.cpu_time_total for event in chosen)
 
     host = [event for event in events if event.device_type == DeviceType.CPU]

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from engine.config import CLASSIFIERS_PX, PRIORS_PX, Alignment
+from engine.classifiers.preprocess import Preprocess
 from engine.errors import ConfigError
 from engine.models.decoder_stages import full_stages, sides, tiny_stages
-from engine.models.preprocess import Preprocess
+from engine.settings import CLASSIFIERS_PX, PRIORS_PX, Alignment
 
 if TYPE_CHECKING:
     from engine.models.prior import Prior
@@ -126,16 +126,24 @@ def guidance_decoder(
         stages = None
         if checkpoint:
             stages = (
-                full_stages(prior.vae) if isinstance(prior.vae, AutoencoderKL) else tiny_stages(prior.vae)
+                full_stages(prior.vae)
+                if isinstance(prior.vae, AutoencoderKL)
+                else tiny_stages(prior.vae)
             )
-        return GuidanceDecoder(kind="full", vae=prior.vae, px=side, stages=stages, checkpoint=checkpoint)
+        return GuidanceDecoder(
+            kind="full", vae=prior.vae, px=side, stages=stages, checkpoint=checkpoint
+        )
     wanted = side if px is None else min(px, side)
     halvings = max(k for k, smaller in enumerate(sides(prior.tiny, side)) if smaller >= wanted)
     stages = tiny_stages(prior.tiny, halvings) if checkpoint or halvings else None
     return GuidanceDecoder(
-        kind="tiny", vae=prior.tiny, px=side >> halvings, stages=stages, checkpoint=checkpoint,
+        kind="tiny",
+        vae=prior.tiny,
+        px=side >> halvings,
+        stages=stages,
+        checkpoint=checkpoint,
         margin=crop_margin(prior.latent_shape[1:], side >> halvings, preprocess),
-    )  # fmt: skip
+    )
 
 
 def crop_margin(latents: tuple[int, ...], px: int, preprocess: Preprocess | None) -> int:

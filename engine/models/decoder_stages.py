@@ -28,7 +28,9 @@ def full_stages(vae: AutoencoderKL) -> tuple[Stage, ...]:
     decoder = vae.decoder
 
     def first(z: Tensor) -> Tensor:
-        return decoder.mid_block(decoder.conv_in(vae.post_quant_conv(z) if vae.post_quant_conv else z), None)
+        return decoder.mid_block(
+            decoder.conv_in(vae.post_quant_conv(z) if vae.post_quant_conv else z), None
+        )
 
     def last(x: Tensor) -> Tensor:
         return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(x)))

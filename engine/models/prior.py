@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from engine.errors import ConfigError
 from engine.models.decoder import Decoder, decode, downscale
-from engine.models.frozen import fingerprint
+from engine.networks.frozen import fingerprint
 from engine.types import Denoise, Prediction, Step
 
 
@@ -154,5 +154,7 @@ class Prior:
 
     def _unet_output(self, z: Tensor, step: Step, context: Tensor) -> Tensor:
         """In the dtype of z, whatever the UNet's is."""
-        output = self.unet(z.to(self.dtype), step.timestep, encoder_hidden_states=context, return_dict=False)
+        output = self.unet(
+            z.to(self.dtype), step.timestep, encoder_hidden_states=context, return_dict=False
+        )
         return output[0].to(z.dtype)

@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.errors import ModelError
 from engine.models.decoder import Decoder
-from engine.models.frozen import seeded
+from engine.networks.frozen import seeded
 
 PREFIX = "arch:"
 CLIP_VOCABULARY = 49_408
@@ -63,13 +63,23 @@ CLIP: Mapping[str, Any] = {
     "eos_token_id": CLIP_VOCABULARY - 1,
 }
 CLIP_L: Mapping[str, Any] = {
-    **CLIP, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "hidden_act": "quick_gelu", "projection_dim": 768,
-}  # fmt: skip
+    **CLIP,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 768,
+}
 OPEN_CLIP_H: Mapping[str, Any] = {
-    **CLIP, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
-    "hidden_act": "gelu", "projection_dim": 512,
-}  # fmt: skip
+    **CLIP,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+    "projection_dim": 512,
+}
 SCHEDULER: Mapping[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -147,5 +157,7 @@ def byte_tokenizer() -> CLIPTokenizer:
     unused = [f"<|unused-{number}|>" for number in range(CLIP_VOCABULARY - 2 - len(known))]
     words = [*known, *unused, "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
-        vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=CLIP_LENGTH
+        vocab={word: number for number, word in enumerate(words)},
+        merges=[],
+        model_max_length=CLIP_LENGTH,
     )

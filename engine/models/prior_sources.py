@@ -6,22 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    DiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.errors import ConfigError, ModelError, brief
 from engine.models.decoder import Decoder
-from engine.models.frozen import default_device, fingerprint, freeze, named_dtype
-from engine.models.hub import HUB_ID, fetch
 from engine.models.prior import Prior
 from engine.models.prior_architectures import PREFIX, PRIOR_ARCHITECTURES, PriorParts, build_prior
-from engine.models.quiet import quiet
 from engine.models.tiny_sources import FAILURES, load_tiny, whole_part
+from engine.networks.frozen import default_device, fingerprint, freeze, named_dtype
+from engine.networks.hub import HUB_ID, fetch
+from engine.networks.quiet import quiet
 
 EMBEDDED = Path(__file__).parent / "embedded" / "weights"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
 """How the files of weights begin, by part."""
 VARIANT = re.compile(r"(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 """What follows."""
@@ -61,7 +71,9 @@ def load_prior(
     if str(source).startswith(PREFIX):
         parts = build_prior(str(source).removeprefix(PREFIX), place_on, dtype)
     else:
-        parts = _from_folder(source, variant, revision, dtype, local_files_only, place_on.type == "meta")
+        parts = _from_folder(
+            source, variant, revision, dtype, local_files_only, place_on.type == "meta"
+        )
     small = parts.tiny
     if small is None or tiny is not None:
         small = load_tiny(
@@ -72,7 +84,9 @@ def load_prior(
             local_files_only=local_files_only,
             own=_own_folder(source),
         )
-    scheduler = DDIMScheduler.from_config(dict(parts.scheduler), clip_sample=False, thresholding=False)
+    scheduler = DDIMScheduler.from_config(
+        dict(parts.scheduler), clip_sample=False, thresholding=False
+    )
     modules: list[nn.Module] = [parts.unet, parts.vae, parts.text_encoder]
     mark = fingerprint(
         modules,
@@ -119,12 +133,18 @@ def _own_folder(source: str | Path) -> Path | None:
 
 
 def _from_folder(
-    source: str | Path, variant: str | None, revision: str | None, dtype: torch.dtype, local_files_only: bool,
+    source: str | Path,
+    variant: str | None,
+    revision: str | None,
+    dtype: torch.dtype,
+    local_files_only: bool,
     without_weights: bool,
-) -> PriorParts:  # fmt: skip
+) -> PriorParts:
     """The parts in a diffusers folder or on the hub; on 'meta', from their configs, if without weights."""
     folder = _locate(source, _files(variant, without_weights), revision, local_files_only)
-    read_as = torch.float32 if dtype == torch.bfloat16 else dtype  # bfloat16 would round the fingerprint away
+    read_as = (
+        torch.float32 if dtype == torch.bfloat16 else dtype
+    )  # bfloat16 would round the fingerprint away
     try:
         with quiet():
             vae_class = VAES[_vae_name(source, DiffusionPipeline.load_config(folder))]
@@ -138,10 +158,16 @@ def _from_folder(
                 with torch.device("meta"):
                     text_encoder = CLIPTextModel(config).to(dtype)
             else:
-                unet = whole_part(UNet2DConditionModel, folder, "unet", torch_dtype=read_as, **weights)
+                unet = whole_part(
+                    UNet2DConditionModel, folder, "unet", torch_dtype=read_as, **weights
+                )
                 vae = whole_part(vae_class, folder, "vae", torch_dtype=read_as, **weights)
-                text_encoder = whole_part(CLIPTextModel, folder, "text_encoder", dtype=read_as, **weights)
-            tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+                text_encoder = whole_part(
+                    CLIPTextModel, folder, "text_encoder", dtype=read_as, **weights
+                )
+            tokenizer = CLIPTokenizer.from_pretrained(
+                folder, subfolder="tokenizer", local_files_only=True
+            )
             trained_with = DDIMScheduler.load_config(folder, subfolder="scheduler")
     except FAILURES as error:
         raise ModelError(
@@ -168,14 +194,19 @@ def _advice(source: str | Path, folder: Path, variant: str | None) -> str:
 
 def _variants(folder: Path, stem: str) -> set[str | None]:
     """The variants of a part's weights that are in its folder; None is the one without a name."""
-    ends = (VARIANT.fullmatch(file.name.removeprefix(stem)) for file in folder.glob(f"{stem}*.safetensors"))
+    ends = (
+        VARIANT.fullmatch(file.name.removeprefix(stem))
+        for file in folder.glob(f"{stem}*.safetensors")
+    )
     return {end[1] for end in ends if end}
 
 
 def _hollow(model: type[Any], folder: Path, name: str, dtype: torch.dtype) -> Any:
     """A network of a diffusers folder on 'meta': its config's shapes, no weight."""
     with torch.device("meta"):
-        return model.from_config(model.load_config(folder, subfolder=name, local_files_only=True)).to(dtype)
+        return model.from_config(
+            model.load_config(folder, subfolder=name, local_files_only=True)
+        ).to(dtype)
 
 
 def _locate(
@@ -187,7 +218,7 @@ def _locate(
         if not (folder / "model_index.json").is_file():
             raise ModelError(
                 f"the embedded prior is not in {folder}, expected the weights that come with the package: "
-                "install the package again, or train them with `python -m engine.models.embedded.train`."
+                "install the package again, or train them with `python -m engine.embedded.train`."
             )
         return folder
     folder = Path(source).expanduser()
@@ -212,7 +243,9 @@ def _files(variant: str | None, without_weights: bool) -> list[str]:
     """Patterns of the files that are read, and no others: repositories hold the same weights many times over."""
     stems = [f"{part}/{stem}" for part, stem in STEMS.items()]
     dot = f".{variant}" if variant else ""
-    weights = [f"{stem}{dot}{tail}" for stem in stems for tail in (".safetensors", "-0*.safetensors")]
+    weights = [
+        f"{stem}{dot}{tail}" for stem in stems for tail in (".safetensors", "-0*.safetensors")
+    ]
     settings = ["model_index.json", "*/config.json", "scheduler/*", "tokenizer/*"]
     return settings if without_weights else [*settings, "*.safetensors.index*.json", *weights]
 
@@ -220,11 +253,15 @@ def _files(variant: str | None, without_weights: bool) -> list[str]:
 def _vae_name(source: str | Path, index: dict[str, Any]) -> str:
     """The class of the vae, by model_index.json; refuses pipelines with other text encoders or denoisers."""
     absent = [part for part in PARTS if part not in index]
-    foreign = [part for part in ("text_encoder_2", "text_encoder_3", "transformer") if part in index]
+    foreign = [
+        part for part in ("text_encoder_2", "text_encoder_3", "transformer") if part in index
+    ]
     _, name = index.get("vae", (None, None))
     if absent or foreign or name not in VAES:
         found = (
-            f"without {', '.join(absent)}" if absent else f"with {', '.join(foreign) or f'the vae {name}'}"
+            f"without {', '.join(absent)}"
+            if absent
+            else f"with {', '.join(foreign) or f'the vae {name}'}"
         )
         raise ModelError(
             f"prior {str(source)!r} is a {index.get('_class_name')} {found}, expected the parts of Stable "

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 
 from engine.errors import ModelError, brief
 from engine.models.decoder import Decoder, downscale
-from engine.models.hub import HUB_ID, fetch
-from engine.models.quiet import quiet
+from engine.networks.hub import HUB_ID, fetch
+from engine.networks.quiet import quiet
 
 FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 """What diffusers and transformers raise for files that are missing or broken."""

@@ -20,17 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.config import Alignment
+from engine.classifiers.classifier import Classifier, logits_of
 from engine.errors import MissingExtraError, ModelError, brief
 from engine.files import TEMPORARY, explained, make_folder
 from engine.guidance.losses import alignment_target, domain_loss
 from engine.guidance.steer import gradient, loss_scale
-from engine.models.classifier import Classifier, logits_of
 from engine.models.decoder import GuidanceDecoder
-from engine.models.frozen import fingerprint
 from engine.models.prior import Prior
+from engine.networks.frozen import fingerprint
 from engine.onnx.rules import rules
 from engine.onnx.trace import traced
+from engine.settings import Alignment
 
 FORMAT = 2
 """Raised when a graph of equal models and settings would be another one."""
@@ -85,27 +85,43 @@ def unet_graph(prior: Prior) -> Graph:
         torch.zeros(BATCH, length, width, device=prior.device, dtype=prior.dtype),
     )
     return Graph(
-        name="unet", key=_key("unet", prior), build=lambda: _Calls(call, prior.unet), examples=examples,
-        inputs=("latents", "timestep", "context"), outputs=("output",), batched=("latents", "context"),
-    )  # fmt: skip
+        name="unet",
+        key=_key("unet", prior),
+        build=lambda: _Calls(call, prior.unet),
+        examples=examples,
+        inputs=("latents", "timestep", "context"),
+        outputs=("output",),
+        batched=("latents", "context"),
+    )
 
 
 def decoder_graph(prior: Prior) -> Graph:
     """latents (N, 4, h, w), unit variance -> images (N, 3, H, W) in [0, 1], from the prior's own VAE."""
     return Graph(
-        name="decoder", key=_key("decoder", prior), build=lambda: _Calls(prior.decode, prior.vae),
-        examples=(_latents(prior),), inputs=("latents",), outputs=("images",), batched=("latents",),
-    )  # fmt: skip
+        name="decoder",
+        key=_key("decoder", prior),
+        build=lambda: _Calls(prior.decode, prior.vae),
+        examples=(_latents(prior),),
+        inputs=("latents",),
+        outputs=("images",),
+        batched=("latents",),
+    )
 
 
 def classifier_graph(classifier: Classifier, px: int) -> Graph:
     """images (N, 3, px, px) in [0, 1] -> logits (N, K), the classifier's preprocessing inside."""
     example = torch.zeros(BATCH, 3, px, px, device=classifier.device)
     return Graph(
-        name="classifier", key=_key("classifier", classifier.describe(), px),
-        build=lambda: traced(lambda images: classifier.logits(images), (example,), rules()),  # no bound method
-        examples=(example,), inputs=("images",), outputs=("logits",), batched=("images",),
-    )  # fmt: skip
+        name="classifier",
+        key=_key("classifier", classifier.describe(), px),
+        build=lambda: traced(
+            lambda images: classifier.logits(images), (example,), rules()
+        ),  # no bound method
+        examples=(example,),
+        inputs=("images",),
+        outputs=("logits",),
+        batched=("images",),
+    )
 
 
 def network_graph(classifier: Classifier) -> Graph:
@@ -119,10 +135,14 @@ def network_graph(classifier: Classifier) -> Graph:
         return logits_of(classifier.module, reads.normalised(images).to(classifier.dtype)).float()
 
     return Graph(
-        name="network", key=_key("network", classifier.describe()), build=lambda: _Calls(call, classifier.module),
-        examples=(torch.zeros(BATCH, 3, *reads.crop, device=classifier.device),), inputs=("images",),
-        outputs=("logits",), batched=("images",),
-    )  # fmt: skip
+        name="network",
+        key=_key("network", classifier.describe()),
+        build=lambda: _Calls(call, classifier.module),
+        examples=(torch.zeros(BATCH, 3, *reads.crop, device=classifier.device),),
+        inputs=("images",),
+        outputs=("logits",),
+        batched=("images",),
+    )
 
 
 def gradient_graph(
@@ -161,9 +181,14 @@ def gradient_graph(
         str(decoder.vae.dtype),
     )
     return Graph(
-        name="gradient", key=_key("gradient", prior, classifier.describe(), settings, seen_through), build=build,
-        examples=examples, inputs=inputs, outputs=("loss", "gradient"), batched=inputs,
-    )  # fmt: skip
+        name="gradient",
+        key=_key("gradient", prior, classifier.describe(), settings, seen_through),
+        build=build,
+        examples=examples,
+        inputs=inputs,
+        outputs=("loss", "gradient"),
+        batched=inputs,
+    )
 
 
 def export_all(
@@ -214,10 +239,15 @@ def write(graph: Graph, file: Path, folded: bool = False) -> None:
         with _quiet(), torch.no_grad():
             module = graph.build().eval()
             program = torch.onnx.export(
-                module, graph.examples, dynamo=True, input_names=graph.inputs, output_names=graph.outputs,
-                dynamic_shapes=(tuple(shapes),) if isinstance(module, _Calls) else tuple(shapes), verbose=False,
+                module,
+                graph.examples,
+                dynamo=True,
+                input_names=graph.inputs,
+                output_names=graph.outputs,
+                dynamic_shapes=(tuple(shapes),) if isinstance(module, _Calls) else tuple(shapes),
+                verbose=False,
                 optimize=folded,
-            )  # fmt: skip
+            )
             assert program is not None
             _forget_sources(program.model)
             program.save(file)
@@ -253,9 +283,11 @@ def _latents(prior: Prior) -> Tensor:
 def _key(*facts: object) -> str:
     """16 hex digits of all that a graph depends on."""
     values: Sequence[object] = [
-        (fact.fingerprint, str(fact.dtype), fact.device.type, fact.latent_shape) if isinstance(fact, Prior) else fact
+        (fact.fingerprint, str(fact.dtype), fact.device.type, fact.latent_shape)
+        if isinstance(fact, Prior)
+        else fact
         for fact in facts
-    ]  # fmt: skip
+    ]
     text = repr((FORMAT, torch.__version__, *values))
     return blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -42,7 +42,9 @@ def rules(target: AlignmentTarget | None = None) -> dict[Any, Callable[..., Any]
         aten.threshold_backward.default: _relu_backward,
         aten.avg_pool2d_backward.default: _avg_pool_backward,
         aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
-        aten.empty_permuted.default: lambda size, _, **options: aten.empty.memory_format(size, **options),
+        aten.empty_permuted.default: lambda size, _, **options: aten.empty.memory_format(
+            size, **options
+        ),
         ours.channel_moments.default: _moments,
         ours.channel_moments_backward.default: _moments_backward,
         ours.bn_act_moments.default: _bn_act_moments,
@@ -61,7 +63,9 @@ def _moments(x: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
     return tuple(channel_moments_reference(x, per_image))  # type: ignore[return-value]  # it is a pair
 
 
-def _moments_backward(x: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor, per_image: bool) -> Tensor:
+def _moments_backward(
+    x: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor, per_image: bool
+) -> Tensor:
     """offset + slope (x - mean), of `ddis_kernels.channel_moments`."""
     count = prod(x.shape[2:]) * (1 if per_image else x.shape[0])
     shape = (*(mean.shape if per_image else (1, *mean.shape)), *[1] * (x.dim() - 2))
@@ -85,9 +89,16 @@ def _bn_act_moments(
 
 
 def _bn_act_moments_backward(
-    x: Tensor, gy: Tensor, scale: Tensor, shift: Tensor, activation: str,
-    mean: Tensor, dmean: Tensor, dvar: Tensor, per_image: bool,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    gy: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    activation: str,
+    mean: Tensor,
+    dmean: Tensor,
+    dvar: Tensor,
+    per_image: bool,
+) -> Tensor:
     k, z = _affine(x, scale, shift)
     if activation == "relu":
         gy = gy * z.relu().sign()
@@ -117,12 +128,17 @@ def _alignment(target: AlignmentTarget) -> Callable[..., tuple[Tensor, Tensor, T
     layers = torch.nn.functional.one_hot(numbers, len(target.channels)).to(target.mean.dtype)
     of_layer = [weight.clone() for weight in target.weights.unbind(1)]
     of_channel = [repeated(weight.cpu()) for weight in of_layer]
-    layers, of_channel = layers.to(target.mean.device), [w.to(target.mean.device) for w in of_channel]
+    layers, of_channel = (
+        layers.to(target.mean.device),
+        [w.to(target.mean.device) for w in of_channel],
+    )
 
     def run(mean: Tensor, var: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
         terms, gradients = [], []
         kept = (target.mean, target.var)
-        for measured, stored, weight, spread in zip((mean, var), kept, of_layer, of_channel, strict=True):
+        for measured, stored, weight, spread in zip(
+            (mean, var), kept, of_layer, of_channel, strict=True
+        ):
             gap = measured - stored
             if target.squared:
                 weighted = gap * (spread * spread)
@@ -139,9 +155,18 @@ def _alignment(target: AlignmentTarget) -> Callable[..., tuple[Tensor, Tensor, T
 
 
 def _convolution_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, _bias: Any, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], transposed: bool, _output_padding: Any, groups: int, mask: Sequence[bool],
-) -> tuple[Tensor, None, None]:  # fmt: skip
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    _bias: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    _output_padding: Any,
+    groups: int,
+    mask: Sequence[bool],
+) -> tuple[Tensor, None, None]:
     """The gradient by x: a convolution with the flipped kernel where the stride is 1, else a transposed one."""
     if transposed or mask[1] or mask[2]:
         raise ModelError(
@@ -159,7 +184,9 @@ def _convolution_backward(
             return parts.transpose(1, 2).reshape(groups * ins, outs // groups, *size)
 
         kernel = _constant(flipped)
-        gx = aten.convolution(grad, kernel, None, stride, inner, dilation, False, [0] * len(inner), groups)
+        gx = aten.convolution(
+            grad, kernel, None, stride, inner, dilation, False, [0] * len(inner), groups
+        )
         return gx, None, None
     extra = [
         x.shape[axis] - ((grad.shape[axis] - 1) * s - 2 * p + r + 1)
@@ -174,7 +201,9 @@ def _nearest_backward(
 ) -> Tensor:
     """The sum over the pixels that each one became; only where that is a whole number of them."""
     factors = [out // before for out, before in zip(output_size, input_size[2:], strict=True)]
-    if [before * factor for before, factor in zip(input_size[2:], factors, strict=True)] != list(output_size):
+    if [before * factor for before, factor in zip(input_size[2:], factors, strict=True)] != list(
+        output_size
+    ):
         raise ModelError(
             f"a network enlarges {tuple(input_size[2:])} to {tuple(output_size)} by nearest neighbours, expected a "
             "whole factor: this has no graph for ONNX; sample with runtime='torch'."
@@ -183,9 +212,15 @@ def _nearest_backward(
 
 
 def _avg_pool_backward(
-    grad: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-    ceil_mode: bool, count_include_pad: bool, divisor: int | None,
-) -> Tensor:  # fmt: skip
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: int | None,
+) -> Tensor:
     """A transposed convolution, channel by channel, with the pool's weights."""
     stride = stride or kernel
     if ceil_mode or (any(padding) and not count_include_pad):
@@ -208,7 +243,9 @@ def _avg_pool_backward(
 def _max_pool_backward(grad: Tensor, x: Tensor, *settings: Any) -> Tensor:
     """Each maximum's gradient goes to the place that it came from; the last setting says which, in each channel."""
     empty = x.new_zeros(x.shape).flatten(2)
-    return aten.scatter_add.default(empty, 2, settings[-1].flatten(2), grad.flatten(2)).view(x.shape)
+    return aten.scatter_add.default(empty, 2, settings[-1].flatten(2), grad.flatten(2)).view(
+        x.shape
+    )
 
 
 def _matrices(

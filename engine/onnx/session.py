@@ -9,12 +9,12 @@ import numpy
 import torch
 from torch import Tensor
 
-from engine.config import Alignment
+from engine.classifiers.classifier import Classifier
 from engine.errors import ConfigError, ModelError, brief
-from engine.models.classifier import Classifier
 from engine.models.decoder import GuidanceDecoder
 from engine.models.prior import Prior
 from engine.onnx.export import decoder_graph, exported, gradient_graph, installed, unet_graph
+from engine.settings import Alignment
 from engine.types import Step
 
 Descend = Callable[..., tuple[Tensor, Tensor]]
@@ -39,7 +39,9 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         wanted = PROVIDERS[device.type]
-        choice: Any = (wanted, {"device_id": device.index or 0}) if device.type == "cuda" else wanted
+        choice: Any = (
+            (wanted, {"device_id": device.index or 0}) if device.type == "cuda" else wanted
+        )
         try:
             self.session = runtime.InferenceSession(
                 str(file), options, providers=list(dict.fromkeys([choice, PROVIDERS["cpu"]]))
@@ -64,7 +66,10 @@ class Session:
         An axis of no fixed size has that of the first input's batch.
         """
         binding = self.session.io_binding()
-        kept = [value.detach().to(kind).contiguous() for value, kind in zip(inputs, self.dtypes, strict=True)]
+        kept = [
+            value.detach().to(kind).contiguous()
+            for value, kind in zip(inputs, self.dtypes, strict=True)
+        ]
         for name, value in zip(self.names, kept, strict=True):
             binding.bind_input(name, *self._memory(value))
         outputs = []
@@ -100,23 +105,32 @@ class OnnxPrior(Prior):
         return self.decoder_session(latents)[0].to(latents.dtype)
 
     def _unet_output(self, z: Tensor, step: Step, context: Tensor) -> Tensor:
-        return self.unet_session(z, torch.tensor(step.timestep, device=z.device), context)[0].to(z.dtype)
+        return self.unet_session(z, torch.tensor(step.timestep, device=z.device), context)[0].to(
+            z.dtype
+        )
 
 
 def onnx_prior(prior: Prior, cache: Path) -> OnnxPrior:
     """The prior on ONNX Runtime, on the device that it is on; `cache` keeps its graphs."""
     unet, decoder = (
-        Session(exported(graph, cache), prior.device) for graph in (unet_graph(prior), decoder_graph(prior))
+        Session(exported(graph, cache), prior.device)
+        for graph in (unet_graph(prior), decoder_graph(prior))
     )
     parts = {entry.name: getattr(prior, entry.name) for entry in fields(Prior)}
     return OnnxPrior(**parts, unet_session=unet, decoder_session=decoder)
 
 
 def onnx_descend(
-    prior: Prior, classifier: Classifier, alignment: Alignment, decoder: GuidanceDecoder, cache: Path
+    prior: Prior,
+    classifier: Classifier,
+    alignment: Alignment,
+    decoder: GuidanceDecoder,
+    cache: Path,
 ) -> Descend:
     """What `DomainSteer` descends with in place of autograd."""
-    session = Session(exported(gradient_graph(prior, classifier, alignment, decoder), cache), prior.device)
+    session = Session(
+        exported(gradient_graph(prior, classifier, alignment, decoder), cache), prior.device
+    )
 
     def descend(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         loss, gradient = session(z, classes) if alignment.class_weight else session(z)
@@ -129,6 +143,11 @@ def _failures(runtime: Any) -> tuple[type[Exception], ...]:
     """What onnxruntime raises for files that are damaged or of another version, and where memory runs out."""
     kinds = runtime.capi.onnxruntime_pybind11_state
     return (
-        RuntimeError, kinds.Fail, kinds.InvalidProtobuf, kinds.InvalidGraph, kinds.NoSuchFile, kinds.NotImplemented,
+        RuntimeError,
+        kinds.Fail,
+        kinds.InvalidProtobuf,
+        kinds.InvalidGraph,
+        kinds.NoSuchFile,
+        kinds.NotImplemented,
         kinds.RuntimeException,
-    )  # fmt: skip
+    )

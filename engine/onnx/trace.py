@@ -11,7 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def traced(
-    function: Callable[..., Any], examples: Sequence[Tensor], table: Mapping[Any, Callable[..., Any]]
+    function: Callable[..., Any],
+    examples: Sequence[Tensor],
+    table: Mapping[Any, Callable[..., Any]],
 ) -> nn.Module:
     """The operators that `function` runs on tensors like the examples, whose first axis is the batch, of any size.
 
@@ -21,11 +23,16 @@ def traced(
 
     def any_batch(example: Tensor) -> Tensor:
         sizes = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (example.dim() - 1)
-        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes, constraint_sizes=[None] * example.dim())
+        context: Any = StatelessSymbolicContext(
+            dynamic_sizes=sizes, constraint_sizes=[None] * example.dim()
+        )
         return mode.from_tensor(example, symbolic_context=context)
 
     tracer = make_fx(
-        function, decomposition_table=dict(table), tracing_mode="symbolic", _allow_non_fake_inputs=True
+        function,
+        decomposition_table=dict(table),
+        tracing_mode="symbolic",
+        _allow_non_fake_inputs=True,
     )
     with sdpa_kernel(SDPBackend.MATH):
         return tracer(*map(any_batch, examples)).eval()

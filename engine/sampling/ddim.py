@@ -34,7 +34,10 @@ def ddim_step(
 ) -> Tensor:
     """The next latents (N, 4, h, w); `noise` is drawn from where eta > 0."""
     if not eta or noise is None:
-        return step.alpha_next**0.5 * prediction.clean + (1 - step.alpha_next) ** 0.5 * prediction.noise
+        return (
+            step.alpha_next**0.5 * prediction.clean
+            + (1 - step.alpha_next) ** 0.5 * prediction.noise
+        )
     variance = (1 - step.alpha_next) / (1 - step.alpha) * (1 - step.alpha / step.alpha_next)
     sigma = eta * variance**0.5
     kept = (1 - step.alpha_next - sigma**2) ** 0.5 * prediction.noise

@@ -1,1 +1,26 @@
-"""The configs, one a module; `engine.config` is where they are imported from."""
+"""Every setting of the engine: frozen, checked once, one default for each. The command line is built from these fields.
+
+Help texts live in the field\'s metadata, so that the command line and the docs say the same.
+"""
+
+from engine.settings.alignment import CLASSIFIERS_PX, PRIORS_PX, Alignment
+from engine.settings.evaluation import Evaluation
+from engine.settings.fields import check_choices, setting
+from engine.settings.networks import AUTO_ATTENTION, DTYPES
+from engine.settings.sampling import Sampling
+from engine.settings.selection import Selection
+from engine.settings.tokens import TokenLearning
+
+__all__ = [
+    "AUTO_ATTENTION",
+    "CLASSIFIERS_PX",
+    "DTYPES",
+    "PRIORS_PX",
+    "Alignment",
+    "Evaluation",
+    "Sampling",
+    "Selection",
+    "TokenLearning",
+    "check_choices",
+    "setting",
+]

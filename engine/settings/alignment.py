@@ -36,14 +36,16 @@ class Alignment:
         0.9, "fraction of the schedule at which guidance ends; the last step is never guided"
     )
     statistics: Literal["batch", "image"] = setting(
-        "batch", "moments over the images that are sampled together, or over each image alone (paper's code)"
+        "batch",
+        "moments over the images that are sampled together, or over each image alone (paper's code)",
     )
     class_weight: float = setting(
         0.3,
         "weight of the classifier's cross-entropy beside L_BN, from the same pass (as in DeepInversion; paper: 0)",
     )
     norm: Literal["l2", "l2_squared"] = setting(
-        "l2_squared", "the norm of each gap in L_BN (paper: l2); squared, the largest gaps close first"
+        "l2_squared",
+        "the norm of each gap in L_BN (paper: l2); squared, the largest gaps close first",
     )
     layers: Literal["relative", "uniform", "first"] = setting(
         "relative",
@@ -86,7 +88,15 @@ class Alignment:
     def paper(cls, scale: float = 0.2) -> "Alignment":
         """DDIS as published (arXiv 2506.15381, eq. 9-12): z_t, un-normalised step of eta = 0.2, single images."""
         return cls(
-            target="noisy", step="raw", scale=scale, start=0.0, stop=1.0,
-            statistics="image", class_weight=0.0, norm="l2", layers="uniform",
-            decoder="full", decode_px=PRIORS_PX,
-        )  # fmt: skip
+            target="noisy",
+            step="raw",
+            scale=scale,
+            start=0.0,
+            stop=1.0,
+            statistics="image",
+            class_weight=0.0,
+            norm="l2",
+            layers="uniform",
+            decoder="full",
+            decode_px=PRIORS_PX,
+        )

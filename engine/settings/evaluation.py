@@ -13,9 +13,12 @@ class Evaluation:
     neighbours: int = setting(3, "k of precision and recall (Kynkaanniemi: 3)")
     density_neighbours: int = setting(5, "k of density and coverage (Naeem: 5)")
     kid_subsets: int = setting(100, "random subsets that KID is averaged over")
-    kid_subset_size: int = setting(1000, "images of each set in a subset, fewer where a set has not so many")
+    kid_subset_size: int = setting(
+        1000, "images of each set in a subset, fewer where a set has not so many"
+    )
     prd_clusters: int = setting(
-        20, "clusters of Sajjadi's precision and recall, fewer than either set has images (paper: 20)"
+        20,
+        "clusters of Sajjadi's precision and recall, fewer than either set has images (paper: 20)",
     )
     resamples: int = setting(
         100,
@@ -25,7 +28,13 @@ class Evaluation:
     evaluation_seed: int = setting(0, "seed of subsets, clusters and resamples")
 
     def __post_init__(self) -> None:
-        for name in ("neighbours", "density_neighbours", "kid_subsets", "prd_clusters", "image_batch"):
+        for name in (
+            "neighbours",
+            "density_neighbours",
+            "kid_subsets",
+            "prd_clusters",
+            "image_batch",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(
                     f"evaluation's {name} is {getattr(self, name)}, expected at least 1: give a positive whole number."

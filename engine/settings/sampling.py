@@ -17,7 +17,8 @@ class Sampling:
         "classifier-free guidance scale (paper: 15); 1 is no guidance; more keeps closer to the prompt and varies less",
     )
     eta: float = setting(
-        1.0, "DDIM's eta: noise that each step renews, from 0 (none; paper) to 1 (as much as DDPM adds)"
+        1.0,
+        "DDIM's eta: noise that each step renews, from 0 (none; paper) to 1 (as much as DDPM adds)",
     )
     batch: int = setting(
         28, "images that are sampled together; with batch statistics they share their moments"

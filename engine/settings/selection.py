@@ -11,7 +11,9 @@ from engine.settings.fields import check_choices, setting
 class Selection:
     """Which images of a data set are kept, class by class: the rest of what was generated in excess goes."""
 
-    keep: float = setting(0.5, "share of each class's images that is kept; 0.5 where twice as many were made")
+    keep: float = setting(
+        0.5, "share of each class's images that is kept; 0.5 where twice as many were made"
+    )
     agreement: bool = setting(True, "images that the teacher takes for another class go first")
     by: Literal["l_bn_share", "l_bn", "energy", "chance"] = setting(
         "l_bn_share",

@@ -119,7 +119,17 @@ class TokenLearning:
     def paper(cls) -> "TokenLearning":
         """Token learning as in the paper: random start, Adam at 0.005, the gradient of the last step alone."""
         return cls(
-            learning_rate=0.005, optimizer="adam", epochs=30, images_per_epoch=20, steps=0,
-            updates_per_trajectory=1, target_accuracy=0.7, stop_on="predicted", gradient="last", domain_weight=0.0,
-            augment=False, init="random", check_images=0,
-        )  # fmt: skip
+            learning_rate=0.005,
+            optimizer="adam",
+            epochs=30,
+            images_per_epoch=20,
+            steps=0,
+            updates_per_trajectory=1,
+            target_accuracy=0.7,
+            stop_on="predicted",
+            gradient="last",
+            domain_weight=0.0,
+            augment=False,
+            init="random",
+            check_images=0,
+        )

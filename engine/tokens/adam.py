@@ -77,11 +77,15 @@ class JointAdam8bit:
         self.state.rows[numbers] = self.table[places]
         self.table.copy_(self.state.rows[self.cohort.start : self.cohort.stop])
         self.state.updates[numbers] += 1
-        self.state.joint = {name: self.moments[name].clone() for name in KEPT if name in self.moments}
+        self.state.joint = {
+            name: self.moments[name].clone() for name in KEPT if name in self.moments
+        }
         self.state.joint["step"] = torch.tensor(self.moments["step"])
 
 
-def row_optimizer(kind: str, state: TokenState, cohort: range, learning_rate: float) -> RowOptimizer:
+def row_optimizer(
+    kind: str, state: TokenState, cohort: range, learning_rate: float
+) -> RowOptimizer:
     """The optimiser that `TokenLearning.optimizer` names, for the rows of one cohort."""
     if kind == "adam":
         return RowAdam(state, learning_rate)

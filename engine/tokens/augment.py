@@ -26,7 +26,9 @@ def random_views(count: int, rng: torch.Generator) -> Tensor:
 
 def shown(images: Tensor, views: Tensor) -> Tensor:
     """images (N, 3, H, W) in [0, 1] -> the same shape, as `random_views` says. Differentiable."""
-    grid = affine_grid(views.to(images.device, images.dtype), list(images.shape), align_corners=False)
+    grid = affine_grid(
+        views.to(images.device, images.dtype), list(images.shape), align_corners=False
+    )
     return grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.config import TokenLearning
 from engine.errors import GuidanceError
+from engine.settings import TokenLearning
 from engine.tokens.adam import RowOptimizer, row_optimizer
 from engine.tokens.source import Drawn, Source
 from engine.tokens.state import Outcome, TokenEpoch, TokenState, learning_key
@@ -67,10 +67,15 @@ def learn(
             state.outcome[waiting] = Outcome.LEARNING
         optimizer: RowOptimizer | None = None
         while learners := state.those(Outcome.LEARNING, cohort):
-            optimizer = optimizer or row_optimizer(learning.optimizer, state, cohort, learning.learning_rate)
+            optimizer = optimizer or row_optimizer(
+                learning.optimizer, state, cohort, learning.learning_rate
+            )
             _learn_epoch(state, learners, source, learning, batch, optimizer)
             yield [state.report(number) for number in learners]
-        learned = [*state.those(Outcome.RECOGNISED, cohort), *state.those(Outcome.EPOCHS_USED_UP, cohort)]
+        learned = [
+            *state.those(Outcome.RECOGNISED, cohort),
+            *state.those(Outcome.EPOCHS_USED_UP, cohort),
+        ]
         unchecked = sorted(number for number in learned if not state.checked[number])
         if unchecked and learning.check_images:
             _keep_what_helps(state, unchecked, source, learning, batch)
@@ -168,7 +173,9 @@ def _learn_epoch(
         _count(state, part)
     state.outcome[learners] = Outcome.RECOGNISED
     state.outcome[moving] = Outcome.LEARNING
-    state.outcome[[n for n in moving if state.epochs[n] >= learning.epochs]] = Outcome.EPOCHS_USED_UP
+    state.outcome[[n for n in moving if state.epochs[n] >= learning.epochs]] = (
+        Outcome.EPOCHS_USED_UP
+    )
     _check_skipped(state, learners)
 
 
@@ -227,7 +234,9 @@ def _by_context(
         state.accuracy[learners], state.loss[learners] = 0.0, 0.0
     for part in parts:
         places = part.places.to(context.device)
-        found = part.drawn.gradient(update, context[places], part.targets, learning, float(state.scale))
+        found = part.drawn.gradient(
+            update, context[places], part.targets, learning, float(state.scale)
+        )
         state.scale.fill_(found.scale)
         summed.index_add_(0, places, found.by_context)
         if update == 0:
@@ -256,7 +265,9 @@ def _still_learning(
                 right = part.drawn.finished(rows).argmax(1).cpu() == part.targets[rows]
                 state.finished.index_add_(0, part.numbers[rows], right.double())
         state.finished[passing] /= learning.images_per_epoch
-        passing = [number for number in passing if state.finished[number] > learning.target_accuracy]
+        passing = [
+            number for number in passing if state.finished[number] > learning.target_accuracy
+        ]
     return [number for number in learners if number not in passing]
 
 

@@ -6,7 +6,9 @@ from torch import Tensor
 SMALLER = 2.0**-4
 
 
-def scaled_gradient(output: Tensor, by: Tensor, weight: Tensor, scale: float) -> tuple[Tensor, float]:
+def scaled_gradient(
+    output: Tensor, by: Tensor, weight: Tensor, scale: float
+) -> tuple[Tensor, float]:
     """The gradient of sum(weight output) by a leaf, float32, by the largest scale, from `scale` down to 1, that suits.
 
     One suits if it leaves the gradient finite; at 1 and below nothing is looked at. Returns also the scale that did.

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from engine.config import TokenLearning
+from engine.settings import TokenLearning
 from engine.types import ImageKey
 
 

@@ -78,7 +78,9 @@ class TokenState:
         """Nothing learned yet: rows (K, D) as they shall begin."""
         count = torch.zeros(len(classes), dtype=torch.int64)
         measure = torch.zeros(len(classes), dtype=torch.float64)
-        moments = torch.zeros_like(rows[: len(rows) if optimizer == "adam" else 0], requires_grad=False)
+        moments = torch.zeros_like(
+            rows[: len(rows) if optimizer == "adam" else 0], requires_grad=False
+        )
         return cls(
             classes=tuple(classes),
             word=word,
@@ -122,7 +124,9 @@ def learning_key(class_index: int, epoch: int, image: int, images_per_epoch: int
     return ImageKey(class_index, -2 - (epoch * images_per_epoch + image))
 
 
-def initial_rows(prior: Prior, classes: Sequence[int], labels: Sequence[str], init: str, seed: int) -> Tensor:
+def initial_rows(
+    prior: Prior, classes: Sequence[int], labels: Sequence[str], init: str, seed: int
+) -> Tensor:
     """Where the tokens of some classes start: (K, D) float32.
 
     init: 'random' is normal, with the mean and deviation of the text encoder's embeddings, seeded by class (image
@@ -140,4 +144,6 @@ def initial_rows(prior: Prior, classes: Sequence[int], labels: Sequence[str], in
 
     if init == "random":
         return torch.stack([random_row(number) for number in classes])
-    return torch.stack([mean_row(labels[number] if init == "class name" else init) for number in classes])
+    return torch.stack(
+        [mean_row(labels[number] if init == "class name" else init) for number in classes]
+    )

@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from engine.classifiers.classifier import Classifier
 from engine.errors import TokenFileError
 from engine.files import write_whole
-from engine.models.classifier import Classifier
 from engine.models.prior import Prior
 
 FORMAT = 1
@@ -135,7 +135,9 @@ def attached(prior: Prior, table: TokenTable) -> Iterator[Prior]:
             "words: load the prior without textual inversions of these names."
         )
     frozen = prior.text_encoder.get_input_embeddings()
-    ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(table.names)), device=frozen.weight.device)
+    ids = torch.tensor(
+        tokenizer.convert_tokens_to_ids(list(table.names)), device=frozen.weight.device
+    )
     try:
         prior.text_encoder.set_input_embeddings(_WithRows(frozen, ids, table.rows))
         yield replace(prior, tokenizer=tokenizer)
@@ -165,7 +167,9 @@ def check_fit(table: TokenTable, prior: Prior, classifier: Classifier | None = N
 
 def save_tokens(table: TokenTable, path: Path | str) -> None:
     """Write a table. The file appears whole or not at all; equal tables give equal bytes."""
-    facts = {entry.name: getattr(table, entry.name) for entry in fields(table) if entry.name != "rows"}
+    facts = {
+        entry.name: getattr(table, entry.name) for entry in fields(table) if entry.name != "rows"
+    }
     facts["training"] = {str(index): asdict(training) for index, training in table.training.items()}
     facts |= {"format": FORMAT, "width": table.rows.shape[1]}
     rows = table.rows.detach().float().cpu()
@@ -184,13 +188,17 @@ def read_tokens(path: Path | str) -> TokenTable:
     try:
         names = tuple(facts["names"])
         return TokenTable(
-            rows=torch.stack([tensors[name] for name in names]) if names else torch.empty(0, facts["width"]),
+            rows=torch.stack([tensors[name] for name in names])
+            if names
+            else torch.empty(0, facts["width"]),
             classes=tuple(facts["classes"]),
             labels=tuple(facts["labels"]),
             names=names,
             prior=facts["prior"],
             classifier=facts["classifier"],
-            training={int(index): TokenTraining(**entry) for index, entry in facts["training"].items()},
+            training={
+                int(index): TokenTraining(**entry) for index, entry in facts["training"].items()
+            },
             run=facts["run"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

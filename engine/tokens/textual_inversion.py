@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from engine.classifiers.classifier import Classifier
 from engine.errors import TokenFileError
 from engine.files import write_whole
-from engine.models.classifier import Classifier
 from engine.models.prior import Prior
 from engine.tokens.table import TokenTable, embedding_width, placeholders, read_tensors
 

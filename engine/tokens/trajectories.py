@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from engine.config import Sampling
 from engine.guidance.steer import DomainSteer
 from engine.models.prior import Prior
 from engine.sampling.ddim import OnStep, Steer, sample
 from engine.sampling.noise import ImageNoise
+from engine.settings import Sampling
 from engine.types import Denoise, ImageKey, Prediction, Step
 
 DRAWN_FROM = (0.1, 0.6)
@@ -36,7 +36,9 @@ def gradient_steps(gradient: str, steps: int, updates: int, rng: torch.Generator
     first, end = (round(share * steps) for share in DRAWN_FROM)
     size = max(end - first, 1)
     rounds = -(-updates // size)
-    return [first + int(n) for _ in range(rounds) for n in torch.randperm(size, generator=rng)][:updates]
+    return [first + int(n) for _ in range(rounds) for n in torch.randperm(size, generator=rng)][
+        :updates
+    ]
 
 
 class Trajectories:
@@ -75,7 +77,15 @@ class Trajectories:
         latest = max(self.at)
         with torch.no_grad():
             part = self.schedule[:latest]
-            z = sample(self.noise.draw(), self._denoise, part, self.steer, on_step, sampling.eta, self.noise)
+            z = sample(
+                self.noise.draw(),
+                self._denoise,
+                part,
+                self.steer,
+                on_step,
+                sampling.eta,
+                self.noise,
+            )
         _check(self.steer)
         self.kept[latest] = z
         self.unet_forward += self.branches * latest
@@ -120,14 +130,20 @@ class Trajectories:
         steer = self.steer_of([self.keys[row] for row in rows])
         denoise = self.denoiser(self.context[rows], self.null, self.sampling.cfg)
         part, noise = self.schedule[latest:], self.noise.of(rows)
-        z = sample(self.kept[latest][rows], denoise, part, steer, self.on_step, self.sampling.eta, noise)
+        z = sample(
+            self.kept[latest][rows], denoise, part, steer, self.on_step, self.sampling.eta, noise
+        )
         _check(steer)
         self.unet_forward[rows] += self.branches * len(part)
         return z
 
     def _last_latents(self, context: Tensor, rows: Sequence[int]) -> Tensor:
         """Finished latents of some of the images, the last step's graph on them."""
-        steer = self.steer if len(rows) == len(self.keys) else self.steer_of([self.keys[row] for row in rows])
+        steer = (
+            self.steer
+            if len(rows) == len(self.keys)
+            else self.steer_of([self.keys[row] for row in rows])
+        )
         denoise = self.prior.denoiser(context, self.null, self.sampling.cfg)
         z, part = self.kept[len(self.schedule) - 1][rows[0] : rows[-1] + 1], self.schedule[-1:]
         on_step = self.on_step if torch.is_grad_enabled() else None

@@ -8,7 +8,12 @@ from ddis_kernels.alignment_coefficients import (
     micro_batch_loss,
 )
 from ddis_kernels.alignment_target import AlignmentTarget
-from ddis_kernels.bn_act_moments import Measured, bn_act_moments, bn_act_moments_reference, fold_batch_norm
+from ddis_kernels.bn_act_moments import (
+    Measured,
+    bn_act_moments,
+    bn_act_moments_reference,
+    fold_batch_norm,
+)
 from ddis_kernels.channel_moments import (
     Moments,
     channel_moments,

@@ -130,4 +130,6 @@ def dense(x: Tensor) -> Tensor:
 
 def like(x: Tensor, other: Tensor) -> Tensor:
     """x in the memory format of other, a dense tensor of the same shape."""
-    return x if x.stride() == other.stride() and not x.is_neg() else torch.empty_like(other).copy_(x)
+    return (
+        x if x.stride() == other.stride() and not x.is_neg() else torch.empty_like(other).copy_(x)
+    )

@@ -52,7 +52,9 @@ def _merge_lanes(mean, m2, count, AXIS: tl.constexpr):
     """Chan's rule over many sets at once: mean, sum of squared deviations and count of their union."""
     total = tl.sum(count, AXIS)
     # The weighted sum of means is taken relative to their plain average, so that a large common mean costs no digits.
-    origin = tl.sum(tl.where(count > 0, mean, 0.0), AXIS) / tl.sum(tl.where(count > 0, 1.0, 0.0), AXIS)
+    origin = tl.sum(tl.where(count > 0, mean, 0.0), AXIS) / tl.sum(
+        tl.where(count > 0, 1.0, 0.0), AXIS
+    )
     gap = tl.where(count > 0, mean - tl.expand_dims(origin, AXIS), 0.0)
     shift = tl.sum(gap * count, AXIS) / total
     gap -= tl.expand_dims(shift, AXIS)
@@ -61,10 +63,24 @@ def _merge_lanes(mean, m2, count, AXIS: tl.constexpr):
 
 @jit
 def _measure_kernel(
-    x_ptr, y_ptr, scale_ptr, shift_ptr, mean_ptr, var_ptr, parts_ptr, done_ptr,
-    ROWS, PARTS, C: tl.constexpr, S: tl.constexpr,
-    INTERLEAVED: tl.constexpr, ACT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr, MAX_PARTS: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    y_ptr,
+    scale_ptr,
+    shift_ptr,
+    mean_ptr,
+    var_ptr,
+    parts_ptr,
+    done_ptr,
+    ROWS,
+    PARTS,
+    C: tl.constexpr,
+    S: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    ACT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    MAX_PARTS: tl.constexpr,
+):
     """Moments of BLOCK_C channels of one group (1 if planar), or of one part of their ROWS = N * S values.
 
     x, y: (G, N, C, S) or (G, N, S, C). mean, var: (G, C). parts: (2, PARTS, G, C). done: (G, blocks of C), zeros.
@@ -89,9 +105,9 @@ def _measure_kernel(
         if INTERLEAVED:
             at = base + row.to(tl.int64)[:, None] * C + channel[None, :]
         else:
-            at = (base + (row // S).to(tl.int64) * (C * S) + row % S)[:, None] + (channel.to(tl.int64) * S)[
-                None, :
-            ]
+            at = (base + (row // S).to(tl.int64) * (C * S) + row % S)[:, None] + (
+                channel.to(tl.int64) * S
+            )[None, :]
         mask = (row < end)[:, None] & valid[None, :]
         v = tl.load(x_ptr + at, mask, 0.0).to(tl.float32)
         if ACT > 0:
@@ -128,10 +144,23 @@ def _measure_kernel(
 
 @jit
 def _backward_kernel(
-    x_ptr, gy_ptr, gx_ptr, scale_ptr, shift_ptr, offset_ptr, slope_ptr, mean_ptr,
-    ROWS, C: tl.constexpr, S: tl.constexpr,
-    INTERLEAVED: tl.constexpr, PER_IMAGE: tl.constexpr, ACT: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    gy_ptr,
+    gx_ptr,
+    scale_ptr,
+    shift_ptr,
+    offset_ptr,
+    slope_ptr,
+    mean_ptr,
+    ROWS,
+    C: tl.constexpr,
+    S: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    PER_IMAGE: tl.constexpr,
+    ACT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """gx = scale gy act'(scale x + shift) + offset + slope (x - mean) on a tile of BLOCK rows of WIDE neighbours.
 
     Rows are planes of S pixels, or, interleaved, pixels of C channels. ACT 0: no gy, the affine part alone.
@@ -166,7 +195,11 @@ def _grouped_kernel(table_ptr, mean_ptr, var_ptr, x_type: tl.constexpr, BLOCK: t
     entry = table_ptr + tl.program_id(1) * 8
     x_ptr = tl.load(entry).to(tl.pointer_type(x_type))
     rows, S, C = tl.load(entry + 1), tl.load(entry + 2), tl.load(entry + 3)
-    image_stride, channel_stride, pixel_stride = tl.load(entry + 4), tl.load(entry + 5), tl.load(entry + 6)
+    image_stride, channel_stride, pixel_stride = (
+        tl.load(entry + 4),
+        tl.load(entry + 5),
+        tl.load(entry + 6),
+    )
     channel = tl.program_id(0).to(tl.int64)
     if channel < C:
         lane = tl.arange(0, BLOCK)
@@ -198,14 +231,31 @@ def measure(
 
     def launch(tile: tiles.Tile) -> None:
         blocks = triton.cdiv(c, tile.columns)
-        parts = max(1, min(triton.cdiv(rows, 4 * tile.rows), PROGRAMS // (blocks * groups), MOST_PARTS))
+        parts = max(
+            1, min(triton.cdiv(rows, 4 * tile.rows), PROGRAMS // (blocks * groups), MOST_PARTS)
+        )
         scratch = x.new_empty((2, parts, groups, c), dtype=torch.float32) if parts > 1 else mean
         done = x.new_zeros((groups, blocks), dtype=torch.int32) if parts > 1 else mean
         _measure_kernel[(blocks, parts, groups)](
-            x, x if y is None else y, mean if scale is None else scale, mean if shift is None else shift,
-            mean, var, scratch, done, rows, parts, c, s, interleaved, ACTIVATIONS[activation],
-            tile.rows, tile.columns, tiles.power_of_2(parts), num_warps=tile.warps,
-        )  # fmt: skip
+            x,
+            x if y is None else y,
+            mean if scale is None else scale,
+            mean if shift is None else shift,
+            mean,
+            var,
+            scratch,
+            done,
+            rows,
+            parts,
+            c,
+            s,
+            interleaved,
+            ACTIVATIONS[activation],
+            tile.rows,
+            tile.columns,
+            tiles.power_of_2(parts),
+            num_warps=tile.warps,
+        )
 
     candidates = tiles.measure_tiles(rows, c, interleaved, x.element_size())
     kind = tiles.kind_of("measure" if y is None else "forward", x, interleaved, rows, c, groups)
@@ -213,7 +263,9 @@ def measure(
         launch(tiles.choose_tile(kind, x, candidates, launch))
 
 
-def backward(x, gy, scale, shift, activation: str, offset, slope, mean, gx, per_image: bool) -> None:
+def backward(
+    x, gy, scale, shift, activation: str, offset, slope, mean, gx, per_image: bool
+) -> None:
     """Write the gradient of `measure` to gx; x, gy, gx share one dense layout. gy None: the moments' part alone."""
     n, c = x.shape[:2]
     s = x.numel() // (n * c)
@@ -222,10 +274,24 @@ def backward(x, gy, scale, shift, activation: str, offset, slope, mean, gx, per_
 
     def launch(tile: tiles.Tile) -> None:
         _backward_kernel[(triton.cdiv(rows, tile.rows), triton.cdiv(width, tile.columns))](
-            x, x if gy is None else gy, gx, mean if scale is None else scale, mean if shift is None else shift,
-            offset, slope, mean, rows, c, s, interleaved, per_image, 0 if gy is None else ACTIVATIONS[activation],
-            tile.rows, tile.columns, num_warps=tile.warps,
-        )  # fmt: skip
+            x,
+            x if gy is None else gy,
+            gx,
+            mean if scale is None else scale,
+            mean if shift is None else shift,
+            offset,
+            slope,
+            mean,
+            rows,
+            c,
+            s,
+            interleaved,
+            per_image,
+            0 if gy is None else ACTIVATIONS[activation],
+            tile.rows,
+            tile.columns,
+            num_warps=tile.warps,
+        )
 
     kind = tiles.kind_of("affine" if gy is None else "backward", x, interleaved, rows, width)
     with on_device(x):
@@ -240,11 +306,15 @@ def measure_grouped(xs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         n, c = x.shape[:2]
         s = x.numel() // (n * c)
         planar = x.is_contiguous()
-        table.append((x.data_ptr(), n * s, s, c, c * s, s if planar else 1, 1 if planar else c, begin))
+        table.append(
+            (x.data_ptr(), n * s, s, c, c * s, s if planar else 1, 1 if planar else c, begin)
+        )
         begin += c
     mean, var = xs[0].new_empty((2, begin), dtype=torch.float32).unbind()
     device_table = torch.tensor(table, dtype=torch.int64).to(xs[0].device, non_blocking=True)
-    kind = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[xs[0].dtype]
+    kind = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[
+        xs[0].dtype
+    ]
     with on_device(xs[0]):
         _grouped_kernel[(max(channels), len(xs))](device_table, mean, var, kind, 512, num_warps=4)
     return list(zip(mean.split(channels), var.split(channels), strict=True))

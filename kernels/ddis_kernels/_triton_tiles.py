@@ -58,7 +58,12 @@ def backward_tiles(width: int, nbytes: int) -> list[Tile]:
     wide = power_of_2(width)
     tiles = [
         Tile(max(1, size // min(wide, widest)), min(wide, widest), warps)
-        for widest, size, warps in ((1024, 2048, 4), (1024, 1024, 4), (1024, 4096, 8), (2048, 2048, 8))
+        for widest, size, warps in (
+            (1024, 2048, 4),
+            (1024, 1024, 4),
+            (1024, 4096, 8),
+            (2048, 2048, 8),
+        )
     ]
     return _worthwhile(tiles, 16 // nbytes)
 
@@ -66,7 +71,10 @@ def backward_tiles(width: int, nbytes: int) -> list[Tile]:
 def _worthwhile(tiles: Sequence[Tile], vector: int) -> list[Tile]:
     """The first, and what differs from it and gives each thread a vector: small maps clip the others."""
     first, *others = dict.fromkeys(tiles)
-    return [first, *(tile for tile in others if tile.rows * tile.columns >= 32 * tile.warps * vector)]
+    return [
+        first,
+        *(tile for tile in others if tile.rows * tile.columns >= 32 * tile.warps * vector),
+    ]
 
 
 def kind_of(kernel: str, x: Tensor, interleaved: bool, *sizes: int) -> Hashable:

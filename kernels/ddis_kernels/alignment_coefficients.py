@@ -65,7 +65,9 @@ def alignment_loss_reference(
 ) -> Tensor:
     """The loss (G,) of moments (G, sum C) in plain torch, differentiable."""
     power, terms = 2 if squared else 1, []
-    for layer, (begin, end) in enumerate(zip(splits[:-1].tolist(), splits[1:].tolist(), strict=True)):
+    for layer, (begin, end) in enumerate(
+        zip(splits[:-1].tolist(), splits[1:].tolist(), strict=True)
+    ):
         for which, (measured, stored) in enumerate(((mean, stored_mean), (var, stored_var))):
             gap = vector_norm(measured[:, begin:end] - stored[begin:end], dim=-1)
             terms.append((weights[layer, which] * gap) ** power)
@@ -77,10 +79,16 @@ def _gradient_reference(
 ) -> Tensor:
     """d loss / d measured, (G, sum C), written out: within an operator autograd may be off. weights: (layers,)."""
     parts = []
-    for layer, (begin, end) in enumerate(zip(splits[:-1].tolist(), splits[1:].tolist(), strict=True)):
+    for layer, (begin, end) in enumerate(
+        zip(splits[:-1].tolist(), splits[1:].tolist(), strict=True)
+    ):
         gap, weight = measured[:, begin:end] - stored[begin:end], weights[layer]
         norm = vector_norm(gap, dim=-1, keepdim=True)
-        per_gap = 2 * weight**2 if squared else torch.where(norm > 0, weight / norm, torch.zeros_like(norm))
+        per_gap = (
+            2 * weight**2
+            if squared
+            else torch.where(norm > 0, weight / norm, torch.zeros_like(norm))
+        )
         parts.append(per_gap * gap)
     return torch.cat(parts, -1)
 
@@ -102,26 +110,43 @@ def _term(
     square = tl.zeros([BLOCK], tl.float32)
     for start in range(begin, end, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        gap = tl.load(measured_ptr + group * width + i, i < end, 0.0) - tl.load(stored_ptr + i, i < end, 0.0)
+        gap = tl.load(measured_ptr + group * width + i, i < end, 0.0) - tl.load(
+            stored_ptr + i, i < end, 0.0
+        )
         square += gap * gap
     total = tl.sum(square, 0)
     norm = tl.sqrt(total)
     if SQUARED:
         per_gap, term = 2 * weight * weight, weight * weight * total
     else:
-        per_gap, term = tl.where(norm > 0, weight / tl.where(norm > 0, norm, 1.0), 0.0), weight * norm
+        per_gap, term = (
+            tl.where(norm > 0, weight / tl.where(norm > 0, norm, 1.0), 0.0),
+            weight * norm,
+        )
     for start in range(begin, end, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        gap = tl.load(measured_ptr + group * width + i, i < end, 0.0) - tl.load(stored_ptr + i, i < end, 0.0)
+        gap = tl.load(measured_ptr + group * width + i, i < end, 0.0) - tl.load(
+            stored_ptr + i, i < end, 0.0
+        )
         tl.store(gradient_ptr + group * width + i, per_gap * gap, i < end)
     return term
 
 
 @jit
 def _alignment_kernel(
-    mean_ptr, var_ptr, stored_mean_ptr, stored_var_ptr, weights_ptr, splits_ptr, terms_ptr, dmean_ptr, dvar_ptr,
-    width, SQUARED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    mean_ptr,
+    var_ptr,
+    stored_mean_ptr,
+    stored_var_ptr,
+    weights_ptr,
+    splits_ptr,
+    terms_ptr,
+    dmean_ptr,
+    dvar_ptr,
+    width,
+    SQUARED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Layer program_id(0) of group program_id(1). terms: (G, layers)."""
     layer, group = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(splits_ptr + layer), tl.load(splits_ptr + layer + 1)
@@ -165,7 +190,9 @@ def _align(
     chosen = backend.choose(mean)
     mean, var = mean.contiguous(), var.contiguous()
     if chosen == "reference":
-        loss = alignment_loss_reference(mean, var, stored_mean, stored_var, weights, splits, squared)
+        loss = alignment_loss_reference(
+            mean, var, stored_mean, stored_var, weights, splits, squared
+        )
         dmean, dvar = (
             _gradient_reference(measured, stored, weights[:, which], splits, squared)
             for which, (measured, stored) in enumerate(((mean, stored_mean), (var, stored_var)))
@@ -174,7 +201,9 @@ def _align(
     dmean, dvar = torch.empty_like(mean), torch.empty_like(var)
     if chosen == "cpp":
         loss = mean.new_empty(mean.shape[0])
-        backend.cpu.alignment(mean, var, stored_mean, stored_var, splits, weights, squared, loss, dmean, dvar)
+        backend.cpu.alignment(
+            mean, var, stored_mean, stored_var, splits, weights, squared, loss, dmean, dvar
+        )
         return loss, dmean, dvar
     terms = mean.new_empty((mean.shape[0], weights.shape[0]))
     with on_device(mean):
@@ -210,7 +239,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG0
 
 
 def _backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-    dloss = grad_outputs[0]  # the other outputs are gradients, for which there is no second derivative
+    dloss = grad_outputs[
+        0
+    ]  # the other outputs are gradients, for which there is no second derivative
     dmean, dvar = ctx.saved_tensors
     return dmean * dloss[:, None], dvar * dloss[:, None], None, None, None, None, None
 
@@ -231,7 +262,9 @@ class _Alignment(torch.autograd.Function):
     backward = staticmethod(once_differentiable(_backward))  # type: ignore[assignment]
 
 
-def _gradients(measured: Sequence[Moments], target: AlignmentTarget) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients(
+    measured: Sequence[Moments], target: AlignmentTarget
+) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, dmean, dvar), (G,) and (G, sum C), of the layers' moments."""
     channels = tuple(m.mean.shape[-1] for m in measured)
     if channels != target.channels:
@@ -275,7 +308,11 @@ def alignment_coefficients(
         loss, dmean, dvar = _gradients(measured, target)
         layers = []
         for m, count, dm, dv in zip(
-            measured, counts, dmean.split(target.channels, -1), dvar.split(target.channels, -1), strict=True
+            measured,
+            counts,
+            dmean.split(target.channels, -1),
+            dvar.split(target.channels, -1),
+            strict=True,
         ):
             dm, dv = dm.view_as(m.mean), dv.view_as(m.var)
             layers.append(Coefficients(dm / count, dv * (2 / count), m.mean))

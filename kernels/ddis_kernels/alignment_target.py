@@ -31,7 +31,10 @@ class AlignmentTarget:
 
     @classmethod
     def of(
-        cls, stored: Sequence[Moments], weights: Sequence[tuple[float, float]] | None = None, norm: str = "l2"
+        cls,
+        stored: Sequence[Moments],
+        weights: Sequence[tuple[float, float]] | None = None,
+        norm: str = "l2",
     ) -> AlignmentTarget:
         """Stored moments (C,) of each layer, weights (a, b) of each layer (default 1), and `l2` or `l2_squared`."""
         if norm not in NORMS:

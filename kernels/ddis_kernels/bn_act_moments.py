@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from ddis_kernels import _backend as backend
 from ddis_kernels import _triton_moments as gpu
-from ddis_kernels.channel_moments import affine, channel_moments_reference, gradient, gradient_op, new_moments
+from ddis_kernels.channel_moments import (
+    affine,
+    channel_moments_reference,
+    gradient,
+    gradient_op,
+    new_moments,
+)
 
 ACTIVATIONS = {"none": lambda z: z, "relu": nn.functional.relu, "silu": nn.functional.silu}
 
@@ -75,7 +81,9 @@ def _forward(
     y, (mean, var) = torch.empty_like(x), new_moments(x, per_image)
     if chosen == "cpp":
         groups = x.shape[0] if per_image else 1
-        backend.cpu.bn_act_moments(x, scale, shift, activation, y, mean, var, groups, torch.get_num_threads())
+        backend.cpu.bn_act_moments(
+            x, scale, shift, activation, y, mean, var, groups, torch.get_num_threads()
+        )
     else:
         gpu.measure(x, mean, var, per_image, scale, shift, activation, y)
     return y, mean, var
@@ -92,9 +100,16 @@ def _pulled_back(gy: Tensor, z: Tensor, activation: str) -> Tensor:
 
 
 def _gradient(
-    x: Tensor, gy: Tensor, scale: Tensor, shift: Tensor, activation: str,
-    mean: Tensor, dmean: Tensor, dvar: Tensor, per_image: bool,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    gy: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    activation: str,
+    mean: Tensor,
+    dmean: Tensor,
+    dvar: Tensor,
+    per_image: bool,
+) -> Tensor:
     chosen = backend.choose(x)
     x = backend.dense(x)
     gy = backend.like(gy, x)
@@ -107,7 +122,17 @@ def _gradient(
     if chosen == "cpp":
         groups = x.shape[0] if per_image else 1
         backend.cpu.bn_act_moments_backward(
-            x, gy, scale, shift, activation, offset, slope, mean, gx, groups, torch.get_num_threads()
+            x,
+            gy,
+            scale,
+            shift,
+            activation,
+            offset,
+            slope,
+            mean,
+            gx,
+            groups,
+            torch.get_num_threads(),
         )
     else:
         gpu.backward(x, gy, scale, shift, activation, offset, slope, mean, gx, per_image)
@@ -131,7 +156,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, gy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None) -> tuple[Any, ...]:
+def _backward(
+    ctx: Any, gy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None
+) -> tuple[Any, ...]:
     x, scale, shift, mean = ctx.saved_tensors
     dmean = torch.zeros_like(mean) if dmean is None else dmean
     dvar = torch.zeros_like(mean) if dvar is None else dvar
@@ -191,12 +218,19 @@ def _check_layer(x: Tensor, scale: Tensor, shift: Tensor, activation: str) -> No
             "'none' and apply another activation to y."
         )
     for name, values in (("scale", scale), ("shift", shift)):
-        if not isinstance(values, Tensor) or values.device != x.device or not values.is_contiguous():
+        if (
+            not isinstance(values, Tensor)
+            or values.device != x.device
+            or not values.is_contiguous()
+        ):
             raise ValueError(
                 f"bn_act_moments got {name} {_described(values)}, expected a contiguous tensor on {x.device}, as the "
                 "input: use fold_batch_norm of a layer that was moved there."
             )
-        fits = values.dtype in (torch.float32, x.dtype if x.dtype == torch.float64 else torch.float32)
+        fits = values.dtype in (
+            torch.float32,
+            x.dtype if x.dtype == torch.float64 else torch.float32,
+        )
         if values.shape != x.shape[1:2] or not fits or values.requires_grad:
             raise ValueError(
                 f"bn_act_moments got {name} {tuple(values.shape)} {values.dtype}"

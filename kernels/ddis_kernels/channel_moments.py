@@ -85,7 +85,9 @@ def gradient(x: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor, per_image: bo
 measure_op = torch.library.custom_op("ddis::channel_moments", _measure, mutates_args=())
 gradient_op = torch.library.custom_op("ddis::channel_moments_backward", gradient, mutates_args=())
 measure_op.register_fake(new_moments)
-gradient_op.register_fake(lambda x, mean, dmean, dvar, per_image: torch.empty_like(backend.dense(x)))
+gradient_op.register_fake(
+    lambda x, mean, dmean, dvar, per_image: torch.empty_like(backend.dense(x))
+)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -143,5 +145,7 @@ def channel_moments_grouped(xs: Sequence[Tensor]) -> list[Moments]:
     if any(backend.is_watched(x) for x in xs) or len({(x.device, x.dtype) for x in xs}) != 1:
         return [channel_moments(x) for x in xs]
     if backend.choose(xs[0]) == "triton":
-        return [Moments(mean, var) for mean, var in gpu.measure_grouped([backend.dense(x) for x in xs])]
+        return [
+            Moments(mean, var) for mean, var in gpu.measure_grouped([backend.dense(x) for x in xs])
+        ]
     return [channel_moments(x) for x in xs]

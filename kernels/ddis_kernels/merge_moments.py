@@ -35,7 +35,9 @@ def _merge_kernel(
     mask = i < n
     mean_a, var_a = tl.load(mean_a_ptr + i, mask), tl.load(var_a_ptr + i, mask)
     gap = tl.load(mean_b_ptr + i, mask) - mean_a
-    var = var_a * (1 - share) + tl.load(var_b_ptr + i, mask) * share + gap * gap * share * (1 - share)
+    var = (
+        var_a * (1 - share) + tl.load(var_b_ptr + i, mask) * share + gap * gap * share * (1 - share)
+    )
     tl.store(mean_ptr + i, mean_a + gap * share, mask)
     tl.store(var_ptr + i, var, mask)
 
@@ -63,7 +65,9 @@ def merge_moments(a: Moments, b: Moments, count_a: int, count_b: int) -> Moments
     else:
         n, block = a.mean.numel(), 1024
         with on_device(a.mean):
-            _merge_kernel[(triton.cdiv(n, block),)](*a, *b, *merged, count_b / (count_a + count_b), n, block)
+            _merge_kernel[(triton.cdiv(n, block),)](
+                *a, *b, *merged, count_b / (count_a + count_b), n, block
+            )
     return merged
 
 

@@ -13,8 +13,8 @@ from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from engine.classifiers.cifar_resnet import CifarResNet
 from engine.models import Prior, load_prior
-from engine.models.cifar_resnet import CifarResNet
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 WORDS = (
@@ -47,8 +47,12 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
                 merges.append(pair)
                 vocabulary.append("".join(pair))
     vocabulary = list(dict.fromkeys([*vocabulary, "<|startoftext|>", "<|endoftext|>"]))
-    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges))
+    (folder / "vocab.json").write_text(
+        json.dumps({token: number for number, token in enumerate(vocabulary)})
+    )
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges)
+    )
     return CLIPTokenizer(
         vocab=str(folder / "vocab.json"),
         merges=str(folder / "merges.txt"),
@@ -105,9 +109,15 @@ def tiny_pipeline(prediction_type: str, folder: Path) -> StableDiffusionPipeline
         prediction_type=prediction_type,
     )
     return StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -138,16 +148,23 @@ def small_prior(tiny_prior: Prior) -> Prior:
     """The tiny prior with a UNet of two blocks, for tests that count or run it many times."""
     torch.manual_seed(2)
     unet = UNet2DConditionModel(
-        sample_size=4, block_out_channels=(16, 16), layers_per_block=1, attention_head_dim=2, cross_attention_dim=32,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        sample_size=4,
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        attention_head_dim=2,
+        cross_attention_dim=32,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         norm_num_groups=8,
-    )  # fmt: skip
+    )
     return replace(tiny_prior, unet=unet.eval().requires_grad_(False), fingerprint="small")
 
 
 @pytest.fixture(scope="session")
 def small_prior_folder(
-    small_prior: Prior, tiny_prior_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    small_prior: Prior,
+    tiny_prior_folders: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The small prior as a diffusers folder."""
     folder = tmp_path_factory.mktemp("small") / "prior"

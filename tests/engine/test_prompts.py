@@ -2,9 +2,9 @@
 
 import pytest
 
-from engine.config import Sampling
 from engine.errors import ConfigError
 from engine.prompts import article, class_prompt, template_fields
+from engine.settings import Sampling
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,8 @@ def test_a_template_puts_article_and_token_in_their_places() -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["a dog", "{class} {style}", "{class", "{}", "{0} {class}", "{class:d}", "{class!r}", ""]
+    "prompt",
+    ["a dog", "{class} {style}", "{class", "{}", "{0} {class}", "{class:d}", "{class!r}", ""],
 )
 def test_a_prompt_that_is_no_template_is_refused(prompt: str) -> None:
     with pytest.raises(ConfigError, match=r"expected a text with \{class\} in it"):

@@ -93,22 +93,28 @@ def test_micro_batches_give_the_whole_batch_gradient(backend, norm):
     merged, seen = None, 0
     for part in zip(*(x.split(sizes) for x in xs), strict=True):
         moments, count = [channel_moments(x) for x in part], part[0].shape[0] * 16
-        merged = moments if merged is None else [
-            merge_moments(a, b, seen, count) for a, b in zip(merged, moments, strict=True)
-        ]  # fmt: skip
+        merged = (
+            moments
+            if merged is None
+            else [merge_moments(a, b, seen, count) for a, b in zip(merged, moments, strict=True)]
+        )
         seen += count
     _, layers = alignment_coefficients(merged, target, [seen] * len(xs))
     for number, size in enumerate(sizes):
         part = [x.split(sizes)[number].clone().requires_grad_() for x in xs]
         loss = micro_batch_loss(layers, [channel_moments(x) for x in part], [size * 16] * len(xs))
         for got, whole in zip(torch.autograd.grad(loss, part), expected, strict=True):
-            torch.testing.assert_close(got.double(), whole.split(sizes)[number], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                got.double(), whole.split(sizes)[number], rtol=1e-4, atol=1e-6
+            )
 
 
 def stored_of(target):
     return [
         Moments(m, v)
-        for m, v in zip(target.mean.split(target.channels), target.var.split(target.channels), strict=True)
+        for m, v in zip(
+            target.mean.split(target.channels), target.var.split(target.channels), strict=True
+        )
     ]
 
 
@@ -132,7 +138,9 @@ def test_refuses():
         AlignmentTarget.of(kept, norm="l1")
     with pytest.raises(ValueError, match="4 layers and 1 weights, expected one pair"):
         AlignmentTarget.of(kept, [(1, 1)])
-    with pytest.raises(ValueError, match=r"3 layers with \(3, 8, 1\) channels, expected \(3, 8, 1, 17\)"):
+    with pytest.raises(
+        ValueError, match=r"3 layers with \(3, 8, 1\) channels, expected \(3, 8, 1, 17\)"
+    ):
         alignment_loss(kept[:3], AlignmentTarget.of(kept))
     target = AlignmentTarget.of(kept)
     with pytest.raises(

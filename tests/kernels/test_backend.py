@@ -28,7 +28,8 @@ def test_each_tensor_gets_its_own(built):
 def test_missing_build_says_how(monkeypatch):
     monkeypatch.setattr(_backend, "cpu", None)
     with pytest.raises(
-        MissingKernelsError, match=r"no C\+\+ part .* `pip install \.` .* DDIS_KERNELS_BACKEND=reference"
+        MissingKernelsError,
+        match=r"no C\+\+ part .* `pip install \.` .* DDIS_KERNELS_BACKEND=reference",
     ):
         channel_moments(torch.ones(2, 3))
     with use_backend("reference"):

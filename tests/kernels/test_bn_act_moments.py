@@ -19,7 +19,10 @@ def differentiated(op, x, constants, weights, activation, per_image):
 def compare(x, activation, per_image, check):
     channels = x.shape[1]
     # A large shift keeps ReLU's argument off zero, where rounding alone would decide its gradient.
-    constants = torch.linspace(-1, 1.5, channels), torch.where(torch.arange(channels) % 2 == 0, 40.0, -40.0)
+    constants = (
+        torch.linspace(-1, 1.5, channels),
+        torch.where(torch.arange(channels) % 2 == 0, 40.0, -40.0),
+    )
     if activation == "silu":
         constants = constants[0], constants[1] / 20
     moments = x.shape[:2] if per_image else x.shape[1:2]
@@ -27,7 +30,12 @@ def compare(x, activation, per_image, check):
     got = differentiated(bn_act_moments, x, constants, weights, activation, per_image)
     same = differentiated(bn_act_moments_reference, x, constants, weights, activation, per_image)
     exact = differentiated(
-        bn_act_moments_reference, x.double(), constants, [w.double() for w in weights], activation, per_image
+        bn_act_moments_reference,
+        x.double(),
+        constants,
+        [w.double() for w in weights],
+        activation,
+        per_image,
     )
     assert got[0].dtype == x.dtype
     assert got[0].stride() == torch.empty_like(x).stride()
@@ -68,11 +76,15 @@ def test_threads_share_the_work(built, layout, per_image, feature_map, assert_as
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("activation", ["none", "relu"])
 @pytest.mark.parametrize("per_image", [False, True], ids=["batch", "image"])
-@pytest.mark.parametrize(("channels", "side"), [(32, 136), (33, 135)], ids=["whole lines", "parts of lines"])
+@pytest.mark.parametrize(
+    ("channels", "side"), [(32, 136), (33, 135)], ids=["whole lines", "parts of lines"]
+)
 def test_results_larger_than_the_caches(
     built, layout, activation, per_image, channels, side, feature_map, assert_as_good
 ):
-    compare(feature_map((2, channels, side, side), layout=layout), activation, per_image, assert_as_good)
+    compare(
+        feature_map((2, channels, side, side), layout=layout), activation, per_image, assert_as_good
+    )
 
 
 def test_equals_batch_norm_and_relu(backend, feature_map):
@@ -112,7 +124,9 @@ def test_keeps_one_tensor_in_its_own_dtype(dtype, feature_map):
 
 
 def test_nan_passes_through_relu(backend):
-    y = bn_act_moments(torch.full((1, 1, 4, 4), float("nan")), torch.ones(1), torch.zeros(1), "relu").y
+    y = bn_act_moments(
+        torch.full((1, 1, 4, 4), float("nan")), torch.ones(1), torch.zeros(1), "relu"
+    ).y
     assert y.isnan().all()
 
 
@@ -140,7 +154,9 @@ def test_compiles_whole(feature_map):
         return y.square().mean() + mean.square().sum() + var.sum()
 
     (eager,) = torch.autograd.grad(loss(x), x)
-    (compiled,) = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(x), x)
+    (compiled,) = torch.autograd.grad(
+        torch.compile(loss, fullgraph=True, backend="aot_eager")(x), x
+    )
     torch.testing.assert_close(compiled, eager)
 
 
@@ -152,9 +168,13 @@ def test_refuses(feature_map):
         bn_act_moments(x, k, k, "gelu")
     with pytest.raises(ValueError, match=r"scale \(4,\) torch.float32, expected \(3,\) float32"):
         bn_act_moments(x, torch.ones(4), k)
-    with pytest.raises(ValueError, match=r"that requires a gradient, expected .* the layer is frozen"):
+    with pytest.raises(
+        ValueError, match=r"that requires a gradient, expected .* the layer is frozen"
+    ):
         bn_act_moments(x, k, k.clone().requires_grad_())
-    with pytest.raises(ValueError, match="scale on cpu, not contiguous, expected a contiguous tensor on cpu"):
+    with pytest.raises(
+        ValueError, match="scale on cpu, not contiguous, expected a contiguous tensor on cpu"
+    ):
         bn_act_moments(x, torch.ones(6)[::2], k)
     with pytest.raises(ValueError, match="shift of type list, expected a contiguous tensor"):
         bn_act_moments(x, k, [1.0, 1.0, 1.0])

@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from ddis_kernels import Moments, channel_moments, channel_moments_grouped, channel_moments_reference
+from ddis_kernels import (
+    Moments,
+    channel_moments,
+    channel_moments_grouped,
+    channel_moments_reference,
+)
 from ddis_kernels.channel_moments import gradient_op, measure_op
 from torch.library import opcheck
 
@@ -105,7 +110,11 @@ def test_constant_input_has_no_variance(backend):
 def test_grouped(backend, feature_map):
     xs = [
         feature_map(size, layout=layout)
-        for size, layout in (((2, 3, 7, 7), "contiguous"), ((2, 9, 4, 4), "channels_last"), ((5, 4), ""))
+        for size, layout in (
+            ((2, 3, 7, 7), "contiguous"),
+            ((2, 9, 4, 4), "channels_last"),
+            ((5, 4), ""),
+        )
     ]
     for got, x in zip(channel_moments_grouped(xs), xs, strict=True):
         torch.testing.assert_close(tuple(got), tuple(channel_moments_reference(x)))
@@ -144,14 +153,20 @@ def test_compiles_whole(feature_map):
         return (moments.mean + moments.var).square().sum()
 
     (eager,) = torch.autograd.grad(loss(x), x)
-    (compiled,) = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(x), x)
+    (compiled,) = torch.autograd.grad(
+        torch.compile(loss, fullgraph=True, backend="aot_eager")(x), x
+    )
     torch.testing.assert_close(compiled, eager)
 
 
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (torch.ones(2, 3, dtype=torch.int64), TypeError, r"torch.int64, expected a floating dtype: convert"),
+        (
+            torch.ones(2, 3, dtype=torch.int64),
+            TypeError,
+            r"torch.int64, expected a floating dtype: convert",
+        ),
         (
             torch.ones(0, 3, 2, 2),
             ValueError,

@@ -46,5 +46,9 @@ def test_large_maps_move_in_128_bit_words(codes):
 def test_x_is_loaded_at_one_place_only(codes):
     """All loads of 128 bits in a forward kernel are those of one tile of x: one read, whatever the loop count."""
     for code in codes:
-        if code["case"].startswith("forward") and "contiguous" in code["case"] and "S=3136" in code["case"]:
+        if (
+            code["case"].startswith("forward")
+            and "contiguous" in code["case"]
+            and "S=3136" in code["case"]
+        ):
             assert code["loads"]["128"] * 128 == code["tile_bits_per_thread"], code

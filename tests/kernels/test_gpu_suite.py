@@ -47,7 +47,12 @@ def test_a_wrong_kernel_is_found(suite, monkeypatch):
 
 
 def test_bandwidth_is_told_of_large_maps_alone(suite):
-    row = {"op": "bn_relu_moments", "dtype": "float16", "layout": "contiguous", "us": {"ours": 1000.0}}
+    row = {
+        "op": "bn_relu_moments",
+        "dtype": "float16",
+        "layout": "contiguous",
+        "us": {"ours": 1000.0},
+    }
     rows = [{**row, "shape": [64, 64, 112, 112]}, {**row, "shape": [16, 64, 56, 56]}]
     nbytes = 2 * torch.Size([64, 64, 112, 112]).numel()
     shares = suite.shares_of_copy(
@@ -56,7 +61,9 @@ def test_bandwidth_is_told_of_large_maps_alone(suite):
     assert shares == {"bn_relu_moments (64, 64, 112, 112) float16 contiguous": 0.5}
 
 
-def test_memory_is_measured_in_a_process_of_its_own_into_the_same_file(suite, monkeypatch, tmp_path):
+def test_memory_is_measured_in_a_process_of_its_own_into_the_same_file(
+    suite, monkeypatch, tmp_path
+):
     """Its command is one that bench/gpu_memory.py takes; without a GPU it ends there, with the reason."""
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -32,7 +32,9 @@ def test_moments_of_single_images(backend):
 
 def test_refuses():
     a = Moments(torch.zeros(3), torch.zeros(3))
-    with pytest.raises(ValueError, match="counts 0 and 0, expected at least 0 each and more than 0 together"):
+    with pytest.raises(
+        ValueError, match="counts 0 and 0, expected at least 0 each and more than 0 together"
+    ):
         merge_moments(a, a, 0, 0)
     with pytest.raises(ValueError, match="expected one shape, dtype and device"):
         merge_moments(a, Moments(torch.zeros(4), torch.zeros(4)), 1, 1)

@@ -48,7 +48,9 @@ def test_the_default_stays_unless_clearly_beaten():
 
 def test_each_kind_is_timed_once():
     chooser, launched = Chooser(Clock(3, 2, 1, 1, 2, 3), lambda x: True), []
-    found = [chooser(kind, torch.ones(1), CANDIDATES, launched.append) for kind in ("a", "b", "a", "b")]
+    found = [
+        chooser(kind, torch.ones(1), CANDIDATES, launched.append) for kind in ("a", "b", "a", "b")
+    ]
     assert found == [CANDIDATES[2], CANDIDATES[0], CANDIDATES[2], CANDIDATES[0]]
     assert launched == CANDIDATES * 2
 
@@ -111,7 +113,9 @@ def test_every_candidate_is_right(monkeypatch, shape, dtype, layout, feature_map
     exact, error = outputs(bn_act_moments_reference, x.double()), 4 * torch.finfo(dtype).eps
     for number in range(max(map(len, seen.values()))):
         monkeypatch.setattr(
-            tiles, "choose_tile", lambda kind, x, found, launch, n=number: found[min(n, len(found) - 1)]
+            tiles,
+            "choose_tile",
+            lambda kind, x, found, launch, n=number: found[min(n, len(found) - 1)],
         )
         with use_backend("triton"):
             got = outputs(bn_act_moments, x)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.models import Classifier, Preprocess, load_classifier
-from engine.models.cifar_resnet import CifarResNet
-from engine.outputs import open_dataset
-from engine.outputs.images import png_bytes, to_picture
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
+from engine.datasets import open_dataset
+from engine.datasets.images import png_bytes, to_picture
 from engine.types import ImageKey, Sample
 
 LABELS = ("dog", "horse", "guitar")
@@ -51,7 +51,11 @@ def make_set(teacher: Classifier) -> MakeSet:
     """(folder, images of each class, seed, labels, made_with) -> a finished data set with the teacher's logits."""
 
     def make(
-        folder: Path, number: int = 6, seed: int = 0, labels: tuple[str, ...] = LABELS, made_with: Any = None
+        folder: Path,
+        number: int = 6,
+        seed: int = 0,
+        labels: tuple[str, ...] = LABELS,
+        made_with: Any = None,
     ) -> Path:
         rng = torch.Generator().manual_seed(seed)
         config = {"classifier": teacher.describe()} if made_with is None else made_with
@@ -62,10 +66,18 @@ def make_set(teacher: Classifier) -> MakeSet:
                     logits = teacher.logits(image[None])[0]
                     writer.add(
                         Sample(
-                            key=ImageKey(place, index), label=label, seed=seed, prompt="", token="", image=image,
-                            logits=logits, l_bn=0.0, confidence=0.5, group="",
+                            key=ImageKey(place, index),
+                            label=label,
+                            seed=seed,
+                            prompt="",
+                            token="",
+                            image=image,
+                            logits=logits,
+                            l_bn=0.0,
+                            confidence=0.5,
+                            group="",
                         )
-                    )  # fmt: skip
+                    )
             writer.finish({})
         return folder
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from engine import Alignment, Comparison, Distillation, Sampling, distill, generate, load_classifier
+from engine.classifiers import Preprocess
+from engine.datasets.run_record import read_run
 from engine.downstream import students
 from engine.downstream.comparison import REPORT
 from engine.downstream.students import keep_student
 from engine.errors import ConfigError, ModelError, OutputError
-from engine.models import Preprocess
-from engine.outputs.run_record import read_run
 
 FEW = {"distillation": Distillation(epochs=2, batch=8), "comparison": Comparison(seeds=2)}
 
@@ -24,12 +24,21 @@ def without_times(value):
     return value
 
 
-def test_every_student_is_kept_and_loads_again(tmp_path: Path, teacher, make_set, make_parquet) -> None:
+def test_every_student_is_kept_and_loads_again(
+    tmp_path: Path, teacher, make_set, make_parquet
+) -> None:
     test = make_parquet(tmp_path / "test.parquet", 5)
     report = distill(
-        make_set(tmp_path / "ours", 4), teacher, "resnet8", out=tmp_path / "out", test=test, domain="near",
-        original=test, plain=make_set(tmp_path / "plain", 4, seed=4), **FEW,
-    )  # fmt: skip
+        make_set(tmp_path / "ours", 4),
+        teacher,
+        "resnet8",
+        out=tmp_path / "out",
+        test=test,
+        domain="near",
+        original=test,
+        plain=make_set(tmp_path / "plain", 4, seed=4),
+        **FEW,
+    )
     assert list(report["rows"]) == ["original", "folder", "plain", "noise"]
     assert {row["images"] for row in report["rows"].values()} == {12}
     assert report == json.loads((tmp_path / "out" / REPORT).read_text())
@@ -38,11 +47,15 @@ def test_every_student_is_kept_and_loads_again(tmp_path: Path, teacher, make_set
     for name, row in report["rows"].items():
         accuracy = row["accuracy"]
         assert accuracy["mean"] == pytest.approx(sum(accuracy["values"]) / 2)
-        assert accuracy["spread"] == pytest.approx(torch.tensor(accuracy["values"]).std().item(), abs=1e-6)
+        assert accuracy["spread"] == pytest.approx(
+            torch.tensor(accuracy["values"]).std().item(), abs=1e-6
+        )
         for seed in (0, 1):
             student = load_classifier(tmp_path / "out" / name / f"seed-{seed}", device="cpu")
             assert student.labels == teacher.labels
-            facts = json.loads((tmp_path / "out" / name / f"seed-{seed}" / "config.json").read_text())
+            facts = json.loads(
+                (tmp_path / "out" / name / f"seed-{seed}" / "config.json").read_text()
+            )
             assert facts["accuracy"] == accuracy["values"][seed]
     assert "2 seeds: the spread says little, expected 3 or more." in report["warnings"]
     measured = "15 images are measured on: one of them is 6.7 points, expected 50 or more."
@@ -72,15 +85,26 @@ def test_a_cut_comparison_goes_on_to_the_same_report(tmp_path: Path, teacher, ma
     assert without_times(resumed) == without_times(whole)
     assert (tmp_path / "cut/folder/seed-0/model.safetensors").stat().st_mtime_ns == kept
     more = distill(
-        folder, teacher, "resnet8", out=tmp_path / "cut", distillation=FEW["distillation"],
+        folder,
+        teacher,
+        "resnet8",
+        out=tmp_path / "cut",
+        distillation=FEW["distillation"],
         comparison=Comparison(seeds=3),
-    )  # fmt: skip
-    assert more["rows"]["folder"]["agreement"]["values"][:2] == whole["rows"]["folder"]["agreement"]["values"]
+    )
+    assert (
+        more["rows"]["folder"]["agreement"]["values"][:2]
+        == whole["rows"]["folder"]["agreement"]["values"]
+    )
     with pytest.raises(
         OutputError, match=r"begun with other settings: distillation.epochs is 2 there and 1 here"
     ):
         distill(
-            folder, teacher, "resnet8", out=tmp_path / "cut", distillation=Distillation(epochs=1, batch=8)
+            folder,
+            teacher,
+            "resnet8",
+            out=tmp_path / "cut",
+            distillation=Distillation(epochs=1, batch=8),
         )
 
 
@@ -96,7 +120,13 @@ def test_any_module_may_be_a_student(tmp_path: Path, teacher, make_set) -> None:
     assert not any("parameters" in told for told in report["warnings"])
     assert (tmp_path / "out/noise/seed-1/model.safetensors").exists()
     with pytest.raises(ModelError, match="the student gives 4 scores, expected 3"):
-        distill(folder, teacher, nn.Sequential(nn.Flatten(), nn.Linear(432, 4)), out=tmp_path / "o", **FEW)
+        distill(
+            folder,
+            teacher,
+            nn.Sequential(nn.Flatten(), nn.Linear(432, 4)),
+            out=tmp_path / "o",
+            **FEW,
+        )
 
 
 def test_a_students_weights_are_written_whole(tmp_path: Path, monkeypatch) -> None:
@@ -118,11 +148,15 @@ def test_a_students_weights_are_written_whole(tmp_path: Path, monkeypatch) -> No
 
 def test_mistakes_are_one_sentence(tmp_path: Path, teacher, make_set) -> None:
     folder = make_set(tmp_path / "ours", 4)
-    with pytest.raises(ConfigError, match=r"student is 'vgg', expected one of resnet8, .*pass an nn.Module"):
+    with pytest.raises(
+        ConfigError, match=r"student is 'vgg', expected one of resnet8, .*pass an nn.Module"
+    ):
         distill(folder, teacher, "vgg", out=tmp_path / "out")
     with pytest.raises(OutputError, match=r"holds other files .*expected a new or empty folder"):
         distill(folder, teacher, out=folder)
-    with pytest.raises(ConfigError, match="domain 'photo' was given without original or test images"):
+    with pytest.raises(
+        ConfigError, match="domain 'photo' was given without original or test images"
+    ):
         distill(folder, teacher, out=tmp_path / "out", domain="photo")
     with pytest.raises(ConfigError, match=r"domain 'photo' .* in a parquet file, expected one"):
         distill(folder, teacher, out=tmp_path / "out", domain="photo", test=folder / "images")
@@ -159,5 +193,7 @@ def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, s
     assert made.pop("alignment") is not None
     assert drawn == made
     assert report["sets"]["plain"] != report["sets"]["folder"]
-    with pytest.raises(ConfigError, match=r"was drawn by the prior .* expected it and not .*--prior"):
+    with pytest.raises(
+        ConfigError, match=r"was drawn by the prior .* expected it and not .*--prior"
+    ):
         distill(tmp_path / "ours", teacher, out=tmp_path / "other", plain="generate")

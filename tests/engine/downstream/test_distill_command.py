@@ -6,30 +6,57 @@ from pathlib import Path
 import pytest
 
 from engine import Alignment, Sampling, generate
-from engine.cli import main
-from engine.models import load_classifier, save_classifier
-from engine.outputs.manifest import read_manifest
-from engine.outputs.run_record import made_with
+from engine.apps.cli import main
+from engine.classifiers import load_classifier, save_classifier
+from engine.datasets.manifest import read_manifest
+from engine.datasets.run_record import made_with
 
 
 @pytest.fixture
 def command(tmp_path: Path, teacher) -> list[str]:
     """Options of a short run, all but the folder."""
     save_classifier(
-        tmp_path / "net", teacher.module, architecture="resnet8", labels=teacher.labels, preprocess=teacher.preprocess
-    )  # fmt: skip
-    return ["--classifier", str(tmp_path / "net"), "--device", "cpu", "--student", "resnet8", "--seeds", "1",
-            "--epochs", "1", "--out", str(tmp_path / "out")]  # fmt: skip
+        tmp_path / "net",
+        teacher.module,
+        architecture="resnet8",
+        labels=teacher.labels,
+        preprocess=teacher.preprocess,
+    )
+    return [
+        "--classifier",
+        str(tmp_path / "net"),
+        "--device",
+        "cpu",
+        "--student",
+        "resnet8",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
 
 
 @pytest.fixture
 def making(command, tmp_path: Path, small_prior_folder) -> list[str]:
     """The command that makes its folder first."""
-    return ["distill", str(tmp_path / "made"), *command, "--images-per-class", "2", "--prior",
-            str(small_prior_folder), "--steps", "2"]  # fmt: skip
+    return [
+        "distill",
+        str(tmp_path / "made"),
+        *command,
+        "--images-per-class",
+        "2",
+        "--prior",
+        str(small_prior_folder),
+        "--steps",
+        "2",
+    ]
 
 
-def test_a_folder_without_a_prior_has_no_plain_row(tmp_path: Path, make_set, command, capsys) -> None:
+def test_a_folder_without_a_prior_has_no_plain_row(
+    tmp_path: Path, make_set, command, capsys
+) -> None:
     folder = make_set(tmp_path / "ours", 4)
     assert main(["distill", str(folder), *command, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -49,7 +76,10 @@ def test_a_folder_without_a_prior_has_no_plain_row(tmp_path: Path, make_set, com
 def test_the_plain_row_is_drawn_where_the_folders_prior_is_there(
     tmp_path: Path, small_prior_folder, command, capsys
 ) -> None:
-    classifier, sampling = load_classifier(tmp_path / "net", device="cpu"), Sampling(steps=2, batch=6)
+    classifier, sampling = (
+        load_classifier(tmp_path / "net", device="cpu"),
+        Sampling(steps=2, batch=6),
+    )
     for name, alignment in {"ours": Alignment(), "bare": None}.items():
         for _ in generate(
             classifier,
@@ -74,7 +104,9 @@ def test_the_plain_row_is_drawn_where_the_folders_prior_is_there(
     assert made_with(tmp_path / "ours0" / "plain-images")["alignment"] is None
 
 
-def test_the_folder_is_made_first_where_that_is_asked(tmp_path: Path, teacher, making, capsys) -> None:
+def test_the_folder_is_made_first_where_that_is_asked(
+    tmp_path: Path, teacher, making, capsys
+) -> None:
     assert main([*making, "--json"]) == 0
     assert len(list(read_manifest(tmp_path / "made"))) == 2 * len(teacher.labels)
     first = json.loads(capsys.readouterr().out)["rows"]
@@ -87,7 +119,16 @@ def test_the_folder_is_made_first_where_that_is_asked(tmp_path: Path, teacher, m
 
 
 def test_a_made_folder_takes_the_options_of_generate(tmp_path: Path, making) -> None:
-    options = ["--cfg", "2", "--alignment-scale", "0.3", "--generate-seed", "5", "--no-plain", "--json"]
+    options = [
+        "--cfg",
+        "2",
+        "--alignment-scale",
+        "0.3",
+        "--generate-seed",
+        "5",
+        "--no-plain",
+        "--json",
+    ]
     assert main([*making, *options]) == 0
     made = made_with(tmp_path / "made")
     assert (made["sampling"]["cfg"], made["alignment"]["scale"], made["seed"]) == (2, 0.3, 5)
@@ -96,8 +137,14 @@ def test_a_made_folder_takes_the_options_of_generate(tmp_path: Path, making) -> 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--images-per-class", "1"], "images_per_class is 1, expected at least 2 without test images"),
-        (["--test", "nowhere"], "there is no nowhere, expected a folder of images or a .parquet file"),
+        (
+            ["--images-per-class", "1"],
+            "images_per_class is 1, expected at least 2 without test images",
+        ),
+        (
+            ["--test", "nowhere"],
+            "there is no nowhere, expected a folder of images or a .parquet file",
+        ),
         (["--original", "nowhere"], "there is no nowhere"),
         (["--plain", "nowhere"], "there is no nowhere"),
         (["--student", "vgg"], "student is 'vgg', expected one of resnet8"),
@@ -126,7 +173,10 @@ def test_original_images_lacking_a_class_are_told_before_images_are_made(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--cfg", "2", "--generate-seed", "1"], "--cfg, --generate-seed came without --images-per-class"),
+        (
+            ["--cfg", "2", "--generate-seed", "1"],
+            "--cfg, --generate-seed came without --images-per-class",
+        ),
         (["--alignment-scale", "2"], "--alignment-scale came without --images-per-class"),
         (
             ["--prior", "embedded", "--no-plain"],

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from engine import Distillation, fit, load_classifier
-from engine.cli import main
+from engine.apps.cli import main
 from engine.downstream.fit import FITTING
 from engine.errors import ConfigError, OutputError
 
@@ -31,7 +31,12 @@ def bright_and_dark(tmp_path: Path) -> Path:
 
 def test_it_learns_its_images_and_loads_again(bright_and_dark: Path, tmp_path: Path) -> None:
     report = fit(
-        bright_and_dark, tmp_path / "net", "resnet8", test=bright_and_dark, training=FEW, image_px=16
+        bright_and_dark,
+        tmp_path / "net",
+        "resnet8",
+        test=bright_and_dark,
+        training=FEW,
+        image_px=16,
     )
     assert report["classes"] == ["bright", "dark"]
     assert report["images"] == {"training": 32, "test": 32}
@@ -66,7 +71,9 @@ def test_what_cannot_be_learned_is_refused(bright_and_dark: Path, tmp_path: Path
     assert FITTING.soft_labels == "manifest"
 
 
-def test_the_same_again_trains_nothing_and_another_is_refused(bright_and_dark: Path, tmp_path: Path) -> None:
+def test_the_same_again_trains_nothing_and_another_is_refused(
+    bright_and_dark: Path, tmp_path: Path
+) -> None:
     net, few = tmp_path / "net", {"training": FEW, "image_px": 16}
     first = fit(bright_and_dark, net, "resnet8", **few)
     kept = (net / "model.safetensors").stat().st_mtime_ns
@@ -100,7 +107,9 @@ def test_images_that_are_not_one_set_are_refused(bright_and_dark: Path, tmp_path
         fit(bright_and_dark, tmp_path / "net", "resnet8", training=FEW)
     (bright_and_dark / "stray.png").unlink()
     Image.new("RGB", (24, 20)).save(bright_and_dark / "dark" / "03.png")
-    with pytest.raises(ConfigError, match=r"03.png is of 24 x 20 pixels and the first image of 20 x 20"):
+    with pytest.raises(
+        ConfigError, match=r"03.png is of 24 x 20 pixels and the first image of 20 x 20"
+    ):
         fit(bright_and_dark, tmp_path / "net", "resnet8", training=FEW)
     with pytest.raises(
         ConfigError, match=r"there is no .*x, expected a folder of images or a .parquet file: c"
@@ -109,17 +118,38 @@ def test_images_that_are_not_one_set_are_refused(bright_and_dark: Path, tmp_path
     assert not (tmp_path / "net").exists()
 
 
-def test_a_domain_chooses_rows_of_a_parquet_file_alone(tmp_path: Path, make_set, make_parquet) -> None:
-    images, test = make_set(tmp_path / "set", 4) / "images", make_parquet(tmp_path / "test.parquet", 5)
-    report = fit(images, tmp_path / "net", "resnet8", test=test, domain="near", training=FEW, image_px=12)
+def test_a_domain_chooses_rows_of_a_parquet_file_alone(
+    tmp_path: Path, make_set, make_parquet
+) -> None:
+    images, test = (
+        make_set(tmp_path / "set", 4) / "images",
+        make_parquet(tmp_path / "test.parquet", 5),
+    )
+    report = fit(
+        images, tmp_path / "net", "resnet8", test=test, domain="near", training=FEW, image_px=12
+    )
     assert report["images"] == {"training": 12, "test": 15}  # of 30 rows
     with pytest.raises(ConfigError, match="domain 'near' was asked of the folder"):
         fit(images, tmp_path / "other", "resnet8", test=images, domain="near", training=FEW)
 
 
-def test_the_command(bright_and_dark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["fit", str(bright_and_dark), "--out", str(tmp_path / "net"), "--architecture", "resnet8",
-               "--image-px", "16", "--epochs", "1", "--device", "cpu"]  # fmt: skip
+def test_the_command(
+    bright_and_dark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "fit",
+        str(bright_and_dark),
+        "--out",
+        str(tmp_path / "net"),
+        "--architecture",
+        "resnet8",
+        "--image-px",
+        "16",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["architecture"] == "resnet8"
     assert main([*command]) == 0

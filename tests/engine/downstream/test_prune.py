@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from engine import Comparison, Distillation, Pruning, load_classifier, prune
-from engine.cli import main
+from engine.apps.cli import main
+from engine.classifiers import Preprocess, save_classifier
+from engine.classifiers.architectures import architecture_of, untrained
+from engine.classifiers.checkpoints import load_architecture
+from engine.classifiers.narrow import narrow
 from engine.downstream.prune import pruned_copy
 from engine.errors import ConfigError, MissingExtraError, ModelError
-from engine.models import Preprocess, save_classifier
-from engine.models.architectures import architecture_of, untrained
-from engine.models.checkpoints import load_architecture
-from engine.models.narrow import narrow
 
 library = pytest.importorskip("torch_pruning")
 
@@ -34,15 +34,24 @@ def test_the_filters_of_least_l1_norm_go(teacher) -> None:
 
 def test_a_pruned_network_is_smaller_and_loads_again(tmp_path: Path, teacher, make_set) -> None:
     report = prune(
-        make_set(tmp_path / "ours", 4), teacher, out=tmp_path / "out", pruning=Pruning(ratio=0.5),
-        distillation=Distillation(epochs=2, batch=8), comparison=Comparison(seeds=1),
-    )  # fmt: skip
+        make_set(tmp_path / "ours", 4),
+        teacher,
+        out=tmp_path / "out",
+        pruning=Pruning(ratio=0.5),
+        distillation=Distillation(epochs=2, batch=8),
+        comparison=Comparison(seeds=1),
+    )
     inner = 8 * 8 * 9 * 2 + 8 * 8 * 9 + 8 * 8 * 9 + 8 * 12 * 9 + 12 * 12 * 9 + 2 * (8 + 8 + 12)
     assert report["teacher"]["parameters"] - report["network"]["parameters"] == inner / 2
-    assert report["network"]["flops_kept"] == report["network"]["flops"] / report["teacher"]["flops"]
+    assert (
+        report["network"]["flops_kept"] == report["network"]["flops"] / report["teacher"]["flops"]
+    )
     assert 0.4 < report["network"]["flops_kept"] < 0.7
     loaded = load_classifier(tmp_path / "out/folder/seed-0", device="cpu")
-    assert sum(value.numel() for value in loaded.module.parameters()) == report["network"]["parameters"]
+    assert (
+        sum(value.numel() for value in loaded.module.parameters())
+        == report["network"]["parameters"]
+    )
     assert loaded.module.layer1[0].conv1.out_channels == 4
     assert len(report["rows"]["folder"]["agreement"]["values"]) == 1
 
@@ -52,10 +61,21 @@ def test_a_network_with_convolved_shortcuts_is_pruned_too(tmp_path: Path) -> Non
     network = untrained("resnet18", 3).eval()
     pruned = pruned_copy(library, network, Preprocess.squash(32), 0.7)
     assert {layer.out_channels for layer in pruned.modules() if isinstance(layer, nn.Conv2d)} == {
-        64, 128, 256, 512, 19, 38, 76, 153,
-    }  # fmt: skip
+        64,
+        128,
+        256,
+        512,
+        19,
+        38,
+        76,
+        153,
+    }
     save_classifier(
-        tmp_path, pruned, architecture="resnet18", labels=["a", "b", "c"], preprocess=Preprocess.squash(32)
+        tmp_path,
+        pruned,
+        architecture="resnet18",
+        labels=["a", "b", "c"],
+        preprocess=Preprocess.squash(32),
     )
     loaded = load_classifier(tmp_path, device="cpu")
     images = torch.rand(2, 3, 32, 32)
@@ -74,7 +94,9 @@ def test_narrowing_fits_any_module(teacher) -> None:
     built_again.load_state_dict(pruned.state_dict())
     images = torch.rand(2, 3, 12, 12)
     assert built_again.eval()(images).equal(pruned(images))
-    assert not narrow(built, {"conv1.weight": torch.zeros(99, 3, 3, 3)})  # wider: left to load_state_dict
+    assert not narrow(
+        built, {"conv1.weight": torch.zeros(99, 3, 3, 3)}
+    )  # wider: left to load_state_dict
 
 
 def test_widths_that_do_not_fit_each_other_are_refused(tmp_path: Path, teacher) -> None:
@@ -98,8 +120,12 @@ def test_an_architecture_is_known_by_what_it_computes(teacher) -> None:
     assert architecture_of(other) is None
 
 
-def test_what_cannot_be_pruned_is_told(tmp_path: Path, teacher, make_set, monkeypatch, capsys) -> None:
-    with pytest.raises(ConfigError, match=r"ratio 0.9 leaves nothing of the 8 channels of layer1.0.conv1"):
+def test_what_cannot_be_pruned_is_told(
+    tmp_path: Path, teacher, make_set, monkeypatch, capsys
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"ratio 0.9 leaves nothing of the 8 channels of layer1.0.conv1"
+    ):
         pruned_copy(library, teacher.module, teacher.preprocess, 0.9)
     lone = nn.Sequential(nn.Conv2d(3, 3, 12), nn.Flatten())
     with pytest.raises(ModelError, match="no layer of Sequential can be pruned"):
@@ -108,5 +134,7 @@ def test_what_cannot_be_pruned_is_told(tmp_path: Path, teacher, make_set, monkey
     assert "pruning ratio is 70.0, expected a fraction" in capsys.readouterr().err
     folder = make_set(tmp_path / "ours", 3)
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
-    with pytest.raises(MissingExtraError, match=r"torch-pruning is not installed .*'ddis\[downstream\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"torch-pruning is not installed .*'ddis\[downstream\]'"
+    ):
         prune(folder, teacher, out=tmp_path / "out")

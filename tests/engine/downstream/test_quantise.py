@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from engine import Comparison, Quantisation, quantise
-from engine.cli import main
+from engine.apps.cli import main
+from engine.classifiers import save_classifier
 from engine.downstream.quantise import _running, float_network, int8_network
 from engine.errors import MissingExtraError
-from engine.models import save_classifier
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -34,10 +34,15 @@ def test_int8_is_near_float_where_it_was_calibrated(tmp_path: Path, teacher) -> 
     assert error["dark"] > 2 * error["these"]  # ranges of dark images cut the bright ones off
 
 
-def test_rows_are_reported_beside_the_float_network(tmp_path: Path, teacher, make_set, make_parquet) -> None:
+def test_rows_are_reported_beside_the_float_network(
+    tmp_path: Path, teacher, make_set, make_parquet
+) -> None:
     folder, out = make_set(tmp_path / "ours", 3), tmp_path / "out"
     test = make_parquet(tmp_path / "test.parquet", 4)
-    settings = {"quantisation": Quantisation(calibration_images=4), "comparison": Comparison(seeds=2)}
+    settings = {
+        "quantisation": Quantisation(calibration_images=4),
+        "comparison": Comparison(seeds=2),
+    }
     report = quantise(folder, teacher, out=out, test=test, domain="near", **settings)
     assert report["network"]["agreement"] == 1
     assert report["network"]["accuracy"] == report["teacher"]["accuracy"] > 0.9
@@ -52,12 +57,30 @@ def test_rows_are_reported_beside_the_float_network(tmp_path: Path, teacher, mak
 
 
 @pytest.mark.parametrize("calibration", ["entropy", "percentile"])
-def test_the_command_prints_one_object(tmp_path: Path, teacher, make_set, capsys, calibration: str) -> None:
+def test_the_command_prints_one_object(
+    tmp_path: Path, teacher, make_set, capsys, calibration: str
+) -> None:
     save_classifier(
-        tmp_path / "net", teacher.module, architecture="resnet8", labels=teacher.labels, preprocess=teacher.preprocess
-    )  # fmt: skip
-    command = ["quantise", str(make_set(tmp_path / "ours", 3)), "--classifier", str(tmp_path / "net"), "--seeds", "1",
-               "--calibration", calibration, "--out", str(tmp_path / "out"), "--device", "cpu"]  # fmt: skip
+        tmp_path / "net",
+        teacher.module,
+        architecture="resnet8",
+        labels=teacher.labels,
+        preprocess=teacher.preprocess,
+    )
+    command = [
+        "quantise",
+        str(make_set(tmp_path / "ours", 3)),
+        "--classifier",
+        str(tmp_path / "net"),
+        "--seeds",
+        "1",
+        "--calibration",
+        calibration,
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
     assert main([*command, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["quantisation"]["calibration"] == calibration
@@ -67,7 +90,9 @@ def test_the_command_prints_one_object(tmp_path: Path, teacher, make_set, capsys
     assert f"int8 {int8 / 1e6:.2f} MB, float32 {single / 1e6:.2f} MB" in said
 
 
-def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, teacher, make_set, monkeypatch) -> None:
+def test_without_onnx_runtime_the_extra_is_named(
+    tmp_path: Path, teacher, make_set, monkeypatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"onnxruntime is not installed .*ddis\[onnx\]"):
         quantise(make_set(tmp_path / "ours", 3), teacher, out=tmp_path / "out")

@@ -6,21 +6,23 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.classifiers import Preprocess
 from engine.downstream import pixels
 from engine.downstream.pixels import read_pixels
 from engine.downstream.rows import load_sets
-from engine.downstream.settings import Comparison
 from engine.downstream.sources import FOLDER, NOISE, ORIGINAL, PLAIN, Inputs
 from engine.errors import ConfigError, OutputError
 from engine.evaluation.images import open_images
-from engine.models import Preprocess
+from engine.settings.downstream import Comparison
 
 
 def load(teacher, stored=False, noise=True, **inputs):
     return load_sets(teacher, Inputs(**inputs), Comparison(held_out=0.25, noise=noise), stored)
 
 
-def test_rows_have_equal_numbers_of_each_class(tmp_path: Path, teacher, make_set, make_parquet) -> None:
+def test_rows_have_equal_numbers_of_each_class(
+    tmp_path: Path, teacher, make_set, make_parquet
+) -> None:
     """The folder has 6 of each class, the plain one 9, the original images 4 of the domain."""
     sets = load(
         teacher,
@@ -38,7 +40,9 @@ def test_rows_have_equal_numbers_of_each_class(tmp_path: Path, teacher, make_set
         assert brightest.equal(sets.rows[name].classes)  # images and classes were not mixed up
     assert sets.tested
     assert sets.test.classes.bincount().tolist() == [5, 5, 5]
-    assert sets.test.pixels.float().mean((1, 2, 3)).min() > 50  # none of the black ones of the other domain
+    assert (
+        sets.test.pixels.float().mean((1, 2, 3)).min() > 50
+    )  # none of the black ones of the other domain
     (warning,) = sets.warnings
     assert "12 images a row where the folder has 18" in warning
 
@@ -51,7 +55,9 @@ def test_noise_is_normal_once_it_is_normalised(tmp_path: Path, teacher, make_set
     assert set(sets.rows[NOISE].classes.tolist()) == {-1}
 
 
-def test_without_noise_the_other_rows_are_the_same(tmp_path: Path, teacher, make_set, make_parquet) -> None:
+def test_without_noise_the_other_rows_are_the_same(
+    tmp_path: Path, teacher, make_set, make_parquet
+) -> None:
     inputs = {
         "folder": make_set(tmp_path / "ours", 4),
         "original": make_parquet(tmp_path / "train.parquet", 9),
@@ -61,7 +67,9 @@ def test_without_noise_the_other_rows_are_the_same(tmp_path: Path, teacher, make
     assert all(both[name].pixels.equal(row.pixels) for name, row in without.items())
 
 
-def test_without_a_test_set_a_part_of_the_folder_is_held_out(tmp_path: Path, teacher, make_set) -> None:
+def test_without_a_test_set_a_part_of_the_folder_is_held_out(
+    tmp_path: Path, teacher, make_set
+) -> None:
     sets = load(teacher, folder=make_set(tmp_path / "ours", 8))
     assert not sets.tested
     assert sets.test.classes.bincount().tolist() == [2, 2, 2]
@@ -88,7 +96,9 @@ def test_pixels_are_what_the_network_reads(tmp_path: Path) -> None:
     assert (reads.normalised(held.float() / 255) - whole).abs().max() < 1 / 255 / min(reads.std)
 
 
-def test_a_large_set_lies_in_a_file_and_is_the_same(tmp_path, teacher, make_set, monkeypatch) -> None:
+def test_a_large_set_lies_in_a_file_and_is_the_same(
+    tmp_path, teacher, make_set, monkeypatch
+) -> None:
     images = open_images(make_set(tmp_path / "ours", 3))
     in_memory = read_pixels(images, range(9), teacher.preprocess)
     monkeypatch.setattr(pixels, "IN_MEMORY", 0)
@@ -118,7 +128,9 @@ def test_the_folder_must_be_the_classifiers(tmp_path: Path, teacher, make_set, w
         load(teacher, folder=folder)
 
 
-def test_other_sets_must_have_the_folders_classes(tmp_path: Path, teacher, make_set, make_parquet) -> None:
+def test_other_sets_must_have_the_folders_classes(
+    tmp_path: Path, teacher, make_set, make_parquet
+) -> None:
     folder = make_set(tmp_path / "ours", 4)
     cats = make_parquet(tmp_path / "cats.parquet", 2, labels=("cat", "dog"))
     with pytest.raises(
@@ -126,11 +138,17 @@ def test_other_sets_must_have_the_folders_classes(tmp_path: Path, teacher, make_
     ):
         load(teacher, folder=folder, test=cats)
     dogs = make_parquet(tmp_path / "dogs.parquet", 2, labels=("dog",))
-    with pytest.raises(ConfigError, match="the original images have no 'horse', expected some of each class"):
+    with pytest.raises(
+        ConfigError, match="the original images have no 'horse', expected some of each class"
+    ):
         load(teacher, folder=folder, original=dogs)
-    with pytest.raises(ConfigError, match=r"domain 'nowhere' is in no row of .*expected one of far, near"):
+    with pytest.raises(
+        ConfigError, match=r"domain 'nowhere' is in no row of .*expected one of far, near"
+    ):
         load(teacher, folder=folder, test=dogs, domain="nowhere")
-    with pytest.raises(ConfigError, match=r"have none of the folder's classes, expected some of dog"):
+    with pytest.raises(
+        ConfigError, match=r"have none of the folder's classes, expected some of dog"
+    ):
         load(
             teacher,
             folder=make_set(tmp_path / "two", 2, labels=("dog",)),
@@ -146,14 +164,18 @@ def test_a_domain_chooses_rows_of_parquet_files_alone(
     """Original images may lie in folders, which are whole, beside a parquet file of test images."""
     original = make_set(tmp_path / "train", 5, seed=7) / "images"
     test = make_parquet(tmp_path / "test.parquet", 5)
-    sets = load(teacher, folder=make_set(tmp_path / "ours", 4), original=original, test=test, domain="near")
+    sets = load(
+        teacher, folder=make_set(tmp_path / "ours", 4), original=original, test=test, domain="near"
+    )
     assert sets.rows[ORIGINAL].classes.bincount().tolist() == [4, 4, 4]
     assert len(sets.test) == 15  # of 30, half of them black
 
 
 def test_a_folder_of_another_classifier_is_told(tmp_path: Path, teacher, make_set) -> None:
     other = {"name": "embedded:art", "fingerprint": "0" * 16}
-    mixed = {"together": [{"classifier": teacher.describe()}, {"selected_from": {"classifier": other}}]}
+    mixed = {
+        "together": [{"classifier": teacher.describe()}, {"selected_from": {"classifier": other}}]
+    }
     for name, made_with in {"one": {"classifier": other}, "two": mixed}.items():
         (told,) = load(teacher, folder=make_set(tmp_path / name, made_with=made_with)).warnings
         assert f"made for another classifier, 'embedded:art' ({'0' * 16}), than" in told
@@ -182,12 +204,18 @@ def test_guided_images_are_not_taken_for_the_plain_priors(
         load(teacher, folder=folder, plain=plain)
 
 
-def test_plain_images_may_be_put_together_or_come_without_a_record(tmp_path, teacher, make_set) -> None:
+def test_plain_images_may_be_put_together_or_come_without_a_record(
+    tmp_path, teacher, make_set
+) -> None:
     folder = make_set(tmp_path / "ours")
-    several = make_set(tmp_path / "plain", made_with={"together": [PLAIN_RUN, {"selected_from": PLAIN_RUN}]})
+    several = make_set(
+        tmp_path / "plain", made_with={"together": [PLAIN_RUN, {"selected_from": PLAIN_RUN}]}
+    )
     for plain in (several, several / "images"):
         assert PLAIN in load(teacher, folder=folder, plain=plain).rows
-    with pytest.raises(ConfigError, match="the folder itself, expected another set, of the plain prior"):
+    with pytest.raises(
+        ConfigError, match="the folder itself, expected another set, of the plain prior"
+    ):
         load(teacher, folder=folder, plain=tmp_path / "plain" / ".." / "ours")
 
 
@@ -209,10 +237,14 @@ def test_a_missing_set_is_not_asked_for_statistics(tmp_path: Path, teacher, make
         load(teacher, folder=make_set(tmp_path / "ours", 2), test=tmp_path / "x")
 
 
-def test_soft_labels_of_another_classifier_are_refused(tmp_path, teacher, make_set, monkeypatch) -> None:
+def test_soft_labels_of_another_classifier_are_refused(
+    tmp_path, teacher, make_set, monkeypatch
+) -> None:
     folder = make_set(tmp_path / "ours", 3)
     record = (folder / "run.json").read_text()
     (folder / "run.json").write_text(record.replace(teacher.fingerprint, "0" * 16))
-    with pytest.raises(ConfigError, match=r"soft labels in .* are of another classifier, .*'online'"):
+    with pytest.raises(
+        ConfigError, match=r"soft labels in .* are of another classifier, .*'online'"
+    ):
         load(teacher, stored=True, folder=folder)
     load(teacher, folder=folder)  # asked online it does not matter

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+from engine.classifiers.cifar_resnet import CifarResNet
 from engine.downstream.pixels import Images
-from engine.downstream.settings import Comparison, Distillation, Pruning, Quantisation
 from engine.downstream.training import (
     batch_bounds,
     distillation_loss,
@@ -19,21 +19,26 @@ from engine.downstream.training import (
     teacher_of,
 )
 from engine.errors import ConfigError, GuidanceError
-from engine.models.cifar_resnet import CifarResNet
+from engine.settings.downstream import Comparison, Distillation, Pruning, Quantisation
 
 FEW = Distillation(epochs=3, batch=8)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_loss_is_the_divergence_from_teacher_to_student(temperature: float) -> None:
-    student, teacher = torch.randn(5, 7, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64) * 3
+    student, teacher = (
+        torch.randn(5, 7, dtype=torch.float64),
+        torch.randn(5, 7, dtype=torch.float64) * 3,
+    )
     expected = 0.0
     for of_student, of_teacher in zip(student.tolist(), teacher.tolist(), strict=True):
         p = [math.exp(v / temperature) for v in of_teacher]
         q = [math.exp(v / temperature) for v in of_student]
         p, q = [v / sum(p) for v in p], [v / sum(q) for v in q]
         expected += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) * temperature**2 / 5
-    assert distillation_loss(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-9)
+    assert distillation_loss(student, teacher, temperature).item() == pytest.approx(
+        expected, rel=1e-9
+    )
     assert distillation_loss(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-12)
 
 
@@ -90,7 +95,12 @@ def test_stored_labels_are_learned_in_place_of_the_teachers(teacher, images) -> 
     """Labels that say the opposite: the student follows them, and not the teacher."""
     wrong = torch.nn.functional.one_hot((images.classes + 1) % 3, 3) * 8.0
     settings = Distillation(
-        epochs=12, batch=8, learning_rate=1e-2, soft_labels="manifest", augment=False, temperature=1.0
+        epochs=12,
+        batch=8,
+        learning_rate=1e-2,
+        soft_labels="manifest",
+        augment=False,
+        temperature=1.0,
     )
     student = taught(teacher, Images(images.pixels, images.classes, wrong), settings, 0)
     found = logits_on(reading(student, teacher.preprocess), images, torch.device("cpu"))

@@ -24,7 +24,9 @@ def two_sets() -> tuple[Tensor, Tensor]:
 def make_folder() -> Callable[..., Path]:
     """(folder, number, side, brightness) -> noise images in two class folders."""
 
-    def make(folder: Path, number: int, side: int = 32, brightness: int = 255, seed: int = 0) -> Path:
+    def make(
+        folder: Path, number: int, side: int = 32, brightness: int = 255, seed: int = 0
+    ) -> Path:
         rng = np.random.default_rng(seed)
         for index in range(number):
             place = folder / ("dog" if index % 2 else "horse") / f"{index:03d}.png"

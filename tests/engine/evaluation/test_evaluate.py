@@ -12,18 +12,27 @@ from PIL import Image
 from torch import nn
 
 from engine import Evaluation, Sample, evaluate
-from engine.cli import main
+from engine.apps.cli import main
+from engine.classifiers import Preprocess, load_classifier, save_classifier
+from engine.datasets import open_dataset
 from engine.errors import ConfigError, MissingExtraError, ModelError, OutputError
 from engine.evaluation.extractors import classifier_extractor, inception_extractor, load_extractor
 from engine.evaluation.images import open_images
 from engine.evaluation.metrics import fid, gaussian
-from engine.models import Preprocess, load_classifier, save_classifier
-from engine.outputs import open_dataset
 from engine.types import ImageKey
 
 FEW = Evaluation(neighbours=2, density_neighbours=3, resamples=5, kid_subsets=3, prd_clusters=3)
-FROM_FEATURES = {"fid", "kid", "inception_score", "precision", "recall", "density", "coverage", "prd_precision",
-                 "prd_recall"}  # fmt: skip
+FROM_FEATURES = {
+    "fid",
+    "kid",
+    "inception_score",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "prd_precision",
+    "prd_recall",
+}
 TEACHER = {"teacher_accuracy", "teacher_confidence", "l_bn", "set_l_bn"}
 
 
@@ -35,7 +44,11 @@ def judge():
 def parquet(path: Path, folder: Path, domains: list[str]) -> Path:
     files = sorted(folder.rglob("*.png"))
     rows = [
-        {"image": {"bytes": file.read_bytes(), "path": None}, "label": file.parent.name, "domain": domain}
+        {
+            "image": {"bytes": file.read_bytes(), "path": None},
+            "label": file.parent.name,
+            "domain": domain,
+        }
         for file, domain in zip(files, domains, strict=True)
     ]
     pq.write_table(pa.Table.from_pylist(rows), path)
@@ -63,7 +76,9 @@ def test_a_data_set_is_measured_whole(tmp_path: Path, make_folder, judge) -> Non
             )
         writer.finish({})
     steps: list[int] = []
-    report = evaluate(tmp_path / "set", "judge", judge, domain="sketch", settings=FEW, on_step=steps.append)
+    report = evaluate(
+        tmp_path / "set", "judge", judge, domain="sketch", settings=FEW, on_step=steps.append
+    )
     assert report["images"] == 8
     assert report["reference_images"] == int((load_judge_domains() == 3).sum())
     assert set(report["metrics"]) == FROM_FEATURES | TEACHER
@@ -72,13 +87,14 @@ def test_a_data_set_is_measured_whole(tmp_path: Path, make_folder, judge) -> Non
     assert report["metrics"]["l_bn"]["low"] < 13.5 < report["metrics"]["l_bn"]["high"]
     assert sum(steps) == 8 + FEW.resamples
     assert (
-        "the folder has 8 images, fewer than the 128 features: FID is biased upwards" in report["warnings"][0]
+        "the folder has 8 images, fewer than the 128 features: FID is biased upwards"
+        in report["warnings"][0]
     )
     assert json.loads(json.dumps(report)) == report
 
 
 def load_judge_domains() -> torch.Tensor:
-    from engine.models.embedded.judge import load_judge
+    from engine.embedded.judge import load_judge
 
     return load_judge().reference_domains
 
@@ -113,7 +129,9 @@ def test_several_folders_are_measured_as_one(tmp_path: Path, make_folder, judge)
         part = parts[number >= 4]
         part.mkdir(exist_ok=True)
         shutil.copy(file, part / f"{number}.png")
-    one, several = (evaluate(what, "judge", judge, domain="photo", settings=FEW) for what in (whole, parts))
+    one, several = (
+        evaluate(what, "judge", judge, domain="photo", settings=FEW) for what in (whole, parts)
+    )
     assert several["images"] == len(files)
     assert several["metrics"]["fid"]["value"] == pytest.approx(one["metrics"]["fid"]["value"])
     with pytest.raises(ConfigError, match="got no folder, expected at least one"):
@@ -128,7 +146,9 @@ def test_moments_alone_are_enough_for_fid(tmp_path: Path, make_folder, judge) ->
     whole = evaluate(images, real, judge, settings=FEW)["metrics"]
     for name in ("fid", "inception_score"):
         assert by_moments[name] == whole[name]
-    assert {name for name, entry in by_moments.items() if entry is None} == (FROM_FEATURES | TEACHER) - {
+    assert {name for name, entry in by_moments.items() if entry is None} == (
+        FROM_FEATURES | TEACHER
+    ) - {
         "fid",
         "inception_score",
     }
@@ -156,8 +176,12 @@ def test_a_classifier_s_features_are_what_its_last_layer_reads(tiny_resnet) -> N
 
 
 def test_a_classifier_without_a_linear_head_is_refused() -> None:
-    body = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    classifier = load_classifier(body, labels=["a", "b"], preprocess=Preprocess.squash(8), device="cpu")
+    body = nn.Sequential(
+        nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    classifier = load_classifier(
+        body, labels=["a", "b"], preprocess=Preprocess.squash(8), device="cpu"
+    )
     with pytest.raises(ModelError, match="no linear layer that gives its 2 logits"):
         classifier_extractor(classifier)
 
@@ -169,7 +193,9 @@ def test_inception_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_architecture_belongs_to_a_classifier_s_features() -> None:
-    with pytest.raises(ConfigError, match="architecture is 'resnet8' with features 'judge', expected none"):
+    with pytest.raises(
+        ConfigError, match="architecture is 'resnet8' with features 'judge', expected none"
+    ):
         load_extractor("judge", "cpu", architecture="resnet8")
 
 
@@ -226,7 +252,9 @@ def empty(folder: Path) -> None:
         (shutil.rmtree, "there is no .*images, expected a folder"),
     ],
 )
-def test_folders_that_cannot_be_measured(tmp_path: Path, make_folder, judge, harm, message: str) -> None:
+def test_folders_that_cannot_be_measured(
+    tmp_path: Path, make_folder, judge, harm, message: str
+) -> None:
     folder = make_folder(tmp_path / "images", 6)
     harm(folder)
     with pytest.raises(ConfigError, match=message):
@@ -234,17 +262,24 @@ def test_folders_that_cannot_be_measured(tmp_path: Path, make_folder, judge, har
 
 
 def test_an_unfinished_data_set_is_refused(tmp_path: Path, judge) -> None:
-    with open_dataset(tmp_path / "set", {}, {0: "dog"}), pytest.raises(ConfigError, match="has no images"):
+    with (
+        open_dataset(tmp_path / "set", {}, {0: "dog"}),
+        pytest.raises(ConfigError, match="has no images"),
+    ):
         evaluate(tmp_path / "set", "judge", judge, settings=FEW)
     (tmp_path / "set" / "images").mkdir()
-    with pytest.raises(OutputError, match="call generate again with the same settings to finish it"):
+    with pytest.raises(
+        OutputError, match="call generate again with the same settings to finish it"
+    ):
         evaluate(tmp_path / "set", "judge", judge, settings=FEW)
 
 
 def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_resnet) -> None:
     images = make_folder(tmp_path / "images", 6)
     other = classifier_extractor(
-        load_classifier(tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu")
+        load_classifier(
+            tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
+        )
     )
     kept = tmp_path / "kept.safetensors"
     evaluate(images, None, other, statistics=kept, settings=FEW)
@@ -262,7 +297,11 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
         (table, "oil", "domain 'oil' is in no row of .*, expected one of photo"),
         (images, "photo", "was asked of the folder"),
         (tmp_path / "words.parquet", None, "is no parquet file of images"),
-        ("judge", "oil", "domain 'oil' is unknown to the judge, expected one of art_painting, cartoon"),
+        (
+            "judge",
+            "oil",
+            "domain 'oil' is unknown to the judge, expected one of art_painting, cartoon",
+        ),
     ]
     for reference, domain, message in cases:
         with pytest.raises(ConfigError, match=message):
@@ -277,7 +316,9 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
         match=r"--neighbours is 3 and the reference .*small has 3 images, expected 1 <= k < images",
     ):
         evaluate(images, small, judge, settings=Evaluation(resamples=0))
-    with pytest.raises(ConfigError, match=r"features are 'resnet', expected 'judge', 'classifier:<source>'"):
+    with pytest.raises(
+        ConfigError, match=r"features are 'resnet', expected 'judge', 'classifier:<source>'"
+    ):
         evaluate(images, "judge", "resnet")
 
 
@@ -294,13 +335,33 @@ def test_settings_that_make_no_sense(field: dict[str, int], message: str) -> Non
         Evaluation(**field)
 
 
-def test_the_command(tmp_path: Path, make_folder, tiny_resnet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    tmp_path: Path, make_folder, tiny_resnet, capsys: pytest.CaptureFixture[str]
+) -> None:
     images, real = make_folder(tmp_path / "images", 6), make_folder(tmp_path / "real", 8, seed=1)
-    save_classifier(tmp_path / "net", tiny_resnet, architecture="resnet8", labels=list("abcdefg"),
-                    preprocess=Preprocess.squash(16))  # fmt: skip
-    asked = ["evaluate", str(images), "--reference", str(real), "--features", f"classifier:{tmp_path / 'net'}",
-             "--resamples", "4", "--prd-clusters", "3", "--device", "cpu",
-             "--out", str(tmp_path / "report" / "r.json")]  # fmt: skip
+    save_classifier(
+        tmp_path / "net",
+        tiny_resnet,
+        architecture="resnet8",
+        labels=list("abcdefg"),
+        preprocess=Preprocess.squash(16),
+    )
+    asked = [
+        "evaluate",
+        str(images),
+        "--reference",
+        str(real),
+        "--features",
+        f"classifier:{tmp_path / 'net'}",
+        "--resamples",
+        "4",
+        "--prd-clusters",
+        "3",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "report" / "r.json"),
+    ]
     assert main([*asked, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "report" / "r.json").read_text())

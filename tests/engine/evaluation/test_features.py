@@ -23,7 +23,9 @@ def test_moments_do_not_depend_on_the_parts(two_sets, parts: list[int]) -> None:
     whole = gaussian(samples)
     assert running.gaussian().rows == 413
     torch.testing.assert_close(running.gaussian().mean, whole.mean, rtol=1e-12, atol=0)
-    torch.testing.assert_close(running.gaussian().covariance, whole.covariance, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(
+        running.gaussian().covariance, whole.covariance, rtol=1e-8, atol=1e-9
+    )
 
 
 def test_moments_of_two_machines_merge(two_sets) -> None:
@@ -33,7 +35,9 @@ def test_moments_of_two_machines_merge(two_sets) -> None:
     empty.merge(one)
     empty.merge(other)
     empty.merge(RunningMoments(24))
-    torch.testing.assert_close(empty.gaussian().covariance, gaussian(torch.cat(two_sets)).covariance)
+    torch.testing.assert_close(
+        empty.gaussian().covariance, gaussian(torch.cat(two_sets)).covariance
+    )
     with pytest.raises(ConfigError, match="a set has 0 images"):
         RunningMoments(24).gaussian()
 
@@ -44,7 +48,14 @@ def test_rows_in_a_file_are_read_like_a_tensor(two_sets) -> None:
         for part in rows.split([100, 1, 312]):
             file.append(part)
         assert file.shape == rows.shape
-        for part in (slice(0, 1), slice(50, 150), slice(400, 999), slice(None), slice(0, 20, 3), slice(5, 5)):
+        for part in (
+            slice(0, 1),
+            slice(50, 150),
+            slice(400, 999),
+            slice(None),
+            slice(0, 20, 3),
+            slice(5, 5),
+        ):
             assert torch.equal(file[part], rows[part])
         index = torch.randperm(413)[:50]
         assert torch.equal(file[index], rows[index])
@@ -98,6 +109,8 @@ for rows in (1_000, 40_000):
 
 def test_forty_times_the_rows_take_no_more_memory() -> None:
     """40,000 rows of 512 are 78 MiB; what stays in memory is the moments and one part."""
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
+    )
     few, many = map(int, done.stdout.split())
     assert many - few < 24 * MIB

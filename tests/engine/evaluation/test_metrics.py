@@ -29,7 +29,9 @@ def test_fid_equals_torchmetrics(two_sets) -> None:
     metric = FrechetInceptionDistance(Handed(24)).set_dtype(torch.float64)
     metric.update(reference.double(), real=True)
     metric.update(samples.double(), real=False)
-    assert fid(gaussian(samples), gaussian(reference)) == pytest.approx(metric.compute().item(), rel=1e-6)
+    assert fid(gaussian(samples), gaussian(reference)) == pytest.approx(
+        metric.compute().item(), rel=1e-6
+    )
 
 
 def test_fid_equals_the_matrix_square_root(two_sets) -> None:
@@ -50,7 +52,9 @@ def test_fid_of_a_shift_is_its_square_however_far_from_zero(two_sets) -> None:
 def test_fid_of_fewer_rows_than_features() -> None:
     """Covariances without full rank: eigenvalues that rounding made negative must not become NaN."""
     few, others = torch.randn(2, 6, 40)
-    expected = scipy.linalg.sqrtm(np.cov(few.double(), rowvar=False) @ np.cov(others.double(), rowvar=False))
+    expected = scipy.linalg.sqrtm(
+        np.cov(few.double(), rowvar=False) @ np.cov(others.double(), rowvar=False)
+    )
     traces = gaussian(few).covariance.trace() + gaussian(others).covariance.trace()
     gap = (few.double().mean(0) - others.double().mean(0)).square().sum()
     found = fid(gaussian(few), gaussian(others))
@@ -74,7 +78,9 @@ def test_blocks_cover_each_row_once() -> None:
 
 def test_kid_equals_torchmetrics_on_the_same_subsets(two_sets) -> None:
     samples, reference = two_sets
-    metric = KernelInceptionDistance(Handed(24), subsets=12, subset_size=100).set_dtype(torch.float64)
+    metric = KernelInceptionDistance(Handed(24), subsets=12, subset_size=100).set_dtype(
+        torch.float64
+    )
     metric.update(reference.double(), real=True)
     metric.update(samples.double(), real=False)
     torch.manual_seed(5)  # it draws from the global generator, the reference first

@@ -50,18 +50,23 @@ def test_collapsed_samples_are_precise_and_recall_nothing(two_sets) -> None:
 
 def test_too_few_images_for_k() -> None:
     with pytest.raises(
-        ConfigError, match=r"--neighbours is 5 and the folder has 5 images.*Lower --neighbours, or add"
+        ConfigError,
+        match=r"--neighbours is 5 and the folder has 5 images.*Lower --neighbours, or add",
     ):
         neighbours(torch.randn(5, 2), torch.randn(9, 2), k=5)
     with pytest.raises(ConfigError, match="--neighbours is 5 and the reference has 5 images"):
         neighbours(torch.randn(9, 2), torch.randn(5, 2), k=5, density_k=1)
-    with pytest.raises(ConfigError, match="--density-neighbours is 5 and the reference has 5 images"):
+    with pytest.raises(
+        ConfigError, match="--density-neighbours is 5 and the reference has 5 images"
+    ):
         neighbours(torch.randn(5, 2), torch.randn(5, 2))
     with pytest.raises(ConfigError, match="--neighbours is 0"):
         neighbours(torch.randn(9, 2), torch.randn(9, 2), k=0)
 
 
-@pytest.mark.parametrize(("samples", "reference", "what"), [(4, 9, "the folder"), (9, 4, "the reference")])
+@pytest.mark.parametrize(
+    ("samples", "reference", "what"), [(4, 9, "the folder"), (9, 4, "the reference")]
+)
 def test_too_few_images_for_the_clusters(samples: int, reference: int, what: str) -> None:
     """As many clusters as clustered images would put each into its own: 0 of 0 whatever the sets are."""
     sets = torch.randn(samples, 2), torch.randn(reference, 2)
@@ -75,13 +80,20 @@ def test_too_few_images_for_the_clusters(samples: int, reference: int, what: str
 def islands(shares: tuple[float, ...], rows: int, seed: int) -> torch.Tensor:
     """Rows around far-apart centres, each with its share of them."""
     rng = torch.Generator().manual_seed(seed)
-    place = torch.cat([torch.full((round(rows * share),), 50.0 * n) for n, share in enumerate(shares)])
+    place = torch.cat(
+        [torch.full((round(rows * share),), 50.0 * n) for n, share in enumerate(shares)]
+    )
     return torch.randn(len(place), 4, generator=rng) + place[:, None]
 
 
 def test_prd_equals_the_curve_of_scikit_learn_s_clusters() -> None:
-    reference, samples = islands((0.5, 0.3, 0.2, 0.0), 200, 1), islands((0.8, 0.0, 0.1, 0.1), 200, 2)
-    labels = KMeans(4, n_init=5, random_state=0).fit_predict(torch.cat([reference, samples]).numpy())
+    reference, samples = (
+        islands((0.5, 0.3, 0.2, 0.0), 200, 1),
+        islands((0.8, 0.0, 0.1, 0.1), 200, 2),
+    )
+    labels = KMeans(4, n_init=5, random_state=0).fit_predict(
+        torch.cat([reference, samples]).numpy()
+    )
     p, q = (np.bincount(part, minlength=4) / 200 for part in np.split(labels, [200]))
     best = {}
     for beta in (1 / 8, 8):

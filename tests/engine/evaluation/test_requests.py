@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from engine import Evaluation, evaluate
-from engine.cli import main
+from engine.apps.cli import main
 from engine.errors import ConfigError, OutputError
 from engine.evaluation.entries import RESAMPLED, entry
 from engine.evaluation.extractors import Extractor, load_extractor
@@ -43,7 +43,9 @@ def mixed(tmp_path: Path, make_folder) -> Path:
     return tmp_path / "mixed.parquet"
 
 
-def test_a_domain_picks_rows_of_measured_files_too(tmp_path: Path, make_folder, mixed: Path) -> None:
+def test_a_domain_picks_rows_of_measured_files_too(
+    tmp_path: Path, make_folder, mixed: Path
+) -> None:
     extractor, real = by_mean(), make_folder(tmp_path / "real", 7, seed=5)
     whole = evaluate(mixed, real, extractor, settings=FEW)
     picked = evaluate(mixed, real, extractor, domain="sketch", settings=FEW)
@@ -64,7 +66,10 @@ def test_a_domain_picks_rows_of_measured_files_too(tmp_path: Path, make_folder, 
 
 def test_saved_statistics_are_of_the_domain_and_say_so(tmp_path: Path, mixed: Path) -> None:
     extractor, kept = by_mean(), tmp_path / "sketch.safetensors"
-    assert evaluate(mixed, None, extractor, domain="sketch", settings=FEW, statistics=kept)["images"] == 6
+    assert (
+        evaluate(mixed, None, extractor, domain="sketch", settings=FEW, statistics=kept)["images"]
+        == 6
+    )
     with safe_open(kept, "pt") as file:
         assert file.metadata()["domain"] == "sketch"
         assert file.get_tensor("features").shape == (6, 4)
@@ -81,7 +86,9 @@ def test_a_domain_that_nothing_has_is_refused(tmp_path: Path, mixed: Path) -> No
     kept = tmp_path / "s.safetensors"
     with pytest.raises(ConfigError, match="has no column `domain`, and there is no reference"):
         evaluate(tmp_path / "photo", None, by_mean(), domain="photo", settings=FEW, statistics=kept)
-    with pytest.raises(ConfigError, match=r"photo has no column `domain`, expected domains in all sets"):
+    with pytest.raises(
+        ConfigError, match=r"photo has no column `domain`, expected domains in all sets"
+    ):
         evaluate([mixed, tmp_path / "photo"], "judge", by_mean(), domain="photo", settings=FEW)
     assert not kept.exists()
 
@@ -117,7 +124,9 @@ def test_options_without_effect_are_refused(tmp_path: Path, make_folder) -> None
         ConfigError, match=r"inception_weights is 'w\.pth' with features 'judge', expected none"
     ):
         load_extractor("judge", "cpu", weights=Path("w.pth"))
-    with pytest.raises(ConfigError, match=r"labels is \['a'\] with features 'inception', expected none"):
+    with pytest.raises(
+        ConfigError, match=r"labels is \['a'\] with features 'inception', expected none"
+    ):
         load_extractor("inception", "cpu", labels=["a"])
 
 
@@ -125,7 +134,10 @@ def test_too_few_images_name_their_set_and_the_option(tmp_path: Path, make_folde
     images, real = make_folder(tmp_path / "images", 6), make_folder(tmp_path / "real", 8, seed=1)
     for settings, message in (
         ({"neighbours": 6}, "--neighbours is 6 and the folder .*images has 6 images"),
-        ({"density_neighbours": 8}, "--density-neighbours is 8 and the reference .*real has 8 images"),
+        (
+            {"density_neighbours": 8},
+            "--density-neighbours is 8 and the reference .*real has 8 images",
+        ),
         (
             {"prd_clusters": 20},
             "--prd-clusters is 20 and the folder .*images has 6 images.*Lower --prd-clusters",
@@ -133,14 +145,25 @@ def test_too_few_images_name_their_set_and_the_option(tmp_path: Path, make_folde
     ):
         with pytest.raises(ConfigError, match=message):
             evaluate(
-                images, real, by_mean(), settings=Evaluation(resamples=0, **{"prd_clusters": 3} | settings)
+                images,
+                real,
+                by_mean(),
+                settings=Evaluation(resamples=0, **{"prd_clusters": 3} | settings),
             )
 
 
 def test_intervals_end_where_the_metric_does() -> None:
     drawn = torch.ones(1, 1)
-    assert entry("recall", 0.9, drawn, lambda _: (0.7, 1.2)) == {"value": 0.9, "low": 0.7, "high": 1.0}
-    assert entry("density", 0.1, drawn, lambda _: (-0.1, 1.4)) == {"value": 0.1, "low": 0.0, "high": 1.4}
+    assert entry("recall", 0.9, drawn, lambda _: (0.7, 1.2)) == {
+        "value": 0.9,
+        "low": 0.7,
+        "high": 1.0,
+    }
+    assert entry("density", 0.1, drawn, lambda _: (-0.1, 1.4)) == {
+        "value": 0.1,
+        "low": 0.0,
+        "high": 1.4,
+    }
     assert entry("fid", 0.1, drawn, lambda _: (-0.1, 0.2))["low"] == 0.0
     assert entry("kid", 0.1, drawn, lambda _: (-0.1, 0.2))["low"] == -0.1
 
@@ -149,20 +172,42 @@ def test_the_report_says_what_its_numbers_depend_on(tmp_path: Path, make_folder)
     images, real = make_folder(tmp_path / "images", 6), make_folder(tmp_path / "real", 8, seed=1)
     report = evaluate(images, real, by_mean(), settings=FEW)
     assert set(report["resampled"]) == set(report["metrics"]) == set(RESAMPLED)
-    assert [name for name, of in report["resampled"].items() if of == "reference"] == ["recall", "coverage"]
+    assert [name for name, of in report["resampled"].items() if of == "reference"] == [
+        "recall",
+        "coverage",
+    ]
     for name, found in report["metrics"].items():
         if found is not None:
             assert (found["low"] is None) == (report["resampled"][name] is None), name
     (warning,) = report["warnings"]
-    assert "6 images and the reference 8: precision, recall, density and coverage depend on both" in warning
+    assert (
+        "6 images and the reference 8: precision, recall, density and coverage depend on both"
+        in warning
+    )
     assert evaluate(images, images, by_mean(), settings=FEW)["warnings"] == []
 
 
 def test_the_table_names_sets_and_domain(
     tmp_path: Path, mixed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["evaluate", str(mixed), "--reference", str(mixed), "--domain", "sketch", "--neighbours", "2",
-             "--density-neighbours", "2", "--prd-clusters", "2", "--resamples", "0", "--device", "cpu"]  # fmt: skip
+    asked = [
+        "evaluate",
+        str(mixed),
+        "--reference",
+        str(mixed),
+        "--domain",
+        "sketch",
+        "--neighbours",
+        "2",
+        "--density-neighbours",
+        "2",
+        "--prd-clusters",
+        "2",
+        "--resamples",
+        "0",
+        "--device",
+        "cpu",
+    ]
     assert main(asked) == 0
     title = f"{mixed} (sketch): 6 images, beside {mixed} (sketch): 6 images of the reference"
     assert capsys.readouterr().out.startswith(title)

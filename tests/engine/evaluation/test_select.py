@@ -8,38 +8,53 @@ import pytest
 import torch
 
 from engine import Alignment, Selection, generate, select
-from engine.cli import main
-from engine.config import Sampling
+from engine.apps.cli import main
+from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
+from engine.classifiers.classifier import frozen_classifier
+from engine.datasets import open_dataset
+from engine.datasets.dataset import load_sample, read_dataset
 from engine.errors import ConfigError, OutputError
 from engine.evaluation import select as selecting
 from engine.evaluation.images import open_images
 from engine.evaluation.select import greedy_by_share, quotas
 from engine.guidance.losses import domain_loss
-from engine.models import Classifier, Preprocess, load_classifier, save_classifier
-from engine.models.classifier import frozen_classifier
-from engine.outputs import open_dataset
-from engine.outputs.dataset import load_sample, read_dataset
+from engine.settings import Sampling
 from engine.types import ImageKey, Sample
 
 LOGITS = {
     # (class, index): logits; the teacher is wrong about (0, 2) and (1, 0)
-    (0, 0): [3.0, 0.0], (0, 1): [1.0, 0.0], (0, 2): [0.0, 9.0], (0, 3): [2.0, 0.0],
-    (1, 0): [5.0, 0.0], (1, 1): [0.0, 2.0], (1, 2): [0.0, 1.0], (1, 3): [0.0, 3.0],
-}  # fmt: skip
+    (0, 0): [3.0, 0.0],
+    (0, 1): [1.0, 0.0],
+    (0, 2): [0.0, 9.0],
+    (0, 3): [2.0, 0.0],
+    (1, 0): [5.0, 0.0],
+    (1, 1): [0.0, 2.0],
+    (1, 2): [0.0, 1.0],
+    (1, 3): [0.0, 3.0],
+}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Eight images of two classes; L_BN grows with the index."""
-    with open_dataset(tmp_path / "all", {"classifier": {"name": "t"}}, {0: "dog", 1: "horse"}) as writer:
+    with open_dataset(
+        tmp_path / "all", {"classifier": {"name": "t"}}, {0: "dog", 1: "horse"}
+    ) as writer:
         for (number, index), logits in LOGITS.items():
             writer.add(
                 Sample(
-                    key=ImageKey(number, index), label=("dog", "horse")[number], seed=0, prompt="a", token="",
-                    image=torch.rand(3, 16, 16), logits=torch.tensor(logits), l_bn=1.0 + index, confidence=0.5,
+                    key=ImageKey(number, index),
+                    label=("dog", "horse")[number],
+                    seed=0,
+                    prompt="a",
+                    token="",
+                    image=torch.rand(3, 16, 16),
+                    logits=torch.tensor(logits),
+                    l_bn=1.0 + index,
+                    confidence=0.5,
                     group="",
                 )
-            )  # fmt: skip
+            )
         writer.finish({})
     return tmp_path / "all"
 
@@ -64,7 +79,9 @@ def test_what_goes_first(folder: Path, tmp_path: Path, selection: Selection, exp
     assert report["images"] == 8
     assert report["kept"] == len(expected)
     assert report["recognised"] == 6
-    assert report["recognised_kept"] == sum(LOGITS[key][key[0]] == max(LOGITS[key]) for key in expected)
+    assert report["recognised_kept"] == sum(
+        LOGITS[key][key[0]] == max(LOGITS[key]) for key in expected
+    )
 
 
 def test_kept_images_are_the_same_bytes_under_their_own_names(folder: Path, tmp_path: Path) -> None:
@@ -125,12 +142,20 @@ def test_quotas_hold_in_each_class() -> None:
 @pytest.fixture
 def teacher(tiny_resnet) -> Classifier:
     labels = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
-    return frozen_classifier("tiny", tiny_resnet, Preprocess(crop=(16, 16)), labels, torch.device("cpu"))
+    return frozen_classifier(
+        "tiny", tiny_resnet, Preprocess(crop=(16, 16)), labels, torch.device("cpu")
+    )
 
 
-def test_by_share_the_kept_images_together_are_nearer_to_the_teacher(teacher, tiny_prior, tmp_path) -> None:
+def test_by_share_the_kept_images_together_are_nearer_to_the_teacher(
+    teacher, tiny_prior, tmp_path
+) -> None:
     classes, sampling = ["dog", "horse"], Sampling(steps=2)
-    list(generate(teacher, tiny_prior, classes, 6, alignment=None, sampling=sampling, out=tmp_path / "all"))
+    list(
+        generate(
+            teacher, tiny_prior, classes, 6, alignment=None, sampling=sampling, out=tmp_path / "all"
+        )
+    )
     loss = domain_loss(teacher, Alignment())
     distance = {}
     for by in ("l_bn_share", "chance"):
@@ -149,7 +174,11 @@ def test_quotas_hold_over_all_chunks(teacher, tiny_prior, tmp_path, monkeypatch)
     """A chunk that has two images of a class must not keep one of each at a share of a quarter."""
     monkeypatch.setattr(selecting, "CHUNK", 4)
     classes, sampling = ["dog", "horse"], Sampling(steps=2)
-    list(generate(teacher, tiny_prior, classes, 8, alignment=None, sampling=sampling, out=tmp_path / "all"))
+    list(
+        generate(
+            teacher, tiny_prior, classes, 8, alignment=None, sampling=sampling, out=tmp_path / "all"
+        )
+    )
     select(tmp_path / "all", tmp_path / "kept", Selection(agreement=False, keep=0.25), teacher)
     assert [row.class_index for _, row in read_dataset(tmp_path / "kept")] == [0, 0, 4, 4]
     again = select(tmp_path / "kept", tmp_path / "again", Selection(agreement=False), teacher)
@@ -161,20 +190,38 @@ def test_another_teacher_is_refused(folder: Path, tmp_path: Path, teacher) -> No
         select(folder, tmp_path / "kept", Selection(), teacher)
 
 
-def test_the_teacher_that_the_folder_names_is_loaded(tmp_path, tiny_resnet, tiny_prior, capsys) -> None:
+def test_the_teacher_that_the_folder_names_is_loaded(
+    tmp_path, tiny_resnet, tiny_prior, capsys
+) -> None:
     labels = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
     net = tmp_path / "net"
-    save_classifier(net, tiny_resnet, architecture="resnet8", labels=labels, preprocess=Preprocess.squash(16))
+    save_classifier(
+        net, tiny_resnet, architecture="resnet8", labels=labels, preprocess=Preprocess.squash(16)
+    )
     named = load_classifier(net, device="cpu")
     sampling = Sampling(steps=2)
-    list(generate(named, tiny_prior, ["dog"], 4, alignment=None, sampling=sampling, out=tmp_path / "all"))
+    list(
+        generate(
+            named, tiny_prior, ["dog"], 4, alignment=None, sampling=sampling, out=tmp_path / "all"
+        )
+    )
     select(tmp_path / "all", tmp_path / "told", Selection(), named)
     select(tmp_path / "all", tmp_path / "found")
     assert kept(tmp_path / "found") == kept(tmp_path / "told")
-    assert main(["select", str(tmp_path / "all"), "--out", str(tmp_path / "command"), "--device", "cpu"]) == 0
+    assert (
+        main(
+            ["select", str(tmp_path / "all"), "--out", str(tmp_path / "command"), "--device", "cpu"]
+        )
+        == 0
+    )
     assert kept(tmp_path / "command") == kept(tmp_path / "told")
-    save_classifier(net, tiny_resnet, architecture="resnet8", labels=labels[::-1],
-                    preprocess=Preprocess.squash(16))  # fmt: skip
+    save_classifier(
+        net,
+        tiny_resnet,
+        architecture="resnet8",
+        labels=labels[::-1],
+        preprocess=Preprocess.squash(16),
+    )
     with pytest.raises(
         ConfigError, match=r"got no classifier, expected '.*net', which"
     ):  # another one by that name
@@ -208,9 +255,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([*command, "--keep", "0.25"]) == 2
     assert "selection.keep is 0.5 there and 0.25 here" in capsys.readouterr().err
     assert main([*command, "--device", "cpu", "--architecture", "resnet8"]) == 2
-    told = (
-        "--architecture, --device came with --by energy, expected none: only l_bn_share looks at the images"
-    )
+    told = "--architecture, --device came with --by energy, expected none: only l_bn_share looks at the images"
     assert told in capsys.readouterr().err
     assert main(["select", str(tmp_path), "--out", str(tmp_path / "x"), "--by", "energy"]) == 2
     assert "has no manifest.parquet" in capsys.readouterr().err

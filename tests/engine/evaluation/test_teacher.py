@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from engine import Evaluation, Sampling, evaluate, generate
-from engine.cli import main
+from engine.apps.cli import main
+from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
 from engine.errors import ConfigError
 from engine.evaluation.images import open_pool
 from engine.evaluation.teacher import by_classifier
 from engine.guidance.losses import alignment_loss, judged
 from engine.guidance.moments import recording_moments
-from engine.models import Classifier, Preprocess, load_classifier, save_classifier
 
 LABELS = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
 NO_INTERVALS = Evaluation(resamples=0)
@@ -23,7 +23,9 @@ NO_INTERVALS = Evaluation(resamples=0)
 
 @pytest.fixture
 def teacher(tiny_resnet) -> Classifier:
-    return load_classifier(tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")
+    return load_classifier(
+        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
+    )
 
 
 def read_whole(folder: Path) -> Tensor:
@@ -52,7 +54,9 @@ def test_any_folder_with_class_folders_is_judged(tmp_path: Path, make_folder, te
     assert same == pytest.approx(whole, rel=1e-4)
 
 
-def test_a_data_set_s_own_teacher_agrees_with_its_manifest(tmp_path: Path, teacher, tiny_prior) -> None:
+def test_a_data_set_s_own_teacher_agrees_with_its_manifest(
+    tmp_path: Path, teacher, tiny_prior
+) -> None:
     made = generate(
         teacher,
         tiny_prior,
@@ -63,23 +67,31 @@ def test_a_data_set_s_own_teacher_agrees_with_its_manifest(tmp_path: Path, teach
         out=tmp_path / "set",
     )
     assert sum(1 for _ in made) == 6
-    told = evaluate(tmp_path / "set", "judge", settings=Evaluation(resamples=0, neighbours=2, prd_clusters=3))
+    told = evaluate(
+        tmp_path / "set", "judge", settings=Evaluation(resamples=0, neighbours=2, prd_clusters=3)
+    )
     asked = evaluate(tmp_path / "set", classifier=teacher, settings=NO_INTERVALS)
     assert told["metrics"]["set_l_bn"] is None
     assert told["missing"] == {"set_l_bn": "needs --classifier"}
     for name in ("teacher_accuracy", "teacher_confidence", "l_bn"):
-        assert asked["metrics"][name]["value"] == pytest.approx(told["metrics"][name]["value"], rel=0.05)
+        assert asked["metrics"][name]["value"] == pytest.approx(
+            told["metrics"][name]["value"], rel=0.05
+        )
     assert asked["metrics"]["set_l_bn"]["value"] > 0
 
 
-def test_without_a_reference_the_teacher_alone_is_asked(tmp_path: Path, make_folder, teacher) -> None:
+def test_without_a_reference_the_teacher_alone_is_asked(
+    tmp_path: Path, make_folder, teacher
+) -> None:
     report = evaluate(make_folder(tmp_path / "real", 5), classifier=teacher, settings=NO_INTERVALS)
     assert (report["images"], report["features"], report["classifier"]) == (5, None, teacher.name)
     assert report["metrics"]["fid"] is None
     assert report["missing"]["fid"] == "needs --reference"
 
 
-def test_images_without_the_classifier_s_labels_are_refused(tmp_path: Path, make_folder, teacher) -> None:
+def test_images_without_the_classifier_s_labels_are_refused(
+    tmp_path: Path, make_folder, teacher
+) -> None:
     folder = make_folder(tmp_path / "real", 4)
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -102,9 +114,16 @@ def test_images_without_the_classifier_s_labels_are_refused(tmp_path: Path, make
             evaluate(path, classifier=teacher, settings=NO_INTERVALS)
 
 
-def test_the_command(tmp_path: Path, make_folder, tiny_resnet, capsys: pytest.CaptureFixture[str]) -> None:
-    save_classifier(tmp_path / "net", tiny_resnet, architecture="resnet8", labels=LABELS,
-                    preprocess=Preprocess.squash(16))  # fmt: skip
+def test_the_command(
+    tmp_path: Path, make_folder, tiny_resnet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_classifier(
+        tmp_path / "net",
+        tiny_resnet,
+        architecture="resnet8",
+        labels=LABELS,
+        preprocess=Preprocess.squash(16),
+    )
     folder = make_folder(tmp_path / "real", 5)
     asked = ["evaluate", str(folder), "--device", "cpu", "--classifier"]
     assert main([*asked, str(tmp_path / "net")]) == 0

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from engine.models.cifar_resnet import CifarResNet
+from engine.classifiers.cifar_resnet import CifarResNet
 
 
 class SharedRelu(nn.Module):
@@ -90,7 +90,9 @@ def late(net: Calls, x: Tensor) -> Tensor:
 
 def transformers_resnet() -> nn.Module:
     return ResNetForImageClassification(
-        ResNetConfig(embedding_size=4, hidden_sizes=[4, 6], depths=[1, 2], layer_type="basic", num_labels=3)
+        ResNetConfig(
+            embedding_size=4, hidden_sizes=[4, 6], depths=[1, 2], layer_type="basic", num_labels=3
+        )
     )
 
 
@@ -103,15 +105,24 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "gelu": (lambda: stack(nn.BatchNorm2d(5), nn.GELU()), ["none", "relu"]),
     "relu twice": (lambda: stack(nn.BatchNorm2d(5), nn.ReLU(), nn.ReLU()), ["relu", "relu"]),
     "silu twice": (lambda: stack(nn.BatchNorm2d(5), nn.SiLU(), nn.SiLU()), ["silu", "relu"]),
-    "two layers in a row": (lambda: stack(nn.BatchNorm2d(5), nn.BatchNorm2d(5), nn.ReLU()), ["none", "relu", "relu"]),
-    "without parameters": (lambda: stack(nn.BatchNorm2d(5, affine=False), nn.ReLU()), ["relu", "relu"]),
+    "two layers in a row": (
+        lambda: stack(nn.BatchNorm2d(5), nn.BatchNorm2d(5), nn.ReLU()),
+        ["none", "relu", "relu"],
+    ),
+    "without parameters": (
+        lambda: stack(nn.BatchNorm2d(5, affine=False), nn.ReLU()),
+        ["relu", "relu"],
+    ),
     "synchronised": (lambda: stack(nn.SyncBatchNorm(5), nn.ReLU()), ["relu", "relu"]),
     "its own relu": (lambda: stack(NormAct(5, nn.ReLU(inplace=True))), ["relu", "relu"]),
     "its own silu, then relu": (lambda: stack(NormAct(5, nn.SiLU()), nn.ReLU()), ["silu", "relu"]),
     "its own gelu": (lambda: stack(NormAct(5, nn.GELU()), nn.ReLU()), ["measured", "relu"]),
     "its own leaky relu": (lambda: stack(NormAct(5, nn.LeakyReLU(0.01))), ["measured", "relu"]),
     "frozen": (lambda: stack(FrozenBatchNorm2d(5), nn.ReLU()), ["relu", "relu"]),
-    "flat": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.BatchNorm1d(6), nn.ReLU()), ["relu"]),
+    "flat": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.BatchNorm1d(6), nn.ReLU()),
+        ["relu"],
+    ),
     "method": (lambda: used(Tensor.relu), ["relu"]),
     "method in place": (lambda: used(Tensor.relu_), ["relu"]),
     "function in place": (lambda: used(lambda y: F.relu(y, True) + y), ["relu"]),
@@ -124,13 +135,22 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "two activations": (lambda: used(lambda y: F.relu(y) + F.silu(y)), ["none"]),
     "returned": (lambda: used(lambda y: (F.relu(y), y)[1]), ["none"]),
     "kept": (lambda: Calls(Calls.keep), ["none"]),
-    "shared, alike": (lambda: Calls(lambda net, x: F.silu(net.bn(F.silu(net.bn(x))))), ["silu"] * 2),
+    "shared, alike": (
+        lambda: Calls(lambda net, x: F.silu(net.bn(F.silu(net.bn(x))))),
+        ["silu"] * 2,
+    ),
     "shared, unlike": (lambda: Calls(lambda net, x: net.bn(F.silu(net.bn(x)))), ["none"] * 2),
     "late": (lambda: Calls(late), ["silu"] * 2),
     "residual": (SharedRelu, ["relu", "none"]),
-    "cifar": (lambda: CifarResNet(depth=8, widths=(4, 6, 8), classes=7), ["relu", *["relu", "none"] * 3]),
-    "transformers": (transformers_resnet, ["relu", "relu", "none", "relu", "none", "none", "relu", "none"]),
-}  # fmt: skip
+    "cifar": (
+        lambda: CifarResNet(depth=8, widths=(4, 6, 8), classes=7),
+        ["relu", *["relu", "none"] * 3],
+    ),
+    "transformers": (
+        transformers_resnet,
+        ["relu", "relu", "none", "relu", "none", "none", "relu", "none"],
+    ),
+}
 """How to build each, and what its BatchNorm layers shall be fused with, in call order."""
 
 

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from ddis_kernels import use_backend
 from torch import Tensor, nn
 
+from engine.classifiers.norms import is_batch_norm, norm_calls, stored_moments
 from engine.errors import ModelError
 from engine.guidance.fused import aligned, fused_moments, is_watched
 from engine.guidance.losses import alignment_loss
 from engine.guidance.moments import recording_moments
 from engine.guidance.pairing import pair
-from engine.models.norms import is_batch_norm, norm_calls, stored_moments
 from engine.types import Moments
 
 SETTINGS = [("l2", False, None), ("l2_squared", False, (0.3, 1.7)), ("l2", True, (0.3, 1.7))]
@@ -43,7 +43,11 @@ def by_hooks(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Tens
     with recording_moments(layers_of(network), per_image) as measured:
         output = tensor_of(network(leaf))
         loss = alignment_loss(measured, stored, weights, norm)
-    return loss.detach(), output.detach(), torch.autograd.grad(loss.sum() + output.sin().sum(), leaf)[0]
+    return (
+        loss.detach(),
+        output.detach(),
+        torch.autograd.grad(loss.sum() + output.sin().sum(), leaf)[0],
+    )
 
 
 def by_fusion(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,22 +55,37 @@ def by_fusion(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Ten
     with aligned(network, stored, weights, norm, per_image) as loss_of:
         output = tensor_of(network(leaf))
         loss = loss_of()
-        return loss.detach(), output.detach(), torch.autograd.grad(loss.sum() + output.sin().sum(), leaf)[0]
+        return (
+            loss.detach(),
+            output.detach(),
+            torch.autograd.grad(loss.sum() + output.sin().sum(), leaf)[0],
+        )
 
 
 def assert_as_by_hooks(
-    network: nn.Module, dtype: torch.dtype, norm: str, per_image: bool, weight: Any, **tolerance: float
+    network: nn.Module,
+    dtype: torch.dtype,
+    norm: str,
+    per_image: bool,
+    weight: Any,
+    **tolerance: float,
 ):
     network.to(dtype)
     x, layers = torch.randn(3, 3, 8, 8, dtype=dtype), layers_of(network)
     arguments = x, statistics(layers, dtype), weight and [weight] * len(layers), norm, per_image
-    for got, expected in zip(by_fusion(network, *arguments), by_hooks(network, *arguments), strict=True):
+    for got, expected in zip(
+        by_fusion(network, *arguments), by_hooks(network, *arguments), strict=True
+    ):
         torch.testing.assert_close(got, expected, **tolerance)
 
 
 @pytest.mark.parametrize(("norm", "per_image", "weight"), SETTINGS)
-def test_value_and_gradient_are_those_of_the_hooks(network_and_pairs, norm, per_image, weight) -> None:
-    assert_as_by_hooks(network_and_pairs[0], torch.float64, norm, per_image, weight, rtol=1e-10, atol=1e-10)
+def test_value_and_gradient_are_those_of_the_hooks(
+    network_and_pairs, norm, per_image, weight
+) -> None:
+    assert_as_by_hooks(
+        network_and_pairs[0], torch.float64, norm, per_image, weight, rtol=1e-10, atol=1e-10
+    )
 
 
 def test_in_float32_the_kernels_agree_with_the_hooks(network_and_pairs) -> None:
@@ -74,7 +93,9 @@ def test_in_float32_the_kernels_agree_with_the_hooks(network_and_pairs) -> None:
 
 
 def test_a_network_is_watched_in_its_first_pass_and_again_when_its_weights_are_others() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.ReLU()).eval().requires_grad_(False)
+    network = (
+        nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.ReLU()).eval().requires_grad_(False)
+    )
     for _ in range(2):
         assert not is_watched(network)
         with fused_moments(network):
@@ -234,7 +255,10 @@ def test_a_second_block_needs_a_pass_in_the_first(build) -> None:
 def test_a_loss_needs_a_pass(build) -> None:
     network = build("relu")
     stored = [Moments(m.running_mean, m.running_var) for m in network.modules() if is_batch_norm(m)]
-    with aligned(network, stored) as loss, pytest.raises(ModelError, match="no pass to take the loss of"):
+    with (
+        aligned(network, stored) as loss,
+        pytest.raises(ModelError, match="no pass to take the loss of"),
+    ):
         loss()
 
 
@@ -287,11 +311,15 @@ def test_a_pass_keeps_nothing_beyond_what_the_plain_network_keeps(build, name) -
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             run()
-        constants = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
+        constants = {
+            t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())
+        }
         return {
             t.untyped_storage().data_ptr(): t
             for t in tensors
-            if t.dim() == 4 and t.is_floating_point() and t.untyped_storage().data_ptr() not in constants
+            if t.dim() == 4
+            and t.is_floating_point()
+            and t.untyped_storage().data_ptr() not in constants
         }
 
     inputs: list[Tensor] = []

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.config import Alignment
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
 from engine.guidance.in_parts import gradient_in_parts
-from engine.models import Classifier, Preprocess, load_classifier
-from engine.models.cifar_resnet import CifarResNet
+from engine.settings import Alignment
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from engine.config import Alignment
+from engine.classifiers import Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
 from engine.guidance.losses import alignment_loss, domain_loss, judged, layer_weights
 from engine.guidance.moments import recording_moments
-from engine.models import Preprocess, load_classifier
-from engine.models.cifar_resnet import CifarResNet
+from engine.settings import Alignment
 from engine.types import Moments
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -17,7 +17,9 @@ LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
 @pytest.fixture
 def classifier(tiny_resnet: CifarResNet):
-    return load_classifier(tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")
+    return load_classifier(
+        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
+    )
 
 
 def by_hand(network: CifarResNet, pixels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -125,5 +127,6 @@ def test_the_class_weighs_in_where_it_is_told(classifier, statistics: str, fused
     torch.testing.assert_close(domain_loss(classifier, both, fused, classes)(images), expected)
     paper = Alignment.paper()
     torch.testing.assert_close(
-        domain_loss(classifier, paper, fused, classes)(images), domain_loss(classifier, paper)(images)
+        domain_loss(classifier, paper, fused, classes)(images),
+        domain_loss(classifier, paper)(images),
     )

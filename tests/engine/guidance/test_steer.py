@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.config import Alignment
+from engine.classifiers import Preprocess, load_classifier
 from engine.errors import GuidanceError
 from engine.guidance.losses import domain_loss
 from engine.guidance.steer import (
@@ -20,14 +20,18 @@ from engine.guidance.steer import (
     loss_scale,
     relative_step,
 )
-from engine.models import Preprocess, load_classifier
 from engine.sampling.ddim import sample
+from engine.settings import Alignment
 from engine.types import Prediction, Step
 
 
 def step(index: int = 3, total: int = 10, alpha: float = 0.5, after: float = 0.6) -> Step:
     return Step(
-        index, total, 500, torch.tensor(alpha, dtype=torch.float64), torch.tensor(after, dtype=torch.float64)
+        index,
+        total,
+        500,
+        torch.tensor(alpha, dtype=torch.float64),
+        torch.tensor(after, dtype=torch.float64),
     )
 
 
@@ -39,9 +43,16 @@ def test_one_guided_step_is_the_papers_equations_9_to_12() -> None:
     """Against a few lines of autograd in float64, with a network of two BatchNorm layers and a nonlinear decoder."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, bias=False),
-        nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
-    ).double()  # fmt: skip
+        nn.Conv2d(3, 5, 3, bias=False),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.Conv2d(5, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    ).double()
     for bn in (net[1], net[4]):
         bn.running_mean.normal_()
         bn.running_var.uniform_(0.5, 2)
@@ -131,7 +142,9 @@ def test_a_relative_step_shifts_the_predicted_noise_by_the_scale() -> None:
     z, at = torch.randn(2, 4, 5, 5, dtype=torch.float64), step(alpha=0.2)
     clean = DomainSteer(square, Alignment(scale=0.3)).between(z, at) - z
     noisy = DomainSteer(square, Alignment(scale=0.3, target="noisy")).before(z, at) - z
-    as_noise = clean * at.alpha.sqrt() / (1 - at.alpha).sqrt()  # z_t = sqrt(a) clean + sqrt(1 - a) noise
+    as_noise = (
+        clean * at.alpha.sqrt() / (1 - at.alpha).sqrt()
+    )  # z_t = sqrt(a) clean + sqrt(1 - a) noise
     assert as_noise.square().mean().sqrt().item() == pytest.approx(0.3)
     assert noisy.square().mean().sqrt().item() == pytest.approx(0.3 * 0.8**0.5)
 
@@ -169,7 +182,11 @@ def test_a_tenth_of_the_steps_may_be_skipped() -> None:
     steer = DomainSteer(square, Alignment())
     steer.check()
     assert steer.skipped == []
-    steer.taken = [torch.ones(10, dtype=torch.bool), torch.ones(10, dtype=torch.bool), torch.arange(10) > 2]
+    steer.taken = [
+        torch.ones(10, dtype=torch.bool),
+        torch.ones(10, dtype=torch.bool),
+        torch.arange(10) > 2,
+    ]
     steer.check()
     assert steer.skipped == [1] * 3 + [0] * 7
     steer.taken[0][4] = False
@@ -208,11 +225,15 @@ def test_a_gradient_too_small_for_float16_comes_through_by_a_scaled_loss() -> No
     z, loss = torch.randn(2, 4, 8, 8), Half(1e-6)
     _, expected = gradient(z.double(), loss.exact)
     assert gradient(z, loss)[1].abs().max() == 0
-    _, found, scale = finite_gradient(partial(gradient, z, loss), loss_scale(torch.float32, torch.float16))
+    _, found, scale = finite_gradient(
+        partial(gradient, z, loss), loss_scale(torch.float32, torch.float16)
+    )
     assert scale == HALF_SCALE
     assert found.dtype == torch.float32
     assert cosine(found, expected) > 0.99
-    torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.02 * expected.abs().max().item())
+    torch.testing.assert_close(
+        found.double(), expected, rtol=0.05, atol=0.02 * expected.abs().max().item()
+    )
 
 
 @pytest.mark.parametrize("factor", [100.0, 1e7])
@@ -241,7 +262,9 @@ def test_a_gradient_that_no_scale_makes_finite_is_skipped_and_costs_no_scale() -
 def test_float32_and_bfloat16_are_left_as_they_are() -> None:
     assert loss_scale(torch.float32, torch.bfloat16) == 1
     z = torch.randn(3, 4, 4, 4)
-    assert torch.equal(finite_gradient(partial(gradient, z, square), 1.0)[1], gradient(z, square)[1])
+    assert torch.equal(
+        finite_gradient(partial(gradient, z, square), 1.0)[1], gradient(z, square)[1]
+    )
     values, grad = gradient(z, square, 2.0**10)  # a power of two: nothing is rounded
     assert torch.equal(grad, gradient(z, square)[1])
     assert torch.equal(values, square(z))

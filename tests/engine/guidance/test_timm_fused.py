@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from engine.classifiers.norms import norm_calls
 from engine.guidance.fused import fused_moments
 from engine.guidance.moments import recording_moments
 from engine.guidance.pairing import pair
-from engine.models.norms import norm_calls
 
 pytestmark = pytest.mark.timm
 
@@ -14,7 +14,11 @@ pytestmark = pytest.mark.timm
 @pytest.mark.parametrize(
     ("library", "name", "activated"),
     [
-        ("torchvision", "resnet18", 9),  # bn1 of each block and of the stem; one ReLU module a block
+        (
+            "torchvision",
+            "resnet18",
+            9,
+        ),  # bn1 of each block and of the stem; one ReLU module a block
         ("torchvision", "resnet50", 33),
         ("torchvision", "googlenet", 57),  # functional, in place
         ("torchvision", "densenet121", 121),
@@ -24,7 +28,9 @@ pytestmark = pytest.mark.timm
         ("timm", "mobilenetv3_small_100", 5),  # hard swish is left to the layer
     ],
 )
-def test_it_measures_and_differentiates_as_the_hooks_do(library: str, name: str, activated: int) -> None:
+def test_it_measures_and_differentiates_as_the_hooks_do(
+    library: str, name: str, activated: int
+) -> None:
     if library == "timm":
         network = pytest.importorskip("timm").create_model(name, pretrained=False)
     else:
@@ -38,9 +44,14 @@ def test_it_measures_and_differentiates_as_the_hooks_do(library: str, name: str,
         leaf = x.clone().requires_grad_()
         with measuring as measured:
             logits = network(leaf)
-            loss = torch.stack([m.mean.square().sum() + m.var.sum() for m in measured]).sum() + logits.sum()
+            loss = (
+                torch.stack([m.mean.square().sum() + m.var.sum() for m in measured]).sum()
+                + logits.sum()
+            )
             results.append([logits.detach(), loss.detach(), *torch.autograd.grad(loss, leaf)])
     for got, expected in zip(*reversed(results), strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+        torch.testing.assert_close(
+            got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
+        )
     plan = pair(layers, lambda: network(x))
     assert sum(how is not None and how.activation != "none" for how in plan.values()) == activated

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.config import Alignment
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError
 from engine.guidance.losses import alignment_target, domain_loss
 from engine.guidance.steer import gradient
 from engine.guidance.two_pass import two_pass
-from engine.models import Classifier, Preprocess, load_classifier
-from engine.models.cifar_resnet import CifarResNet
+from engine.settings import Alignment
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 SETTINGS = [Alignment(), Alignment(norm="l2", layers="first")]
@@ -18,7 +18,9 @@ SETTINGS = [Alignment(), Alignment(norm="l2", layers="first")]
 
 @pytest.fixture
 def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")
+    return load_classifier(
+        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
+    )
 
 
 def decode(z: Tensor) -> Tensor:
@@ -61,7 +63,9 @@ def test_equals_the_guidance_loss_of_a_classifier(classifier: Classifier, fused:
         4,
     )
     torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=0)
-    torch.testing.assert_close(got[1], expected[1], rtol=1e-3, atol=1e-4 * float(expected[1].abs().max()))
+    torch.testing.assert_close(
+        got[1], expected[1], rtol=1e-3, atol=1e-4 * float(expected[1].abs().max())
+    )
 
 
 def test_no_more_than_a_micro_batch_has_a_graph(classifier: Classifier) -> None:

@@ -6,15 +6,16 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
-from engine.config import Alignment, Sampling
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError, MissingExtraError
 from engine.memory import apply, attention
 from engine.memory.apply import applied, plan_of
 from engine.memory.attention import attending, chosen_attention
 from engine.memory.plan import Plan, plan
-from engine.models import Classifier, Preprocess, Prior, load_classifier
-from engine.models.cifar_resnet import CifarResNet
-from engine.models.skeleton import skeleton_prior
+from engine.memory.skeleton import skeleton_prior
+from engine.models import Prior
+from engine.settings import Alignment, Sampling
 
 CPU = torch.device("cpu")
 
@@ -33,7 +34,12 @@ def planned(small_prior: Prior, classifier: Classifier) -> Plan:
 
 def processors(prior: Prior) -> set[type]:
     networks = (prior.unet, prior.vae)
-    return {type(part.processor) for n in networks for part in n.modules() if isinstance(part, Attention)}
+    return {
+        type(part.processor)
+        for n in networks
+        for part in n.modules()
+        if isinstance(part, Attention)
+    }
 
 
 @torch.no_grad()
@@ -127,7 +133,9 @@ def test_parts_are_on_the_device_in_their_phase_alone(
 
 def test_token_learning_is_checkpointed_where_planned(small_prior: Prior, planned: Plan) -> None:
     def checkpointed() -> bool:
-        return bool(small_prior.unet.is_gradient_checkpointing and small_prior.vae.is_gradient_checkpointing)
+        return bool(
+            small_prior.unet.is_gradient_checkpointing and small_prior.vae.is_gradient_checkpointing
+        )
 
     for wanted in (("cat",), ()):
         with applied(replace(planned, checkpoint=wanted), small_prior) as phase, phase("cat"):
@@ -139,7 +147,8 @@ def test_a_plan_of_another_prior_is_refused(small_prior: Prior, planned: Plan) -
     other = replace(planned, dtype="float16")
     with (
         pytest.raises(
-            ConfigError, match="memory plan is for a prior in float16 at 32 px on cpu, expected one for"
+            ConfigError,
+            match="memory plan is for a prior in float16 at 32 px on cpu, expected one for",
         ),
         applied(other, small_prior),
     ):

@@ -59,7 +59,10 @@ def chain(device: str) -> nn.Sequential:
 
 
 def gradient_count(device: str, with_checkpoints: bool) -> Count:
-    network, x = chain(device).requires_grad_(False), torch.zeros(256, 64, device=device, requires_grad=True)
+    network, x = (
+        chain(device).requires_grad_(False),
+        torch.zeros(256, 64, device=device, requires_grad=True),
+    )
     with counting() as count:
         y = x
         for block in network:
@@ -87,7 +90,14 @@ def test_counts_do_not_depend_on_what_was_counted_before(monkeypatch: pytest.Mon
     def work(device: str) -> list[object]:
         x, half = floats(64, device).view(64, 16, 16), floats(64, device).half().view(64, 16, 16)
         with counting() as count:
-            made = [x * 2, x * 2.0, half * 2, half + x, x.transpose(1, 2) * 2, x.to(torch.int32) * True]
+            made = [
+                x * 2,
+                x * 2.0,
+                half * 2,
+                half + x,
+                x.transpose(1, 2) * 2,
+                x.to(torch.int32) * True,
+            ]
             made += [x.sum((1, 2)), x.sum((1, 2), keepdim=True), *x.max(1), x.add_(1), x[1:]]
             made += functional.scaled_dot_product_attention(x[None], x[None], x[None])
         facts = [(y.shape, y.stride(), y.dtype, y.device.type == device) for y in made]

@@ -2,10 +2,11 @@
 
 import pytest
 
-from engine.config import Alignment
+from engine.classifiers import load_classifier
 from engine.memory.phases import Case, Subject, count_case
-from engine.models import load_classifier, load_prior
-from engine.models.skeleton import skeleton_classifier
+from engine.memory.skeleton import skeleton_classifier
+from engine.models import load_prior
+from engine.settings import Alignment
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.config import Sampling, TokenLearning
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
 from engine.memory.count import counting
 from engine.memory.measure import Measured
-from engine.models import Classifier, Preprocess, Prior, load_classifier
-from engine.models.cifar_resnet import CifarResNet
+from engine.models import Prior
+from engine.settings import Sampling, TokenLearning
 
 BENCH = Path(__file__).resolve().parents[3] / "bench"
 NAMES = ("contenders", "gpu_memory", "timing")
@@ -72,9 +73,14 @@ def classifier(tiny_resnet: CifarResNet) -> Classifier:
 @pytest.fixture
 def settings(bench):
     learning = TokenLearning(
-        epochs=2, steps=3, updates_per_trajectory=1, target_accuracy=1.0, skip_passing=False, init="a",
+        epochs=2,
+        steps=3,
+        updates_per_trajectory=1,
+        target_accuracy=1.0,
+        skip_passing=False,
+        init="a",
         check_images=0,
-    )  # fmt: skip
+    )
     return bench.Settings(sampling=Sampling(steps=3), learning=learning, rounds=1)
 
 
@@ -128,7 +134,12 @@ def test_what_does_not_fit_is_told_and_the_suite_goes_on(
         seen.append(json.loads(file.read_text()))
 
     rows = bench.suite(card, small_prior, [classifier], settings, ["1GB", "1KB"], [1, 2], on_row)
-    assert [(row["batch"], row["budget"]) for row in rows] == [(1, "1GB"), (1, "1KB"), (2, "1GB"), (2, "1KB")]
+    assert [(row["batch"], row["budget"]) for row in rows] == [
+        (1, "1GB"),
+        (1, "1KB"),
+        (2, "1GB"),
+        (2, "1KB"),
+    ]
     assert card.caps == [10**9, 10**3, 10**9, 10**3]
     assert "error" in rows[0]["generate"]["phases"]["guidance"]
     for row in rows[1::2]:

@@ -2,14 +2,15 @@
 
 import pytest
 
-from engine.config import Alignment, Sampling
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
 from engine.memory.measure import measuring, peak_bytes
 from engine.memory.phases import PHASES, Case, Subject, count_case, run_case
 from engine.memory.plan import plan
-from engine.models import Classifier, Preprocess, Prior, load_classifier
-from engine.models.cifar_resnet import CifarResNet
-from engine.models.skeleton import skeleton_classifier, skeleton_prior
-from engine.pipelines.generate import generate
+from engine.memory.skeleton import skeleton_classifier, skeleton_prior
+from engine.models import Prior
+from engine.runners.generate import generate
+from engine.settings import Alignment, Sampling
 
 TOLERANCE = 0.1
 

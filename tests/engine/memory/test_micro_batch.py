@@ -17,7 +17,9 @@ def allocator_error() -> RuntimeError:
 
 def test_the_words_of_torchs_allocators_are_known() -> None:
     assert is_out_of_memory(allocator_error())
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert is_out_of_memory(
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    )
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.config import Alignment
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError, MissingExtraError
 from engine.memory import budget, costs
 from engine.memory.apply import applied
@@ -17,8 +18,8 @@ from engine.memory.costs import CUBLAS_BYTES, USABLE, Costs, _identity, largest_
 from engine.memory.count import counting
 from engine.memory.phases import Case, Counted, Subject
 from engine.memory.plan import Plan, plan
-from engine.models import Classifier, Preprocess, Prior, load_classifier, load_prior
-from engine.models.cifar_resnet import CifarResNet
+from engine.models import Prior, load_prior
+from engine.settings import Alignment
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
@@ -35,8 +36,20 @@ def roomy(small_prior: Prior, classifier: Classifier) -> Plan:
 
 
 def test_plenty_of_memory_changes_nothing(roomy: Plan) -> None:
-    assert roomy.micro_batch == {"text": 4, "sampling": 4, "guidance": 4, "decode": 4, "cat": 4, "rows": 4}
-    assert (roomy.checkpoint, roomy.offload, roomy.attention, roomy.decoder) == ((), (), "sdpa", "full")
+    assert roomy.micro_batch == {
+        "text": 4,
+        "sampling": 4,
+        "guidance": 4,
+        "decode": 4,
+        "cat": 4,
+        "rows": 4,
+    }
+    assert (roomy.checkpoint, roomy.offload, roomy.attention, roomy.decoder) == (
+        (),
+        (),
+        "sdpa",
+        "full",
+    )
     assert roomy.largest_batch > 100
     assert set(roomy.peak_bytes) == {"text", "sampling", "guidance", "decode", "cat", "rows"}
 
@@ -44,7 +57,8 @@ def test_plenty_of_memory_changes_nothing(roomy: Plan) -> None:
 def test_a_plan_survives_json(roomy: Plan) -> None:
     assert Plan.from_json(json.loads(json.dumps(roomy.to_json()))) == roomy
     with pytest.raises(
-        ConfigError, match=r"other fields than it should .*batch.*, expected what Plan\.to_json wrote"
+        ConfigError,
+        match=r"other fields than it should .*batch.*, expected what Plan\.to_json wrote",
     ):
         Plan.from_json({name: value for name, value in roomy.to_json().items() if name != "batch"})
 
@@ -55,7 +69,9 @@ def test_a_larger_budget_never_plans_a_slower_run(
     seconds, fits = [], []
     smallest, whole = roomy.smallest_bytes, int(roomy.generate_bytes / USABLE) + 1
     for nbytes in range(smallest, whole + 1, (whole - smallest) // 6):
-        planned = plan(small_prior, classifier, nbytes, batch=4, device="cuda", tokens=False, full=False)
+        planned = plan(
+            small_prior, classifier, nbytes, batch=4, device="cuda", tokens=False, full=False
+        )
         seconds.append(planned.cost)
         fits.append(planned.generate_bytes <= USABLE * nbytes)
     assert all(fits)
@@ -86,8 +102,14 @@ def test_what_rests_is_offloaded_where_guidance_has_its_own_decoder(classifier: 
     lean = plan(small, classifier, "2.15GB", batch=1, device="cuda", tokens=False, full=False)
     assert set(lean.offload) == {"text_encoder", "vae"}
     assert lean.dtype == "float16"
-    assert plan(small, classifier, "4GB", batch=1, device="cuda", tokens=False, full=False).offload == ()
-    assert plan(small, classifier, "4GB", batch=1, device="cpu", tokens=False, full=False).offload == ()
+    assert (
+        plan(small, classifier, "4GB", batch=1, device="cuda", tokens=False, full=False).offload
+        == ()
+    )
+    assert (
+        plan(small, classifier, "4GB", batch=1, device="cpu", tokens=False, full=False).offload
+        == ()
+    )
 
 
 def skeleton_at(prior: Prior, px: int) -> Prior:
@@ -120,7 +142,9 @@ def test_counts_of_two_dtypes_of_a_classifier_are_told_apart(
     small_prior: Prior, classifier: Classifier
 ) -> None:
     both = [
-        Subject(prior=small_prior, classifier=replace(classifier, dtype=dtype), alignment=None, cfg=1.0)
+        Subject(
+            prior=small_prior, classifier=replace(classifier, dtype=dtype), alignment=None, cfg=1.0
+        )
         for dtype in (torch.float32, torch.bfloat16)
     ]
     assert _identity(both[0]) != _identity(both[1])
@@ -139,12 +163,17 @@ def test_auto_counts_loaded_weights_once(
     assert plan(small_prior, classifier, 10**7, **settings).budget_bytes == 10**7
 
 
-def test_the_largest_batch_is_the_largest(small_prior: Prior, classifier: Classifier, roomy: Plan) -> None:
+def test_the_largest_batch_is_the_largest(
+    small_prior: Prior, classifier: Classifier, roomy: Plan
+) -> None:
     most = roomy.largest_batch
     for images, fits in ((most, True), (most + 1, False)):
-        planned = plan(small_prior, classifier, "10GB", batch=images, device="cuda", tokens=False, full=False)
+        planned = plan(
+            small_prior, classifier, "10GB", batch=images, device="cuda", tokens=False, full=False
+        )
         whole = all(
-            planned.micro_batch[phase] == images for phase in ("text", "sampling", "guidance", "decode")
+            planned.micro_batch[phase] == images
+            for phase in ("text", "sampling", "guidance", "decode")
         )
         assert (whole and planned.checkpoint == () and planned.offload == ()) == fits
 
@@ -155,9 +184,11 @@ def test_the_largest_batch_takes_few_counts_wherever_peaks_bend(
 ) -> None:
     """Peaks are the highest of several lines. Guidance grows faster from 300 images on, sampling from 6."""
     lines = {
-        "text": [(900, 3)], "sampling": [(2_000, 10), (0, 350)], "guidance": [(9_000, 50), (-186_000, 700)],
+        "text": [(900, 3)],
+        "sampling": [(2_000, 10), (0, 350)],
+        "guidance": [(9_000, 50), (-186_000, 700)],
         "decode": [(0, 360)],
-    }  # fmt: skip
+    }
     counts: list[Case] = []
 
     def peak(phase: str, images: int) -> int:
@@ -203,7 +234,8 @@ def test_a_prediction_holds_weights_and_all_that_is_alive(
 
 def test_more_than_the_device_has_is_a_warning(small_prior: Prior, classifier: Classifier) -> None:
     with pytest.warns(
-        MemoryWarning, match=r"memory budget is 900000\.00GB and cpu has .*, expected no more than that"
+        MemoryWarning,
+        match=r"memory budget is 900000\.00GB and cpu has .*, expected no more than that",
     ):
         plan(small_prior, classifier, "900TB", batch=1, tokens=False, full=False)
     with warnings.catch_warnings():
@@ -216,18 +248,24 @@ def test_settings_that_make_no_sense(small_prior: Prior, classifier: Classifier)
         plan(small_prior, classifier, batch=0)
     with pytest.raises(ConfigError, match=r"image_px is 33, expected a multiple of 8: .* Round it"):
         plan(small_prior, classifier, image_px=33)
-    with pytest.raises(ConfigError, match="attention is 'fast', expected one of 'auto', 'sdpa', 'xformers'"):
+    with pytest.raises(
+        ConfigError, match="attention is 'fast', expected one of 'auto', 'sdpa', 'xformers'"
+    ):
         plan(small_prior, classifier, attention="fast")
     with pytest.raises(ConfigError, match="attention is 'xformers' on cpu, expected a CUDA device"):
         plan(small_prior, classifier, attention="xformers")
-    with pytest.raises(MissingExtraError, match=r"'xformers' and the package is not installed.*ddis\[gpu\]"):
+    with pytest.raises(
+        MissingExtraError, match=r"'xformers' and the package is not installed.*ddis\[gpu\]"
+    ):
         plan(small_prior, classifier, "1GB", attention="xformers", device="cuda")
 
 
 def test_size_dtype_and_guidance_are_those_asked_for(
     small_prior: Prior, classifier: Classifier, roomy: Plan
 ) -> None:
-    larger = plan(small_prior, classifier, "10GB", 64, batch=4, device="cuda", tokens=False, full=False)
+    larger = plan(
+        small_prior, classifier, "10GB", 64, batch=4, device="cuda", tokens=False, full=False
+    )
     assert larger.image_px == larger.decode_px == 64
     assert larger.peak_bytes["decode"] > roomy.peak_bytes["decode"]
     half = plan(
@@ -243,7 +281,14 @@ def test_size_dtype_and_guidance_are_those_asked_for(
     assert half.dtype == "bfloat16"
     assert half.peak_bytes["sampling"] < roomy.peak_bytes["sampling"]
     plain = plan(
-        small_prior, classifier, "10GB", batch=4, device="cuda", alignment=None, tokens=False, full=False
+        small_prior,
+        classifier,
+        "10GB",
+        batch=4,
+        device="cuda",
+        alignment=None,
+        tokens=False,
+        full=False,
     )
     assert plain.decoder == "none"
     assert "guidance" not in plain.peak_bytes

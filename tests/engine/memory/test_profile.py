@@ -8,11 +8,12 @@ import pytest
 from torch._C._autograd import DeviceType
 
 from engine import profile
-from engine.config import Alignment
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError
 from engine.memory.profile import covered, told
-from engine.models import Classifier, Preprocess, Prior, load_classifier
-from engine.models.cifar_resnet import CifarResNet
+from engine.models import Prior
+from engine.settings import Alignment
 
 
 @pytest.fixture
@@ -30,13 +31,14 @@ def test_a_step_is_told_in_parts_with_a_trace(
     step = parts.pop("step")
     assert set(parts) == {"unet", "decode", "classifier", "backward", "own kernels", "host gaps"}
     assert all(0 < ms < step for ms in parts.values())
-    assert parts["unet"] + parts["decode"] + parts["classifier"] + parts["backward"] == pytest.approx(
-        step, rel=0.1
-    )
+    assert parts["unet"] + parts["decode"] + parts["classifier"] + parts[
+        "backward"
+    ] == pytest.approx(step, rel=0.1)
     assert found.time_ratio == pytest.approx(found.guided_ms / found.plain_ms, rel=1e-3)
     assert found.time_ratio > 1
     names = {
-        event["name"] for event in json.loads((tmp_path / "new" / "trace.json").read_text())["traceEvents"]
+        event["name"]
+        for event in json.loads((tmp_path / "new" / "trace.json").read_text())["traceEvents"]
     }
     assert {"step", "sampling", "guidance", "decode", "classifier", "aten::convolution"} <= names
     assert json.loads(json.dumps(found.to_json()))["images"] == 2
@@ -67,15 +69,24 @@ def event(
     name: str, on: DeviceType, start: float, end: float, device_us: float, marked: bool
 ) -> SimpleNamespace:
     return SimpleNamespace(
-        name=name, device_type=on, device_time_total=device_us, cpu_time_total=end - start, is_user_annotation=marked,
+        name=name,
+        device_type=on,
+        device_time_total=device_us,
+        cpu_time_total=end - start,
+        is_user_annotation=marked,
         time_range=SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start),
-    )  # fmt: skip
+    )
 
 
 def test_what_cuda_repeats_on_its_own_timeline_counts_once() -> None:
     """A step of 100 us with kernels in 70 of them: annotations on the GPU span its gaps and double the host's times."""
     cpu, cuda = DeviceType.CPU, DeviceType.CUDA
-    marks = {"step": (0, 100, 70), "sampling": (0, 40, 30), "guidance": (40, 100, 40), "decode": (40, 60, 15)}
+    marks = {
+        "step": (0, 100, 70),
+        "sampling": (0, 40, 30),
+        "guidance": (40, 100, 40),
+        "decode": (40, 60, 15),
+    }
     events = [
         event(name, on, start, end, us, on == cpu)
         for name, (start, end, us) in marks.items()
@@ -84,6 +95,11 @@ def test_what_cuda_repeats_on_its_own_timeline_counts_once() -> None:
     events += [event("gemm", cuda, 5, 35, 30, False), event("conv", cuda, 50, 90, 40, False)]
     parts = told(events, True)
     assert parts == {
-        "unet": 0.03, "decode": 0.015, "classifier": 0, "backward": 0.025, "own kernels": 0, "host gaps": 0.03,
+        "unet": 0.03,
+        "decode": 0.015,
+        "classifier": 0,
+        "backward": 0.025,
+        "own kernels": 0,
+        "host gaps": 0.03,
         "step": 0.1,
-    }  # fmt: skip
+    }

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ModelError
-from engine.models import Classifier, Preprocess, Prior, load_classifier, load_prior
-from engine.models.cifar_resnet import CifarResNet
-from engine.models.skeleton import skeleton_classifier, skeleton_prior
+from engine.memory.skeleton import skeleton_classifier, skeleton_prior
+from engine.models import Prior, load_prior
 
 
 def millions(module: torch.nn.Module) -> float:
@@ -54,7 +55,9 @@ def test_a_tiny_decoder_may_be_refused() -> None:
     assert load_prior("arch:sd-1.5", device="meta", tiny="none").tiny is None
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet18", 11.69), ("resnet34", 21.8), ("resnet50", 25.56)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnet18", 11.69), ("resnet34", 21.8), ("resnet50", 25.56)]
+)
 def test_classifiers_have_imagenets_size(name: str, size: float) -> None:
     classifier = load_classifier(f"arch:{name}", device="cpu")
     assert millions(classifier.module) == size
@@ -68,12 +71,15 @@ def test_unknown_architectures_are_refused() -> None:
     ):
         load_prior("arch:sd-9")
     with pytest.raises(
-        ModelError, match="unknown architecture 'vgg' of a classifier, expected one of arch:resnet18"
+        ModelError,
+        match="unknown architecture 'vgg' of a classifier, expected one of arch:resnet18",
     ):
         load_classifier("arch:vgg")
 
 
-def test_a_folder_gives_its_shapes_without_reading_weights(tiny_prior: Prior, tmp_path: Path) -> None:
+def test_a_folder_gives_its_shapes_without_reading_weights(
+    tiny_prior: Prior, tmp_path: Path
+) -> None:
     source = Path(tiny_prior.name)
     for file in source.rglob("*"):
         if file.is_file() and file.suffix != ".safetensors":
@@ -87,10 +93,14 @@ def test_a_folder_gives_its_shapes_without_reading_weights(tiny_prior: Prior, tm
 
 def shapes(prior: Prior) -> list[tuple[str, torch.Size, torch.dtype]]:
     networks = (prior.unet, prior.vae, prior.text_encoder)
-    return [(name, value.shape, value.dtype) for n in networks for name, value in n.state_dict().items()]
+    return [
+        (name, value.shape, value.dtype) for n in networks for name, value in n.state_dict().items()
+    ]
 
 
-def test_a_skeleton_shares_what_the_model_shares(tiny_prior: Prior, tiny_resnet: CifarResNet) -> None:
+def test_a_skeleton_shares_what_the_model_shares(
+    tiny_prior: Prior, tiny_resnet: CifarResNet
+) -> None:
     twin = skeleton_prior(tiny_prior)
     assert shapes(twin) == shapes(tiny_prior)
     assert twin.device.type == "meta"

@@ -9,19 +9,29 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
-from engine.config import CLASSIFIERS_PX, PRIORS_PX, Alignment
+from engine.classifiers import Preprocess, load_classifier
 from engine.errors import ConfigError
 from engine.guidance.losses import domain_loss
 from engine.guidance.steer import gradient
-from engine.models import Preprocess, Prior, load_classifier, load_prior
-from engine.models.decoder import crop_margin, decode, decoder_of, decoding_in_parts, guidance_decoder
+from engine.models import Prior, load_prior
+from engine.models.decoder import (
+    crop_margin,
+    decode,
+    decoder_of,
+    decoding_in_parts,
+    guidance_decoder,
+)
 from engine.models.decoder_stages import coarse, full_stages, tiny_stages
+from engine.settings import CLASSIFIERS_PX, PRIORS_PX, Alignment
 
 
 def taesd(seed: int = 3, levels: int = 4, **config: object) -> AutoencoderTiny:
     """The layout of TAESD, 8 channels wide: 8 px a latent."""
     torch.manual_seed(seed)
-    widths = {"encoder_block_out_channels": (8,) * levels, "decoder_block_out_channels": (8,) * levels}
+    widths = {
+        "encoder_block_out_channels": (8,) * levels,
+        "decoder_block_out_channels": (8,) * levels,
+    }
     blocks = {"num_encoder_blocks": (1,) * levels, "num_decoder_blocks": (*(2,) * (levels - 1), 1)}
     return AutoencoderTiny(**widths, **blocks, **config).eval().requires_grad_(False)
 
@@ -33,7 +43,9 @@ def prior(tiny_prior: Prior) -> Prior:
 
 
 @pytest.mark.parametrize("halvings", [1, 2])
-def test_a_convolution_behind_a_left_out_upsampling_gives_the_means_of_its_pixels(halvings: int) -> None:
+def test_a_convolution_behind_a_left_out_upsampling_gives_the_means_of_its_pixels(
+    halvings: int,
+) -> None:
     convolution = nn.Conv2d(3, 5, 3, padding=1).double()
     x = torch.randn(2, 3, 5, 4, dtype=torch.float64)
     whole = convolution(F.interpolate(x, scale_factor=2**halvings, mode="nearest"))
@@ -65,9 +77,13 @@ def test_a_smaller_image_is_the_whole_one_made_small_as_far_as_a_trained_decoder
         "skipped": seen(lambda z: skipped(torch.tanh(z / prior.vae.config.scaling_factor / 3) * 3)),
     }
     error = {
-        name: (image - F.avg_pool2d(whole, 2)).square().mean().sqrt() for name, (image, _) in small.items()
+        name: (image - F.avg_pool2d(whole, 2)).square().mean().sqrt()
+        for name, (image, _) in small.items()
     }
-    cosine = {name: F.cosine_similarity(g.flatten(), gradient.flatten(), 0) for name, (_, g) in small.items()}
+    cosine = {
+        name: F.cosine_similarity(g.flatten(), gradient.flatten(), 0)
+        for name, (_, g) in small.items()
+    }
     assert error["ours"] < 0.6 * error["skipped"]
     assert error["ours"] < 0.06
     assert 1 - cosine["ours"] < 0.5 * (1 - cosine["skipped"])
@@ -88,7 +104,9 @@ def test_stages_are_the_decoder_to_the_bit_and_checkpoints_change_nothing(
         stages = full_stages(vae) if name == "full" else tiny_stages(vae)
         plain = replace(guidance_decoder(prior, name), stages=stages)
         assert torch.equal(plain(latents), decode(vae, latents, clamp=False))
-    (first, first_grad), (second, second_grad) = (with_gradient(each, latents) for each in (plain, decoder))
+    (first, first_grad), (second, second_grad) = (
+        with_gradient(each, latents) for each in (plain, decoder)
+    )
     assert torch.equal(first, second)
     assert torch.equal(first_grad, second_grad)
     assert first_grad.abs().max() > 0
@@ -111,7 +129,9 @@ def test_checkpoints_hold_a_part_of_the_activations(prior: Prior, name: str, sha
             kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
             return x
 
-        weights = {w.untyped_storage().data_ptr() for m in (prior.vae, prior.tiny) for w in m.parameters()}
+        weights = {
+            w.untyped_storage().data_ptr() for m in (prior.vae, prior.tiny) for w in m.parameters()
+        }
         decoder = guidance_decoder(prior, name, checkpoint=checkpoint)
         leaf = torch.randn(2, 4, 4, 4, requires_grad=True)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
@@ -131,7 +151,10 @@ def test_the_tiny_decoder_gives_its_smallest_size_that_is_enough(
     decoder = guidance_decoder(prior, "auto", px)
     assert (decoder.kind, decoder.px) == ("tiny", made)
     assert decoder(torch.randn(1, 4, 4, 4)).shape == (1, 3, made, made)
-    assert (guidance_decoder(prior, "full", px).kind, guidance_decoder(prior, "full", px).px) == ("full", 32)
+    assert (guidance_decoder(prior, "full", px).kind, guidance_decoder(prior, "full", px).px) == (
+        "full",
+        32,
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,7 +198,9 @@ def test_nothing_is_computed_where_tensors_have_no_values(prior: Prior, name: st
     part = AutoencoderKL if name == "full" else AutoencoderTiny
     with torch.device("meta"):
         empty = part.from_config((prior.vae if name == "full" else prior.tiny).config)
-    decoder = guidance_decoder(replace(prior, **{"vae" if name == "full" else "tiny": empty}), name, 16, True)
+    decoder = guidance_decoder(
+        replace(prior, **{"vae" if name == "full" else "tiny": empty}), name, 16, True
+    )
     leaf = torch.empty(2, 4, 4, 4, device="meta", requires_grad=True)
     images = decoder(leaf)
     assert torch.autograd.grad(images.sum(), leaf)[0].shape == leaf.shape
@@ -234,7 +259,9 @@ def test_the_gradient_through_the_crop_s_window_is_that_of_the_whole_image() -> 
     whole = replace(window, margin=0)
     assert (window.margin, window.px) == (3, 256)
     loss = domain_loss(classifier, Alignment(class_weight=0.0))
-    (near, grad), (exact, expected) = (gradient(z, lambda rows, d=d: loss(d(rows))) for d in (window, whole))
+    (near, grad), (exact, expected) = (
+        gradient(z, lambda rows, d=d: loss(d(rows))) for d in (window, whole)
+    )
     torch.testing.assert_close(near, exact, rtol=0.05, atol=0)
     cosine = F.cosine_similarity(grad.flatten(), expected.flatten(), 0)
     assert cosine > 0.99, cosine

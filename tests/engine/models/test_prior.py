@@ -13,9 +13,13 @@ from engine.models.decoder import decode, downscale
 PROMPTS = ["a dog", "an elephant"]
 
 
-def ddim(prior: Prior, prompts: list[str], latents: torch.Tensor, cfg: float, steps: int) -> torch.Tensor:
+def ddim(
+    prior: Prior, prompts: list[str], latents: torch.Tensor, cfg: float, steps: int
+) -> torch.Tensor:
     """The bare DDIM loop, eta = 0."""
-    denoise = prior.denoiser(prior.encode_prompts(prompts), prior.encode_prompts([""] * len(prompts)), cfg)
+    denoise = prior.denoiser(
+        prior.encode_prompts(prompts), prior.encode_prompts([""] * len(prompts)), cfg
+    )
     for step in prior.schedule(steps):
         clean, noise = denoise(latents, step)
         latents = step.alpha_next**0.5 * clean + (1 - step.alpha_next) ** 0.5 * noise
@@ -33,7 +37,9 @@ def changed(prior: Prior, **config: object) -> Prior:
 
 @pytest.mark.parametrize(("cfg", "steps"), [(1.0, 4), (5.0, 4), (15.0, 7)])
 @torch.no_grad()
-def test_images_are_those_of_diffusers_to_the_bit(tiny_prior_folder: Path, cfg: float, steps: int) -> None:
+def test_images_are_those_of_diffusers_to_the_bit(
+    tiny_prior_folder: Path, cfg: float, steps: int
+) -> None:
     latents = torch.randn(2, 4, 4, 4)
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_prior_folder)
     for part in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
@@ -90,7 +96,9 @@ def test_making_a_schedule_leaves_the_prior_as_it_was(tiny_prior: Prior) -> None
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_impossible_numbers_of_steps_are_refused(tiny_prior: Prior, steps: int) -> None:
-    with pytest.raises(ConfigError, match=f"{steps} steps, expected 1 to 1000: prior .* Ask for fewer steps"):
+    with pytest.raises(
+        ConfigError, match=f"{steps} steps, expected 1 to 1000: prior .* Ask for fewer steps"
+    ):
         tiny_prior.schedule(steps)
 
 
@@ -129,7 +137,9 @@ def test_shapes_follow_the_configs(tiny_prior: Prior) -> None:
     assert tiny_prior.decode(torch.randn(2, 4, 4, 4)).shape == (2, 3, 32, 32)
 
 
-def test_decoding_without_the_clamp_keeps_the_gradient_of_saturated_pixels(tiny_prior: Prior) -> None:
+def test_decoding_without_the_clamp_keeps_the_gradient_of_saturated_pixels(
+    tiny_prior: Prior,
+) -> None:
     latents = 40 * torch.randn(1, 4, 4, 4)
     tiny_prior.vae.decoder.conv_out.bias.data.add_(9)  # every pixel beyond white
     try:
@@ -146,9 +156,12 @@ def test_decoding_without_the_clamp_keeps_the_gradient_of_saturated_pixels(tiny_
 @torch.no_grad()
 def test_the_tiny_autoencoder_decodes_like_its_own_pipeline() -> None:
     vae = AutoencoderTiny(
-        encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8),
-        num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1), latent_channels=4,
-    ).eval()  # fmt: skip
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+        latent_channels=4,
+    ).eval()
     latents = torch.randn(1, 4, 8, 8)
     images = decode(vae, latents)
     assert images.shape == (1, 3, 8 * downscale(vae), 8 * downscale(vae)) == (1, 3, 32, 32)

@@ -73,7 +73,10 @@ def test_variants_and_revisions_are_refused_where_there_are_none(folder: Path) -
 def test_other_weights_or_another_prediction_make_another_fingerprint(
     tiny_prior: Prior, tiny_prior_folders: dict[str, Path], folder: Path
 ) -> None:
-    assert load_prior(tiny_prior_folders["v_prediction"], device="cpu").fingerprint != tiny_prior.fingerprint
+    assert (
+        load_prior(tiny_prior_folders["v_prediction"], device="cpu").fingerprint
+        != tiny_prior.fingerprint
+    )
     unet = load_prior(folder, device="cpu").unet
     unet.conv_out.bias.data += 1
     unet.save_pretrained(folder / "unet")
@@ -82,10 +85,16 @@ def test_other_weights_or_another_prediction_make_another_fingerprint(
 
 def test_the_scheduler_of_sd_1_is_read_as_ddim_without_clipping(folder: Path) -> None:
     pndm = {
-        "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-        "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
+        "_class_name": "PNDMScheduler",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
         "clip_sample": True,
-    }  # fmt: skip
+    }
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(pndm))
     prior = load_prior(folder, device="cpu")
     assert prior.scheduler.config.clip_sample is False
@@ -116,7 +125,9 @@ def test_a_prior_in_the_hubs_cache_loads_by_its_id(
     (repository / "refs" / "main").write_text("0" * 40)
     shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home))
-    assert load_prior("someone/tiny-sd", device="cpu", local_files_only=True).name == "someone/tiny-sd"
+    assert (
+        load_prior("someone/tiny-sd", device="cpu", local_files_only=True).name == "someone/tiny-sd"
+    )
     for file in (repository / "snapshots").rglob("*.safetensors"):
         file.unlink()
     with pytest.raises(
@@ -125,9 +136,13 @@ def test_a_prior_in_the_hubs_cache_loads_by_its_id(
         load_prior("someone/tiny-sd", variant="fp16", device="cpu", local_files_only=True)
 
 
-def test_embedded_weights_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_weights_that_are_missing_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prior_sources, "EMBEDDED", tmp_path)
-    with pytest.raises(ModelError, match=f"not in {re.escape(str(tmp_path))}.*engine.models.embedded.train"):
+    with pytest.raises(
+        ModelError, match=f"not in {re.escape(str(tmp_path))}.*engine.embedded.train"
+    ):
         load_prior("embedded")
 
 
@@ -147,7 +162,9 @@ def test_other_kinds_of_pipeline_are_refused(folder: Path) -> None:
         ModelError, match=r"with text_encoder_2, expected the parts of Stable Diffusion 1.x or 2.x"
     ):
         load_prior(folder)
-    edit(folder / "model_index.json", lambda index: [index.pop("text_encoder_2"), index.pop("unet")])
+    edit(
+        folder / "model_index.json", lambda index: [index.pop("text_encoder_2"), index.pop("unet")]
+    )
     with pytest.raises(ModelError, match="without unet, expected the parts"):
         load_prior(folder)
     edit(
@@ -172,7 +189,9 @@ def test_broken_weights_are_refused(folder: Path, damage: str) -> None:
             shutil.copy(folder / "vae" / "diffusion_pytorch_model.safetensors", file)
         case "config":
             (folder / "unet" / "config.json").write_text("{not json")
-    with pytest.raises(ModelError, match=r"expected (a complete diffusers folder|all of its config).*again"):
+    with pytest.raises(
+        ModelError, match=r"expected (a complete diffusers folder|all of its config).*again"
+    ):
         load_prior(folder, device="cpu")
 
 

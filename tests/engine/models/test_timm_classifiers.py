@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from engine.classifiers import Preprocess, load_classifier
 from engine.errors import ModelError
-from engine.models import Preprocess, load_classifier
 
 pytestmark = pytest.mark.timm
 LABELS = ["dog", "elephant", "horse", "house"]
@@ -21,9 +21,13 @@ LABELS = ["dog", "elephant", "horse", "house"]
 def timm_network(name: str, folder: Path, **overlay: object) -> nn.Module:
     """An untrained network, its data settings overlaid, saved to a folder as timm's users share theirs."""
     timm = pytest.importorskip("timm")
-    network = timm.create_model(name, pretrained=False, num_classes=4, pretrained_cfg_overlay=overlay)
+    network = timm.create_model(
+        name, pretrained=False, num_classes=4, pretrained_cfg_overlay=overlay
+    )
     trained_for_a_while(network)
-    timm.models.save_for_hf(network, folder, safe_serialization=True, model_config={"label_names": LABELS})
+    timm.models.save_for_hf(
+        network, folder, safe_serialization=True, model_config={"label_names": LABELS}
+    )
     return network.eval()
 
 
@@ -35,9 +39,13 @@ def trained_for_a_while(network: nn.Module) -> None:
             layer.running_var.uniform_(0.5, 2)
 
 
-def check_preprocessing(preprocess: Preprocess, transform: Callable[[Image.Image], torch.Tensor]) -> None:
+def check_preprocessing(
+    preprocess: Preprocess, transform: Callable[[Image.Image], torch.Tensor]
+) -> None:
     """Equal to the library's own on a square image, but for Pillow's rounding to whole levels, twice."""
-    coarse = np.random.default_rng(0).integers(60, 190, (5, 5, 3), dtype=np.uint8)  # no overshoot is clipped
+    coarse = np.random.default_rng(0).integers(
+        60, 190, (5, 5, 3), dtype=np.uint8
+    )  # no overshoot is clipped
     image = Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
     found, expected = preprocess(pixels)[0], transform(image)
@@ -73,7 +81,12 @@ def test_a_timm_network_brings_its_preprocessing_labels_and_statistics(
     "settings",
     [
         {"input_size": (3, 64, 64), "crop_pct": 0.875, "interpolation": "bicubic"},
-        {"input_size": (3, 64, 64), "crop_pct": 0.8, "crop_mode": "squash", "interpolation": "bilinear"},
+        {
+            "input_size": (3, 64, 64),
+            "crop_pct": 0.8,
+            "crop_mode": "squash",
+            "interpolation": "bilinear",
+        },
         {"input_size": (3, 64, 48), "crop_pct": 1.0, "mean": (0.5,) * 3, "std": (0.25,) * 3},
         {"input_size": (3, 64, 48), "crop_pct": 1.0, "crop_mode": "squash"},
     ],
@@ -83,7 +96,9 @@ def test_timm_preprocessing_is_timms_own(settings: dict[str, Any], tmp_path: Pat
     network = timm_network("test_efficientnet", tmp_path, **settings)
     data = pytest.importorskip("timm").data
     transform = data.create_transform(**data.resolve_model_data_config(network), is_training=False)
-    check_preprocessing(load_classifier(f"timm:local-dir:{tmp_path}", device="cpu").preprocess, transform)
+    check_preprocessing(
+        load_classifier(f"timm:local-dir:{tmp_path}", device="cpu").preprocess, transform
+    )
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50])
@@ -107,7 +122,9 @@ def test_torchvision_frozen_batch_norm_is_found() -> None:
     network = torchvision.models.resnet18(
         weights=None, num_classes=4, norm_layer=torchvision.ops.FrozenBatchNorm2d
     )
-    classifier = load_classifier(network, labels=LABELS, preprocess=Preprocess.squash(32), device="cpu")
+    classifier = load_classifier(
+        network, labels=LABELS, preprocess=Preprocess.squash(32), device="cpu"
+    )
     assert len(classifier.stored) == 20
 
 
@@ -120,7 +137,9 @@ def torchvision_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "checkpoints" / weights.url.rpartition("/")[2]
 
 
-def test_torchvision_weights_are_read_with_their_transforms_and_categories(torchvision_cache: Path) -> None:
+def test_torchvision_weights_are_read_with_their_transforms_and_categories(
+    torchvision_cache: Path,
+) -> None:
     models = pytest.importorskip("torchvision").models
     network = models.resnet18(weights=None)
     trained_for_a_while(network)
@@ -151,11 +170,14 @@ def test_without_network_the_errors_say_what_to_fetch(
 
     pytest.importorskip("timm")
     for name in ("resnet18", "hf-hub:timm/resnet18.a1_in1k"):
-        with pytest.raises(ModelError, match=r"run `hf download timm/resnet18.a1_in1k --local-dir FOLDER`"):
+        with pytest.raises(
+            ModelError, match=r"run `hf download timm/resnet18.a1_in1k --local-dir FOLDER`"
+        ):
             load_classifier(f"timm:{name}")
     monkeypatch.setattr("torch.hub.download_url_to_file", unreachable)
     with pytest.raises(
-        ModelError, match=rf"not known\), expected the file of https:.* in .*{torchvision_cache.parent.name}:"
+        ModelError,
+        match=rf"not known\), expected the file of https:.* in .*{torchvision_cache.parent.name}:",
     ):
         load_classifier("torchvision:resnet18")
 
@@ -163,9 +185,13 @@ def test_without_network_the_errors_say_what_to_fetch(
 def test_unknown_names_and_folders_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     for name in ("resnet1833", "resnet18.nobody"):
-        with pytest.raises(ModelError, match=f"unknown timm classifier '{name}' .*check the spelling"):
+        with pytest.raises(
+            ModelError, match=f"unknown timm classifier '{name}' .*check the spelling"
+        ):
             load_classifier(f"timm:{name}")
-    with pytest.raises(ModelError, match=r"expected a folder with config.json and model.safetensors"):
+    with pytest.raises(
+        ModelError, match=r"expected a folder with config.json and model.safetensors"
+    ):
         load_classifier(f"timm:local-dir:{tmp_path}")
     timm_network("test_efficientnet", tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"nothing")

@@ -55,7 +55,8 @@ def test_by_default_it_is_the_one_in_the_prior_s_folder_or_its_own_vae_if_that_i
 def test_latents_of_other_channels_are_refused(source: Path, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "taesd3", latent_channels=16)
     with pytest.raises(
-        ModelError, match=r"reads latents of 16 channels and prior .* has 4, expected as many: .* take"
+        ModelError,
+        match=r"reads latents of 16 channels and prior .* has 4, expected as many: .* take",
     ):
         load_prior(source, tiny=folder, device="cpu")
 
@@ -63,7 +64,8 @@ def test_latents_of_other_channels_are_refused(source: Path, tmp_path: Path) -> 
 def test_images_of_another_size_are_refused(source: Path, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "small", levels=3)
     with pytest.raises(
-        ModelError, match=r"makes 4 px of a latent's side and the vae of prior .* 8, expected as many"
+        ModelError,
+        match=r"makes 4 px of a latent's side and the vae of prior .* 8, expected as many",
     ):
         load_prior(source, tiny=folder, device="cpu")
 

@@ -9,7 +9,8 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.models import Prior
 
 LABELS = ["dog", "horse", "guitar", "house", "person"]
 
@@ -20,8 +21,12 @@ class Smooth(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.SiLU())
-        self.second = nn.Sequential(nn.Conv2d(6, 6, 3, 2, padding=1, groups=2), nn.BatchNorm2d(6), nn.GELU())
-        self.third = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8), nn.SiLU())
+        self.second = nn.Sequential(
+            nn.Conv2d(6, 6, 3, 2, padding=1, groups=2), nn.BatchNorm2d(6), nn.GELU()
+        )
+        self.third = nn.Sequential(
+            nn.AvgPool2d(2), nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8), nn.SiLU()
+        )
         self.head = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,7 +38,9 @@ class Kinked(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True)
+        )
         self.pool = nn.MaxPool2d(3, 2, padding=1)
         self.conv, self.norm = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
         self.head = nn.Linear(6, 5)
@@ -71,7 +78,9 @@ def classifier_of() -> Callable[[type[nn.Module]], Classifier]:
         with torch.no_grad():
             for _ in range(5):
                 network(torch.randn(16, 3, 12, 12))
-        return load_classifier(network.eval(), labels=LABELS, preprocess=Preprocess.squash(12), device="cpu")
+        return load_classifier(
+            network.eval(), labels=LABELS, preprocess=Preprocess.squash(12), device="cpu"
+        )
 
     return make
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from engine.config import Alignment
 from engine.guidance.losses import domain_loss
 from engine.guidance.steer import gradient
 from engine.models.decoder import decoder_of
 from engine.onnx.export import exported, gradient_graph
 from engine.onnx.session import Session
+from engine.settings import Alignment
 
 pytest.importorskip("onnxruntime")
 
@@ -25,7 +25,9 @@ def both(prior, classifier, alignment, cache, batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("alignment", [Alignment(layers="first"), Alignment.paper()], ids=["ours", "paper"])
+@pytest.mark.parametrize(
+    "alignment", [Alignment(layers="first"), Alignment.paper()], ids=["ours", "paper"]
+)
 def test_a_smooth_gradient_is_autograds(prior, smooth, cache, alignment):
     for batch in (1, 3):
         (loss, grad), (wanted_loss, wanted) = both(prior, smooth, alignment, cache, batch)

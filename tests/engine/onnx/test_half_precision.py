@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.config import Alignment
+from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.guidance.losses import domain_loss
 from engine.guidance.steer import gradient, loss_scale
-from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.models import Prior
 from engine.models.decoder import decoder_of
 from engine.onnx.export import exported, gradient_graph, unet_graph
 from engine.onnx.session import Session
+from engine.settings import Alignment
 
 pytest.importorskip("onnxruntime")
 HALF = torch.float16
@@ -22,7 +23,10 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def half_prior(prior: Prior) -> Prior:
     """The small prior in float16."""
-    parts = {name: copy.deepcopy(getattr(prior, name)).to(HALF) for name in ("unet", "vae", "text_encoder")}
+    parts = {
+        name: copy.deepcopy(getattr(prior, name)).to(HALF)
+        for name in ("unet", "vae", "text_encoder")
+    }
     return replace(prior, **parts, fingerprint="half")
 
 
@@ -40,14 +44,18 @@ def test_a_unet_errs_no_more_than_torchs(prior: Prior, half_prior: Prior, cache)
     step = torch.tensor(7)
     with torch.no_grad():
         exact = prior.unet(z, step, encoder_hidden_states=context, return_dict=False)[0]
-        half = half_prior.unet(z.to(HALF), step, encoder_hidden_states=context.to(HALF), return_dict=False)[0]
+        half = half_prior.unet(
+            z.to(HALF), step, encoder_hidden_states=context.to(HALF), return_dict=False
+        )[0]
     (found,) = session(z, step, context)
     assert found.dtype == HALF
     assert 0 < error(found, exact) <= 2 * error(half, exact) + 1e-3
 
 
 @pytest.mark.slow
-def test_a_gradient_errs_no_more_than_torchs(prior: Prior, half_prior: Prior, smooth: Classifier, cache):
+def test_a_gradient_errs_no_more_than_torchs(
+    prior: Prior, half_prior: Prior, smooth: Classifier, cache
+):
     half = load_classifier(
         copy.deepcopy(smooth.module),
         labels=smooth.labels,

@@ -9,26 +9,31 @@ import pytest
 import torch
 
 from engine import cli
-from engine.config import Alignment, Sampling
+from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, MissingExtraError, ModelError
 from engine.memory.budget import MemoryWarning
 from engine.onnx import export
 from engine.onnx.session import Session
-from engine.outputs.manifest import read_manifest
-from engine.pipelines.generate import generate
-from engine.pipelines.runtime import default_cache
+from engine.runners.generate import generate
+from engine.runners.runtime import default_cache
+from engine.settings import Alignment, Sampling
 
 pytest.importorskip("onnxruntime")
 SHORT = Sampling(steps=3, batch=4)
 
 
 def run(prior, classifier, **settings):
-    return {s.key: s for s in generate(classifier, prior, ["dog", "horse"], 2, sampling=SHORT, **settings)}
+    return {
+        s.key: s
+        for s in generate(classifier, prior, ["dog", "horse"], 2, sampling=SHORT, **settings)
+    }
 
 
 def test_guided_images_are_torchs_and_no_autograd_runs(prior, kinked, cache, tmp_path, monkeypatch):
     wanted = run(prior, kinked)
-    run(prior, kinked, runtime="onnx", onnx_cache=cache)  # exports, for which autograd is traced once
+    run(
+        prior, kinked, runtime="onnx", onnx_cache=cache
+    )  # exports, for which autograd is traced once
 
     def never(*_, **__):
         raise AssertionError("autograd ran")
@@ -56,14 +61,23 @@ def test_the_classifier_gives_its_logits_for_any_batch(prior, kinked, cache):
         torch.testing.assert_close(logits, kinked.logits(images), rtol=1e-4, atol=1e-5)
 
 
-def test_the_command_writes_every_graph_and_generate_finds_them(prior, kinked, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_every_graph_and_generate_finds_them(
+    prior, kinked, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(cli, "load_models", lambda _: (kinked, prior))
     folder = tmp_path / "graphs"
     assert cli.main(["export-onnx", "--classifier", "x", "--out", str(folder), "--json"]) == 0
     files = [Path(file) for file in json.loads(capsys.readouterr().out)["files"]]
-    assert [file.name for file in files] == ["unet.onnx", "decoder.onnx", "classifier.onnx", "gradient.onnx"]
+    assert [file.name for file in files] == [
+        "unet.onnx",
+        "decoder.onnx",
+        "classifier.onnx",
+        "gradient.onnx",
+    ]
     for file in files:
-        assert b".py" not in file.read_bytes(), f"{file.name} names files of the machine that wrote it"
+        assert b".py" not in file.read_bytes(), (
+            f"{file.name} names files of the machine that wrote it"
+        )
 
     def never(*_, **__):
         raise AssertionError("exported again")
@@ -101,7 +115,9 @@ def test_an_interrupted_export_leaves_nothing(prior, tmp_path, monkeypatch):
 
 def test_graphs_of_other_settings_have_other_names(prior, smooth, kinked):
     def key(classifier, alignment):
-        decoder = export.GuidanceDecoder(kind="full", vae=prior.vae, px=8, stages=None, checkpoint=False)
+        decoder = export.GuidanceDecoder(
+            kind="full", vae=prior.vae, px=8, stages=None, checkpoint=False
+        )
         return export.gradient_graph(prior, classifier, alignment, decoder).key
 
     changed = [
@@ -120,19 +136,24 @@ def test_a_damaged_file_says_what_to_delete(tmp_path):
     file.parent.mkdir()
     file.write_bytes(b"half")
     with pytest.raises(
-        ModelError, match=r"cannot be run by ONNX Runtime .*, expected a whole graph.*: delete the folder"
+        ModelError,
+        match=r"cannot be run by ONNX Runtime .*, expected a whole graph.*: delete the folder",
     ):
         Session(file, torch.device("cpu"))
 
 
 def test_an_unknown_runtime_is_refused(prior, kinked):
-    with pytest.raises(ConfigError, match="runtime is 'tensorrt', expected one of 'torch', 'onnx': choose"):
+    with pytest.raises(
+        ConfigError, match="runtime is 'tensorrt', expected one of 'torch', 'onnx': choose"
+    ):
         run(prior, kinked, runtime="tensorrt")
 
 
 def test_without_the_extra_it_is_named(prior, kinked, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(MissingExtraError, match=r"onnxscript is not installed .*pip install 'ddis\[onnx\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"onnxscript is not installed .*pip install 'ddis\[onnx\]'"
+    ):
         run(prior, kinked, runtime="onnx", onnx_cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -143,7 +164,9 @@ def test_the_default_cache_is_the_users(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["gradient", "unet"])
-def test_images_are_torchs_when_onnx_runtime_runs_out_of_memory(prior, kinked, cache, monkeypatch, part):
+def test_images_are_torchs_when_onnx_runtime_runs_out_of_memory(
+    prior, kinked, cache, monkeypatch, part
+):
     """Guidance goes on with autograd in parts, which is exact; sampling with fewer images in the session."""
     wanted = run(prior, kinked, runtime="onnx", onnx_cache=cache)
     failed = []

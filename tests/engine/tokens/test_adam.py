@@ -105,7 +105,9 @@ def test_a_new_optimiser_goes_on_with_the_state_s_moments(shape):
         for number, grad in enumerate(grads):
             if number == 2 and kept != "whole":
                 state.joint = (
-                    {name: value.clone() for name, value in state.joint.items()} if kept == "cut" else {}
+                    {name: value.clone() for name, value in state.joint.items()}
+                    if kept == "cut"
+                    else {}
                 )
                 optimiser = joint(state)
             optimiser.step(everyone, grad)
@@ -126,6 +128,7 @@ def test_without_bitsandbytes_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(
-        MissingExtraError, match=r"bitsandbytes cannot be imported .*extra 'gpu'.*pip install 'ddis\[gpu\]'"
+        MissingExtraError,
+        match=r"bitsandbytes cannot be imported .*extra 'gpu'.*pip install 'ddis\[gpu\]'",
     ):
         joint(at_start(BELOW))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.config import TokenLearning
 from engine.errors import GuidanceError
 from engine.models import Prior
+from engine.settings import TokenLearning
 from engine.tokens.optimise import learn
 from engine.tokens.scaled import scaled_gradient
 from engine.tokens.source import ContextGradient
@@ -22,9 +22,14 @@ from engine.types import ImageKey, image_rng
 
 CLASSES, WIDTH = 3, 5
 ALWAYS = TokenLearning(
-    skip_passing=False, images_per_epoch=20, target_accuracy=1.0, epochs=5, updates_per_trajectory=1,
-    domain_weight=0.0, check_images=0,
-)  # fmt: skip
+    skip_passing=False,
+    images_per_epoch=20,
+    target_accuracy=1.0,
+    epochs=5,
+    updates_per_trajectory=1,
+    domain_weight=0.0,
+    check_images=0,
+)
 LogitsOf = Callable[[Sequence[ImageKey], Tensor, bool], Tensor]
 """(images, their contexts (N, D), whether with tokens) -> logits (N, K)."""
 
@@ -45,8 +50,13 @@ class Images:
         leaf = context.clone().requires_grad_()
         logits = self.source.logits_of(self.keys, leaf[:, 0], self.source.with_tokens)
         l_bn = leaf.square().mean()
-        loss = cross_entropy(logits, targets, reduction="sum") + learning.domain_weight * len(logits) * l_bn
-        grad, scale = scaled_gradient(loss, leaf, torch.tensor(1 / learning.images_per_epoch), scale)
+        loss = (
+            cross_entropy(logits, targets, reduction="sum")
+            + learning.domain_weight * len(logits) * l_bn
+        )
+        grad, scale = scaled_gradient(
+            loss, leaf, torch.tensor(1 / learning.images_per_epoch), scale
+        )
         return ContextGradient(logits.detach(), grad, self.source.lowered(scale))
 
     def finished(self, rows: Sequence[int]) -> Tensor:
@@ -59,7 +69,9 @@ class Images:
 class Rows:
     """A source whose context is the rows themselves, one word long, and whose images are their own logits."""
 
-    def __init__(self, state: TokenState, logits_of: LogitsOf, finished_of: LogitsOf | None = None) -> None:
+    def __init__(
+        self, state: TokenState, logits_of: LogitsOf, finished_of: LogitsOf | None = None
+    ) -> None:
         self.state, self.logits_of, self.finished_of = state, logits_of, finished_of or logits_of
         self.with_tokens, self.scale = True, 1.0
         self.encoded: list[int] = []
@@ -69,7 +81,9 @@ class Rows:
     def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
         self.with_tokens = with_tokens
         self.encoded.append(len(classes))
-        return self.state.rows.detach()[[self.state.classes.index(number) for number in classes]][:, None]
+        return self.state.rows.detach()[[self.state.classes.index(number) for number in classes]][
+            :, None
+        ]
 
     def to_rows(
         self, classes: Sequence[int], by_context: Tensor, rows: Tensor, scale: float
@@ -93,7 +107,9 @@ def fixed_accuracy(right: Callable[[ImageKey, bool], bool]) -> LogitsOf:
     def logits_of(keys: Sequence[ImageKey], context: Tensor, with_tokens: bool) -> Tensor:
         votes = torch.zeros(len(keys), CLASSES)
         for vote, key in zip(votes, keys, strict=True):
-            vote[key.class_index if right(key, with_tokens) else (key.class_index + 1) % CLASSES] = 9.0
+            vote[
+                key.class_index if right(key, with_tokens) else (key.class_index + 1) % CLASSES
+            ] = 9.0
         return votes + context[:, :CLASSES] * 1e-3
 
     return logits_of
@@ -126,7 +142,9 @@ def test_a_class_stops_above_the_target_and_not_at_it(hits, stops):
     right = fixed_accuracy(lambda key, with_tokens: image_of(key, learning)[1] < hits)
     (report,) = learn(state, Rows(state, right), learning, batch=7)
     assert [epoch.accuracy for epoch in report] == [hits / 20] * 3
-    assert {epoch.outcome for epoch in report} == {Outcome.RECOGNISED if stops else Outcome.EPOCHS_USED_UP}
+    assert {epoch.outcome for epoch in report} == {
+        Outcome.RECOGNISED if stops else Outcome.EPOCHS_USED_UP
+    }
     assert torch.equal(state.rows.detach(), before) == stops
 
 
@@ -137,7 +155,11 @@ def test_classes_stop_one_by_one_and_a_stopped_row_stays():
     learning = replace(ALWAYS, target_accuracy=0.7)
     for report in learn(state, Rows(state, right), learning, batch=28):
         snapshots.append((report, state.rows.detach().clone()))
-    assert [[epoch.class_index for epoch in report] for report, _ in snapshots] == [[0, 1, 2], [1, 2], [2]]
+    assert [[epoch.class_index for epoch in report] for report, _ in snapshots] == [
+        [0, 1, 2],
+        [1, 2],
+        [2],
+    ]
     first, second, third = (rows for _, rows in snapshots)
     assert torch.equal(first[0], third[0])
     assert torch.equal(second[1], third[1])
@@ -172,11 +194,15 @@ def test_the_gradient_is_that_of_the_mean_loss_of_the_class(domain_weight):
 def test_classes_that_pass_without_a_token_are_left_alone():
     state = at_start()
     learning = replace(ALWAYS, skip_passing=True, epochs=2, target_accuracy=0.7)
-    source = Rows(state, fixed_accuracy(lambda key, with_tokens: key.class_index == 1 and not with_tokens))
+    source = Rows(
+        state, fixed_accuracy(lambda key, with_tokens: key.class_index == 1 and not with_tokens)
+    )
     reports = list(learn(state, source, learning, batch=28))
     assert [(epoch.epoch, epoch.finished, epoch.outcome.name) for epoch in reports[0]] == [
-        (0, 0.0, "LEARNING"), (0, 1.0, "PASSES_WITHOUT"), (0, 0.0, "LEARNING"),
-    ]  # fmt: skip
+        (0, 0.0, "LEARNING"),
+        (0, 1.0, "PASSES_WITHOUT"),
+        (0, 0.0, "LEARNING"),
+    ]
     assert source.encoded == [3, 2, 2]
     assert state.epochs.tolist() == [2, 0, 2]
 
@@ -202,12 +228,25 @@ def test_predicted_images_stop_no_class_that_its_finished_images_do_not():
     source = Rows(state, predicted, finished)
     reports = list(learn(state, source, learning, batch=28))
     assert [(epoch.finished, epoch.outcome) for epoch in reports[0]] == [
-        (None, Outcome.LEARNING), (1.0, Outcome.RECOGNISED), (0.0, Outcome.LEARNING),
-    ]  # fmt: skip
+        (None, Outcome.LEARNING),
+        (1.0, Outcome.RECOGNISED),
+        (0.0, Outcome.LEARNING),
+    ]
     assert {key.class_index for keys in source.finished for key in keys} == {1, 2}
     state = at_start()
-    list(learn(state, Rows(state, predicted, finished), replace(learning, stop_on="predicted"), batch=28))
-    assert state.outcome.tolist() == [Outcome.EPOCHS_USED_UP, Outcome.RECOGNISED, Outcome.RECOGNISED]
+    list(
+        learn(
+            state,
+            Rows(state, predicted, finished),
+            replace(learning, stop_on="predicted"),
+            batch=28,
+        )
+    )
+    assert state.outcome.tolist() == [
+        Outcome.EPOCHS_USED_UP,
+        Outcome.RECOGNISED,
+        Outcome.RECOGNISED,
+    ]
     assert state.finished.isnan().all()
 
 
@@ -377,7 +416,9 @@ def test_too_many_skipped_updates_are_an_error():
     assert state.rows.isfinite().all()
 
 
-@pytest.mark.parametrize(("skipped", "refused"), [([0, 1], None), ([0, 15, 29], None), ([0, 15, 28], 28)])
+@pytest.mark.parametrize(
+    ("skipped", "refused"), [([0, 1], None), ([0, 15, 29], None), ([0, 15, 28], 28)]
+)
 def test_skipped_updates_count_against_those_made_so_far(skipped, refused):
     """Two are allowed from the first update on, a third once there are 30."""
     state, learning = at_start((2,)), replace(ALWAYS, epochs=40)
@@ -385,7 +426,9 @@ def test_skipped_updates_count_against_those_made_so_far(skipped, refused):
 
     def broken(keys, context, with_tokens):
         bad = [image_of(key, learning)[0] - 1 in skipped for key in keys]
-        return logits_of(keys, context, with_tokens) * torch.tensor([[torch.nan if b else 1.0] for b in bad])
+        return logits_of(keys, context, with_tokens) * torch.tensor(
+            [[torch.nan if b else 1.0] for b in bad]
+        )
 
     with pytest.raises(GuidanceError, match="3 of 29 updates") if refused else nullcontext():
         list(learn(state, Rows(state, broken), learning, batch=28))
@@ -413,7 +456,9 @@ def test_a_lowered_scale_is_kept_with_the_state():
     assert set(asked[1:]) == {16.0}
 
 
-@pytest.mark.parametrize(("optimizer", "width"), [("adam", WIDTH), ("adam8bit", WIDTH), ("adam8bit", 2100)])
+@pytest.mark.parametrize(
+    ("optimizer", "width"), [("adam", WIDTH), ("adam8bit", WIDTH), ("adam8bit", 2100)]
+)
 def test_leaving_and_going_on_is_learning_in_one_go(optimizer, width):
     """Also with a shared optimiser, in 32 bit and, with 2 x 2,100 elements side by side, in 8."""
     weights = torch.randn(width, CLASSES) / width**0.5
@@ -423,9 +468,14 @@ def test_leaving_and_going_on_is_learning_in_one_go(optimizer, width):
         return (context + noise) @ weights
 
     learning = replace(
-        ALWAYS, skip_passing=True, target_accuracy=0.6, learning_rate=0.2, optimizer=optimizer,
-        updates_per_trajectory=2, domain_weight=0.1,
-    )  # fmt: skip
+        ALWAYS,
+        skip_passing=True,
+        target_accuracy=0.6,
+        learning_rate=0.2,
+        optimizer=optimizer,
+        updates_per_trajectory=2,
+        domain_weight=0.1,
+    )
     whole = TokenState.at_start((0, 1, 2), torch.randn(3, width), optimizer)
     cut = TokenState.at_start(whole.classes, whole.rows, optimizer)
     rounds = len(list(learn(whole, Rows(whole, logits_of), learning, batch=2)))
@@ -448,7 +498,9 @@ def test_learning_solves_a_problem_that_the_start_does_not(optimizer):
     directions = torch.nn.functional.normalize(torch.randn(CLASSES, WIDTH), dim=1) * 3
     state = TokenState.at_start((0, 1, 2), torch.zeros(CLASSES, WIDTH), optimizer)
     source = Rows(state, noisy(directions.T, 0.3))
-    learning = replace(ALWAYS, epochs=30, target_accuracy=0.9, learning_rate=0.1, optimizer=optimizer)
+    learning = replace(
+        ALWAYS, epochs=30, target_accuracy=0.9, learning_rate=0.1, optimizer=optimizer
+    )
     reports = list(learn(state, source, learning, batch=28))
     assert min(epoch.accuracy for epoch in reports[0]) < 0.7
     assert state.outcome.tolist() == [Outcome.RECOGNISED] * CLASSES

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
+from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.errors import OutputError, TokenFileError
-from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.models import Prior
 from engine.prompts import class_prompt
 from engine.tokens.table import (
     METADATA,
@@ -32,9 +33,12 @@ NAMES = ("<ddis-dog>", "<ddis-elephant>", "<ddis-guitar>")
 @pytest.fixture
 def classifier() -> Classifier:
     network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
         torch.nn.Linear(4, 3),
-    )  # fmt: skip
+    )
     return load_classifier(network, labels=LABELS, preprocess=Preprocess.squash(8), device="cpu")
 
 
@@ -85,7 +89,12 @@ def with_a_larger_embedding(prior: Prior, table: TokenTable) -> Prior:
 
 
 def test_attached_rows_give_the_context_of_a_larger_embedding(tiny_prior, table):
-    prompts = ["a <ddis-dog> dog", "an <ddis-elephant> elephant", "a <ddis-elephant> <ddis-dog>", "a dog"]
+    prompts = [
+        "a <ddis-dog> dog",
+        "an <ddis-elephant> elephant",
+        "a <ddis-elephant> <ddis-dog>",
+        "a dog",
+    ]
     expected = with_a_larger_embedding(tiny_prior, table).encode_prompts(prompts)
     with attached(tiny_prior, table) as prior, torch.no_grad():
         context = prior.encode_prompts(prompts)
@@ -133,7 +142,9 @@ def test_a_name_that_the_tokenizer_knows_is_refused(tiny_prior, table):
     known = replace(tiny_prior, tokenizer=copy.deepcopy(tiny_prior.tokenizer))
     known.tokenizer.add_tokens(["<ddis-dog>"])
     with (
-        pytest.raises(TokenFileError, match=r"already knows some of <ddis-dog>.*expected new words: load"),
+        pytest.raises(
+            TokenFileError, match=r"already knows some of <ddis-dog>.*expected new words: load"
+        ),
         attached(known, table),
     ):
         pass
@@ -150,8 +161,13 @@ def test_a_saved_table_loads_as_it_was_and_equal_tables_are_equal_files(
     facts = ("classes", "labels", "names", "prior", "classifier", "training", "run", "template")
     assert [getattr(loaded, name) for name in facts] == [getattr(table, name) for name in facts]
     assert (loaded.name_of(1), loaded.name_of(2)) == ("<ddis-elephant>", "")
-    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.safetensors", "two.safetensors"]
+    assert (tmp_path / "one.safetensors").read_bytes() == (
+        tmp_path / "two.safetensors"
+    ).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "one.safetensors",
+        "two.safetensors",
+    ]
 
 
 def test_a_table_without_rows_is_kept_too(tmp_path, tiny_prior, table):
@@ -178,7 +194,10 @@ def test_fingerprints_tell_tables_apart(table):
             {"classifier": "f" * 16},
             r"learned for classifier f{16}, expected \w{16} \(.*\): load the classifier",
         ),
-        ({"rows": torch.zeros(2, 8)}, r"the tokens are 8 wide, expected 32 for prior .*: load the prior"),
+        (
+            {"rows": torch.zeros(2, 8)},
+            r"the tokens are 8 wide, expected 32 for prior .*: load the prior",
+        ),
         (
             {"template": "{class name}"},
             r"template '\{class name\}', expected 1 and 'a/an .*: learn the tokens again",
@@ -186,14 +205,18 @@ def test_fingerprints_tell_tables_apart(table):
     ],
     ids=["other prior", "other classifier", "other width", "other template"],
 )
-def test_a_file_that_does_not_fit_is_refused(tmp_path, tiny_prior, classifier, table, change, message):
+def test_a_file_that_does_not_fit_is_refused(
+    tmp_path, tiny_prior, classifier, table, change, message
+):
     save_tokens(replace(table, **change), tmp_path / "t.safetensors")
     with pytest.raises(TokenFileError, match=message) as raised:
         load_tokens(tmp_path / "t.safetensors", tiny_prior, classifier)
     assert "t.safetensors" in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no safetensors at all", None], ids=["empty", "text", "missing"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no safetensors at all", None], ids=["empty", "text", "missing"]
+)
 def test_what_is_no_token_file_is_refused(tmp_path, content):
     path = tmp_path / "t.safetensors"
     if content is not None:
@@ -206,7 +229,9 @@ def test_what_is_no_token_file_is_refused(tmp_path, content):
 
 def test_another_safetensors_file_is_refused(tmp_path):
     save_file(
-        {"x": torch.zeros(2)}, tmp_path / "t.safetensors", metadata={"ddis": json.dumps({"format": 99})}
+        {"x": torch.zeros(2)},
+        tmp_path / "t.safetensors",
+        metadata={"ddis": json.dumps({"format": 99})},
     )
     with pytest.raises(TokenFileError, match=r"token format 99 .*, expected 1"):
         read_tokens(tmp_path / "t.safetensors")
@@ -218,8 +243,12 @@ def test_a_path_that_cannot_be_written_is_explained(tmp_path, table):
         save_tokens(table, tmp_path / "file" / "t.safetensors")
 
 
-@pytest.mark.parametrize("facts", [{"format": 1, "template": TEMPLATE}, [1]], ids=["no names", "no object"])
+@pytest.mark.parametrize(
+    "facts", [{"format": 1, "template": TEMPLATE}, [1]], ids=["no names", "no object"]
+)
 def test_a_file_whose_metadata_is_not_a_table_s_is_refused(tmp_path: Path, facts: object) -> None:
-    save_file({"<ddis-dog>": torch.zeros(4)}, tmp_path / "t.safetensors", {METADATA: json.dumps(facts)})
+    save_file(
+        {"<ddis-dog>": torch.zeros(4)}, tmp_path / "t.safetensors", {METADATA: json.dumps(facts)}
+    )
     with pytest.raises(TokenFileError, match=r"t\.safetensors .* expected"):
         read_tokens(tmp_path / "t.safetensors")

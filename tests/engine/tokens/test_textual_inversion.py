@@ -5,9 +5,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
+from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.errors import TokenFileError
 from engine.guidance.steer import Unguided
-from engine.models import Classifier, Preprocess, Prior, load_classifier
+from engine.models import Prior
 from engine.sampling.ddim import sample
 from engine.sampling.noise import ImageNoise
 from engine.tokens.table import TokenTable, attached
@@ -20,9 +21,14 @@ PROMPTS = ["a <ddis-dog> dog", "an <ddis-elephant> elephant"]
 @pytest.fixture
 def classifier() -> Classifier:
     network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        torch.nn.Conv2d(3, 2, 3),
+        torch.nn.BatchNorm2d(2),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
     )
-    return load_classifier(network, labels=("dog", "elephant"), preprocess=Preprocess.squash(8), device="cpu")
+    return load_classifier(
+        network, labels=("dog", "elephant"), preprocess=Preprocess.squash(8), device="cpu"
+    )
 
 
 @pytest.fixture
@@ -41,8 +47,13 @@ def test_diffusers_makes_the_engine_s_images_from_exported_tokens(
     tmp_path, tiny_prior, tiny_prior_folders, table
 ):
     paths = export_textual_inversion(table, tmp_path)
-    assert {path.name for path in paths.values()} == {"ddis-dog.safetensors", "ddis-elephant.safetensors"}
-    pipe = StableDiffusionPipeline.from_pretrained(tiny_prior_folders["epsilon"], safety_checker=None)
+    assert {path.name for path in paths.values()} == {
+        "ddis-dog.safetensors",
+        "ddis-elephant.safetensors",
+    }
+    pipe = StableDiffusionPipeline.from_pretrained(
+        tiny_prior_folders["epsilon"], safety_checker=None
+    )
     pipe.set_progress_bar_config(disable=True)
     pipe.load_textual_inversion(paths["<ddis-dog>"], token="<ddis-dog>")
     pipe.load_textual_inversion(paths["<ddis-elephant>"])  # the file names its token

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.config import Alignment, Sampling
 from engine.errors import GuidanceError
 from engine.guidance.steer import DomainSteer, Unguided
 from engine.models import Prior
 from engine.sampling.ddim import sample
 from engine.sampling.noise import ImageNoise
+from engine.settings import Alignment, Sampling
 from engine.tokens.table import TokenTable, attached
 from engine.tokens.trajectories import DRAWN_FROM, Trajectories, gradient_steps
 from engine.types import ImageKey, Step
@@ -30,7 +30,9 @@ def double(prior: Prior) -> Prior:
     return replace(prior, **{name: copy.deepcopy(getattr(prior, name)).double() for name in parts})
 
 
-def by_hand(prior: Prior, row: Tensor, z: Tensor, steps: int, cfg: float, first_with_graph: int) -> Tensor:
+def by_hand(
+    prior: Prior, row: Tensor, z: Tensor, steps: int, cfg: float, first_with_graph: int
+) -> Tensor:
     """Images of 'a S dog' by diffusers' own scheduler and the textbook's CFG, S the last row of a larger embedding."""
     tokenizer, encoder = copy.deepcopy(prior.tokenizer), copy.deepcopy(prior.text_encoder)
     tokenizer.add_tokens(["<ddis-dog>"])
@@ -54,7 +56,11 @@ def by_hand(prior: Prior, row: Tensor, z: Tensor, steps: int, cfg: float, first_
 
 
 def on_the_way(
-    prior: Prior, sampling: Sampling, at: Sequence[int], context: Tensor | None = None, **changes: Any
+    prior: Prior,
+    sampling: Sampling,
+    at: Sequence[int],
+    context: Tensor | None = None,
+    **changes: Any,
 ) -> Trajectories:
     """Two images of "a dog", or of another context (2, L, D)."""
     context = prior.encode_prompts(["a dog"] * 2) if context is None else context
@@ -63,21 +69,34 @@ def on_the_way(
     return Trajectories(prior, KEYS, context, null, sampling, at=at, **settings)
 
 
-def sampled_whole(prior: Prior, sampling: Sampling, seen: list[tuple[Step, Tensor]] | None = None) -> Tensor:
+def sampled_whole(
+    prior: Prior, sampling: Sampling, seen: list[tuple[Step, Tensor]] | None = None
+) -> Tensor:
     """The same two images, flat, as generation makes them."""
     noise = ImageNoise(0, KEYS, prior.latent_shape, dtype=prior.dtype)
-    denoise = prior.denoiser(prior.encode_prompts(["a dog"] * 2), prior.encode_prompts([""]), sampling.cfg)
+    denoise = prior.denoiser(
+        prior.encode_prompts(["a dog"] * 2), prior.encode_prompts([""]), sampling.cfg
+    )
     on_step = (lambda *step: seen.append(step)) if seen is not None else None
     with torch.no_grad():
         z = sample(
-            noise.draw(), denoise, prior.schedule(sampling.steps), Unguided(), on_step, sampling.eta, noise
+            noise.draw(),
+            denoise,
+            prior.schedule(sampling.steps),
+            Unguided(),
+            on_step,
+            sampling.eta,
+            noise,
         )
         return prior.decode(z).flatten(1)
 
 
 def test_the_gradient_comes_through_the_last_step_alone(tiny_prior: Prior):
     prior, sampling = double(tiny_prior), Sampling(steps=3, cfg=4.0, eta=0.0)
-    row, z = torch.randn(32, dtype=torch.float64), ImageNoise(0, KEYS, (4, 4, 4), dtype=torch.float64).draw()
+    row, z = (
+        torch.randn(32, dtype=torch.float64),
+        ImageNoise(0, KEYS, (4, 4, 4), dtype=torch.float64).draw(),
+    )
     readout = torch.randn(3, 32, 32, CLASSES, dtype=torch.float64)
 
     def gradient(images: Tensor, leaf: Tensor) -> Tensor:
@@ -140,7 +159,9 @@ def test_images_are_finished_as_generation_makes_them(tiny_prior: Prior, at):
     both = prior.decode(on_the_way(prior, sampling, at).finished([0, 1])).flatten(1)
     torch.testing.assert_close(both, whole, rtol=0, atol=1e-9)
     images = on_the_way(prior, sampling, at)
-    torch.testing.assert_close(prior.decode(images.finished([1])).flatten(1), whole[1:], rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        prior.decode(images.finished([1])).flatten(1), whole[1:], rtol=0, atol=1e-9
+    )
     assert images.unet_forward.tolist() == [2 * max(at), 2 * 4]
 
 

@@ -1,0 +1,1 @@
+"""The command line and other programs that people start."""

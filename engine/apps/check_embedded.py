@@ -1,0 +1,110 @@
+"""Measure the embedded models against what is claimed of them."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.embedded.captions import styled_prompt
+from engine.embedded.judge import Judge, load_judge
+from engine.embedded.train.autoencoder import psnr_db
+from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs, resized
+from engine.errors import ConfigError
+from engine.guidance.steer import Unguided
+from engine.models import Prior, load_prior
+from engine.networks.frozen import fingerprint
+from engine.sampling.ddim import sample
+from engine.sampling.noise import ImageNoise
+from engine.settings import Sampling
+from engine.types import ImageKey
+
+GOALS = {
+    "judge_class_accuracy": 0.75,
+    "judge_domain_accuracy": 0.90,
+    "autoencoder_psnr_db": 24.0,
+    "prior_class_share": 0.60,
+    "prior_domain_share": 0.70,
+}
+TEST_FILE = "pacs64-test.parquet"
+PAIRS = tuple(product(DOMAINS, CLASSES))
+
+
+def check_embedded(
+    data: str | Path | None = None,
+    images_per_prompt: int = 8,
+    seed: int = 0,
+    on_prompt: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Measures by the names of GOALS; those on real images are None without `data`, a folder with the test file.
+
+    The prior's shares are over all pairs of domain and class ('an art painting of a dog'), as the judge sees them.
+    on_prompt: called after each prompt's images.
+    """
+    if images_per_prompt < 1:
+        raise ConfigError(
+            f"images_per_prompt is {images_per_prompt}, expected at least 1: ask for a positive number."
+        )
+    prior, judge = load_prior("embedded"), load_judge()
+    measures: dict[str, float | None] = dict.fromkeys(GOALS)
+    if data is not None:
+        path = Path(data) / TEST_FILE
+        if not path.is_file():
+            raise ConfigError(
+                f"there is no {path}, expected the test part of PACS: give its folder, or leave --data out."
+            )
+        measures |= _on_real_images(prior, judge, load_pacs(path))
+    shares = _on_prompts(prior, judge, images_per_prompt, seed, on_prompt)
+    measures["prior_class_share"] = sum(right for right, _ in shares.values()) / len(shares)
+    measures["prior_domain_share"] = sum(right for _, right in shares.values()) / len(shares)
+    return {
+        "measures": measures,
+        "goals": GOALS,
+        "images_per_prompt": images_per_prompt,
+        "seed": seed,
+        "sampling": asdict(Sampling()),
+        "prior": prior.fingerprint,
+        "judge": fingerprint([judge.network]),
+        "prompts": {
+            prompt: {"class": kind, "domain": domain} for prompt, (kind, domain) in shares.items()
+        },
+    }
+
+
+def _on_real_images(prior: Prior, judge: Judge, images: Images) -> dict[str, float]:
+    found = [judge(resized(part, judge.resolution)) for part in images.pixels.split(200)]
+    classes, domains = (torch.cat(part) for part in zip(*found, strict=True))
+    return {
+        "judge_class_accuracy": (classes == images.classes).float().mean().item(),
+        "judge_domain_accuracy": (domains == images.domains).float().mean().item(),
+        "autoencoder_psnr_db": psnr_db(prior.vae, images, prior.image_px),
+    }
+
+
+@torch.no_grad()
+def _on_prompts(
+    prior: Prior, judge: Judge, number: int, seed: int, on_prompt: Callable[[str], None] | None
+) -> dict[str, tuple[float, float]]:
+    """The judge's shares (class, domain) for each pair's prompt."""
+    shares = {}
+    sampling = Sampling()
+    null = prior.encode_prompts([""])
+    for place, (domain, label) in enumerate(PAIRS):
+        prompt = styled_prompt(domain, label)
+        noise = ImageNoise(
+            seed, [ImageKey(place, index) for index in range(number)], prior.latent_shape
+        )
+        denoise = prior.denoiser(
+            prior.encode_prompts([prompt]).expand(number, -1, -1), null, sampling.cfg
+        )
+        schedule = prior.schedule(sampling.steps)
+        z = sample(noise.draw(), denoise, schedule, Unguided(), eta=sampling.eta, noise=noise)
+        images = prior.decode(z)
+        classes, domains = judge(images)
+        right = classes == judge.classes.index(label), domains == judge.domains.index(domain)
+        shares[prompt] = (right[0].float().mean().item(), right[1].float().mean().item())
+        if on_prompt is not None:
+            on_prompt(prompt)
+    return shares

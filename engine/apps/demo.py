@@ -1,0 +1,166 @@
+"""The method in one picture: plain prior, CAT, DAG and both, on the same seeds, for one embedded classifier."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.classifiers import Classifier, load_classifier
+from engine.datasets.contact_sheet import contact_sheet, save_contact_sheet
+from engine.datasets.curves import draw_curves
+from engine.embedded.judge import load_judge
+from engine.errors import ModelError
+from engine.evaluation.shares import shares
+from engine.files import make_folder, write_whole
+from engine.guidance.losses import domain_loss, judged
+from engine.guidance.steer import gradient
+from engine.memory.measure import peak_bytes
+from engine.models import load_prior
+from engine.models.prior_sources import EMBEDDED
+from engine.runners.generate import sample_group
+from engine.runners.job import Job, prepare
+from engine.runners.learn_tokens import OnProgress, learn_tokens
+from engine.sampling.ddim import OnStep
+from engine.settings import Alignment, Sampling
+from engine.tokens.table import TokenTable, load_tokens
+from engine.types import Sample, Step
+
+ROWS = ("plain", "CAT", "DAG", "CAT + DAG")
+
+
+def shipped_tokens(domain: str) -> Path:
+    """The token file of an embedded classifier."""
+    return EMBEDDED / "tokens" / f"{domain}.safetensors"
+
+
+def demo(
+    out: str | Path,
+    domain: str = "cartoon",
+    images_per_class: int = 2,
+    learn: bool = False,
+    seed: int = 0,
+    on_step: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
+    on_trial: OnStep | None = None,
+) -> dict[str, Any]:
+    """Draw the four rows, count what the judge says of them, and write sheet, curve and demo.json into `out`.
+
+    on_step: called after each denoising step with the number of images in it; on_progress, on_trial: as
+    `learn_tokens` takes them. Returns what demo.json holds.
+    """
+    folder = Path(out)
+    prior, judge = load_prior("embedded"), load_judge()
+    classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+    prepare(classifier, prior, None, images_per_class, seed=seed)
+    make_folder(folder)
+    began = time.monotonic()
+    tokens: TokenTable | None
+    if learn:
+        tokens = learn_tokens(
+            classifier,
+            prior,
+            seed=seed,
+            out=folder / "tokens.safetensors",
+            on_progress=on_progress,
+            on_trial=on_trial,
+        )
+    else:
+        shipped = _shipped(domain)
+        tokens = None if shipped is None else load_tokens(shipped, prior, classifier)
+    results, sheets, curves = {}, [], {}
+    for row in ROWS:
+        started = time.monotonic()
+        job = prepare(
+            classifier,
+            prior,
+            None,
+            images_per_class,
+            tokens if "CAT" in row else None,
+            Alignment() if "DAG" in row else None,
+            Sampling(),
+            seed,
+        )
+        samples, curve = _drawn(job, on_step)
+        seconds = time.monotonic() - started
+        results[row] = {**asdict(shares(samples, judge, domain)), "seconds": round(seconds, 2)}
+        sheets.append([sample.image for sample in sorted(samples, key=lambda sample: sample.key)])
+        curves[row] = curve
+    save_contact_sheet(
+        folder / "contact_sheet.png",
+        contact_sheet(
+            sheets,
+            ROWS,
+            [label for label in classifier.labels for _ in range(images_per_class)],
+            title=f"From the {domain.replace('_', ' ')} classifier alone",
+            caption="Same seeds in every row; no word of the prompts tells the domain, but a token may.",
+        ),
+    )
+    draw_curves(
+        folder / "l_bn.png",
+        curves,
+        "L_BN of the predicted image",
+        "L_BN (published, mean of images)",
+    )
+    report = {
+        "domain": domain,
+        "tokens": [] if tokens is None else list(tokens.labels),
+        "rows": results,
+        "seconds": round(time.monotonic() - began, 2),
+        "guidance_by_classifier": _classifier_part(classifier, torch.stack(sheets[-1])),
+        "peak_bytes": peak_bytes(prior.device),
+        "device": str(prior.device),
+        "threads": torch.get_num_threads(),
+        "contact_sheet": str(folder / "contact_sheet.png"),
+        "curve": str(folder / "l_bn.png"),
+    }
+    write_whole(folder / "demo.json", json.dumps(report, indent=2).encode() + b"\n")
+    return report
+
+
+def _drawn(job: Job, on_step: Callable[[int], None] | None) -> tuple[list[Sample], list[float]]:
+    """A row's images, and the mean L_BN of the predicted images at each step."""
+    sums = [0.0] * job.sampling.steps
+
+    def watch(step: Step, clean: Tensor) -> None:
+        sums[step.index] += judged(job.classifier, job.prior.decode(clean))[1].sum().item()
+        if on_step is not None:
+            on_step(len(clean))
+
+    samples = [image for group in job.groups() for image in sample_group(job, group, watch)]
+    return samples, [total / len(samples) for total in sums]
+
+
+def _classifier_part(classifier: Classifier, images: Tensor, rounds: int = 15) -> dict[str, float]:
+    """Median ms of L_BN and its gradient by images (N, 3, H, W), fused and by hooks in turns, and how much faster."""
+    images = images.to(classifier.device)
+    losses = {
+        name: domain_loss(classifier, Alignment(), name == "fused") for name in ("fused", "hooks")
+    }
+    taken: dict[str, list[float]] = {name: [] for name in losses}
+    for _ in range(rounds):
+        for name, loss in losses.items():
+            started = time.perf_counter()
+            gradient(images, loss)[0].cpu()  # waits for a GPU
+            taken[name].append(1e3 * (time.perf_counter() - started))
+    speedup = median(
+        hooks / fused for fused, hooks in zip(taken["fused"], taken["hooks"], strict=True)
+    )
+    ms = {f"{name}_ms": round(median(times), 2) for name, times in taken.items()}
+    return {**ms, "speedup": round(speedup, 3)}
+
+
+def _shipped(domain: str) -> Path | None:
+    """The token file of an embedded classifier; None where no token was found that helps it."""
+    path = shipped_tokens(domain)
+    if not path.parent.is_dir():
+        raise ModelError(
+            f"there are no shipped tokens in {path.parent}, expected them with the package's weights: "
+            "install the package again, or pass --learn to learn them now."
+        )
+    return path if path.is_file() else None

@@ -1,0 +1,131 @@
+"""Networks that a bare checkpoint can be loaded into, by name. Widths and classes are read off the weights' shapes."""
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers.preprocess import Preprocess
+
+StateDict = Mapping[str, Tensor]
+RESIDUAL = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+TORCHVISION_KEYS = (
+    (r"^conv1\.", "resnet.embedder.embedder.convolution."),
+    (r"^bn1\.", "resnet.embedder.embedder.normalization."),
+    (r"^fc\.", "classifier.1."),
+    (r"^layer(\d)\.(\d+)\.downsample\.0\.", r"layer\1.\2.shortcut.convolution."),
+    (r"^layer(\d)\.(\d+)\.downsample\.1\.", r"layer\1.\2.shortcut.normalization."),
+    (r"^layer(\d)\.(\d+)\.conv(\d)\.", r"layer\1.\2.layer.\3-.convolution."),
+    (r"^layer(\d)\.(\d+)\.bn(\d)\.", r"layer\1.\2.layer.\3-.normalization."),
+    (r"^layer(\d)\.(\d+)\.", r"resnet.encoder.stages.\1-.layers.\2."),
+)
+"""torchvision's names for the parts of a ResNet, and transformers', which counts from zero: `3-` is 2."""
+
+
+class Architecture(NamedTuple):
+    """How to build the network that a checkpoint fits, and what it reads unless told otherwise."""
+
+    build: Callable[[StateDict], tuple[nn.Module, StateDict]]
+    preprocess: Preprocess
+
+
+def cifar_resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict]]:
+    """ResNet 20, 32, 44, 56 for 32 px images, of any widths."""
+
+    def build(weights: StateDict) -> tuple[nn.Module, StateDict]:
+        widths = tuple(len(weights[f"layer{stage}.0.conv2.weight"]) for stage in (1, 2, 3))
+        return CifarResNet(depth, widths, classes=len(weights["linear.weight"])), weights
+
+    return build
+
+
+def resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict]]:
+    """ResNet 18, 34, 50 for large images, as transformers builds them, from its own keys or torchvision's."""
+
+    def build(weights: StateDict) -> tuple[nn.Module, StateDict]:
+        if "conv1.weight" in weights:
+            weights = {_from_torchvision(key): value for key, value in weights.items()}
+        last = 2 if depth >= 50 else 1
+        stages = (
+            f"resnet.encoder.stages.{stage}.layers.0.layer.{last}.convolution.weight"
+            for stage in range(4)
+        )
+        config = residual_config(
+            depth,
+            embedding_size=len(weights["resnet.embedder.embedder.convolution.weight"]),
+            hidden_sizes=[len(weights[key]) for key in stages],
+            num_labels=len(weights["classifier.1.weight"]),
+        )
+        return ResNetForImageClassification(config), weights
+
+    return build
+
+
+def residual_config(depth: int, **widths: object) -> ResNetConfig:
+    """The config of ResNet 18, 34 or 50, as published for ImageNet but for the widths that are given."""
+    bottleneck = depth >= 50
+    published = {
+        "hidden_sizes": [256, 512, 1024, 2048] if bottleneck else [64, 128, 256, 512],
+        "num_labels": 1000,
+    }
+    return ResNetConfig(
+        depths=list(RESIDUAL[depth]),
+        layer_type="bottleneck" if bottleneck else "basic",
+        **(published | widths),
+    )
+
+
+def _from_torchvision(key: str) -> str:
+    for pattern, replacement in TORCHVISION_KEYS:
+        key = re.sub(pattern, replacement, key)
+    return re.sub(r"(\d)-", lambda found: str(int(found[1]) - 1), key)
+
+
+CIFAR = Preprocess.squash(32)
+LARGE = Preprocess(crop=(224, 224), resize=256)
+ARCHITECTURES = {
+    **{
+        f"resnet{depth}": Architecture(cifar_resnet(depth), CIFAR)
+        for depth in (8, 14, 20, 32, 44, 56)
+    },
+    **{f"resnet{depth}": Architecture(resnet(depth), LARGE) for depth in RESIDUAL},
+}
+
+
+def untrained(architecture: str, classes: int) -> nn.Module:
+    """A network of `ARCHITECTURES` with random weights and the published widths."""
+    depth = int(architecture.removeprefix("resnet"))
+    if depth in RESIDUAL:
+        return ResNetForImageClassification(residual_config(depth, num_labels=classes))
+    return CifarResNet(depth, classes=classes)
+
+
+def architecture_of(module: nn.Module) -> str | None:
+    """Which of `ARCHITECTURES` reads this network's weights and computes what it does; None where none does."""
+    weights = {key: value.detach().float().cpu() for key, value in module.state_dict().items()}
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    own = copy.deepcopy(module).float().cpu()
+    for name, architecture in ARCHITECTURES.items():
+        try:
+            twin, fitting = architecture.build(weights)
+            twin.eval().load_state_dict(fitting)
+        except (KeyError, RuntimeError):
+            continue
+        return (
+            name
+            if _scores(twin, images).allclose(_scores(own, images), rtol=1e-3, atol=1e-3)
+            else None
+        )
+    return None
+
+
+@torch.no_grad()
+def _scores(module: nn.Module, images: Tensor) -> Tensor:
+    place = next(module.parameters())
+    output = module(images.to(place.device, place.dtype))
+    return getattr(output, "logits", output).float().cpu()

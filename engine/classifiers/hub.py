@@ -1,0 +1,166 @@
+"""Classifiers of other libraries: transformers, and where they are installed timm and torchvision."""
+
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+from pickle import UnpicklingError
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageClassification
+
+from engine.classifiers.checkpoints import BROKEN
+from engine.classifiers.classifier import Source
+from engine.classifiers.preprocess import Preprocess, from_image_processor
+from engine.errors import MissingExtraError, ModelError, brief
+from engine.networks.hub import HUB_ID, fetch
+from engine.networks.quiet import quiet
+
+FAILURES = (*BROKEN, UnpicklingError)
+"""What these libraries raise for models that are unknown, unreachable or broken."""
+NO_NAME = re.compile(r"LABEL_\d+")
+"""transformers' own label for a class that nobody named."""
+
+
+def from_transformers(name: str) -> Source:
+    """'hf:<hub id or folder>': an image classifier with its image processor's settings and `id2label`."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if not HUB_ID.fullmatch(name):
+            raise ModelError(
+                f"unknown transformers classifier {name!r}, expected a local folder or a hub id such as "
+                "'microsoft/resnet-18': check the spelling, or that the folder exists."
+            )
+        folder = fetch(name, ["config.json", "preprocessor_config.json", "model*.safetensors*"])
+    try:
+        with quiet():
+            module, loading = AutoModelForImageClassification.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+        settings = folder / "preprocessor_config.json"
+        preprocess = (
+            from_image_processor(json.loads(settings.read_text())) if settings.is_file() else None
+        )
+    except FAILURES as error:
+        raise ModelError(
+            f"{name!r} cannot be read as a transformers image classifier ({brief(error)}), expected "
+            "config.json and model.safetensors in it, preprocessor_config.json beside them: save both model "
+            "and processor with save_pretrained(..., safe_serialization=True)."
+        ) from error
+    if loading["missing_keys"]:
+        raise ModelError(
+            f"the weights of {name!r} lack {', '.join(sorted(loading['missing_keys'])[:3])}, expected a "
+            "whole image classifier: this is a backbone, whose head would be random. Train a head, and save "
+            "the classifier."
+        )
+    names = [label for _, label in sorted(module.config.id2label.items())]
+    named = not all(NO_NAME.fullmatch(label) for label in names)
+    return Source(module, preprocess, names if named else None)
+
+
+def from_timm(name: str) -> Source:
+    """'timm:<name>', 'timm:hf-hub:<id>' or 'timm:local-dir:<folder>': pretrained, with timm's own data settings."""
+    timm = _extra("timm")
+    advice = _timm_advice(timm, name)
+    try:
+        module = timm.create_model(name, pretrained=True)
+    except FAILURES as error:
+        raise ModelError(
+            f"timm did not give a pretrained {name!r} ({brief(error)}), {advice}"
+        ) from error
+    data = timm.data.resolve_model_data_config(module)
+    height, width = data["input_size"][1:]
+    whole = (int(height / data["crop_pct"]), int(width / data["crop_pct"]))
+    preprocess = Preprocess(
+        crop=(height, width),
+        resize=whole
+        if data["crop_mode"] == "squash"
+        else max(whole),  # squares, as generated, must cover both
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        interpolation="bilinear" if data["interpolation"] == "bilinear" else "bicubic",
+    )
+    return Source(module, preprocess, _timm_labels(timm, module))
+
+
+def from_torchvision(name: str) -> Source:
+    """'torchvision:<name>': its default weights with their own transforms and categories."""
+    models = _extra("torchvision").models
+    known = list(models.list_models(module=models))
+    if name not in known:
+        raise ModelError(
+            f"unknown torchvision classifier {name!r}, expected one of {', '.join(known)}: check the "
+            "spelling."
+        )
+    weights = models.get_model_weights(name).DEFAULT
+    rescales = {"transform_input": True} if name in ("googlenet", "inception_v3") else {}
+    module = models.get_model(
+        name, weights=None, num_classes=len(weights.meta["categories"]), **rescales
+    )
+    try:
+        state = weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+        module.load_state_dict(state)
+    except FAILURES as error:
+        raise ModelError(
+            f"the weights of torchvision's {name!r} could not be read ({brief(error)}), expected the file of "
+            f"{weights.url} in {torch.hub.get_dir()}/checkpoints: fetch it on a machine with network and put "
+            "it there, or pass a checkpoint file."
+        ) from error
+    shape = weights.transforms()
+    (crop,), (resize,) = shape.crop_size, shape.resize_size
+    preprocess = Preprocess(
+        crop=(crop, crop),
+        resize=resize,
+        mean=tuple(shape.mean),
+        std=tuple(shape.std),
+        interpolation="bicubic" if shape.interpolation.value == "bicubic" else "bilinear",
+    )
+    return Source(module, preprocess, weights.meta["categories"])
+
+
+def _timm_advice(timm: ModuleType, name: str) -> str:
+    """What to do should a name of timm's not load. Raises ModelError where timm does not know it."""
+    scheme, _, repository = name.rpartition(":")
+    if scheme == "local-dir":
+        return "expected a folder with config.json and model.safetensors: write it with timm.models.save_for_hf."
+    if not scheme:
+        try:
+            repository = timm.get_pretrained_cfg(name, allow_unregistered=False).hf_hub_id
+        except RuntimeError as error:
+            raise ModelError(
+                f"unknown timm classifier {name!r} ({brief(error)}), expected one of timm.list_pretrained(), "
+                "'hf-hub:<id>' or 'local-dir:<folder>': check the spelling."
+            ) from error
+    if not repository:
+        return "expected one of timm.list_pretrained(): timm has this network without weights. Choose another."
+    return (
+        f"expected {repository!r} on the hub or in its cache: without network run `hf download {repository} "
+        "--local-dir FOLDER` elsewhere, bring FOLDER here and write 'timm:local-dir:FOLDER'."
+    )
+
+
+def _timm_labels(timm: ModuleType, module: nn.Module) -> list[str] | None:
+    """Class names from the model's own config, else ImageNet's where the number of classes says so."""
+    config = cast(dict[str, Any], module.pretrained_cfg)
+    names = config.get("label_names")
+    described = config.get("label_descriptions") or {}
+    if names:
+        return [described.get(label, label) for label in names]
+    subset = timm.data.infer_imagenet_subset(module)
+    return timm.data.ImageNetInfo(subset).label_descriptions() if subset else None
+
+
+def _extra(package: str) -> ModuleType:
+    try:
+        return import_module(package)
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # a torchvision for CUDA beside a CPU torch: RuntimeError
+        raise MissingExtraError(
+            f"{package} cannot be imported ({brief(error)}), expected the packages of the extra 'timm': "
+            "install them with `pip install 'ddis[timm]'` on a machine with a CUDA torch."
+        ) from error

@@ -1,0 +1,199 @@
+"""Where classifiers come from: the embedded ones, files and folders, transformers, timm, torchvision, Python."""
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import nn
+from transformers import ResNetForImageClassification
+
+from engine.classifiers.architectures import ARCHITECTURES, LARGE, RESIDUAL, residual_config
+from engine.classifiers.checkpoints import load_architecture
+from engine.classifiers.classifier import Classifier, Source, frozen_classifier
+from engine.classifiers.hub import from_timm, from_torchvision, from_transformers
+from engine.classifiers.onnx import from_onnx
+from engine.classifiers.preprocess import Preprocess
+from engine.errors import ConfigError, ModelError, brief
+from engine.files import explained, write_whole
+from engine.networks.frozen import default_device, named_dtype, seeded
+
+EMBEDDED = Path(__file__).parent / "embedded" / "weights"
+ACCEPTED = (
+    "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'onnx:<file>', "
+    "'arch:<resnet18, 34 or 50>', a folder of save_classifier, or a checkpoint file with architecture=..."
+)
+
+
+def load_classifier(
+    source: str | Path | nn.Module,
+    *,
+    architecture: str | None = None,
+    labels: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str = torch.float32,
+) -> Classifier:
+    """Load and freeze a classifier.
+
+    source: 'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'arch:<resnet18, 34 or
+    50>' with random weights and an output for each label (ImageNet's 1,000 without labels), a folder written by
+    `save_classifier`, a checkpoint file (with `architecture`), or an nn.Module, of which a copy is frozen. labels and
+    preprocess: as the model's own config says, unless given; files and modules need labels. dtype: of the network but
+    for its BatchNorm layers; 'auto' is float16 on a GPU and float32 on the CPU. Raises ModelError where the source is
+    unknown, unreachable, unsafe or has no BatchNorm statistics, ConfigError where the labels do not fit it or another
+    source came with an architecture.
+    """
+    if isinstance(source, nn.Module):
+        name = type(source).__name__
+        _refuse(architecture, name)
+        found = Source(copy.deepcopy(source), None, None)
+    else:
+        name, found = str(source), _find(str(source), architecture, labels)
+    preprocess = preprocess or found.preprocess
+    if preprocess is None:
+        raise ConfigError(
+            f"classifier {name!r} came without preprocessing, expected what it was trained with: pass "
+            "preprocess=Preprocess(crop=..., resize=..., mean=..., std=...)."
+        )
+    doubled = sorted({label for label in labels or () if list(labels or ()).count(label) > 1})
+    if doubled:
+        raise ConfigError(
+            f"labels of classifier {name!r} name {', '.join(map(repr, doubled))} more than once, expected "
+            "distinct names: two classes could not be told apart. Rename one."
+        )
+    place_on = default_device(device)
+    return frozen_classifier(
+        name,
+        found.module,
+        preprocess,
+        labels or found.labels,
+        place_on,
+        named_dtype(dtype, place_on),
+    )
+
+
+def save_classifier(
+    folder: Path,
+    module: nn.Module,
+    *,
+    architecture: str,
+    labels: Sequence[str],
+    preprocess: Preprocess,
+    **facts: object,
+) -> None:
+    """Write a network of `ARCHITECTURES` as model.safetensors and config.json, to be read by `load_classifier(folder)`.
+
+    Convolutions and matrices are kept in float16; vectors in float32, as running variances may leave float16's range.
+    Each file appears whole or not at all; config.json goes first and comes last, and a folder without it is no
+    classifier's. facts:
+    anything else worth keeping in it (data, recipe, seed, accuracy). Raises ConfigError for another architecture,
+    OutputError for a folder that cannot be written.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(
+            f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}: only these can "
+            "be loaded again."
+        )
+    weights = {
+        key: value.detach().cpu().to(torch.float16 if value.dim() > 1 else value.dtype).contiguous()
+        for key, value in module.state_dict().items()
+    }
+    with explained(folder):
+        (folder / "config.json").unlink(missing_ok=True)
+    write_whole(folder / "model.safetensors", save(weights))
+    config = {
+        "architecture": architecture,
+        "labels": list(labels),
+        "preprocess": asdict(preprocess),
+        **facts,
+    }
+    write_whole(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+
+
+def _find(source: str, architecture: str | None, labels: Sequence[str] | None) -> Source:
+    scheme, colon, name = source.partition(":")
+    if scheme == "arch" and colon:
+        _refuse(architecture, source)
+        return _from_architecture(name, labels)
+    if colon and scheme in SCHEMES:
+        _refuse(architecture, source)
+        return SCHEMES[scheme](name)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        _refuse(architecture, source)
+        return _from_folder(path)
+    if path.is_file() or path.suffix:
+        return Source(*load_architecture(path, architecture), None)
+    raise ModelError(
+        f"unknown classifier {source!r}, expected {ACCEPTED}: check the spelling, or that the file exists."
+    )
+
+
+def _refuse(architecture: str | None, name: str) -> None:
+    """Raise ConfigError for an architecture beside a source that says itself what network it is."""
+    if architecture is not None:
+        raise ConfigError(
+            f"architecture is {architecture!r} with classifier {name!r}, expected none: only a checkpoint file does "
+            "not say what network it is. Leave it out, or name such a file."
+        )
+
+
+def _from_architecture(name: str, labels: Sequence[str] | None) -> Source:
+    """'arch:resnet50': an untrained network of that depth, for plans, benchmarks, and classes without a classifier."""
+    known = {f"resnet{depth}": depth for depth in RESIDUAL}
+    if name not in known:
+        raise ModelError(
+            f"unknown architecture {name!r} of a classifier, expected one of "
+            f"{', '.join(f'arch:{depth}' for depth in known)}: choose one of these, or load a trained network."
+        )
+    with seeded():
+        module = ResNetForImageClassification(
+            residual_config(known[name], num_labels=len(labels or range(1000)))
+        )
+    return Source(
+        module, LARGE, labels or [f"class {number}" for number in range(module.config.num_labels)]
+    )
+
+
+def _from_embedded(domain: str) -> Source:
+    folder = EMBEDDED / f"classifier-{domain}"
+    there = sorted(path.name.removeprefix("classifier-") for path in EMBEDDED.glob("classifier-*"))
+    if domain not in there:
+        known = (
+            ", ".join(f"'embedded:{name}'" for name in there)
+            or "none: the package came without its weights"
+        )
+        raise ModelError(
+            f"unknown domain {domain!r} of the embedded classifiers, expected one of these: {known}. Choose "
+            "one, or train others with `python -m engine.embedded.train`."
+        )
+    return _from_folder(folder)
+
+
+def _from_folder(folder: Path) -> Source:
+    """A folder of `save_classifier`."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        architecture, labels = config["architecture"], config["labels"]
+        preprocess = Preprocess.from_dict(config["preprocess"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"folder {folder} cannot be read as a classifier ({brief(error)}), expected config.json with "
+            "architecture, labels and preprocess beside model.safetensors: for a transformers folder write "
+            f"'hf:{folder}'; else save it with save_classifier."
+        ) from error
+    module, _ = load_architecture(folder / "model.safetensors", architecture)
+    return Source(module, preprocess, labels)
+
+
+SCHEMES: dict[str, Callable[[str], Source]] = {
+    "embedded": _from_embedded,
+    "hf": from_transformers,
+    "onnx": from_onnx,
+    "timm": from_timm,
+    "torchvision": from_torchvision,
+}

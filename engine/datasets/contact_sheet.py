@@ -1,0 +1,111 @@
+"""Rows of images with labels, on white: what a person looks at first."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from engine.datasets.images import png_bytes, to_picture
+from engine.datasets.lettering import font, legible, shorten
+from engine.errors import ConfigError
+from engine.files import write_whole
+
+Picture = Tensor | Image.Image
+
+MIN_TILE_PX, MAX_TILE_PX = 96, 192
+MARGIN, GAP, SPACE = 24, 4, 16
+MAX_LABEL_PX = 220
+INK, QUIET, PAPER, EMPTY = "#1f2328", "#656d76", "#ffffff", "#f3f4f6"
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Picture]],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    *,
+    title: str = "",
+    caption: str = "",
+) -> Image.Image:
+    """A sheet with one row of tiles per row of images: (3, H, W) in [0, 1], or pictures, of any size.
+
+    Small images are enlarged by a whole factor to at least 96 px, large ones are reduced to 192 px; proportions stay.
+    Rows may differ in length. Raises ConfigError where there is no image, or labels and images don't match.
+    """
+    columns = max(map(len, rows), default=0)
+    if not columns:
+        raise ConfigError(
+            "a contact sheet has no images, expected at least one: give rows of images."
+        )
+    for kind, labels, count in (("row", row_labels, len(rows)), ("column", column_labels, columns)):
+        if labels and len(labels) != count:
+            raise ConfigError(
+                f"a contact sheet has {len(labels)} {kind} labels for {count} {kind}s, expected as many: "
+                "give one label each, or none."
+            )
+    pictures = [[_picture(image) for image in row] for row in rows]
+    tile = tile_px(max(max(picture.size) for row in pictures for picture in row))
+    return _draw(
+        pictures, columns, tile, row_labels, column_labels, legible(title), legible(caption)
+    )
+
+
+def save_contact_sheet(path: Path, sheet: Image.Image) -> None:
+    """Write a sheet as PNG, whole or not at all."""
+    write_whole(path, png_bytes(sheet))
+
+
+def tile_px(image_px: int) -> int:
+    """Side of a tile for images whose longer side is `image_px`."""
+    if image_px < MIN_TILE_PX:
+        return image_px * -(-MIN_TILE_PX // image_px)
+    return min(image_px, MAX_TILE_PX)
+
+
+def _draw(
+    pictures: Sequence[Sequence[Image.Image]],
+    columns: int,
+    tile: int,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str,
+    caption: str,
+) -> Image.Image:
+    label_font, title_font, caption_font = (font(size) for size in (16, 22, 14))
+    names = [shorten(label, label_font, MAX_LABEL_PX) for label in row_labels]
+    left = MARGIN + (int(max(map(label_font.getlength, names))) + SPACE if names else 0)
+    top = MARGIN + (40 if title else 0) + (28 if column_labels else 0)
+    pitch = tile + GAP
+    right, bottom = left + columns * pitch - GAP, top + len(pictures) * pitch - GAP
+    least = max(title_font.getlength(title), caption_font.getlength(caption)) + 2 * MARGIN
+    size = (max(right + MARGIN, int(least) + 1), bottom + MARGIN + (26 if caption else 0))
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), title, INK, title_font, anchor="lt")
+    draw.text((MARGIN, bottom + 18), caption, QUIET, caption_font, anchor="lt")
+    for column, label in enumerate(column_labels):
+        text = shorten(label, label_font, tile)
+        draw.text((left + column * pitch + tile / 2, top - 12), text, INK, label_font, anchor="ms")
+    for row, line in enumerate(pictures):
+        y = top + row * pitch
+        if names:
+            draw.text((left - SPACE, y + tile / 2), names[row], INK, label_font, anchor="rm")
+        for column, picture in enumerate(line):
+            x = left + column * pitch
+            draw.rectangle((x, y, x + tile - 1, y + tile - 1), EMPTY)
+            fitted = _fit(picture, tile)
+            sheet.paste(fitted, (x + (tile - fitted.width) // 2, y + (tile - fitted.height) // 2))
+    return sheet
+
+
+def _picture(image: Picture) -> Image.Image:
+    return to_picture(image) if isinstance(image, Tensor) else image.convert("RGB")
+
+
+def _fit(picture: Image.Image, tile: int) -> Image.Image:
+    """The picture in a square of `tile` pixels."""
+    scale = tile / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    if size == picture.size:
+        return picture
+    return picture.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)

@@ -1,0 +1,69 @@
+"""Export to WebDataset shards: tar files that a trainer streams. Written with the standard library alone.
+
+shard-00000.tar holds, per image, <class>_<index>.png, .cls (the class's number) and .json (its manifest row).
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+from engine.datasets.manifest import Row, read_manifest
+from engine.errors import ConfigError, OutputError
+from engine.files import explained, make_folder, whole_file
+
+
+def export_webdataset(
+    folder: Path | str, target: Path | str, images_per_shard: int = 1000
+) -> list[Path]:
+    """Write the finished data set in `folder` as shards into `target`, a new or empty folder. Returns their paths.
+
+    Each shard mixes the classes: image 0 of every class comes first, then image 1. Equal data sets give equal bytes.
+    Raises ConfigError for a shard without images, OutputError where one of the folders is not what it should be.
+    """
+    folder, target = Path(folder), Path(target)
+    if images_per_shard < 1:
+        raise ConfigError(
+            f"images_per_shard is {images_per_shard}, expected at least 1: 1000 images of 512 px make about 400 MB."
+        )
+    with explained(target):
+        if target.exists() and any(target.iterdir()):
+            raise OutputError(
+                f"{target} is not empty, expected a new folder for shards: choose another one."
+            )
+    rows = read_manifest(folder, mixed=True)
+    shards: list[Path] = []
+    while shard_rows := list(islice(rows, images_per_shard)):
+        make_folder(target)
+        path = target / f"shard-{len(shards):05d}.tar"
+        with (
+            whole_file(path) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as shard,
+        ):
+            for row in shard_rows:
+                for name, content in _members(folder, row):
+                    entry = tarfile.TarInfo(
+                        name
+                    )  # owner 0, mode 644, time 0: nothing of this machine
+                    entry.size = len(content)
+                    shard.addfile(entry, io.BytesIO(content))
+        shards.append(path)
+    return shards
+
+
+def _members(folder: Path, row: Row) -> Iterator[tuple[str, bytes]]:
+    name = f"{row.class_index:05d}_{row.index:05d}"
+    try:
+        image = (folder / row.path).read_bytes()
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{folder / row.path} is missing, expected all images of the manifest: "
+            "call generate again with the same settings to make it anew."
+        ) from error
+    content = asdict(row) | {"logits": row.logits.tolist()}
+    yield f"{name}.png", image
+    yield f"{name}.cls", str(row.class_index).encode()
+    yield f"{name}.json", json.dumps(content, ensure_ascii=False).encode()

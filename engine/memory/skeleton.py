@@ -1,0 +1,58 @@
+"""Models without memory: a twin on the device 'meta' that has every shape, and no value."""
+
+import copy
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from engine.classifiers.classifier import Classifier
+from engine.models.prior import Prior
+from engine.types import Moments
+
+Module = TypeVar("Module", bound=nn.Module)
+META = torch.device("meta")
+
+
+def skeleton(module: Module, dtype: torch.dtype | None = None) -> Module:
+    """A copy of a module whose parameters and buffers are on 'meta'; nothing of the module's own is copied.
+
+    dtype: of its floating-point tensors; None keeps each as it is. Tensors that are shared stay shared.
+    """
+    twins: dict[int, Tensor] = {}
+    for value in (*module.parameters(), *module.buffers()):
+        twin = torch.empty_like(value, device=META)
+        if dtype is not None and twin.is_floating_point():
+            twin = twin.to(dtype)
+        twins[id(value)] = (
+            nn.Parameter(twin, requires_grad=value.requires_grad)
+            if isinstance(value, nn.Parameter)
+            else twin
+        )
+    return copy.deepcopy(module, twins)
+
+
+def skeleton_prior(prior: Prior, dtype: torch.dtype | None = None) -> Prior:
+    """A prior of the same shapes on 'meta'. A tiny decoder that is its vae stays so."""
+    vae = skeleton(prior.vae, dtype)
+    tiny = vae if prior.tiny is prior.vae else prior.tiny and skeleton(prior.tiny, dtype)
+    return replace(
+        prior,
+        unet=skeleton(prior.unet, dtype),
+        vae=vae,
+        tiny=tiny,
+        text_encoder=skeleton(prior.text_encoder, dtype),
+    )
+
+
+def skeleton_classifier(classifier: Classifier) -> Classifier:
+    """A classifier of the same shapes on 'meta'."""
+    module = skeleton(classifier.module)
+    paths = {layer: path for path, layer in classifier.module.named_modules()}
+    return replace(
+        classifier,
+        module=module,
+        norm_layers=tuple(module.get_submodule(paths[layer]) for layer in classifier.norm_layers),
+        stored=tuple(Moments(s.mean.to(META), s.var.to(META)) for s in classifier.stored),
+    )

@@ -1,0 +1,41 @@
+"""How much computing an image takes, counted and not timed."""
+
+from dataclasses import fields, replace
+
+import torch
+
+from engine.classifiers.classifier import Classifier
+from engine.memory.count import counting
+from engine.methods.registry import synthesise
+from engine.settings.inversion import InversionSettings
+
+ITERATIONS = ("iterations", "half_size_iterations")
+"""The fields that say how often a method does the same work."""
+IMAGES = 2
+
+
+def flops_per_image(
+    settings: InversionSettings, classifier: Classifier, student: Classifier | None = None
+) -> int:
+    """FLOPs of matrix products and convolutions in all networks, forward and backward, for one image.
+
+    The work of one iteration is the difference between a run of two and a run of one, on two images; the rest is
+    multiplication.
+    """
+
+    def counted(**iterations: int) -> int:
+        rng = torch.Generator().manual_seed(0)
+        with counting() as count:
+            synthesise(replace(settings, **iterations), classifier, [0] * IMAGES, rng, student)
+        return count.flops
+
+    used = {entry.name for entry in fields(settings)} & set(ITERATIONS)
+    once = {name: 1 for name in used if getattr(settings, name)}
+    counted(
+        **once
+    )  # the first pass of a network is watched (`guidance.pairing`), and costs another
+    base = counted(**once)
+    return (
+        sum(getattr(settings, name) * (counted(**once | {name: 2}) - base) for name in once)
+        // IMAGES
+    )

@@ -1,0 +1,1 @@
+"""Whole runs: from a request to samples, files and reports."""

@@ -1,0 +1,186 @@
+"""A job's models bound to the loop that learns tokens, each phase of it in as many parts as memory asks for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from ddis_kernels import AlignmentTarget
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from engine.guidance.losses import alignment_target
+from engine.guidance.steer import finite_gradient, gradient, loss_scale
+from engine.guidance.two_pass import two_pass
+from engine.memory.apply import InPhase
+from engine.memory.micro_batch import denoise_in_parts
+from engine.models.prior import Prior
+from engine.prompts import class_prompt
+from engine.runners.job import Job
+from engine.sampling.ddim import OnStep
+from engine.settings import Alignment, TokenLearning
+from engine.tokens.augment import random_views, shown
+from engine.tokens.scaled import scaled_gradient
+from engine.tokens.source import ContextGradient
+from engine.tokens.table import placeholders
+from engine.tokens.trajectories import Trajectories, gradient_steps
+from engine.types import ImageKey, image_rng
+
+
+class TokenSource:
+    """What `engine.tokens.source.Source` asks for. prior: speaks the tokens that are learned."""
+
+    def __init__(
+        self,
+        job: Job,
+        prior: Prior,
+        learning: TokenLearning,
+        phase: InPhase,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.job, self.prior, self.learning, self.phase, self.on_step = (
+            job,
+            prior,
+            learning,
+            phase,
+            on_step,
+        )
+        self.names = placeholders(job.classifier.labels)
+        self.target = alignment_target(job.classifier, Alignment())
+        self.scale = loss_scale(prior.dtype, job.classifier.dtype)
+        with torch.no_grad(), phase("text"):
+            self.null = prior.encode_prompts([job.sampling.negative_prompt])
+
+    @torch.no_grad()
+    def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
+        with self.phase("text"):
+            prompts = self._prompts(classes, with_tokens)
+            return torch.cat(self.job.parts.split("text", self.prior.encode_prompts, prompts))
+
+    def to_rows(
+        self, classes: Sequence[int], by_context: Tensor, rows: Tensor, scale: float
+    ) -> tuple[Tensor, float]:
+        def part(numbers: Sequence[int], gradients: Tensor) -> tuple[Tensor, float]:
+            context = self.prior.encode_prompts(self._prompts(numbers, True))
+            return scaled_gradient(context, rows, gradients, scale)
+
+        with torch.enable_grad(), self.phase("rows"):
+            grads, scales = zip(
+                *self.job.parts.split("rows", part, classes, by_context), strict=True
+            )
+        return torch.stack(grads).sum(0), min(scales)
+
+    def draw(self, keys: Sequence[ImageKey], context: Tensor) -> "DrawnImages":
+        job, learning = self.job, self.learning
+        rng = image_rng(job.seed, keys[0])
+        at = gradient_steps(
+            learning.gradient, job.sampling.steps, learning.updates_per_trajectory, rng
+        )
+        with self.phase("sampling"):
+            trajectories = Trajectories(
+                self.prior,
+                keys,
+                context,
+                self.null,
+                job.sampling,
+                job.seed,
+                job.steer,
+                at,
+                self.on_step,
+                partial(denoise_in_parts, self.prior, parts=job.parts),
+            )
+        return DrawnImages(self, trajectories, rng)
+
+    def _prompts(self, classes: Sequence[int], with_tokens: bool) -> list[str]:
+        labels = self.job.classifier.labels
+        tokens = self.names if with_tokens else [""] * len(labels)
+        return [
+            class_prompt(labels[number], tokens[number], self.job.sampling.prompt)
+            for number in classes
+        ]
+
+
+class DrawnImages:
+    """What `engine.tokens.source.Drawn` asks for. rng: of the views that the classifier is shown."""
+
+    def __init__(
+        self, source: TokenSource, trajectories: Trajectories, rng: torch.Generator
+    ) -> None:
+        self.source, self.trajectories, self.rng = source, trajectories, rng
+
+    @property
+    def unet_forward(self) -> Tensor:
+        return self.trajectories.unet_forward
+
+    @property
+    def unet_backward(self) -> Tensor:
+        return self.trajectories.unet_backward
+
+    @property
+    def complete(self) -> bool:
+        return self.trajectories.complete
+
+    def gradient(
+        self, update: int, context: Tensor, targets: Tensor, learning: TokenLearning, scale: float
+    ) -> ContextGradient:
+        source, classifier = self.source, self.source.job.classifier
+        share, weight = 1 / learning.images_per_epoch, learning.domain_weight * len(context)
+        targets = targets.to(classifier.device)
+        views = random_views(len(context), self.rng) if learning.augment else None
+        with source.phase("sampling"):
+            self.trajectories.prepare(update)
+
+        def logits_of(rows: Tensor, start: int) -> Tensor:
+            images = self.trajectories.images(update, rows.to(context.dtype), start)
+            if views is not None:
+                images = shown(images, views[start : start + len(rows)])
+            return classifier.logits(images)
+
+        def in_parts(size: int) -> ContextGradient:
+            seen: dict[int, Tensor] = {}
+
+            def of_classes(output: object, start: int) -> Tensor:
+                assert isinstance(output, Tensor)
+                seen[start] = output.detach()
+                wanted = targets[start : start + len(output)]
+                return share * cross_entropy(output, wanted, reduction="sum")
+
+            def of_rows(rows: Tensor, start: int) -> Tensor:
+                return of_classes(logits_of(rows, start), start)
+
+            def whole(scale: float) -> tuple[Tensor, Tensor]:
+                z = context.float()
+                if weight:
+                    target = _times(source.target, share * weight)
+                    return two_pass(
+                        z, logits_of, classifier.module, target, size, scale, of_classes
+                    )
+                places = range(0, len(z), size)
+                found = [
+                    gradient(z[n : n + size], partial(of_rows, start=n), scale) for n in places
+                ]
+                losses, grads = zip(*found, strict=True)
+                return torch.stack(losses).sum(), torch.cat(grads)
+
+            _, grad, suits = finite_gradient(whole, scale)
+            return ContextGradient(torch.cat([seen[start] for start in sorted(seen)]), grad, suits)
+
+        with source.phase("cat"):
+            return source.job.parts.attempt("cat", len(context), in_parts)
+
+    @torch.no_grad()
+    def finished(self, rows: Sequence[int]) -> Tensor:
+        source = self.source
+        with source.phase("sampling"):
+            z = self.trajectories.finished(rows)
+
+        def logits_of(latents: Tensor) -> Tensor:
+            return source.job.classifier.logits(source.prior.decode(latents))
+
+        with source.phase("decode"):
+            return torch.cat(source.job.parts.split("decode", logits_of, z))
+
+
+def _times(target: AlignmentTarget, factor: float) -> AlignmentTarget:
+    """A target whose loss is `factor` times that of another."""
+    return replace(target, weights=target.weights * (factor**0.5 if target.squared else factor))

@@ -1,0 +1,87 @@
+"""What some images look like to the teacher alone: how a choice is made without a real image.
+
+Images outside the training domain show in their L_BN, and images that lost their class, or in which guidance left
+patterns that only this network reads as its domain, in the teacher's cross-entropy. Both are measured on finished
+images, through views that guidance did not optimise (flipped, shifted, zoomed).
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import torch
+from ddis_kernels import merge_moments
+from torch import Generator, Tensor
+from torch.nn.functional import cross_entropy
+
+from engine.guidance.losses import alignment_loss, layer_weights
+from engine.guidance.moments import recording_moments
+from engine.runners.generate import sample_group
+from engine.runners.job import Job
+from engine.sampling.ddim import OnStep
+from engine.tokens.augment import augmented
+from engine.types import Moments
+
+VIEWS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a job's images look like to the teacher, over VIEWS random views of each.
+
+    l_bn: of all views together, each layer relative to its own stored statistics, squared (`Alignment.layers`,
+    `norm`). cross_entropy: mean of the views, by the images' own classes. recognised, agreement: shares of the images
+    whose own class the teacher names in the image, and in each of its views.
+    """
+
+    images: int
+    l_bn: float
+    cross_entropy: float
+    recognised: float
+    agreement: float
+
+    @property
+    def score(self) -> float:
+        """log L_BN + cross-entropy: a nat of either counts the same, whatever the classifier's units."""
+        return log(self.l_bn) + self.cross_entropy
+
+
+@torch.no_grad()
+def observe(job: Job, on_step: OnStep | None = None) -> Trial:
+    """Make a job's images, a group in memory at a time, and measure them in the parts that its memory allows."""
+    classifier = job.classifier
+    rng = Generator().manual_seed(0)
+    moments: list[Moments] = []
+    seen, sums = 0, torch.zeros(3)
+
+    def look(images: Tensor) -> tuple[Tensor, list[Moments]]:
+        with recording_moments(classifier.norm_layers) as now:
+            return classifier.logits(images).cpu(), [*now]
+
+    for group in job.groups():
+        samples = sample_group(job, group, on_step)
+        classes = torch.tensor([sample.key.class_index for sample in samples])
+        images = torch.stack([sample.image for sample in samples]).to(classifier.device)
+        in_views = []
+        for _ in range(VIEWS):
+            found = job.parts.split("decode", look, augmented(images, rng))
+            for part, now in found:
+                moments = [
+                    one if seen == 0 else merge_moments(before, one, seen, len(part))
+                    for before, one in zip(moments or now, now, strict=True)
+                ]
+                seen += len(part)
+            in_views.append(torch.cat([part for part, _ in found]))
+        logits = torch.stack(in_views)
+        right = logits.argmax(2) == classes
+        own = torch.stack([sample.logits for sample in samples]).argmax(1) == classes
+        loss = cross_entropy(logits.flatten(0, 1), classes.repeat(VIEWS), reduction="sum") / VIEWS
+        sums += torch.stack([loss, own.sum(), right.all(0).sum()])
+    cross, recognised, agreement = (sums * VIEWS / seen).tolist()
+    weights = layer_weights(classifier.stored, "relative")
+    return Trial(
+        images=seen // VIEWS,
+        l_bn=alignment_loss(moments, classifier.stored, weights, "l2_squared").item(),
+        cross_entropy=cross,
+        recognised=recognised,
+        agreement=agreement,
+    )

@@ -1,0 +1,128 @@
+"""Settings of distilling, pruning and quantising; `Comparison` is what the three have in common."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.errors import ConfigError
+from engine.settings import check_choices, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How the rows are compared."""
+
+    seeds: int = setting(
+        3, "runs of each row, from seeds 0, 1, ...: what a mean and a spread are taken over"
+    )
+    held_out: float = setting(
+        0.2,
+        "share of each class of the folder that no network is trained on where there are no test images: agreement "
+        "with the teacher is measured on it",
+    )
+    noise: bool = setting(
+        True,
+        "a row of noise too; where folders of one size are compared one by one, once is enough",
+    )
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ConfigError(
+                f"seeds is {self.seeds}, expected at least 1: 3 or more tell a spread."
+            )
+        if not 0 < self.held_out < 1:
+            raise ConfigError(
+                f"held_out is {self.held_out}, expected a fraction between 0 and 1: write 20 % as 0.2."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """How a student is taught by the teacher's soft labels alone (Hinton et al. 2015): no label of a class is used."""
+
+    epochs: int = setting(30, "times that each image is shown")
+    batch: int = setting(32, "images of an update")
+    learning_rate: float = setting(
+        3e-3,
+        "AdamW's largest learning rate; it warms up over a tenth of the updates, then falls as a cosine",
+    )
+    weight_decay: float = setting(0.01, "AdamW's weight decay")
+    temperature: float = setting(
+        4.0,
+        "what logits are divided by before the softmax: the higher, the more of the wrong classes is learned",
+    )
+    soft_labels: Literal["online", "manifest"] = setting(
+        "online",
+        "online: the teacher looks at each view that the student sees; manifest: the logits that generate kept",
+    )
+    augment: bool = setting(True, "show each image flipped, shifted and zoomed at random")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.epochs < 1 or self.batch < 2:
+            raise ConfigError(
+                f"distillation has {self.epochs} epochs in batches of {self.batch}, expected at least 1 epoch and 2 "
+                "images: BatchNorm needs several images."
+            )
+        if not 0 < self.learning_rate < float("inf") or not 0 <= self.weight_decay < float("inf"):
+            raise ConfigError(
+                f"learning rate is {self.learning_rate} and weight decay {self.weight_decay}, expected finite "
+                "numbers, the first above 0 and the second not below."
+            )
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(
+                f"temperature is {self.temperature}, expected a finite number > 0: 1 leaves the logits as they are."
+            )
+
+    @classmethod
+    def short(cls) -> "Distillation":
+        """Thirty passes: enough to rank sets of a few hundred images."""
+        return cls()
+
+    @classmethod
+    def long(cls) -> "Distillation":
+        """Two hundred passes: patient distillation (Beyer et al. 2022), for students that will be used."""
+        return cls(epochs=200)
+
+    @classmethod
+    def fine_tuning(cls) -> "Distillation":
+        """For weights that begin near their goal, as those of a pruned network do."""
+        return cls(learning_rate=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """What is cut off a network before it is taught again."""
+
+    ratio: float = setting(0.7, "share of its channels that each layer loses (paper: 0.5 to 0.9)")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < 1:
+            raise ConfigError(
+                f"pruning ratio is {self.ratio}, expected a fraction between 0 and 1: write 70 % as 0.7; 0 would prune "
+                "nothing and 1 everything."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """How a network is brought to int8: ONNX Runtime's static quantiser, with pairs of Quantize and Dequantize."""
+
+    calibration_images: int = setting(
+        128,
+        "images that the ranges of the activations are read from, drawn anew for each seed; all of a row that has no "
+        "more, whose seeds then agree",
+    )
+    calibration: Literal["minmax", "entropy", "percentile"] = setting(
+        "minmax",
+        "what of the activations makes a range: all, the least entropy lost, or all but outliers",
+    )
+    per_channel: bool = setting(
+        True, "one scale for each channel of the weights, not one for each layer"
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.calibration_images < 1:
+            raise ConfigError(
+                f"calibration_images is {self.calibration_images}, expected at least 1: give a positive whole number."
+            )

@@ -1,0 +1,175 @@
+"""Settings of the inversions: methods that make images from the classifier alone, without a prior.
+
+The papers tune their methods twice, for 32 px images (CIFAR) and for 224 px (ImageNet), and not by a rule that gives
+one from the other. So a setting may have two defaults; `for_px` chooses by the size of the images.
+"""
+
+from dataclasses import dataclass, field, fields
+from math import isfinite
+from typing import Any, ClassVar, Self
+
+from engine.errors import ConfigError
+from engine.settings.fields import setting
+
+LARGE_PX = 96
+"""Images of this side and larger take the settings for ImageNet."""
+
+
+def sized(small: Any, large: Any, help: str) -> Any:
+    """A config field with a default for small images, another for images from LARGE_PX, and its help."""
+    return field(
+        default=small,
+        metadata={"help": f"{help}; {large} from {LARGE_PX} px images", "large": large},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionSettings:
+    """Settings of a method that needs no prior. Those without another word are for images below 96 px."""
+
+    name: ClassVar[str]
+    """What `--method` calls the method."""
+    positive: ClassVar[tuple[str, ...]] = ("batch",)
+    not_negative: ClassVar[tuple[str, ...]] = ()
+
+    batch: int = setting(
+        56, "images that are optimised together, classes mixed; they share what a batch shares"
+    )
+
+    def __post_init__(self) -> None:
+        for name in self.positive + self.not_negative:
+            value, least = getattr(self, name), "> 0" if name in self.positive else ">= 0"
+            if not isfinite(value) or value < 0 or (value == 0 and name in self.positive):
+                raise ConfigError(
+                    f"{self.name}'s {name} is {value}, expected a finite number {least}: the default is "
+                    f"{type(self).__dataclass_fields__[name].default}."
+                )
+
+    @classmethod
+    def for_px(cls, px: int) -> Self:
+        """The defaults for images of side `px`."""
+        large = {
+            entry.name: entry.metadata["large"]
+            for entry in fields(cls)
+            if "large" in entry.metadata
+        }
+        return cls(**large) if px >= LARGE_PX else cls()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepInversion(InversionSettings):
+    """DeepInversion: optimise pixels by cross-entropy and L_BN."""
+
+    name: ClassVar[str] = "deepinversion"
+    positive: ClassVar[tuple[str, ...]] = ("batch", "iterations", "learning_rate")
+    not_negative: ClassVar[tuple[str, ...]] = (
+        "half_size_iterations",
+        "class_weight",
+        "bn_weight",
+        "tv_weight",
+        "l2_weight",
+        "competition",
+        "jitter",
+    )
+
+    iterations: int = sized(
+        400, 1000, "iterations at the full size (paper: 2,000 on CIFAR-10, to 20,000)"
+    )
+    half_size_iterations: int = sized(
+        0, 2000, "iterations at half the size before (paper: 2,000 at 112 px)"
+    )
+    learning_rate: float = sized(
+        0.1, 0.25, "Adam's learning rate, falling to 0 (paper: 0.05-0.1 and 0.25)"
+    )
+    class_weight: float = setting(1.0, "weight of cross-entropy (paper: 1)")
+    bn_weight: float = sized(
+        0.1,
+        0.05,
+        "weight of L_BN, first layer x10; it depends on the classifier's statistics (paper: 10 and 0.01-0.05)",
+    )
+    tv_weight: float = setting(1e-4, "weight of total variation (paper: 1e-4)")
+    l2_weight: float = setting(1e-5, "weight of the image's norm (paper: 1e-5)")
+    competition: float = setting(
+        0.0,
+        "ADI: weight of 1 - JS(teacher, student); needs a student (paper: 10 and 0.2; 0: not adaptive)",
+    )
+    jitter: int = sized(4, 30, "pixels that an image is moved by at most (paper: 30 of 224)")
+    flip: bool = setting(True, "mirror images in half of the iterations (paper: so)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlugInInversion(InversionSettings):
+    """Plug-In Inversion: optimise pixels by cross-entropy on augmented copies, from the centre out."""
+
+    name: ClassVar[str] = "plugin-inversion"
+    positive: ClassVar[tuple[str, ...]] = (
+        "batch",
+        "stages",
+        "iterations",
+        "learning_rate",
+        "copies",
+    )
+    not_negative: ClassVar[tuple[str, ...]] = ("zoom", "jitter", "color_shift", "color_spread")
+
+    stages: int = sized(4, 7, "stages in which the image grows to its size (paper: 7-8)")
+    iterations: int = sized(25, 400, "iterations of each stage (paper: 400)")
+    learning_rate: float = sized(
+        0.05, 0.01, "Adam's learning rate, falling to 0 in each stage (paper: 0.01)"
+    )
+    copies: int = sized(4, 32, "copies of an image that ColorShift shows at once (paper: 32)")
+    color_shift: float = setting(
+        1.0, "most that ColorShift subtracts, in standard deviations (paper: 1)"
+    )
+    color_spread: float = setting(
+        1.0, "most of the logarithm that ColorShift multiplies by (paper: 1)"
+    )
+    zoom: float = setting(
+        0.5,
+        "share of a stage's growth that is by enlarging (zoom); the rest is a frame of noise (centring)",
+    )
+    jitter: int = sized(4, 30, "pixels that an image is moved by at most (paper: 30 of 224)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.zoom > 1:
+            raise ConfigError(
+                f"plugin-inversion's zoom is {self.zoom}, expected a share from 0 (centring alone) to 1 (zoom alone): "
+                "the default is 0.5."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaturalInversion(InversionSettings):
+    """NaturalInversion: optimise a small generator with a feature pyramid for each batch."""
+
+    name: ClassVar[str] = "natural-inversion"
+    positive: ClassVar[tuple[str, ...]] = (
+        "batch",
+        "iterations",
+        "generator_rate",
+        "pyramid_rate",
+        "scaling_rate",
+        "latent",
+        "width",
+    )
+    not_negative: ClassVar[tuple[str, ...]] = (
+        "class_weight",
+        "bn_weight",
+        "tv_weight",
+        "l2_weight",
+    )
+
+    iterations: int = sized(200, 2000, "iterations of a batch's generator (paper: 2,000)")
+    generator_rate: float = setting(1e-3, "Adam's learning rate of the generator (paper: 1e-3)")
+    pyramid_rate: float = setting(5e-4, "Adam's learning rate of the feature pyramid (paper: 5e-4)")
+    scaling_rate: float = setting(
+        0.05, "Adam's learning rate of the channels' scales (paper: 0.05)"
+    )
+    class_weight: float = setting(1.0, "weight of cross-entropy (paper: 1)")
+    bn_weight: float = sized(
+        0.1, 0.05, "weight of L_BN; it depends on the classifier's statistics (paper: 10, at 32 px)"
+    )
+    tv_weight: float = setting(6e-3, "weight of total variation (paper: 6e-3)")
+    l2_weight: float = setting(1.5e-5, "weight of the image's norm (paper: 1.5e-5)")
+    latent: int = setting(128, "numbers that an image is drawn from")
+    width: int = setting(32, "channels of the generator and of the pyramid")

@@ -1,0 +1,67 @@
+"""`ddis plan` and `ddis profile`."""
+
+import json
+
+import pytest
+
+from engine.apps.cli import main
+
+
+@pytest.mark.slow
+def test_a_plan_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
+    """Stable Diffusion 2.1 within 4 GB at batch 1: the claim that a card is bought for."""
+    arguments = [
+        "--prior",
+        "arch:sd-2.1-base",
+        "--classifier",
+        "arch:resnet50",
+        "--dtype",
+        "float16",
+        "--batch",
+        "1",
+    ]
+    assert main(["plan", *arguments, "--memory", "6GB", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["image_px"], planned["dtype"], planned["decoder"]) == (512, "float16", "tiny")
+    assert max(peak for phase, peak in planned["peak_bytes"].items() if phase != "cat") <= 4e9
+    assert planned["smallest_bytes"] <= 4e9
+    assert planned["peak_bytes"]["cat"] <= 6e9
+    assert planned["micro_batch"]["cat"] == 1
+
+
+def test_a_plan_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["plan", "--classifier", "embedded:cartoon", "--memory", "1GB", "--batch", "2"]) == 0
+    )
+    shown = " ".join(capsys.readouterr().err.split())
+    for words in (
+        "predicted peak",
+        "guidance",
+        "largest batch in one piece",
+        "smallest budget",
+        "tiny decoder at 32 px",
+    ):
+        assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [("12 parsecs", "expected a number with one of the units"), ("1MB", "too small for prior")],
+)
+def test_a_budget_that_makes_no_sense_is_explained(
+    capsys: pytest.CaptureFixture[str], budget: str, words: str
+) -> None:
+    assert (
+        main(["plan", "--classifier", "embedded:cartoon", "--memory", budget, "--batch", "2"]) == 2
+    )
+    assert words in capsys.readouterr().err
+
+
+def test_a_profile_is_a_table_and_a_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--classifier", "embedded:cartoon", "--device", "cpu", "--images", "1"]
+    assert main(["profile", *arguments]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "host gaps" in shown
+    assert "times the FLOPs" in shown
+    assert main(["profile", *arguments, "--alignment", "none"]) == 2
+    assert "expected one to profile" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+"""The demo on the models that ship: four rows on the same seeds, a report, a sheet and a curve."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.apps.demo import ROWS, demo
+from engine.embedded.judge import load_judge
+from engine.errors import ModelError
+from engine.runners import demo as demo_module
+from engine.settings import Sampling
+
+
+@pytest.mark.slow
+def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
+    steps: list[int] = []
+    report = demo(tmp_path / "demo", "cartoon", images_per_class=1, on_step=steps.append)
+    assert tuple(report["rows"]) == ROWS
+    assert sum(steps) == len(ROWS) * 7 * 30
+    assert report == json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert all(row["images"] == 7 for row in report["rows"].values())
+    assert report["rows"]["DAG"]["l_bn"] < report["rows"]["plain"]["l_bn"]
+    part = report["guidance_by_classifier"]
+    assert min(part["fused_ms"], part["hooks_ms"]) > 0
+    assert (
+        0.2 < part["speedup"] * part["fused_ms"] / part["hooks_ms"] < 5
+    )  # medians of ratios and of times
+    for name in ("contact_sheet.png", "l_bn.png"):
+        with Image.open(tmp_path / "demo" / name) as picture:
+            assert min(picture.size) > 300
+
+
+def test_a_domain_without_shipped_tokens_is_told_how_to_learn_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_module, "EMBEDDED", tmp_path)
+    with pytest.raises(
+        ModelError, match=r"no shipped tokens in .*tokens, expected them .* pass --learn"
+    ):
+        demo(tmp_path / "demo", "cartoon")
+
+
+def test_a_classifier_that_no_token_helps_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        demo_module, "shipped_tokens", lambda domain: tmp_path / f"{domain}.safetensors"
+    )
+    monkeypatch.setattr(demo_module, "Sampling", lambda: Sampling(steps=2))
+    report = demo(tmp_path / "demo", "cartoon", 1)
+    assert report["tokens"] == []
+    rows = report["rows"]
+    assert {**rows["CAT"], "seconds": 0} == {**rows["plain"], "seconds": 0}
+
+
+def test_the_judge_brings_features_of_real_images_of_every_domain() -> None:
+    judge = load_judge()
+    assert judge.reference.shape == (3001, 128)
+    assert judge.reference.isfinite().all()
+    assert [(judge.reference_domains == number).sum().item() for number in range(4)] == [
+        614,
+        704,
+        503,
+        1180,
+    ]
+    assert len(judge.classes) == 7

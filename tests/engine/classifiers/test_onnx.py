@@ -1,0 +1,202 @@
+"""ONNX files as classifiers: a network written node by node, and everything that can be wrong with one."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.classifiers import Preprocess, load_classifier
+from engine.errors import MissingExtraError, ModelError
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx2fx")
+LABELS = ["dog", "horse", "guitar"]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    ).train()
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(8, 3, 8, 8) + 1)
+    return net.eval()
+
+
+def written(
+    network,
+    path,
+    *,
+    without=(),
+    size=(8, 8),
+    norm="BatchNormalization",
+    activation="Relu",
+    batch="n",
+):
+    """The network as an ONNX file, with the faults that are asked for."""
+    helper, to_tensor = onnx.helper, onnx.numpy_helper.from_array
+    conv, bn, linear = network[0], network[1], network[5]
+    values = {
+        "w": conv.weight,
+        "b": conv.bias,
+        "scale": bn.weight,
+        "shift": bn.bias,
+        "mean": bn.running_mean,
+        "var": bn.running_var,
+        "matrix": linear.weight,
+        "offset": linear.bias,
+    }
+    arrays = {name: to_tensor(np.asarray(value.detach()), name) for name, value in values.items()}
+    nodes = [
+        helper.make_node(
+            "Conv", ["image", "w", "b"], ["x"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]
+        ),
+        helper.make_node(norm, ["x", "scale", "shift", "mean", "var"], ["y"], epsilon=bn.eps)
+        if norm == "BatchNormalization"
+        else helper.make_node(norm, ["x"], ["y"]),
+        helper.make_node(activation, ["y"], ["a"], domain="" if activation == "Relu" else "vendor"),
+        helper.make_node("GlobalAveragePool", ["a"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "matrix", "offset"], ["scores"], transB=1),
+    ]
+    image = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [batch, 3, *size])
+    scores = helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [batch, 3])
+    kept = [array for name, array in arrays.items() if name not in without]
+    graph = helper.make_graph(nodes, "net", [image], [scores], kept)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("vendor", 1)]
+    )
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def refused(path) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_classifier(f"onnx:{path}", labels=LABELS, device="cpu")
+    return str(caught.value)
+
+
+def test_a_file_is_a_classifier_like_any_other(network, tmp_path):
+    classifier = load_classifier(
+        f"onnx:{written(network, tmp_path / 'net.onnx')}", labels=LABELS, device="cpu"
+    )
+    images = torch.rand(5, 3, 8, 8)
+    torch.testing.assert_close(
+        classifier.logits(images), network(classifier.preprocess(images)), rtol=0, atol=1e-5
+    )
+    assert classifier.input_px == 8
+    (stored,) = classifier.stored
+    torch.testing.assert_close(stored.mean, network[1].running_mean)
+    torch.testing.assert_close(stored.var, network[1].running_var)
+
+
+def test_guidance_fuses_its_layers(network, tmp_path):
+    from engine.guidance.losses import domain_loss
+    from engine.guidance.steer import gradient
+    from engine.settings import Alignment
+
+    classifier = load_classifier(
+        f"onnx:{written(network, tmp_path / 'net.onnx')}", labels=LABELS, device="cpu"
+    )
+    images, classes = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    found, wanted = (
+        gradient(images, domain_loss(classifier, Alignment(), fused, classes))[1]
+        for fused in (True, False)
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    assert found.abs().max() > 0
+
+
+def test_each_mistake_has_its_own_words(network, tmp_path):
+    path = tmp_path / "net.onnx"
+    assert "there is no ONNX file" in refused(path)
+    path.write_bytes(b"\x80not onnx at all")
+    assert "is not an ONNX file" in refused(path)
+    assert "lacks 1 initializers that its nodes read (first: 'mean')" in refused(
+        written(network, path, without=["mean"])
+    )
+    assert "has the operator Fancy (domain 'vendor')" in refused(
+        written(network, path, activation="Fancy")
+    )
+    folded = refused(written(network, path, norm="Identity"))
+    assert "1 convolutions and no BatchNormalization node" in folded
+    assert "optimize=False" in folded
+    assert "reads images of h x w pixels, expected a square of a stated size" in refused(
+        written(network, path, size=("h", "w"))
+    )
+    assert "reads images of 8 x 6 pixels" in refused(written(network, path, size=(8, 6)))
+
+
+def test_weights_that_are_inputs_are_told_from_other_inputs(network, tmp_path):
+    path = written(network, tmp_path / "net.onnx", without=["w"])
+    model = onnx.load(path)
+    weight = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [4, 3, 3, 3])
+    model.graph.input.append(weight)
+    path.write_bytes(model.SerializeToString())
+    assert (
+        "reads 1 tensors beside its images (first: (4, 3, 3, 3)), expected the weights inside"
+        in refused(path)
+    )
+
+
+def test_equal_tensors_that_share_one_are_constants(network, tmp_path):
+    """Exporters write the scale and the variance of a fresh BatchNorm, all ones, once, and an Identity beside it."""
+    path = written(network, tmp_path / "net.onnx", without=["var"])
+    model = onnx.load(path)
+    model.graph.node.insert(0, onnx.helper.make_node("Identity", ["scale"], ["var"]))
+    path.write_bytes(model.SerializeToString())
+    classifier = load_classifier(f"onnx:{path}", labels=LABELS, device="cpu")
+    torch.testing.assert_close(classifier.stored[0].var, network[1].weight.detach())
+
+
+def test_another_input_size_than_the_files_is_refused(network, tmp_path):
+    path = written(network, tmp_path / "net.onnx")
+    with pytest.raises(
+        ModelError,
+        match=r"given images of 16 x 16 pixels, expected 8 x 8, its own input size: pass",
+    ):
+        load_classifier(
+            f"onnx:{path}", labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
+        )
+
+
+def test_a_fixed_batch_is_refused(network, tmp_path):
+    path = written(network, tmp_path / "net.onnx")
+    model = onnx.load(path)
+    shape = onnx.numpy_helper.from_array(np.array([1, 4]), "shape")
+    model.graph.initializer.append(shape)
+    flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
+    flatten.op_type = "Reshape"
+    flatten.input.append("shape")
+    path.write_bytes(model.SerializeToString())
+    assert "does not run on two images of 8 x 8 pixels" in refused(path)
+
+
+def test_weights_in_a_file_that_is_not_there(network, tmp_path):
+    path = written(network, tmp_path / "net.onnx")
+    onnx.save_model(
+        onnx.load(path),
+        str(path),
+        save_as_external_data=True,
+        location="net.data",
+        size_threshold=0,
+    )
+    (tmp_path / "net.data").unlink()
+    assert "lie in another file that cannot be read" in refused(path)
+
+
+def test_without_the_extra_it_is_named(network, tmp_path, monkeypatch):
+    path = written(network, tmp_path / "net.onnx")
+    monkeypatch.setitem(sys.modules, "onnx2fx", None)
+    with pytest.raises(
+        MissingExtraError, match=r"onnx2fx is not installed .*pip install 'ddis\[onnx\]'"
+    ):
+        load_classifier(f"onnx:{path}", labels=LABELS, device="cpu")

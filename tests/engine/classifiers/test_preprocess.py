@@ -1,0 +1,120 @@
+"""A network's own preprocessing, against Pillow and against transformers' descriptions of it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.classifiers import Preprocess
+from engine.classifiers.preprocess import from_image_processor
+from engine.errors import ConfigError
+
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "pil"), [("bilinear", Image.BILINEAR), ("bicubic", Image.BICUBIC)]
+)
+@pytest.mark.parametrize("size", [(64, 64), (20, 20), (50, 31)], ids=["down", "up", "oblong"])
+def test_resizing_is_pillows(name: str, pil: Image.Resampling, size: tuple[int, int]) -> None:
+    smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 5, 5), size, mode="bilinear")
+    picture = (smooth * 155 + 50).round().byte()
+    ours = Preprocess(crop=(32, 32), resize=(32, 32), interpolation=name, **PLAIN)(picture / 255)
+    theirs = Image.fromarray(picture[0].permute(1, 2, 0).numpy()).resize((32, 32), pil)
+    gap = (ours[0].permute(1, 2, 0) * 255 - torch.from_numpy(np.array(theirs)).float()).abs()
+    assert (
+        gap.max() <= 1.2
+    )  # Pillow rounds to whole bytes after each axis; bicubic weights sum to 1.25 in size
+
+
+def test_the_shorter_side_is_resized_and_the_centre_cut() -> None:
+    images = torch.arange(40.0).view(1, 1, 1, 40).expand(1, 3, 20, 40)
+    cut = Preprocess(crop=(8, 8), resize=10, **PLAIN)(images)
+    assert cut.shape == (1, 3, 8, 8)
+    assert cut[0, 0, 0].mean().item() == pytest.approx(19.5)
+
+
+def test_an_image_of_the_right_size_is_only_normalised() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    out = Preprocess(crop=(8, 8), resize=(8, 8), mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.25))(images)
+    expected = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor(
+        [0.5, 0.5, 0.25]
+    ).view(3, 1, 1)
+    assert torch.equal(out, expected)
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    preprocess = Preprocess(crop=(4, 4), resize=5, interpolation="bicubic")
+    assert torch.autograd.gradcheck(
+        preprocess, torch.rand(1, 3, 9, 9, dtype=torch.float64, requires_grad=True)
+    )
+
+
+def test_a_crop_larger_than_the_image_is_filled_with_zeros() -> None:
+    out = Preprocess(crop=(6, 6), **PLAIN)(torch.ones(1, 3, 4, 4))
+    assert out.shape == (1, 3, 6, 6)
+    assert out.sum() == 3 * 16
+
+
+@pytest.mark.parametrize(
+    ("config", "resize", "crop"),
+    [
+        (
+            {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875},
+            256,
+            224,
+        ),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}},
+            256,
+            224,
+        ),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}},
+            (384, 384),
+            384,
+        ),
+        (
+            {"image_processor_type": "ViTImageProcessor", "size": {"height": 96, "width": 96}},
+            (96, 96),
+            96,
+        ),
+        ({"feature_extractor_type": "ViTFeatureExtractor", "size": 224}, (224, 224), 224),
+        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}, 256, 224),
+        (
+            {
+                "image_processor_type": "LevitImageProcessor",
+                "size": {"shortest_edge": 224},
+                "do_center_crop": True,
+                "crop_size": {"height": 224, "width": 224},
+            },
+            256,
+            224,
+        ),
+        ({"size": {"height": 32, "width": 32}, "do_resize": False}, None, 32),
+    ],
+)
+def test_image_processors_are_read(
+    config: dict, resize: int | tuple[int, int] | None, crop: int
+) -> None:
+    preprocess = from_image_processor({**config, "resample": 3, "image_mean": [0.5, 0.5, 0.5]})
+    assert preprocess.resize == resize
+    assert preprocess.crop == (crop, crop)
+    assert preprocess.interpolation == "bicubic"
+    assert preprocess.mean == (0.5, 0.5, 0.5)
+
+
+def test_efficientnet_divides_by_its_std_twice() -> None:
+    config = {
+        "image_processor_type": "EfficientNetImageProcessor",
+        "size": {"height": 8, "width": 8},
+    }
+    preprocess = from_image_processor({**config, "image_std": [0.5, 0.5, 0.5]})
+    assert preprocess.std == (0.25, 0.25, 0.25)
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected three numbers each, std above 0"):
+        Preprocess(crop=(8, 8), std=(1.0, 0.0, 1.0))
+    with pytest.raises(ConfigError, match="expected at least 1 x 1 pixel"):
+        Preprocess(crop=(0, 8))

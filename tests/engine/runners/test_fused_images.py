@@ -1,0 +1,62 @@
+"""Images that fused guidance makes are those of the reference, which measures by hooks."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
+from engine.guidance import in_parts
+from engine.guidance.losses import domain_loss
+from engine.models import Prior
+from engine.runners.generate import generate
+from engine.settings import Alignment, Sampling
+
+LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+PAPER = Alignment.paper(2.0)
+
+
+@pytest.fixture
+def classifier(tiny_resnet: CifarResNet) -> Classifier:
+    return load_classifier(
+        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
+    )
+
+
+@pytest.mark.parametrize("alignment", [Alignment(), PAPER], ids=["ours", "paper"])
+def test_generate_fuses_and_its_images_equal_the_references(
+    small_prior: Prior,
+    classifier: Classifier,
+    alignment: Alignment,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def images(settings: Alignment | None) -> torch.Tensor:
+        run = generate(
+            classifier, small_prior, None, 1, alignment=settings, sampling=Sampling(steps=5)
+        )
+        return torch.stack([sample.image for sample in run])
+
+    plain, fused = images(None), images(alignment)
+    monkeypatch.setattr(in_parts, "domain_loss", partial(domain_loss, fused=False))
+    reference = images(alignment)
+    assert (fused - plain).abs().max() > 0.02
+    torch.testing.assert_close(fused, reference, atol=1e-3, rtol=0)
+
+
+def test_generate_does_fuse(
+    small_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference's hooks would be seen on the layers."""
+    hooked: list[int] = []
+    layer = classifier.norm_layers[0]
+    classifier.module.conv1.register_forward_hook(
+        lambda *_: hooked.append(len(layer._forward_pre_hooks))
+    )
+    list(generate(classifier, small_prior, ["dog"], 1, sampling=Sampling(steps=3)))
+    assert hooked == [
+        0,
+        0,
+        0,
+        1,
+    ]  # watched, two guided steps, and the finished image is judged by hooks

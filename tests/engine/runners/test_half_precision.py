@@ -1,0 +1,130 @@
+"""Networks in float16 and bfloat16 with everything between them in float32."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.cifar_resnet import CifarResNet
+from engine.errors import ConfigError
+from engine.guidance.steer import DomainSteer, finite_gradient
+from engine.models import Prior, load_prior
+from engine.networks.frozen import named_dtype
+from engine.runners.generate import sample_group
+from engine.runners.job import Job, prepare
+from engine.settings import Alignment, Sampling
+
+LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+HALVES = ("bfloat16", "float16")
+WEAK = Alignment(scale=0.02)
+"""A long guidance step, of unit length whatever the gradient's, carries any rounding far."""
+
+
+def load(folder: Path, network: nn.Module, dtype: str) -> tuple[Classifier, Prior]:
+    classifier = load_classifier(
+        network, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu", dtype=dtype
+    )
+    return classifier, load_prior(folder, device="cpu", dtype=dtype)
+
+
+def images_of(job: Job) -> Tensor:
+    return torch.stack([sample.image for sample in sample_group(job, job.groups()[0])])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_guided_images_and_gradients_are_near_those_of_float32(
+    tiny_prior_folders: dict[str, Path], tiny_resnet: CifarResNet, dtype: str
+) -> None:
+    found = {}
+    z = torch.randn(2, 4, 4, 4)
+    for name in ("float32", dtype):
+        classifier, prior = load(tiny_prior_folders["v_prediction"], tiny_resnet, name)
+        job = prepare(
+            classifier,
+            prior,
+            ["dog", "horse"],
+            1,
+            alignment=WEAK,
+            sampling=Sampling(steps=3, cfg=2.0),
+        )
+        steer = job.steer(job.groups()[0])
+        assert isinstance(steer, DomainSteer)
+        assert (steer.scale > 1) == (name == "float16")
+        _, grad, _ = finite_gradient(partial(steer.gradient_of, z), steer.scale)
+        found[name] = images_of(job), grad
+    (images, grad), (half_images, half_grad) = found["float32"], found[dtype]
+    assert images.dtype == half_images.dtype == half_grad.dtype == torch.float32
+    assert half_images.isfinite().all()
+    assert (half_images - images).abs().mean() < 0.01
+    assert not torch.equal(half_images, images)
+    assert F.cosine_similarity(half_grad.flatten(), grad.flatten(), 0) > 0.99
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_classifier_in_half_precision_keeps_its_statistics_and_its_name(
+    tiny_resnet: CifarResNet, dtype: str
+) -> None:
+    tiny_resnet.bn1.running_var.fill_(1e6)  # float16 ends at 65504
+    images = torch.rand(4, 3, 16, 16)
+    exact, half = (
+        load_classifier(
+            tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu", dtype=name
+        )
+        for name in ("float32", dtype)
+    )
+    assert half.fingerprint == exact.fingerprint
+    assert half.module.conv1.weight.dtype == half.dtype == getattr(torch, dtype)
+    assert half.module.bn1.running_var.max().item() == 1e6
+    for kept, expected in zip(half.stored, exact.stored, strict=True):
+        assert torch.equal(kept.var, expected.var)
+    assert half.logits(images).dtype == torch.float32
+    torch.testing.assert_close(half.logits(images), exact.logits(images), atol=0.05, rtol=0.05)
+    assert half.describe()["dtype"] == f"torch.{dtype}"
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_prior_in_half_precision_is_the_same_prior_and_keeps_latents_in_float32(
+    tiny_prior: Prior, tiny_prior_folders: dict[str, Path], dtype: str
+) -> None:
+    half = load_prior(tiny_prior_folders["epsilon"], device="cpu", dtype=dtype)
+    assert half.fingerprint == tiny_prior.fingerprint
+    z, step = torch.randn(2, 4, 4, 4), half.schedule(3)[1]
+    context, null = half.encode_prompts(["a dog", "a horse"]), half.encode_prompts([""])
+    prediction = half.denoiser(context, null, 7.5)(z, step)
+    assert (context.dtype, half.unet.dtype) == (getattr(torch, dtype),) * 2
+    assert prediction.clean.dtype == prediction.noise.dtype == half.decode(z).dtype == torch.float32
+    single = half.denoiser(context, null, 1)(z, step).noise
+    other = half.denoiser(null.expand_as(context), null, 1)(z, step).noise
+    expected = other + 7.5 * (single - other)  # guidance of unrounded halves, in float32
+    torch.testing.assert_close(prediction.noise, expected, atol=0.02, rtol=0)
+    assert not torch.equal(prediction.noise, prediction.noise.to(half.dtype).float())
+
+
+def test_what_comes_out_holds_no_graph(tiny_prior: Prior, tiny_resnet: CifarResNet) -> None:
+    classifier = load_classifier(
+        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
+    )
+    job = prepare(classifier, tiny_prior, ["dog"], 1, sampling=Sampling(steps=3))
+    seen: list[Tensor] = []
+    with torch.enable_grad():
+        (sample,) = sample_group(job, job.groups()[0], lambda _, clean: seen.append(clean))
+    assert not any(x.requires_grad for x in (sample.image, sample.logits, *seen))
+    parts = (tiny_prior.unet, tiny_prior.vae, tiny_prior.text_encoder, classifier.module)
+    assert not any(
+        weight.requires_grad or weight.grad is not None for m in parts for weight in m.parameters()
+    )
+
+
+def test_a_dtype_goes_by_its_name() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert named_dtype("auto", cpu) == named_dtype(torch.float32, gpu) == torch.float32
+    assert named_dtype("auto", gpu) == torch.float16
+    for wrong in ("half", torch.float64, "float8"):
+        with pytest.raises(
+            ConfigError, match=r"dtype is '\w+', expected one of float32, float16, bfloat16, auto: "
+        ):
+            named_dtype(wrong, cpu)

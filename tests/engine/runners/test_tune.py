@@ -1,0 +1,194 @@
+"""The scale that the teacher alone chooses."""
+
+import json
+from dataclasses import replace
+from math import log
+
+import pytest
+import torch
+
+from engine import Alignment, ImageKey, Sampling, generate, tune
+from engine.apps.cli import main
+from engine.classifiers import Classifier, Preprocess
+from engine.classifiers.classifier import frozen_classifier
+from engine.errors import ConfigError
+from engine.guidance.losses import domain_loss
+from engine.memory.micro_batch import MicroBatches
+from engine.runners import trial as trying
+from engine.runners import tune as tuning
+from engine.runners.generate import sample_group
+from engine.runners.job import prepare
+from engine.runners.tune import TUNING_SEED, ScaleTrial, try_scale
+
+FEW = Sampling(steps=2, batch=3)
+
+
+@pytest.fixture
+def teacher(tiny_resnet) -> Classifier:
+    labels = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
+    return frozen_classifier(
+        "tiny", tiny_resnet, Preprocess(crop=(16, 16)), labels, torch.device("cpu")
+    )
+
+
+def trial(scale: float, l_bn: float, cross_entropy: float) -> ScaleTrial:
+    return ScaleTrial(
+        scale=scale, images=4, l_bn=l_bn, cross_entropy=cross_entropy, recognised=1.0, agreement=1.0
+    )
+
+
+def test_the_least_sum_of_log_l_bn_and_cross_entropy_wins(
+    teacher, small_prior, monkeypatch
+) -> None:
+    """Short steps leave L_BN high, long ones the cross-entropy: neither alone decides."""
+    made = {0.1: trial(0.1, 8.0, 0.2), 0.4: trial(0.4, 1.0, 0.5), 0.8: trial(0.8, 0.9, 2.0)}
+    monkeypatch.setattr(tuning, "try_scale", lambda job, _: made[job.alignment.scale])
+    found = tune(
+        teacher, small_prior, ["dog"], scales=(0.8, 0.1, 0.4, 0.4), sampling=FEW, images_per_class=2
+    )
+    assert found.alignment == replace(Alignment(), scale=0.4)
+    assert [one.scale for one in found.trials] == [0.1, 0.4, 0.8]
+    assert made[0.4].score == pytest.approx(log(1.0) + 0.5)
+
+
+def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch) -> None:
+    """With views that show the image itself: L_BN of all images together, whatever groups they came in."""
+    monkeypatch.setattr(trying, "augmented", lambda images, _: images)
+    alignment = Alignment(scale=0.3)
+    job = prepare(
+        teacher,
+        small_prior,
+        ["dog", "horse"],
+        4,
+        alignment=alignment,
+        sampling=FEW,
+        seed=TUNING_SEED,
+    )
+    assert len(job.groups()) == 3
+    found = try_scale(job)
+    samples = list(
+        generate(
+            teacher,
+            small_prior,
+            ["dog", "horse"],
+            4,
+            alignment=alignment,
+            sampling=FEW,
+            seed=TUNING_SEED,
+        )
+    )
+    images = torch.stack([sample.image for sample in samples])
+    classes = torch.tensor([sample.key.class_index for sample in samples])
+    with torch.no_grad():
+        expected = domain_loss(teacher, Alignment())(images).item()
+        logits = teacher.logits(images)
+    right = (logits.argmax(1) == classes).float().mean().item()
+    assert found.images == 8
+    assert found.l_bn == pytest.approx(expected, rel=1e-4)
+    assert found.cross_entropy == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, classes).item(), rel=1e-4
+    )
+    assert found.recognised == found.agreement == pytest.approx(right)
+
+
+def test_a_trial_in_parts_is_the_whole_one(teacher, tiny_prior, monkeypatch) -> None:
+    """As where memory is scarce: the classifier never sees more than two images at once."""
+    job = prepare(teacher, tiny_prior, ["dog", "horse"], 3, sampling=FEW, seed=TUNING_SEED)
+    whole = trying.observe(job)
+    monkeypatch.setattr(trying, "sample_group", lambda *_: made.pop(0))
+    made = [sample_group(job, group) for group in job.groups()]
+    sizes: list[int] = []
+    hook = teacher.module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    found = trying.observe(replace(job, parts=MicroBatches({"decode": 2})))
+    hook.remove()
+    assert set(sizes) == {1, 2}
+    assert found.images == whole.images == 6
+    assert found.l_bn == pytest.approx(whole.l_bn, rel=1e-5)
+    assert found.cross_entropy == pytest.approx(whole.cross_entropy, rel=1e-5)
+    assert (found.recognised, found.agreement) == (whole.recognised, whole.agreement)
+
+
+def test_its_images_are_not_those_that_the_scale_then_makes(teacher, small_prior) -> None:
+    found = tune(
+        teacher, small_prior, ["dog"], scales=(0.2, 0.5), sampling=FEW, images_per_class=2, seed=3
+    )
+    assert (
+        tune(
+            teacher,
+            small_prior,
+            ["dog"],
+            scales=(0.2, 0.5),
+            sampling=FEW,
+            images_per_class=2,
+            seed=3,
+        )
+        == found
+    )
+    job = prepare(teacher, small_prior, ["dog"], 2, alignment=found.alignment, sampling=FEW, seed=3)
+    chosen = next(one for one in found.trials if one.scale == found.alignment.scale)
+    assert try_scale(job) != chosen
+    assert ImageKey(0, 0) in job.groups()[0]
+
+
+@pytest.mark.parametrize("scales", [(), (0.2,), (0.2, 0.2), (0.0, 0.2), (-1, 2)])
+def test_scales_between_which_nothing_is_to_choose(teacher, small_prior, scales) -> None:
+    with pytest.raises(ConfigError, match="expected at least two different ones above 0"):
+        tune(teacher, small_prior, scales=scales)
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "tune",
+        "--classifier",
+        "embedded:photo",
+        "--classes",
+        "dog",
+        "--images-per-class",
+        "2",
+        "--steps",
+        "2",
+        "--scales",
+        "0.2",
+        "0.6",
+    ]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["scale"] in (0.2, 0.6)
+    assert len(found["trials"]) == 2
+    assert main([*command, "--alignment", "none"]) == 2
+    assert "has no scale to tune" in capsys.readouterr().err
+    assert main(["tune", "--classifier", "embedded:photo", "--alignment", "paper"]) == 2
+    assert "expected some: no list suits all classifiers" in capsys.readouterr().err
+    assert main([*command, "--alignment-scale", "0.3"]) == 2
+    assert "--alignment-scale 0.3 has no effect in tune" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("alignment", "says"),
+    [("default", "... --alignment-scale "), ("paper", "... --alignment paper --alignment-scale ")],
+)
+def test_the_command_says_how_to_use_what_it_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], alignment: str, says: str
+) -> None:
+    trial = ScaleTrial(
+        images=2, l_bn=1.0, cross_entropy=1.0, recognised=1.0, agreement=1.0, scale=0.2
+    )
+    monkeypatch.setattr(
+        "engine.runners.tune.try_scale", lambda job, *_: replace(trial, scale=job.alignment.scale)
+    )
+    command = [
+        "tune",
+        "--classifier",
+        "embedded:photo",
+        "--classes",
+        "dog",
+        "--steps",
+        "2",
+        "--scales",
+        "0.2",
+        "0.6",
+    ]
+    assert main([*command, "--alignment", alignment, "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert f"ddis generate {says}0.2" in shown
+    assert "Scale 0.2 has the least score" in shown

@@ -1,0 +1,90 @@
+"""Settings are checked once, and their errors say what to do."""
+
+import pytest
+
+from engine.errors import ConfigError, EngineError
+from engine.settings import PRIORS_PX, Alignment, Sampling, TokenLearning
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Alignment(start=12, stop=20),
+            r"window is \[12, 20\), expected 0 <= start < stop <= 1: .* Divide",
+        ),
+        (lambda: Alignment(start=0.5, stop=0.5), r"window is \[0.5, 0.5\)"),
+        (lambda: Alignment(scale=-1), "scale is -1, expected a finite number >= 0"),
+        (lambda: Alignment(scale=float("nan")), "scale is nan"),
+        (
+            lambda: Alignment(target="x0"),
+            r"Alignment.target is 'x0', expected one of 'clean', 'noisy'",
+        ),
+        (lambda: Sampling(steps=0), "0 steps of 28 images"),
+        (lambda: Sampling(cfg=0.5), "cfg is 0.5, expected a finite number >= 1"),
+        (
+            lambda: Alignment(class_weight=-1.0),
+            "class weight is -1.0, expected a finite number >= 0",
+        ),
+        (lambda: Sampling(eta=1.5), "eta is 1.5, expected a number from 0 to 1"),
+        (
+            lambda: Alignment(decoder="small"),
+            "decoder is 'small', expected one of 'auto', 'full', 'tiny'",
+        ),
+        (
+            lambda: Alignment(decode_px=-2),
+            "decode_px is -2, expected a side in pixels, 0 or -1: 0 is what the",
+        ),
+        (
+            lambda: TokenLearning(init="mean"),
+            "init is 'mean', expected one of 'random', 'a', 'class name'",
+        ),
+        (
+            lambda: TokenLearning(init="words", words=" ,"),
+            r"starts from words and has ' ,', expected at least one",
+        ),
+        (lambda: TokenLearning(learning_rate=0), "learning rate is 0"),
+        (lambda: TokenLearning(target_accuracy=70), "target accuracy is 70, .* write 70 % as 0.7"),
+        (lambda: TokenLearning(epochs=0), "0 epochs of 12 images and 5 updates"),
+        (
+            lambda: TokenLearning(updates_per_trajectory=0),
+            "and 0 updates, expected at least 1 of each",
+        ),
+        (lambda: TokenLearning(steps=-1), "has -1 sampler steps, expected a whole number >= 0"),
+        (
+            lambda: TokenLearning(gradient="last", updates_per_trajectory=4),
+            "4 updates for each trajectory with the gradient of the last step, expected 1",
+        ),
+        (
+            lambda: TokenLearning(optimizer="sgd"),
+            "optimizer is 'sgd', expected one of 'adam', 'adam8bit'",
+        ),
+        (
+            lambda: TokenLearning(stop_on="loss"),
+            "stop_on is 'loss', expected one of 'predicted', 'finished'",
+        ),
+        (
+            lambda: TokenLearning(domain_weight=-0.1),
+            "domain weight is -0.1, expected a finite number >= 0",
+        ),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(make, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make()
+    assert isinstance(caught.value, EngineError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_the_papers_settings_are_the_papers() -> None:
+    paper = Alignment.paper()
+    assert (paper.target, paper.step, paper.scale) == ("noisy", "raw", 0.2)
+    assert (paper.start, paper.stop, paper.statistics) == (0.0, 1.0, "image")
+    assert (paper.norm, paper.layers, paper.class_weight) == ("l2", "uniform", 0.0)
+    assert (paper.decoder, paper.decode_px) == ("full", PRIORS_PX)
+    sampling, learning = Sampling.paper(), TokenLearning.paper()
+    assert (sampling.steps, sampling.cfg, sampling.eta) == (30, 15.0, 0.0)
+    assert (learning.learning_rate, learning.epochs, learning.images_per_epoch) == (0.005, 30, 20)
+    assert (learning.target_accuracy, learning.gradient, learning.init) == (0.7, "last", "random")
+    assert (learning.steps, learning.updates_per_trajectory, learning.domain_weight) == (0, 1, 0.0)
+    assert (learning.optimizer, learning.augment) == ("adam", False)
