@@ -1,0 +1,122 @@
+"""What a run reports while it works, as one stream of plain values, and the way to stop it.
+
+    events = Events(print)                   # or a progress bar, a JSON lines file, a page: any callable
+    events.cancel()                          # from any thread: the run ends at its next event
+
+Whoever works emits; whoever watches is called with each event, in order, in the thread that works.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from engine.errors import EngineError
+
+
+class Cancelled(EngineError):
+    """The run was asked to stop and did, at a point from which it can be resumed."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened. `kind` names it in JSON."""
+
+    kind: ClassVar[str]
+
+    def to_json(self) -> str:
+        """One line of JSON: {"event": kind, ...}."""
+        return json.dumps({"event": self.kind, **asdict(self)}, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """A task begins. total: its units of work, such as images or epochs; done: those that existed before."""
+
+    kind: ClassVar[str] = "started"
+    task: str
+    total: float
+    done: float = 0
+
+
+@dataclass(frozen=True)
+class Progressed(Event):
+    """A task went on by some units. detail: a few words on the latest one."""
+
+    kind: ClassVar[str] = "progressed"
+    task: str
+    units: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Stepped(Event):
+    """A group of images went through one step of a schedule or one iteration of an optimisation.
+
+    index: from 0, of `total`. loss: what guidance measured in this step, None where it did not act.
+    """
+
+    kind: ClassVar[str] = "step"
+    task: str
+    images: int
+    index: int
+    total: int
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class ImageMade(Event):
+    """An image is finished and, where a run writes, on the disk. skipped: guided steps that were not taken."""
+
+    kind: ClassVar[str] = "image"
+    class_index: int
+    index: int
+    label: str
+    confidence: float
+    l_bn: float
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class MemoryRanOut(Event):
+    """A phase ran out of memory and goes on with fewer images at once."""
+
+    kind: ClassVar[str] = "memory"
+    phase: str
+    images_before: int
+    images_now: int
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """A task is done. seconds: of this call; peak_bytes: the most memory it took, 0 if not measured."""
+
+    kind: ClassVar[str] = "finished"
+    task: str
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+class Events:
+    """The stream of one run: emits to its watchers, in the order in which they were given."""
+
+    def __init__(self, *watchers: Callable[[Event], object]) -> None:
+        self._watchers = watchers
+        self._cancelled = False
+
+    def emit(self, event: Event) -> None:
+        """Call each watcher with an event. Raises Cancelled once somebody has called `cancel`."""
+        if self._cancelled:
+            raise Cancelled(
+                "the run was cancelled, expected to go on later: call the same again to resume where it stopped."
+            )
+        for watch in self._watchers:
+            watch(event)
+
+    def cancel(self) -> None:
+        """Ask the run to stop at its next event. Safe from any thread and from a watcher."""
+        self._cancelled = True
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled

@@ -1,0 +1,124 @@
+"""A run in plain data: everything that decides which images come out, and nothing of how they are made.
+
+    request = Request(classifier=ClassifierSource(source="embedded:photo"), images_per_class=16)
+    Request.from_plain(request.to_plain()) == request
+
+Whoever holds a request and the models that it names makes the same images, on the same kind of machine. The command
+line, the runners and `run.json` share it. How a run is carried out is an `Execution`: memory, device, attention.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from engine.errors import ConfigError
+from engine.settings.fields import check_choices, setting
+from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
+from engine.settings.methods import DDIS, Plain
+from engine.settings.plain import from_plain, nearest, to_plain
+
+FORMAT = "ddis-request/1"
+SEEDS = 2**62
+"""Seeds end here: what is added to one (for tuning, say) still fits the manifest's 64-bit column."""
+
+Method = DDIS | Plain | DeepInversion | PlugInInversion | NaturalInversion
+"""Settings of any method; `name` tells them apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSource:
+    """Where a classifier comes from."""
+
+    source: str = setting(
+        "",
+        "embedded:<domain>, hf:<id or folder>, timm:<name>, torchvision:<name>, onnx:<file>, arch:<name> for random "
+        "weights, or a checkpoint file with its architecture",
+    )
+    architecture: str | None = setting(None, "network of a checkpoint file, such as resnet20")
+    labels: tuple[str, ...] | None = setting(None, "class names in the order of the outputs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSource:
+    """Where a prior comes from."""
+
+    source: str = setting(
+        "embedded", "embedded, a diffusers folder, a hub id, or arch:<name> for random weights"
+    )
+    variant: str | None = setting(None, "which weight files of the prior, such as fp16")
+    revision: str | None = setting(None, "branch, tag or commit of the prior on the hub")
+    tiny_decoder: str | None = setting(
+        None,
+        "an AutoencoderTiny that guidance sees through: folder or hub id such as madebyollin/taesd; 'none' for none; "
+        "by default the one in the prior's folder, or its VAE if that is tiny",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for. classes: some of the classifier's labels, all of them if None."""
+
+    classifier: ClassifierSource = field(default_factory=ClassifierSource)
+    prior: PriorSource = field(default_factory=PriorSource)
+    method: Method = field(default_factory=DDIS)
+    student: ClassifierSource | None = None
+    classes: tuple[str, ...] | None = setting(None, "only these of the labels")
+    images_per_class: int = setting(8, "images of each class")
+    seed: int = setting(0, "seed of the run")
+    dtype: Literal["float32", "float16", "bfloat16", "auto"] = setting(
+        "float32",
+        "of the networks; what is computed between them is float32; auto: float16 on a GPU, float32 on the CPU",
+    )
+    runtime: Literal["torch", "onnx"] = setting(
+        "torch", "what computes the networks; onnx: ONNX Runtime, without autograd"
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.images_per_class < 1:
+            raise ConfigError(
+                f"images_per_class is {self.images_per_class}, expected at least 1: give a positive whole number."
+            )
+        if not 0 <= self.seed < SEEDS:
+            raise ConfigError(
+                f"seed is {self.seed}, expected a whole number from 0 up to 2**62: choose one of these."
+            )
+
+    def to_plain(self) -> dict[str, Any]:
+        """The request as values that JSON and YAML can hold."""
+        return {"format": FORMAT, **to_plain(self)}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Request":
+        """The request that `to_plain` wrote, or a part of one over the defaults.
+
+        Raises ConfigError for an unknown name, a value of another type, and a format of another version.
+        """
+        given = dict(values)
+        form = given.pop("format", FORMAT)
+        if form != FORMAT:
+            raise ConfigError(
+                f"the request has format {form!r}, expected {FORMAT!r}: it was written by another version of ddis; "
+                f"install that one, or write it again.{nearest(str(form), [FORMAT])}"
+            )
+        return from_plain(cls, given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run is carried out: never which images come out."""
+
+    memory: str = setting(
+        "auto", "what the run may take: 12GB, 11.5GiB, bytes, or auto for all that is free"
+    )
+    device: str | None = setting(None, "cpu, cuda, cuda:1; the GPU where there is one, if None")
+    attention: Literal["auto", "sdpa", "xformers"] = setting(
+        "auto",
+        "what computes attention; auto: xformers on CUDA where it is installed and no slower",
+    )
+    onnx_cache: str | None = setting(
+        None, "where exported graphs are kept; by default ddis/onnx in the user's cache folder"
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)

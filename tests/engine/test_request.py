@@ -1,0 +1,92 @@
+"""A request is plain data: JSON both ways, and a mistake in one is named by its path."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from engine.errors import ConfigError
+from engine.request import ClassifierSource, PriorSource, Request
+from engine.settings import Alignment, Sampling
+from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
+from engine.settings.methods import DDIS, Plain
+
+TEACHER = ClassifierSource(source="checkpoint.pt", architecture="resnet8", labels=("dog", "horse"))
+METHODS = [
+    DDIS(),
+    DDIS.paper(),
+    DDIS(
+        alignment=Alignment(scale=0.25), sampling=Sampling(steps=4, cfg=2), tokens="t.safetensors"
+    ),
+    Plain(sampling=Sampling(batch=3)),
+    DeepInversion(iterations=7),
+    PlugInInversion(zoom=0.25),
+    NaturalInversion(),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_request_survives_json(method):
+    request = Request(
+        classifier=TEACHER,
+        prior=PriorSource(source="folder", tiny_decoder="none"),
+        method=method,
+        student=ClassifierSource(source="embedded:photo"),
+        classes=("horse",),
+        images_per_class=3,
+        seed=2**60,
+        runtime="onnx",
+    )
+    assert Request.from_plain(json.loads(json.dumps(request.to_plain()))) == request
+
+
+def test_what_is_missing_gets_its_default_and_whole_numbers_are_numbers():
+    request = Request.from_plain(
+        {
+            "classifier": {"source": "embedded:photo"},
+            "method": {"name": "plain", "sampling": {"cfg": 3}},
+        }
+    )
+    assert request == Request(
+        classifier=ClassifierSource(source="embedded:photo"),
+        method=Plain(sampling=Sampling(cfg=3.0)),
+    )
+    assert isinstance(request.method.sampling.cfg, float)
+    assert Request.from_plain({"method": "deepinversion"}).method == DeepInversion()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"sed": 3}, r"sed is no setting, expected classifier, .*Did you mean 'seed'\?"),
+        (
+            {"method": {"alignment": {"scal": 1}}},
+            r"method\.name is None, expected one of 'ddis', 'plain'",
+        ),
+        (
+            {"method": {"name": "ddis", "alignment": {"scal": 1}}},
+            r"method\.alignment\.scal is no setting.*Did you mean 'scale'\?",
+        ),
+        ({"method": "dis"}, r"method\.name is 'dis', expected one of .*Did you mean 'ddis'\?"),
+        ({"seed": "3"}, r"seed is '3', expected a whole number"),
+        ({"seed": True}, r"seed is True, expected a whole number"),
+        ({"classes": "dog"}, r"classes is 'dog', expected a list"),
+        ({"classes": ["dog", False]}, r"classes\[1\] is False, expected a text in quotes"),
+        ({"dtype": "float64"}, r"dtype is 'float64', expected one of 'float32'"),
+        (
+            {"classifier": "embedded:photo"},
+            r"classifier is 'embedded:photo', expected the settings of",
+        ),
+        ({"format": "ddis-request/9"}, r"format 'ddis-request/9', expected 'ddis-request/1'"),
+        ({"images_per_class": 0}, r"images_per_class is 0, expected at least 1"),
+        ({"method": {"name": "ddis", "sampling": {"steps": 0}}}, r"sampling has 0 steps"),
+    ],
+)
+def test_a_mistake_is_named_by_its_path(values, words):
+    with pytest.raises(ConfigError, match=words):
+        Request.from_plain(values)
+
+
+def test_a_seed_outside_the_manifest_is_refused():
+    with pytest.raises(ConfigError, match="seed is -1"):
+        replace(Request(), seed=-1)
