@@ -21,7 +21,7 @@ from engine.errors import ConfigError, ModelError, brief
 from engine.files import explained, write_whole
 from engine.networks.frozen import default_device, named_dtype, seeded
 
-EMBEDDED = Path(__file__).parent / "embedded" / "weights"
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
 ACCEPTED = (
     "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'onnx:<file>', "
     "'arch:<resnet18, 34 or 50>', a folder of save_classifier, or a checkpoint file with architecture=..."

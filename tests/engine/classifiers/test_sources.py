@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from engine.classifiers import Preprocess, load_classifier, save_classifier
+from engine.classifiers import sources as classifier_sources
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError, MissingExtraError, ModelError, OutputError
-from engine.models import classifier_sources
 
 LABELS = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
