@@ -146,9 +146,10 @@ def run_export_onnx(chosen: argparse.Namespace, progress: Progress) -> dict[str,
     classifier, prior = load_models(chosen)
     alignment = alignment_of(chosen)
     decoder = decoder_of(alignment, prior, classifier.preprocess) if alignment else None
-    files = export_all(
-        prior, classifier, alignment, decoder, chosen.out, lambda file: progress.say(str(file))
-    )
+    with progress.watching() as events:
+        files = export_all(prior, classifier, alignment, decoder, chosen.out, events)
+    for file in files:
+        progress.say(str(file))
     return {"files": [str(file) for file in files]}
 
 

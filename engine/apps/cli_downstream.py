@@ -135,7 +135,7 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
 def run_fit(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from engine.downstream.fit import FITTING, fit
 
-    with progress.bar("share of training", 1) as bar:
+    with progress.watching() as events:
         report = fit(
             chosen.folder,
             chosen.out,
@@ -146,7 +146,7 @@ def run_fit(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             training=config_of(chosen, FITTING),
             seed=chosen.seed,
             device=chosen.device,
-            on_share=bar.advance,
+            events=events,
         )
     for line in _fitted(report, chosen):
         progress.say(line)
@@ -238,9 +238,8 @@ def _run(
     if chosen.images_per_class is not None:
         make_folder(chosen, classifier, check, progress)
     plain, prior = plain_row(chosen, classifier, progress)
-    rows = 1 + comparison.noise + (chosen.original is not None) + (plain is not None)
     done = finished_runs(chosen.out)
-    with progress.bar("runs", rows * comparison.seeds) as bar:
+    with progress.watching() as events:
         report = task(
             chosen.folder,
             classifier,
@@ -251,7 +250,7 @@ def _run(
             test=chosen.test,
             domain=chosen.domain,
             comparison=comparison,
-            on_progress=lambda share, name: bar.advance(share, detail=name),
+            events=events,
             **settings,
         )
     columns = ["trained or calibrated on", "images", "accuracy", "agreement with the teacher"]

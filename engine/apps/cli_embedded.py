@@ -4,9 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from engine.apps.cli_generate import learning_bars
 from engine.apps.progress import Progress
-from engine.settings import Sampling, TokenLearning
 
 DEMO_HELP = "plain, CAT, DAG and both, side by side, on the embedded models"
 CHECK_HELP = "measure the embedded models against their claims"
@@ -39,22 +37,11 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def run_demo(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from engine.apps.demo import ROWS, demo
-    from engine.embedded.train.data import CLASSES
+    from engine.apps.demo import demo
 
-    units = len(ROWS) * len(CLASSES) * chosen.images_per_class * Sampling().steps
-    with progress.bars() as add:
-        learning = (
-            learning_bars(add, TokenLearning(), CLASSES, len(CLASSES)) if chosen.learn else {}
-        )
+    with progress.watching() as events:
         report = demo(
-            chosen.out,
-            chosen.domain,
-            chosen.images_per_class,
-            chosen.learn,
-            chosen.seed,
-            add("image-steps", units).advance,
-            **learning,
+            chosen.out, chosen.domain, chosen.images_per_class, chosen.learn, chosen.seed, events
         )
     columns = ["", "judge: class", f"judge: {chosen.domain}", "teacher: class", "L_BN", "seconds"]
     lines = [
@@ -84,15 +71,10 @@ def run_demo(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 
 def run_check(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from engine.apps.check_embedded import GOALS, PAIRS, check_embedded
+    from engine.apps.check_embedded import GOALS, check_embedded
 
-    with progress.bar("prompts", len(PAIRS)) as bar:
-        report = check_embedded(
-            chosen.data,
-            chosen.images_per_prompt,
-            chosen.seed,
-            lambda prompt: bar.advance(detail=prompt),
-        )
+    with progress.watching() as events:
+        report = check_embedded(chosen.data, chosen.images_per_prompt, chosen.seed, events)
     columns = ["measure", "found", "goal"]
     lines = [
         [name, "not measured" if value is None else f"{value:.3g}", f">= {GOALS[name]:g}"]

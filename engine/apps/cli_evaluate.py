@@ -76,7 +76,7 @@ def run_evaluate(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
     extractor = load_extractor(
         chosen.features, chosen.device, weights=chosen.inception_weights, **network
     )
-    with progress.bar("images and resamples", None) as bar:
+    with progress.watching() as events:
         report = evaluate(
             chosen.folder,
             chosen.reference,
@@ -86,7 +86,7 @@ def run_evaluate(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
             statistics=chosen.save_statistics,
             moments_only=chosen.moments_only,
             classifier=classifier,
-            on_step=bar.advance,
+            events=events,
         )
     progress.table(
         _title(report),
@@ -195,8 +195,8 @@ def run_select(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]
         classifier = load_classifier(chosen.classifier, **network)
     elif selection.by == "l_bn_share":
         classifier = load_teacher(chosen.folder, **network)
-    with progress.bar("images", None) as bar:
-        report = select(chosen.folder, chosen.out, selection, classifier, bar.advance)
+    with progress.watching() as events:
+        report = select(chosen.folder, chosen.out, selection, classifier, events)
     progress.say(
         f"{report['kept']} of {report['images']} images in {chosen.out}; the teacher recognises "
         f"{report['recognised_kept']} of them, of all {report['recognised']}."

@@ -54,7 +54,7 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
     plain.add_argument(
         "--plain",
         metavar="SOURCE",
-        help="a folder of `ddis generate --alignment none`; generate: draw "
+        help="a folder of `ddis generate --method plain`; generate: draw "
         "one as the folder was drawn; none: no such row (default: generate, where the folder's prior "
         "is there)",
     )
@@ -120,19 +120,22 @@ def make_folder(
     check(classifier)
     preset = getattr(chosen, "alignment", "default")
     sampling = config_of(chosen, Sampling.paper() if preset == "paper" else Sampling())
-    images = generate(
-        classifier,
-        chosen.prior or "embedded",
-        images_per_class=chosen.images_per_class,
-        tokens=getattr(chosen, "tokens", None),
-        sampling=sampling,
-        seed=getattr(chosen, "generate_seed", 0),
-        alignment=alignment_of(argparse.Namespace(**vars(chosen) | {"alignment": preset})),
-        out=chosen.folder,
-    )
-    with progress.bar("images", chosen.images_per_class * len(classifier.labels)) as bar:
+    alignment = alignment_of(argparse.Namespace(**vars(chosen) | {"alignment": preset}))
+    with progress.watching() as events:
+        images = generate(
+            classifier,
+            chosen.prior or "embedded",
+            images_per_class=chosen.images_per_class,
+            method="plain" if alignment is None else "ddis",
+            tokens=getattr(chosen, "tokens", None),
+            sampling=sampling,
+            seed=getattr(chosen, "generate_seed", 0),
+            alignment=alignment or Alignment(),
+            out=chosen.folder,
+            events=events,
+        )
         for _ in images:
-            bar.advance()
+            pass
 
 
 def plain_row(

@@ -1,8 +1,7 @@
 """`ddis generate`: a data set for a classifier; `ddis learn-tokens`: a token for each of its classes."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +16,19 @@ from engine.apps.options import (
     add_runtime,
     alignment_of,
     check_methods,
+    execution_of,
     learning_of,
     load_models,
-    load_student,
-    load_teacher,
     method_of,
+    request_of,
     sampling_of,
 )
-from engine.apps.progress import AddBar, Progress
+from engine.apps.progress import Progress
 from engine.errors import ConfigError
-from engine.methods.registry import DDIS, PLAIN
-from engine.settings import Sampling, Selection, TokenLearning
+from engine.settings import Alignment, Sampling, Selection
 
 if TYPE_CHECKING:
-    from engine.runners.baseline_job import BaselineJob
-    from engine.runners.job import Job
+    from engine.methods.base import Prepared
 
 GENERATE_HELP = "write a data set for a classifier"
 LEARN_HELP = "learn a class alignment token (CAT) for each class"
@@ -81,9 +78,9 @@ def add_learn(parser: argparse.ArgumentParser) -> None:
 def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if chosen.over_generate is not None:
         return _over_generate(chosen, progress)
-    job = _job_of(chosen, chosen.images_per_class)
-    total = len(job.classes) * job.images_per_class
-    made = _made(job, chosen.out, progress)
+    prepared = _prepared(chosen, chosen.images_per_class)
+    total = len(prepared.labels) * chosen.images_per_class
+    made = _made(prepared, chosen.out, progress)
     sheet = chosen.out / "contact_sheet.png"
     progress.say(f"{total} images in {chosen.out}, {made} of them made now. Contact sheet: {sheet}")
     return {
@@ -97,21 +94,19 @@ def run_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, An
 def _over_generate(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """More images than are asked for in a folder beside --out, and the better ones of each class in --out."""
     from engine.datasets.dataset import open_dataset
-    from engine.evaluation.select import select, selection_config
+    from engine.evaluation.select import select, selected_from
+    from engine.runners.local import made_by
 
     number = many_images(chosen.images_per_class, chosen.over_generate)
     out = chosen.out.resolve()
     every = out.with_name(f"{out.name}-all")
-    job = _job_of(chosen, number)
+    prepared = _prepared(chosen, number)
     selection = Selection(keep=chosen.images_per_class / number)
-    made_with = job.describe() | {
-        "labels": {str(index): label for index, label in job.labels.items()}
-    }
-    with open_dataset(chosen.out, selection_config(made_with, selection), job.labels):
+    with open_dataset(chosen.out, selected_from(made_by(prepared), selection), prepared.labels):
         pass  # refuses now what it would refuse once all images are made
-    made = _made(job, every, progress)
-    with progress.bar("images kept", chosen.images_per_class * len(job.classes)) as bar:
-        report = select(every, chosen.out, selection, job.classifier, bar.advance)
+    made = _made(prepared, every, progress)
+    with progress.watching() as events:
+        report = select(every, chosen.out, selection, prepared.classifier, events)
     sheet = chosen.out / "contact_sheet.png"
     progress.say(
         f"{report['images']} images in {every}, {made} of them made now; the better {report['kept']} in {chosen.out}. "
@@ -143,44 +138,25 @@ def many_images(images_per_class: int, factor: float) -> int:
     return number
 
 
-def _made(job: "Job | BaselineJob", out: Path, progress: Progress) -> int:
-    """Write what is missing of a job's folder, and say how many images that were."""
-    from engine.runners.generate import write
+def _made(prepared: "Prepared", out: Path, progress: Progress) -> int:
+    """Write what is missing of a folder, and say how many images that were."""
+    from engine.runners.local import LocalRunner
 
-    with progress.bar("images", None) as bar:
-        images = write(job, out, lambda step, of: bar.advance(len(of) / step.total), bar.expect)
-        return sum(1 for _ in images)
+    with progress.watching() as events:
+        return sum(1 for _ in LocalRunner(out, events=events).images(prepared))
 
 
-def _job_of(chosen: argparse.Namespace, images_per_class: int) -> "Job | BaselineJob":
-    """The request that the options of `generate` make."""
-    from engine.runners.baseline_job import prepare_baseline
-    from engine.runners.job import prepare
+def _prepared(chosen: argparse.Namespace, images_per_class: int) -> "Prepared":
+    """The request that the options of `generate` make, with its models loaded."""
+    from engine.methods.models import Given, Models
+    from engine.methods.registry import prepare
 
     check_methods(chosen)
-    if chosen.method in (DDIS, PLAIN):
-        return prepare(
-            *load_models(chosen),
-            chosen.classes,
-            images_per_class,
-            chosen.tokens,
-            alignment_of(chosen),
-            sampling_of(chosen),
-            chosen.seed,
-            chosen.memory,
-            chosen.runtime,
-            chosen.onnx_cache,
-            attention=chosen.attention,
-        )
-    classifier = load_teacher(chosen)
-    return prepare_baseline(
-        classifier,
-        method_of(chosen, classifier),
-        chosen.classes,
-        images_per_class,
-        chosen.seed,
-        load_student(chosen, classifier),
-    )
+    request, execution = request_of(chosen, images_per_class), execution_of(chosen)
+    first = Models(request, execution)
+    request = replace(request, method=method_of(chosen, lambda: first.classifier))
+    given = Given(classifier=first.__dict__.get("classifier"))
+    return prepare(request, Models(request, execution, given), execution)
 
 
 def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
@@ -189,21 +165,21 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
     learning = learning_of(chosen)
     classifier, prior = load_models(chosen)
-    with progress.bars() as add:
+    alignment = alignment_of(chosen)
+    with progress.watching() as events:
         table = learn_tokens(
             classifier,
             prior,
             chosen.classes,
             learning,
-            alignment_of(chosen),
-            sampling_of(chosen),
-            chosen.seed,
-            chosen.out,
+            seed=chosen.seed,
+            method="plain" if alignment is None else "ddis",
+            alignment=alignment or Alignment(),
+            sampling=sampling_of(chosen),
             memory=chosen.memory,
             attention=chosen.attention,
-            **learning_bars(
-                add, learning, classifier.labels, len(chosen.classes or classifier.labels)
-            ),
+            out=chosen.out,
+            events=events,
         )
     rows = {
         classifier.labels[index]: asdict(training) for index, training in table.training.items()
@@ -241,21 +217,4 @@ def run_learn(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         "file": str(chosen.out),
         "classes": rows,
         "textual_inversion": {k: str(v) for k, v in exported.items()},
-    }
-
-
-def learning_bars(
-    add: AddBar, learning: TokenLearning, labels: Sequence[str], classes: int
-) -> dict[str, Any]:
-    """Bars for the trial of words and for the epochs of some classes, as the callbacks of `learn_tokens`."""
-    from engine.runners.start_word import looked_at, trial_images
-
-    reports = learning.epochs + learning.skip_passing + (learning.check_images > 0)
-    trial = add("images that try words", trial_images(learning) * len(looked_at(range(classes))))
-    epochs = add("epochs", reports * classes)
-    return {
-        "on_trial": lambda step, clean: trial.advance(len(clean) / step.total),
-        "on_progress": lambda e: epochs.advance(
-            detail=f"{labels[e.class_index]}: {e.accuracy:.0%} recognised"
-        ),
     }

@@ -44,7 +44,7 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tune(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    from engine.runners.tune import SCALES, ScaleTrial, tune
+    from engine.runners.tune import SCALES, tune
 
     alignment, sampling = alignment_of(chosen), sampling_of(chosen)
     if alignment is None:
@@ -63,24 +63,18 @@ def run_tune(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         )
     classifier, prior = load_models(chosen)
     scales = chosen.scales or SCALES
-    number = len(set(scales)) * len(chosen.classes or classifier.labels) * chosen.images_per_class
-    with progress.bar("images", number) as bar:
-
-        def told(trial: ScaleTrial) -> None:
-            bar.advance(0, detail=f"scale {trial.scale:g}: score {trial.score:.2f}")
-
+    with progress.watching() as events:
         found = tune(
             classifier,
             prior,
             chosen.classes,
-            chosen.tokens,
-            alignment,
-            sampling,
-            scales,
-            chosen.images_per_class,
-            chosen.seed,
-            told,
-            lambda _, clean: bar.advance(len(clean) / sampling.steps),
+            tokens=chosen.tokens,
+            alignment=alignment,
+            sampling=sampling,
+            scales=scales,
+            images_per_class=chosen.images_per_class,
+            seed=chosen.seed,
+            events=events,
         )
     columns = [
         "scale",

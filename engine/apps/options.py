@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from engine.errors import ConfigError
-from engine.methods.registry import BASELINES, DDIS, PLAIN, settings_of
+from engine.request import ClassifierSource, Execution, Method, PriorSource, Request
 from engine.settings import AUTO_ATTENTION, DTYPES, Alignment, Sampling, TokenLearning
 from engine.settings.inversion import InversionSettings
+from engine.settings.methods import DDIS as Guided
+from engine.settings.methods import Plain
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Config = TypeVar("Config", bound="DataclassInstance")
+DDIS, PLAIN = Guided.name, Plain.name
+BASELINES = {kind.name: kind for kind in get_args(Method) if issubclass(kind, InversionSettings)}
 PRESETS: dict[str, Callable[[], Alignment | None]] = {
     "default": Alignment,
     "paper": Alignment.paper,
@@ -195,7 +199,7 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
         choices=(DDIS, PLAIN, *BASELINES),
         default=DDIS,
         help="how images are made; plain: "
-        "the prior without alignment and tokens; the others need no prior, and take their own options "
+        "the prior without guidance; the others need no prior, and take their own options "
         "alone (default: ddis)",
     )
     parser.add_argument(
@@ -208,9 +212,50 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
         add_config(parser, settings(), f"{settings.name}-")
 
 
-def method_of(chosen: argparse.Namespace, classifier: Any) -> InversionSettings:
-    """The settings of the chosen baseline: the defaults for the classifier's images, with the options given."""
+def method_of(chosen: argparse.Namespace, classifier: Callable[[], Any]) -> Method:
+    """The settings of the chosen method: the defaults, for the classifier's images, with the options given."""
+    from engine.methods.registry import settings_of
+
+    tokens = None if chosen.tokens is None else str(chosen.tokens)
+    alignment = alignment_of(chosen) if chosen.method in (DDIS, PLAIN) else None
+    if alignment is not None:
+        return Guided(alignment=alignment, sampling=sampling_of(chosen), tokens=tokens)
+    if chosen.method in (DDIS, PLAIN):
+        return Plain(sampling=sampling_of(chosen), tokens=tokens)
     return config_of(chosen, settings_of(chosen.method, classifier), f"{chosen.method}-")
+
+
+def request_of(chosen: argparse.Namespace, images_per_class: int) -> Request:
+    """The request that the options of `generate` make, but for its method."""
+    return Request(
+        classifier=ClassifierSource(
+            source=chosen.classifier,
+            architecture=chosen.architecture,
+            labels=None if chosen.labels is None else tuple(chosen.labels),
+        ),
+        prior=PriorSource(
+            source=chosen.prior,
+            variant=chosen.variant,
+            revision=chosen.revision,
+            tiny_decoder=chosen.tiny_decoder,
+        ),
+        student=None
+        if chosen.student is None
+        else ClassifierSource(source=chosen.student, architecture=chosen.student_architecture),
+        classes=None if chosen.classes is None else tuple(chosen.classes),
+        images_per_class=images_per_class,
+        seed=chosen.seed,
+        dtype=chosen.dtype,
+        runtime=chosen.runtime,
+    )
+
+
+def execution_of(chosen: argparse.Namespace) -> Execution:
+    """How a run is carried out, by its options."""
+    cache = None if chosen.onnx_cache is None else str(chosen.onnx_cache)
+    return Execution(
+        memory=chosen.memory, device=chosen.device, attention=chosen.attention, onnx_cache=cache
+    )
 
 
 def check_methods(chosen: argparse.Namespace) -> None:
@@ -226,7 +271,6 @@ def check_methods(chosen: argparse.Namespace) -> None:
     guided = {key for key in given if key.startswith("alignment-")}
     if chosen.method == PLAIN:
         wrong |= guided | ({"alignment"} if chosen.alignment == "paper" else set())
-        wrong |= {"tokens"} if chosen.tokens is not None else set()
     elif chosen.method != DDIS:
         unused = {
             "prior": "embedded",
@@ -279,21 +323,6 @@ def load_teacher(chosen: argparse.Namespace) -> Any:
         chosen.classifier,
         architecture=chosen.architecture,
         labels=chosen.labels,
-        device=chosen.device,
-        dtype=chosen.dtype,
-    )
-
-
-def load_student(chosen: argparse.Namespace, classifier: Any) -> Any:
-    """The student that the options name, of the classifier's classes; None where they name none."""
-    from engine.classifiers import load_classifier
-
-    if chosen.student is None:
-        return None
-    return load_classifier(
-        chosen.student,
-        architecture=chosen.student_architecture,
-        labels=classifier.labels,
         device=chosen.device,
         dtype=chosen.dtype,
     )

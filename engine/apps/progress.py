@@ -17,6 +17,8 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from engine.events import EpochEnded, Event, Events, Progressed, Started, Stepped
+
 
 class Progress:
     """What a command tells while it runs. `quiet` hides the bars, `silent` everything."""
@@ -54,6 +56,12 @@ class Progress:
             yield add(title, total)
 
     @contextmanager
+    def watching(self) -> Iterator[Events]:
+        """A stream whose tasks are shown as bars while the block runs."""
+        with self.bars() as add:
+            yield Events(Watcher(add))
+
+    @contextmanager
     def bars(self) -> Iterator["AddBar"]:
         """What adds bars to one display."""
         shown = RichProgress(
@@ -89,3 +97,24 @@ class Bar:
 
 AddBar = Callable[[str, int | None], Bar]
 """(title, total) -> a bar as of `Progress.bar`; of a total of 0 it is not shown."""
+
+
+class Watcher:
+    """Draws a bar for each task of a stream; it counts what this call does, not what existed before."""
+
+    def __init__(self, add: AddBar) -> None:
+        self._add = add
+        self._bars: dict[str, Bar] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Watch one event."""
+        if isinstance(event, Started):
+            total = None if event.total is None else int(event.total - event.done)
+            self._bars[event.task] = self._add(event.task, total)
+        elif isinstance(event, Stepped) and event.task in self._bars:
+            self._bars[event.task].advance(event.images / event.total)
+        elif isinstance(event, Progressed):
+            self._bars[event.task].advance(event.units, detail=event.detail)
+        elif isinstance(event, EpochEnded):
+            detail = f"{event.label}: {event.accuracy:.0%} recognised"
+            self._bars[event.task].advance(detail=detail)

@@ -3,7 +3,7 @@
     images/<class>/<index>.png   one folder per class: torchvision's ImageFolder, datasets' "imagefolder"
     manifest.parquet             one row per image, by class and index: seed, prompt, teacher's logits, ...
     labels.json                  class number, label and folder name: loaders number the folders by name, not by class
-    run.json                     config, versions, device, peak bytes, seconds
+    run.json                     request, models, versions, device, peak bytes, seconds
     contact_sheet.png
 
 An image counts as done once its line in the journal is whole; a run that is killed at any moment and continued ends
@@ -32,7 +32,7 @@ from engine.datasets.manifest import (
     write_manifest,
 )
 from engine.datasets.names import class_folders
-from engine.datasets.run_record import RUN, check_same_config, write_run
+from engine.datasets.run_record import RUN, check_same_run, write_run
 from engine.errors import ConfigError, OutputError
 from engine.files import (
     OURS,
@@ -53,30 +53,29 @@ SHEET_IMAGES = 10
 
 
 def open_dataset(
-    folder: Path | str, config: Mapping[str, Any], labels: Mapping[int, str] | Sequence[str]
+    folder: Path | str, made: Mapping[str, Any], labels: Mapping[int, str] | Sequence[str]
 ) -> "DatasetWriter":
-    """Begin a data set in `folder`, or continue the one that is there. Use it in a `with`.
+    """Begin a data set in `folder`, or resume the one that is there. Use it in a `with`.
 
-    config: everything that the images depend on, as JSON values; a folder begun with another one is refused.
+    made: everything that the images depend on, as JSON values (see `run_record`); a folder begun with something else is
+    refused.
     labels: class number -> label of the classes that are made, or the labels of all classes in order.
 
     Raises ConfigError for labels that are empty or doubled, OutputError where the folder cannot be written, is being
     written, belongs to something else, or was begun with other settings. Nothing is written in these cases.
     """
     labels = dict(labels) if isinstance(labels, Mapping) else dict(enumerate(labels))
-    return DatasetWriter(Path(folder), config, labels)
+    return DatasetWriter(Path(folder), made, labels)
 
 
 class DatasetWriter:
     """Writes samples as they are done, in any order. Made by `open_dataset`."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], labels: dict[int, str]) -> None:
+    def __init__(self, folder: Path, made: Mapping[str, Any], labels: dict[int, str]) -> None:
         self.folder = folder
-        self._config = {
-            **config,
-            "labels": {str(number): labels[number] for number in sorted(labels)},
-        }
+        self._made = made
         self._labels = labels
+        self._names = {str(number): labels[number] for number in sorted(labels)}
         self._folders = class_folders(labels)
         self._added = 0
         self._journal: Journal | None = None  # None where the data set is finished
@@ -127,7 +126,7 @@ class DatasetWriter:
         write_whole(self.folder / SHEET, png_bytes(self._sheet()))
         skipped = sum(row.skipped for row in self._journal.rows())
         counts = {"images": self._added, "skipped_guidance_steps": skipped}
-        write_run(self.folder, self._config, {**measured, **counts})
+        write_run(self.folder, self._made, self._names, {**measured, **counts})
         write_manifest(self.folder, self._journal.rows())
         self._journal.delete()
         self._journal = None
@@ -159,11 +158,11 @@ class DatasetWriter:
             self.folder / RUN
         ).exists() and not empty  # without an image, a run may begin with other settings
         if begun:
-            check_same_config(self.folder, self._config)
+            check_same_run(self.folder, self._made, self._names)
         for folder in (self.folder, *(self.folder / IMAGES).glob("*/")):
             remove_leftovers(folder)
         if not begun:
-            write_run(self.folder, self._config, {})
+            write_run(self.folder, self._made, self._names, {})
         if not begun or not (self.folder / LABELS).exists():
             write_whole(self.folder / LABELS, self._labels_json())
 

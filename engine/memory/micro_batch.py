@@ -13,6 +13,7 @@ from torch import Tensor
 
 from engine.classifiers.classifier import Classifier
 from engine.errors import EngineError, brief
+from engine.events import SILENT, MemoryRanOut
 from engine.guidance.in_parts import gradient_in_parts
 from engine.guidance.steer import DomainSteer, loss_scale
 from engine.memory.budget import MemoryWarning
@@ -45,11 +46,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 class MicroBatches:
     """How many images each phase takes at once, by its name; all of them where no number is given.
 
-    One object serves a whole run, so that what was learned of its memory in one batch holds for the next.
+    One object serves a whole run, so that what was learned of its memory in one batch holds for the next. events: where
+    a run out of memory is reported.
     """
 
     def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
         self.sizes = dict(sizes or {})
+        self.events = SILENT
 
     def attempt(self, phase: str, images: int, work: Callable[[int], T]) -> T:
         """`work` with the number of images that it may take at once, and again with half of it while memory runs out.
@@ -98,6 +101,7 @@ class MicroBatches:
             MemoryWarning,
             stacklevel=4,
         )
+        self.events.emit(MemoryRanOut(phase, size, size // 2))
 
 
 def steer_in_parts(

@@ -17,11 +17,11 @@ from engine.classifiers import Preprocess, save_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.dataset import read_dataset
 from engine.errors import ConfigError
+from engine.events import EpochEnded, Events, Stepped
 from engine.networks.frozen import default_device
-from engine.runners.start_word import IMAGES_PER_CLASS
+from engine.runners.learn_tokens import EPOCHS
+from engine.runners.start_word import IMAGES_PER_CLASS, TRIAL
 from engine.settings import Alignment, Sampling, TokenLearning
-from engine.tokens.state import Outcome, TokenEpoch
-from engine.types import Step
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
@@ -158,7 +158,7 @@ def test_over_generation_keeps_the_number_that_was_asked_for(
     assert (printed["images"], printed["made_now"], printed["all"]) == (4, 6, str(every))
     classes = [row.class_index for _, row in read_dataset(out)]
     assert [classes.count(number) for number in (0, 4)] == [2, 2]
-    assert json.loads((out / "run.json").read_text())["config"]["selection"]["by"] == "l_bn_share"
+    assert json.loads((out / "run.json").read_text())["selection"]["by"] == "l_bn_share"
     (every / "images" / "dog" / "00002.png").unlink()
     next((out / "images" / "horse").iterdir()).unlink()
     assert main([*asked, "--over-generate", "1.6"]) == 0
@@ -364,17 +364,17 @@ def test_learning_shows_the_trial_of_words_and_its_epochs(
 def test_the_demo_shows_its_learning(
     monkeypatch, tmp_path: Path, bars: dict[str, list[float]]
 ) -> None:
-    def learn_tokens(*_: object, on_trial, on_progress, **__: object) -> None:
-        on_trial(Step(0, 10, 0, torch.ones(()), torch.ones(())), torch.zeros(5, 4, 8, 8))
-        on_progress(TokenEpoch(0, 1, 0.5, None, 1.0, Outcome.LEARNING, 0, 0))
-        raise ConfigError("enough")
+    def learn_tokens(*_: object, events: Events, **__: object) -> None:
+        with events.task(TRIAL, 140), events.task(EPOCHS, 70):
+            events.emit(Stepped(TRIAL, 5, 0, 10))
+            events.emit(EpochEnded(EPOCHS, 0, "dog", 1, 0.5, 1.0))
+            raise ConfigError("enough")
 
     monkeypatch.setattr("engine.apps.demo.learn_tokens", learn_tokens)
     assert main(["demo", "--learn", "--out", str(tmp_path / "demo")]) == 2
     assert bars == {
         "images that try words": [140, 0.5],
         "epochs": [70, 1],
-        "image-steps": [1680, 0],
     }
 
 

@@ -12,10 +12,10 @@ from engine.apps import cli
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, MissingExtraError, ModelError
 from engine.memory.budget import MemoryWarning
+from engine.methods.runtime import default_cache
 from engine.onnx import export
 from engine.onnx.session import Session
 from engine.runners.generate import generate
-from engine.runners.runtime import default_cache
 from engine.settings import Alignment, Sampling
 
 pytest.importorskip("onnxruntime")
@@ -47,7 +47,7 @@ def test_guided_images_are_torchs_and_no_autograd_runs(prior, kinked, cache, tmp
         torch.testing.assert_close(sample.image, wanted[key].image, rtol=0, atol=2e-3)
         assert len(sample.curve) == len(wanted[key].curve) > 0
     assert len(list(read_manifest(tmp_path / "set"))) == 4
-    plain = run(prior, kinked, alignment=None)
+    plain = run(prior, kinked, method="plain")
     assert max((plain[key].image - wanted[key].image).abs().max() for key in plain) > 1e-2
 
 

@@ -17,6 +17,11 @@ LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 PAPER = Alignment.paper(2.0)
 
 
+def guided(alignment: Alignment | None) -> dict[str, object]:
+    """Arguments of `generate` for some guidance, or for none."""
+    return {"method": "plain"} if alignment is None else {"alignment": alignment}
+
+
 @pytest.fixture
 def classifier(tiny_resnet: CifarResNet) -> Classifier:
     return load_classifier(
@@ -33,7 +38,7 @@ def test_generate_fuses_and_its_images_equal_the_references(
 ) -> None:
     def images(settings: Alignment | None) -> torch.Tensor:
         run = generate(
-            classifier, small_prior, None, 1, alignment=settings, sampling=Sampling(steps=5)
+            classifier, small_prior, None, 1, **guided(settings), sampling=Sampling(steps=5)
         )
         return torch.stack([sample.image for sample in run])
 
