@@ -28,6 +28,7 @@ from timing import median_ratios
 
 from engine.classifiers import Classifier, load_classifier
 from engine.errors import EngineError, brief
+from engine.events import EpochEnded, Event, Events
 from engine.files import write_whole
 from engine.guidance.steer import DomainSteer, Unguided
 from engine.memory.apply import applied
@@ -37,9 +38,9 @@ from engine.memory.measure import Measured
 from engine.memory.micro_batch import denoise_in_parts, is_out_of_memory
 from engine.memory.phases import Case, Subject, run_case
 from engine.memory.plan import Plan, plan
+from engine.methods.drawing import Drawing
 from engine.models import Prior, load_prior
-from engine.runners.generate import sample_group
-from engine.runners.job import Job, prepare
+from engine.runners.asking import asked
 from engine.runners.learn_tokens import learn_tokens
 from engine.sampling.ddim import sample
 from engine.settings import Alignment, Sampling, TokenLearning
@@ -142,21 +143,20 @@ def _generate(
         tokens=False,
         full=False,
     )
-    job = prepare(
+    drawing = asked(
         classifier,
         prior,
         classifier.labels[:1],
         batch,
-        None,
-        settings.alignment,
-        sampling,
+        alignment=settings.alignment,
+        sampling=sampling,
         memory=planned,
-    )
+    ).prepare()
     return {
         "plan": _shown(planned),
-        "phases": _phases(card, job, planned, None, PHASES),
-        "step": attempted(card, lambda: _step(card, job, settings.rounds)),
-        "run": attempted(card, lambda: _whole_run(card, job, planned)),
+        "phases": _phases(card, drawing, planned, None, PHASES),
+        "step": attempted(card, lambda: _step(card, drawing, settings.rounds)),
+        "run": attempted(card, lambda: _whole_run(card, drawing, planned)),
     }
 
 
@@ -177,31 +177,38 @@ def _learn(
         full=False,
     )
     labels = classifier.labels[:1]
-    job = prepare(
-        classifier, prior, labels, batch, None, settings.alignment, sampling, memory=planned
-    )
+    drawing = asked(
+        classifier,
+        prior,
+        labels,
+        batch,
+        alignment=settings.alignment,
+        sampling=sampling,
+        memory=planned,
+    ).prepare()
 
     def update() -> dict[str, Any]:
         times: list[float] = []
 
-        def at_epoch(_: object) -> None:
-            card.synchronise()
-            times.append(time.perf_counter())
+        def at_epoch(event: Event) -> None:
+            if isinstance(event, EpochEnded):
+                card.synchronise()
+                times.append(time.perf_counter())
 
         learn_tokens(
             classifier,
             prior,
             labels,
             learning,
-            settings.alignment,
-            sampling,
-            on_progress=at_epoch,
+            alignment=settings.alignment,
+            sampling=sampling,
+            events=Events(at_epoch),
             memory=planned,
         )
         seconds = (times[-1] - times[0]) / (len(times) - 1) / learning.updates_per_trajectory
         return {"seconds_per_update": round(seconds, 4), "images": batch}
 
-    phases = _phases(card, job, planned, learning, LEARNING)
+    phases = _phases(card, drawing, planned, learning, LEARNING)
     return {"plan": _shown(planned), "phases": phases, "update": attempted(card, update)}
 
 
@@ -226,15 +233,19 @@ def _compared(predicted: int, measured: int) -> dict[str, Any]:
 
 
 def _phases(
-    card: Card, job: Job, planned: Plan, learning: TokenLearning | None, names: Sequence[str]
+    card: Card,
+    drawing: Drawing,
+    planned: Plan,
+    learning: TokenLearning | None,
+    names: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     """Each phase alone, as the plan runs it: its predicted peak beside the measured one."""
-    prior, batch = job.prior, planned.batch
+    prior, batch = drawing.prior, planned.batch
     subject = Subject(
         prior=prior,
-        classifier=job.classifier,
-        alignment=job.alignment,
-        cfg=job.sampling.cfg,
+        classifier=drawing.classifier,
+        alignment=drawing.alignment,
+        cfg=drawing.sampling.cfg,
         learning=learning,
     )
 
@@ -261,20 +272,20 @@ def _phases(
         }
 
 
-def _step(card: Card, job: Job, rounds: int) -> dict[str, Any]:
+def _step(card: Card, drawing: Drawing, rounds: int) -> dict[str, Any]:
     """Seconds of a plain and a guided step, as the plan runs them, and how much longer the guided one takes."""
-    prior, (keys, *_) = job.prior, job.groups()
-    step, steer = prior.schedule(30)[AT_STEP], job.steer(keys)
+    prior, (keys, *_) = drawing.prior, drawing.groups()
+    step, steer = prior.schedule(30)[AT_STEP], drawing.steer(keys)
     assert isinstance(steer, DomainSteer)
     assert steer.acts_on(step)
     noise = torch.Generator().manual_seed(0)
     z = torch.randn(len(keys), *prior.latent_shape, generator=noise).to(prior.device)
-    with torch.no_grad(), applied(job.plan, prior) as phase:
+    with torch.no_grad(), applied(drawing.plan, prior) as phase:
         with phase("text"):
             context, null = prior.encode_prompts(["a photo"]), prior.encode_prompts([""])
         context = context.expand(len(keys), -1, -1)
         with phase("sampling"):
-            denoise = denoise_in_parts(prior, context, null, job.sampling.cfg, job.parts)
+            denoise = denoise_in_parts(prior, context, null, drawing.sampling.cfg, drawing.parts)
             runs = {
                 "plain": lambda: sample(z, denoise, [step], Unguided()),
                 "guided": lambda: sample(z, denoise, [step], steer),
@@ -289,11 +300,11 @@ def _step(card: Card, job: Job, rounds: int) -> dict[str, Any]:
     }
 
 
-def _whole_run(card: Card, job: Job, planned: Plan) -> dict[str, Any]:
+def _whole_run(card: Card, drawing: Drawing, planned: Plan) -> dict[str, Any]:
     """A run of a few steps, from its prompts to its images."""
-    (keys,) = job.groups()
+    (keys,) = drawing.groups()
     with card.measuring() as found:
-        made = sample_group(job, keys)
+        made = drawing.make(keys)
     finite = all(bool(image.image.isfinite().all()) for image in made)
     return {**_compared(planned.generate_bytes, found.peak_bytes), "finite": finite}
 

@@ -18,9 +18,9 @@ from timing import median_ratios
 
 from engine.datasets.run_record import versions
 from engine.files import write_whole
-from engine.runners.generate import sample_group
-from engine.runners.job import Job, prepare
-from engine.runners.runtime import default_cache
+from engine.methods.drawing import Drawing
+from engine.methods.runtime import default_cache
+from engine.runners.asking import asked
 from engine.settings import Alignment, Sampling
 from engine.types import ImageKey
 
@@ -29,15 +29,15 @@ ENGINES = ("torch", "onnx")
 STEPS = 4
 
 
-def parts(job: Job, batch: int) -> dict[str, Run]:
+def parts(drawing: Drawing, batch: int) -> dict[str, Run]:
     """What is timed of one engine, by name."""
     keys = [ImageKey(number % 7, number // 7) for number in range(batch)]
-    prior, steer = job.prior, job.steer(keys)
+    prior, steer = drawing.prior, drawing.steer(keys)
     step = prior.schedule(30)[10]
     z = torch.randn(batch, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         context = prior.encode_prompts(["a dog"] * batch)
-        denoise = prior.denoiser(context, prior.encode_prompts([""]), job.sampling.cfg)
+        denoise = prior.denoiser(context, prior.encode_prompts([""]), drawing.sampling.cfg)
 
     def guided() -> None:
         with torch.no_grad():
@@ -55,15 +55,15 @@ def parts(job: Job, batch: int) -> dict[str, Run]:
         "gradient": gradient,
         "plain step": plain,
         "guided step": guided,
-        f"generate, {STEPS} steps": partial(sample_group, job, keys),
+        f"generate, {STEPS} steps": partial(drawing.make, keys),
     }
 
 
 def measured(threads: int, rounds: int, batch: int, cache: Path) -> dict[str, object]:
     """Seconds and ratios by part, with so many threads."""
     torch.set_num_threads(threads)  # sessions take theirs from torch when they are made
-    jobs = {
-        engine: prepare(
+    drawings = {
+        engine: asked(
             "embedded:cartoon",
             "embedded",
             images_per_class=-(-batch // 7),
@@ -71,10 +71,10 @@ def measured(threads: int, rounds: int, batch: int, cache: Path) -> dict[str, ob
             sampling=Sampling(steps=STEPS, batch=batch),
             runtime=engine,
             onnx_cache=cache if engine == "onnx" else None,
-        )
+        ).prepare()
         for engine in ENGINES
     }
-    runs = {engine: parts(job, batch) for engine, job in jobs.items()}
+    runs = {engine: parts(drawing, batch) for engine, drawing in drawings.items()}
     return {
         part: median_ratios(
             {engine: runs[engine][part] for engine in ENGINES}, "torch", "cpu", rounds
