@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.datasets.contact_sheet import contact_sheet
+from engine.datasets.contact_sheet import sheet_of
 from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.manifest import (
     JOURNAL,
@@ -48,8 +48,6 @@ from engine.types import ImageKey, Sample
 IMAGES = "images"
 LABELS = "labels.json"
 SHEET = "contact_sheet.png"
-SHEET_CLASSES = 20
-SHEET_IMAGES = 10
 
 
 def open_dataset(
@@ -123,7 +121,7 @@ class DatasetWriter:
             raise OutputError(
                 f"{self.folder} has no image, expected at least one: add samples before finishing it."
             )
-        write_whole(self.folder / SHEET, png_bytes(self._sheet()))
+        write_whole(self.folder / SHEET, png_bytes(sheet_of(self._labels, self.done, self._path)))
         skipped = sum(row.skipped for row in self._journal.rows())
         counts = {"images": self._added, "skipped_guidance_steps": skipped}
         write_run(self.folder, self._made, self._names, {**measured, **counts})
@@ -190,25 +188,6 @@ class DatasetWriter:
         ]
         return json.dumps(classes, indent=2, ensure_ascii=False).encode() + b"\n"
 
-    def _sheet(self) -> Image.Image:
-        """The first images of each class, of classes spread over all where they are too many for one sheet."""
-        by_class: dict[int, list[ImageKey]] = {}
-        for key in sorted(self.done):
-            by_class.setdefault(key.class_index, []).append(key)
-        classes = list(by_class)
-        shown = [classes[n * len(classes) // SHEET_CLASSES] for n in range(SHEET_CLASSES)]
-        shown = classes if len(classes) <= SHEET_CLASSES else shown
-        rows = [
-            [_open_picture(self._path(key)) for key in by_class[number][:SHEET_IMAGES]]
-            for number in shown
-        ]
-        part = "" if len(shown) == len(classes) else f", {len(shown)} of the classes shown"
-        return contact_sheet(
-            rows,
-            row_labels=[self._labels[number] for number in shown],
-            caption=f"{len(self.done):,} images of {len(classes):,} classes{part}",
-        )
-
 
 def read_dataset(folder: Path | str) -> Iterator[tuple[Path, Row]]:
     """Image file and manifest row, with the teacher's logits, of each image of a finished data set, by class and index.
@@ -248,8 +227,3 @@ def _refuse_foreign(folder: Path) -> None:
             f"{folder} holds files that are no data set ({', '.join(foreign[:3])}{', ...' * (len(foreign) > 3)}), "
             "expected a new or empty folder, or a data set to continue: choose another folder."
         )
-
-
-def _open_picture(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
