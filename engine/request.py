@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, setting
+from engine.settings.fields import check_choices, check_positive, setting
 from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
 from engine.settings.methods import DDIS, Plain
 from engine.settings.plain import from_plain, nearest, to_plain
@@ -75,10 +75,7 @@ class Request:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.images_per_class < 1:
-            raise ConfigError(
-                f"images_per_class is {self.images_per_class}, expected at least 1: give a positive whole number."
-            )
+        check_positive(self, "images_per_class")
         if not 0 <= self.seed < SEEDS:
             raise ConfigError(
                 f"seed is {self.seed}, expected a whole number from 0 up to 2**62: choose one of these."
