@@ -19,7 +19,7 @@ T = TypeVar("T")
 def to_plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists; one of a union of dataclasses has its `name` as first key."""
     if is_dataclass(value) and not isinstance(value, type):
-        named = {"name": value.name} if _is_named(type(value)) else {}
+        named = {"name": type(value).name} if _is_named(type(value)) else {}
         return named | {entry.name: to_plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, (tuple, list)):
         return [to_plain(item) for item in value]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from engine.errors import ConfigError
@@ -24,7 +25,6 @@ PRIORS = ("ddis", "plain")
 """Methods that draw with a prior."""
 MODELS = ("request.classifier.*", "request.prior.*", "request.dtype", "execution.device")
 """Options of a command that loads a classifier and a prior, as patterns of `Command.options`."""
-MODEL_FLAGS = ("classifier", "architecture", "labels", "prior", "dtype", "device")
 
 RESUMES = "run the same command again to resume where it stopped."
 STARTS_OVER = "nothing of this run was kept, the same command starts over."
@@ -62,7 +62,7 @@ class Command:
     """
 
     options: ClassVar[tuple[str, ...]] = ("*",)
-    names: ClassVar[Mapping[str, str]] = {}
+    names: ClassVar[Mapping[str, str]] = MappingProxyType({})
     needs: ClassVar[tuple[str, ...]] = ()
     methods: ClassVar[tuple[str, ...]] = tuple(METHODS)
     common: ClassVar[tuple[str, ...]] = ()
@@ -83,6 +83,7 @@ class Command:
     @classmethod
     def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
         """Plain values, section by section, that the presets among the given flags stand for."""
+        del given, method
         return {}
 
     def run(self, call: "Call") -> dict[str, Any]:

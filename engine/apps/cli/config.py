@@ -85,18 +85,21 @@ def written(instance: Command, name: str) -> str:
 def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Nested plain values with those of `over` in place of `base`'s.
 
-    Of another method than `base` has, what both methods have stays: sampling and tokens of those that draw with a prior.
+    Where it names another method than `base`, what both have stays: sampling and tokens of those with a prior.
     """
     name = over.get("name")
     if name in METHODS and base.get("name", name) != name:
         default = to_plain(METHODS[name]())
         both = {base["name"], name} <= {*PRIORS}
-        base = default | {key: base[key] for key in default if both and key in base and key != "name"}
+        base = default | {
+            key: base[key] for key in default if both and key in base and key != "name"
+        }
     merged = dict(base)
     for key, value in over.items():
         inner = merged.get(key)
-        nested = isinstance(value, Mapping) and isinstance(inner, Mapping)
-        merged[key] = overlaid(inner, value) if nested else value
+        if isinstance(value, Mapping) and isinstance(inner, Mapping):
+            value = overlaid(inner, value)
+        merged[key] = value
     return merged
 
 
@@ -126,7 +129,9 @@ def _try(kind: Any, section: Any, name: str) -> None:
         from_plain(kind, section, name)
         return
     if not isinstance(section, Mapping):
-        raise ConfigError(f"{name} is {section!r}, expected the settings of ddis {name}: correct it.")
+        raise ConfigError(
+            f"{name} is {section!r}, expected the settings of ddis {name}: correct it."
+        )
     own, hints = _own(kind), get_type_hints(kind)
     for key, value in section.items():
         if key not in own:
@@ -144,15 +149,17 @@ def _parsed(path: Path) -> dict[str, Any]:
         """Takes 1e-4 for a number, as YAML 1.2 does."""
 
     Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), [*"-+.0123456789"]
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        [*"-+.0123456789"],
     )
     try:
         text = path.read_text("utf-8")
         is_json = text.lstrip().startswith("{")
-        values = json.loads(text) if is_json else yaml.load(text, Loader)  # noqa: S506
+        values = json.loads(text) if is_json else yaml.load(text, Loader)
     except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"{path} cannot be read ({brief(error)}), expected YAML or JSON, as --print-config writes it: check the file."
+            f"{path} cannot be read ({brief(error)}), expected YAML or JSON, as --print-config writes: check the file."
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(

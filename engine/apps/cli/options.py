@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatch
-from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from engine.apps.cli.command import METHODS, PRIORS, Command
@@ -54,7 +53,6 @@ class Option:
         return self.methods is None or method in self.methods
 
 
-@cache
 def options_of(command: type[Command]) -> tuple[Option, ...]:
     """All options of a command, of all its methods: its own first, then what all commands have. Flags are unique."""
     shared = {entry.name for entry in fields(Command)}
@@ -123,8 +121,8 @@ def _walk(command: type[Command], kind: Any, path: str, method: str | None) -> I
     hints = get_type_hints(kind)
     for entry in fields(kind):
         place = f"{path}.{entry.name}" if path else entry.name
-        settings = [one for one in (get_args(hints[entry.name]) or (hints[entry.name],))]
-        settings = [one for one in settings if is_dataclass(one)]
+        kinds = get_args(hints[entry.name]) or (hints[entry.name],)
+        settings: list[Any] = [one for one in kinds if is_dataclass(one)]
         if len(settings) > 1:
             if _offered(command, f"{place}.name"):
                 yield _choice_of_method(command, f"{place}.name")

@@ -5,6 +5,7 @@ once, by `engine.settings.plain`, wherever it comes from.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
 from shlex import quote
@@ -74,16 +75,15 @@ def show_help(
     options = [option for option in options_of(command) if option.suits(method)]
     text = (command.__doc__ or "").strip()
     if not everything and command.common:
-        shown = {*command.common, "config", "help"}
+        shown = [*command.common, "config", "print-config", "json", "quiet"]
         text += f"\n\nThese are the options that most people need. All of them: {prog} --help-all"
         options = [option for option in options if option.positional or option.flag in shown]
-    tyro.cli(
-        grouped(command, options, values, in_boxes=everything),
-        prog=prog,
-        description=text,
-        args=["--help"],
-        add_help=True,
-    )
+        options.sort(
+            key=lambda one: (not one.positional, shown.index(one.flag) if one.flag in shown else 0)
+        )
+    options = [option for option in options if option.flag != "help"]
+    kind, switches = grouped(command, options, values, in_boxes=everything)
+    tyro.cli(kind, prog=prog, description=text, args=["--help"], default=switches)
 
 
 def grouped(
@@ -91,19 +91,27 @@ def grouped(
     options: Sequence[Option],
     values: Mapping[str, Any] | None = None,
     in_boxes: bool = True,
-) -> Any:
-    """The type that tyro prints help and completions of. in_boxes: each section in a box of its own."""
+) -> tuple[Any, dict[str, Any]]:
+    """The type that tyro prints help and completions of, and its defaults.
+
+    in_boxes: each section in a box of its own. Switches alone have a default: tyro names the flag that changes it.
+    """
     from tyro.conf import arg
 
-    boxes: dict[str, dict[str, Any]] = {"": {}}
+    shared = {entry.name for entry in fields(Command)}
+    kinds: dict[str, Any] = {}
+    boxes: dict[str, dict[str, Any]] = {}
+    switches: dict[str, Any] = {}
     for number, option in enumerate(options):
-        if option.flag != "help":
-            box = boxes.setdefault(option.section if in_boxes else "", {})
-            box[f"option{number}"] = _shown(option, _at(values or {}, option.path))
-    kinds = boxes.pop("")
-    for name, inner in boxes.items():
-        kinds[name] = Annotated[TypedDict(name, inner, total=False), arg(name=name)]  # type: ignore[operator]
-    return TypedDict(command.__name__, kinds, total=False)  # type: ignore[operator]
+        room = "" if not in_boxes else "output" if option.path in shared else option.section
+        box = boxes.setdefault(room, {}) if room else kinds
+        box[f"option{number}"] = _shown(option, _at(values or {}, option.path))
+        if _is_switch(option):
+            inside = switches.setdefault(room, {}) if room else switches
+            inside[f"option{number}"] = False
+    for room, box in boxes.items():
+        kinds[room] = Annotated[TypedDict(room, box, total=False), arg(name=room)]  # type: ignore[operator]
+    return TypedDict(command.__name__, kinds, total=False), switches  # type: ignore[operator]
 
 
 def _typed_as(option: Option) -> Any:
@@ -125,7 +133,7 @@ def _shown(option: Option, value: Any) -> Any:
     required = option.positional or value is REQUIRED
     if required:
         hint = "(required)"
-    elif value is None or option.kind is bool and option.local:
+    elif value is None or _is_switch(option):
         hint = ""
     else:
         hint = f"(default: {_in_words(value)})"
@@ -133,15 +141,19 @@ def _shown(option: Option, value: Any) -> Any:
     if option.choices:
         kind = Literal[option.choices]
     metavar = option.metavar or (None if option.choices else METAVARS[_plain(option.kind)])
-    about = {"help": option.help, "help_behavior_hint": hint}
+    metavar = f"{metavar} ..." if _several(option.kind) else metavar
+    about: dict[str, Any] = {"help": option.help, "help_behavior_hint": hint}
     if option.positional:
         return Positional[Annotated[kind, arg(metavar=metavar, **about)]]
     about |= {"name": option.flag, "prefix_name": False}
     if option.kind is not bool:
         return Annotated[kind, arg(metavar=metavar, **about)]
-    if option.local:
-        return FlagCreatePairsOff[Annotated[bool, arg(default=False, **about)]]
-    return Annotated[bool, arg(**about)]
+    kind = Annotated[bool, arg(**about)]
+    return FlagCreatePairsOff[kind] if _is_switch(option) else kind
+
+
+def _is_switch(option: Option) -> bool:
+    return option.kind is bool and option.local
 
 
 def _several(kind: Any) -> bool:
@@ -174,9 +186,5 @@ def _valueless(options: Sequence[Option], words: Sequence[str], prog: str) -> st
     for word, following in zip_longest(words, words[1:], fillvalue="--"):
         option = takes.get(word.replace("_", "-"))
         if option is not None and following.startswith("--"):
-            return (
-                f"{word} has no value, expected {option.help}: write one behind it, as `{prog} --help-all` shows."
-            )
-    return (
-        f"{prog} cannot read {' '.join(words)!r}, expected options and their values: see `{prog} --help-all`."
-    )
+            return f"{word} has no value, expected {option.help}: write one behind it, as `{prog} --help-all` shows."
+    return f"{prog} cannot read {' '.join(words)!r}, expected options and their values: see `{prog} --help-all`."

@@ -94,7 +94,8 @@ def _without_command(words: list[str]) -> int:
             print(script(shell))
         case ["--completion", *shell]:
             raise ConfigError(
-                f"completion is for {' '.join(shell) or 'no shell'!r}, expected one of {', '.join(SHELLS)}: name your shell."
+                f"--completion is for {' '.join(shell) or 'no shell'!r}, expected one of {', '.join(SHELLS)}: name "
+                "your shell."
             )
         case _:
             raise ConfigError(_no_command(words))

@@ -38,7 +38,7 @@ def understand(
     part = _part_of(command, name, found.sections)
     method = _method(command, flags, part)
     if not (flags.get("help") or flags.get("help_all")):
-        _check_method(command, typed_values, method, prog)
+        _check_method(command, typed_values, method)
     options = tuple(option for option in options_of(command) if option.suits(method))
     try:
         presets = command.preset_values(flags, method)
@@ -58,7 +58,9 @@ def understand(
 def _part_of(command: type[Command], name: str, sections: Mapping[str, Any]) -> dict[str, Any]:
     """What a command takes of a configuration file."""
     own = {entry.name for entry in fields(command) if is_dataclass(entry.type)}
-    return {key: value for key, value in sections.items() if key in own} | {**sections.get(name, {})}
+    return {key: value for key, value in sections.items() if key in own} | {
+        **sections.get(name, {})
+    }
 
 
 def _method(command: type[Command], flags: Mapping[str, Any], part: Mapping[str, Any]) -> str:
@@ -76,9 +78,7 @@ def _method(command: type[Command], flags: Mapping[str, Any], part: Mapping[str,
     return str(method)
 
 
-def _check_method(
-    command: type[Command], given: Mapping[Option, Any], method: str, prog: str
-) -> None:
+def _check_method(command: type[Command], given: Mapping[Option, Any], method: str) -> None:
     """Raise ConfigError where an option was given that this method does not read."""
     wrong = [option for option in given if not option.suits(method)]
     if not wrong:
@@ -134,7 +134,9 @@ def _check_needed(
         names = " and ".join(option.spelt for option in missing)
         wanted = "; ".join(f"{option.spelt}: {option.help}" for option in missing)
         verb = "is" if len(missing) == 1 else "are"
-        raise ConfigError(f"{names} {verb} missing, expected {wanted}. Give {'it' if verb == 'is' else 'them'}.")
+        raise ConfigError(
+            f"{names} {verb} missing, expected {wanted}. Give {'it' if verb == 'is' else 'them'}."
+        )
 
 
 def _value(values: Mapping[str, Any], path: str) -> Any:

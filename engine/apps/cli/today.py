@@ -1,4 +1,4 @@
-"""Requests carried out by today's functions. What knows their arguments is here and nowhere else in the command line."""
+"""Requests carried out by today's functions: no other module of the command line knows their arguments."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +14,7 @@ from engine.settings.plain import from_plain, to_plain
 
 if TYPE_CHECKING:
     from engine.classifiers import Classifier
+    from engine.memory.plan import Plan as MemoryPlan
     from engine.models import Prior
     from engine.runners.baseline_job import BaselineJob
     from engine.runners.job import Job
@@ -77,9 +78,7 @@ def job_of(request: Request, execution: Execution, call: Call) -> "Job | Baselin
             request.seed,
             None
             if student is None
-            else load_teacher(
-                replace(student, labels=classifier.labels), execution, request.dtype
-            ),
+            else load_teacher(replace(student, labels=classifier.labels), execution, request.dtype),
         )
     method = drawing(request)
     return prepare(
@@ -111,9 +110,7 @@ def write_images(job: "Job | BaselineJob", out: Path, call: Call) -> int:
     from engine.runners.generate import write
 
     with call.task("images", None) as task:
-        images = write(
-            job, out, lambda step, of: task.advance(len(of) / step.total), task.expect
-        )
+        images = write(job, out, lambda step, of: task.advance(len(of) / step.total), task.expect)
         return sum(1 for _ in images)
 
 
@@ -134,3 +131,61 @@ def learning_callbacks(
             detail=f"{labels[e.class_index]}: {e.accuracy:.0%} recognised"
         ),
     }
+
+
+def plan_of(request: Request, execution: Execution, image_px: int | None) -> "MemoryPlan":
+    """How the images of a request fit into the memory of an execution. The prior's weights are not loaded."""
+    from engine.classifiers import load_classifier
+    from engine.memory.plan import device_of, plan
+    from engine.models import load_prior
+    from engine.networks.frozen import named_dtype
+
+    device = device_of(None, execution.memory, execution.device)
+    dtype = named_dtype(request.dtype, device)
+    prior = load_prior(
+        request.prior.source,
+        variant=request.prior.variant,
+        revision=request.prior.revision,
+        device="meta",
+        dtype=dtype,
+        tiny=request.prior.tiny_decoder,
+    )
+    classifier = load_classifier(
+        request.classifier.source,
+        architecture=request.classifier.architecture,
+        labels=request.classifier.labels,
+        device="cpu",
+        dtype=dtype,
+    )
+    sampling = drawing(request).sampling
+    return plan(
+        prior,
+        classifier,
+        execution.memory,
+        image_px,
+        batch=sampling.batch,
+        alignment=guidance_of(request),
+        sampling=sampling,
+        device=device,
+        attention=execution.attention,
+    )
+
+
+def write_folder(request: Request, classifier: "Classifier", out: Path, call: Call) -> None:
+    """Write the images of a request, whose classifier is loaded, or what is missing of them."""
+    from engine.runners.generate import generate
+
+    method = drawing(request)
+    images = generate(
+        classifier,
+        request.prior.source,
+        images_per_class=request.images_per_class,
+        tokens=method.tokens,
+        sampling=method.sampling,
+        seed=request.seed,
+        alignment=guidance_of(request),
+        out=out,
+    )
+    with call.task("images", request.images_per_class * len(classifier.labels)) as task:
+        for _ in images:
+            task.advance()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine.apps.options import alignment_of, config_of, learning_of, load_models, sampling_of
 
 from engine.apps.cli import build_parser, main
-from engine.apps.options import alignment_of, config_of, learning_of, load_models, sampling_of
 from engine.apps.progress import Bar, Progress
 from engine.classifiers import Preprocess, save_classifier
 from engine.classifiers.cifar_resnet import CifarResNet

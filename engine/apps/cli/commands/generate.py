@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from engine.apps.cli import today
 from engine.apps.cli.command import (
-    MODEL_FLAGS,
     MODELS,
     RESUMES,
     Call,
@@ -38,9 +37,9 @@ class Generate(Command):
     )
     needs = ("request.classifier.source",)
     common = (
-        *MODEL_FLAGS,
-        *("out", "classes", "images-per-class", "steps", "cfg", "seed", "tokens", "method"),
-        *("preset", "alignment.scale", "memory", "print-config", "json", "quiet"),
+        *("classifier", "out", "classes", "images-per-class", "seed", "prior", "method", "tokens"),
+        *("preset", "alignment.scale", "steps", "cfg", "over-generate", "architecture", "labels"),
+        *("memory", "dtype", "device"),
     )
     interrupted = RESUMES
 
