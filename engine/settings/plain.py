@@ -19,7 +19,8 @@ T = TypeVar("T")
 def to_plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists; one of a union of dataclasses has its `name` as first key."""
     if is_dataclass(value) and not isinstance(value, type):
-        named = {"name": type(value).name} if _is_named(type(value)) else {}
+        name = getattr(type(value), "name", None)
+        named = {"name": name} if isinstance(name, str) else {}
         return named | {entry.name: to_plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, (tuple, list)):
         return [to_plain(item) for item in value]
@@ -53,7 +54,8 @@ def from_plain(kind: type[T], value: Any, where: str = "") -> T:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """' Did you mean ...?' for the known word that is nearest to one that is not known; '' where none is near."""
-    found = get_close_matches(word, list(known), 1)
+    words = list(known)
+    found = get_close_matches(word, words, 1) or [one for one in words if one.startswith(word)]
     return f" Did you mean {found[0]!r}?" if found else ""
 
 

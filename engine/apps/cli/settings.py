@@ -7,8 +7,9 @@ from typing import Any
 
 from engine.apps.cli.command import METHODS, Command
 from engine.apps.cli.config import Found, overlaid, read_config
+from engine.apps.cli.manual import REQUIRED, show_help, value_at
 from engine.apps.cli.options import Option, in_flags, options_of
-from engine.apps.cli.parsing import REQUIRED, show_help, typed
+from engine.apps.cli.parsing import typed
 from engine.errors import ConfigError
 from engine.settings.plain import from_plain, nearest, to_plain
 
@@ -129,7 +130,7 @@ def _check_needed(
 ) -> None:
     """Raise ConfigError where a value is missing that has no default."""
     by_path = {option.path: option for option in options}
-    missing = [by_path[path] for path in _needed(command) if not _value(values, path)]
+    missing = [by_path[path] for path in _needed(command) if not value_at(values, path)]
     if missing:
         names = " and ".join(option.spelt for option in missing)
         wanted = "; ".join(f"{option.spelt}: {option.help}" for option in missing)
@@ -139,16 +140,9 @@ def _check_needed(
         )
 
 
-def _value(values: Mapping[str, Any], path: str) -> Any:
-    found: Any = values
-    for name in path.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
-
-
 def _with_required(command: type[Command], values: Mapping[str, Any]) -> dict[str, Any]:
     """Values for help, with a mark where one must be given and is not."""
-    marks = {path: REQUIRED for path in _needed(command) if not _value(values, path)}
+    marks = {path: REQUIRED for path in _needed(command) if not value_at(values, path)}
     return overlaid(values, _nested(marks))
 
 
