@@ -16,7 +16,7 @@ class Plain:
 
     sampling: Sampling = field(default_factory=Sampling)
     tokens: str | None = setting(
-        None, "learned class tokens (CAT), a file of `ddis learn-tokens`", "FILE"
+        None, "learned class tokens (CAT): a file of ddis learn-tokens", "FILE"
     )
 
     @classmethod
@@ -34,7 +34,7 @@ class DDIS:
     alignment: Alignment = field(default_factory=Alignment)
     sampling: Sampling = field(default_factory=Sampling)
     tokens: str | None = setting(
-        None, "learned class tokens (CAT), a file of `ddis learn-tokens`", "FILE"
+        None, "learned class tokens (CAT): a file of ddis learn-tokens", "FILE"
     )
 
     @classmethod

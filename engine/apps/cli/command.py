@@ -4,7 +4,7 @@ A field that holds a dataclass of settings is a section: its fields are options 
 configuration file. The other fields are options of the command alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +111,8 @@ class Call:
     """How a command was called, and where it speaks.
 
     given: paths of the flags on the command line. explicit: plain values of flags and configuration file, without
-    defaults. record: the run.json that the configuration was taken from, if it was one.
+    defaults. record: the run.json that the configuration was taken from, if it was one. in_flags: puts flags in place
+    of the fields that a text names.
     """
 
     given: frozenset[str]
@@ -119,6 +120,7 @@ class Call:
     record: Mapping[str, Any] | None
     screen: "Progress"
     events: Events
+    in_flags: Callable[[str], str]
 
     @contextmanager
     def task(self, name: str, total: float | None) -> Iterator["Task"]:

@@ -133,7 +133,7 @@ class Comparing(Command):
         if finished_runs(self.out) == done:
             call.screen.say(f"{self.out} was finished already: nothing was computed")
         for warning in report["warnings"]:
-            call.screen.say(f"warning: {warning}")
+            call.screen.say(f"warning: {call.in_flags(warning)}")
         call.screen.say(f"report: {self.out / 'report.json'}")
         return report
 

@@ -155,7 +155,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     )
     try:
         text = path.read_text("utf-8")
-        is_json = text.lstrip().startswith("{")
+        is_json = path.suffix == ".json"
         values = json.loads(text) if is_json else yaml.load(text, Loader)
     except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(

@@ -1,14 +1,16 @@
 """What `ddis COMMAND --help` shows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import fields, replace
+from inspect import cleandoc
 from pathlib import Path
 from shlex import quote
 from types import NoneType
 from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from engine.apps.cli.command import Command
-from engine.apps.cli.options import Option, options_of
+from engine.apps.cli.options import Option, in_flags, options_of
 from engine.apps.cli.parsing import several
 
 METAVARS = {int: "N", float: "X", str: "TEXT", bool: "", Path: "PATH"}
@@ -24,18 +26,18 @@ def show_help(
     """Print the options of a command with their defaults; without `everything`, those that most people need."""
     import tyro
 
-    options = [option for option in options_of(command) if option.suits(method)]
-    text = (command.__doc__ or "").strip()
+    suited = [option for option in options_of(command) if option.suits(method)]
+    options = [replace(option, help=in_flags(option.help, suited)) for option in suited]
+    text = cleandoc(command.__doc__ or "")
     if not everything and command.common:
         shown = [*command.common, "config", "print-config", "json", "quiet"]
         text += f"\n\nThese are the options that most people need. All of them: {prog} --help-all"
         options = [option for option in options if option.positional or option.flag in shown]
-        options.sort(
-            key=lambda one: (not one.positional, shown.index(one.flag) if one.flag in shown else 0)
-        )
+        options.sort(key=lambda one: -1 if one.positional else shown.index(one.flag))
     options = [option for option in options if option.flag != "help"]
     kind, switches = _boxed(command, options, values, in_boxes=everything)
-    tyro.cli(kind, prog=prog, description=text, args=["--help"], default=switches)
+    with suppress(SystemExit):
+        tyro.cli(kind, prog=prog, description=text, args=["--help"], default=switches)
 
 
 def _boxed(
@@ -73,7 +75,7 @@ def _shown(option: Option, value: Any) -> Any:
     required = option.positional or value is REQUIRED
     if required:
         hint = "(required)"
-    elif value is None or _is_switch(option):
+    elif value in (None, "") or _is_switch(option):
         hint = ""
     else:
         hint = f"(default: {_in_words(value)})"

@@ -85,17 +85,18 @@ def flag_of(path: str, method: str | None = None) -> str:
 
 
 def in_flags(message: str, options: Iterable[Option]) -> str:
-    """A message that begins with the name or path of a field, with that field's flag in its place."""
-    head = re.match(r"([a-z_]\w*(?:\.\w+)*)(?:\[\d+\])?(?= (?:is|are|came|has) )", message)
-    if head is None:
-        return message
-    name = head[1]
-    named = {
-        option.spelt
-        for option in options
-        if option.path == name or option.path.endswith(f".{name}")
-    }
-    return f"{named.pop()}{message[head.end() :]}" if len(named) == 1 else message
+    """A message with flags in place of the fields that it names: the one that it begins with, and `quoted` ones."""
+    spelt: dict[str, set[str]] = {}
+    for option in options:
+        for name in (option.path, option.path.rpartition(".")[2], option.flag.replace("-", "_")):
+            spelt.setdefault(name, set()).add(option.spelt)
+
+    def flag(found: "re.Match[str]") -> str:
+        known = spelt.get(found[1], set())
+        return next(iter(known)) if len(known) == 1 else found[0]
+
+    message = re.sub(r"^([a-z_]\w*(?:\.\w+)*)(?:\[\d+\])?(?= (?:is|are|came|has) )", flag, message)
+    return re.sub(r"`([a-z_]\w*)`", flag, message)
 
 
 def unknown_option(word: str, command: type[Command], prog: str) -> str:

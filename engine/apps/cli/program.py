@@ -68,13 +68,17 @@ def _carry_out(understood: "Understood", name: str) -> None:
     from engine.apps.cli.command import Call
     from engine.apps.progress import Progress, watching
 
+    def flagged(text: str) -> str:
+        return in_flags(text, understood.options)
+
     screen = Progress(quiet=command.quiet or str(command.events) == "-", silent=command.json)
     try:
         with watching(screen, command.events) as events:
-            call = Call(understood.given, understood.explicit, understood.record, screen, events)
+            given, explicit = understood.given, understood.explicit
+            call = Call(given, explicit, understood.record, screen, events, flagged)
             result = command.run(call)
     except EngineError as error:
-        raise type(error)(in_flags(str(error), understood.options)) from error
+        raise EngineError(flagged(str(error))) from error
     if command.json:
         print(json.dumps(result))
 

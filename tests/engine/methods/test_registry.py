@@ -20,7 +20,7 @@ from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInv
     [
         (
             lambda: DeepInversion(iterations=0),
-            "deepinversion's iterations is 0, expected a finite number > 0",
+            "iterations is 0, expected a finite number > 0",
         ),
         (
             lambda: DeepInversion(bn_weight=-1.0),
@@ -34,7 +34,7 @@ from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInv
         (lambda: PlugInInversion(stages=-1), "plugin-inversion's stages is -1"),
         (
             lambda: PlugInInversion(zoom=1.5),
-            r"plugin-inversion's zoom is 1.5, expected a share from 0",
+            r"zoom is 1.5, expected a share from 0",
         ),
         (lambda: NaturalInversion(width=0), "natural-inversion's width is 0"),
     ],

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from engine.apps.cli import today
@@ -20,6 +21,7 @@ class Evaluate(Command):
     name or has it as its label; by default the manifest of `ddis generate` says them.
     """
 
+    names = MappingProxyType({"statistics": "save-statistics"})
     options = ("request.classifier.*", "execution.device", "evaluation.*")
     common = (
         *("reference", "features", "classifier", "domain", "architecture", "labels", "device"),
@@ -41,12 +43,12 @@ class Evaluate(Command):
         "SOURCE",
     )
     domain: str | None = local(
-        "only this domain of parquet files with a column `domain`, measured ones as well as the reference, and of the "
+        "only this domain of parquet files that have a column of domains, images and reference alike, and of the "
         "judge's reference; a folder has none and is taken whole",
         "NAME",
     )
     inception_weights: Path | None = local("local file of Inception's weights", "FILE")
-    save_statistics: Path | None = local("keep the folder's features, to be a --reference", "FILE")
+    statistics: Path | None = local("keep the folder's features, to be a --reference", "FILE")
     moments_only: bool = setting(False, "keep their mean and covariance alone: enough for FID")
     out: Path | None = local("also write the report here, as JSON", "FILE")
     request: Request = field(default_factory=Request)
@@ -71,17 +73,18 @@ class Evaluate(Command):
                 extractor,
                 domain=self.domain,
                 settings=self.evaluation,
-                statistics=self.save_statistics,
+                statistics=self.statistics,
                 moments_only=self.moments_only,
                 classifier=classifier,
                 on_step=task.advance,
             )
         columns = ["metric", "value", f"{report['level']:.0%} from", "to"]
-        call.screen.table(_title(report), columns, _lines(report), result=True)
+        lines = [[call.in_flags(word) for word in line] for line in _lines(report)]
+        call.screen.table(_title(report), columns, lines, result=True)
         if report["features"] is not None:
             call.screen.say(f"features of {report['features']}", result=True)
         for warning in report["warnings"]:
-            call.screen.say(f"warning: {warning}")
+            call.screen.say(f"warning: {call.in_flags(warning)}")
         if self.out is not None:
             write_whole(self.out, json.dumps(report, indent=1).encode() + b"\n")
         return report

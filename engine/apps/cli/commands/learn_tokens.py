@@ -45,7 +45,7 @@ class LearnTokens(Command):
     common = (
         *("classifier", "out", "textual-inversion", "classes", "seed", "prior", "method", "preset"),
         *("learning.epochs", "learning.images-per-epoch", "learning.steps", "alignment.scale"),
-        *("steps", "cfg", "architecture", "labels", "memory", "dtype", "device"),
+        *("steps", "cfg", "architecture", "labels", "memory", "device"),
     )
     interrupted = RESUMES
 
