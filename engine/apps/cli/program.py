@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             return _leave_quietly()
         except BaseException as error:
-            if interruption.happened:  # an import that is cut can end in any error
+            if interruption.happened or isinstance(error, KeyboardInterrupt):
+                # An import that is cut can end in any error.
                 print(interruption.message, file=sys.stderr)
                 return INTERRUPTED
             if not isinstance(error, EngineError):
