@@ -22,14 +22,21 @@ from engine.events import Event, Events, Finished, Progressed, Started
 from engine.files import explained
 
 
+class Terminal(Console):
+    """A console that leaves it to the program what happens where nobody reads its output any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Progress:
     """What a command tells while it runs. `quiet` hides the bars, `silent` everything."""
 
     def __init__(self, quiet: bool = False, silent: bool = False) -> None:
         self.quiet = quiet or silent
         self.silent = silent
-        self.console = Console(stderr=True)
-        self.results = Console()
+        self.console = Terminal(stderr=True)
+        self.results = Terminal()
 
     def say(self, text: str, result: bool = False) -> None:
         """Print one line for a person. result: it is what the command was asked for, and goes to stdout."""

@@ -313,7 +313,7 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
     small = make_folder(tmp_path / "small", 3)
     with pytest.raises(
         ConfigError,
-        match=r"--neighbours is 3 and the reference .*small has 3 images, expected 1 <= k < images",
+        match=r"neighbours is 3 and the reference .*small has 3 images, expected 1 <= k < images",
     ):
         evaluate(images, small, judge, settings=Evaluation(resamples=0))
     with pytest.raises(
@@ -369,7 +369,7 @@ def test_the_command(
     assert printed["settings"]["resamples"] == 4
     assert main(asked) == 0
     printed = capsys.readouterr()
-    assert f"{images}: 6 images, beside {real}: 8 images of the reference" in printed.out
+    assert f"{images}: 6 images, compared with {real}: 8 images of the reference" in printed.out
     assert "features of classifier-" in printed.out
     assert "precision" in printed.out
     assert "needs a manifest or" in printed.out

@@ -255,7 +255,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([*command, "--keep", "0.25"]) == 2
     assert "selection.keep is 0.5 there and 0.25 here" in capsys.readouterr().err
     assert main([*command, "--device", "cpu", "--architecture", "resnet8"]) == 2
-    told = "--architecture, --device came with --by energy, expected none: only l_bn_share looks at the images"
+    told = "--device, --architecture came with --by energy, expected none: only l_bn_share looks at the images"
     assert told in capsys.readouterr().err
     assert main(["select", str(tmp_path), "--out", str(tmp_path / "x"), "--by", "energy"]) == 2
     assert "has no manifest.parquet" in capsys.readouterr().err

@@ -181,7 +181,7 @@ def test_without_a_tiny_decoder_the_full_one_is_taken_unless_the_tiny_one_is_ask
     assert tiny_prior.tiny is None
     assert guidance_decoder(tiny_prior, "auto", 16).kind == "full"
     with pytest.raises(
-        ConfigError, match=r"has no tiny decoder, expected one: load it with .* --tiny-decoder"
+        ConfigError, match=r"has no tiny decoder, expected one: load it with .*tiny_decoder"
     ):
         guidance_decoder(tiny_prior, "tiny")
 
