@@ -24,8 +24,9 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from engine.classifiers import load_classifier
 from engine.classifiers.architectures import RESIDUAL
-from engine.classifiers.classifier import logits_of
-from engine.classifiers.norms import is_batch_norm, norm_calls, stored_moments
+from engine.classifiers.base import logits_of
+from engine.classifiers.statistics import Statistics
+from engine.classifiers.statistics.batch_norm import batch_norm, is_batch_norm
 from engine.guidance.fused import aligned
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -55,8 +56,9 @@ def resnet(depth: int) -> nn.Module:
 
 def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
     """Each makes the gradient of its loss by images x: (N, 3, H, W)."""
-    layers = norm_calls(network, lambda: network(x[:1]), "resnet")
-    stored = [stored_moments(layer) for layer in layers]
+    statistics = batch_norm(network, lambda: network(x[:1]))
+    assert isinstance(statistics, Statistics)
+    layers, stored = [tap.layer for tap in statistics.taps], statistics.stored
 
     def plain() -> Tensor:
         leaf = x.detach().requires_grad_()
@@ -90,7 +92,7 @@ def case(device: str, name: str, px: int, batch: int, layout: str) -> tuple[nn.M
     """The network and its images: float32 on the CPU, float16 on CUDA."""
     dtype = torch.float16 if device == "cuda" else torch.float32
     depth = name.removeprefix("ResNet-")
-    network = resnet(int(depth)) if depth != name else load_classifier(name, device=device).module
+    network = resnet(int(depth)) if depth != name else load_classifier(name, device=device).network
     network = network.to(device, dtype, memory_format=LAYOUTS[layout])
     x = torch.randn(batch, 3, px, px).to(device, dtype, memory_format=LAYOUTS[layout])
     return network, x

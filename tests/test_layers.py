@@ -156,7 +156,7 @@ def test_an_import_against_the_arrow_is_found(module, source, culprit):
     [
         (
             "engine.guidance.steer",
-            "from engine.classifiers.classifier import Classifier\nfrom engine.errors import *",
+            "from engine.classifiers.base import Classifier\nfrom engine.errors import *",
         ),
         (
             "engine.embedded.train.prior",

@@ -93,7 +93,7 @@ def run_tune(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     lines = [
         [
             f"{t.scale:g}",
-            f"{t.l_bn:.3g}",
+            "-" if t.l_bn is None else f"{t.l_bn:.3g}",
             f"{t.cross_entropy:.3g}",
             f"{t.score:.2f}",
             f"{t.recognised:.0%}",

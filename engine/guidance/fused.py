@@ -17,7 +17,7 @@ from ddis_kernels import AlignmentTarget, alignment_loss, bn_act_moments, channe
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from engine.classifiers.norms import is_batch_norm
+from engine.classifiers.statistics.batch_norm import is_batch_norm
 from engine.errors import ModelError
 from engine.guidance.pairing import ACTIVATIONS, FusedLayer, pair, replaced_forwards
 from engine.types import Moments
@@ -46,7 +46,7 @@ def aligned(
 ) -> Iterator[Callable[[], Tensor]]:
     """Fuse a network and yield a function that gives L_BN of its latest pass: a scalar or, by image, (N,).
 
-        with aligned(classifier.module, classifier.stored) as loss:
+        with aligned(classifier.network, statistics.stored) as loss:
             logits = classifier.logits(images)
             (gradient,) = torch.autograd.grad(loss(), images)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.guidance.losses import alignment_target, domain_loss
 from engine.guidance.steer import gradient
 from engine.guidance.two_pass import two_pass
@@ -65,7 +65,7 @@ def gradient_in_parts(
         return two_pass(
             z,
             lambda rows, start: classifier.logits(decode(rows)),
-            classifier.module,
+            classifier.network,
             target,
             part,
             scale,

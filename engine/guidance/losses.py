@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import cross_entropy
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier, statistics_of
+from engine.classifiers.statistics import Statistics
 from engine.guidance.fused import fused_moments
 from engine.guidance.moments import recording_moments
 from engine.settings import Alignment
@@ -54,8 +55,13 @@ def alignment_loss(
 
 def alignment_target(classifier: Classifier, alignment: Alignment) -> AlignmentTarget:
     """A classifier's stored moments, weighted as the settings say, in the form that the kernels take."""
-    weights = layer_weights(classifier.stored, alignment.layers)
-    return AlignmentTarget.of(classifier.stored, weights, alignment.norm)
+    stored = guiding_statistics(classifier).stored
+    return AlignmentTarget.of(stored, layer_weights(stored, alignment.layers), alignment.norm)
+
+
+def guiding_statistics(classifier: Classifier) -> Statistics:
+    """The statistics that guidance descends to. Raises ModelError where the classifier has none."""
+    return statistics_of(classifier, "guidance", "sample with method 'plain'")
 
 
 def domain_loss(
@@ -69,7 +75,8 @@ def domain_loss(
     """
     per_image = alignment.statistics == "image"
     target = alignment_target(classifier, alignment)
-    weights = layer_weights(classifier.stored, alignment.layers)
+    known = guiding_statistics(classifier)
+    weights = layer_weights(known.stored, alignment.layers)
 
     def of_classes(logits: Tensor, classes: Tensor | None) -> Tensor | float:
         if classes is None or not alignment.class_weight:
@@ -78,21 +85,29 @@ def domain_loss(
         return alignment.class_weight * losses.reshape(-1)
 
     def loss(images: Tensor, classes: Tensor | None = classes) -> Tensor:
-        with fused_moments(classifier.module, per_image) as measured:
+        with fused_moments(classifier.network, per_image) as measured:
             logits = classifier.logits(images)
             return fused_loss(measured, target).reshape(-1) + of_classes(logits, classes)
 
     def reference(images: Tensor, classes: Tensor | None = classes) -> Tensor:
-        with recording_moments(classifier.norm_layers, per_image) as measured:
+        with recording_moments(known.taps, per_image) as measured:
             logits = classifier.logits(images)
-            distance = alignment_loss(measured, classifier.stored, weights, alignment.norm)
+            distance = alignment_loss(measured, known.stored, weights, alignment.norm)
             return distance.reshape(-1) + of_classes(logits, classes)
 
     return loss if fused else reference
 
 
 def judged(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) of images and the published L_BN of each one alone, (N,), in one pass without gradient."""
-    with torch.no_grad(), recording_moments(classifier.norm_layers, per_image=True) as measured:
+    """Logits (N, K) of images and the published L_BN of each one alone, (N,), in one pass without gradient.
+
+    L_BN is NaN for a classifier without statistics.
+    """
+    known = classifier.statistics
+    if not isinstance(known, Statistics):
+        with torch.no_grad():
+            logits = classifier.logits(images)
+        return logits, logits.new_full((len(logits),), torch.nan)
+    with torch.no_grad(), recording_moments(known.taps, per_image=True) as measured:
         logits = classifier.logits(images)
-        return logits, alignment_loss(measured, classifier.stored)
+        return logits, alignment_loss(measured, known.stored)

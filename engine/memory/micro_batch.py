@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.errors import EngineError, brief
 from engine.guidance.in_parts import gradient_in_parts
 from engine.guidance.steer import DomainSteer, loss_scale

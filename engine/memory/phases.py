@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.guidance.fused import is_watched
 from engine.guidance.losses import domain_loss, judged
 from engine.guidance.steer import gradient, loss_scale
@@ -67,7 +67,7 @@ def run_case(subject: Subject, case: Case) -> object:
 
 def count_case(subject: Subject, case: Case) -> Counted:
     """Run a case and count it."""
-    if case.phase == "guidance" and not is_watched(subject.classifier.module):
+    if case.phase == "guidance" and not is_watched(subject.classifier.network):
         run_case(subject, Case(case.phase, 1, 1))
     with counting() as count:
         run_case(subject, case)

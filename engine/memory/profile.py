@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
 from engine.guidance.in_parts import gradient_in_parts
 from engine.guidance.steer import loss_scale
@@ -116,7 +116,7 @@ def _works(
         return ddim_step(denoise(z, step), step)
 
     def guidance() -> object:
-        with _named(classifier.module, "classifier"):
+        with _named(classifier.network, "classifier"):
             return gradient(z, images, scale)
 
     return {"sampling": sampling, "guidance": guidance}

@@ -25,7 +25,7 @@ from engine.networks.frozen import default_device, fingerprint, freeze, named_dt
 from engine.networks.hub import HUB_ID, fetch
 from engine.networks.quiet import quiet
 
-EMBEDDED = Path(__file__).parent / "embedded" / "weights"
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 STEMS = {
     "unet": "diffusion_pytorch_model",

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.classifiers.classifier import Classifier, logits_of
+from engine.classifiers.base import Classifier, logits_of
 from engine.errors import MissingExtraError, ModelError, brief
 from engine.files import TEMPORARY, explained, make_folder
 from engine.guidance.losses import alignment_target, domain_loss
@@ -132,12 +132,12 @@ def network_graph(classifier: Classifier) -> Graph:
     reads = classifier.preprocess
 
     def call(images: Tensor) -> Tensor:
-        return logits_of(classifier.module, reads.normalised(images).to(classifier.dtype)).float()
+        return logits_of(classifier.network, reads.normalised(images).to(classifier.dtype)).float()
 
     return Graph(
         name="network",
         key=_key("network", classifier.describe()),
-        build=lambda: _Calls(call, classifier.module),
+        build=lambda: _Calls(call, classifier.network),
         examples=(torch.zeros(BATCH, 3, *reads.crop, device=classifier.device),),
         inputs=("images",),
         outputs=("logits",),

@@ -9,7 +9,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.errors import ConfigError, ModelError, brief
 from engine.models.decoder import GuidanceDecoder
 from engine.models.prior import Prior

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from engine.classifiers import Classifier, load_classifier
-from engine.classifiers.classifier import class_numbers
+from engine.classifiers.base import class_numbers
 from engine.errors import ConfigError
+from engine.guidance.losses import guiding_statistics
 from engine.guidance.steer import DomainSteer, Unguided
 from engine.memory.apply import plan_of
 from engine.memory.budget import AUTO
@@ -147,6 +148,8 @@ def prepare(
     if not isinstance(classifier, Classifier):
         classifier = load_classifier(classifier)
     chosen = class_numbers(classifier, classes)
+    if alignment is not None:
+        guiding_statistics(classifier)  # refuses now a classifier that has none
     if not isinstance(prior, Prior):
         prior = load_prior(prior, device=classifier.device)
     if isinstance(tokens, str | Path):

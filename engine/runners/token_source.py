@@ -46,7 +46,9 @@ class TokenSource:
             on_step,
         )
         self.names = placeholders(job.classifier.labels)
-        self.target = alignment_target(job.classifier, Alignment())
+        self.target = (
+            alignment_target(job.classifier, Alignment()) if learning.domain_weight else None
+        )
         self.scale = loss_scale(prior.dtype, job.classifier.dtype)
         with torch.no_grad(), phase("text"):
             self.null = prior.encode_prompts([job.sampling.negative_prompt])
@@ -150,10 +152,10 @@ class DrawnImages:
 
             def whole(scale: float) -> tuple[Tensor, Tensor]:
                 z = context.float()
-                if weight:
+                if source.target is not None:
                     target = _times(source.target, share * weight)
                     return two_pass(
-                        z, logits_of, classifier.module, target, size, scale, of_classes
+                        z, logits_of, classifier.network, target, size, scale, of_classes
                     )
                 places = range(0, len(z), size)
                 found = [

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from engine.apps import demo as demo_module
 from engine.apps.demo import ROWS, demo
 from engine.embedded.judge import load_judge
 from engine.errors import ModelError
-from engine.runners import demo as demo_module
 from engine.settings import Sampling
 
 

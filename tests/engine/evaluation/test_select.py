@@ -10,13 +10,14 @@ import torch
 from engine import Alignment, Selection, generate, select
 from engine.apps.cli import main
 from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
-from engine.classifiers.classifier import frozen_classifier
+from engine.classifiers.base import frozen_classifier
 from engine.datasets import open_dataset
 from engine.datasets.dataset import load_sample, read_dataset
 from engine.errors import ConfigError, OutputError
 from engine.evaluation import select as selecting
 from engine.evaluation.images import open_images
-from engine.evaluation.select import greedy_by_share, quotas
+from engine.evaluation.l_bn_share import greedy_by_share
+from engine.evaluation.quotas import quotas
 from engine.guidance.losses import domain_loss
 from engine.settings import Sampling
 from engine.types import ImageKey, Sample

@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from ddis_kernels import use_backend
 from torch import Tensor, nn
 
-from engine.classifiers.norms import is_batch_norm, norm_calls, stored_moments
+from engine.classifiers.statistics import Statistics
+from engine.classifiers.statistics.batch_norm import batch_norm, is_batch_norm
 from engine.errors import ModelError
 from engine.guidance.fused import aligned, fused_moments, is_watched
 from engine.guidance.losses import alignment_loss
@@ -26,21 +27,15 @@ def tensor_of(output: Any) -> Tensor:
     return getattr(output, "logits", output)
 
 
-def layers_of(network: nn.Module) -> tuple[nn.Module, ...]:
-    """In call order."""
-    return norm_calls(
-        network, lambda: network(torch.zeros(2, 3, 8, 8).to(next(network.buffers()).dtype)), "it"
-    )
-
-
-def statistics(layers: Sequence[nn.Module], dtype: torch.dtype) -> list[Moments]:
-    return [Moments(*(value.to(dtype) for value in stored_moments(layer))) for layer in layers]
+def statistics_of(network: nn.Module) -> Statistics:
+    blank = torch.zeros(2, 3, 8, 8).to(next(network.buffers()).dtype)
+    return batch_norm(network, lambda: network(blank))
 
 
 def by_hooks(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, output, gradient of loss and output) of the reference."""
     leaf = x.clone().requires_grad_()
-    with recording_moments(layers_of(network), per_image) as measured:
+    with recording_moments(statistics_of(network).taps, per_image) as measured:
         output = tensor_of(network(leaf))
         loss = alignment_loss(measured, stored, weights, norm)
     return (
@@ -71,8 +66,9 @@ def assert_as_by_hooks(
     **tolerance: float,
 ):
     network.to(dtype)
-    x, layers = torch.randn(3, 3, 8, 8, dtype=dtype), layers_of(network)
-    arguments = x, statistics(layers, dtype), weight and [weight] * len(layers), norm, per_image
+    x = torch.randn(3, 3, 8, 8, dtype=dtype)
+    stored = [Moments(*(v.to(dtype) for v in kept)) for kept in statistics_of(network).stored]
+    arguments = x, stored, weight and [weight] * len(stored), norm, per_image
     for got, expected in zip(
         by_fusion(network, *arguments), by_hooks(network, *arguments), strict=True
     ):
@@ -106,7 +102,7 @@ def test_a_network_is_watched_in_its_first_pass_and_again_when_its_weights_are_o
 
 def test_activations_are_fused_where_they_belong(network_and_pairs) -> None:
     network, expected = network_and_pairs
-    layers = layers_of(network)
+    layers = [tap.layer for tap in statistics_of(network).taps]
     found = pair(layers, lambda: network(torch.randn(2, 3, 8, 8)))
     assert [how.activation if (how := found[layer]) else "measured" for layer in layers] == expected
 

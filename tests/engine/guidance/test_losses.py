@@ -43,10 +43,10 @@ def test_recorded_moments_are_those_of_the_layers_inputs_in_call_order(
 ) -> None:
     images = torch.rand(5, 3, 16, 16)
     pixels = classifier.preprocess(images)
-    with recording_moments(classifier.norm_layers) as taken:
+    with recording_moments(classifier.statistics.taps) as taken:
         classifier.logits(images)
         measured = list(taken)
-    assert len(measured) == len(classifier.stored) == 7
+    assert len(measured) == len(classifier.statistics.stored) == 7
     for found, (mean, var) in zip(measured, by_hand(tiny_resnet, pixels), strict=True):
         torch.testing.assert_close(found.mean, mean)
         torch.testing.assert_close(found.var, var)
@@ -54,11 +54,11 @@ def test_recorded_moments_are_those_of_the_layers_inputs_in_call_order(
 
 def test_moments_by_image_are_those_of_each_image_alone(classifier) -> None:
     images = torch.rand(3, 3, 16, 16)
-    with recording_moments(classifier.norm_layers, per_image=True) as taken:
+    with recording_moments(classifier.statistics.taps, per_image=True) as taken:
         classifier.logits(images)
         together = list(taken)
     for number in range(3):
-        with recording_moments(classifier.norm_layers) as taken:
+        with recording_moments(classifier.statistics.taps) as taken:
             classifier.logits(images[number : number + 1])
             for alone, all_of_them in zip(taken, together, strict=True):
                 torch.testing.assert_close(all_of_them.mean[number], alone.mean)
@@ -66,11 +66,13 @@ def test_moments_by_image_are_those_of_each_image_alone(classifier) -> None:
 
 
 def test_hooks_are_removed_and_moments_dropped_even_on_an_error(classifier) -> None:
-    with pytest.raises(RuntimeError), recording_moments(classifier.norm_layers) as taken:  # noqa: PT012
+    with pytest.raises(RuntimeError), recording_moments(classifier.statistics.taps) as taken:  # noqa: PT012
         classifier.logits(torch.rand(1, 3, 16, 16))
         raise RuntimeError
     assert not taken
-    assert not any(layer._forward_pre_hooks for layer in classifier.norm_layers)
+    assert not any(
+        layer._forward_pre_hooks for layer in [tap.layer for tap in classifier.statistics.taps]
+    )
 
 
 @pytest.mark.parametrize(

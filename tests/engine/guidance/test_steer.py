@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.classifiers import Preprocess, load_classifier
+from engine.classifiers.statistics import Statistics, Tap
 from engine.errors import GuidanceError
 from engine.guidance.losses import domain_loss
 from engine.guidance.steer import (
@@ -22,7 +23,7 @@ from engine.guidance.steer import (
 )
 from engine.sampling.ddim import sample
 from engine.settings import Alignment
-from engine.types import Prediction, Step
+from engine.types import Moments, Prediction, Step
 
 
 def step(index: int = 3, total: int = 10, alpha: float = 0.5, after: float = 0.6) -> Step:
@@ -92,11 +93,11 @@ def test_one_guided_step_is_the_papers_equations_9_to_12() -> None:
     )
     classifier = replace(
         classifier,
-        module=net,
-        norm_layers=(net[1], net[4]),
-        stored=tuple(
-            type(m)(b.running_mean, b.running_var)
-            for m, b in zip(classifier.stored, (net[1], net[4]), strict=True)
+        network=net,
+        statistics=Statistics(
+            source="batch-norm",
+            taps=(Tap(net[1]), Tap(net[4])),
+            stored=tuple(Moments(b.running_mean, b.running_var) for b in (net[1], net[4])),
         ),
     )
     images_loss = domain_loss_in_float64(classifier, Alignment.paper(eta))
@@ -114,7 +115,7 @@ def test_one_guided_step_is_the_papers_equations_9_to_12() -> None:
 def domain_loss_in_float64(classifier, alignment):
     """`domain_loss` with the classifier called on float64 pixels: its own `logits` is float32 by contract."""
     classifier = replace(classifier)
-    object.__setattr__(classifier, "logits", lambda images: classifier.module(images))
+    object.__setattr__(classifier, "logits", lambda images: classifier.network(images))
     return domain_loss(classifier, alignment)
 
 

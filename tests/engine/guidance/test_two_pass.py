@@ -34,7 +34,7 @@ def test_equals_one_pass_over_the_whole_batch(
     classifier: Classifier, alignment: Alignment, micro_batch: int
 ) -> None:
     """In float64, where only rounding is left. The network itself runs on 16 x 16 images, so nothing resizes."""
-    network = classifier.module.double()
+    network = classifier.network.double()
     target = alignment_target(classifier, alignment)
     z = torch.randn(7, 4, 16, 16, dtype=torch.float64)
 
@@ -58,7 +58,7 @@ def test_equals_the_guidance_loss_of_a_classifier(classifier: Classifier, fused:
     got = two_pass(
         z,
         lambda rows, start: classifier.logits(decode(rows)),
-        classifier.module,
+        classifier.network,
         alignment_target(classifier, alignment),
         4,
     )
@@ -76,16 +76,16 @@ def test_no_more_than_a_micro_batch_has_a_graph(classifier: Classifier) -> None:
         return classifier.logits(decode(part))
 
     target = alignment_target(classifier, Alignment())
-    two_pass(torch.randn(5, 4, 16, 16), forward, classifier.module, target, 2)
+    two_pass(torch.randn(5, 4, 16, 16), forward, classifier.network, target, 2)
     places = [(0, 2), (2, 2), (4, 1)]
     assert rows == [(*place, graph) for graph in (False, True) for place in places]
     assert all(
         not isinstance(layer, nn.BatchNorm2d) or "forward" not in vars(layer)
-        for layer in classifier.module.modules()
+        for layer in classifier.network.modules()
     )
 
 
 def test_a_micro_batch_of_nothing_is_refused(classifier: Classifier) -> None:
     target = alignment_target(classifier, Alignment())
     with pytest.raises(ConfigError, match="micro_batch is 0, expected at least 1"):
-        two_pass(torch.randn(1, 4, 16, 16), classifier.logits, classifier.module, target, 0)
+        two_pass(torch.randn(1, 4, 16, 16), classifier.logits, classifier.network, target, 0)

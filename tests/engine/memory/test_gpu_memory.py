@@ -32,7 +32,7 @@ def bench(monkeypatch):
 
 @pytest.fixture
 def card(bench, small_prior: Prior, classifier: Classifier):
-    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.module)
+    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.network)
     weights = sum(value.nbytes for n in networks for value in (*n.parameters(), *n.buffers()))
 
     class Pretended(bench.Card):

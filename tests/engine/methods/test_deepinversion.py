@@ -21,7 +21,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def batch_distance(classifier: Classifier, images: torch.Tensor) -> float:
-    with torch.no_grad(), aligned(classifier.module, classifier.stored) as loss:
+    with torch.no_grad(), aligned(classifier.network, classifier.statistics.stored) as loss:
         classifier.logits(images)
         return loss().item()
 
@@ -35,13 +35,15 @@ def test_the_loss_is_the_papers(classifier: Classifier, student: Classifier) -> 
     inputs: list[torch.Tensor] = []
     hooks = [
         layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
-        for layer in classifier.norm_layers
+        for layer in [tap.layer for tap in classifier.statistics.taps]
     ]
     expected_logits = classifier.logits(x)
     for hook in hooks:
         hook.remove()
     with aligned(
-        classifier.module, classifier.stored, layer_weights(classifier.stored, "first")
+        classifier.network,
+        classifier.statistics.stored,
+        layer_weights(classifier.statistics.stored, "first"),
     ) as l_bn:
         logits = classifier.logits(x)
         found = inversion_loss(settings, x, logits, target, l_bn(), student.logits(x))
@@ -49,7 +51,7 @@ def test_the_loss_is_the_papers(classifier: Classifier, student: Classifier) -> 
     gaps = [
         (h.mean((0, 2, 3)) - layer.running_mean).norm()
         + (h.var((0, 2, 3), unbiased=False) - layer.running_var).norm()
-        for h, layer in zip(inputs, classifier.norm_layers, strict=True)
+        for h, layer in zip(inputs, [tap.layer for tap in classifier.statistics.taps], strict=True)
     ]
     variation = 0.0
     for image in x:
@@ -97,7 +99,7 @@ def test_the_generator_decides_the_images(classifier: Classifier) -> None:
 
 def test_the_first_iterations_can_be_at_half_the_size(classifier: Classifier) -> None:
     sizes: list[int] = []
-    hook = classifier.module.register_forward_pre_hook(
+    hook = classifier.network.register_forward_pre_hook(
         lambda _, given: sizes.append(given[0].shape[-1])
     )
     totals: list[tuple[int, int]] = []

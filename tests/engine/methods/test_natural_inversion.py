@@ -32,7 +32,9 @@ def test_the_pyramid_uses_every_feature_and_the_pixels(classifier: Classifier) -
         found = [feature.detach().requires_grad_() for feature in features.values()]
     assert [tuple(feature.shape[1:]) for feature in found] == [(4, 16, 16), (6, 8, 8), (8, 4, 4)]
     assert not features
-    assert not any(layer._forward_pre_hooks for layer in classifier.norm_layers)
+    assert not any(
+        layer._forward_pre_hooks for layer in [tap.layer for tap in classifier.statistics.taps]
+    )
     pixels = torch.randn(2, 3, 16, 16, requires_grad=True)
     drawn = FeaturePyramid([feature.shape[1] for feature in found], width=4)(pixels, found)
     drawn.square().mean((0, 2, 3)).sum().sub((drawn**3).mean()).backward()
@@ -46,7 +48,7 @@ def test_iterations_lower_the_loss_and_l_bn(classifier: Classifier) -> None:
         assert images.shape == (8, 3, 16, 16)
         assert images.min() >= 0
         assert images.max() <= 1
-        with torch.no_grad(), aligned(classifier.module, classifier.stored) as loss:
+        with torch.no_grad(), aligned(classifier.network, classifier.statistics.stored) as loss:
             classifier.logits(images)
             return loss().item()
 

@@ -60,7 +60,7 @@ def test_a_tiny_decoder_may_be_refused() -> None:
 )
 def test_classifiers_have_imagenets_size(name: str, size: float) -> None:
     classifier = load_classifier(f"arch:{name}", device="cpu")
-    assert millions(classifier.module) == size
+    assert millions(classifier.network) == size
     assert len(classifier.labels) == 1000
     assert classifier.input_px == 224
 
@@ -113,7 +113,10 @@ def test_a_skeleton_shares_what_the_model_shares(
         tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
     )
     hollow: Classifier = skeleton_classifier(classifier)
-    assert all(layer in set(hollow.module.modules()) for layer in hollow.norm_layers)
+    assert all(
+        layer in set(hollow.network.modules())
+        for layer in [tap.layer for tap in hollow.statistics.taps]
+    )
     assert hollow.logits(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 7)
 
 

@@ -57,7 +57,7 @@ def test_a_gradient_errs_no_more_than_torchs(
     prior: Prior, half_prior: Prior, smooth: Classifier, cache
 ):
     half = load_classifier(
-        copy.deepcopy(smooth.module),
+        copy.deepcopy(smooth.network),
         labels=smooth.labels,
         preprocess=Preprocess.squash(12),
         device="cpu",

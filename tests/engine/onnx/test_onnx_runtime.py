@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import cli
+from engine.apps import cli
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, MissingExtraError, ModelError
 from engine.memory.budget import MemoryWarning

@@ -49,8 +49,8 @@ def test_generate_does_fuse(
 ) -> None:
     """The reference's hooks would be seen on the layers."""
     hooked: list[int] = []
-    layer = classifier.norm_layers[0]
-    classifier.module.conv1.register_forward_hook(
+    layer = classifier.statistics.taps[0].layer
+    classifier.network.conv1.register_forward_hook(
         lambda *_: hooked.append(len(layer._forward_pre_hooks))
     )
     list(generate(classifier, small_prior, ["dog"], 1, sampling=Sampling(steps=3)))

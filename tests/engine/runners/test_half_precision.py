@@ -77,9 +77,9 @@ def test_a_classifier_in_half_precision_keeps_its_statistics_and_its_name(
         for name in ("float32", dtype)
     )
     assert half.fingerprint == exact.fingerprint
-    assert half.module.conv1.weight.dtype == half.dtype == getattr(torch, dtype)
-    assert half.module.bn1.running_var.max().item() == 1e6
-    for kept, expected in zip(half.stored, exact.stored, strict=True):
+    assert half.network.conv1.weight.dtype == half.dtype == getattr(torch, dtype)
+    assert half.network.bn1.running_var.max().item() == 1e6
+    for kept, expected in zip(half.statistics.stored, exact.statistics.stored, strict=True):
         assert torch.equal(kept.var, expected.var)
     assert half.logits(images).dtype == torch.float32
     torch.testing.assert_close(half.logits(images), exact.logits(images), atol=0.05, rtol=0.05)
@@ -113,7 +113,7 @@ def test_what_comes_out_holds_no_graph(tiny_prior: Prior, tiny_resnet: CifarResN
     with torch.enable_grad():
         (sample,) = sample_group(job, job.groups()[0], lambda _, clean: seen.append(clean))
     assert not any(x.requires_grad for x in (sample.image, sample.logits, *seen))
-    parts = (tiny_prior.unet, tiny_prior.vae, tiny_prior.text_encoder, classifier.module)
+    parts = (tiny_prior.unet, tiny_prior.vae, tiny_prior.text_encoder, classifier.network)
     assert not any(
         weight.requires_grad or weight.grad is not None for m in parts for weight in m.parameters()
     )

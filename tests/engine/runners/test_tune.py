@@ -10,7 +10,7 @@ import torch
 from engine import Alignment, ImageKey, Sampling, generate, tune
 from engine.apps.cli import main
 from engine.classifiers import Classifier, Preprocess
-from engine.classifiers.classifier import frozen_classifier
+from engine.classifiers.base import frozen_classifier
 from engine.errors import ConfigError
 from engine.guidance.losses import domain_loss
 from engine.memory.micro_batch import MicroBatches
@@ -98,7 +98,7 @@ def test_a_trial_in_parts_is_the_whole_one(teacher, tiny_prior, monkeypatch) -> 
     monkeypatch.setattr(trying, "sample_group", lambda *_: made.pop(0))
     made = [sample_group(job, group) for group in job.groups()]
     sizes: list[int] = []
-    hook = teacher.module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    hook = teacher.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     found = trying.observe(replace(job, parts=MicroBatches({"decode": 2})))
     hook.remove()
     assert set(sizes) == {1, 2}
