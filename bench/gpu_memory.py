@@ -29,7 +29,6 @@ from timing import median_ratios
 from engine.classifiers import Classifier, load_classifier
 from engine.errors import EngineError, brief
 from engine.files import write_whole
-from engine.guidance.steer import DomainSteer, Unguided
 from engine.memory.apply import applied
 from engine.memory.budget import BudgetError, MemoryWarning, parse_budget
 from engine.memory.costs import LEARNING, PHASES
@@ -264,9 +263,8 @@ def _phases(
 def _step(card: Card, job: Job, rounds: int) -> dict[str, Any]:
     """Seconds of a plain and a guided step, as the plan runs them, and how much longer the guided one takes."""
     prior, (keys, *_) = job.prior, job.groups()
-    step, steer = prior.schedule(30)[AT_STEP], job.steer(keys)
-    assert isinstance(steer, DomainSteer)
-    assert steer.acts_on(step)
+    step, guidance = prior.schedule(30)[AT_STEP], job.guidance(keys)
+    assert guidance.acts_on(step)
     noise = torch.Generator().manual_seed(0)
     z = torch.randn(len(keys), *prior.latent_shape, generator=noise).to(prior.device)
     with torch.no_grad(), applied(job.plan, prior) as phase:
@@ -276,11 +274,11 @@ def _step(card: Card, job: Job, rounds: int) -> dict[str, Any]:
         with phase("sampling"):
             denoise = denoise_in_parts(prior, context, null, job.sampling.cfg, job.parts)
             runs = {
-                "plain": lambda: sample(z, denoise, [step], Unguided()),
-                "guided": lambda: sample(z, denoise, [step], steer),
+                "plain": lambda: sample(z, denoise, [step]),
+                "guided": lambda: sample(z, guidance.before(denoise), [step], guidance.move),
             }
             found = median_ratios(runs, "plain", card.device.type, rounds)
-    steer.check()
+    guidance.check()
     plain, guided = (found[name]["s"] for name in ("plain", "guided"))
     return {
         "plain_s": plain,

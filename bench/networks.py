@@ -4,7 +4,7 @@
     python bench/networks.py --network embedded:cartoon --batch 28   what `ddis demo` guides with
     python bench/networks.py --px 64 --batch 2        something small
 
-`fused` is `engine.guidance.fused.aligned`, `hook` what public implementations of DeepInversion's loss do. Times are
+`fused` is `engine.guidance.domain.Domain`, `hook` what public implementations of DeepInversion's loss do. Times are
 medians of rounds in which all take their turn; each peak of main memory is the least of PROCESSES of its own, since
 what an allocator happens to keep only adds to it.
 """
@@ -27,7 +27,7 @@ from engine.classifiers.architectures import RESIDUAL
 from engine.classifiers.base import logits_of
 from engine.classifiers.statistics import Statistics
 from engine.classifiers.statistics.batch_norm import batch_norm, is_batch_norm
-from engine.guidance.fused import aligned
+from engine.guidance.domain import Domain
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 WARM_PX = 32
@@ -58,7 +58,7 @@ def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
     """Each makes the gradient of its loss by images x: (N, 3, H, W)."""
     statistics = batch_norm(network, lambda: network(x[:1]))
     assert isinstance(statistics, Statistics)
-    layers, stored = [tap.layer for tap in statistics.taps], statistics.stored
+    layers, domain = [tap.layer for tap in statistics.taps], Domain.of(network, statistics)
 
     def plain() -> Tensor:
         leaf = x.detach().requires_grad_()
@@ -66,7 +66,7 @@ def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
 
     def fused() -> Tensor:
         leaf = x.detach().requires_grad_()
-        with aligned(network, stored) as loss:
+        with domain.watched() as loss:
             network(leaf)
             return torch.autograd.grad(loss(), leaf)[0]
 

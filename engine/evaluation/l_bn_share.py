@@ -12,7 +12,7 @@ from engine.classifiers.statistics import Statistics
 from engine.datasets.dataset import load_sample
 from engine.datasets.manifest import Row
 from engine.evaluation.quotas import is_recognised, quotas
-from engine.guidance.losses import layer_weights
+from engine.guidance.domain import layer_weights
 from engine.guidance.moments import recording_moments
 from engine.settings import Selection
 
@@ -31,7 +31,7 @@ def kept_by_share(
 ) -> list[int]:
     """Selection by l_bn_share, a chunk of mixed classes at a time."""
     known = selecting_statistics(classifier)
-    weights = layer_weights(known.stored, "relative")
+    weights = layer_weights(known, "relative")
     goal_mean, goal_variance = (
         torch.cat(values).cpu().double() for values in zip(*known.stored, strict=True)
     )

@@ -13,7 +13,7 @@ from engine.datasets.manifest import MANIFEST, read_manifest
 from engine.datasets.names import class_folders
 from engine.errors import ConfigError
 from engine.evaluation.images import Pooled, has_manifest
-from engine.guidance.losses import alignment_loss
+from engine.guidance.domain import moment_distance
 from engine.guidance.moments import recording_moments
 from engine.types import Moments
 
@@ -59,7 +59,7 @@ def by_classifier(
         if isinstance(known, Statistics):
             with recording_moments(known.taps, per_image=True) as taken:
                 logits = classifier.logits(part.to(classifier.device)).cpu()
-                distances = alignment_loss(taken, known.stored).cpu()
+                distances = moment_distance(taken, known.stored).cpu()
                 now = [_together(one) for one in taken]
             merged = [
                 one if seen == 0 else merge_moments(before, one, seen, len(part))
@@ -74,7 +74,7 @@ def by_classifier(
         on_images(len(part))
     if not isinstance(known, Statistics):
         return torch.cat(found, 1), None
-    return torch.cat(found, 1), alignment_loss(merged, known.stored).item()
+    return torch.cat(found, 1), moment_distance(merged, known.stored).item()
 
 
 def class_of_each(images: Pooled, classifier: Classifier) -> Tensor:

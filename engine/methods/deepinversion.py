@@ -19,8 +19,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from engine.classifiers.base import Classifier, statistics_of
 from engine.classifiers.statistics import Statistics
 from engine.errors import ConfigError
-from engine.guidance.fused import aligned
-from engine.guidance.losses import layer_weights
+from engine.guidance.domain import Domain
 from engine.methods.descent import Canvas, OnIteration, Watch, descend, read_at
 from engine.methods.penalties import competition, image_norm, total_variation
 from engine.methods.views import flipped, jittered
@@ -87,8 +86,7 @@ def _measured(classifier: Classifier, settings: DeepInversion) -> Iterator[Calla
     if not settings.bn_weight:
         yield lambda: torch.zeros((), device=classifier.device)
         return
-    stored = aligning_statistics(classifier).stored
-    with aligned(classifier.network, stored, layer_weights(stored, "first")) as l_bn:
+    with Domain.of(classifier.network, aligning_statistics(classifier), "first").watched() as l_bn:
         yield l_bn
 
 

@@ -19,8 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from engine.classifiers.base import Classifier, statistics_of
 from engine.classifiers.statistics import Statistics, Tap
-from engine.guidance.fused import aligned
-from engine.guidance.losses import layer_weights
+from engine.guidance.domain import Domain
 from engine.methods.descent import Canvas, OnIteration, Watch, descend, read_at
 from engine.methods.penalties import image_norm, total_variation
 from engine.methods.pyramid import FeaturePyramid, ImageGenerator, recording_features
@@ -52,8 +51,7 @@ def natural_inversion(
             teacher.logits(canvas.images(pixels))
             return scaling * pyramid(pixels, [f.float() for f in features.values()])
 
-    weights = layer_weights(known.stored, "uniform")
-    with aligned(classifier.network, known.stored, weights) as l_bn:
+    with Domain.of(classifier.network, known).watched() as l_bn:
 
         def loss() -> Tensor:
             x = draw()

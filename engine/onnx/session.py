@@ -127,7 +127,7 @@ def onnx_descend(
     decoder: GuidanceDecoder,
     cache: Path,
 ) -> Descend:
-    """What `DomainSteer` descends with in place of autograd."""
+    """What `Guidance` descends with in place of autograd."""
     session = Session(
         exported(gradient_graph(prior, classifier, alignment, decoder), cache), prior.device
     )

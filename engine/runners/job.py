@@ -13,11 +13,12 @@ from torch import nn
 from engine.classifiers import Classifier, load_classifier
 from engine.classifiers.base import class_numbers
 from engine.errors import ConfigError
-from engine.guidance.losses import guiding_statistics
-from engine.guidance.steer import DomainSteer, Unguided
+from engine.guidance.gradient import loss_scale
+from engine.guidance.move import Guidance, Unguided, guided
+from engine.guidance.objective import Objective, needed_statistics
 from engine.memory.apply import plan_of
 from engine.memory.budget import AUTO
-from engine.memory.micro_batch import MicroBatches, steer_in_parts
+from engine.memory.micro_batch import MicroBatches
 from engine.memory.plan import Plan
 from engine.models import Prior, load_prior
 from engine.models.decoder import GuidanceDecoder, decoder_of
@@ -73,13 +74,19 @@ class Job:
         label, token = self.classifier.labels[class_index], self.token_of(class_index)
         return class_prompt(label, token, self.sampling.prompt)
 
-    def steer(self, keys: Sequence[ImageKey]) -> DomainSteer | Unguided:
-        """A fresh steer for the batch of these images."""
+    def guidance(self, keys: Sequence[ImageKey]) -> Guidance:
+        """Fresh guidance for the group of these images."""
         if self.alignment is None or (decoder := self.decoder) is None:
             return Unguided()
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
-        whole = None if self.descend is None else partial(self.descend, classes=classes)
-        return steer_in_parts(self.parts, self.classifier, self.alignment, decoder, classes, whole)
+        return guided(
+            Objective(self.classifier, self.alignment, decoder),
+            self.alignment,
+            classes,
+            loss_scale(decoder.vae.dtype, self.classifier.dtype),
+            partial(self.parts.attempt, "guidance"),
+            None if self.descend is None else partial(self.descend, classes=classes),
+        )
 
     def groups(self) -> list[list[ImageKey]]:
         """The images of the job in groups of nearly equal size, classes mixed; a function of the request alone."""
@@ -149,7 +156,7 @@ def prepare(
         classifier = load_classifier(classifier)
     chosen = class_numbers(classifier, classes)
     if alignment is not None:
-        guiding_statistics(classifier)  # refuses now a classifier that has none
+        needed_statistics(classifier, alignment)  # refuses now a classifier that has none
     if not isinstance(prior, Prior):
         prior = load_prior(prior, device=classifier.device)
     if isinstance(tokens, str | Path):

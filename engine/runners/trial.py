@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers.statistics import Statistics
-from engine.guidance.losses import alignment_loss, layer_weights
+from engine.guidance.domain import layer_weights, moment_distance
 from engine.guidance.moments import recording_moments
 from engine.runners.generate import sample_group
 from engine.runners.job import Job
@@ -84,8 +84,8 @@ def observe(job: Job, on_step: OnStep | None = None) -> Trial:
     cross, recognised, agreement = (sums * VIEWS / seen).tolist()
     l_bn = None
     if isinstance(known, Statistics):
-        weights = layer_weights(known.stored, "relative")
-        l_bn = alignment_loss(moments, known.stored, weights, "l2_squared").item()
+        weights = layer_weights(known, "relative")
+        l_bn = moment_distance(moments, known.stored, weights, "l2_squared").item()
     return Trial(
         images=seen // VIEWS,
         l_bn=l_bn,

@@ -100,8 +100,7 @@ def test_a_file_is_a_classifier_like_any_other(network, tmp_path):
 
 
 def test_guidance_fuses_its_layers(network, tmp_path):
-    from engine.guidance.losses import domain_loss
-    from engine.guidance.steer import gradient
+    from engine.guidance.objective import Objective
     from engine.settings import Alignment
 
     classifier = load_classifier(
@@ -109,7 +108,7 @@ def test_guidance_fuses_its_layers(network, tmp_path):
     )
     images, classes = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
     found, wanted = (
-        gradient(images, domain_loss(classifier, Alignment(), fused, classes))[1]
+        Objective(classifier, Alignment(), fused=fused).value_and_grad(images, classes)[1]
         for fused in (True, False)
     )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)

@@ -3,19 +3,20 @@
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from ddis_kernels import use_backend
+from ddis_kernels import AlignmentTarget, use_backend
 from torch import Tensor, nn
 
 from engine.classifiers.statistics import Statistics
 from engine.classifiers.statistics.batch_norm import batch_norm, is_batch_norm
 from engine.errors import ModelError
-from engine.guidance.fused import aligned, fused_moments, is_watched
-from engine.guidance.losses import alignment_loss
+from engine.guidance.domain import Domain, moment_distance
+from engine.guidance.fused import fused_moments, is_watched
 from engine.guidance.moments import recording_moments
 from engine.guidance.pairing import pair
 from engine.types import Moments
@@ -37,7 +38,7 @@ def by_hooks(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Tens
     leaf = x.clone().requires_grad_()
     with recording_moments(statistics_of(network).taps, per_image) as measured:
         output = tensor_of(network(leaf))
-        loss = alignment_loss(measured, stored, weights, norm)
+        loss = moment_distance(measured, stored, weights, norm)
     return (
         loss.detach(),
         output.detach(),
@@ -47,7 +48,9 @@ def by_hooks(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Tens
 
 def by_fusion(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Tensor, Tensor]:
     leaf = x.clone().requires_grad_()
-    with aligned(network, stored, weights, norm, per_image) as loss_of:
+    known = replace(statistics_of(network), stored=tuple(stored))
+    target = AlignmentTarget.of(stored, weights, norm)
+    with Domain(network, known, target, per_image).watched() as loss_of:
         output = tensor_of(network(leaf))
         loss = loss_of()
         return (
@@ -246,16 +249,6 @@ def test_a_second_block_needs_a_pass_in_the_first(build) -> None:
     assert not any("forward" in vars(layer) for layer in network.modules())
     with fused_moments(network):
         pass
-
-
-def test_a_loss_needs_a_pass(build) -> None:
-    network = build("relu")
-    stored = [Moments(m.running_mean, m.running_var) for m in network.modules() if is_batch_norm(m)]
-    with (
-        aligned(network, stored) as loss,
-        pytest.raises(ModelError, match="no pass to take the loss of"),
-    ):
-        loss()
 
 
 def test_a_first_pass_in_inference_mode_serves_later_gradients(build) -> None:

@@ -7,8 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers import Classifier
-from engine.guidance.fused import aligned
-from engine.guidance.losses import judged, layer_weights
+from engine.guidance.domain import Domain, judged
 from engine.methods.deepinversion import deep_inversion, inversion_loss
 from engine.settings.inversion import DeepInversion
 
@@ -21,9 +20,10 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def batch_distance(classifier: Classifier, images: torch.Tensor) -> float:
-    with torch.no_grad(), aligned(classifier.network, classifier.statistics.stored) as loss:
+    domain = Domain.of(classifier.network, classifier.statistics)
+    with torch.no_grad(), domain.watched() as l_bn:
         classifier.logits(images)
-        return loss().item()
+        return l_bn().item()
 
 
 def test_the_loss_is_the_papers(classifier: Classifier, student: Classifier) -> None:
@@ -40,11 +40,7 @@ def test_the_loss_is_the_papers(classifier: Classifier, student: Classifier) -> 
     expected_logits = classifier.logits(x)
     for hook in hooks:
         hook.remove()
-    with aligned(
-        classifier.network,
-        classifier.statistics.stored,
-        layer_weights(classifier.statistics.stored, "first"),
-    ) as l_bn:
+    with Domain.of(classifier.network, classifier.statistics, "first").watched() as l_bn:
         logits = classifier.logits(x)
         found = inversion_loss(settings, x, logits, target, l_bn(), student.logits(x))
 

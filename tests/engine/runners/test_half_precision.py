@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError
-from engine.guidance.steer import DomainSteer, finite_gradient
+from engine.guidance.gradient import finite_gradient
 from engine.models import Prior, load_prior
 from engine.networks.frozen import named_dtype
 from engine.runners.generate import sample_group
@@ -51,10 +51,9 @@ def test_guided_images_and_gradients_are_near_those_of_float32(
             alignment=WEAK,
             sampling=Sampling(steps=3, cfg=2.0),
         )
-        steer = job.steer(job.groups()[0])
-        assert isinstance(steer, DomainSteer)
-        assert (steer.scale > 1) == (name == "float16")
-        _, grad, _ = finite_gradient(partial(steer.gradient_of, z), steer.scale)
+        guidance = job.guidance(job.groups()[0])
+        assert (guidance.scale > 1) == (name == "float16")
+        _, grad, _ = finite_gradient(partial(guidance.descend, z), guidance.scale)
         found[name] = images_of(job), grad
     (images, grad), (half_images, half_grad) = found["float32"], found[dtype]
     assert images.dtype == half_images.dtype == half_grad.dtype == torch.float32

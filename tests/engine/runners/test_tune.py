@@ -12,7 +12,7 @@ from engine.apps.cli import main
 from engine.classifiers import Classifier, Preprocess
 from engine.classifiers.base import frozen_classifier
 from engine.errors import ConfigError
-from engine.guidance.losses import domain_loss
+from engine.guidance.objective import Objective
 from engine.memory.micro_batch import MicroBatches
 from engine.runners import trial as trying
 from engine.runners import tune as tuning
@@ -80,7 +80,7 @@ def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch
     images = torch.stack([sample.image for sample in samples])
     classes = torch.tensor([sample.key.class_index for sample in samples])
     with torch.no_grad():
-        expected = domain_loss(teacher, Alignment())(images).item()
+        expected = Objective(teacher, Alignment()).value(images).item()
         logits = teacher.logits(images)
     right = (logits.argmax(1) == classes).float().mean().item()
     assert found.images == 8

@@ -1,0 +1,174 @@
+"""What guidance descends: a scalar of some images, and its gradient by whatever the images are made from.
+
+    L = domain_weight L_BN(moments of the images) + class_weight cross-entropy(logits, classes)
+
+Both terms come from one pass of the classifier. The moments are measured by fused BatchNorm layers or by hooks, and
+where only a part of the images may hold a graph at once, by two passes that give the same gradient (`two_pass`).
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from engine.classifiers.base import Classifier, statistics_of
+from engine.classifiers.statistics import Statistics
+from engine.errors import ConfigError
+from engine.guidance.domain import Domain
+from engine.guidance.gradient import gradient
+from engine.guidance.measuring import is_prepared
+from engine.guidance.two_pass import part_by_part, two_pass
+from engine.settings import Alignment
+
+See = Callable[[Tensor], Tensor]
+"""Inputs (N, ...) -> images (N, 3, H, W) in [0, 1], no image depending on another's inputs."""
+
+
+class Objective:
+    """Domain alignment under one classifier, by settings.
+
+    Attributes:
+        domain: the term L_BN; None where it has no weight, and for it no statistics are needed.
+        per_image: whether each image has a loss of its own; otherwise all images share one.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        alignment: Alignment,
+        see: See | None = None,
+        fused: bool = True,
+    ) -> None:
+        """Bind settings to a classifier.
+
+        Args:
+            classifier: whose domain and classes count.
+            alignment: how much they count, and how gaps are weighed.
+            see: from inputs, such as latents, to images; by default the inputs are images.
+            fused: whether BatchNorm layers may measure what they normalise; otherwise hooks do.
+
+        Raises:
+            ModelError: where L_BN has a weight and the classifier no statistics.
+        """
+        self.classifier = classifier
+        self.see = see or _as_they_are
+        self.fused = fused
+        self.per_image = alignment.statistics == "image"
+        self.class_weight = alignment.class_weight
+        known = needed_statistics(classifier, alignment)
+        self.domain = (
+            None
+            if known is None
+            else Domain.of(
+                classifier.network,
+                known,
+                alignment.layers,
+                alignment.norm,
+                self.per_image,
+                fused,
+            ).times(alignment.domain_weight)
+        )
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether a pass costs no other before it, as the first fused one of a network does."""
+        domain = self.domain
+        return domain is None or is_prepared(domain.network, domain.statistics, self.fused)
+
+    def value(self, inputs: Tensor, classes: Tensor | None = None) -> Tensor:
+        """L of inputs (N, ...) in one pass, with a graph: (1,) or, per image, (N,).
+
+        classes: (N,), of the images; without them their term is left out.
+        """
+        images = self.see(inputs)
+        if self.domain is None:
+            return self._of_classes(self.classifier.logits(images), classes)
+        with self.domain.measured() as moments:
+            logits = self.classifier.logits(images)
+            value = self.domain.loss(moments).reshape(-1)
+            if classes is None or not self.class_weight:
+                return value
+            return value + self._of_classes(logits, classes)
+
+    def value_and_grad(
+        self,
+        inputs: Tensor,
+        classes: Tensor | None = None,
+        at_once: int | None = None,
+        scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """L and its gradient by the inputs, with a graph of at most `at_once` images in memory.
+
+        Args:
+            inputs: (N, ...).
+            classes: (N,), of the images; without them their term is left out.
+            at_once: all images by default. Fewer give the same but for rounding.
+            scale: what L is multiplied by on its way back, and the gradient divided by; a power of two.
+
+        Returns:
+            (1,) or, per image, (N,), and the gradient of its sum, (N, ...). Neither holds a graph.
+        """
+        size = at_once or len(inputs)
+        if size >= len(inputs):
+            return gradient(inputs, lambda leaf: self.value(leaf, classes), scale)
+        starts = range(0, len(inputs), size)
+
+        def part_of(start: int) -> tuple[Tensor, Tensor]:
+            rows = None if classes is None else classes[start : start + size]
+            return self.value_and_grad(inputs[start : start + size], rows, None, scale)
+
+        if self.per_image:
+            values, grads = zip(*map(part_of, starts), strict=True)
+            return torch.cat(values), torch.cat(grads)
+
+        def logits_of(rows: Tensor, _: int) -> Tensor:
+            return self.classifier.logits(self.see(rows))
+
+        def of_classes(output: object, start: int) -> Tensor:
+            logits = cast(Tensor, output)
+            rows = _given(classes)[start : start + len(logits)]
+            losses = cross_entropy(logits.float(), rows, reduction="sum")
+            return self.class_weight * losses / len(inputs)
+
+        if self.domain is None:
+            value, grad = part_by_part(
+                inputs, lambda rows, start: of_classes(logits_of(rows, start), start), size, scale
+            )
+            return value.reshape(1), grad
+        also = of_classes if classes is not None and self.class_weight else None
+        return two_pass(inputs, logits_of, self.domain, size, scale, also)
+
+    def _of_classes(self, logits: Tensor, classes: Tensor | None) -> Tensor:
+        """The weighted cross-entropy: (1,) or, per image, (N,)."""
+        reduction = "none" if self.per_image else "mean"
+        losses = cross_entropy(logits.float(), _given(classes), reduction=reduction)
+        return self.class_weight * losses.reshape(-1)
+
+
+def needed_statistics(classifier: Classifier, alignment: Alignment) -> Statistics | None:
+    """What guidance by these settings has to know of the classifier; None where it only reads its logits.
+
+    Raises ModelError where the classifier does not have it.
+    """
+    if not alignment.domain_weight:
+        return None
+    return statistics_of(
+        classifier,
+        "guidance by statistics",
+        "guide by the class alone (alignment.domain_weight=0), or choose method 'plain', with tokens or without",
+    )
+
+
+def _given(classes: Tensor | None) -> Tensor:
+    if classes is None:
+        raise ConfigError(
+            "guidance has no classes and no weight on the domain, expected one of them: pass the images' classes, or a "
+            "domain_weight above 0."
+        )
+    return classes
+
+
+def _as_they_are(images: Tensor) -> Tensor:
+    return images
