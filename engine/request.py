@@ -36,6 +36,10 @@ class ClassifierSource:
     )
     architecture: str | None = setting(None, "network of a checkpoint file, such as resnet20")
     labels: tuple[str, ...] | None = setting(None, "class names in the order of the outputs")
+    statistics: str = setting(
+        "batch-norm",
+        "where statistics of the training images come from: batch-norm, what its BatchNorm layers stored, or none",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

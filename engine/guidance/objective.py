@@ -6,6 +6,7 @@ Both terms come from one pass of the classifier. The moments are measured by fus
 where only a part of the images may hold a graph at once, by two passes that give the same gradient (`two_pass`).
 """
 
+import warnings
 from collections.abc import Callable
 from typing import cast
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers.base import Classifier, statistics_of
-from engine.classifiers.statistics import Statistics
+from engine.classifiers.statistics import Absent, Statistics, StatisticsWarning
 from engine.errors import ConfigError
 from engine.guidance.domain import Domain
 from engine.guidance.gradient import gradient
@@ -159,6 +160,23 @@ def needed_statistics(classifier: Classifier, alignment: Alignment) -> Statistic
         "guidance by statistics",
         "guide by the class alone (alignment.domain_weight=0), or choose method 'plain', with tokens or without",
     )
+
+
+def check_statistics(classifier: Classifier, alignment: Alignment | None) -> None:
+    """Refuse now what guidance will need and not find; warn where it needs nothing, of what will be missing.
+
+    Raises ModelError for a classifier without statistics whose domain has a weight. alignment: None without guidance.
+    """
+    if alignment is not None:
+        needed_statistics(classifier, alignment)
+    if isinstance(classifier.statistics, Absent):
+        guide = "no image is guided" if alignment is None else "its classes alone guide the images"
+        warnings.warn(
+            f"classifier {classifier.name!r} {classifier.statistics.found}: nothing is known of its training images, "
+            f"so {guide}, and none gets an L_BN.",
+            StatisticsWarning,
+            stacklevel=2,
+        )
 
 
 def _given(classes: Tensor | None) -> Tensor:

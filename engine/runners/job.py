@@ -15,7 +15,7 @@ from engine.classifiers.base import class_numbers
 from engine.errors import ConfigError
 from engine.guidance.gradient import loss_scale
 from engine.guidance.move import Guidance, Unguided, guided
-from engine.guidance.objective import Objective, needed_statistics
+from engine.guidance.objective import Objective, check_statistics
 from engine.memory.apply import plan_of
 from engine.memory.budget import AUTO
 from engine.memory.micro_batch import MicroBatches
@@ -155,8 +155,7 @@ def prepare(
     if not isinstance(classifier, Classifier):
         classifier = load_classifier(classifier)
     chosen = class_numbers(classifier, classes)
-    if alignment is not None:
-        needed_statistics(classifier, alignment)  # refuses now a classifier that has none
+    check_statistics(classifier, alignment)
     if not isinstance(prior, Prior):
         prior = load_prior(prior, device=classifier.device)
     if isinstance(tokens, str | Path):

@@ -8,11 +8,19 @@ from collections.abc import Callable
 
 from torch import nn
 
-from engine.classifiers.statistics.base import Absent, Statistics, Tap
+from engine.classifiers.statistics.base import Absent, Statistics, StatisticsWarning, Tap
 from engine.classifiers.statistics.batch_norm import batch_norm
 from engine.errors import ConfigError
 
-__all__ = ["SOURCES", "Absent", "Source", "Statistics", "Tap", "find_statistics"]
+__all__ = [
+    "SOURCES",
+    "Absent",
+    "Source",
+    "Statistics",
+    "StatisticsWarning",
+    "Tap",
+    "find_statistics",
+]
 
 Source = Callable[[nn.Module, Callable[[], object], str], Statistics | Absent]
 """(frozen network, a function that runs it on one blank image, argument) -> what is known of the network.

@@ -9,6 +9,10 @@ from torch import nn
 from engine.types import Moments
 
 
+class StatisticsWarning(UserWarning):
+    """A run goes on with a classifier of which less is known than others can tell."""
+
+
 class Tap(NamedTuple):
     """A place to measure: what a layer reads. axis: that of its channels."""
 
