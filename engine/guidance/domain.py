@@ -28,9 +28,10 @@ def layer_weights(statistics: Statistics, layers: str) -> list[tuple[float, floa
     others.
     """
     if layers == "relative":
+        norms = [vector_norm(of) for s in statistics.stored for of in (s.var.sqrt(), s.var)]
+        each = iter(torch.stack(norms).tolist())  # at once: each look waits for the device
         return [
-            (1 / vector_norm(s.var.sqrt()).item(), 1 / vector_norm(s.var).item())
-            for s in statistics.stored
+            (1 / deviation, 1 / variance) for deviation, variance in zip(each, each, strict=True)
         ]
     first = FIRST_LAYER_WEIGHT if layers == "first" else 1.0
     return [(first, first), *[(1.0, 1.0)] * (len(statistics.stored) - 1)]

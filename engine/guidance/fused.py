@@ -32,6 +32,8 @@ class _Plan(NamedTuple):
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 """A network is fused at every guided step but watched once."""
+
+
 _open: WeakSet[nn.Module] = WeakSet()
 """Networks inside of a block: a second one would be watched through the first one's stand-ins."""
 
@@ -168,6 +170,11 @@ def _norm_layers(network: nn.Module, chosen: Sequence[nn.Module] | None = None) 
     return [layer for layer in layers if layer in wanted]
 
 
+def _version(value: Tensor) -> int:
+    """How often a tensor was written to; inference tensors don't count."""
+    return 0 if value.is_inference() else value._version
+
+
 def _state(layers: Sequence[nn.Module]) -> list[object]:
     """What changes when a layer is replaced, moved, converted, or gets other weights."""
     tensors = (
@@ -179,11 +186,7 @@ def _state(layers: Sequence[nn.Module]) -> list[object]:
     def seen(t: object) -> object:
         if not isinstance(t, Tensor):
             return None
-        return (
-            t.data_ptr(),
-            0 if t.is_inference() else t._version,
-            t.dtype,
-        )  # inference tensors count no versions
+        return t.data_ptr(), _version(t), t.dtype
 
     return [
         *layers,

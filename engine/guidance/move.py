@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import GuidanceError
-from engine.guidance.gradient import finite_gradient
+from engine.guidance.gradient import LEAST_SCALE, SMALLER, Scale, finite_gradient, fitted
 from engine.guidance.objective import Objective
 from engine.settings import Alignment
 from engine.types import Denoise, Prediction, Step
@@ -21,8 +21,11 @@ from engine.types import Denoise, Prediction, Step
 MAX_SKIPPED = 0.1
 """The share of guidance steps that may be skipped for a gradient that is not finite."""
 
-Descend = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-"""(latents (N, 4, h, w), scale) -> the objective's values and its gradient, as `gradient` gives both."""
+HEADROOM = 2.0**-4
+"""How much smaller the scale is that guided steps have behind the first, whose gradient was looked at."""
+
+Descend = Callable[[Tensor, Scale], tuple[Tensor, Tensor]]
+"""(latents (N, 4, h, w), scale) -> the objective's values and gradient, as `gradient` gives both by `fitted(scale)`."""
 
 T = TypeVar("T")
 
@@ -36,16 +39,21 @@ class AtOnce(Protocol):
 class Guidance:
     """Moves the latents of one group of N images towards a classifier's training domain, in a window of the schedule.
 
+    Where the scale is not 1, the first guided step is repeated with smaller ones until its gradient is finite. The host
+    looks at no other step, as it would wait for the device: they have HEADROOM, and one that overflows all the same is
+    skipped and lowers the scale of the next.
+
     Attributes:
         curve: the objective (G,) at each guided step.
         taken: whether each image took the step, (N,) bool: one whose gradient is not finite is skipped.
-        scale: what the objective is multiplied by on its way back; once lowered it stays so.
+        scale: of the first guided step, see `fitted`; once lowered it stays so.
     """
 
     def __init__(self, descend: Descend, alignment: Alignment, scale: float = 1.0) -> None:
         self.descend = descend
         self.alignment = alignment
         self.scale = scale
+        self._scale: Tensor | None = None  # of the steps behind the first, on the device
         self.curve: list[Tensor] = []
         self.taken: list[Tensor] = []
 
@@ -71,7 +79,7 @@ class Guidance:
     def _moved(self, z: Tensor, step: Step) -> Tensor:
         if not self.acts_on(step):
             return z
-        values, grad, self.scale = finite_gradient(lambda scale: self.descend(z, scale), self.scale)
+        values, grad = self._descended(z)
         self.curve.append(values)
         joint = self.alignment.statistics == "batch"
         finite = grad.isfinite().flatten(1).all(1)
@@ -83,6 +91,23 @@ class Guidance:
         else:
             move = relative_move(grad, self._length(step), joint)
         return torch.where(finite[:, None, None, None], z - move, z)
+
+    def _descended(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective's values at z and its gradient."""
+        if self.scale == 1:
+            return self.descend(z, 1.0)
+        if self._scale is None:
+            values, grad, self.scale = finite_gradient(
+                lambda scale: self.descend(z, scale), self.scale
+            )
+            self._scale = torch.full((), self.scale * HEADROOM, device=z.device)
+            return values, grad
+        values, grad = self.descend(z, self._scale)
+        lower = self._scale * SMALLER
+        # An image that no scale makes finite must not leave the others with the least for good.
+        lower = torch.where(lower < LEAST_SCALE, self.scale * HEADROOM, lower)
+        self._scale = torch.where(grad.isfinite().all(), self._scale, lower)
+        return values, grad
 
     def _length(self, step: Step) -> float:
         """The rms of a relative move at this step."""
@@ -133,11 +158,11 @@ def guided(
         whole: what gives the objective and its gradient while there is room for all images, in place of autograd.
     """
 
-    def descend(z: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    def descend(z: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
         def work(images: int) -> tuple[Tensor, Tensor]:
             if whole is not None and images == len(z):
                 return whole(z, scale)
-            return objective.value_and_grad(z, classes, images, scale)
+            return objective.value_and_grad(z, classes, images, fitted(scale))
 
         return at_once(len(z), work)
 

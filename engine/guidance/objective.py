@@ -18,7 +18,7 @@ from engine.classifiers.base import Classifier, statistics_of
 from engine.classifiers.statistics import Absent, Statistics, StatisticsWarning
 from engine.errors import ConfigError
 from engine.guidance.domain import Domain
-from engine.guidance.gradient import gradient
+from engine.guidance.gradient import LossScale, gradient
 from engine.guidance.measuring import is_prepared
 from engine.guidance.two_pass import part_by_part, two_pass
 from engine.settings import Alignment
@@ -98,7 +98,7 @@ class Objective:
         inputs: Tensor,
         classes: Tensor | None = None,
         at_once: int | None = None,
-        scale: float = 1.0,
+        scale: LossScale = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """L and its gradient by the inputs, with a graph of at most `at_once` images in memory.
 
@@ -106,7 +106,7 @@ class Objective:
             inputs: (N, ...).
             classes: (N,), of the images; without them their term is left out.
             at_once: all images by default. Fewer give the same but for rounding.
-            scale: what L is multiplied by on its way back, and the gradient divided by; a power of two.
+            scale: what L is multiplied by on its way back, and the gradient divided by.
 
         Returns:
             (1,) or, per image, (N,), and the gradient of its sum, (N, ...). Neither holds a graph.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine.errors import ConfigError
 from engine.guidance.domain import Domain
-from engine.guidance.gradient import gradient
+from engine.guidance.gradient import LossScale, gradient
 from engine.types import Moments
 
 
@@ -26,7 +26,7 @@ def two_pass(
     forward: Callable[[Tensor, int], object],
     domain: Domain,
     micro_batch: int,
-    scale: float = 1.0,
+    scale: LossScale = 1.0,
     also: Callable[[object, int], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """L_BN over the batch, (1,), and its gradient by z: (B, ...), as `gradient` gives both.
@@ -59,6 +59,8 @@ def two_pass(
         # A row stands for its values: moments are means, and the number of values in a row cancels.
         loss, coefficients = alignment_coefficients(merged, domain.target, [len(z)] * len(merged))
 
+        by = scale(loss) if callable(scale) else scale
+
         def part(rows: Tensor, start: int) -> Tensor:
             output = forward(rows, start)
             more = beside(output, start)
@@ -67,14 +69,14 @@ def two_pass(
 
         added: list[Tensor] = []
         gradients = [
-            gradient(z[start : start + micro_batch], partial(part, start=start), scale)[1]
+            gradient(z[start : start + micro_batch], partial(part, start=start), by)[1]
             for start in range(0, len(z), micro_batch)
         ]
     return loss.reshape(1) + torch.stack(added).sum(), torch.cat(gradients)
 
 
 def part_by_part(
-    z: Tensor, loss: Callable[[Tensor, int], Tensor], micro_batch: int, scale: float = 1.0
+    z: Tensor, loss: Callable[[Tensor, int], Tensor], micro_batch: int, scale: LossScale = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The sum () of a loss over parts of z (B, ...), and its gradient, as `gradient` gives both.
 

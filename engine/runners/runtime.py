@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.errors import ConfigError
+from engine.guidance.gradient import Scale
 from engine.models import Prior
 from engine.models.decoder import GuidanceDecoder
 from engine.settings import Alignment
@@ -55,7 +56,7 @@ def engines(
     if alignment is not None and decoder is not None:
         by_graph = onnx_descend(prior, classifier, alignment, decoder, folder)
 
-        def descend(z: Tensor, _: float, classes: Tensor) -> tuple[Tensor, Tensor]:
+        def descend(z: Tensor, _: Scale, classes: Tensor) -> tuple[Tensor, Tensor]:
             return by_graph(z, classes)  # which has a scale of its own
 
     return onnx_prior(prior, folder), descend
