@@ -111,18 +111,23 @@ class Objective:
         Returns:
             (1,) or, per image, (N,), and the gradient of its sum, (N, ...). Neither holds a graph.
         """
-        size = at_once or len(inputs)
-        if size >= len(inputs):
+        # Without a limit no size is looked at: a traced graph takes any.
+        if at_once is None or at_once >= len(inputs):
             return gradient(inputs, lambda leaf: self.value(leaf, classes), scale)
-        starts = range(0, len(inputs), size)
-
-        def part_of(start: int) -> tuple[Tensor, Tensor]:
-            rows = None if classes is None else classes[start : start + size]
-            return self.value_and_grad(inputs[start : start + size], rows, None, scale)
-
         if self.per_image:
-            values, grads = zip(*map(part_of, starts), strict=True)
+            parts = inputs.split(at_once)
+            rows = [None] * len(parts) if classes is None else classes.split(at_once)
+            found = [
+                self.value_and_grad(*pair, scale=scale) for pair in zip(parts, rows, strict=True)
+            ]
+            values, grads = zip(*found, strict=True)
             return torch.cat(values), torch.cat(grads)
+        return self._shared_in_parts(inputs, classes, at_once, scale)
+
+    def _shared_in_parts(
+        self, inputs: Tensor, classes: Tensor | None, size: int, scale: LossScale
+    ) -> tuple[Tensor, Tensor]:
+        """The one loss of all inputs and its gradient, with a graph of `size` images in memory."""
 
         def logits_of(rows: Tensor, _: int) -> Tensor:
             return self.classifier.logits(self.see(rows))

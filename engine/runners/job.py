@@ -206,7 +206,7 @@ def prepare(
     if replayed is not None:
         prior = graphed_prior(prior, replayed)
         if alignment is not None and decoder is not None:
-            descend = graphed_descend(replayed, classifier, alignment, decoder)
+            descend = graphed_descend(replayed, Objective(classifier, alignment, decoder))
     return Job(
         classifier=classifier,
         prior=prior,

@@ -27,7 +27,7 @@ from engine.types import ImageKey, image_rng
 
 
 class TokenSource:
-    """What `engine.tokens.source.Source` asks for. prior: speaks the tokens that are learned."""
+    """What `engine.tokens.source.ImageSource` asks for. prior: speaks the tokens that are learned."""
 
     def __init__(
         self,

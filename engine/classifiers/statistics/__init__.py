@@ -5,24 +5,24 @@ why it has none. `SOURCES` names it; `load_classifier(..., statistics="<name>")`
 """
 
 from collections.abc import Callable
+from importlib import import_module
 
 from torch import nn
 
 from engine.classifiers.statistics.base import Absent, Statistics, StatisticsWarning, Tap
-from engine.classifiers.statistics.batch_norm import batch_norm
 from engine.errors import ConfigError
 
 __all__ = [
     "SOURCES",
     "Absent",
-    "Source",
     "Statistics",
+    "StatisticsSource",
     "StatisticsWarning",
     "Tap",
     "find_statistics",
 ]
 
-Source = Callable[[nn.Module, Callable[[], object], str], Statistics | Absent]
+StatisticsSource = Callable[[nn.Module, Callable[[], object], str], Statistics | Absent]
 """(frozen network, a function that runs it on one blank image, argument) -> what is known of the network.
 
 argument: what the user wrote after the source's name and a colon, "" for nothing.
@@ -32,10 +32,10 @@ BATCH_NORM = "batch-norm"
 NONE = "none"
 """The name that asks for no statistics."""
 
-SOURCES: dict[str, Source] = {
-    BATCH_NORM: batch_norm,
+SOURCES = {
+    BATCH_NORM: "engine.classifiers.statistics.batch_norm:batch_norm",
 }
-"""Where statistics come from, by name."""
+"""Where statistics come from: a name, and "module:function" of its `StatisticsSource`."""
 
 
 def find_statistics(
@@ -54,11 +54,13 @@ def find_statistics(
     name, _, argument = source.partition(":")
     if name == NONE:
         return Absent(
-            "was loaded without statistics", "some", "load it with statistics='batch-norm'"
+            "was loaded without statistics", "some", f"load it with statistics={BATCH_NORM!r}"
         )
     if name not in SOURCES:
         raise ConfigError(
             f"statistics come from {source!r}, expected one of {', '.join(map(repr, (*SOURCES, NONE)))}: choose one "
             "of these."
         )
-    return SOURCES[name](network, run, argument)
+    module, _, function = SOURCES[name].partition(":")
+    find: StatisticsSource = getattr(import_module(module), function)
+    return find(network, run, argument)

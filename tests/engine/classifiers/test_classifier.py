@@ -1,7 +1,9 @@
 """A classifier's frozen network, its preprocessing, and the BatchNorm statistics that it stored."""
 
 import copy
+import sys
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.base import statistics_of
 from engine.classifiers.cifar_resnet import CifarResNet
-from engine.classifiers.statistics import SOURCES, Statistics, Tap
+from engine.classifiers.statistics import SOURCES, Absent, Statistics, Tap, find_statistics
 from engine.errors import ConfigError, ModelError
 from engine.types import Moments
 
@@ -166,6 +168,14 @@ def test_statistics_come_from_a_named_source(tiny_resnet: CifarResNet) -> None:
         load("batch-norm:here")
 
 
+def test_every_source_of_the_registry_is_there(tiny_resnet: CifarResNet) -> None:
+    for name in SOURCES:
+        found = find_statistics(
+            name, tiny_resnet.eval(), lambda: tiny_resnet(torch.rand(1, 3, 8, 8))
+        )
+        assert isinstance(found, Statistics | Absent)
+
+
 def test_a_new_source_is_a_function_and_an_entry(
     tiny_resnet: CifarResNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +185,10 @@ def test_a_new_source_is_a_function_and_an_entry(
         tap = Tap(network.get_submodule(argument))
         return Statistics(source=f"unit:{argument}", taps=(tap,), stored=(unit_normal,))
 
-    monkeypatch.setitem(SOURCES, "unit", unit)
+    module = ModuleType("unit_normal")
+    module.unit = unit
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(SOURCES, "unit", "unit_normal:unit")
     classifier = load_classifier(
         tiny_resnet, labels=LABELS, preprocess=SMALL, device="cpu", statistics="unit:linear"
     )

@@ -33,6 +33,12 @@ def test_a_smooth_gradient_is_autograds(prior, smooth, cache, alignment):
         assert (grad - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
+def test_a_gradient_by_the_class_alone_is_autograds(prior, kinked, cache):
+    (loss, grad), (wanted_loss, wanted) = both(prior, kinked, Alignment(domain_weight=0), cache, 2)
+    torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-6)
+    assert (grad - wanted).abs().max() <= 1e-2 * wanted.abs().max()
+
+
 def test_a_kinked_gradient_is_autograds_but_for_flipped_masks(prior, kinked, cache):
     for batch in (1, 3):
         (loss, grad), (wanted_loss, wanted) = both(prior, kinked, Alignment(), cache, batch)
