@@ -163,7 +163,7 @@ def needed_statistics(classifier: Classifier, alignment: Alignment) -> Statistic
     return statistics_of(
         classifier,
         "guidance by statistics",
-        "guide by the class alone (alignment.domain_weight=0), or choose method 'plain', with tokens or without",
+        "set `alignment.domain_weight` to 0 to guide by the class alone, or choose method 'plain'",
     )
 
 

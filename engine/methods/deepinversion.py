@@ -92,7 +92,7 @@ def _measured(classifier: Classifier, settings: DeepInversion) -> Iterator[Calla
 
 def aligning_statistics(classifier: Classifier) -> Statistics:
     """The statistics that R_feature compares with. Raises ModelError where the classifier has none."""
-    return statistics_of(classifier, "deepinversion's bn_weight", "set bn_weight to 0")
+    return statistics_of(classifier, "deepinversion's bn_weight", "set `bn_weight` to 0")
 
 
 def inversion_loss(

@@ -176,6 +176,6 @@ class DrawnImages:
 def token_domain(classifier: Classifier) -> Domain:
     """The term L_BN of token learning, as `Alignment` weighs it. Raises ModelError where no statistics are known."""
     known = statistics_of(
-        classifier, "the domain_weight of token learning", "set TokenLearning's domain_weight to 0"
+        classifier, "the domain_weight of token learning", "set `learning.domain_weight` to 0"
     )
     return Domain.of(classifier.network, known, Alignment().layers, Alignment().norm)

@@ -70,25 +70,25 @@ class Alignment:
         check_choices(self)
         if not 0 <= self.start < self.stop <= 1:
             raise ConfigError(
-                f"alignment window is [{self.start}, {self.stop}), expected 0 <= start < stop <= 1: "
+                f"start is {self.start} and stop is {self.stop}, expected 0 <= start < stop <= 1: "
                 "both are fractions of the schedule, not step numbers. Divide a step number by the number of steps."
             )
         if not 0 <= self.class_weight < float("inf"):
             raise ConfigError(
-                f"class weight is {self.class_weight}, expected a finite number >= 0: 0 leaves the class to the prompt."
+                f"class_weight is {self.class_weight}, expected a finite number >= 0: 0 leaves the class to the prompt."
             )
         if not 0 <= self.domain_weight < float("inf"):
             raise ConfigError(
-                f"domain weight is {self.domain_weight}, expected a finite number >= 0: 0 leaves L_BN out."
+                f"domain_weight is {self.domain_weight}, expected a finite number >= 0: 0 leaves L_BN out."
             )
         if not self.domain_weight and not self.class_weight:
             raise ConfigError(
-                "domain weight and class weight are both 0, expected one above 0: guidance would have nothing to "
+                "domain_weight is 0 and so is `class_weight`, expected one above 0: guidance would have nothing to "
                 "descend. Raise one of them, or choose method 'plain'."
             )
         if not 0 <= self.scale < float("inf"):
             raise ConfigError(
-                f"alignment scale is {self.scale}, expected a finite number >= 0: "
+                f"scale is {self.scale}, expected a finite number >= 0: "
                 "0 turns guidance off, a negative one would push away from the training domain."
             )
         if self.decode_px < PRIORS_PX:

@@ -54,11 +54,11 @@ def find_statistics(
     name, _, argument = source.partition(":")
     if name == NONE:
         return Absent(
-            "was loaded without statistics", "some", f"load it with statistics={BATCH_NORM!r}"
+            "was loaded without statistics", "some", f"set `statistics` to {BATCH_NORM!r}"
         )
     if name not in SOURCES:
         raise ConfigError(
-            f"statistics come from {source!r}, expected one of {', '.join(map(repr, (*SOURCES, NONE)))}: choose one "
+            f"statistics is {source!r}, expected one of {', '.join(map(repr, (*SOURCES, NONE)))}: choose one "
             "of these."
         )
     module, _, function = SOURCES[name].partition(":")

@@ -23,7 +23,7 @@ def batch_norm(
     """
     if argument:
         raise ConfigError(
-            f"statistics are '{NAME}:{argument}', expected '{NAME}' alone: they are in the network itself. Leave "
+            f"statistics is '{NAME}:{argument}', expected '{NAME}' alone: they are in the network itself. Leave "
             f"{argument!r} out."
         )
     layers = {path: layer for path, layer in network.named_modules() if is_batch_norm(layer)}

@@ -130,7 +130,7 @@ def without() -> Classifier:
 def test_without_statistics_the_class_alone_can_be_descended(without: Classifier) -> None:
     with pytest.raises(
         ModelError,
-        match=r"guidance by statistics needs .* 'Sequential' has no BatchNorm layers, expected .*domain_weight=0",
+        match=r"guidance by statistics needs .* 'Sequential' has no BatchNorm layers, expected .*domain_weight` to 0",
     ):
         Objective(without, Alignment())
     images, classes = torch.rand(5, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1])
@@ -145,9 +145,11 @@ def test_without_statistics_the_class_alone_can_be_descended(without: Classifier
 
 
 def test_weights_that_leave_nothing_to_descend_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"are both 0, expected one above 0.*method 'plain'"):
+    with pytest.raises(
+        ConfigError, match=r"is 0 and so is `class_weight`, expected one above 0.*method 'plain'"
+    ):
         Alignment(domain_weight=0, class_weight=0)
-    with pytest.raises(ConfigError, match="domain weight is -1, expected a finite number >= 0"):
+    with pytest.raises(ConfigError, match="domain_weight is -1, expected a finite number >= 0"):
         Alignment(domain_weight=-1)
 
 

@@ -59,7 +59,7 @@ def made(vit: Classifier, small_prior: Prior, tmp_path_factory: pytest.TempPathF
 def test_guidance_by_statistics_says_what_is_missing_and_what_can_be_done(vit: Classifier) -> None:
     with pytest.raises(
         ModelError,
-        match=rf"guidance by statistics needs .*{REFUSED}.*domain_weight=0.*method 'plain'",
+        match=rf"guidance by statistics needs .*{REFUSED}.*alignment.domain_weight` to 0.*method 'plain'",
     ):
         generate(vit, "no prior is looked for")
 
@@ -139,7 +139,7 @@ def test_inversions_that_need_no_statistics_work(vit: Classifier) -> None:
 
     assert samples(PlugInInversion(iterations=1, stages=1, copies=1)) == 2
     assert samples(DeepInversion(iterations=2, bn_weight=0.0)) == 2
-    with pytest.raises(ModelError, match=rf"bn_weight needs .*{REFUSED}.*set bn_weight to 0"):
+    with pytest.raises(ModelError, match=rf"bn_weight needs .*{REFUSED}.*set `bn_weight` to 0"):
         samples(DeepInversion(iterations=2))
     with pytest.raises(ModelError, match=rf"'natural-inversion' needs .*{REFUSED}"):
         samples(NaturalInversion(iterations=2))
