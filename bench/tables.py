@@ -293,6 +293,7 @@ def main() -> None:
             lambda evidence, worst: tokens_table(evidence, worst_of(worst)),
             ["evidence", "worst_classes"],
         ),
+        "summary": (lambda evidence: methods_table(evidence, ABLATION[:4]), ["evidence"]),
         "ablation": (lambda evidence: methods_table(evidence, ABLATION), ["evidence"]),
         "methods": (lambda found: methods_table(found, METHODS, seconds=True), ["methods"]),
         "tune": (tune_table, ["tune"]),
