@@ -41,6 +41,11 @@ class ClassifierSource:
     labels: tuple[str, ...] | None = setting(
         None, "class names in the order of the outputs", "NAME"
     )
+    statistics: str = setting(
+        "batch-norm",
+        "where statistics of the training images come from: batch-norm, what its BatchNorm layers stored, or none",
+        "SOURCE",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,7 @@ def in_flags(message: str, options: Iterable[Option]) -> str:
         return next(iter(known)) if len(known) == 1 else found[0]
 
     message = re.sub(r"^([a-z_]\w*(?:\.\w+)*)(?:\[\d+\])?(?= (?:is|are|came|has) )", flag, message)
-    return re.sub(r"`([a-z_]\w*)`", flag, message)
+    return re.sub(r"`([a-z_]\w*(?:\.\w+)*)`", flag, message)
 
 
 def unknown_option(word: str, command: type[Command], prog: str) -> str:

@@ -59,6 +59,7 @@ def load_teacher(
         labels=source.labels,
         device=execution.device,
         dtype=dtype,
+        statistics=source.statistics,
     )
 
 
@@ -157,6 +158,7 @@ def plan_of(request: Request, execution: Execution, image_px: int | None) -> "Me
         labels=request.classifier.labels,
         device="cpu",
         dtype=dtype,
+        statistics=request.classifier.statistics,
     )
     sampling = drawing(request).sampling
     return plan(

@@ -45,7 +45,7 @@ def test_it_learns_its_images_and_loads_again(bright_and_dark: Path, tmp_path: P
     assert classifier.labels == ("bright", "dark")
     assert classifier.input_px == 16
     assert (
-        classifier.stored[0].mean.abs().sum() > 0
+        classifier.statistics.stored[0].mean.abs().sum() > 0
     )  # running statistics of these images, not a new network's
     again = fit(bright_and_dark, tmp_path / "again", "resnet8", training=FEW, image_px=16)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("net", "again")]

@@ -1,5 +1,6 @@
-"""Steps down the gradient, and the published algorithm as a whole (paper, eq. 9-12)."""
+"""Moves down the gradient, and the published algorithm as a whole (paper, eq. 9-12)."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -9,23 +10,22 @@ from torch import Tensor, nn
 
 from engine.classifiers import Preprocess, load_classifier
 from engine.classifiers.architectures import untrained
+from engine.classifiers.statistics import Statistics, Tap
 from engine.errors import GuidanceError
-from engine.guidance.losses import domain_loss
-from engine.guidance.steer import (
+from engine.guidance.gradient import (
     HALF_LOSS,
     HALF_SCALE,
     LEAST_SCALE,
-    DomainSteer,
-    Unguided,
     finite_gradient,
     fitted,
     gradient,
     loss_scale,
-    relative_step,
 )
+from engine.guidance.move import Guidance, Unguided, guided, relative_move
+from engine.guidance.objective import Objective
 from engine.sampling.ddim import sample
 from engine.settings import Alignment
-from engine.types import Prediction, Step
+from engine.types import Moments, Prediction, Step
 
 
 def step(index: int = 3, total: int = 10, alpha: float = 0.5, after: float = 0.6) -> Step:
@@ -81,10 +81,10 @@ def test_one_guided_step_is_the_papers_equations_9_to_12() -> None:
                 loss = loss + (x.mean((0, 2, 3)) - layer.running_mean).norm()
                 loss = loss + (x.var((0, 2, 3), unbiased=False) - layer.running_var).norm()
             x = layer(x)
-        guided = one - eta * torch.autograd.grad(loss, leaf)[0]  # eq. 9
-        null, prompted = unet(weight_null, guided), unet(weight_prompt, guided)
+        toward = one - eta * torch.autograd.grad(loss, leaf)[0]  # eq. 9
+        null, prompted = unet(weight_null, toward), unet(weight_prompt, toward)
         noise = null + cfg * (prompted - null)  # eq. 10
-        clean = (guided - (1 - at.alpha).sqrt() * noise) / at.alpha.sqrt()  # eq. 11
+        clean = (toward - (1 - at.alpha).sqrt() * noise) / at.alpha.sqrt()  # eq. 11
         expected.append(at.alpha_next.sqrt() * clean + (1 - at.alpha_next).sqrt() * noise)  # eq. 12
 
     classifier = load_classifier(
@@ -95,56 +95,75 @@ def test_one_guided_step_is_the_papers_equations_9_to_12() -> None:
     )
     classifier = replace(
         classifier,
-        module=net,
-        norm_layers=(net[1], net[4]),
-        stored=tuple(
-            type(m)(b.running_mean, b.running_var)
-            for m, b in zip(classifier.stored, (net[1], net[4]), strict=True)
+        network=net,
+        statistics=Statistics(
+            source="batch-norm",
+            taps=(Tap(net[1]), Tap(net[4])),
+            stored=tuple(Moments(b.running_mean, b.running_var) for b in (net[1], net[4])),
         ),
     )
-    images_loss = domain_loss_in_float64(classifier, Alignment.paper(eta))
+    objective = objective_in_float64(classifier, Alignment.paper(eta), decode)
 
     def denoise(z: Tensor, step: Step) -> Prediction:
         null, prompted = unet(weight_null, z), unet(weight_prompt, z)
         noise = null + cfg * (prompted - null)
         return Prediction((z - (1 - step.alpha) ** 0.5 * noise) / step.alpha**0.5, noise)
 
-    steer = DomainSteer(lambda z: images_loss(decode(z)), Alignment.paper(eta))
-    found = sample(z, denoise, [at], steer)
+    guidance = guided(
+        objective, Alignment.paper(eta), torch.zeros(2, dtype=torch.int64), 1.0, whole
+    )
+    found = sample(z, guidance.before(denoise), [at], guidance.move)
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-6, atol=1e-6)
 
 
-def domain_loss_in_float64(classifier, alignment):
-    """`domain_loss` with the classifier called on float64 pixels: its own `logits` is float32 by contract."""
+def objective_in_float64(classifier, alignment, see) -> Objective:
+    """An objective whose classifier is called on float64 pixels: its own `logits` is float32 by contract."""
     classifier = replace(classifier)
-    object.__setattr__(classifier, "logits", lambda images: classifier.module(images))
-    return domain_loss(classifier, alignment)
+    object.__setattr__(classifier, "logits", lambda images: classifier.network(images))
+    return Objective(classifier, alignment, see)
+
+
+def whole(images: int, work):
+    """Memory for all images."""
+    return work(images)
+
+
+def descending(
+    loss: Callable[[Tensor], Tensor], alignment: Alignment, scale: float = 1.0
+) -> Guidance:
+    """Guidance by any loss."""
+    return Guidance(lambda z, scale: gradient(z, loss, fitted(scale)), alignment, scale)
+
+
+def moved(guidance: Guidance, z: Tensor, at: Step) -> Tensor:
+    """What the denoiser sees of z."""
+    return guidance.before(lambda z, step: Prediction(z, z))(z, at).clean
 
 
 def test_the_clean_target_moves_the_prediction_and_not_the_latent() -> None:
     z = torch.randn(2, 4, 3, 3, dtype=torch.float64)
-    steer = DomainSteer(square, Alignment(step="raw", scale=0.1, statistics="image"))
-    assert torch.equal(steer.before(z, step()), z)
-    torch.testing.assert_close(steer.between(z, step()), z - 0.1 * 2 * z)
-    noisy = DomainSteer(square, Alignment.paper(0.1))
-    assert torch.equal(noisy.between(z, step()), z)
-    torch.testing.assert_close(noisy.before(z, step()), z - 0.1 * 2 * z)
+    guidance = descending(square, Alignment(step="raw", scale=0.1, statistics="image"))
+    assert torch.equal(moved(guidance, z, step()), z)
+    torch.testing.assert_close(guidance.move(z, step()), z - 0.1 * 2 * z)
+    noisy = descending(square, Alignment.paper(0.1))
+    assert torch.equal(noisy.move(z, step()), z)
+    torch.testing.assert_close(moved(noisy, z, step()), z - 0.1 * 2 * z)
 
 
 @pytest.mark.parametrize("joint", [True, False])
-def test_a_relative_step_has_the_stated_length_whatever_the_gradients_scale(joint: bool) -> None:
+def test_a_relative_move_has_the_stated_length_whatever_the_gradients_scale(joint: bool) -> None:
     grad = torch.randn(3, 4, 5, 5)
-    move = relative_step(grad, 0.25, joint)
-    torch.testing.assert_close(relative_step(1000 * grad, 0.25, joint), move)
+    move = relative_move(grad, 0.25, joint)
+    torch.testing.assert_close(relative_move(1000 * grad, 0.25, joint), move)
     size = move.square().mean((0, 1, 2, 3) if joint else (1, 2, 3)).sqrt()
     torch.testing.assert_close(size, torch.full_like(size, 0.25))
-    assert torch.equal(relative_step(torch.zeros_like(grad), 0.25, joint), torch.zeros_like(grad))
+    assert torch.equal(relative_move(torch.zeros_like(grad), 0.25, joint), torch.zeros_like(grad))
 
 
-def test_a_relative_step_shifts_the_predicted_noise_by_the_scale() -> None:
+def test_a_relative_move_shifts_the_predicted_noise_by_the_scale() -> None:
     z, at = torch.randn(2, 4, 5, 5, dtype=torch.float64), step(alpha=0.2)
-    clean = DomainSteer(square, Alignment(scale=0.3)).between(z, at) - z
-    noisy = DomainSteer(square, Alignment(scale=0.3, target="noisy")).before(z, at) - z
+    clean = descending(square, Alignment(scale=0.3)).move(z, at) - z
+    noisy = moved(descending(square, Alignment(scale=0.3, target="noisy")), z, at) - z
     as_noise = (
         clean * at.alpha.sqrt() / (1 - at.alpha).sqrt()
     )  # z_t = sqrt(a) clean + sqrt(1 - a) noise
@@ -153,11 +172,11 @@ def test_a_relative_step_shifts_the_predicted_noise_by_the_scale() -> None:
 
 
 def test_guidance_acts_in_its_window_and_never_at_the_last_step() -> None:
-    steer = DomainSteer(square, Alignment(start=0.2, stop=0.6))
-    assert [n for n in range(10) if steer.acts_on(step(n))] == [2, 3, 4, 5]
-    whole = DomainSteer(square, Alignment(start=0.0, stop=1.0))
+    guidance = descending(square, Alignment(start=0.2, stop=0.6))
+    assert [n for n in range(10) if guidance.acts_on(step(n))] == [2, 3, 4, 5]
+    whole = descending(square, Alignment(start=0.0, stop=1.0))
     assert [n for n in range(4) if whole.acts_on(step(n, 4))] == [0, 1, 2]
-    assert not DomainSteer(square, Alignment(scale=0.0)).acts_on(step())
+    assert not descending(square, Alignment(scale=0.0)).acts_on(step())
 
 
 @pytest.mark.parametrize(
@@ -170,37 +189,37 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(
         return square(z) * torch.tensor([1.0, float("nan"), 1.0])
 
     z = torch.randn(3, 4, 2, 2)
-    steer = DomainSteer(loss, Alignment(statistics=statistics))
-    found = steer.between(z, step())
+    guidance = descending(loss, Alignment(statistics=statistics))
+    found = guidance.move(z, step())
     assert found.isfinite().all()
     assert int((found != z).flatten(1).any(1).sum()) == moved
-    assert steer.skipped == skipped
+    assert guidance.skipped == skipped
     with pytest.raises(
         GuidanceError, match=rf"{sum(skipped)} of 3 guidance steps had a gradient that is NaN"
     ):
-        steer.check()
+        guidance.check()
 
 
 def test_a_tenth_of_the_steps_may_be_skipped() -> None:
-    steer = DomainSteer(square, Alignment())
-    steer.check()
-    assert steer.skipped == []
-    steer.taken = [
+    guidance = descending(square, Alignment())
+    guidance.check()
+    assert guidance.skipped == []
+    guidance.taken = [
         torch.ones(10, dtype=torch.bool),
         torch.ones(10, dtype=torch.bool),
         torch.arange(10) > 2,
     ]
-    steer.check()
-    assert steer.skipped == [1] * 3 + [0] * 7
-    steer.taken[0][4] = False
+    guidance.check()
+    assert guidance.skipped == [1] * 3 + [0] * 7
+    guidance.taken[0][4] = False
     with pytest.raises(GuidanceError):
-        steer.check()
+        guidance.check()
 
 
 def test_plain_sampling_changes_nothing() -> None:
     z = torch.randn(1, 4, 2, 2)
-    assert Unguided().before(z, step()) is z
-    assert Unguided().between(z, step()) is z
+    assert moved(Unguided(), z, step()) is z
+    assert Unguided().move(z, step()) is z
 
 
 class Half(nn.Module):
@@ -246,18 +265,18 @@ def test_a_scale_that_overflows_is_lowered_and_stays_so(factor: float) -> None:
     z, half = torch.randn(2, 4, 8, 8), Half(factor)
     _, expected = gradient(z.double(), half.exact)
     assert not gradient(z, half, HALF_SCALE)[1].isfinite().all()
-    steer = DomainSteer(
+    guidance = descending(
         lambda z: half(z) - half(z).detach(),
         Alignment(step="raw", statistics="image", scale=1.0),
         HALF_SCALE,
     )
-    moved = steer.between(z, step())
-    assert steer.skipped == [0] * len(z)
-    assert LEAST_SCALE <= steer.scale < HALF_SCALE
+    moved = guidance.move(z, step())
+    assert guidance.skipped == [0] * len(z)
+    assert LEAST_SCALE <= guidance.scale < HALF_SCALE
     assert cosine(z - moved, expected) > 0.99
-    before = steer.scale
-    again = steer.between(z, step())
-    assert steer.scale == before
+    before = guidance.scale
+    again = guidance.move(z, step())
+    assert guidance.scale == before
     assert cosine(z - again, expected) > 0.99
 
 
@@ -271,14 +290,14 @@ def test_the_first_scale_follows_the_loss_so_that_one_pass_does(factor: float) -
         passes.append(1)
         return half(z)
 
-    steer = DomainSteer(loss, Alignment(step="raw", statistics="image", scale=1.0), HALF_SCALE)
+    guidance = descending(loss, Alignment(step="raw", statistics="image", scale=1.0), HALF_SCALE)
     for made in (1, 2):
-        moved = steer.between(z, step())
+        moved = guidance.move(z, step())
         assert len(passes) == made
         assert cosine((z.double() - moved.double()) / factor, expected) > (
             0.99 if factor >= 1 else 0.9
         )
-    assert (sum(steer.skipped), steer.scale) == (0, HALF_SCALE)
+    assert (sum(guidance.skipped), guidance.scale) == (0, HALF_SCALE)
 
 
 def test_a_fitted_scale_is_a_power_of_two_of_the_largest_value() -> None:
@@ -299,19 +318,21 @@ def test_a_later_step_that_overflows_is_skipped_and_lowers_the_scale_of_the_next
         value = next(factors) * half(z)
         return value - value.detach()
 
-    steer = DomainSteer(steep, Alignment(step="raw", scale=1.0), HALF_SCALE)
-    moves = [not torch.equal(steer.between(z, step()), z) for _ in range(4)]
+    guidance = descending(steep, Alignment(step="raw", scale=1.0), HALF_SCALE)
+    moves = [not torch.equal(guidance.move(z, step()), z) for _ in range(4)]
     assert moves[0]
     assert not moves[1]
     assert moves[3]
-    assert steer.skipped == [moves.count(False)]
+    assert guidance.skipped == [moves.count(False)]
 
 
 def test_a_gradient_that_no_scale_makes_finite_is_skipped_and_costs_no_scale() -> None:
-    steer = DomainSteer(lambda z: z.log().sum((1, 2, 3)), Alignment(statistics="image"), HALF_SCALE)
+    guidance = descending(
+        lambda z: z.log().sum((1, 2, 3)), Alignment(statistics="image"), HALF_SCALE
+    )
     z = torch.zeros(2, 4, 4, 4)
-    assert torch.equal(steer.between(z, step()), z)
-    assert (sum(steer.skipped), steer.scale) == (2, HALF_SCALE)
+    assert torch.equal(guidance.move(z, step()), z)
+    assert (sum(guidance.skipped), guidance.scale) == (2, HALF_SCALE)
 
 
 def test_float32_and_bfloat16_are_left_as_they_are() -> None:
@@ -335,12 +356,12 @@ def test_float16_takes_one_pass_by_a_network_whose_statistics_fit_nothing() -> N
         for dtype in (torch.float32, torch.float16)
     )
     images, passes = torch.rand(1, 3, 64, 64), []
-    _, expected = gradient(images, domain_loss(exact, Alignment()))
-    loss = domain_loss(half, Alignment())
+    _, expected = Objective(exact, Alignment()).value_and_grad(images)
+    objective = Objective(half, Alignment())
 
     def of(scale: float) -> tuple[Tensor, Tensor]:
         passes.append(scale)
-        return gradient(images, loss, fitted(scale))
+        return objective.value_and_grad(images, scale=fitted(scale))
 
     values, grad, _ = finite_gradient(of, HALF_SCALE)
     assert values.item() > 1e6
