@@ -4,7 +4,7 @@
 
 What lies between the format and the labels says how the images came about, and is called `made` here: a request with
 the identities of its models; {"selected_from": made, "selection": {...}}; or {"together": [made, ...]} of several runs
-that were put together. `engine.datasets.facts` reads it. Records of version 0.1 are read as well.
+that were put together. `engine.facts` reads it. Records of version 0.1 are read as well.
 """
 
 import json
@@ -15,8 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from engine.datasets.facts import SELECTED_FROM, facts_of, first_run, with_names_of
 from engine.errors import OutputError
+from engine.facts import SELECTED_FROM, facts_of, first_run, with_names_of
 from engine.files import explained, write_whole
 
 RUN = "run.json"

@@ -31,7 +31,7 @@ LARGE_PX = 224
 CONFIG = "config.json"
 TRAINING = "share of training"
 """The task that is reported."""
-FITTING = Distillation(epochs=60, temperature=1.0, soft_labels="manifest")
+FITTING = Distillation.fitting()
 
 
 def fit(

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.classifiers import Classifier
-from engine.datasets.facts import runs_of
 from engine.datasets.run_record import RUN, read_run
 from engine.errors import ConfigError
+from engine.facts import runs_of
 from engine.settings.methods import Plain
 
 PLAIN = Plain.name

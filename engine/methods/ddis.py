@@ -3,10 +3,13 @@
 `plain` is the prior alone: settings without alignment. With tokens it is CAT without DAG.
 """
 
-from engine.classifiers.classifier import class_numbers
+from engine.classifiers.base import class_numbers
 from engine.errors import ConfigError
+from engine.guidance.objective import Objective, check_statistics
 from engine.memory.apply import plan_of
 from engine.memory.budget import AUTO
+from engine.memory.graphs import Graphs, backend_of, graphed_descend, graphed_prior
+from engine.memory.layout import lay_out
 from engine.memory.micro_batch import MicroBatches
 from engine.methods.drawing import Drawing, settings_of
 from engine.methods.models import Models
@@ -31,6 +34,7 @@ def prepare(
     _check_settings(request, models)
     classifier = models.classifier
     classes = class_numbers(classifier, request.classes)
+    check_statistics(classifier, alignment)
     prior = models.prior
     tokens = models.tokens(settings.tokens)
     prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
@@ -45,12 +49,21 @@ def prepare(
         sampling,
         learning,
         execution.attention,
+        execution.graphs,
     )
+    if plan is not None:
+        lay_out(plan.channels_last, prior, classifier)
     checkpoint = plan is not None and "guidance" in plan.checkpoint
     decoder = decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None
     prior, descend = engines(
         request.runtime, prior, classifier, alignment, decoder, execution.onnx_cache
     )
+    replayed = None
+    if execution.graphs and plan is not None and not plan.eager_because:
+        replayed = Graphs(backend_of(prior.device))
+        prior = graphed_prior(prior, replayed)
+        if alignment is not None and decoder is not None:
+            descend = graphed_descend(replayed, Objective(classifier, alignment, decoder))
     return Drawing(
         request=request,
         classifier=classifier,
@@ -59,7 +72,9 @@ def prepare(
         tokens=tokens,
         decoder=decoder,
         plan=plan,
-        parts=MicroBatches(plan.micro_batch if plan else None),
+        parts=MicroBatches(
+            plan.micro_batch if plan else None, replayed.release if replayed else lambda: False
+        ),
         descend=descend,
     )
 

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.events import SILENT, Events, Stepped
-from engine.guidance.losses import judged
-from engine.guidance.steer import DomainSteer, Unguided
+from engine.guidance.domain import judged
+from engine.guidance.gradient import loss_scale
+from engine.guidance.move import Guidance, Unguided, guided
+from engine.guidance.objective import Objective
 from engine.memory.apply import applied
-from engine.memory.micro_batch import MicroBatches, denoise_in_parts, steer_in_parts
+from engine.memory.micro_batch import MicroBatches, denoise_in_parts
 from engine.memory.plan import Plan
 from engine.methods.base import members, mixed_groups
 from engine.methods.runtime import Descend
@@ -48,7 +50,7 @@ class Drawing:
 
     decoder: what guidance sees the latents through; None without guidance. plan: None where batches stay whole. parts:
     how many images go at once now, which a run out of memory makes fewer. descend: what guidance descends with where
-    that is not autograd.
+    that is not autograd, run as it is.
     """
 
     request: Request
@@ -98,13 +100,19 @@ class Drawing:
         label, token = self.classifier.labels[class_index], self.token_of(class_index)
         return class_prompt(label, token, self.sampling.prompt)
 
-    def steer(self, keys: Sequence[ImageKey]) -> DomainSteer | Unguided:
-        """A fresh steer for the group of these images."""
+    def guidance(self, keys: Sequence[ImageKey]) -> Guidance:
+        """Fresh guidance for the group of these images."""
         if self.alignment is None or (decoder := self.decoder) is None:
             return Unguided()
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
-        whole = None if self.descend is None else partial(self.descend, classes=classes)
-        return steer_in_parts(self.parts, self.classifier, self.alignment, decoder, classes, whole)
+        return guided(
+            Objective(self.classifier, self.alignment, decoder),
+            self.alignment,
+            classes,
+            loss_scale(decoder.vae.dtype, self.classifier.dtype),
+            partial(self.parts.attempt, "guidance"),
+            None if self.descend is None else partial(self.descend, classes=classes),
+        )
 
     def groups(self) -> list[list[ImageKey]]:
         """The images of the request in groups of nearly equal size, classes mixed."""
@@ -132,9 +140,9 @@ class Drawing:
         """
         prior, classifier, sampling, parts = self.prior, self.classifier, self.sampling, self.parts
         prompts = [self.prompt_of(key.class_index) for key in keys]
-        steer = self.steer(keys)
+        guidance = self.guidance(keys)
         noise = ImageNoise(self.seed, keys, prior.latent_shape, prior.device)
-        watch = reporting(events, task, steer, on_clean)
+        watch = reporting(events, task, guidance, on_clean)
         parts.events = events
         with torch.no_grad(), applied(self.plan, prior) as phase:
             with (
@@ -147,20 +155,21 @@ class Drawing:
                 null = parts.split("text", speaking.encode_prompts, [sampling.negative_prompt])[0]
             with phase("sampling"):
                 denoise = denoise_in_parts(prior, context, null, sampling.cfg, parts)
+                denoise = guidance.before(denoise)
                 schedule = prior.schedule(sampling.steps)
-                z = sample(noise.draw(), denoise, schedule, steer, watch, sampling.eta, noise)
+                z = sample(
+                    noise.draw(), denoise, schedule, guidance.move, watch, sampling.eta, noise
+                )
             with phase("decode"):
                 finished = parts.split("decode", partial(_finished, prior, classifier), z)
         images, logits, distances = (torch.cat(values) for values in zip(*finished, strict=True))
+        guidance.check()
         curves: list[tuple[float, ...]] = [()] * len(keys)
-        skipped = [0] * len(keys)
-        if isinstance(steer, DomainSteer):
-            steer.check()
-            skipped = steer.skipped or skipped
-            if steer.curve:
-                curves = [
-                    tuple(row) for row in torch.stack(steer.curve).expand(-1, len(keys)).T.tolist()
-                ]
+        skipped = guidance.skipped or [0] * len(keys)
+        if guidance.curve:
+            curves = [
+                tuple(row) for row in torch.stack(guidance.curve).expand(-1, len(keys)).T.tolist()
+            ]
         confidence = logits.softmax(1)
         group = members(keys) if self.joint else ""
         return [
@@ -185,18 +194,18 @@ class Drawing:
 def reporting(
     events: Events,
     task: str,
-    steer: DomainSteer | Unguided | None = None,
+    guidance: Guidance | None = None,
     on_clean: OnStep | None = None,
 ) -> OnStep:
-    """What the sampler calls after each step so that the step is reported, with the loss that the steer measured."""
+    """What the sampler calls after each step so that the step is reported, with the loss that guidance measured."""
     measured = 0
 
     def report(step: Step, clean: Tensor) -> None:
         nonlocal measured
         loss = None
-        if events.losses and isinstance(steer, DomainSteer) and len(steer.curve) > measured:
-            measured = len(steer.curve)
-            loss = steer.curve[-1].mean().item()
+        if events.losses and guidance is not None and len(guidance.curve) > measured:
+            measured = len(guidance.curve)
+            loss = guidance.curve[-1].mean().item()
         if on_clean is not None:
             on_clean(step, clean)
         events.emit(Stepped(task, len(clean), step.index, step.total, loss))

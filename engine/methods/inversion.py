@@ -12,10 +12,10 @@ import torch
 from torch import Generator, Tensor
 
 from engine.classifiers import Classifier
-from engine.classifiers.classifier import class_numbers
+from engine.classifiers.base import class_numbers
 from engine.errors import ConfigError
 from engine.events import SILENT, Events, Stepped
-from engine.guidance.losses import judged
+from engine.guidance.domain import judged
 from engine.methods.base import members, mixed_groups
 from engine.methods.descent import Iteration, OnIteration
 from engine.methods.models import Models
@@ -168,6 +168,7 @@ def _check_unused(request: Request, models: Models, execution: Execution) -> Non
         "runtime": request.runtime != "torch",
         "onnx_cache": execution.onnx_cache != plain.onnx_cache,
         "attention": execution.attention != plain.attention,
+        "graphs": execution.graphs != plain.graphs,
     }
     for name in (name for name, is_used in used.items() if is_used):
         raise ConfigError(

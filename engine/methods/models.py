@@ -46,6 +46,7 @@ class Models:
             labels=named.labels,
             device=self.execution.device,
             dtype=self.request.dtype,
+            statistics=named.statistics,
         )
 
     @cached_property
@@ -75,6 +76,7 @@ class Models:
             preprocess=self.classifier.preprocess if isinstance(given, nn.Module) else None,
             device=self.classifier.device,
             dtype=self.request.dtype,
+            statistics=named.statistics,
         )
 
     def tokens(self, named: str | None) -> TokenTable | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple, get_args
 
-from engine.classifiers import Classifier
+from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
 from engine.methods.base import Prepare, Prepared
 from engine.methods.models import Models

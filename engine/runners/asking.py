@@ -57,16 +57,20 @@ def asked(
     tokens: AnyTokens | None = None,
     student: AnyClassifier | None = None,
     runtime: str = "torch",
+    device: str | None = None,
     memory: str | int | Plan = AUTO,
     attention: str = AUTO_ATTENTION,
     onnx_cache: str | Path | None = None,
+    graphs: bool = True,
 ) -> Asked:
     """What the arguments of `generate` ask for. Raises ConfigError for those that do not go together."""
     plan = memory if isinstance(memory, Plan) else None
     execution = Execution(
         memory=AUTO if isinstance(memory, Plan) else str(memory),
+        device=device,
         attention=attention,  # type: ignore[arg-type]
         onnx_cache=None if onnx_cache is None else str(onnx_cache),
+        graphs=graphs,
     )
     if isinstance(classifier, Request):
         _check_alone(

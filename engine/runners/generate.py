@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine.datasets.facts import request_of
 from engine.datasets.run_record import read_run
 from engine.events import SILENT, Events
+from engine.facts import request_of
 from engine.memory.budget import AUTO
 from engine.memory.plan import Plan
 from engine.request import Execution, Method, Request
@@ -28,9 +28,11 @@ def generate(
     tokens: AnyTokens | None = None,
     student: AnyClassifier | None = None,
     runtime: str = "torch",
+    device: str | None = None,
     memory: str | int | Plan = AUTO,
     attention: str = AUTO_ATTENTION,
     onnx_cache: str | Path | None = None,
+    graphs: bool = True,
     out: str | Path | None = None,
     events: Events = SILENT,
 ) -> Iterator[Sample]:
@@ -51,10 +53,14 @@ def generate(
         tokens: learned class tokens or their file, for methods with a prior.
         student: what `load_classifier` takes or gave, for adaptive DeepInversion.
         runtime: "torch", or "onnx" to sample and guide in ONNX Runtime, without autograd and without a plan.
+        device: "cpu", "cuda", "cuda:1"; by default the GPU where there is one. Models that are handed over stay where
+            they are.
         memory: what the run may take, as '12GB', '11.5GiB', bytes or 'auto' for all that is free, or a plan; but for
             rounding it changes no image.
         attention: "sdpa", "xformers" (CUDA, extra 'gpu'), or "auto", which is xformers where it is no slower.
         onnx_cache: folder of the graphs of runtime "onnx", which the first run with these models and settings exports.
+        graphs: on CUDA, whether UNet and guidance may be replayed from CUDA graphs, where the plan has room for them;
+            it changes no image.
         out: folder of the data set; one that holds a part of the same run is resumed, and only what was missing is
             yielded.
         events: where the run reports, and by which it is cancelled.
@@ -77,9 +83,11 @@ def generate(
         tokens=tokens,
         student=student,
         runtime=runtime,
+        device=device,
         memory=memory,
         attention=attention,
         onnx_cache=onnx_cache,
+        graphs=graphs,
     )
     return LocalRunner(out, wanted.execution, events, wanted.given).run(wanted.request)
 

@@ -43,6 +43,7 @@ def learn_tokens(
     method: str | Method = "ddis",
     alignment: Alignment = Alignment(),
     sampling: Sampling = Sampling(),
+    device: str | None = None,
     memory: str | int | Plan = AUTO,
     attention: str = AUTO_ATTENTION,
     out: str | Path | None = None,
@@ -78,6 +79,7 @@ def learn_tokens(
         method=method,
         alignment=alignment,
         sampling=sampling,
+        device=device,
         memory=memory,
         attention=attention,
     )
@@ -92,7 +94,7 @@ def learn_tokens(
         return table
     progress = path.with_name(f"{path.name}.progress") if path is not None else None
     if progress is not None and progress.exists():
-        state = resumed(progress, run)
+        state = resumed(progress, run, drawing.prior.device)
     else:
         if progress is not None:
             make_folder(progress.parent)  # refuses now what it would after the trial of words

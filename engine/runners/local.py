@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.datasets.dataset import open_dataset
-from engine.datasets.facts import with_names_of
 from engine.datasets.run_record import differences
 from engine.errors import ModelError
 from engine.events import SILENT, Events, ImageMade
+from engine.facts import with_names_of
 from engine.memory.measure import peak_bytes
 from engine.methods.base import Prepared
 from engine.methods.drawing import IMAGES
@@ -111,7 +111,10 @@ def made_by(prepared: Prepared) -> dict[str, Any]:
 
 def check_models(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Raise ModelError, naming what differs, where models are not those that a record names."""
-    differing = differences(expected, with_names_of(expected, found))
+    shared = {name: found[name] for name in expected if name in found}
+    differing = differences(
+        {name: expected[name] for name in shared}, with_names_of(expected, shared)
+    )
     if differing:
         raise ModelError(
             f"the models are not those of the record: {'; '.join(differing)}. Expected the same models, which alone "

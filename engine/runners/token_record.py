@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from engine.datasets.facts import facts_of, with_names_of
 from engine.datasets.run_record import differences
 from engine.errors import OutputError
+from engine.facts import facts_of, with_names_of
 from engine.methods.drawing import Drawing
 from engine.runners.local import made_by
 from engine.settings import TokenLearning
 from engine.settings.plain import to_plain
-from engine.tokens.state import Outcome, TokenState
+from engine.tokens.state import ON_DEVICE, Outcome, TokenState
 from engine.tokens.table import METADATA, TokenTable, TokenTraining, placeholders, read_tensors
 
 JOINT = "joint."
@@ -59,8 +59,11 @@ def packed(state: TokenState, run: Mapping[str, Any]) -> bytes:
     return save(tensors, metadata={METADATA: facts})
 
 
-def resumed(path: Path, run: Mapping[str, Any]) -> TokenState:
-    """The state that `packed` wrote. Raises OutputError for one of another run, TokenFileError for a damaged one."""
+def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenState:
+    """The state that `packed` wrote, its rows and their moments on a device.
+
+    Raises OutputError for one of another run, TokenFileError for a damaged one.
+    """
     tensors, facts = read_tensors(path)
     check_same_run(path, facts.get("run", {}), run)
     joint = {
@@ -68,6 +71,7 @@ def resumed(path: Path, run: Mapping[str, Any]) -> TokenState:
         for name in list(tensors)
         if name.startswith(JOINT)
     }
+    tensors |= {name: tensors[name].to(device) for name in ON_DEVICE}
     rows = tensors.pop("rows").requires_grad_()
     return TokenState(
         classes=tuple(facts["classes"]), word=facts["word"], rows=rows, joint=joint, **tensors
@@ -101,7 +105,7 @@ def table_of(
         for number, report in enumerate(reports)
     }
     return TokenTable(
-        rows=state.rows if every_class else state.rows.detach()[kept],
+        rows=state.rows if every_class else state.rows.detach()[kept].cpu(),
         classes=tuple(classes),
         labels=tuple(drawing.classifier.labels[number] for number in classes),
         names=tuple(names[number] for number in classes),

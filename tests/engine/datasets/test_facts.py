@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from engine.datasets import open_dataset
-from engine.datasets.facts import facts_of, request_of, runs_of, with_names_of
 from engine.datasets.run_record import read_run
 from engine.errors import ConfigError, OutputError
+from engine.facts import facts_of, request_of, runs_of, with_names_of
 from engine.request import ClassifierSource, PriorSource, Request
 from engine.settings import Alignment, Sampling
 from engine.settings.inversion import DeepInversion
