@@ -73,6 +73,16 @@ def test_both_versions_tell_the_same_facts_and_the_same_request(name: str) -> No
     assert models == request_of(now, "run.json")[1] == now["models"]
 
 
+def test_a_setting_that_came_since_has_its_default() -> None:
+    """Records that were written before it had a name are of the same run."""
+    request, old, others = PAIRS["ddis"]
+    for record in (now := made(request, old, others), old):
+        early = json.loads(json.dumps(record))
+        settings = early["request"]["method"] if "request" in early else early
+        del settings["alignment"]["class_weight"]
+        assert facts_of(early) == facts_of(now)
+
+
 def test_tokens_count_by_their_fingerprint_and_not_by_their_file() -> None:
     def facts(file: str, fingerprint: str) -> dict:
         method = DDIS(tokens=file)
@@ -136,7 +146,7 @@ def test_a_folder_of_version_0_1_is_read_and_resumed(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"other settings: seed is 4 there and 5 here\."):
         open_dataset(folder, changed, labels)
     sharper = replace(request, method=DDIS(sampling=Sampling(cfg=6)))
-    with pytest.raises(OutputError, match=r"method\.sampling\.cfg is 4\.0 there and 6 here"):
+    with pytest.raises(OutputError, match=r"method\.sampling\.cfg is 4\.0 there and 6\.0 here"):
         open_dataset(folder, made(sharper, old, others), labels)
 
 
