@@ -67,7 +67,7 @@ def prepare(request: Request, execution: Execution, call: Call) -> "Prepared":
     expected = {
         name: identity
         for name, identity in (call.record or {}).get("models", {}).items()
-        if FLAG_OF[name] not in call.given
+        if FLAG_OF.get(name) not in call.given
     }
     return LocalRunner(execution=execution, given=given, expected=expected).prepare(request)
 
@@ -89,10 +89,17 @@ def write_images(prepared: "Prepared", out: Path, call: Call) -> int:
 def write_folder(
     request: Request, execution: Execution, classifier: "Classifier", out: Path, call: Call
 ) -> None:
-    """Write the images of a request, whose classifier is loaded, or what is missing of them."""
+    """Write the images of a request, whose classifier is loaded, or what is missing of them: of all its classes."""
     from engine.methods.models import Given
     from engine.runners.local import LocalRunner
 
+    request = Request(
+        classifier=request.classifier,
+        prior=request.prior,
+        method=request.method,
+        images_per_class=request.images_per_class,
+        seed=request.seed,
+    )
     for _ in LocalRunner(out, execution, call.events, Given(classifier=classifier)).run(request):
         pass
 

@@ -151,9 +151,10 @@ def test_images_are_the_same_when_unet_and_guidance_are_replayed(
     """Two groups of other classes, prompts and noise, replayed from what the first one recorded."""
     if alignment is None:
         planned = replace(planned, decoder="none", decode_px=0)
-    eager = run(classifier, small_prior, planned, alignment=alignment, graphs=False)
+    guided = {"method": "plain"} if alignment is None else {"alignment": alignment}
+    eager = run(classifier, small_prior, planned, **guided, graphs=False)
     assert backend.recorded == 0
-    found = run(classifier, small_prior, planned, alignment=alignment)
+    found = run(classifier, small_prior, planned, **guided)
     assert backend.recorded == (1 if alignment is None else 2)
     assert backend.replays > 8
     assert found.keys() == eager.keys()

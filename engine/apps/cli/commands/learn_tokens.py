@@ -67,8 +67,9 @@ class LearnTokens(Command):
         from engine.runners.learn_tokens import learn_tokens
         from engine.tokens.textual_inversion import export_textual_inversion
 
+        method = replace(requests.drawing(self.request), tokens=None)
         table = learn_tokens(
-            self.request,
+            replace(self.request, method=method, student=None, runtime="torch"),
             learning=self.learning_of(call),
             device=self.execution.device,
             memory=self.execution.memory,
