@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from engine import profile
-from engine.runners.job import prepare
+from engine.runners.asking import asked
 from gpu.card import Card
 from gpu.record import Record
 from gpu.steps import METHODS, STEPS, images_per_minute, launching, timed_step, unchecked
@@ -17,8 +17,8 @@ def measure(record: Record, card: Card) -> None:
 
     def step(batch: int, method: str) -> dict[str, Any]:
         labels = classifier.labels[:1]
-        job = prepare(classifier, prior, labels, batch, memory="auto", **METHODS[method])
-        return timed_step(card, job)
+        wanted = asked(classifier, prior, labels, batch, memory="auto", **METHODS[method])
+        return timed_step(card, wanted.prepare())
 
     for batch in batches:
         for method in ("ours", "paper", "ours, full VAE"):

@@ -14,8 +14,8 @@ from engine.classifiers import Classifier
 from engine.guidance.move import Guidance
 from engine.memory.apply import applied
 from engine.memory.micro_batch import denoise_in_parts
+from engine.methods.drawing import Drawing
 from engine.models import Prior
-from engine.runners.job import Job
 from engine.sampling.ddim import sample
 from engine.settings import Alignment, Sampling
 from gpu.card import Card
@@ -40,19 +40,19 @@ def unchecked() -> Iterator[None]:
         yield
 
 
-def timed_step(card: Card, job: Job, rounds: int = 5) -> dict[str, Any]:
-    """Seconds of a plain and of a guided step of a job's first group, and what the guided one takes at most."""
-    prior, (keys, *_) = job.prior, job.groups()
-    step, guidance = prior.schedule(STEPS)[AT_STEP], job.guidance(keys)
+def timed_step(card: Card, drawing: Drawing, rounds: int = 5) -> dict[str, Any]:
+    """Seconds of a plain and of a guided step of a drawing's first group, and what the guided one takes at most."""
+    prior, (keys, *_) = drawing.prior, drawing.groups()
+    step, guidance = prior.schedule(STEPS)[AT_STEP], drawing.guidance(keys)
     assert guidance.acts_on(step)
     noise = torch.Generator().manual_seed(0)
     z = torch.randn(len(keys), *prior.latent_shape, generator=noise).to(prior.device)
-    with torch.no_grad(), applied(job.plan, prior) as phase:
+    with torch.no_grad(), applied(drawing.plan, prior) as phase:
         with phase("text"):
             context, null = prior.encode_prompts(["a photo"]), prior.encode_prompts([""])
         context = context.expand(len(keys), -1, -1)
         with phase("sampling"):
-            denoise = denoise_in_parts(prior, context, null, job.sampling.cfg, job.parts)
+            denoise = denoise_in_parts(prior, context, null, drawing.sampling.cfg, drawing.parts)
             plain = card.seconds(lambda: sample(z, denoise, [step]), rounds)
             seen = guidance.before(denoise)
             guided = card.seconds(lambda: sample(z, seen, [step], guidance.move), rounds)

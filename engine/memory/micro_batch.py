@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import EngineError, brief
+from engine.events import SILENT, MemoryRanOut
 from engine.memory.budget import MemoryWarning
 from engine.models.prior import Prior
 from engine.types import Denoise, Prediction, Step
@@ -44,12 +45,14 @@ class MicroBatches:
 
     One object serves a whole run, so that what was learned of its memory in one batch holds for the next. release:
     frees memory that a run can do without, and says whether there was any; it is called before a size is halved.
+    events: where a run out of memory is reported.
     """
 
     def __init__(
         self, sizes: Mapping[str, int] | None = None, release: Callable[[], bool] = lambda: False
     ) -> None:
         self.sizes = dict(sizes or {})
+        self.events = SILENT
         self.release = release
 
     def attempt(self, phase: str, images: int, work: Callable[[int], T]) -> T:
@@ -100,6 +103,7 @@ class MicroBatches:
             MemoryWarning,
             stacklevel=4,
         )
+        self.events.emit(MemoryRanOut(phase, size, size // 2))
 
 
 def _clear() -> None:

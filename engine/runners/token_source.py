@@ -1,4 +1,4 @@
-"""A job's models bound to the loop that learns tokens, each phase of it in as many parts as memory asks for."""
+"""Loaded models bound to the loop that learns tokens, each phase of it in as many parts as memory asks for."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers.base import Classifier, statistics_of
+from engine.events import SILENT, Events
 from engine.guidance.domain import Domain
 from engine.guidance.gradient import finite_gradient, loss_scale
 from engine.guidance.two_pass import part_by_part, two_pass
 from engine.memory.apply import InPhase
 from engine.memory.micro_batch import denoise_in_parts
+from engine.methods.drawing import Drawing, reporting
 from engine.models.prior import Prior
 from engine.prompts import class_prompt
-from engine.runners.job import Job
-from engine.sampling.ddim import OnStep
 from engine.settings import Alignment, TokenLearning
 from engine.tokens.augment import random_views, shown
 from engine.tokens.scaled import scaled_gradient
@@ -25,36 +25,34 @@ from engine.tokens.table import placeholders
 from engine.tokens.trajectories import Trajectories, gradient_steps
 from engine.types import ImageKey, image_rng
 
+LEARNING_IMAGES = "images that teach tokens"
+"""The task whose steps are reported."""
+
 
 class TokenSource:
     """What `engine.tokens.source.ImageSource` asks for. prior: speaks the tokens that are learned."""
 
     def __init__(
         self,
-        job: Job,
+        drawing: Drawing,
         prior: Prior,
         learning: TokenLearning,
         phase: InPhase,
-        on_step: OnStep | None = None,
+        events: Events = SILENT,
     ) -> None:
-        self.job, self.prior, self.learning, self.phase, self.on_step = (
-            job,
-            prior,
-            learning,
-            phase,
-            on_step,
-        )
-        self.names = placeholders(job.classifier.labels)
-        self.domain = token_domain(job.classifier) if learning.domain_weight else None
-        self.scale = loss_scale(prior.dtype, job.classifier.dtype)
+        self.drawing, self.prior, self.learning, self.phase = drawing, prior, learning, phase
+        self.on_step = reporting(events, LEARNING_IMAGES)
+        self.names = placeholders(drawing.classifier.labels)
+        self.domain = token_domain(drawing.classifier) if learning.domain_weight else None
+        self.scale = loss_scale(prior.dtype, drawing.classifier.dtype)
         with torch.no_grad(), phase("text"):
-            self.null = prior.encode_prompts([job.sampling.negative_prompt])
+            self.null = prior.encode_prompts([drawing.sampling.negative_prompt])
 
     @torch.no_grad()
     def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
         with self.phase("text"):
             prompts = self._prompts(classes, with_tokens)
-            return torch.cat(self.job.parts.split("text", self.prior.encode_prompts, prompts))
+            return torch.cat(self.drawing.parts.split("text", self.prior.encode_prompts, prompts))
 
     def to_rows(
         self, classes: Sequence[int], by_context: Tensor, rows: Tensor, scale: float
@@ -65,15 +63,15 @@ class TokenSource:
 
         with torch.enable_grad(), self.phase("rows"):
             grads, scales = zip(
-                *self.job.parts.split("rows", part, classes, by_context), strict=True
+                *self.drawing.parts.split("rows", part, classes, by_context), strict=True
             )
         return torch.stack(grads).sum(0), min(scales)
 
     def draw(self, keys: Sequence[ImageKey], context: Tensor) -> "DrawnImages":
-        job, learning = self.job, self.learning
-        rng = image_rng(job.seed, keys[0])
+        drawing, learning = self.drawing, self.learning
+        rng = image_rng(drawing.seed, keys[0])
         at = gradient_steps(
-            learning.gradient, job.sampling.steps, learning.updates_per_trajectory, rng
+            learning.gradient, drawing.sampling.steps, learning.updates_per_trajectory, rng
         )
         with self.phase("sampling"):
             trajectories = Trajectories(
@@ -81,20 +79,20 @@ class TokenSource:
                 keys,
                 context,
                 self.null,
-                job.sampling,
-                job.seed,
-                job.guidance,
+                drawing.sampling,
+                drawing.seed,
+                drawing.guidance,
                 at,
                 self.on_step,
-                partial(denoise_in_parts, self.prior, parts=job.parts),
+                partial(denoise_in_parts, self.prior, parts=drawing.parts),
             )
         return DrawnImages(self, trajectories, rng)
 
     def _prompts(self, classes: Sequence[int], with_tokens: bool) -> list[str]:
-        labels = self.job.classifier.labels
+        labels = self.drawing.classifier.labels
         tokens = self.names if with_tokens else [""] * len(labels)
         return [
-            class_prompt(labels[number], tokens[number], self.job.sampling.prompt)
+            class_prompt(labels[number], tokens[number], self.drawing.sampling.prompt)
             for number in classes
         ]
 
@@ -122,7 +120,7 @@ class DrawnImages:
     def gradient(
         self, update: int, context: Tensor, targets: Tensor, learning: TokenLearning, scale: float
     ) -> ContextGradient:
-        source, classifier = self.source, self.source.job.classifier
+        source, classifier = self.source, self.source.drawing.classifier
         share, weight = 1 / learning.images_per_epoch, learning.domain_weight * len(context)
         targets = targets.to(classifier.device)
         views = random_views(len(context), self.rng) if learning.augment else None
@@ -158,7 +156,7 @@ class DrawnImages:
             return ContextGradient(torch.cat([seen[start] for start in sorted(seen)]), grad, suits)
 
         with source.phase("cat"):
-            return source.job.parts.attempt("cat", len(context), in_parts)
+            return source.drawing.parts.attempt("cat", len(context), in_parts)
 
     @torch.no_grad()
     def finished(self, rows: Sequence[int]) -> Tensor:
@@ -167,10 +165,10 @@ class DrawnImages:
             z = self.trajectories.finished(rows)
 
         def logits_of(latents: Tensor) -> Tensor:
-            return source.job.classifier.logits(source.prior.decode(latents))
+            return source.drawing.classifier.logits(source.prior.decode(latents))
 
         with source.phase("decode"):
-            return torch.cat(source.job.parts.split("decode", logits_of, z))
+            return torch.cat(source.drawing.parts.split("decode", logits_of, z))
 
 
 def token_domain(classifier: Classifier) -> Domain:
