@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine.apps.options import (
     add_alignment,
     add_config,
+    add_graphs,
     add_learning,
     add_memory,
     add_methods,
@@ -57,6 +58,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, help="folder of the data set; continued if it was cut"
     )
     add_memory(parser)
+    add_graphs(parser)
     add_runtime(parser)
     add_alignment(parser)
     add_config(parser, Sampling())
@@ -171,6 +173,7 @@ def _job_of(chosen: argparse.Namespace, images_per_class: int) -> "Job | Baselin
             chosen.runtime,
             chosen.onnx_cache,
             attention=chosen.attention,
+            graphs=not chosen.no_graphs,
         )
     classifier = load_teacher(chosen)
     return prepare_baseline(

@@ -2,11 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.apps.options import (
     add_alignment,
     add_config,
+    add_graphs,
     add_memory,
     add_models,
     alignment_of,
@@ -16,6 +17,9 @@ from engine.apps.options import (
 from engine.apps.progress import Progress
 from engine.errors import ConfigError
 from engine.settings import Sampling
+
+if TYPE_CHECKING:
+    from engine.memory.plan import Plan
 
 PLAN_HELP = "how a run fits into a memory budget, told without loading the prior's weights"
 PROFILE_HELP = "where the time of a guided step goes"
@@ -32,6 +36,7 @@ SAVINGS = {
 def add_plan(parser: argparse.ArgumentParser) -> None:
     add_models(parser)
     add_memory(parser)
+    add_graphs(parser)
     parser.add_argument(
         "--image-px", type=int, help="size of the images (default: the prior's own)"
     )
@@ -86,6 +91,7 @@ def run_plan(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         sampling=sampling,
         device=device,
         attention=chosen.attention,
+        graphs=not chosen.no_graphs,
     )
     rows = [
         [
@@ -113,10 +119,19 @@ def run_plan(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         else "nothing: no guidance"
     )
     progress.say(
-        f"attention: {planned.attention}; guidance sees through: {seen}\nlargest batch in one piece: "
-        f"{planned.largest_batch}; smallest budget: {in_words(planned.smallest_bytes)}"
+        f"attention: {planned.attention}; guidance sees through: {seen}\n{_speed(planned)}\n"
+        f"largest batch in one piece: {planned.largest_batch}; smallest budget: {in_words(planned.smallest_bytes)}"
     )
     return planned.to_json()
+
+
+def _speed(planned: "Plan") -> str:
+    """The layout of the networks, and whether graphs are replayed."""
+    layout = " and ".join(planned.channels_last) or "no network"
+    graphs = (
+        f"not used, as {planned.eager_because}" if planned.eager_because else "of UNet and guidance"
+    )
+    return f"channels_last: {layout}; CUDA graphs: {graphs}"
 
 
 def run_profile(chosen: argparse.Namespace, progress: Progress) -> dict[str, Any]:

@@ -83,6 +83,15 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_graphs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-graphs",
+        action="store_true",
+        help="launch every kernel of UNet and guidance by itself; "
+        "on CUDA they are else replayed from graphs where there is room for these",
+    )
+
+
 def add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime",
@@ -239,6 +248,7 @@ def check_methods(chosen: argparse.Namespace) -> None:
             "tiny_decoder": None,
             "onnx_cache": None,
             "attention": AUTO_ATTENTION,
+            "no_graphs": False,
         }
         wrong |= {key for key, default in unused.items() if getattr(chosen, key) != default}
         wrong |= guided | ({entry.name for entry in fields(Sampling)} & given)
