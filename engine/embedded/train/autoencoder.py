@@ -2,7 +2,7 @@
 
 First by squared error alone, which is fast and blurs; then by absolute error, features of a network that knows the
 training images' classes, and late a patch critic, as latent diffusion does. Noise on the latents keeps them smooth for
-a denoiser. When a prior has been trained on its latents the encoder is frozen, and the decoder alone is trained further.
+a denoiser. Once a prior has been trained on its latents the encoder is frozen, and the decoder alone trained further.
 """
 
 from pathlib import Path
@@ -21,6 +21,8 @@ RECIPE = Recipe(steps=1600, batch=32, learning_rate=2e-3, averaging=0.995)
 """By squared error, on views at half of the side."""
 FINISH = Recipe(steps=6000, batch=24, learning_rate=6e-4, averaging=0.998, seed=1)
 """By likeness, on crops of half of the side and, each WHOLE_EVERY steps, on a third as many whole images."""
+DECODER = Recipe(steps=6000, batch=24, learning_rate=4e-4, averaging=0.998, seed=2)
+"""Of the decoder alone, when the latents are fixed."""
 WHOLE_EVERY = 8
 NOISE = 0.05
 """Deviation of the noise on the latents, in their own deviations."""
@@ -85,7 +87,7 @@ def finish_autoencoder(
     *,
     decoder_alone: bool = False,
 ) -> AutoencoderTiny:
-    """Train `start` further, in place, by likeness. `decoder_alone` leaves the encoder, and so every latent, as it is."""
+    """Train `start` further, in place, by likeness; with `decoder_alone` every latent stays as it is."""
     model = machine.place(start.requires_grad_(True))
     halves = Halves(model, decoder_alone)
     fast = machine.fast(halves)

@@ -1,11 +1,12 @@
-"""PACS at 64 px as tensors, and the random views that training draws from them.
+"""Labelled pictures as tensors, and the random views that training draws from them.
 
-A parquet file has the columns `image` (struct with `bytes`), `label` and `domain`. Labels and domains are numbered in
-alphabetical order.
+A parquet file has the columns `image` (struct with `bytes`), `label` and, of PACS, `domain`. Labels and domains are
+numbered in alphabetical order.
 """
 
 import io
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ class Images:
     pixels: Tensor
     classes: Tensor
     domains: Tensor
+    class_names: tuple[str, ...] = CLASSES
+    domain_names: tuple[str, ...] = DOMAINS
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -33,7 +36,7 @@ class Images:
     @property
     def pairs(self) -> Tensor:
         """The number of each image's pair of domain and class (N,), counted by domains first."""
-        return self.domains * len(CLASSES) + self.classes
+        return self.domains * len(self.class_names) + self.classes
 
     def where(self, mask: Tensor) -> "Images":
         return replace(
@@ -58,17 +61,31 @@ class Images:
         return replace(self, pixels=pixels, classes=classes, domains=domains)
 
 
+@lru_cache(maxsize=3)
 def load_pacs(path: Path) -> Images:
     """All rows of one PACS parquet file."""
     rows = pq.read_table(path, columns=["image", "label", "domain"]).to_pydict()
-    pixels = [
-        np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("RGB")) for image in rows["image"]
-    ]
     return Images(
-        torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(),
+        _pixels(rows["image"]),
         torch.tensor([CLASSES.index(label) for label in rows["label"]]),
         torch.tensor([DOMAINS.index(domain) for domain in rows["domain"]]),
     )
+
+
+def load_photos(path: Path, share: float = 1.0) -> Images:
+    """The first `share` of the rows of a parquet file without domains, such as CIFAR-10's: all of them are photos."""
+    table = pq.read_table(path, columns=["image", "label"])
+    names = tuple(sorted(set(table["label"].to_pylist())))
+    rows = table.slice(0, round(share * len(table))).to_pydict()
+    classes = torch.tensor([names.index(label) for label in rows["label"]])
+    return Images(
+        _pixels(rows["image"]), classes, torch.zeros_like(classes), names, domain_names=("photo",)
+    )
+
+
+def _pixels(images: list[dict[str, bytes]]) -> Tensor:
+    decoded = [np.asarray(Image.open(io.BytesIO(one["bytes"])).convert("RGB")) for one in images]
+    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
 
 
 def random_index(number: int, draws: int, rng: Generator) -> Tensor:
@@ -115,14 +132,3 @@ def random_views(pixels: Tensor, resolution: int, rng: Generator, smallest: floa
         return crops
     size = (resolution, resolution)
     return interpolate(crops, size=size, mode="bilinear", antialias=True).clamp(0, 1)
-
-
-def jittered(images: Tensor, rng: Generator, strength: float = 0.3) -> Tensor:
-    """Random brightness, contrast and saturation, one of each per image: (N, 3, H, W) in [0, 1] -> the same."""
-    brightness, contrast, saturation = 1 + strength * (
-        2 * torch.rand(3, len(images), 1, 1, 1, generator=rng, device=images.device) - 1
-    )
-    grey = images.mean(1, keepdim=True)
-    images = grey + saturation * (images - grey)
-    centre = images.mean((1, 2, 3), keepdim=True)
-    return (centre * brightness + contrast * (images - centre)).clamp(0, 1)

@@ -65,7 +65,7 @@ class Machine:
 
     def place(self, module: Network) -> Network:
         """The module on the device, in the memory format that convolutions are fastest in."""
-        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def fast(self, module: Network) -> Network:
         """The module, compiled where that was asked for: the same parameters under another callable."""

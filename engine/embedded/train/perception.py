@@ -7,7 +7,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import spectral_norm
 
-from engine.embedded.train.data import Images, jittered, random_index, random_views
+from engine.embedded.train.augment import jittered
+from engine.embedded.train.data import Images, random_index, random_views
 from engine.embedded.train.loop import CPU, Machine, Recipe, train
 
 RECIPE = Recipe(steps=600, batch=48, learning_rate=2e-3, weight_decay=0.05, averaging=0.995)
@@ -48,9 +49,7 @@ class Perception(nn.Module):
         stages, width = [], first
         for number, wider in enumerate(rest):
             stride = 2 if number else 1
-            stages.append(
-                nn.Sequential(Residual(width, wider, stride), Residual(wider, wider, 1))
-            )
+            stages.append(nn.Sequential(Residual(width, wider, stride), Residual(wider, wider, 1)))
             width = wider
         self.stages = nn.ModuleList(stages)
         self.head = nn.Linear(width, pairs)
