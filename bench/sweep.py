@@ -5,7 +5,7 @@ Writes bench/results/kernels.json and kernels.md.
     python bench/sweep.py                 all shapes, batch 1, 8, 32, both layouts: some minutes
     python bench/sweep.py --quick         the shapes that the README quotes
     python bench/sweep.py --only channel_moments networks   these anew; the rest of the result stays as it is
-    python bench/sweep.py --device cuda   the same on a GPU, with copy bandwidth
+    python bench/sweep.py --device cuda   the same on a GPU
 
 Contenders take turns, and the best of each counts. Run it on a quiet machine. Not named after the kernels: as a script
 it would be first on the path, and transformers imports what is called `kernels` there.
