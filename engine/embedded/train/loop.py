@@ -94,7 +94,7 @@ class Clock:
 
     recipe: Recipe
     machine: Machine
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
 
     def elapsed(self) -> float:
         return time.monotonic() - self.began

@@ -99,7 +99,8 @@ def checkpoint(folder: Path) -> dict[str, Any]:
     file = folder / "state.pt"
     if not file.is_file():
         raise ConfigError(
-            f"there is no {file}, expected a trained model: run the stage {folder.name!r} first, or name what is there."
+            f"there is no {file}, expected a trained model: run the stage {folder.name!r} first, or leave out with "
+            "--models what is not there."
         )
     return torch.load(file, weights_only=True, map_location="cpu")
 
