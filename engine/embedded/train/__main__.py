@@ -33,7 +33,7 @@ from engine.embedded.train.stages import GPU_WIDTH, RECIPES, SHARES, STAGES, Job
 from engine.errors import ConfigError, EngineError
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-PACKING = 0.06
+PACKING = 0.12
 """The share of `all`'s budget that is left for shipping."""
 
 

@@ -131,7 +131,7 @@ def psnr_db(model: AutoencoderTiny, images: Images, resolution: int) -> float:
     """Mean over images of the peak signal-to-noise ratio, in dB, on whole images in [0, 1]."""
     ratios = []
     for pixels in images.pixels.split(100):
-        views = resized(pixels, resolution)
+        views = resized(pixels.to(model.device), resolution)
         again = (model.decode(model.encode(views * 2 - 1).latents).sample / 2 + 0.5).clamp(0, 1)
         ratios.append(-10 * (again - views).square().mean((1, 2, 3)).log10())
     return torch.cat(ratios).mean().item()

@@ -69,8 +69,9 @@ class Perception(nn.Module):
         """Mean over maps of the squared distance between two batches' features, relative to that of `wanted` from 0."""
         parts = []
         for found, aim in zip(self.features(images), self.features(wanted), strict=True):
-            error = (found - aim.detach()).square().sum(1).mean()
-            parts.append(error / (aim.detach().square().sum(1).mean() + 1e-6))
+            found, aim = found.float(), aim.detach().float()
+            error = (found - aim).square().sum(1).mean()
+            parts.append(error / (aim.square().sum(1).mean() + 1e-6))
         return sum(parts, start=images.new_zeros(())) / len(parts)
 
 
