@@ -1,6 +1,7 @@
 """Write a trained prior and its narrow decoder as the folders that ship, in float16, with cards and samples."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from engine.embedded.train.autoencoder import psnr_db
 from engine.embedded.train.cards import card, forget_origin, sheet
 from engine.embedded.train.data import Images
 from engine.embedded.train.loop import Recipe
-from engine.embedded.train.prior import PriorNetworks, build_scheduler, build_tokenizer
+from engine.embedded.train.prior_networks import PriorNetworks, build_scheduler, build_tokenizer
 from engine.embedded.train.tiny_decoder import likeness_db
 from engine.settings import Sampling
 
@@ -38,8 +39,9 @@ def pack_prior(
     folder: Path,
     start: Path | None = None,
     device: str = "cpu",
+    autoencoder: Mapping[str, Recipe] | None = None,
 ) -> None:
-    """A diffusers folder, with samples drawn by diffusers' own pipeline on `device`."""
+    """A diffusers folder with samples by diffusers' own pipeline on `device`. autoencoder: its stages' recipes."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=networks.text_encoder,
@@ -89,6 +91,7 @@ def pack_prior(
             f"name: {_other_words(images.class_names)}",
             **history,
             f"{RECIPE_LINE} {len(history) + 1}": str(recipe),
+            **{f"autoencoder, {stage}": str(own) for stage, own in (autoencoder or {}).items()},
             "autoencoder, PSNR on these images": f"{psnr:.1f} dB",
             "samples.png": "rows: 'a <class>', then the four domains' prompts; columns: "
             + ", ".join(images.class_names),

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from engine.embedded.judge import JudgeNet
-from engine.embedded.train import classifiers, pack, pack_classifiers, prior, tiny_decoder
+from engine.embedded.train import classifiers, pack, pack_classifiers, prior_networks, tiny_decoder
 from engine.embedded.train.data import DOMAINS, load_pacs
 from engine.embedded.train.loop import Recipe
 from engine.embedded.train.stages import (
@@ -49,15 +49,28 @@ def pack_all(job: Job, out: Path, models: tuple[str, ...]) -> None:
 def pack_prior(job: Job, folder: Path) -> None:
     """The prior with the autoencoder's latest decoder."""
     images, vae = job.for_prior, autoencoder_of(job, *IMAGES)
-    tokenizer = prior.build_tokenizer(images.class_names, images.domain_names)
-    networks: prior.PriorNetworks = averaged(
-        prior.PriorNetworks(tokenizer, *prior.latent_shape(vae, job.resolution)),
+    tokenizer = prior_networks.build_tokenizer(images.class_names, images.domain_names)
+    networks: prior_networks.PriorNetworks = averaged(
+        prior_networks.PriorNetworks(tokenizer, *prior_networks.latent_shape(vae, job.resolution)),
         job.work / "prior",
     )
     vae.register_to_config(scaling_factor=round(networks.scale.item(), 4))
     own = as_done(job.recipes["prior"], job.work / "prior")
+    taught = {
+        stage: as_done(job.recipes[stage], job.work / stage)
+        for stage in reversed(IMAGES)
+        if (job.work / stage / "state.pt").is_file()
+    }
     pack.pack_prior(
-        vae, networks, images, job.resolution, own, folder, job.start, job.machine.device
+        vae,
+        networks,
+        images,
+        job.resolution,
+        own,
+        folder,
+        job.start,
+        job.machine.device,
+        taught,
     )
 
 

@@ -172,7 +172,7 @@ def seen_by(job: Job) -> perception.Perception:
     return model
 
 
-def run_prior(job: Job) -> prior.PriorNetworks:
+def run_prior(job: Job) -> nn.Module:
     vae = autoencoder_of(job, *LATENTS)
     return prior.train_prior(
         job.for_prior, vae, *job.common("prior"), start=job.start, machine=job.machine

@@ -13,7 +13,7 @@ from engine.embedded.captions import (
     words_for,
 )
 from engine.embedded.train.data import CLASSES, DOMAINS
-from engine.embedded.train.prior import build_tokenizer
+from engine.embedded.train.prior_networks import build_tokenizer
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

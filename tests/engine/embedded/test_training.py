@@ -7,7 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Generator, nn
 
-from engine.embedded.train import autoencoder, loop, prior
+from engine.embedded.captions import every_caption
+from engine.embedded.train import autoencoder, loop, prior, prior_networks
 from engine.embedded.train.augment import erased, jittered, mixed, warped
 from engine.embedded.train.data import Images, load_pacs, random_crops
 from engine.embedded.train.loop import Machine, Recipe, rate_at, train
@@ -125,8 +126,7 @@ def test_shares_of_mixed_images_tell_what_they_hold():
 def test_pairs_are_drawn_equally_often_and_captions_by_their_chances():
     classes = torch.tensor([0] * 50 + [3] * 5)
     images = Images(pixels(55), classes, torch.tensor([2] * 50 + [3] * 5))
-    texts = ["", *(f"{word}" for word in ("x", "y"))]
-    texts = prior.every_caption(images.class_names)
+    texts = every_caption(images.class_names)
     balanced = prior.Balanced(images, texts, "cpu")
     index, told = balanced.draw(4000, Generator().manual_seed(0))
     assert (index < 50).float().mean() == pytest.approx(0.5)
@@ -153,15 +153,15 @@ def test_a_deeper_unet_takes_a_packed_one_for_its_deepest_levels():
         sample_size=8,
         in_channels=4,
         out_channels=4,
-        block_out_channels=prior.UNET_WIDTHS[1:],
+        block_out_channels=prior_networks.UNET_WIDTHS[1:],
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=prior.TEXT_WIDTH,
+        cross_attention_dim=prior_networks.TEXT_WIDTH,
         attention_head_dim=4,
     )
-    deep = prior.build_unet(16, 4)
-    prior.fitting(deep, prior.deepest(shallow, 3))
+    deep = prior_networks.build_unet(16, 4)
+    prior_networks.fitting(deep, prior_networks.deepest(shallow, 3))
     theirs, ours = shallow.state_dict(), deep.state_dict()
     for name in ("resnets.0.conv1.weight", "attentions.0.proj_in.weight"):
         assert torch.equal(ours[f"down_blocks.2.{name}"], theirs[f"down_blocks.1.{name}"])
