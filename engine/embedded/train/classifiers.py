@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.optim.swa_utils import update_bn
@@ -142,13 +143,19 @@ def train_domain_classifiers(
             images.where(images.domains == number),
             resolution,
             DOMAIN_RECIPE,
-            folder / name,
+            domain_folder(folder, name),
             base,
             after,
             kind,
         )
         for number, name in enumerate(images.domain_names)
     }
+
+
+def domain_folder(folder: Path, domain: str) -> Path:
+    """Where a domain's classifier is trained: a start that was trained further has domains of its own."""
+    steps = torch.load(folder / "base" / "state.pt", weights_only=True)["step"]
+    return folder / f"{domain}-after-{steps}"
 
 
 def build_judge(images: Images) -> JudgeNet:

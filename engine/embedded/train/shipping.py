@@ -90,7 +90,8 @@ def pack_domains(job: Job, out: Path, kind: str, parts: pack_classifiers.Parts) 
     for number, domain in enumerate(DOMAINS):
         of_domain = job.for_classifiers.where(job.for_classifiers.domains == number)
         model: nn.Module = averaged(
-            classifiers.KINDS[kind](len(of_domain.class_names)), job.work / stage / domain
+            classifiers.KINDS[kind](len(of_domain.class_names)),
+            classifiers.domain_folder(job.work / stage, domain),
         )
         classifiers.restate(model, of_domain, job.resolution)
         write(model, domain, job.resolution, own, out / f"classifier-{domain}{kind}", parts)
