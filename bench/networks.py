@@ -23,9 +23,10 @@ from torch.linalg import vector_norm
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from engine.classifiers import load_classifier
-from engine.classifiers.architectures import RESIDUAL
+from engine.classifiers.architectures import RESIDUAL, measure_statistics
 from engine.classifiers.classifier import logits_of
-from engine.classifiers.norms import is_batch_norm, norm_calls, stored_moments
+from engine.classifiers.norms import norm_calls, stored_moments
+from engine.classifiers.preprocess import Preprocess
 from engine.guidance.fused import aligned
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -35,8 +36,8 @@ NETWORKS = [f"ResNet-{depth}" for depth in RESIDUAL]
 NETWORKS += [f"embedded:{domain}" for domain in ("art_painting", "cartoon", "photo", "sketch")]
 
 
-def resnet(depth: int) -> nn.Module:
-    """A ResNet with random weights, and statistics that keep its activations of order one."""
+def resnet(depth: int, px: int) -> nn.Module:
+    """A ResNet with random weights, and statistics of images of `px` that keep its activations of order one."""
     torch.manual_seed(depth)
     layer_type = "bottleneck" if depth >= 50 else "basic"
     sizes = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
@@ -45,12 +46,7 @@ def resnet(depth: int) -> nn.Module:
             depths=list(RESIDUAL[depth]), hidden_sizes=sizes, layer_type=layer_type, num_labels=1000
         )
     )
-    for layer in network.modules():
-        if is_batch_norm(layer):
-            layer.momentum = 1.0  # one batch makes the statistics
-    with torch.no_grad():
-        network.train()(torch.randn(8, 3, WARM_PX, WARM_PX))
-    return network.eval().requires_grad_(False)
+    return measure_statistics(network, Preprocess.squash(px)).requires_grad_(False)
 
 
 def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
@@ -90,7 +86,9 @@ def case(device: str, name: str, px: int, batch: int, layout: str) -> tuple[nn.M
     """The network and its images: float32 on the CPU, float16 on CUDA."""
     dtype = torch.float16 if device == "cuda" else torch.float32
     depth = name.removeprefix("ResNet-")
-    network = resnet(int(depth)) if depth != name else load_classifier(name, device=device).module
+    network = (
+        resnet(int(depth), px) if depth != name else load_classifier(name, device=device).module
+    )
     network = network.to(device, dtype, memory_format=LAYOUTS[layout])
     x = torch.randn(batch, 3, px, px).to(device, dtype, memory_format=LAYOUTS[layout])
     return network, x

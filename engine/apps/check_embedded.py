@@ -53,7 +53,7 @@ def check_embedded(
         path = Path(data) / TEST_FILE
         if not path.is_file():
             raise ConfigError(
-                f"there is no {path}, expected the test part of PACS: give its folder, or leave --data out."
+                f"there is no {path}, expected the test part of PACS: give its folder, or leave `data` out."
             )
         measures |= _on_real_images(prior, judge, load_pacs(path))
     shares = _on_prompts(prior, judge, images_per_prompt, seed, on_prompt)

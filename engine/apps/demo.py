@@ -161,6 +161,6 @@ def _shipped(domain: str) -> Path | None:
     if not path.parent.is_dir():
         raise ModelError(
             f"there are no shipped tokens in {path.parent}, expected them with the package's weights: "
-            "install the package again, or pass --learn to learn them now."
+            "install the package again, or set `learn` to learn them now."
         )
     return path if path.is_file() else None

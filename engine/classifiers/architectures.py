@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers.norms import is_batch_norm
 from engine.classifiers.preprocess import Preprocess
 
 StateDict = Mapping[str, Tensor]
@@ -86,6 +88,8 @@ def _from_torchvision(key: str) -> str:
     return re.sub(r"(\d)-", lambda found: str(int(found[1]) - 1), key)
 
 
+NOISE_SIDES = (4, 8, 16, 32, 64)
+"""Sides of the noise, in pixels, that `measure_statistics` enlarges to images."""
 CIFAR = Preprocess.squash(32)
 LARGE = Preprocess(crop=(224, 224), resize=256)
 ARCHITECTURES = {
@@ -103,6 +107,27 @@ def untrained(architecture: str, classes: int) -> nn.Module:
     if depth in RESIDUAL:
         return ResNetForImageClassification(residual_config(depth, num_labels=classes))
     return CifarResNet(depth, classes=classes)
+
+
+@torch.no_grad()
+def measure_statistics(network: nn.Module, preprocess: Preprocess) -> nn.Module:
+    """Give an untrained network, in place, the BatchNorm statistics of images of the size that it reads.
+
+    The images are coarse and fine noise. Statistics of another size, or a new network's zeros and ones, would let its
+    activations and L_BN grow from layer to layer until float16 overflows. Returns the network in evaluation mode.
+    """
+    height, width = preprocess.crop
+    sides = [side for side in NOISE_SIDES if side < min(height, width)]
+    noise = [torch.rand(1, 3, side, side) for side in sides]
+    images = [F.interpolate(coarse, (height, width), mode="bicubic") for coarse in noise]
+    layers = [layer for layer in network.modules() if is_batch_norm(layer)]
+    before = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0  # type: ignore[assignment]  # one batch makes the statistics
+    network.train()(preprocess.normalised(torch.cat([*images, torch.rand(1, 3, height, width)])))
+    for layer, momentum in zip(layers, before, strict=True):
+        layer.momentum = momentum
+    return network.eval()
 
 
 def architecture_of(module: nn.Module) -> str | None:

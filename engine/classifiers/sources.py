@@ -11,7 +11,13 @@ from safetensors.torch import save
 from torch import nn
 from transformers import ResNetForImageClassification
 
-from engine.classifiers.architectures import ARCHITECTURES, LARGE, RESIDUAL, residual_config
+from engine.classifiers.architectures import (
+    ARCHITECTURES,
+    LARGE,
+    RESIDUAL,
+    measure_statistics,
+    residual_config,
+)
 from engine.classifiers.checkpoints import load_architecture
 from engine.classifiers.classifier import Classifier, Source, frozen_classifier
 from engine.classifiers.hub import from_timm, from_torchvision, from_transformers
@@ -154,6 +160,7 @@ def _from_architecture(name: str, labels: Sequence[str] | None) -> Source:
         module = ResNetForImageClassification(
             residual_config(known[name], num_labels=len(labels or range(1000)))
         )
+        measure_statistics(module, LARGE)
     return Source(
         module, LARGE, labels or [f"class {number}" for number in range(module.config.num_labels)]
     )

@@ -109,7 +109,7 @@ def _held_out(classes: Counter[int], share: float, folder: Path) -> Counter[int]
     if min(classes.values()) < 2:
         raise ConfigError(
             f"{folder} has a class of one image, expected at least 2 of each without test images: one is held out. "
-            "Generate more, or give --test."
+            "Generate more, or give `test`."
         )
     return Counter(
         {number: min(count - 1, max(1, round(share * count))) for number, count in classes.items()}

@@ -125,7 +125,7 @@ def check_ahead(classifier: Classifier, inputs: Inputs, images_per_class: int) -
         raise ConfigError(
             f"images_per_class is {images_per_class}, expected at least {least}"
             f"{' without test images: one of each class is held out' * (least - 1)}. Raise it"
-            f"{', or give --test' * (least - 1)}."
+            f"{', or give `test`' * (least - 1)}."
         )
     wanted = Counter(dict.fromkeys(range(len(classifier.labels)), images_per_class))
     if inputs.test is not None:

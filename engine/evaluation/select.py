@@ -243,7 +243,7 @@ def _check_teacher(folder: Path, classifier: Classifier | None) -> None:
     if teacher.get("fingerprint") != classifier.fingerprint:
         raise ConfigError(
             f"{folder} was made with the classifier {teacher.get('name')!r} and {classifier.name!r} is another, "
-            f"expected the same: see `classifier` in its {RUN}."
+            f"expected the same: see 'classifier' in its {RUN}."
         )
 
 

@@ -77,7 +77,7 @@ def class_of_each(images: Pooled, classifier: Classifier) -> Tensor:
         raise ConfigError(
             f"the images of {images.path} are in folders or of labels {', '.join(map(repr, unknown[:5]))}, expected "
             f"the classes of classifier {classifier.name!r}: {', '.join(classifier.labels[:20])}. Put each class in a "
-            "folder of its name, or name the column `label` so; without labels leave --classifier out."
+            "folder of its name, or name the column `label` so; without labels leave `classifier` out."
         )
     return torch.tensor([numbers[label] for label in labels])
 

@@ -32,6 +32,18 @@ class _Plan(NamedTuple):
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 """A network is fused at every guided step but watched once."""
+
+
+class _Target(NamedTuple):
+    """What a network was last aligned with. stored: kept, so that no other tensors take their identities."""
+
+    stored: list[Tensor]
+    given: list[object]
+    target: AlignmentTarget
+
+
+_targets: WeakKeyDictionary[nn.Module, _Target] = WeakKeyDictionary()
+"""A target is copied from the host, and made anew only where another is asked for."""
 _open: WeakSet[nn.Module] = WeakSet()
 """Networks inside of a block: a second one would be watched through the first one's stand-ins."""
 
@@ -54,7 +66,7 @@ def aligned(
     (a, b) for each, 1 by default; norm: `l2` or `l2_squared`. Differentiable once. Raises ModelError for a network in
     training mode, without stored moments, or in another block that no pass has run in.
     """
-    target = AlignmentTarget.of(stored, weights, norm)
+    target = _target(network, stored, weights, norm)
     with fused_moments(network, per_image) as measured:
 
         def loss() -> Tensor:
@@ -66,6 +78,24 @@ def aligned(
             return alignment_loss(measured, target)
 
         yield loss
+
+
+def _target(
+    network: nn.Module,
+    stored: Sequence[Moments],
+    weights: Sequence[tuple[float, float]] | None,
+    norm: str,
+) -> AlignmentTarget:
+    """`AlignmentTarget.of` the others, the same object again while a network is aligned with the same ones."""
+    tensors = [value for moments in stored for value in moments]
+    given: list[object] = [norm, None if weights is None else list(weights)]
+    given += [(id(value), _version(value)) for value in tensors]
+    known = _targets.get(network)
+    if known is None or known.given != given:
+        known = _targets[network] = _Target(
+            tensors, given, AlignmentTarget.of(stored, weights, norm)
+        )
+    return known.target
 
 
 @contextmanager
@@ -193,6 +223,11 @@ def _norm_layers(network: nn.Module) -> list[nn.Module]:
     return [layer for layer in network.modules() if is_batch_norm(layer)]
 
 
+def _version(value: Tensor) -> int:
+    """How often a tensor was written to; inference tensors don't count."""
+    return 0 if value.is_inference() else value._version
+
+
 def _state(layers: Sequence[nn.Module]) -> list[object]:
     """What changes when a layer is replaced, moved, converted, or gets other weights."""
     tensors = (
@@ -204,11 +239,7 @@ def _state(layers: Sequence[nn.Module]) -> list[object]:
     def seen(t: object) -> object:
         if not isinstance(t, Tensor):
             return None
-        return (
-            t.data_ptr(),
-            0 if t.is_inference() else t._version,
-            t.dtype,
-        )  # inference tensors count no versions
+        return t.data_ptr(), _version(t), t.dtype
 
     return [
         *layers,

@@ -14,12 +14,13 @@ from torch.nn.functional import cross_entropy
 
 from engine.classifiers.classifier import Classifier
 from engine.guidance.losses import alignment_target, domain_loss
-from engine.guidance.steer import gradient
+from engine.guidance.steer import Scale, fitted, gradient
 from engine.guidance.two_pass import two_pass
 from engine.settings import Alignment
 
-InParts = Callable[[Tensor, int, float], tuple[Tensor, Tensor]]
-"""(latents z (N, 4, h, w), how many to hold a graph for, scale) -> loss and gradient, as `gradient` gives both."""
+InParts = Callable[[Tensor, int, Scale], tuple[Tensor, Tensor]]
+"""(latents z (N, 4, h, w), how many to hold a graph for, scale) -> loss and gradient, as `gradient` gives both with
+`fitted(scale)`."""
 
 
 def gradient_in_parts(
@@ -41,11 +42,11 @@ def gradient_in_parts(
             classifier, alignment, classes=None if classes is None else classes[start:stop]
         )
 
-    def together(z: Tensor, start: int, scale: float) -> tuple[Tensor, Tensor]:
+    def together(z: Tensor, start: int, scale: Scale) -> tuple[Tensor, Tensor]:
         loss = loss_of(start, start + len(z))
-        return gradient(z, lambda rows: loss(decode(rows)), scale)
+        return gradient(z, lambda rows: loss(decode(rows)), fitted(scale))
 
-    def of(z: Tensor, part: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    def of(z: Tensor, part: int, scale: Scale = 1.0) -> tuple[Tensor, Tensor]:
         if part >= len(z):
             return together(z, 0, scale)
         if alignment.statistics == "image":
@@ -68,7 +69,7 @@ def gradient_in_parts(
             classifier.module,
             target,
             part,
-            scale,
+            fitted(scale),
             of_classes if classes is not None and alignment.class_weight else None,
         )
 

@@ -24,8 +24,12 @@ def layer_weights(stored: Sequence[Moments], layers: str) -> list[tuple[float, f
     relative: the gaps are in units of ||sqrt(running_var)|| and ||running_var||, so that no layer drowns the others.
     """
     if layers == "relative":
+        norms = [vector_norm(values) for s in stored for values in (s.var.sqrt(), s.var)]
+        each = iter(
+            torch.stack(norms).tolist()
+        )  # all at once: each look at a value waits for the device
         return [
-            (1 / vector_norm(s.var.sqrt()).item(), 1 / vector_norm(s.var).item()) for s in stored
+            (1 / deviation, 1 / variance) for deviation, variance in zip(each, each, strict=True)
         ]
     first = FIRST_LAYER_WEIGHT if layers == "first" else 1.0
     return [(first, first) if number == 0 else (1.0, 1.0) for number in range(len(stored))]

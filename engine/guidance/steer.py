@@ -20,9 +20,13 @@ MAX_SKIPPED = 0.1
 
 
 HALF_SCALE = 2.0**16
-"""What a loss is multiplied by first where a float16 network takes part: float16 ends at 6e-8 and at 65504."""
+"""What a loss is multiplied by where a float16 network takes part: float16 ends at 6e-8 and at 65504."""
+HALF_LOSS = 2.0**4
+"""The largest loss that is multiplied by all of this. Gradients grow with their loss, so a larger one gets less."""
 LEAST_SCALE = 2.0**-8
 SMALLER = 2.0**-4
+HEADROOM = 2.0**-4
+"""How much smaller the scale is that guided steps have behind the first, whose gradient was looked at."""
 
 
 def loss_scale(*dtypes: torch.dtype) -> float:
@@ -33,18 +37,42 @@ def loss_scale(*dtypes: torch.dtype) -> float:
     return HALF_SCALE if torch.float16 in dtypes else 1.0
 
 
+Scale = float | Tensor
+"""A power of two that a loss is multiplied by on its way back, and its gradient divided by: a number, or ()."""
+
+
+def fitted(scale: Scale) -> Scale | Callable[[Tensor], Tensor]:
+    """A scale that follows the loss: `scale` up to HALF_LOSS, and for larger values (G,) by as much less.
+
+    It is worked out where the values are, so that the host does not wait for them. At 1 it stays 1.
+    """
+    if not isinstance(scale, Tensor) and scale == 1:
+        return scale
+
+    def of(values: Tensor) -> Tensor:
+        largest = values.detach().float().abs().nan_to_num(0.0, 0.0).amax().clamp_min(HALF_LOSS)
+        share = HALF_LOSS / largest
+        return scale * (
+            share / torch.frexp(share).mantissa / 2
+        )  # of a share of up to 1, the power of two below
+
+    return of
+
+
 def gradient(
-    z: Tensor, loss: Callable[[Tensor], Tensor], scale: float = 1.0
+    z: Tensor, loss: Callable[[Tensor], Tensor], scale: Scale | Callable[[Tensor], Tensor] = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The loss's values (G,) and the gradient of their sum by z: (N, 4, h, w). The results hold no graph.
 
-    scale: a power of two that the loss is multiplied by on its way back, and the gradient divided by.
+    scale: a `Scale`, or what gives one for the values, as `fitted` does.
     """
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         values = loss(leaf)
-        (grad,) = torch.autograd.grad(values.sum() * scale if scale != 1 else values.sum(), leaf)
-    return values.detach(), grad / scale if scale != 1 else grad
+        by = scale(values) if callable(scale) else scale
+        is_scaled = isinstance(by, Tensor) or by != 1
+        (grad,) = torch.autograd.grad(values.sum() * by if is_scaled else values.sum(), leaf)
+    return values.detach(), grad / by if is_scaled else grad
 
 
 def finite_gradient(
@@ -55,7 +83,7 @@ def finite_gradient(
     of: scale -> what `gradient` gives with it.
 
     A pass that overflowed is made anew and not kept for this: keeping its graph would cost memory in every step. If no
-    scale will do, the gradient is as it is, and so is the scale. At 1 nothing is looked at.
+    scale will do, the gradient is as it is, and so is the scale. At 1 nothing is looked at; else the host waits for it.
     """
     values, grad = of(scale)
     if scale == 1:
@@ -69,14 +97,14 @@ def finite_gradient(
     return values, found, tried
 
 
-GradientOf = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-"""(latents (N, 4, h, w), scale) -> the loss's values and its gradient, as `gradient` gives both."""
+GradientOf = Callable[[Tensor, Scale], tuple[Tensor, Tensor]]
+"""(latents (N, 4, h, w), scale) -> the loss's values and gradient, as `gradient` gives both with `fitted(scale)`."""
 
 
 def _by_one_pass(
-    loss: Callable[[Tensor], Tensor], z: Tensor, scale: float
+    loss: Callable[[Tensor], Tensor], z: Tensor, scale: Scale
 ) -> tuple[Tensor, Tensor]:
-    return gradient(z, loss, scale)
+    return gradient(z, loss, fitted(scale))
 
 
 def relative_step(grad: Tensor, length: float, joint: bool) -> Tensor:
@@ -99,7 +127,10 @@ class DomainSteer:
     """Moves latents towards a classifier's training domain within a window of the schedule.
 
     One object serves one batch of N images: of each guided step it keeps the loss, (G,), and whether each image took
-    the step, (N,) bool: one whose gradient is not finite is skipped. scale: see `gradient`; once lowered it stays so.
+    the step, (N,) bool: one whose gradient is not finite is skipped. scale: see `fitted`. Where it is not 1, the first
+    guided step is repeated with smaller ones until its gradient is finite. The host looks at no other step, as it would
+    wait for the device: they have HEADROOM, and one that overflows all the same is skipped and lowers the scale of the
+    next.
     """
 
     def __init__(
@@ -111,6 +142,7 @@ class DomainSteer:
         self.gradient_of: GradientOf = partial(_by_one_pass, loss)
         self.alignment = alignment
         self.scale = scale
+        self._scale: Tensor | None = None  # of the steps behind the first, on the device
         self.curve: list[Tensor] = []
         self.taken: list[Tensor] = []
 
@@ -139,9 +171,7 @@ class DomainSteer:
     def _move(self, z: Tensor, step: Step) -> Tensor:
         if not self.acts_on(step):
             return z
-        values, grad, self.scale = finite_gradient(
-            lambda scale: self.gradient_of(z, scale), self.scale
-        )
+        values, grad = self._descended(z)
         self.curve.append(values)
         joint = self.alignment.statistics == "batch"
         finite = grad.isfinite().flatten(1).all(1)
@@ -153,6 +183,23 @@ class DomainSteer:
         else:
             move = relative_step(grad, self._length(step), joint)
         return torch.where(finite[:, None, None, None], z - move, z)
+
+    def _descended(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss's values at z and its gradient."""
+        if self.scale == 1:
+            return self.gradient_of(z, 1.0)
+        if self._scale is None:
+            values, grad, self.scale = finite_gradient(
+                lambda scale: self.gradient_of(z, scale), self.scale
+            )
+            self._scale = torch.full((), self.scale * HEADROOM, device=z.device)
+            return values, grad
+        values, grad = self.gradient_of(z, self._scale)
+        lower = self._scale * SMALLER
+        # An image that no scale makes finite must not leave the others with the least for good.
+        lower = torch.where(lower < LEAST_SCALE, self.scale * HEADROOM, lower)
+        self._scale = torch.where(grad.isfinite().all(), self._scale, lower)
+        return values, grad
 
     def _length(self, step: Step) -> float:
         """The rms of a relative move at this step."""

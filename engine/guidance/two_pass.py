@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError
 from engine.guidance.fused import fused_moments
-from engine.guidance.steer import gradient
+from engine.guidance.steer import Scale, gradient
 from engine.types import Moments
 
 
@@ -31,7 +31,7 @@ def two_pass(
     network: nn.Module,
     target: AlignmentTarget,
     micro_batch: int,
-    scale: float = 1.0,
+    scale: Scale | Callable[[Tensor], Tensor] = 1.0,
     also: Callable[[object, int], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """L_BN over the batch, (1,), and its gradient by z: (B, ...), as `steer.gradient` gives both.
@@ -60,6 +60,8 @@ def two_pass(
         # A row stands for its values: moments are means, and the number of values in a row cancels.
         loss, coefficients = alignment_coefficients(merged, target, [len(z)] * len(merged))
 
+        by = scale(loss) if callable(scale) else scale
+
         def part(rows: Tensor, start: int) -> Tensor:
             output = forward(rows, start)
             more = beside(output, start)
@@ -68,7 +70,7 @@ def two_pass(
 
         added: list[Tensor] = []
         gradients = [
-            gradient(z[start : start + micro_batch], partial(part, start=start), scale)[1]
+            gradient(z[start : start + micro_batch], partial(part, start=start), by)[1]
             for start in range(0, len(z), micro_batch)
         ]
     return loss.reshape(1) + torch.stack(added).sum(), torch.cat(gradients)

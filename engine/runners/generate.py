@@ -55,6 +55,7 @@ def generate(
     method: str | InversionSettings = DDIS,
     student: str | Path | nn.Module | Classifier | None = None,
     attention: str = AUTO_ATTENTION,
+    graphs: bool = True,
 ) -> Iterator[Sample]:
     """Yield images distributed like the classifier's training set, and with `out` write them as a dataset folder.
 
@@ -65,10 +66,11 @@ def generate(
     run is continued, and only what was missing is yielded. runtime: "onnx" samples and guides in ONNX Runtime, without
     autograd and without a plan; onnx_cache: a folder for its graphs, which the first run with these models and
     settings exports. attention: "sdpa", "xformers" (CUDA, extra 'gpu') or "auto", which is xformers where it is no
-    slower. method: 'plain' is the prior alone, which is 'ddis' without alignment and tokens; 'deepinversion',
-    'plugin-inversion', 'natural-inversion' or the settings of one (`DeepInversion()`) make images from the classifier
-    alone, without what belongs to a prior; student: for adaptive DeepInversion. The models are loaded and every
-    argument is checked before this returns; images are made as the iterator is read, and none if it is not.
+    slower. graphs: whether UNet and guidance may be replayed from CUDA graphs, where the plan has room for them; the
+    result is the same. method: 'plain' is the prior alone, which is 'ddis' without alignment and tokens;
+    'deepinversion', 'plugin-inversion', 'natural-inversion' or the settings of one (`DeepInversion()`) make images from
+    the classifier alone, without what belongs to a prior; student: for adaptive DeepInversion. The models are loaded
+    and every argument is checked before this returns; images are made as the iterator is read, and none if it is not.
     Raises EngineError's children for each mistake that is the caller's; warns with MemoryWarning where memory runs out
     and it goes on with fewer images at once.
     """
@@ -95,6 +97,7 @@ def generate(
             runtime,
             onnx_cache,
             attention=attention,
+            graphs=graphs,
         )
     else:
         check_unused(
@@ -107,6 +110,7 @@ def generate(
             runtime=runtime,
             onnx_cache=onnx_cache,
             attention=attention,
+            graphs=graphs,
         )
         job = prepare_baseline(classifier, method, classes, images_per_class, seed, student)
     if out is None:

@@ -16,6 +16,8 @@ from engine.errors import ConfigError
 from engine.guidance.steer import DomainSteer, Unguided
 from engine.memory.apply import plan_of
 from engine.memory.budget import AUTO
+from engine.memory.graphs import Graphs, backend_of, graphed_descend, graphed_prior
+from engine.memory.layout import lay_out
 from engine.memory.micro_batch import MicroBatches, steer_in_parts
 from engine.memory.plan import Plan
 from engine.models import Prior, load_prior
@@ -35,7 +37,7 @@ class Job:
     """A request with its models loaded and checked against each other; without guidance it has no decoder.
 
     plan: how it keeps within its memory; without one, batches are whole. parts: how many images go at once now, which a
-    run out of memory makes fewer. descend: what guidance descends with where it is not autograd.
+    run out of memory makes fewer. descend: what guidance descends with where it is not autograd, run as it is.
     """
 
     classifier: Classifier
@@ -133,6 +135,7 @@ def prepare(
     onnx_cache: str | Path | None = None,
     learning: TokenLearning | None = None,
     attention: str = AUTO_ATTENTION,
+    graphs: bool = True,
 ) -> Job:
     """Load what is named and check it all against each other. Takes what `generate` takes; memory: None for no plan.
 
@@ -179,10 +182,22 @@ def prepare(
         sampling,
         learning,
         attention,
+        graphs,
     )
+    if plan is not None:
+        lay_out(plan.channels_last, prior, classifier)
     checkpoint = plan is not None and "guidance" in plan.checkpoint
     decoder = decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None
     prior, descend = engines(runtime, prior, classifier, alignment, decoder, onnx_cache)
+    replayed = (
+        Graphs(backend_of(prior.device))
+        if graphs and plan is not None and not plan.eager_because
+        else None
+    )
+    if replayed is not None:
+        prior = graphed_prior(prior, replayed)
+        if alignment is not None and decoder is not None:
+            descend = graphed_descend(replayed, classifier, alignment, decoder)
     return Job(
         classifier=classifier,
         prior=prior,
@@ -194,7 +209,9 @@ def prepare(
         seed=seed,
         decoder=decoder,
         plan=plan,
-        parts=MicroBatches(plan.micro_batch if plan else None),
+        parts=MicroBatches(
+            plan.micro_batch if plan else None, replayed.release if replayed else lambda: False
+        ),
         runtime=runtime,
         descend=descend,
     )

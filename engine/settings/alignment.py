@@ -66,16 +66,16 @@ class Alignment:
         check_choices(self)
         if not 0 <= self.start < self.stop <= 1:
             raise ConfigError(
-                f"alignment window is [{self.start}, {self.stop}), expected 0 <= start < stop <= 1: "
+                f"start is {self.start} and stop is {self.stop}, expected 0 <= start < stop <= 1: "
                 "both are fractions of the schedule, not step numbers. Divide a step number by the number of steps."
             )
         if not 0 <= self.class_weight < float("inf"):
             raise ConfigError(
-                f"class weight is {self.class_weight}, expected a finite number >= 0: 0 leaves the class to the prompt."
+                f"class_weight is {self.class_weight}, expected a finite number >= 0: 0 leaves the class to the prompt."
             )
         if not 0 <= self.scale < float("inf"):
             raise ConfigError(
-                f"alignment scale is {self.scale}, expected a finite number >= 0: "
+                f"scale is {self.scale}, expected a finite number >= 0: "
                 "0 turns guidance off, a negative one would push away from the training domain."
             )
         if self.decode_px < PRIORS_PX:

@@ -132,7 +132,7 @@ def _keep_what_helps(
     rows[learned] = state.start[learned]
     start_loss, start_right = finished(with_tokens=True)
     start_is_better = start_loss.mean(1) < loss.mean(1)
-    rows[learned] = torch.where(start_is_better[:, None], rows[learned], ends)
+    rows[learned] = torch.where(start_is_better[:, None].to(rows.device), rows[learned], ends)
     loss = torch.where(start_is_better[:, None], start_loss, loss)
     right = torch.where(start_is_better[:, None], start_right, right)
     gain = plain - loss
@@ -166,7 +166,10 @@ def _learn_epoch(
         classes = _classes(state, learners)
         grad, scale = source.to_rows(classes, by_context, state.rows, float(state.scale))
         state.scale.fill_(scale)
-        finite = [number for number in moving if grad[number].isfinite().all()]
+        is_finite = (
+            grad.isfinite().all(1).tolist()
+        )  # of all rows at once: each question waits for the device
+        finite = [number for number in moving if is_finite[number]]
         optimizer.step(finite, grad[finite])
         state.skipped[[number for number in moving if number not in finite]] += 1
     for part in parts:

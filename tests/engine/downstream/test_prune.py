@@ -131,7 +131,7 @@ def test_what_cannot_be_pruned_is_told(
     with pytest.raises(ModelError, match="no layer of Sequential can be pruned"):
         pruned_copy(library, lone, teacher.preprocess, 0.5)
     assert main(["prune", str(tmp_path), "--classifier", "x", "--out", "o", "--ratio", "70"]) == 2
-    assert "pruning ratio is 70.0, expected a fraction" in capsys.readouterr().err
+    assert "--ratio is 70.0, expected a fraction" in capsys.readouterr().err
     folder = make_set(tmp_path / "ours", 3)
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(

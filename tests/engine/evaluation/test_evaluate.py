@@ -293,7 +293,7 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
         (tmp_path / "nowhere", None, "there is no .*nowhere"),
         (kept, None, "has features of classifier-.* and the folder those of judge-"),
         (tmp_path / "cut.safetensors", None, "cannot be read as statistics"),
-        (own, "photo", "are of no single domain.* statistics are of one set, leave --domain out"),
+        (own, "photo", "are of no single domain.* statistics are of one set, leave `domain` out"),
         (table, "oil", "domain 'oil' is in no row of .*, expected one of photo"),
         (images, "photo", "was asked of the folder"),
         (tmp_path / "words.parquet", None, "is no parquet file of images"),
@@ -325,7 +325,7 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"neighbours": 0}, "evaluation's neighbours is 0"),
+        ({"neighbours": 0}, "neighbours is 0"),
         ({"kid_subset_size": 1}, "kid_subset_size is 1"),
         ({"resamples": 1}, "resamples is 1, expected 0 or at least 2"),
     ],

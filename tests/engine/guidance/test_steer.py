@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from engine.classifiers import Preprocess, load_classifier
+from engine.classifiers.architectures import untrained
 from engine.errors import GuidanceError
 from engine.guidance.losses import domain_loss
 from engine.guidance.steer import (
+    HALF_LOSS,
     HALF_SCALE,
     LEAST_SCALE,
     DomainSteer,
     Unguided,
     finite_gradient,
+    fitted,
     gradient,
     loss_scale,
     relative_step,
@@ -238,18 +241,70 @@ def test_a_gradient_too_small_for_float16_comes_through_by_a_scaled_loss() -> No
 
 @pytest.mark.parametrize("factor", [100.0, 1e7])
 def test_a_scale_that_overflows_is_lowered_and_stays_so(factor: float) -> None:
+    """Of a loss whose size does not tell how steep it is."""
     torch.manual_seed(1)
-    z, loss = torch.randn(2, 4, 8, 8), Half(factor)
-    _, expected = gradient(z.double(), loss.exact)
-    assert not gradient(z, loss, HALF_SCALE)[1].isfinite().all()
-    steer = DomainSteer(loss, Alignment(step="raw", statistics="image", scale=1.0), HALF_SCALE)
+    z, half = torch.randn(2, 4, 8, 8), Half(factor)
+    _, expected = gradient(z.double(), half.exact)
+    assert not gradient(z, half, HALF_SCALE)[1].isfinite().all()
+    steer = DomainSteer(
+        lambda z: half(z) - half(z).detach(),
+        Alignment(step="raw", statistics="image", scale=1.0),
+        HALF_SCALE,
+    )
     moved = steer.between(z, step())
     assert steer.skipped == [0] * len(z)
     assert LEAST_SCALE <= steer.scale < HALF_SCALE
     assert cosine(z - moved, expected) > 0.99
     before = steer.scale
-    steer.between(z, step())
+    again = steer.between(z, step())
     assert steer.scale == before
+    assert cosine(z - again, expected) > 0.99
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 100.0, 1e7, 1e9])
+def test_the_first_scale_follows_the_loss_so_that_one_pass_does(factor: float) -> None:
+    torch.manual_seed(1)
+    z, half, passes = torch.randn(2, 4, 8, 8), Half(factor), []
+    _, expected = gradient(z.double(), half.exact)
+
+    def loss(z: Tensor) -> Tensor:
+        passes.append(1)
+        return half(z)
+
+    steer = DomainSteer(loss, Alignment(step="raw", statistics="image", scale=1.0), HALF_SCALE)
+    for made in (1, 2):
+        moved = steer.between(z, step())
+        assert len(passes) == made
+        assert cosine((z.double() - moved.double()) / factor, expected) > (
+            0.99 if factor >= 1 else 0.9
+        )
+    assert (sum(steer.skipped), steer.scale) == (0, HALF_SCALE)
+
+
+def test_a_fitted_scale_is_a_power_of_two_of_the_largest_value() -> None:
+    of = fitted(HALF_SCALE)
+    assert callable(of)
+    for values, share in (([0.0, 3.0], 1), ([HALF_LOSS], 1), ([17.0, 2.0], 2), ([2e7], 2**21)):
+        assert of(torch.tensor(values)) == HALF_SCALE / share
+    assert of(torch.tensor([float("nan"), 40.0, float("inf")])) == HALF_SCALE / 4
+    assert fitted(torch.tensor(8.0))(torch.tensor([33.0])) == 2.0
+    assert fitted(1.0) == 1.0
+
+
+def test_a_later_step_that_overflows_is_skipped_and_lowers_the_scale_of_the_next() -> None:
+    torch.manual_seed(1)
+    z, half, factors = torch.randn(1, 4, 8, 8), Half(1.0), iter([1.0, 1e4, 1e4, 1e4])
+
+    def steep(z: Tensor) -> Tensor:
+        value = next(factors) * half(z)
+        return value - value.detach()
+
+    steer = DomainSteer(steep, Alignment(step="raw", scale=1.0), HALF_SCALE)
+    moves = [not torch.equal(steer.between(z, step()), z) for _ in range(4)]
+    assert moves[0]
+    assert not moves[1]
+    assert moves[3]
+    assert steer.skipped == [moves.count(False)]
 
 
 def test_a_gradient_that_no_scale_makes_finite_is_skipped_and_costs_no_scale() -> None:
@@ -268,3 +323,26 @@ def test_float32_and_bfloat16_are_left_as_they_are() -> None:
     values, grad = gradient(z, square, 2.0**10)  # a power of two: nothing is rounded
     assert torch.equal(grad, gradient(z, square)[1])
     assert torch.equal(values, square(z))
+
+
+def test_float16_takes_one_pass_by_a_network_whose_statistics_fit_nothing() -> None:
+    """An untrained ResNet-50 with a new network's zeros and ones: its L_BN is above a million."""
+    network = untrained("resnet50", 2)
+    exact, half = (
+        load_classifier(
+            network, labels=("a", "b"), preprocess=Preprocess.squash(64), device="cpu", dtype=dtype
+        )
+        for dtype in (torch.float32, torch.float16)
+    )
+    images, passes = torch.rand(1, 3, 64, 64), []
+    _, expected = gradient(images, domain_loss(exact, Alignment()))
+    loss = domain_loss(half, Alignment())
+
+    def of(scale: float) -> tuple[Tensor, Tensor]:
+        passes.append(scale)
+        return gradient(images, loss, fitted(scale))
+
+    values, grad, _ = finite_gradient(of, HALF_SCALE)
+    assert values.item() > 1e6
+    assert len(passes) == 1
+    assert cosine(grad, expected) > 0.98

@@ -9,6 +9,7 @@ import torch
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ModelError
+from engine.guidance.losses import judged
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.models import Prior, load_prior
 
@@ -131,3 +132,22 @@ def test_labels_say_how_many_outputs_an_architecture_has() -> None:
     classifier = load_classifier("arch:resnet18", labels=["dog", "horse"], device="cpu")
     assert classifier.labels == ("dog", "horse")
     assert classifier.logits(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_an_architecture_has_statistics_of_images_of_its_own_size(name: str) -> None:
+    """Those of a new network are zeros and ones: a ResNet-50's activations then leave float16's range."""
+    classifier = load_classifier(f"arch:{name}", labels=["dog", "horse"], device="cpu")
+    assert all(layer.momentum == 0.1 for layer in classifier.norm_layers)
+    largest: list[float] = []
+    hooks = [
+        layer.register_forward_hook(
+            lambda module, inputs, output: largest.append(float(output.abs().max()))
+        )
+        for layer in classifier.norm_layers
+    ]
+    _, l_bn = judged(classifier, torch.rand(2, 3, 224, 224))
+    for hook in hooks:
+        hook.remove()
+    assert max(largest) < 100
+    assert l_bn.max() < 1e4
