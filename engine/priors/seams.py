@@ -11,19 +11,16 @@ without the pipeline's `no_grad`, so that gradients are recorded where the calle
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.errors import ModelError
-
-
-class Reached(BaseException):
-    """The seam at which a call was to end. No Exception: nothing in a pipeline shall catch it."""
+from engine.priors.stand_ins import NoBar, Reached
 
 
 @dataclass(eq=False)
@@ -34,10 +31,11 @@ class Script:
         device: Where the pipeline shall compute.
         answers: What `encode_prompt` returns, call by call; None to run it and keep what it returns.
         latents: What `prepare_latents` returns; None to run it.
-        more: What `prepare_latents` returns besides latents.
+        more: What `prepare_latents` returns beside latents.
         ends_at: "latents" to stop in `prepare_latents`; else the scheduler or the VAE stops.
-        encoded: The results of `encode_prompt`.
-        made: The result of `prepare_latents`.
+        asked: How often `encode_prompt` was answered.
+        encoded: What `encode_prompt` returned, where it was run.
+        shape: Of the latents that `prepare_latents` made, where it was run.
         size: Height and width that `prepare_latents` was asked for, in pixels.
     """
 
@@ -46,8 +44,9 @@ class Script:
     latents: Tensor | None = None
     more: tuple[Any, ...] = ()
     ends_at: str = ""
+    asked: int = 0
     encoded: list[Any] = field(default_factory=list)
-    made: Any = None
+    shape: tuple[int, ...] = ()
     size: tuple[int, int] = (0, 0)
 
 
@@ -66,11 +65,11 @@ class Interrupted:
 
     def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
         script = self.script
-        number = len(script.encoded)
-        answered = script.answers is not None
-        result = script.answers[number] if answered else self._own("encode_prompt")(*args, **kwargs)
-        script.encoded.append(result)
-        return result
+        if script.answers is None:
+            script.encoded.append(self._own("encode_prompt")(*args, **kwargs))
+            return script.encoded[-1]
+        script.asked += 1
+        return script.answers[script.asked - 1]
 
     def prepare_latents(self, *args: Any, **kwargs: Any) -> Any:
         script = self.script
@@ -81,157 +80,19 @@ class Interrupted:
         own = self._own("prepare_latents")
         given = inspect.signature(own).bind(*args, **kwargs).arguments
         script.size = int(given["height"]), int(given["width"])
-        script.made = own(*args, **kwargs)
+        made = own(*args, **kwargs)
+        latents, *more = made if isinstance(made, tuple) else (made,)
+        script.shape, script.more = tuple(latents.shape), tuple(more)
         if script.ends_at == "latents":
             raise Reached
-        return script.made
+        return made
 
-    def progress_bar(self, iterable: Any = None, total: int | None = None) -> "NoBar":
+    def progress_bar(self, iterable: Any = None, total: int | None = None) -> NoBar:
         return NoBar()
 
     def _own(self, name: str) -> Any:
         """The pipeline's own method."""
         return getattr(super(), name)
-
-
-class NoBar:
-    """Stands in a progress bar's place."""
-
-    def __enter__(self) -> "NoBar":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def update(self, count: int = 1) -> None: ...
-
-
-class Tap:
-    """Stands in the scheduler's place. It hands out timesteps, and stops at the first step.
-
-    inner: a scheduler that is asked for everything else. timesteps: those to hand out; None to set
-    the inner one's and stop. output: what the network gave.
-    """
-
-    order = 1
-    init_noise_sigma = 1.0
-    output: Tensor
-
-    def __init__(self, inner: Any, timesteps: Tensor | None) -> None:
-        self.inner = inner
-        self.timesteps = timesteps
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["inner"], name)
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        timesteps: Any = None,
-        sigmas: Any = None,
-        mu: float | None = None,
-        **more: Any,
-    ) -> None:
-        if self.timesteps is not None:
-            return
-        given = {
-            "num_inference_steps": num_inference_steps,
-            "timesteps": timesteps,
-            "sigmas": sigmas,
-            "mu": mu,
-            **more,
-        }
-        takes = inspect.signature(self.inner.set_timesteps).parameters
-        chosen = {
-            name: value for name, value in given.items() if value is not None and name in takes
-        }
-        self.inner.set_timesteps(device="cpu", **chosen)  # to be read, on 'meta' as well
-        raise Reached
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Nothing: each call makes one step."""
-
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """As it is: our latents have the scale that networks see."""
-        return sample
-
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **_: Any) -> None:
-        self.output = model_output
-        raise Reached
-
-
-class StoppedDecoder:
-    """Stands in the VAE's place, and stops at `decode`. latents: what it was handed.
-
-    It says that it is float32 and on the prior's device: SDXL would else cast a VAE of half precision
-    to float32 and never back, and a VAE that rests elsewhere would draw the latents there.
-    """
-
-    dtype = torch.float32
-    latents: Tensor
-
-    def __init__(self, inner: nn.Module, device: torch.device) -> None:
-        self.inner = inner
-        self.device = device
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["inner"], name)
-
-    def to(self, *_: Any, **__: Any) -> "StoppedDecoder":
-        return self
-
-    def modules(self) -> Iterator[nn.Module]:
-        """None: nothing here shall be asked where its hooks would put it."""
-        return iter(())
-
-    def decode(self, latents: Tensor, *_: Any, **__: Any) -> None:
-        self.latents = latents
-        raise Reached
-
-
-class InDtype:
-    """A network that computes in its own dtype and answers in that of the latents it is given.
-
-    So CFG and all else that a pipeline does between its networks is as exact as the latents.
-    """
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["inner"], name)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        dtype = self.inner.dtype
-        outside = next(_floats([*args, *kwargs.values()])).dtype
-        if outside == dtype:
-            return self.inner(*args, **kwargs)
-        args, kwargs = _cast(args, dtype), _cast(kwargs, dtype)
-        return _cast(self.inner(*args, **kwargs), outside)
-
-
-def _floats(values: Any) -> Iterator[Tensor]:
-    """The floating-point tensors among values, but for timesteps, which have no second axis."""
-    for value in values:
-        if isinstance(value, Tensor):
-            if value.is_floating_point() and value.dim() > 1:
-                yield value
-        elif isinstance(value, list | tuple):
-            yield from _floats(value)
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() and value.dim() > 1 else value
-    if isinstance(value, list | tuple):
-        return type(value)(_cast(one, dtype) for one in value)
-    if isinstance(value, dict):
-        return {name: _cast(one, dtype) for name, one in value.items()}
-    return value
 
 
 @cache

@@ -26,8 +26,8 @@ FLOW = "flow"
 class Step:
     """One step of a schedule: where z is, and where it goes next.
 
-    The numbers are exact square roots (float64) of what the scheduler keeps, so that arithmetic on
-    float32 latents has the scheduler's own bits.
+    The numbers are those that the scheduler itself computes with, float32 for most, so that arithmetic
+    on float32 latents has the scheduler's own bits.
 
     Attributes:
         index: Number of the step, from 0.
@@ -37,6 +37,7 @@ class Step:
         noise: Factor of the unit noise in z.
         signal_next: Factor of the clean latent after the step.
         noise_next: Factor of the unit noise after the step.
+        variance_next: noise_next squared, not rounded twice.
         fresh: Standard deviation of the noise that a fully stochastic step (eta = 1) draws.
         uncertainty: Expected rms error of the predicted clean latent, the unit of guidance's moves:
             noise / signal. A flow starts at signal 0, so there it is that of the next level.
@@ -49,6 +50,7 @@ class Step:
     noise: float
     signal_next: float
     noise_next: float
+    variance_next: float
     fresh: float
     uncertainty: float
 
@@ -68,6 +70,7 @@ class Levels(NamedTuple):
     noise: Tensor
     signal_next: Tensor
     noise_next: Tensor
+    variance_next: Tensor
     fresh: Tensor
     uncertainty: Tensor
     start: float
@@ -76,7 +79,7 @@ class Levels(NamedTuple):
     def steps(self, device: torch.device) -> tuple[Step, ...]:
         """The steps, timesteps descending, with timesteps on a device."""
         total = len(self.timesteps)
-        numbers = torch.stack(self[1:7]).T.tolist()
+        numbers = torch.stack(self[1:8]).T.tolist()
         timesteps = self.timesteps.to(device).unbind()
         return tuple(
             Step(index, total, timestep, *values)
@@ -140,10 +143,11 @@ def _read_ddim(scheduler: Any) -> Levels:
     exact = alpha.double()
     return Levels(
         timesteps=scheduler.timesteps,
-        signal=exact.sqrt(),
-        noise=(1 - alpha).double().sqrt(),
-        signal_next=following.double().sqrt(),
-        noise_next=(1 - following).double().sqrt(),
+        signal=(alpha**0.5).double(),
+        noise=((1 - alpha) ** 0.5).double(),
+        signal_next=(following**0.5).double(),
+        noise_next=((1 - following) ** 0.5).double(),
+        variance_next=(1 - following).double(),
         fresh=fresh.double(),
         uncertainty=(1 - exact).sqrt() / exact.sqrt(),
         start=1.0,
@@ -182,6 +186,7 @@ def _between(
         noise=noise[before],
         signal_next=signal[after],
         noise_next=noise[after],
+        variance_next=noise[after] ** 2,
         fresh=noise[after] * (1 - kept**2).clamp_min(0).sqrt(),
         uncertainty=uncertainty,
         start=start,
