@@ -155,8 +155,12 @@ def gradient_graph(
     objective = Objective(classifier, alignment, decoder)
     scale = loss_scale(decoder.vae.dtype, classifier.dtype)
 
-    def descended(z: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    # Each takes what its graph does: tracing counts arguments, those with a default too.
+    def by_both(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         return objective.value_and_grad(z, classes, scale=scale)
+
+    def by_domain(z: Tensor) -> tuple[Tensor, Tensor]:
+        return objective.value_and_grad(z, None, scale=scale)
 
     classes = (torch.zeros(BATCH, dtype=torch.int64, device=prior.device),)
     latents = _latents(prior).float()  # as the sampler's; in float16 the loss's scale is infinite
@@ -166,6 +170,7 @@ def gradient_graph(
         with torch.no_grad():
             objective.value(*examples)  # the pass that pairs layers with activations reads values
         domain = objective.domain
+        descended = by_both if alignment.class_weight else by_domain
         return traced(descended, examples, rules(None if domain is None else domain.target))
 
     inputs = ("latents", "classes")[: len(examples)]

@@ -113,7 +113,7 @@ def test_it_is_evaluated_selected_by_and_distilled(
         assert 0 <= report["metrics"]["teacher_accuracy"]["value"] <= 1
         assert report["metrics"]["l_bn"] is None
         assert report["missing"]["l_bn"] == "needs a classifier with statistics"
-    assert report["missing"]["set_l_bn"] == "needs --classifier"
+    assert report["missing"]["set_l_bn"] == "needs `classifier`"
     kept = select(made, tmp_path / "energy", Selection(by="energy"), vit)
     assert kept["kept"] < kept["images"] == 6
     with pytest.raises(
