@@ -20,7 +20,7 @@ from torch import Tensor
 from engine.guidance.in_parts import gradient_in_parts
 from engine.settings import Alignment
 from gpu.card import Card
-from gpu.exactness import EVERY_TILE, SHAPES, TOLERANCE, check_small_ops, worst_error
+from gpu.exactness import SHAPES, TOLERANCE, check_small_ops, worst_error
 from gpu.record import Record
 
 Case = tuple[str, Callable[[], object]]
@@ -85,8 +85,7 @@ def cases(card: Card) -> Iterator[Case]:
 
 
 def _exact(card: Card, shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> dict[str, Any]:
-    every_tile = card.is_cuda and shape in EVERY_TILE
-    worst = worst_error(card.device, shape, dtype, layout, every_tile)
+    worst = worst_error(card.device, shape, dtype, layout)
     return {"dtype": str(dtype).removeprefix("torch."), "worst_error": worst}
 
 

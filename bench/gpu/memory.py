@@ -148,7 +148,7 @@ def _generate(
     )
     return {
         "plan": _shown(planned),
-        "phases": _phases(card, job, planned, None, PHASES),
+        "phases": _phases(card, prior, job, planned, None, PHASES),
         "step": attempted(card, lambda: timed_step(card, job, settings.rounds)),
         "run": attempted(card, lambda: _whole_run(card, job, planned)),
     }
@@ -212,7 +212,7 @@ def _learn(
             "measured_bytes": found.peak_bytes,
         }
 
-    phases = _phases(card, job, planned, learning, LEARNING)
+    phases = _phases(card, prior, job, planned, learning, LEARNING)
     return {"plan": _shown(planned), "phases": phases, "update": attempted(card, update)}
 
 
@@ -224,7 +224,7 @@ def networks_of(prior: Prior, classifier: Classifier) -> list[Any]:
 
 def _shown(planned: Plan) -> dict[str, Any]:
     values = planned.to_json()
-    return {name: values[name] for name in SHOWN if name in values}
+    return {name: values[name] for name in SHOWN}
 
 
 def _compared(predicted: int, measured: int) -> dict[str, Any]:
@@ -234,13 +234,17 @@ def _compared(predicted: int, measured: int) -> dict[str, Any]:
 
 def _phases(
     card: Card,
+    prior: Prior,
     job: Job,
     planned: Plan,
     learning: TokenLearning | None,
     names: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
-    """Each phase alone, as the plan runs it: its predicted peak and the measured one."""
-    prior, batch = job.prior, planned.batch
+    """Each phase alone, as the plan runs it: its predicted peak and the measured one.
+
+    prior: the one that was loaded. The job's own may replay CUDA graphs, whose memory no single phase is planned with.
+    """
+    batch = planned.batch
     subject = Subject(
         prior=prior,
         classifier=job.classifier,
