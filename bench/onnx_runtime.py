@@ -34,7 +34,7 @@ STEPS = 4
 def parts(job: Job, batch: int) -> dict[str, Run]:
     """What is timed of one engine, by name."""
     keys = [ImageKey(number % 7, number // 7) for number in range(batch)]
-    prior, steer = job.prior, job.steer(keys)
+    prior, guidance = job.prior, job.guidance(keys)
     step = prior.schedule(30)[10]
     z = torch.randn(batch, *prior.latent_shape, generator=torch.Generator().manual_seed(0)).to(
         prior.device
@@ -45,7 +45,7 @@ def parts(job: Job, batch: int) -> dict[str, Run]:
 
     def guided() -> None:
         with torch.no_grad():
-            steer.between(denoise(z, step).clean, step)
+            guidance.move(denoise(z, step).clean, step)
 
     def plain() -> None:
         with torch.no_grad():
@@ -53,7 +53,7 @@ def parts(job: Job, batch: int) -> dict[str, Run]:
 
     def gradient() -> None:
         with torch.no_grad():
-            steer.between(z, step)
+            guidance.move(z, step)
 
     return {
         "gradient": gradient,

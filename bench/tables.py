@@ -240,6 +240,16 @@ OF_DEFAULT_SAMPLING = ("tune", "styles", "worst_classes")
 """Results whose rows are all made with `Sampling()`."""
 
 
+def changed(then: object, now: object) -> bool:
+    """Whether settings that a result was made with are other ones now.
+
+    A setting that has come since is none: it came with a default that changed nothing.
+    """
+    if isinstance(then, dict) and isinstance(now, dict):
+        return any(key not in now or changed(value, now[key]) for key, value in then.items())
+    return then != now
+
+
 def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | None = None) -> str:
     """A line on what a file's result holds of another prior than `prior`, a fingerprint, or of settings that are gone.
 
@@ -250,9 +260,9 @@ def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | No
     if (made := settings.get("prior", prior)) != prior:
         return f"\n\n**Out of date:** made with prior {made}; {prior} ships now."
     ours = asdict(Alignment())
-    if settings.get("alignment", ours) != ours:
+    if changed(settings.get("alignment", ours), ours):
         return "\n\n**Out of date:** made with another alignment than today's default."
-    if file in OF_DEFAULT_SAMPLING and settings.get("sampling") != asdict(Sampling()):
+    if file in OF_DEFAULT_SAMPLING and changed(settings.get("sampling"), asdict(Sampling())):
         return "\n\n**Out of date:** made with another sampling than today's default."
     if file == "cifar":  # its rows have no prior and no alignment
         return ""
@@ -267,9 +277,9 @@ def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | No
             return True
         now = methods.get(settings.get("methods", {}).get(kind, settings.get("method", kind)), {})
         return (
-            row.get("alignment", ours) != ours
-            or row.get("plain", methods.get("plain")) != methods.get("plain")
-            or any(now.get(key) != value for key, value in row.get("settings", {}).items())
+            changed(row.get("alignment", ours), ours)
+            or changed(row.get("plain", methods.get("plain")), methods.get("plain"))
+            or changed(row.get("settings", {}), now)
         )
 
     old = (
@@ -293,6 +303,7 @@ def main() -> None:
             lambda evidence, worst: tokens_table(evidence, worst_of(worst)),
             ["evidence", "worst_classes"],
         ),
+        "summary": (lambda evidence: methods_table(evidence, ABLATION[:4]), ["evidence"]),
         "ablation": (lambda evidence: methods_table(evidence, ABLATION), ["evidence"]),
         "methods": (lambda found: methods_table(found, METHODS, seconds=True), ["methods"]),
         "tune": (tune_table, ["tune"]),

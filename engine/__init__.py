@@ -1,32 +1,61 @@
-"""Data-free image synthesis: a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381)."""
+"""Data-free image synthesis: a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381).
 
-# ruff: noqa: E402
-import logging
+The public names are resolved when they are first used, so that `import engine` loads neither torch nor diffusers.
+"""
 
-# diffusers imports bitsandbytes where it is there, which on some CPUs remarks on a kernel that nothing here uses.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from engine.classifiers import Classifier, load_classifier
-from engine.downstream.distill import distill
-from engine.downstream.fit import fit
-from engine.downstream.prune import prune
-from engine.downstream.quantise import quantise
-from engine.errors import EngineError
-from engine.evaluation.evaluate import evaluate
-from engine.evaluation.select import select
-from engine.memory.plan import Plan, plan
-from engine.memory.profile import StepProfile
-from engine.memory.profile import profile_step as profile
-from engine.models import Prior, load_prior
-from engine.runners.generate import generate
-from engine.runners.learn_tokens import learn_tokens
-from engine.runners.tune import Tuned, tune
-from engine.settings import Alignment, Evaluation, Sampling, Selection, TokenLearning
-from engine.settings.downstream import Comparison, Distillation, Pruning, Quantisation
-from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
-from engine.tokens.table import TokenTable, load_tokens, save_tokens
-from engine.tokens.textual_inversion import export_textual_inversion, import_textual_inversion
-from engine.types import ImageKey, Sample
+if TYPE_CHECKING:
+    from engine.classifiers import Classifier, load_classifier
+    from engine.downstream.distill import distill
+    from engine.downstream.fit import fit
+    from engine.downstream.prune import prune
+    from engine.downstream.quantise import quantise
+    from engine.errors import EngineError
+    from engine.evaluation.evaluate import evaluate
+    from engine.evaluation.select import select
+    from engine.memory.plan import Plan, plan
+    from engine.memory.profile import StepProfile
+    from engine.memory.profile import profile_step as profile
+    from engine.models import Prior, load_prior
+    from engine.runners.generate import generate
+    from engine.runners.learn_tokens import learn_tokens
+    from engine.runners.tune import Tuned, tune
+    from engine.settings import Alignment, Evaluation, Sampling, Selection, TokenLearning
+    from engine.settings.downstream import Comparison, Distillation, Pruning, Quantisation
+    from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
+    from engine.tokens.table import TokenTable, load_tokens, save_tokens
+    from engine.tokens.textual_inversion import (
+        export_textual_inversion,
+        import_textual_inversion,
+    )
+    from engine.types import ImageKey, Sample
+
+_HOMES = {
+    "classifiers": ("Classifier", "load_classifier"),
+    "downstream.distill": ("distill",),
+    "downstream.fit": ("fit",),
+    "downstream.prune": ("prune",),
+    "downstream.quantise": ("quantise",),
+    "errors": ("EngineError",),
+    "evaluation.evaluate": ("evaluate",),
+    "evaluation.select": ("select",),
+    "memory.plan": ("Plan", "plan"),
+    "memory.profile": ("StepProfile",),
+    "models": ("Prior", "load_prior"),
+    "runners.generate": ("generate",),
+    "runners.learn_tokens": ("learn_tokens",),
+    "runners.tune": ("Tuned", "tune"),
+    "settings": ("Alignment", "Evaluation", "Sampling", "Selection", "TokenLearning"),
+    "settings.downstream": ("Comparison", "Distillation", "Pruning", "Quantisation"),
+    "settings.inversion": ("DeepInversion", "NaturalInversion", "PlugInInversion"),
+    "tokens.table": ("TokenTable", "load_tokens", "save_tokens"),
+    "tokens.textual_inversion": ("export_textual_inversion", "import_textual_inversion"),
+    "types": ("ImageKey", "Sample"),
+}
+_PUBLIC = {name: (home, name) for home, names in _HOMES.items() for name in names}
+_PUBLIC["profile"] = ("memory.profile", "profile_step")
 
 __all__ = [
     "Alignment",
@@ -68,3 +97,15 @@ __all__ = [
     "select",
     "tune",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, attribute = _PUBLIC[name]
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

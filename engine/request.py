@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, setting
+from engine.settings.fields import check_choices, check_positive, setting
 from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
 from engine.settings.methods import DDIS, Plain
 from engine.settings.plain import from_plain, nearest, to_plain
@@ -33,9 +33,19 @@ class ClassifierSource:
         "",
         "embedded:<domain>, hf:<id or folder>, timm:<name>, torchvision:<name>, onnx:<file>, arch:<name> for random "
         "weights, or a checkpoint file with its architecture",
+        "SOURCE",
     )
-    architecture: str | None = setting(None, "network of a checkpoint file, such as resnet20")
-    labels: tuple[str, ...] | None = setting(None, "class names in the order of the outputs")
+    architecture: str | None = setting(
+        None, "network of a checkpoint file, such as resnet20", "NAME"
+    )
+    labels: tuple[str, ...] | None = setting(
+        None, "class names in the order of the outputs", "NAME"
+    )
+    statistics: str = setting(
+        "batch-norm",
+        "where statistics of the training images come from: batch-norm, what its BatchNorm layers stored, or none",
+        "SOURCE",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +53,17 @@ class PriorSource:
     """Where a prior comes from."""
 
     source: str = setting(
-        "embedded", "embedded, a diffusers folder, a hub id, or arch:<name> for random weights"
+        "embedded",
+        "embedded, a diffusers folder, a hub id, or arch:<name> for random weights",
+        "SOURCE",
     )
-    variant: str | None = setting(None, "which weight files of the prior, such as fp16")
-    revision: str | None = setting(None, "branch, tag or commit of the prior on the hub")
+    variant: str | None = setting(None, "which weight files of the prior, such as fp16", "NAME")
+    revision: str | None = setting(None, "branch, tag or commit of the prior on the hub", "NAME")
     tiny_decoder: str | None = setting(
         None,
         "an AutoencoderTiny that guidance sees through: folder or hub id such as madebyollin/taesd; 'none' for none; "
         "by default the one in the prior's folder, or its VAE if that is tiny",
+        "SOURCE",
     )
 
 
@@ -62,7 +75,7 @@ class Request:
     prior: PriorSource = field(default_factory=PriorSource)
     method: Method = field(default_factory=DDIS)
     student: ClassifierSource | None = None
-    classes: tuple[str, ...] | None = setting(None, "only these of the labels")
+    classes: tuple[str, ...] | None = setting(None, "only these of the labels", "NAME")
     images_per_class: int = setting(8, "images of each class")
     seed: int = setting(0, "seed of the run")
     dtype: Literal["float32", "float16", "bfloat16", "auto"] = setting(
@@ -75,10 +88,7 @@ class Request:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.images_per_class < 1:
-            raise ConfigError(
-                f"images_per_class is {self.images_per_class}, expected at least 1: give a positive whole number."
-            )
+        check_positive(self, "images_per_class")
         if not 0 <= self.seed < SEEDS:
             raise ConfigError(
                 f"seed is {self.seed}, expected a whole number from 0 up to 2**62: choose one of these."
@@ -109,15 +119,23 @@ class Execution:
     """How a run is carried out: never which images come out."""
 
     memory: str = setting(
-        "auto", "what the run may take: 12GB, 11.5GiB, bytes, or auto for all that is free"
+        "auto", "what the run may take: 12GB, 11.5GiB, bytes, or auto for all that is free", "SIZE"
     )
-    device: str | None = setting(None, "cpu, cuda, cuda:1; the GPU where there is one, if None")
+    device: str | None = setting(
+        None, "cpu, cuda, cuda:1; by default the GPU where there is one", "NAME"
+    )
     attention: Literal["auto", "sdpa", "xformers"] = setting(
         "auto",
         "what computes attention; auto: xformers on CUDA where it is installed and no slower",
     )
+    graphs: bool = setting(
+        True,
+        "on CUDA, replay UNet and guidance from CUDA graphs where there is room for these",
+    )
     onnx_cache: str | None = setting(
-        None, "where exported graphs are kept; by default ddis/onnx in the user's cache folder"
+        None,
+        "where exported graphs are kept; by default ddis/onnx in the user's cache folder",
+        "FOLDER",
     )
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.classifiers import load_classifier
-from engine.classifiers.norms import is_batch_norm
+from engine.classifiers.statistics.batch_norm import is_batch_norm
 from engine.models import load_prior
 from engine.runners.job import prepare
 

@@ -17,7 +17,7 @@ import torch
 from networks import LAYOUTS, contenders
 from torch import Tensor
 
-from engine.guidance.in_parts import gradient_in_parts
+from engine.guidance.objective import Objective
 from engine.settings import Alignment
 from gpu.card import Card
 from gpu.exactness import SHAPES, TOLERANCE, check_small_ops, worst_error
@@ -95,11 +95,13 @@ def _network(card: Card, batch: int, statistics: str) -> dict[str, Any]:
     classifier = card.classifier(torch.float32)
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(batch, 3, *classifier.preprocess.crop, generator=rng).to(card.device)
-    runs = contenders(classifier.module, classifier.preprocess.normalised(images))
+    runs = contenders(classifier.network, classifier.preprocess.normalised(images))
     classes = torch.zeros(batch, dtype=torch.int64, device=card.device)
-    alignment = Alignment(statistics=statistics)
-    gradient = gradient_in_parts(classifier, alignment, _as_they_are, classes)
-    whole, parts = (gradient(images, part, 1.0)[1] for part in (batch, max(1, batch // 2)))
+    objective = Objective(classifier, Alignment(statistics=statistics))
+    whole, parts = (
+        objective.value_and_grad(images, classes, at_once)[1]
+        for at_once in (batch, max(1, batch // 2))
+    )
     return {
         "fused_error": _gap(runs["fused"](), runs["hook"]()),
         "parts_error": _gap(parts, whole),
@@ -109,7 +111,3 @@ def _network(card: Card, batch: int, statistics: str) -> dict[str, Any]:
 def _gap(got: Tensor, expected: Tensor) -> float:
     """The length of the difference over the length of what was expected."""
     return ((got - expected).norm() / expected.norm()).item()
-
-
-def _as_they_are(images: Tensor) -> Tensor:
-    return images

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from engine import generate
 from engine.classifiers import Classifier, load_classifier
-from engine.guidance.in_parts import gradient_in_parts
+from engine.guidance.gradient import fitted
+from engine.guidance.objective import Objective
 from engine.models import Prior, load_prior
 from engine.models.decoder import decoder_of
 from engine.settings import Alignment, Sampling
@@ -61,7 +62,8 @@ def _gradient(prior: Prior, classifier: Classifier, scale: float) -> Tensor:
     z = torch.randn(IMAGES, *prior.latent_shape, generator=noise).to(prior.device)
     classes = torch.zeros(IMAGES, dtype=torch.int64, device=prior.device)
     decoder = decoder_of(Alignment(), prior, classifier.preprocess)
-    return gradient_in_parts(classifier, Alignment(), decoder, classes)(z, IMAGES, scale)[1].cpu()
+    objective = Objective(classifier, Alignment(), decoder)
+    return objective.value_and_grad(z, classes, scale=fitted(scale))[1].cpu()
 
 
 def _compared(got: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Any]:

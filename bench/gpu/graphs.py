@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from engine.classifiers import Classifier
-from engine.guidance.in_parts import gradient_in_parts
+from engine.guidance.gradient import fitted
+from engine.guidance.objective import Objective
 from engine.models import Prior
 from engine.models.decoder import decoder_of
 from engine.settings import Alignment
@@ -21,7 +22,7 @@ WAYS = {"ours": Alignment(), "paper": Alignment.paper()}
 
 def measure(record: Record, card: Card) -> None:
     prior, classifier = card.prior(), card.classifier()
-    networks = [prior.unet, prior.vae, classifier.module]
+    networks = [prior.unet, prior.vae, classifier.network]
     networks += [] if prior.tiny is None else [prior.tiny]
     for layout, memory_format in LAYOUTS.items():
         for network in networks:
@@ -52,10 +53,10 @@ def _gradient(
 ) -> dict[str, Any]:
     decoder = decoder_of(alignment, prior, classifier.preprocess)
     classes = torch.zeros(batch, dtype=torch.int64, device=card.device)
-    gradient = gradient_in_parts(classifier, alignment, decoder, classes)
+    objective = Objective(classifier, alignment, decoder)
     z = torch.randn(batch, *prior.latent_shape, device=card.device)
 
     def work() -> object:
-        return gradient(z, batch, SCALE)
+        return objective.value_and_grad(z, classes, scale=fitted(SCALE))
 
     return {"s": card.seconds(work)} | card.gpu_seconds(work)

@@ -218,7 +218,7 @@ def _learn(
 
 def networks_of(prior: Prior, classifier: Classifier) -> list[Any]:
     """All networks whose weights a run has on the device."""
-    found = [prior.unet, prior.vae, prior.text_encoder, classifier.module]
+    found = [prior.unet, prior.vae, prior.text_encoder, classifier.network]
     return found if prior.tiny is None else [*found, prior.tiny]
 
 

@@ -34,7 +34,7 @@ def measure(record: Record, card: Card) -> None:
 
 def _row(card: Card, depth: int, batch: int, layout: str) -> dict[str, dict[str, Any]]:
     found = load_classifier(f"arch:resnet{depth}", device=card.device, dtype=card.dtype)
-    network = found.module.to(memory_format=LAYOUTS[layout])
+    network = found.network.to(memory_format=LAYOUTS[layout])
     px = card.pick(found.preprocess.crop, (32, 32))
     images = torch.rand(batch, 3, *px, device=card.device, dtype=card.dtype)
     images = found.preprocess.normalised(images).to(memory_format=LAYOUTS[layout])

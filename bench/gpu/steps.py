@@ -10,7 +10,7 @@ import torch
 
 from engine import generate
 from engine.classifiers import Classifier
-from engine.guidance.steer import DomainSteer, Unguided
+from engine.guidance.move import Guidance
 from engine.memory.apply import applied
 from engine.memory.micro_batch import denoise_in_parts
 from engine.models import Prior
@@ -40,16 +40,15 @@ def unchecked() -> Iterator[None]:
 
     With random weights a float16 gradient may overflow, and what was skipped took its time all the same.
     """
-    with patch.object(DomainSteer, "check", lambda self: None):
+    with patch.object(Guidance, "check", lambda self: None):
         yield
 
 
 def timed_step(card: Card, job: Job, rounds: int = 5) -> dict[str, Any]:
     """Seconds of a plain and of a guided step of a job's first group, and what the guided one takes at most."""
     prior, (keys, *_) = job.prior, job.groups()
-    step, steer = prior.schedule(STEPS)[AT_STEP], job.steer(keys)
-    assert isinstance(steer, DomainSteer)
-    assert steer.acts_on(step)
+    step, guidance = prior.schedule(STEPS)[AT_STEP], job.guidance(keys)
+    assert guidance.acts_on(step)
     noise = torch.Generator().manual_seed(0)
     z = torch.randn(len(keys), *prior.latent_shape, generator=noise).to(prior.device)
     with torch.no_grad(), applied(job.plan, prior) as phase:
@@ -58,15 +57,16 @@ def timed_step(card: Card, job: Job, rounds: int = 5) -> dict[str, Any]:
         context = context.expand(len(keys), -1, -1)
         with phase("sampling"):
             denoise = denoise_in_parts(prior, context, null, job.sampling.cfg, job.parts)
-            plain = card.seconds(lambda: sample(z, denoise, [step], Unguided()), rounds)
-            guided = card.seconds(lambda: sample(z, denoise, [step], steer), rounds)
+            plain = card.seconds(lambda: sample(z, denoise, [step]), rounds)
+            seen = guidance.before(denoise)
+            guided = card.seconds(lambda: sample(z, seen, [step], guidance.move), rounds)
             with card.peak() as found:
-                sample(z, denoise, [step], steer)
+                sample(z, seen, [step], guidance.move)
     return {
         "plain_s": plain,
         "guided_s": guided,
         "ratio": round(guided / plain, 4),
-        "skipped": sum(steer.skipped),
+        "skipped": sum(guidance.skipped),
         "reserved_bytes": found.peak_bytes,
     }
 

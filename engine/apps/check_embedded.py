@@ -13,7 +13,6 @@ from engine.embedded.judge import Judge, load_judge
 from engine.embedded.train.autoencoder import psnr_db
 from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs, resized
 from engine.errors import ConfigError
-from engine.guidance.steer import Unguided
 from engine.models import Prior, load_prior
 from engine.networks.frozen import fingerprint
 from engine.sampling.ddim import sample
@@ -53,7 +52,7 @@ def check_embedded(
         path = Path(data) / TEST_FILE
         if not path.is_file():
             raise ConfigError(
-                f"there is no {path}, expected the test part of PACS: give its folder, or leave --data out."
+                f"there is no {path}, expected the test part of PACS: give its folder, or leave `data` out."
             )
         measures |= _on_real_images(prior, judge, load_pacs(path))
     shares = _on_prompts(prior, judge, images_per_prompt, seed, on_prompt)
@@ -100,7 +99,7 @@ def _on_prompts(
             prior.encode_prompts([prompt]).expand(number, -1, -1), null, sampling.cfg
         )
         schedule = prior.schedule(sampling.steps)
-        z = sample(noise.draw(), denoise, schedule, Unguided(), eta=sampling.eta, noise=noise)
+        z = sample(noise.draw(), denoise, schedule, eta=sampling.eta, noise=noise)
         images = prior.decode(z)
         classes, domains = judge(images)
         right = classes == judge.classes.index(label), domains == judge.domains.index(domain)

@@ -1,8 +1,9 @@
 """What a command tells a person: bars and remarks on stderr, bars on a terminal alone, and what was asked on stdout."""
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,16 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from engine.events import Event, Events, Finished, Progressed, Started
+from engine.files import explained
+
+
+class Terminal(Console):
+    """A console that leaves it to the program what happens where nobody reads its output any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
 
 class Progress:
     """What a command tells while it runs. `quiet` hides the bars, `silent` everything."""
@@ -24,11 +35,11 @@ class Progress:
     def __init__(self, quiet: bool = False, silent: bool = False) -> None:
         self.quiet = quiet or silent
         self.silent = silent
-        self.console = Console(stderr=True)
-        self.results = Console()
+        self.console = Terminal(stderr=True)
+        self.results = Terminal()
 
     def say(self, text: str, result: bool = False) -> None:
-        """One line for a person. result: it is what the command was asked for, and goes to stdout."""
+        """Print one line for a person. result: it is what the command was asked for, and goes to stdout."""
         if not self.silent:
             console = self.results if result else self.console
             console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -36,7 +47,7 @@ class Progress:
     def table(
         self, title: str, columns: list[str], rows: list[list[str]], result: bool = False
     ) -> None:
-        """A small table for a person under a line that is its title; result: as of `say`."""
+        """Print a small table for a person under a line that is its title; result: as for `say`."""
         if self.silent:
             return
         self.say(title, result)
@@ -47,45 +58,55 @@ class Progress:
             table.add_row(*map(escape, row))
         (self.results if result else self.console).print(table)
 
-    @contextmanager
-    def bar(self, title: str, total: int | None) -> Iterator["Bar"]:
-        """A bar of `total` units that a loop advances; None where it is not known."""
-        with self.bars() as add:
-            yield add(title, total)
 
-    @contextmanager
-    def bars(self) -> Iterator["AddBar"]:
-        """What adds bars to one display."""
-        shown = RichProgress(
+@contextmanager
+def watching(screen: Progress, lines: Path | None = None) -> Iterator[Events]:
+    """Events that show as bars on the screen and, one JSON object a line, in a file; - is stderr."""
+    if lines is None:
+        with Bars(screen).shown() as bars:
+            yield Events(bars)
+    elif str(lines) == "-":
+        yield Events(lambda event: print(event.to_json(), file=sys.stderr, flush=True))
+    else:
+        with explained(lines):
+            file = lines.open("w", encoding="utf-8")
+        with file, Bars(screen).shown() as bars:
+            yield Events(bars, lambda event: print(event.to_json(), file=file, flush=True))
+
+
+class Bars:
+    """A bar for each task that is running, drawn from its events."""
+
+    def __init__(self, screen: Progress) -> None:
+        self._columns = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=self.console,
-            disable=self.quiet or not self.console.is_terminal,
+            console=screen.console,
+            disable=screen.quiet or not screen.console.is_terminal,
         )
-        with shown:
-            yield lambda title, total: Bar(
-                shown, shown.add_task(title, total=total, detail="", visible=total != 0)
-            )
+        self._bars: dict[str, TaskID] = {}
 
+    @contextmanager
+    def shown(self) -> Iterator["Bars"]:
+        """Leave the terminal as it was, however the block ends."""
+        try:
+            yield self
+        finally:
+            self._columns.stop()
 
-class Bar:
-    """One running bar."""
-
-    def __init__(self, shown: RichProgress, task: TaskID) -> None:
-        self._shown = shown
-        self._task = task
-
-    def expect(self, total: int) -> None:
-        """Say of how many units, where it was not known before; of 0 the bar is not shown."""
-        self._shown.update(self._task, total=total, visible=total != 0)
-
-    def advance(self, units: float = 1, **fields: Any) -> None:
-        self._shown.update(self._task, advance=units, **fields)
-
-
-AddBar = Callable[[str, int | None], Bar]
-"""(title, total) -> a bar as of `Progress.bar`; of a total of 0 it is not shown."""
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Started(task, total, done):
+                self._columns.start()
+                if task not in self._bars:
+                    self._bars[task] = self._columns.add_task(task, total=total, detail="")
+                bar = self._bars[task]
+                self._columns.update(bar, total=total, completed=done, visible=total != 0)
+            case Progressed(task, units, detail) if task in self._bars:
+                self._columns.update(self._bars[task], advance=units, detail=detail)
+            case Finished(task) if self._bars.pop(task, None) is not None and not self._bars:
+                self._columns.stop()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from engine.classifiers.cifar_resnet import CifarResNet
-from engine.classifiers.norms import is_batch_norm
 from engine.classifiers.preprocess import Preprocess
+from engine.classifiers.statistics.batch_norm import is_batch_norm
 
 StateDict = Mapping[str, Tensor]
 RESIDUAL = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -130,11 +130,11 @@ def measure_statistics(network: nn.Module, preprocess: Preprocess) -> nn.Module:
     return network.eval()
 
 
-def architecture_of(module: nn.Module) -> str | None:
+def architecture_of(network: nn.Module) -> str | None:
     """Which of `ARCHITECTURES` reads this network's weights and computes what it does; None where none does."""
-    weights = {key: value.detach().float().cpu() for key, value in module.state_dict().items()}
+    weights = {key: value.detach().float().cpu() for key, value in network.state_dict().items()}
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    own = copy.deepcopy(module).float().cpu()
+    own = copy.deepcopy(network).float().cpu()
     for name, architecture in ARCHITECTURES.items():
         try:
             twin, fitting = architecture.build(weights)
@@ -150,7 +150,7 @@ def architecture_of(module: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def _scores(module: nn.Module, images: Tensor) -> Tensor:
-    place = next(module.parameters())
-    output = module(images.to(place.device, place.dtype))
+def _scores(network: nn.Module, images: Tensor) -> Tensor:
+    place = next(network.parameters())
+    output = network(images.to(place.device, place.dtype))
     return getattr(output, "logits", output).float().cpu()

@@ -29,7 +29,7 @@ SURE = 30.0
 """The logit of an image's own class beside zeros: its softmax is 1 but for 1e-12."""
 LARGE_PX = 224
 CONFIG = "config.json"
-FITTING = Distillation(epochs=60, temperature=1.0, soft_labels="manifest")
+FITTING = Distillation.fitting()
 
 
 def fit(

@@ -101,7 +101,7 @@ def _check_domain(domain: str | None, original: Path | None, test: Path | None) 
     if domain is not None and all(path.is_dir() for path in real):
         raise ConfigError(
             f"domain {domain!r} was given without original or test images in a parquet file, expected one: it chooses "
-            "their rows. Leave it out, or give --original or --test as a parquet file."
+            "their rows. Leave it out, or give `original` or `test` as a parquet file."
         )
 
 
@@ -121,7 +121,7 @@ def _drawn(teacher: Classifier, folder: Path, prior: str | Path | Prior, out: Pa
     if made_by["prior"]["fingerprint"] != loaded.fingerprint:
         raise ConfigError(
             f"{folder} was drawn by the prior {made_by['prior']['name']!r}, expected it and not {loaded.name!r} for "
-            "the plain images too: name it with --prior."
+            "the plain images too: name it with `prior`."
         )
     images = generate(
         teacher,

@@ -62,14 +62,14 @@ def check_plain(plain: Path, folder: Path) -> None:
     if plain.resolve() == folder.resolve():
         raise ConfigError(
             f"plain is {plain}, the folder itself, expected another set, of the plain prior: name a folder of `ddis "
-            "generate --alignment none`, or 'generate', or leave the row out."
+            "generate --method plain`, or 'generate', or leave the row out."
         )
     for config in origins(plain):
         made = guided_by(config)
         if made is not None:
             raise ConfigError(
                 f"the images of {plain} were made {made}, expected those of the plain prior, which nothing guided: "
-                "name a folder of `ddis generate --alignment none` without tokens, or 'generate' to draw one."
+                "name a folder of `ddis generate --method plain` without tokens, or 'generate' to draw one."
             )
 
 

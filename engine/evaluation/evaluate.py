@@ -103,7 +103,7 @@ def evaluate(
             "resampled": dict(RESAMPLED),
             "settings": asdict(settings),
             "metrics": metrics,
-            "missing": _missing(metrics, goal),
+            "missing": _missing(metrics, goal, classifier),
             "warnings": [] if found is None or goal is None else warnings_of(found, goal),
         }
 
@@ -125,13 +125,13 @@ def _check_request(
     if reference is None and statistics is None and classifier is None:
         raise ConfigError(
             "evaluate got no reference, expected a folder of images, a parquet file, a .safetensors file of "
-            "statistics, or 'judge' for the embedded real features: pass --reference, or --classifier alone for what "
+            "statistics, or 'judge' for the embedded real features: pass `reference`, or `classifier` alone for what "
             "a teacher says of the images."
         )
     if moments_only and statistics is None:
         raise ConfigError(
-            "moments_only came without statistics, expected a file to keep them in: pass --save-statistics, or leave "
-            "--moments-only out."
+            "moments_only came without statistics, expected a file to keep them in: pass `statistics`, or leave "
+            "`moments_only` out."
         )
     if isinstance(features, Extractor) and inception_weights is not None:
         raise ConfigError(
@@ -141,7 +141,7 @@ def _check_request(
     if statistics is not None:
         if Path(statistics).suffix != ENDING:
             raise ConfigError(
-                f"statistics are to be kept in {statistics}, expected a name that ends in {ENDING}: by it --reference "
+                f"statistics are to be kept in {statistics}, expected a name that ends in {ENDING}: by it `reference` "
                 "knows them."
             )
         check_writable(Path(statistics))
@@ -150,8 +150,8 @@ def _check_request(
 def _check_domain(images: Pooled, reference: Path | str | None, domain: str | None) -> None:
     if domain is not None and images.domain is None and reference is None:
         raise ConfigError(
-            f"domain {domain!r} was asked of {images.path}, which has no column `domain`, and there is no reference, "
-            "expected a parquet file that has one: leave --domain out."
+            f"domain {domain!r} was asked of {images.path}, which has no column 'domain', and there is no reference, "
+            "expected a parquet file that has one: leave `domain` out."
         )
 
 
@@ -175,7 +175,7 @@ def _reference(
             raise ConfigError(
                 f"domain {domain!r} was asked of the statistics {path}, which are "
                 f"{'of no single domain' if kept.domain is None else f'of {kept.domain!r}'}, expected a parquet file "
-                "or the judge's reference: statistics are of one set, leave --domain out or name another file."
+                "or the judge's reference: statistics are of one set, leave `domain` out or name another file."
             )
         return kept
     if path.is_dir() and measured_domain is not None:
@@ -202,23 +202,29 @@ def _taught(
         columns = by_manifest(folders)
     else:
         columns, whole = by_classifier(images, classifier, settings.image_batch, on_step)
-        metrics["set_l_bn"] = entry("set_l_bn", whole)
+        metrics["set_l_bn"] = None if whole is None else entry("set_l_bn", whole)
     if columns is None:
         return metrics, None
     drawn = drawn_rows(columns.shape[1], settings)
     told = {
-        name: mean_entry(name, values, drawn)
+        name: None if values.isnan().any() else mean_entry(name, values, drawn)
         for name, values in zip(BY_IMAGE, columns, strict=True)
     }
     return metrics | told, columns.shape[1]
 
 
-def _missing(metrics: dict[str, Any], goal: Statistics | None) -> dict[str, str]:
+def _missing(
+    metrics: dict[str, Any], goal: Statistics | None, classifier: Classifier | None
+) -> dict[str, str]:
     """What each metric that has no value would need."""
     needs = dict.fromkeys(
-        NEED_REFERENCE, "needs --reference" if goal is None else "needs the reference's features"
+        NEED_REFERENCE, "needs `reference`" if goal is None else "needs the reference's features"
     )
-    needs |= dict.fromkeys(BY_IMAGE, "needs a manifest or --classifier") | {
-        "set_l_bn": "needs --classifier"
+    needs |= dict.fromkeys(BY_IMAGE, "needs a manifest or `classifier`") | {
+        "set_l_bn": "needs `classifier`"
     }
+    if metrics["teacher_accuracy"] is not None:
+        needs |= {"l_bn": "needs a classifier with statistics"}
+    if classifier is not None:
+        needs |= {"set_l_bn": "needs a classifier with statistics"}
     return {name: needs[name] for name, found in metrics.items() if found is None}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.classifiers import load_classifier
+from engine.classifiers.base import Classifier
 from engine.classifiers.checkpoints import read_weights
-from engine.classifiers.classifier import Classifier
 from engine.embedded.judge import load_judge
 from engine.errors import ConfigError, MissingExtraError, ModelError, brief
 from engine.networks.frozen import default_device, fingerprint
@@ -19,7 +19,7 @@ from engine.networks.frozen import default_device, fingerprint
 JUDGE = "judge"
 INCEPTION = "inception"
 CLASSIFIER = "classifier:"
-ACCEPTED = "'judge', 'classifier:<source>' (as --classifier takes) or 'inception'"
+ACCEPTED = "'judge', 'classifier:<source>' (as `classifier` takes) or 'inception'"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,7 +103,7 @@ def classifier_extractor(classifier: Classifier) -> Extractor:
     """A classifier: what its last linear layer reads. Raises ModelError where its logits come from no such layer."""
     heads = [
         layer
-        for layer in classifier.module.modules()
+        for layer in classifier.network.modules()
         if isinstance(layer, nn.Linear) and layer.out_features == len(classifier.labels)
     ]
     read: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def classifier_extractor(classifier: Classifier) -> Extractor:
     except KeyError as error:
         raise ModelError(
             f"classifier {classifier.name!r} has no linear layer that gives its {len(classifier.labels)} logits, "
-            "expected one, whose input is taken as the features: choose another network for --features."
+            "expected one, whose input is taken as the features: choose another network for `features`."
         ) from error
     return Extractor(name=name, width=features.shape[1], classes=logits.shape[1], run=run)
 
@@ -173,7 +173,7 @@ def _inception_module() -> Any:
         raise MissingExtraError(
             f"torch_fidelity cannot be imported ({brief(error)}), expected the packages of the extra 'inception': "
             "install them with `pip install 'ddis[inception]'` on a machine with a CUDA torch, or use "
-            "--features judge or classifier:<source>."
+            "`features` 'judge' or 'classifier:<source>'."
         ) from error
     return feature_extractor_inceptionv3
 
@@ -189,6 +189,6 @@ def _downloaded(url: str) -> Path:
     except (URLError, OSError, RuntimeError) as error:
         raise ModelError(
             f"Inception's weights cannot be fetched ({brief(error)}), expected a network or a local copy: fetch {url} "
-            f"elsewhere, bring it here and pass --inception-weights FILE, or put it at {path}."
+            f"elsewhere, bring it here and pass it as `inception_weights`, or put it at {path}."
         ) from error
     return path

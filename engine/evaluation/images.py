@@ -105,7 +105,7 @@ class ImageSet:
 def open_images(
     path: Path | str, domain: str | None = None, one_size: bool = False, takes: str = REFERENCES
 ) -> ImageSet:
-    """The images of a folder or parquet file. domain: only the rows of this value in a parquet file's column `domain`.
+    """The images of a folder or parquet file. domain: only the rows of this value in a parquet file's column 'domain'.
 
     takes: what the path may be, for the message that says that it is not there.
     Raises ConfigError where the path is not there, or a folder is asked for a domain.
@@ -115,8 +115,8 @@ def open_images(
         raise ConfigError(f"there is no {path}, expected {takes}: check the path.")
     if domain is not None and path.is_dir():
         raise ConfigError(
-            f"domain {domain!r} was asked of the folder {path}, expected a parquet file with a column `domain` or "
-            "the judge's reference: leave --domain out, or give the folder of that domain alone."
+            f"domain {domain!r} was asked of the folder {path}, expected a parquet file with a column 'domain' or "
+            "the judge's reference: leave `domain` out, or give the folder of that domain alone."
         )
     return ImageSet(path, domain, one_size)
 
@@ -147,7 +147,7 @@ class Pooled:
 
 
 def open_pool(folders: Sequence[Path], domain: str | None = None, one_size: bool = False) -> Pooled:
-    """Several sets as one. domain: only its rows of parquet files with a column `domain`; folders are read whole.
+    """Several sets as one. domain: only its rows of parquet files with a column 'domain'; folders are read whole.
 
     Raises ConfigError where some of the sets have the column and some have not, and for what `open_images` refuses.
     """
@@ -155,8 +155,8 @@ def open_pool(folders: Sequence[Path], domain: str | None = None, one_size: bool
     if having and len(having) < len(folders):
         others = ", ".join(str(path) for path in folders if path not in having)
         raise ConfigError(
-            f"domain {domain!r} picks rows of {having[0]}, and {others} has no column `domain`, expected domains in "
-            "all sets that are measured as one: measure them apart, or leave --domain out."
+            f"domain {domain!r} picks rows of {having[0]}, and {others} has no column 'domain', expected domains in "
+            "all sets that are measured as one: measure them apart, or leave `domain` out."
         )
     return Pooled(
         tuple(open_images(path, domain if having else None, one_size) for path in folders)
@@ -164,7 +164,7 @@ def open_pool(folders: Sequence[Path], domain: str | None = None, one_size: bool
 
 
 def has_domains(path: Path) -> bool:
-    """Whether `path` is a parquet file with a column `domain`."""
+    """Whether `path` is a parquet file with a column 'domain'."""
     try:
         return path.is_file() and "domain" in pq.read_schema(path).names
     except pa.ArrowInvalid:

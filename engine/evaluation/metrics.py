@@ -100,7 +100,7 @@ def check_widths(samples: int, reference: int) -> None:
     if samples != reference:
         raise ConfigError(
             f"the images have {samples} features each and the reference {reference}, expected as many: both must come "
-            "from the same network. Make the reference's statistics again with the same --features."
+            "from the same network. Make the reference's statistics again with the same `features`."
         )
 
 

@@ -70,14 +70,14 @@ def check_neighbours(
 ) -> None:
     """Raise ConfigError where a set has no k other images; `of` and `to` are what the message calls the sets."""
     for option, value, what, number in (
-        ("--neighbours", k, of, samples),
-        ("--neighbours", k, to, reference),
-        ("--density-neighbours", density_k, to, reference),
+        ("neighbours", k, of, samples),
+        ("neighbours", k, to, reference),
+        ("density_neighbours", density_k, to, reference),
     ):
         if not 1 <= value < number:
             raise ConfigError(
                 f"{option} is {value} and {what} has {number} images, expected 1 <= k < images: the k nearest "
-                f"neighbours of an image are other ones of its set. Lower {option}, or add images to {what}."
+                f"neighbours of an image are other ones of its set. Lower `{option}`, or add images to {what}."
             )
 
 

@@ -51,8 +51,8 @@ def check_clusters(
     number, what = min((samples, of), (reference, to), key=lambda pair: pair[0])
     if not 1 <= clusters < 2 * number:
         raise ConfigError(
-            f"--prd-clusters is {clusters} and {what} has {number} images, expected 1 <= clusters < twice as many: "
-            f"equal numbers of both sets are clustered. Lower --prd-clusters, or add images to {what}."
+            f"prd_clusters is {clusters} and {what} has {number} images, expected 1 <= clusters < twice as many: "
+            f"equal numbers of both sets are clustered. Lower `prd_clusters`, or add images to {what}."
         )
 
 

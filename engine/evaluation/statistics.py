@@ -89,7 +89,7 @@ def judge_reference(extractor: Extractor, domain: str | None) -> Statistics:
     if not extractor.name.startswith(f"{JUDGE}-"):
         raise ConfigError(
             f"the reference is the judge's and the features are those of {extractor.name}, expected one network for "
-            "both: use --features judge, or a reference of images."
+            "both: use `features` 'judge', or a reference of images."
         )
     judge = load_judge()
     rows = judge.reference
@@ -144,7 +144,7 @@ def read_statistics(path: Path, extractor: Extractor, files: ExitStack) -> Stati
             if facts["extractor"] != extractor.name:
                 raise ConfigError(
                     f"{path} has features of {facts['extractor']} and the folder those of {extractor.name}, expected "
-                    "one network for both: choose the same --features, or write the statistics again."
+                    "one network for both: choose the same `features`, or write the statistics again."
                 )
             kept = Gaussian(
                 file.get_tensor("mean"), file.get_tensor("covariance"), int(facts["images"])

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
 from engine.memory.attention import attending, chosen_attention
 from engine.memory.budget import AUTO, free_bytes

@@ -12,14 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from engine.classifiers.classifier import Classifier
 from engine.errors import ModelError, brief
-from engine.guidance.losses import domain_loss
-from engine.guidance.steer import Scale, fitted, gradient
+from engine.guidance.gradient import Scale, fitted
+from engine.guidance.objective import Objective
 from engine.memory.budget import in_words
-from engine.models.decoder import GuidanceDecoder
 from engine.models.prior import Prior, timestep_on
-from engine.settings import Alignment
 from engine.types import Step
 
 EAGER_CALLS = 2
@@ -212,19 +209,14 @@ def peak_with_graphs(peaks: Mapping[str, int], held: int) -> int:
     )
 
 
-def graphed_descend(
-    graphs: Graphs, classifier: Classifier, alignment: Alignment, decoder: GuidanceDecoder
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The guidance gradient of whole batches, replayed.
+def graphed_descend(graphs: Graphs, objective: Objective) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The gradient of an objective of whole groups, replayed.
 
-    Returns a function of latents z (N, 4, h, w), a scale and `classes` (N,), which gives what `gradient_in_parts` does.
+    Returns a function of latents z (N, 4, h, w), a scale and `classes` (N,), which gives what the objective does.
     """
-    loss = domain_loss(classifier, alignment)
 
     def work(z: Tensor, classes: Tensor, *scale: Tensor) -> Tensors:
-        return gradient(
-            z, lambda rows: loss(decoder(rows), classes), fitted(*scale) if scale else 1.0
-        )
+        return objective.value_and_grad(z, classes, scale=fitted(*scale) if scale else 1.0)
 
     def descend(z: Tensor, scale: Scale, classes: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(scale, Tensor):

@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.models.prior import Prior
 from engine.networks.frozen import freeze, seeded
 
@@ -99,7 +99,7 @@ def lay_out(channels_last: Iterable[str], prior: Prior, classifier: Classifier) 
         "unet": prior.unet,
         "vae": prior.vae,
         "tiny": prior.tiny,
-        "classifier": classifier.module,
+        "classifier": classifier.network,
     }
     for name in channels_last:
         network = networks[name]

@@ -11,14 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from engine.classifiers.classifier import Classifier
 from engine.errors import EngineError, brief
-from engine.guidance.in_parts import gradient_in_parts
-from engine.guidance.steer import DomainSteer, GradientOf, Scale, loss_scale
 from engine.memory.budget import MemoryWarning
-from engine.models.decoder import GuidanceDecoder
 from engine.models.prior import Prior
-from engine.settings import Alignment
 from engine.types import Denoise, Prediction, Step
 
 T = TypeVar("T")
@@ -112,34 +107,6 @@ def _clear() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def steer_in_parts(
-    parts: MicroBatches,
-    classifier: Classifier,
-    alignment: Alignment,
-    decoder: GuidanceDecoder,
-    classes: Tensor,
-    whole: GradientOf | None = None,
-) -> DomainSteer:
-    """A steer for images of `classes` (N,), with as many graphs at once as `parts` allows in the phase of guidance.
-
-    whole: what gives the loss and its gradient while there is room for all images, in place of `gradient_in_parts`.
-    """
-    in_parts = gradient_in_parts(classifier, alignment, decoder, classes)
-
-    def gradient_of(z: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
-        def work(part: int) -> tuple[Tensor, Tensor]:
-            return (
-                whole(z, scale)
-                if whole is not None and part == len(z)
-                else in_parts(z, part, scale)
-            )
-
-        return parts.attempt("guidance", len(z), work)
-
-    scale = loss_scale(decoder.vae.dtype, classifier.dtype)
-    return DomainSteer.by_gradient(gradient_of, alignment, scale)
 
 
 def denoise_in_parts(

@@ -232,7 +232,7 @@ def loaded_bytes(prior: object, classifier: object) -> int:
             *([prior.tiny] if prior.tiny is not None else []),
         ]
     if isinstance(classifier, Classifier):
-        networks.append(classifier.module)
+        networks.append(classifier.network)
     seen: set[int] = set()
     return sum(
         weights_bytes(network, seen)

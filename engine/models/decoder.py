@@ -118,7 +118,7 @@ def guidance_decoder(
     if decoder == "tiny" and prior.tiny is None:
         raise ConfigError(
             f"alignment.decoder is 'tiny' and prior {prior.name!r} has no tiny decoder, expected one: load it with "
-            "load_prior(..., tiny=<folder or hub id>) or --tiny-decoder (for Stable Diffusion 1.x and 2.x: "
+            "load_prior(..., tiny=<folder or hub id>) or set `tiny_decoder` (for Stable Diffusion 1.x and 2.x: "
             "madebyollin/taesd), or choose 'auto' or 'full'."
         )
     side = prior.image_px

@@ -9,7 +9,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.errors import ConfigError, ModelError, brief
 from engine.models.decoder import GuidanceDecoder
 from engine.models.prior import Prior, timestep_on
@@ -125,7 +125,7 @@ def onnx_descend(
     decoder: GuidanceDecoder,
     cache: Path,
 ) -> Descend:
-    """What `DomainSteer` descends with in place of autograd."""
+    """What `Guidance` descends with in place of autograd."""
     session = Session(
         exported(gradient_graph(prior, classifier, alignment, decoder), cache), prior.device
     )

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.datasets.run_record import differences
 from engine.errors import ConfigError, OutputError
 from engine.files import make_folder, write_whole

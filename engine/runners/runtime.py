@@ -10,14 +10,14 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.errors import ConfigError
-from engine.guidance.steer import Scale
+from engine.guidance.gradient import Scale
 from engine.models import Prior
 from engine.models.decoder import GuidanceDecoder
 from engine.settings import Alignment
 
 Runtime = Literal["torch", "onnx"]
 Descend = Callable[..., tuple[Tensor, Tensor]]
-"""(latents (N, 4, h, w), scale, classes=(N,)) -> the guidance loss (G,) and its gradient by the latents."""
+"""(latents (N, 4, h, w), scale, classes=(N,)) -> what guidance descends, (G,), and its gradient by the latents."""
 
 
 def default_cache() -> Path:
@@ -56,7 +56,7 @@ def engines(
     if alignment is not None and decoder is not None:
         by_graph = onnx_descend(prior, classifier, alignment, decoder, folder)
 
-        def descend(z: Tensor, scale: Scale, classes: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+        def descend(z: Tensor, _: Scale, classes: Tensor) -> tuple[Tensor, Tensor]:
             return by_graph(z, classes)  # which has a scale of its own
 
     return onnx_prior(prior, folder), descend

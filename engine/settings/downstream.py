@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.settings import check_choices, setting
+from engine.settings.fields import check_choices, check_positive, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,7 @@ class Comparison:
     )
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ConfigError(
-                f"seeds is {self.seeds}, expected at least 1: 3 or more tell a spread."
-            )
+        check_positive(self, "seeds")
         if not 0 < self.held_out < 1:
             raise ConfigError(
                 f"held_out is {self.held_out}, expected a fraction between 0 and 1: write 20 % as 0.2."
@@ -58,15 +55,18 @@ class Distillation:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.epochs < 1 or self.batch < 2:
+        check_positive(self, "epochs")
+        if self.batch < 2:
             raise ConfigError(
-                f"distillation has {self.epochs} epochs in batches of {self.batch}, expected at least 1 epoch and 2 "
-                "images: BatchNorm needs several images."
+                f"batch is {self.batch}, expected at least 2: BatchNorm needs several images."
             )
-        if not 0 < self.learning_rate < float("inf") or not 0 <= self.weight_decay < float("inf"):
+        if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(
-                f"learning rate is {self.learning_rate} and weight decay {self.weight_decay}, expected finite "
-                "numbers, the first above 0 and the second not below."
+                f"learning_rate is {self.learning_rate}, expected a finite number > 0: try 0.003."
+            )
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ConfigError(
+                f"weight_decay is {self.weight_decay}, expected a finite number >= 0: 0 leaves weights as they are."
             )
         if not 0 < self.temperature < float("inf"):
             raise ConfigError(
@@ -84,6 +84,11 @@ class Distillation:
         return cls(epochs=200)
 
     @classmethod
+    def fitting(cls) -> "Distillation":
+        """For a new network on the class of each image, without a teacher."""
+        return cls(epochs=60, temperature=1.0, soft_labels="manifest")
+
+    @classmethod
     def fine_tuning(cls) -> "Distillation":
         """For weights that begin near their goal, as those of a pruned network do."""
         return cls(learning_rate=1e-3)
@@ -98,7 +103,7 @@ class Pruning:
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
             raise ConfigError(
-                f"pruning ratio is {self.ratio}, expected a fraction between 0 and 1: write 70 % as 0.7; 0 would prune "
+                f"ratio is {self.ratio}, expected a fraction between 0 and 1: write 70 % as 0.7; 0 would prune "
                 "nothing and 1 everything."
             )
 
@@ -122,7 +127,4 @@ class Quantisation:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.calibration_images < 1:
-            raise ConfigError(
-                f"calibration_images is {self.calibration_images}, expected at least 1: give a positive whole number."
-            )
+        check_positive(self, "calibration_images")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from engine.errors import ConfigError
-from engine.settings.fields import setting
+from engine.settings.fields import check_positive, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +28,9 @@ class Evaluation:
     evaluation_seed: int = setting(0, "seed of subsets, clusters and resamples")
 
     def __post_init__(self) -> None:
-        for name in (
-            "neighbours",
-            "density_neighbours",
-            "kid_subsets",
-            "prd_clusters",
-            "image_batch",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"evaluation's {name} is {getattr(self, name)}, expected at least 1: give a positive whole number."
-                )
+        check_positive(
+            self, "neighbours", "density_neighbours", "kid_subsets", "prd_clusters", "image_batch"
+        )
         if self.kid_subset_size < 2:
             raise ConfigError(
                 f"kid_subset_size is {self.kid_subset_size}, expected at least 2: KID compares pairs of images."

@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args, get_type_hints
 from engine.errors import ConfigError
 
 
-def setting(default: Any, help: str) -> Any:
-    """A config field with its one default and the text that the command line shows."""
-    return field(default=default, metadata={"help": help})
+def setting(default: Any, help: str, metavar: str = "") -> Any:
+    """A config field with its one default and what the command line shows: its text, and a word for its value."""
+    return field(default=default, metadata={"help": help, "metavar": metavar})
 
 
 def check_choices(config: Any) -> None:
@@ -21,6 +21,15 @@ def check_choices(config: Any) -> None:
             and getattr(config, entry.name) not in choices
         ):
             raise ConfigError(
-                f"{type(config).__name__}.{entry.name} is {getattr(config, entry.name)!r}, "
+                f"{entry.name} is {getattr(config, entry.name)!r}, "
                 f"expected one of {', '.join(map(repr, choices))}: choose one of these."
+            )
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raise ConfigError where one of these fields, whole numbers all, is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}, expected at least 1: give a positive whole number."
             )

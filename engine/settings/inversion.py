@@ -41,7 +41,7 @@ class InversionSettings:
             value, least = getattr(self, name), "> 0" if name in self.positive else ">= 0"
             if not isfinite(value) or value < 0 or (value == 0 and name in self.positive):
                 raise ConfigError(
-                    f"{self.name}'s {name} is {value}, expected a finite number {least}: the default is "
+                    f"{name} is {value}, expected a finite number {least}: the default is "
                     f"{type(self).__dataclass_fields__[name].default}."
                 )
 
@@ -133,7 +133,7 @@ class PlugInInversion(InversionSettings):
         super().__post_init__()
         if self.zoom > 1:
             raise ConfigError(
-                f"plugin-inversion's zoom is {self.zoom}, expected a share from 0 (centring alone) to 1 (zoom alone): "
+                f"zoom is {self.zoom}, expected a share from 0 (centring alone) to 1 (zoom alone): "
                 "the default is 0.5."
             )
 

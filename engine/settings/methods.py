@@ -15,7 +15,14 @@ class Plain:
     name: ClassVar[str] = "plain"
 
     sampling: Sampling = field(default_factory=Sampling)
-    tokens: str | None = setting(None, "learned class tokens (CAT), a file of `ddis learn-tokens`")
+    tokens: str | None = setting(
+        None, "learned class tokens (CAT): a file of ddis learn-tokens", "FILE"
+    )
+
+    @classmethod
+    def paper(cls) -> "Plain":
+        """The prior alone, sampled as in the paper."""
+        return cls(sampling=Sampling.paper())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +33,9 @@ class DDIS:
 
     alignment: Alignment = field(default_factory=Alignment)
     sampling: Sampling = field(default_factory=Sampling)
-    tokens: str | None = setting(None, "learned class tokens (CAT), a file of `ddis learn-tokens`")
+    tokens: str | None = setting(
+        None, "learned class tokens (CAT): a file of ddis learn-tokens", "FILE"
+    )
 
     @classmethod
     def paper(cls) -> "DDIS":

@@ -1,12 +1,13 @@
 """Settings as plain values and back: what JSON and YAML can hold, with errors that name the field.
 
-Knows the types that settings use: bool, int, float, str, Literal, tuples, optional values, nested dataclasses, and
-unions of dataclasses, told apart by the value of their class attribute `name`.
+Knows the types that settings use: bool, int, float, str, Path, Literal, tuples, optional values, nested dataclasses,
+and unions of dataclasses, told apart by the value of their class attribute `name`.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,14 +23,15 @@ def to_plain(value: Any) -> Any:
         return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, (tuple, list)):
         return [to_plain(item) for item in value]
-    return value
+    return str(value) if isinstance(value, Path) else value
 
 
 def from_plain(kind: type[T], value: Any, where: str = "") -> T:
     """The value of a type that `to_plain` wrote; fields that are missing get their defaults.
 
     where: the path of the value in its file, for messages: 'method.alignment'. Raises ConfigError for an unknown key,
-    with the nearest name that there is, and for a value of another type.
+    with the nearest name that there is, for a value of another type, and for what the settings themselves refuse. Each
+    message begins with the path of the field.
     """
     if is_dataclass(kind):
         return _dataclass(kind, value, where)
@@ -51,7 +53,8 @@ def from_plain(kind: type[T], value: Any, where: str = "") -> T:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """' Did you mean ...?' for the known word that is nearest to one that is not known; '' where none is near."""
-    found = get_close_matches(word, list(known), 1)
+    words = list(known)
+    found = get_close_matches(word, words, 1) or [one for one in words if one.startswith(word)]
     return f" Did you mean {found[0]!r}?" if found else ""
 
 
@@ -67,12 +70,14 @@ def _dataclass(kind: type[T], value: Any, where: str) -> T:
             raise ConfigError(
                 f"{place} is no setting, expected {', '.join(known)}: correct the name.{nearest(str(key), known)}"
             )
-    return kind(
-        **{
-            key: from_plain(hints[key], item, f"{where}.{key}" if where else key)
-            for key, item in given.items()
-        }
-    )
+    values = {
+        key: from_plain(hints[key], item, f"{where}.{key}" if where else key)
+        for key, item in given.items()
+    }
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{error}" if where else str(error)) from error
 
 
 def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -97,12 +102,15 @@ def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 def _scalar(kind: type[T], value: Any, where: str) -> T:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return kind(value)  # type: ignore[call-arg]
+    if kind is Path and isinstance(value, str):
+        return kind(value)  # type: ignore[call-arg]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         words = {
             bool: "true or false",
             int: "a whole number",
             float: "a number",
             str: "a text in quotes",
+            Path: "a path in quotes",
         }
         _refuse(where, value, words.get(kind, kind.__name__))
     return value

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from engine.errors import ConfigError
 from engine.prompts import PLAIN, template_fields
-from engine.settings.fields import setting
+from engine.settings.fields import check_positive, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,7 @@ class Sampling:
                 f"prompt is {self.prompt!r}, expected a text with {{class}} in it and, if wanted, {{a}}: write 'a "
                 "sketch of {a} {class}'."
             )
-        if self.steps < 1 or self.batch < 1:
-            raise ConfigError(
-                f"sampling has {self.steps} steps of {self.batch} images, expected at least 1 of each: "
-                "give positive whole numbers."
-            )
+        check_positive(self, "steps", "batch")
         if not 0 <= self.eta <= 1:
             raise ConfigError(
                 f"eta is {self.eta}, expected a number from 0 to 1: 0 is deterministic DDIM, 1 renews as much "

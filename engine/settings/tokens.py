@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, setting
+from engine.settings.fields import check_choices, check_positive, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,43 +70,36 @@ class TokenLearning:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.epochs < 1 or self.images_per_epoch < 1 or self.updates_per_trajectory < 1:
-            raise ConfigError(
-                f"token learning has {self.epochs} epochs of {self.images_per_epoch} images and "
-                f"{self.updates_per_trajectory} updates, expected at least 1 of each: give positive whole numbers."
-            )
+        check_positive(self, "epochs", "images_per_epoch", "updates_per_trajectory")
         if self.steps < 0:
             raise ConfigError(
-                f"token learning has {self.steps} sampler steps, expected a whole number >= 0: 0 takes as many as "
-                "sampling does."
+                f"steps is {self.steps}, expected a whole number >= 0: 0 takes as many as sampling does."
             )
         if self.gradient == "last" and self.updates_per_trajectory > 1:
             raise ConfigError(
-                f"token learning has {self.updates_per_trajectory} updates for each trajectory with the gradient of "
-                "the last step, expected 1: they would all read the same step. Set updates_per_trajectory to 1, or the "
-                "gradient to 'drawn'."
+                f"updates_per_trajectory is {self.updates_per_trajectory} with the gradient of the last step, expected "
+                "1: they would all read the same step. Set it to 1, or the gradient to 'drawn'."
             )
         if self.init == "words" and not self.styles:
             raise ConfigError(
-                f"token learning starts from words and has {self.words!r}, expected at least one, such as "
-                "'painted, sketched': name the styles that the images may have."
+                f"words is {self.words!r} and tokens start from words, expected at least one, such as 'painted, "
+                "sketched': name the styles that the images may have."
             )
         if self.check_images < 0 or self.check_images == 1:
             raise ConfigError(
-                f"token learning checks {self.check_images} images, expected 0 or at least 2: one alone says nothing "
-                "of chance."
+                f"check_images is {self.check_images}, expected 0 or at least 2: one alone says nothing of chance."
             )
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(
-                f"token learning rate is {self.learning_rate}, expected a finite number > 0: the paper uses 0.005."
+                f"learning_rate is {self.learning_rate}, expected a finite number > 0: the paper uses 0.005."
             )
         if not 0 <= self.target_accuracy <= 1:
             raise ConfigError(
-                f"target accuracy is {self.target_accuracy}, expected a fraction from 0 to 1: write 70 % as 0.7."
+                f"target_accuracy is {self.target_accuracy}, expected a fraction from 0 to 1: write 70 % as 0.7."
             )
         if not 0 <= self.domain_weight < float("inf"):
             raise ConfigError(
-                f"domain weight is {self.domain_weight}, expected a finite number >= 0: 0 leaves the token to the "
+                f"domain_weight is {self.domain_weight}, expected a finite number >= 0: 0 leaves the token to the "
                 "cross-entropy alone."
             )
 

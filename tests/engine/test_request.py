@@ -79,7 +79,10 @@ def test_what_is_missing_gets_its_default_and_whole_numbers_are_numbers():
         ),
         ({"format": "ddis-request/9"}, r"format 'ddis-request/9', expected 'ddis-request/1'"),
         ({"images_per_class": 0}, r"images_per_class is 0, expected at least 1"),
-        ({"method": {"name": "ddis", "sampling": {"steps": 0}}}, r"sampling has 0 steps"),
+        (
+            {"method": {"name": "ddis", "sampling": {"steps": 0}}},
+            r"method.sampling.steps is 0, expected at least 1",
+        ),
     ],
 )
 def test_a_mistake_is_named_by_its_path(values, words):

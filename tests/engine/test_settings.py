@@ -11,20 +11,20 @@ from engine.settings import PRIORS_PX, Alignment, Sampling, TokenLearning
     [
         (
             lambda: Alignment(start=12, stop=20),
-            r"window is \[12, 20\), expected 0 <= start < stop <= 1: .* Divide",
+            r"start is 12 and stop is 20, expected 0 <= start < stop <= 1: .* Divide",
         ),
-        (lambda: Alignment(start=0.5, stop=0.5), r"window is \[0.5, 0.5\)"),
+        (lambda: Alignment(start=0.5, stop=0.5), "start is 0.5 and stop is 0.5"),
         (lambda: Alignment(scale=-1), "scale is -1, expected a finite number >= 0"),
         (lambda: Alignment(scale=float("nan")), "scale is nan"),
         (
             lambda: Alignment(target="x0"),
-            r"Alignment.target is 'x0', expected one of 'clean', 'noisy'",
+            r"target is 'x0', expected one of 'clean', 'noisy'",
         ),
-        (lambda: Sampling(steps=0), "0 steps of 28 images"),
+        (lambda: Sampling(steps=0), "steps is 0, expected at least 1"),
         (lambda: Sampling(cfg=0.5), "cfg is 0.5, expected a finite number >= 1"),
         (
             lambda: Alignment(class_weight=-1.0),
-            "class weight is -1.0, expected a finite number >= 0",
+            "class_weight is -1.0, expected a finite number >= 0",
         ),
         (lambda: Sampling(eta=1.5), "eta is 1.5, expected a number from 0 to 1"),
         (
@@ -41,19 +41,19 @@ from engine.settings import PRIORS_PX, Alignment, Sampling, TokenLearning
         ),
         (
             lambda: TokenLearning(init="words", words=" ,"),
-            r"starts from words and has ' ,', expected at least one",
+            r"words is ' ,' and tokens start from words, expected at least one",
         ),
-        (lambda: TokenLearning(learning_rate=0), "learning rate is 0"),
-        (lambda: TokenLearning(target_accuracy=70), "target accuracy is 70, .* write 70 % as 0.7"),
-        (lambda: TokenLearning(epochs=0), "0 epochs of 12 images and 5 updates"),
+        (lambda: TokenLearning(learning_rate=0), "learning_rate is 0"),
+        (lambda: TokenLearning(target_accuracy=70), "target_accuracy is 70, .* write 70 % as 0.7"),
+        (lambda: TokenLearning(epochs=0), "epochs is 0, expected at least 1"),
         (
             lambda: TokenLearning(updates_per_trajectory=0),
-            "and 0 updates, expected at least 1 of each",
+            "updates_per_trajectory is 0, expected at least 1",
         ),
-        (lambda: TokenLearning(steps=-1), "has -1 sampler steps, expected a whole number >= 0"),
+        (lambda: TokenLearning(steps=-1), "steps is -1, expected a whole number >= 0"),
         (
             lambda: TokenLearning(gradient="last", updates_per_trajectory=4),
-            "4 updates for each trajectory with the gradient of the last step, expected 1",
+            "updates_per_trajectory is 4 with the gradient of the last step, expected 1",
         ),
         (
             lambda: TokenLearning(optimizer="sgd"),
@@ -65,7 +65,7 @@ from engine.settings import PRIORS_PX, Alignment, Sampling, TokenLearning
         ),
         (
             lambda: TokenLearning(domain_weight=-0.1),
-            "domain weight is -0.1, expected a finite number >= 0",
+            "domain_weight is -0.1, expected a finite number >= 0",
         ),
     ],
 )

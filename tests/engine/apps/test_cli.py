@@ -1,25 +1,24 @@
 """The command line: built from the configs, one clear error, exit code 2, nothing half-written."""
 
 import json
-import subprocess
-import sys
-from contextlib import nullcontext
-from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from engine.apps.cli import build_parser, main
-from engine.apps.options import alignment_of, config_of, learning_of, load_models, sampling_of
-from engine.apps.progress import Bar, Progress
+from engine.apps.cli import main
+from engine.apps.cli.registry import COMMANDS
+from engine.apps.cli.settings import understand
+from engine.apps.cli.today import load_models
+from engine.apps.progress import Bars, Progress
 from engine.classifiers import Preprocess, save_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.dataset import read_dataset
 from engine.errors import ConfigError
+from engine.events import Event, Progressed, Started
 from engine.networks.frozen import default_device
 from engine.runners.start_word import IMAGES_PER_CLASS
-from engine.settings import Alignment, Sampling, TokenLearning
+from engine.settings import Sampling
 from engine.tokens.state import Outcome, TokenEpoch
 from engine.types import Step
 
@@ -42,47 +41,6 @@ def models(
         "--device",
         "cpu",
     ]
-
-
-def parsed(*arguments: str):
-    return build_parser().parse_args(["generate", "--classifier", "x", "--out", "o", *arguments])
-
-
-def test_every_field_of_the_configs_is_an_option() -> None:
-    known = build_parser().parse_args(["generate", "--classifier", "x", "--out", "o"])
-    assert config_of(known, Sampling()) == Sampling()
-    assert alignment_of(known) == Alignment()
-    for entry in fields(Alignment):
-        assert f"--alignment-{entry.name.replace('_', '-')}" in _help()
-    for entry in fields(Sampling):
-        assert f"--{entry.name.replace('_', '-')}" in _help()
-
-
-def _help() -> str:
-    parser = build_parser()
-    return parser._subparsers._group_actions[0].choices["generate"].format_help()
-
-
-def test_options_change_the_fields_they_name() -> None:
-    assert alignment_of(parsed("--alignment", "paper")) == Alignment.paper()
-    assert alignment_of(parsed("--alignment", "none")) is None
-    assert alignment_of(
-        parsed("--alignment-scale", "0.4", "--alignment-norm", "l2_squared")
-    ) == Alignment(scale=0.4, norm="l2_squared")
-    assert alignment_of(
-        parsed("--alignment-decoder", "full", "--alignment-decode-px", "-1")
-    ) == Alignment(decoder="full", decode_px=-1)
-    assert config_of(parsed("--steps", "8", "--cfg", "2.5"), Sampling()) == Sampling(
-        steps=8, cfg=2.5
-    )
-    assert parsed("--classes", "dog", "tench, Tinca tinca").classes == ["dog", "tench, Tinca tinca"]
-
-
-def test_no_library_remarks_on_being_imported() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "engine", "--help"], capture_output=True, text=True, check=True
-    )
-    assert done.stderr == ""
 
 
 def test_generate_prints_one_json_object(
@@ -128,9 +86,8 @@ def test_the_plain_method_is_the_prior_without_guidance(
     ]
     assert main([*asked, "--method", "plain"]) == 0
     assert json.loads(capsys.readouterr().out)["made_now"] == 2
-    assert main([*asked, "--alignment", "none"]) == 0
-    assert json.loads(capsys.readouterr().out)["made_now"] == 0
-    assert alignment_of(parsed("--method", "plain")) is None
+    assert main([*asked, "--alignment", "none"]) == 2
+    assert "or --method plain for the prior without guidance" in capsys.readouterr().err
 
 
 def test_over_generation_keeps_the_number_that_was_asked_for(
@@ -149,8 +106,8 @@ def test_over_generation_keeps_the_number_that_was_asked_for(
         "2",
         "--out",
         str(out),
-        "--alignment",
-        "none",
+        "--method",
+        "plain",
     ]
     assert main([*asked, "--over-generate", "1.6", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -185,13 +142,13 @@ def test_over_generation_refuses_before_it_makes_an_image(
         "2",
         "--out",
         str(out),
-        "--alignment",
-        "none",
+        "--method",
+        "plain",
     ]
     for factor, message in (
         ("1", "--over-generate is 1, expected a number above 1"),
         ("nan", "--over-generate is nan, expected a number above 1"),
-        ("1.2", "--over-generate 1.2 of 1 images a class makes no more"),
+        ("1.2", "--over-generate is 1.2 with 1 images a class, expected enough for one more"),
     ):
         assert main([*asked, "--over-generate", factor]) == 2
         assert message in capsys.readouterr().err
@@ -203,8 +160,9 @@ def test_over_generation_refuses_before_it_makes_an_image(
 
 def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> None:
     for name in ("float32", "bfloat16", "float16"):
-        chosen = build_parser().parse_args(["generate", *models, "--out", "o", "--dtype", name])
-        classifier, prior = load_models(chosen)
+        words = [*models, "--out", "o", "--dtype", name]
+        command = understand("generate", words, COMMANDS).command
+        classifier, prior = load_models(command.request, command.execution)
         assert classifier.dtype == prior.dtype == getattr(torch, name)
 
 
@@ -213,24 +171,33 @@ def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> Non
     [
         (["--classifier", "nonsense"], "unknown classifier 'nonsense'"),
         (["--classifier", "embedded:oil"], "unknown domain 'oil'"),
-        (["--architecture", "resnet8"], "architecture is 'resnet8' with classifier"),
+        (["--architecture", "resnet8"], "--architecture is 'resnet8' with classifier"),
         (["--prior", "nonsense"], "unknown prior 'nonsense'"),
-        (["--revision", "main"], "revision is 'main' with prior"),
-        (["--images-per-class", "0"], "images_per_class is 0"),
+        (["--revision", "main"], "--revision is 'main' with prior"),
+        (["--images-per-class", "0"], "--images-per-class is 0"),
         (["--classes", "cat"], "class 'cat' is not a label"),
-        (["--alignment-start", "0.9", "--alignment-stop", "0.1"], "alignment window is [0.9, 0.1)"),
         (
-            ["--alignment", "none", "--alignment-scale", "1"],
-            "--alignment none came with --alignment-scale",
+            ["--alignment.start", "0.9", "--alignment.stop", "0.1"],
+            "--alignment.start is 0.9 and stop is 0.1",
         ),
+        (["--steps", "few"], "--steps is 'few', expected a whole number"),
+        (
+            ["--alignment.norm", "l3"],
+            "--alignment.norm is 'l3', expected one of 'l2', 'l2_squared'",
+        ),
+        (["--aligment.scale", "1"], "Did you mean '--alignment.scale'?"),
+        (["--alignment-scale", "1"], "since version 0.2, expected --alignment.scale"),
+        (["--learning", "paper"], "--learning is no option of ddis generate"),
+        (["--seed"], "--seed has no value, expected seed of the run"),
+        (["stray"], "'stray' is a word too many"),
         (["--tokens", "missing.safetensors"], "missing.safetensors"),
-        (["--device", "gpu"], "device is 'gpu', expected 'cpu', 'cuda'"),
-        (["--device", "cuda:99"], "device is 'cuda:99'"),
+        (["--device", "gpu"], "--device is 'gpu', expected 'cpu', 'cuda'"),
+        (["--device", "cuda:99"], "--device is 'cuda:99'"),
         (["--labels", "a", "b"], "7 outputs and 2 labels"),
         (["--tiny-decoder", "nonsense"], "unknown tiny decoder 'nonsense'"),
-        (["--alignment-decoder", "tiny"], "has no tiny decoder"),
-        (["--onnx-cache", "graphs"], "onnx_cache is 'graphs' with runtime 'torch'"),
-        (["--attention", "xformers"], "attention is 'xformers' on cpu"),
+        (["--alignment.decoder", "tiny"], "has no tiny decoder"),
+        (["--onnx-cache", "graphs"], "--onnx-cache is 'graphs' with runtime 'torch'"),
+        (["--attention", "xformers"], "--attention is 'xformers' on cpu"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -257,51 +224,26 @@ def test_a_folder_that_cannot_be_written_is_an_error(
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 
-def test_the_paper_s_alignment_brings_the_paper_s_sampling() -> None:
-    assert sampling_of(parsed("--alignment", "paper")) == Sampling.paper()
-    assert sampling_of(parsed("--alignment", "paper", "--eta", "1")) == replace(
-        Sampling.paper(), eta=1.0
-    )
-    assert sampling_of(parsed()) == Sampling()
-
-
-def learning_parsed(*arguments: str):
-    return build_parser().parse_args(
-        ["learn-tokens", "--classifier", "x", "--out", "o", *arguments]
-    )
-
-
-def test_the_published_learning_is_a_preset() -> None:
-    assert learning_of(learning_parsed()) == TokenLearning()
-    assert learning_of(learning_parsed("--learning", "paper")) == TokenLearning.paper()
-    changed = learning_of(learning_parsed("--learning", "paper", "--learning-epochs", "3"))
-    assert changed == replace(TokenLearning.paper(), epochs=3)
-
-
 @pytest.fixture
 def bars(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
     """Of each bar that a command shows its total and how far it came."""
     shown: dict[str, list[float]] = {}
 
-    class Counted(Bar):
-        def __init__(self, title: str, total: int) -> None:
-            self.seen = shown[title] = [total, 0]
+    def count(_: Bars, event: Event) -> None:
+        if isinstance(event, Started):
+            shown[event.task] = [event.total, 0]
+        elif isinstance(event, Progressed):
+            shown[event.task][1] += event.units
 
-        def expect(self, total: int) -> None:
-            self.seen[0] = total
-
-        def advance(self, units: float = 1, **fields: object) -> None:
-            self.seen[1] += units
-
-    monkeypatch.setattr(Progress, "bars", lambda self: nullcontext(Counted))
+    monkeypatch.setattr(Bars, "__call__", count)
     return shown
 
 
 @pytest.mark.parametrize(
-    ("alignment", "again"), [("default", 2), ("none", 1)], ids=["made jointly", "made alone"]
+    ("method", "again"), [("ddis", 2), ("plain", 1)], ids=["made jointly", "made alone"]
 )
 def test_a_continued_run_shows_the_images_that_it_makes(
-    tmp_path: Path, models: list[str], bars: dict[str, list[float]], alignment: str, again: int
+    tmp_path: Path, models: list[str], bars: dict[str, list[float]], method: str, again: int
 ) -> None:
     out = tmp_path / "set"
     asked = [
@@ -318,7 +260,7 @@ def test_a_continued_run_shows_the_images_that_it_makes(
     for number, images in enumerate((2, again, 0)):
         if number == 1:
             (out / "images" / "horse" / "00000.png").unlink()
-        assert main([*asked, "--alignment", alignment, "--out", str(out)]) == 0
+        assert main([*asked, "--method", method, "--out", str(out)]) == 0
         assert bars == {"images": [images, pytest.approx(images)]}
 
 
@@ -335,23 +277,23 @@ def test_learning_shows_the_trial_of_words_and_its_epochs(
         str(tmp_path / "t.safetensors"),
         "--steps",
         "2",
-        "--learning-steps",
+        "--learning.steps",
         "2",
-        "--learning-epochs",
+        "--learning.epochs",
         "2",
-        "--learning-target-accuracy",
+        "--learning.target-accuracy",
         "1",
-        "--learning-words",
+        "--learning.words",
         "red, blue",
-        "--learning-images-per-epoch",
+        "--learning.images-per-epoch",
         "2",
-        "--learning-check-images",
+        "--learning.check-images",
         "2",
-        "--learning-gradient",
+        "--learning.gradient",
         "last",
-        "--learning-updates-per-trajectory",
+        "--learning.updates-per-trajectory",
         "1",
-        "--no-learning-skip-passing",
+        "--learning.no-skip-passing",
     ]
     assert main(asked) == 0
     total = IMAGES_PER_CLASS * 2 * (2 + 1)  # of both classes, of each word and of none
@@ -378,32 +320,11 @@ def test_the_demo_shows_its_learning(
     }
 
 
-def test_steps_of_sampling_act_in_learning_or_are_refused() -> None:
-    assert learning_of(learning_parsed("--steps", "7")).steps == 0
-    assert sampling_of(learning_parsed("--steps", "7")).steps == 7
-    assert learning_of(learning_parsed("--learning-steps", "7")).steps == 7
-    with pytest.raises(
-        ConfigError, match="--steps 7 came with --learning-steps 9, expected one of them"
-    ):
-        learning_of(learning_parsed("--steps", "7", "--learning-steps", "9"))
-
-
-@pytest.mark.parametrize("verb", ["plan", "profile", "export-onnx"])
-@pytest.mark.parametrize("option", ["--seed", "--classes", "--eta"])
-def test_a_verb_has_no_option_without_effect(
-    verb: str, option: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    needed = ["--out", "o"] if verb == "export-onnx" else []
-    with pytest.raises(SystemExit):
-        build_parser().parse_args([verb, "--classifier", "x", *needed, option, "1"])
-    assert "unrecognized arguments" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        (["generate", "--classifier", "x", "--out", "o"], "run the same command again to continue"),
-        (["evaluate", "x"], "nothing of this run was kept, the same command starts anew"),
+        (["generate", "--classifier", "x", "--out", "o"], "run the same command again to resume"),
+        (["evaluate", "x"], "nothing of this run was kept, the same command starts over"),
         (["export", "x", "--out", "o"], "empty the folder"),
     ],
 )
@@ -416,7 +337,7 @@ def test_an_interruption_says_what_becomes_of_the_run(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"engine.apps.cli.run_{command[0]}", interrupted)
+    monkeypatch.setattr(COMMANDS[command[0]], "run", interrupted)
     assert main(command) == 130
     assert says in capsys.readouterr().err
 

@@ -63,5 +63,5 @@ def test_a_profile_is_a_table_and_a_ratio(capsys: pytest.CaptureFixture[str]) ->
     shown = " ".join(capsys.readouterr().err.split())
     assert "host gaps" in shown
     assert "times the FLOPs" in shown
-    assert main(["profile", *arguments, "--alignment", "none"]) == 2
-    assert "expected one to profile" in capsys.readouterr().err
+    assert main(["profile", *arguments, "--method", "plain"]) == 2
+    assert "--method is no option of ddis profile" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def test_a_domain_without_shipped_tokens_is_told_how_to_learn_them(
 ) -> None:
     monkeypatch.setattr(demo_module, "EMBEDDED", tmp_path)
     with pytest.raises(
-        ModelError, match=r"no shipped tokens in .*tokens, expected them .* pass --learn"
+        ModelError, match=r"no shipped tokens in .*tokens, expected them .* set `learn`"
     ):
         demo(tmp_path / "demo", "cartoon")
 

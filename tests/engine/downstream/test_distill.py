@@ -194,6 +194,6 @@ def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, s
     assert drawn == made
     assert report["sets"]["plain"] != report["sets"]["folder"]
     with pytest.raises(
-        ConfigError, match=r"was drawn by the prior .* expected it and not .*--prior"
+        ConfigError, match=r"was drawn by the prior .* expected it and not .*`prior`"
     ):
         distill(tmp_path / "ours", teacher, out=tmp_path / "other", plain="generate")

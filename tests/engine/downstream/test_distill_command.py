@@ -17,7 +17,7 @@ def command(tmp_path: Path, teacher) -> list[str]:
     """Options of a short run, all but the folder."""
     save_classifier(
         tmp_path / "net",
-        teacher.module,
+        teacher.network,
         architecture="resnet8",
         labels=teacher.labels,
         preprocess=teacher.preprocess,
@@ -122,7 +122,7 @@ def test_a_made_folder_takes_the_options_of_generate(tmp_path: Path, making) -> 
     options = [
         "--cfg",
         "2",
-        "--alignment-scale",
+        "--alignment.scale",
         "0.3",
         "--generate-seed",
         "5",
@@ -139,7 +139,7 @@ def test_a_made_folder_takes_the_options_of_generate(tmp_path: Path, making) -> 
     [
         (
             ["--images-per-class", "1"],
-            "images_per_class is 1, expected at least 2 without test images",
+            "--images-per-class is 1, expected at least 2 without test images",
         ),
         (
             ["--test", "nowhere"],
@@ -147,7 +147,7 @@ def test_a_made_folder_takes_the_options_of_generate(tmp_path: Path, making) -> 
         ),
         (["--original", "nowhere"], "there is no nowhere"),
         (["--plain", "nowhere"], "there is no nowhere"),
-        (["--student", "vgg"], "student is 'vgg', expected one of resnet8"),
+        (["--student", "vgg"], "--student is 'vgg', expected one of resnet8"),
         (["--domain", "photo"], "domain 'photo' was given without original or test images"),
         (["--out", "made"], "the folder that the images are made in, expected another"),
     ],
@@ -177,7 +177,7 @@ def test_original_images_lacking_a_class_are_told_before_images_are_made(
             ["--cfg", "2", "--generate-seed", "1"],
             "--cfg, --generate-seed came without --images-per-class",
         ),
-        (["--alignment-scale", "2"], "--alignment-scale came without --images-per-class"),
+        (["--alignment.scale", "2"], "--alignment.scale came without --images-per-class"),
         (
             ["--prior", "embedded", "--no-plain"],
             "--prior came with --plain none, expected --plain generate or",

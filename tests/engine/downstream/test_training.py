@@ -108,11 +108,11 @@ def test_stored_labels_are_learned_in_place_of_the_teachers(teacher, images) -> 
 
 
 def test_the_teacher_is_left_as_it_was(teacher, images) -> None:
-    before = copy.deepcopy(teacher.module.state_dict())
-    strides = [value.stride() for value in teacher.module.parameters()]
+    before = copy.deepcopy(teacher.network.state_dict())
+    strides = [value.stride() for value in teacher.network.parameters()]
     taught(teacher, images, FEW, 0)
-    assert all(value.equal(before[key]) for key, value in teacher.module.state_dict().items())
-    assert strides == [value.stride() for value in teacher.module.parameters()]
+    assert all(value.equal(before[key]) for key, value in teacher.network.state_dict().items())
+    assert strides == [value.stride() for value in teacher.network.parameters()]
 
 
 def test_a_loss_that_is_no_number_is_told(teacher, images) -> None:
@@ -131,7 +131,7 @@ def test_a_loss_that_is_no_number_is_told(teacher, images) -> None:
         (lambda: Comparison(seeds=0), "seeds is 0, expected at least 1"),
         (lambda: Comparison(held_out=1.0), "held_out is 1.0, expected a fraction"),
         (lambda: Distillation(temperature=0), "temperature is 0, expected a finite number > 0"),
-        (lambda: Distillation(batch=1), "batches of 1, expected at least 1 epoch and 2"),
+        (lambda: Distillation(batch=1), "batch is 1, expected at least 2"),
         (lambda: Distillation(soft_labels="hard"), "expected one of 'online', 'manifest'"),
         (lambda: Quantisation(calibration_images=0), "calibration_images is 0"),
     ],

@@ -172,7 +172,7 @@ def test_a_classifier_s_features_are_what_its_last_layer_reads(tiny_resnet) -> N
     assert features.shape == (3, extractor.width)
     torch.testing.assert_close(tiny_resnet.linear(features), logits)
     torch.testing.assert_close(logits, classifier.logits(images))
-    assert not any(layer._forward_pre_hooks for layer in classifier.module.modules())
+    assert not any(layer._forward_pre_hooks for layer in classifier.network.modules())
 
 
 def test_a_classifier_without_a_linear_head_is_refused() -> None:
@@ -293,7 +293,7 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
         (tmp_path / "nowhere", None, "there is no .*nowhere"),
         (kept, None, "has features of classifier-.* and the folder those of judge-"),
         (tmp_path / "cut.safetensors", None, "cannot be read as statistics"),
-        (own, "photo", "are of no single domain.* statistics are of one set, leave --domain out"),
+        (own, "photo", "are of no single domain.* statistics are of one set, leave `domain` out"),
         (table, "oil", "domain 'oil' is in no row of .*, expected one of photo"),
         (images, "photo", "was asked of the folder"),
         (tmp_path / "words.parquet", None, "is no parquet file of images"),
@@ -313,7 +313,7 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
     small = make_folder(tmp_path / "small", 3)
     with pytest.raises(
         ConfigError,
-        match=r"--neighbours is 3 and the reference .*small has 3 images, expected 1 <= k < images",
+        match=r"neighbours is 3 and the reference .*small has 3 images, expected 1 <= k < images",
     ):
         evaluate(images, small, judge, settings=Evaluation(resamples=0))
     with pytest.raises(
@@ -325,7 +325,7 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"neighbours": 0}, "evaluation's neighbours is 0"),
+        ({"neighbours": 0}, "neighbours is 0"),
         ({"kid_subset_size": 1}, "kid_subset_size is 1"),
         ({"resamples": 1}, "resamples is 1, expected 0 or at least 2"),
     ],
@@ -369,7 +369,7 @@ def test_the_command(
     assert printed["settings"]["resamples"] == 4
     assert main(asked) == 0
     printed = capsys.readouterr()
-    assert f"{images}: 6 images, beside {real}: 8 images of the reference" in printed.out
+    assert f"{images}: 6 images, compared with {real}: 8 images of the reference" in printed.out
     assert "features of classifier-" in printed.out
     assert "precision" in printed.out
     assert "needs a manifest or" in printed.out

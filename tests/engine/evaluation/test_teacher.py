@@ -14,7 +14,7 @@ from engine.classifiers import Classifier, Preprocess, load_classifier, save_cla
 from engine.errors import ConfigError
 from engine.evaluation.images import open_pool
 from engine.evaluation.teacher import by_classifier
-from engine.guidance.losses import alignment_loss, judged
+from engine.guidance.domain import judged, moment_distance
 from engine.guidance.moments import recording_moments
 
 LABELS = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
@@ -38,9 +38,9 @@ def test_any_folder_with_class_folders_is_judged(tmp_path: Path, make_folder, te
     images = read_whole(folder)
     truth = torch.tensor([0] * 5 + [4] * 6)  # folders in the order of their names: dog, horse
     logits, distances = judged(teacher, images)
-    with torch.no_grad(), recording_moments(teacher.norm_layers) as taken:
+    with torch.no_grad(), recording_moments(teacher.statistics.taps) as taken:
         teacher.logits(images)
-        whole = alignment_loss(taken, teacher.stored).item()
+        whole = moment_distance(taken, teacher.statistics.stored).item()
     steps: list[int] = []
     columns, set_l_bn = by_classifier(open_pool([folder]), teacher, 4, steps.append)
     assert columns[0].tolist() == (logits.argmax(1) == truth).double().tolist()
@@ -72,7 +72,7 @@ def test_a_data_set_s_own_teacher_agrees_with_its_manifest(
     )
     asked = evaluate(tmp_path / "set", classifier=teacher, settings=NO_INTERVALS)
     assert told["metrics"]["set_l_bn"] is None
-    assert told["missing"] == {"set_l_bn": "needs --classifier"}
+    assert told["missing"] == {"set_l_bn": "needs `classifier`"}
     for name in ("teacher_accuracy", "teacher_confidence", "l_bn"):
         assert asked["metrics"][name]["value"] == pytest.approx(
             told["metrics"][name]["value"], rel=0.05
@@ -86,7 +86,7 @@ def test_without_a_reference_the_teacher_alone_is_asked(
     report = evaluate(make_folder(tmp_path / "real", 5), classifier=teacher, settings=NO_INTERVALS)
     assert (report["images"], report["features"], report["classifier"]) == (5, None, teacher.name)
     assert report["metrics"]["fid"] is None
-    assert report["missing"]["fid"] == "needs --reference"
+    assert report["missing"]["fid"] == "needs `reference`"
 
 
 def test_images_without_the_classifier_s_labels_are_refused(

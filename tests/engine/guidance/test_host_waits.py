@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
-from engine.guidance.fused import aligned
-from engine.guidance.in_parts import gradient_in_parts
-from engine.guidance.steer import HALF_SCALE, DomainSteer
+from engine.guidance.gradient import HALF_SCALE, fitted, gradient
+from engine.guidance.move import Guidance, guided
+from engine.guidance.objective import Objective
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.models import Prior
 from engine.models.decoder import decoder_of
@@ -69,27 +69,34 @@ def test_nothing_crosses_in_a_guided_step(
     """Of a group's steps the first guided one may wait: it looks whether float16 overflows."""
     prior = skeleton_prior(small_prior)
     decode = decoder_of(alignment, prior, classifier.preprocess)
-    of = gradient_in_parts(
-        classifier, alignment, decode, torch.zeros(2, dtype=torch.int64, device="meta")
+    guidance = guided(
+        Objective(classifier, alignment, decode),
+        alignment,
+        torch.zeros(2, dtype=torch.int64, device="meta"),
+        scale,
+        lambda images, work: work(images),
     )
-    steer = DomainSteer.by_gradient(lambda z, by: of(z, 2, by), alignment, scale)
-    steer._scale = torch.empty((), device="meta")  # of the step before
+    guidance._scale = torch.empty((), device="meta")  # of the step before
     z, context = (
         torch.empty(2, *prior.latent_shape, device="meta"),
         torch.empty(2, 16, 32, device="meta"),
     )
     step = prior.schedule(30)[10]
-    assert steer.acts_on(step)
+    assert guidance.acts_on(step)
     with torch.no_grad():
-        denoise = prior.denoiser(context, context[:1], 5.0)
-        sample(z, denoise, [step], steer)  # what is made once
+        denoise = guidance.before(prior.denoiser(context, context[:1], 5.0))
+        sample(z, denoise, [step], guidance.move)  # what is made once
         with _NoValues():
-            sample(z, denoise, [step], steer)
-    assert len(steer.curve) == len(steer.taken) == 2
+            sample(z, denoise, [step], guidance.move)
+    assert len(guidance.curve) == len(guidance.taken) == 2
 
 
 def test_the_first_step_of_float16_alone_is_looked_at() -> None:
-    steer = DomainSteer(lambda z: z.square().sum((1, 2, 3)), Alignment(), HALF_SCALE)
+    guidance = Guidance(
+        lambda z, scale: gradient(z, lambda z: z.square().sum((1, 2, 3)), fitted(scale)),
+        Alignment(),
+        HALF_SCALE,
+    )
     step = type("", (), {"index": 3, "total": 10, "is_last": False, "alpha": torch.tensor(0.5)})()
     z = torch.randn(2, 4, 3, 3)
     looks: list[Tensor] = []
@@ -104,7 +111,7 @@ def test_the_first_step_of_float16_alone_is_looked_at() -> None:
 
     with Looks():
         for _ in range(3):
-            steer.between(z, step)
+            guidance.move(z, step)
     assert len(looks) == 1
 
 
@@ -123,25 +130,3 @@ def test_preprocessing_copies_its_constants_once() -> None:
     mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
     assert torch.equal(again, (images - mean) / std)
     assert torch.allclose(grad, (1 / std).expand_as(grad))
-
-
-def test_a_target_is_made_anew_only_where_another_is_asked_for(tiny_resnet: CifarResNet) -> None:
-    own = load_classifier(
-        tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
-    )
-    images = torch.rand(2, 3, 16, 16)
-
-    def loss(norm: str = "l2", weights: list[tuple[float, float]] | None = None) -> Tensor:
-        with torch.no_grad(), aligned(own.module, own.stored, weights, norm) as of:
-            own.module(images)
-            return of()
-
-    plain = loss()
-    with _NoValues():
-        assert torch.equal(loss(), plain)
-    count = len(own.stored)
-    assert loss("l2_squared") != plain
-    assert torch.allclose(loss(weights=[(2.0, 2.0)] * count), 2 * plain)
-    assert torch.equal(loss(), plain)
-    own.stored[0].mean.add_(1.0)
-    assert loss() != plain

@@ -81,6 +81,6 @@ def test_a_run_lays_its_networks_out_as_planned(small_prior: Prior, classifier: 
     before = images(())
     assert not is_channels_last(own.unet)
     after = images(("unet", "vae", "classifier"))
-    assert all(map(is_channels_last, (own.unet, own.vae, classifier.module)))
+    assert all(map(is_channels_last, (own.unet, own.vae, classifier.network)))
     torch.testing.assert_close(after, before, atol=0.02, rtol=0)
     lay_out(("tiny",), replace(own, tiny=None), classifier)

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.apps.cli import build_parser, main
+from engine.apps.cli import main
+from engine.apps.cli.options import options_of
+from engine.apps.cli.registry import COMMANDS
 from engine.classifiers import Classifier, Preprocess, save_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, OutputError
-from engine.guidance.losses import judged
+from engine.guidance.domain import judged
 from engine.methods.registry import BASELINES, DDIS
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
@@ -192,15 +194,15 @@ def test_the_command_makes_a_folder(
     options = [
         "--method",
         "deepinversion",
-        "--deepinversion-iterations",
+        "--deepinversion.iterations",
         "2",
-        "--no-deepinversion-flip",
+        "--deepinversion.no-flip",
     ]
     assert asked(*options) == 0
     assert json.loads(capsys.readouterr().out)["made_now"] == 7
     method = json.loads((tmp_path / "set" / "run.json").read_text())["config"]["method"]
     assert method == {"name": "deepinversion", **asdict(DeepInversion(iterations=2, flip=False))}
-    student = ["--student", str(tmp_path / "classifier"), "--deepinversion-competition", "2"]
+    student = ["--student", str(tmp_path / "classifier"), "--deepinversion.competition", "2"]
     assert asked(*options, *student) == 2
     assert "method.competition is 0.0 there and 2.0 here" in capsys.readouterr().err
 
@@ -208,24 +210,26 @@ def test_the_command_makes_a_folder(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--deepinversion-iterations 3", "--deepinversion-iterations came with --method ddis"),
+        ("--deepinversion.iterations 3", "--deepinversion.iterations came with --method ddis"),
         (
-            "--method natural-inversion --deepinversion-iterations 3",
+            "--method natural-inversion --deepinversion.iterations 3",
             "came with --method natural-inversion",
         ),
         (
             "--method deepinversion --steps 3 --cfg 2",
             "--cfg, --steps came with --method deepinversion",
         ),
-        ("--method deepinversion --alignment-scale 1", "--alignment-scale came with"),
+        ("--method deepinversion --alignment.scale 1", "--alignment.scale came with"),
         ("--method deepinversion --tiny-decoder x", "--tiny-decoder came with"),
-        ("--method plain --alignment-scale 1", "--alignment-scale came with --method plain"),
-        ("--method plain --alignment paper", "--alignment came with --method plain"),
-        ("--method plain --tokens t", "--tokens came with --method plain"),
+        ("--method plain --alignment.scale 1", "--alignment.scale came with --method plain"),
+        (
+            "--method deepinversion --preset paper",
+            "--preset is 'paper' with --method deepinversion",
+        ),
         ("--method plain --student x", "--student came with --method plain"),
         ("--student x", "--student came with --method ddis"),
-        ("--method deepinversion --deepinversion-iterations 0", "deepinversion's iterations is 0"),
-        ("--method deepinversion --deepinversion-competition 1", "no student is given"),
+        ("--method deepinversion --deepinversion.iterations 0", "--deepinversion.iterations is 0"),
+        ("--method deepinversion --deepinversion.competition 1", "no student is given"),
     ],
 )
 def test_a_mistake_is_one_error(
@@ -243,8 +247,7 @@ def test_a_mistake_is_one_error(
 
 
 def test_every_setting_is_an_option() -> None:
-    generate_parser = build_parser()._subparsers._group_actions[0].choices["generate"]
-    known = {option for action in generate_parser._actions for option in action.option_strings}
+    known = {option.flag: option for option in options_of(COMMANDS["generate"])}
     for name, settings in BASELINES.items():
-        assert {f"--{name}-{field.replace('_', '-')}" for field in asdict(settings())} <= known
-    assert DDIS in generate_parser.format_help()
+        assert {f"{name}.{field.replace('_', '-')}" for field in asdict(settings())} <= {*known}
+    assert {DDIS, *BASELINES} < {*known["method"].choices}

@@ -20,23 +20,23 @@ from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInv
     [
         (
             lambda: DeepInversion(iterations=0),
-            "deepinversion's iterations is 0, expected a finite number > 0",
+            "iterations is 0, expected a finite number > 0",
         ),
         (
             lambda: DeepInversion(bn_weight=-1.0),
-            "deepinversion's bn_weight is -1.0, expected a finite number >= 0",
+            "bn_weight is -1.0, expected a finite number >= 0",
         ),
-        (lambda: DeepInversion(learning_rate=float("nan")), "deepinversion's learning_rate is nan"),
+        (lambda: DeepInversion(learning_rate=float("nan")), "learning_rate is nan"),
         (
             lambda: PlugInInversion(batch=0),
-            "plugin-inversion's batch is 0, expected a finite number > 0",
+            "batch is 0, expected a finite number > 0",
         ),
-        (lambda: PlugInInversion(stages=-1), "plugin-inversion's stages is -1"),
+        (lambda: PlugInInversion(stages=-1), "stages is -1"),
         (
             lambda: PlugInInversion(zoom=1.5),
-            r"plugin-inversion's zoom is 1.5, expected a share from 0",
+            r"zoom is 1.5, expected a share from 0",
         ),
-        (lambda: NaturalInversion(width=0), "natural-inversion's width is 0"),
+        (lambda: NaturalInversion(width=0), "width is 0"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(make, message: str) -> None:

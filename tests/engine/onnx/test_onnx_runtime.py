@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.apps import cli
+from engine.apps.cli import main, today
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, MissingExtraError, ModelError
 from engine.memory.budget import MemoryWarning
@@ -64,9 +64,9 @@ def test_the_classifier_gives_its_logits_for_any_batch(prior, kinked, cache):
 def test_the_command_writes_every_graph_and_generate_finds_them(
     prior, kinked, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(cli, "load_models", lambda _: (kinked, prior))
+    monkeypatch.setattr(today, "load_models", lambda *_: (kinked, prior))
     folder = tmp_path / "graphs"
-    assert cli.main(["export-onnx", "--classifier", "x", "--out", str(folder), "--json"]) == 0
+    assert main(["export-onnx", "--classifier", "x", "--out", str(folder), "--json"]) == 0
     files = [Path(file) for file in json.loads(capsys.readouterr().out)["files"]]
     assert [file.name for file in files] == [
         "unet.onnx",

@@ -238,7 +238,7 @@ def test_domain_weight_and_augmentation_reach_the_rows(classifier, small_prior):
 def test_a_float16_prior_learns_as_a_float32_one_does(classifier, tiny_prior, tiny_prior_folders):
     """The classifier is made so flat that its gradient, unscaled, is below what float16 can hold."""
     flat = copy.deepcopy(classifier)
-    flat.module[-1].weight.data *= 1e-4
+    flat.network[-1].weight.data *= 1e-4
     start = initial_rows(tiny_prior, (0, 1), LABELS, "class name", 5)
     settings = replace(LEARNING, epochs=1, gradient="drawn", steps=4, updates_per_trajectory=1)
     half = load_prior(tiny_prior_folders["epsilon"], device="cpu", dtype="float16")

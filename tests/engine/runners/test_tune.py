@@ -10,9 +10,9 @@ import torch
 from engine import Alignment, ImageKey, Sampling, generate, tune
 from engine.apps.cli import main
 from engine.classifiers import Classifier, Preprocess
-from engine.classifiers.classifier import frozen_classifier
+from engine.classifiers.base import frozen_classifier
 from engine.errors import ConfigError
-from engine.guidance.losses import domain_loss
+from engine.guidance.objective import Objective
 from engine.memory.micro_batch import MicroBatches
 from engine.runners import trial as trying
 from engine.runners import tune as tuning
@@ -80,7 +80,7 @@ def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch
     images = torch.stack([sample.image for sample in samples])
     classes = torch.tensor([sample.key.class_index for sample in samples])
     with torch.no_grad():
-        expected = domain_loss(teacher, Alignment())(images).item()
+        expected = Objective(teacher, Alignment()).value(images).item()
         logits = teacher.logits(images)
     right = (logits.argmax(1) == classes).float().mean().item()
     assert found.images == 8
@@ -98,7 +98,7 @@ def test_a_trial_in_parts_is_the_whole_one(teacher, tiny_prior, monkeypatch) -> 
     monkeypatch.setattr(trying, "sample_group", lambda *_: made.pop(0))
     made = [sample_group(job, group) for group in job.groups()]
     sizes: list[int] = []
-    hook = teacher.module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    hook = teacher.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     found = trying.observe(replace(job, parts=MicroBatches({"decode": 2})))
     hook.remove()
     assert set(sizes) == {1, 2}
@@ -155,20 +155,20 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["scale"] in (0.2, 0.6)
     assert len(found["trials"]) == 2
-    assert main([*command, "--alignment", "none"]) == 2
-    assert "has no scale to tune" in capsys.readouterr().err
-    assert main(["tune", "--classifier", "embedded:photo", "--alignment", "paper"]) == 2
+    assert main([*command, "--method", "plain"]) == 2
+    assert "--method is 'plain', expected 'ddis'" in capsys.readouterr().err
+    assert main(["tune", "--classifier", "embedded:photo", "--preset", "paper"]) == 2
     assert "expected some: no list suits all classifiers" in capsys.readouterr().err
-    assert main([*command, "--alignment-scale", "0.3"]) == 2
-    assert "--alignment-scale 0.3 has no effect in tune" in capsys.readouterr().err
+    assert main([*command, "--alignment.scale", "0.3"]) == 2
+    assert "--alignment.scale 0.3 has no effect in tune" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("alignment", "says"),
-    [("default", "... --alignment-scale "), ("paper", "... --alignment paper --alignment-scale ")],
+    ("preset", "says"),
+    [("default", "... --alignment.scale "), ("paper", "... --preset paper --alignment.scale ")],
 )
 def test_the_command_says_how_to_use_what_it_found(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], alignment: str, says: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], preset: str, says: str
 ) -> None:
     trial = ScaleTrial(
         images=2, l_bn=1.0, cross_entropy=1.0, recognised=1.0, agreement=1.0, scale=0.2
@@ -188,7 +188,7 @@ def test_the_command_says_how_to_use_what_it_found(
         "0.2",
         "0.6",
     ]
-    assert main([*command, "--alignment", alignment, "--quiet"]) == 0
+    assert main([*command, "--preset", preset, "--quiet"]) == 0
     shown = capsys.readouterr().out
     assert f"ddis generate {says}0.2" in shown
     assert "Scale 0.2 has the least score" in shown

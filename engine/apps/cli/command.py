@@ -1,0 +1,147 @@
+"""A command: a frozen dataclass whose fields are its options, and what it does with them.
+
+A field that holds a dataclass of settings is a section: its fields are options too, and it has its place in a
+configuration file. The other fields are options of the command alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+from engine.errors import ConfigError
+from engine.events import Events, Finished, Progressed, Started
+from engine.request import Method
+from engine.settings.plain import to_plain
+
+if TYPE_CHECKING:
+    from engine.apps.progress import Progress
+
+METHODS: dict[str, type] = {kind.name: kind for kind in get_args(Method)}
+"""Settings of each method by its name."""
+PRIORS = ("ddis", "plain")
+"""Methods that draw with a prior."""
+MODELS = ("request.classifier.*", "request.prior.*", "request.dtype", "execution.device")
+"""Options of a command that loads a classifier and a prior, as patterns of `Command.options`."""
+
+RESUMES = "run the same command again to resume where it stopped."
+STARTS_OVER = "nothing of this run was kept, the same command starts over."
+
+
+def local(help: str, metavar: str = "", default: Any = None) -> Any:
+    """A field of which a configuration file knows nothing, such as where results are written."""
+    return field(default=default, metadata={"help": help, "metavar": metavar, "local": True})
+
+
+def needed(help: str, metavar: str = "FOLDER", *, positional: bool = False) -> Any:
+    """A local field that has to be given. positional: by its place among the words, without a flag."""
+    marks = {"help": help, "metavar": metavar, "local": True, "positional": positional}
+    return field(metadata=marks)
+
+
+def switch(help: str) -> Any:
+    """A local field that is False unless its flag is given."""
+    return field(default=False, metadata={"help": help, "local": True})
+
+
+def preset(learning: bool = False) -> Any:
+    """The field of `--preset`."""
+    what = "guidance, sampling and learning" if learning else "guidance and sampling"
+    return local(f"default: ours; paper: DDIS as published, its {what}", default="default")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What all commands have.
+
+    options: which paths of its sections are options, as patterns. names: flags that differ from the rule of
+    `options.flag_of`. needs: paths that must have a value. methods: those that `--method` may name. common: flags that
+    `--help` shows, all if empty; `--help-all` shows the others too. interrupted: what becomes of a run that is cut.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("*",)
+    names: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    needs: ClassVar[tuple[str, ...]] = ()
+    methods: ClassVar[tuple[str, ...]] = tuple(METHODS)
+    common: ClassVar[tuple[str, ...]] = ()
+    interrupted: ClassVar[str] = STARTS_OVER
+
+    config: Path | None = local(
+        "take settings from a YAML or JSON file, or a run.json; flags override it", "FILE"
+    )
+    print_config: bool = switch("print all settings as YAML, for --config, and do nothing else")
+    events: Path | None = local(
+        "write what happens as JSON lines to a file; - is stderr, without bars", "FILE"
+    )
+    json: bool = switch("print one JSON object at the end and nothing else")
+    quiet: bool = switch("no progress bars; results are still printed")
+    help: bool = switch("show the options that most people need")
+    help_all: bool = switch("show all options")
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
+        """Plain values, section by section, that the presets among the given flags stand for."""
+        del given, method
+        return {}
+
+    def run(self, call: "Call") -> dict[str, Any]:
+        """Carry the command out. Returns what `--json` prints."""
+        raise NotImplementedError
+
+
+def paper(given: Mapping[str, Any], method: str, **sections: Any) -> dict[str, Any]:
+    """What `--preset paper` stands for: published settings of the method, and of other sections by their names."""
+    if given.get("preset", "default") == "default":
+        return {}
+    if given["preset"] != "paper" or method not in PRIORS:
+        raise ConfigError(
+            f"preset is {given['preset']!r} with --method {method}, expected 'default', or 'paper' with --method "
+            f"{' or '.join(PRIORS)}: choose one of these."
+        )
+    published = {name: to_plain(kind.paper()) for name, kind in sections.items()}
+    settings = to_plain(METHODS[method].paper())  # type: ignore[attr-defined]
+    del settings["tokens"]
+    return {"request": {"method": settings}, **published}
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a command was called, and where it speaks.
+
+    given: paths of the flags on the command line. explicit: plain values of flags and configuration file, without
+    defaults. record: the run.json that the configuration was taken from, if it was one. in_flags: puts flags in place
+    of the fields that a text names.
+    """
+
+    given: frozenset[str]
+    explicit: Mapping[str, Any]
+    record: Mapping[str, Any] | None
+    screen: "Progress"
+    events: Events
+    in_flags: Callable[[str], str]
+
+    @contextmanager
+    def task(self, name: str, total: float | None) -> Iterator["Task"]:
+        """Work of `total` units on which the block reports; None where their number is not known yet."""
+        task = Task(self.events, name)
+        if total is not None:
+            task.expect(total)
+        yield task
+        self.events.emit(Finished(name))
+
+
+@dataclass(frozen=True)
+class Task:
+    """Reports how far some work is."""
+
+    events: Events
+    name: str
+
+    def expect(self, total: float) -> None:
+        """Report of how many units the work is."""
+        self.events.emit(Started(self.name, total))
+
+    def advance(self, units: float = 1, detail: str = "") -> None:
+        self.events.emit(Progressed(self.name, units, detail))

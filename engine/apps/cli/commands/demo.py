@@ -1,0 +1,72 @@
+"""`ddis demo`: what the method does, on the models that ship."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.apps.cli import today
+from engine.apps.cli.command import Call, Command, Task, local
+from engine.settings.fields import setting
+from engine.settings.sampling import Sampling
+from engine.settings.tokens import TokenLearning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """Draw plain, CAT, DAG and both side by side, on the embedded models."""
+
+    interrupted = "the same command starts over, but for what --learn has learned so far."
+
+    domain: str = setting("cartoon", "which embedded classifier", "NAME")
+    images_per_class: int = setting(2, "images of each class and row")
+    learn: bool = setting(False, "learn the tokens instead of taking those that ship")
+    seed: int = setting(0, "seed of the images")
+    out: Path = local("folder", "FOLDER", default=Path("out/demo"))
+
+    def run(self, call: Call) -> dict[str, Any]:
+        from engine.apps.demo import ROWS, demo
+        from engine.embedded.train.data import CLASSES
+
+        learning = {}
+        if self.learn:
+            learning = today.learning_callbacks(call, TokenLearning(), CLASSES, len(CLASSES))
+        steps = Task(call.events, "image-steps")
+        steps.expect(len(ROWS) * len(CLASSES) * self.images_per_class * Sampling().steps)
+        report = demo(
+            self.out,
+            self.domain,
+            self.images_per_class,
+            self.learn,
+            self.seed,
+            steps.advance,
+            **learning,
+        )
+        self._tell(report, call)
+        return report
+
+    def _tell(self, report: dict[str, Any], call: Call) -> None:
+        """Print the rows, and where the pictures are."""
+        judged = ("", "judge: class", f"judge: {self.domain}", "teacher: class", "L_BN", "seconds")
+        lines = [
+            [
+                row,
+                f"{r['judge_class']:.0%}",
+                f"{r['judge_domain']:.0%}",
+                f"{r['teacher_class']:.0%}",
+                f"{r['l_bn']:.1f}",
+                f"{r['seconds']:.1f}",
+            ]
+            for row, r in report["rows"].items()
+        ]
+        title = "The same seeds and prompts without a style; shares of images"
+        call.screen.table(title, [*judged], lines)
+        with_tokens = ", ".join(report["tokens"])
+        call.screen.say(
+            f"tokens of {with_tokens or 'no class, as none was found that helps this classifier'}"
+        )
+        part = report["guidance_by_classifier"]
+        call.screen.say(
+            f"report: {self.out / 'demo.json'}\ncurve of L_BN: {report['curve']}\n"
+            f"L_BN and its gradient by the images: {part['fused_ms']:.0f} ms fused, {part['hooks_ms']:.0f} ms by "
+            f"hooks, {part['speedup']:.2f} times as fast\ncontact sheet: {report['contact_sheet']}"
+        )

@@ -1,0 +1,49 @@
+"""`ddis export-onnx`: the networks and the guidance gradient as ONNX graphs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.apps.cli import today
+from engine.apps.cli.command import MODELS, PRIORS, Call, Command, needed, paper, preset
+from engine.request import Execution, Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOnnx(Command):
+    """Write the networks and the guidance gradient as ONNX."""
+
+    options = (*MODELS, "request.method.name", "request.method.alignment.*")
+    needs = ("request.classifier.source",)
+    methods = PRIORS
+    common = (
+        *("classifier", "prior", "out", "method", "preset", "dtype", "device", "architecture"),
+        "labels",
+    )
+
+    request: Request = field(default_factory=Request)
+    out: Path = needed("folder; serves `ddis generate` as its --onnx-cache")
+    preset: Literal["default", "paper"] = preset()
+    execution: Execution = field(default_factory=Execution)
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
+        return paper(given, method)
+
+    def run(self, call: Call) -> dict[str, Any]:
+        from engine.models.decoder import decoder_of
+        from engine.onnx.export import export_all
+
+        classifier, prior = today.load_models(self.request, self.execution)
+        alignment = today.guidance_of(self.request)
+        decoder = decoder_of(alignment, prior, classifier.preprocess) if alignment else None
+        files = export_all(
+            prior,
+            classifier,
+            alignment,
+            decoder,
+            self.out,
+            lambda file: call.screen.say(str(file)),
+        )
+        return {"files": [str(file) for file in files]}

@@ -1,0 +1,121 @@
+"""`ddis generate`: a data set for a classifier."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.apps.cli import today
+from engine.apps.cli.command import (
+    MODELS,
+    RESUMES,
+    Call,
+    Command,
+    needed,
+    paper,
+    preset,
+)
+from engine.errors import ConfigError
+from engine.request import Execution, Request
+from engine.settings.fields import setting
+from engine.settings.selection import Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(Command):
+    """Write a data set for a classifier."""
+
+    options = (
+        *MODELS,
+        "request.method.*",
+        "request.student.source",
+        "request.student.architecture",
+        "request.classes",
+        "request.images_per_class",
+        "request.seed",
+        "request.runtime",
+        "execution.*",
+    )
+    needs = ("request.classifier.source",)
+    common = (
+        *("classifier", "out", "classes", "images-per-class", "seed", "prior", "method", "tokens"),
+        *("preset", "alignment.scale", "steps", "cfg", "over-generate", "architecture", "labels"),
+        *("memory", "dtype", "device"),
+    )
+    interrupted = RESUMES
+
+    request: Request = field(default_factory=Request)
+    out: Path = needed("folder of the data set; resumed if it was cut")
+    preset: Literal["default", "paper"] = preset()
+    over_generate: float | None = setting(
+        None,
+        "make so many times as many images, in the folder OUT-all, and keep the better ones in OUT, as `ddis select` "
+        "does; above 1",
+        "FACTOR",
+    )
+    execution: Execution = field(default_factory=Execution)
+
+    def __post_init__(self) -> None:
+        if self.over_generate is not None and not 1 < self.over_generate < float("inf"):
+            raise ConfigError(
+                f"over_generate is {self.over_generate:g}, expected a number above 1: 2 makes twice as many images as "
+                "are kept. Leave it out to keep all."
+            )
+
+    @classmethod
+    def preset_values(cls, given: Any, method: str) -> dict[str, Any]:
+        return paper(given, method)
+
+    def run(self, call: Call) -> dict[str, Any]:
+        if self.over_generate is not None:
+            return self._over_generate(call, self.over_generate)
+        job = today.job_of(self.request, self.execution, call)
+        total = len(job.classes) * job.images_per_class
+        made = today.write_images(job, self.out, call)
+        sheet = self.out / "contact_sheet.png"
+        call.screen.say(
+            f"{total} images in {self.out}, {made} of them made now. Contact sheet: {sheet}"
+        )
+        return {
+            "folder": str(self.out),
+            "images": total,
+            "made_now": made,
+            "contact_sheet": str(sheet),
+        }
+
+    def _over_generate(self, call: Call, factor: float) -> dict[str, Any]:
+        """Make more images than are asked for in a folder beside `out`, and keep the better ones of each class."""
+        from engine.datasets.dataset import open_dataset
+        from engine.evaluation.select import select, selection_config
+
+        wanted = self.request.images_per_class
+        number = round(factor * wanted)
+        if number == wanted:
+            raise ConfigError(
+                f"over_generate is {factor:g} with {wanted} images a class, expected enough for one more to choose "
+                "from: raise it, or --images-per-class."
+            )
+        out = self.out.resolve()
+        every = out.with_name(f"{out.name}-all")
+        request = replace(self.request, images_per_class=number)
+        job = today.job_of(request, self.execution, call)
+        selection = Selection(keep=wanted / number)
+        labels = {str(index): label for index, label in job.labels.items()}
+        config = selection_config(job.describe() | {"labels": labels}, selection)
+        with open_dataset(self.out, config, job.labels):
+            pass  # refuses now what it would refuse once all images are made
+        made = today.write_images(job, every, call)
+        with call.task("images kept", wanted * len(job.classes)) as task:
+            report = select(every, self.out, selection, job.classifier, task.advance)
+        sheet = self.out / "contact_sheet.png"
+        call.screen.say(
+            f"{report['images']} images in {every}, {made} of them made now; the better {report['kept']} in "
+            f"{self.out}. Contact sheet: {sheet}"
+        )
+        return {
+            "folder": str(self.out),
+            "images": report["kept"],
+            "made_now": made,
+            "contact_sheet": str(sheet),
+            "all": str(every),
+            "all_images": report["images"],
+        }

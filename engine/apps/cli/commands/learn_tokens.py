@@ -1,0 +1,124 @@
+"""`ddis learn-tokens`: a class alignment token (CAT) for each class."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from engine.apps.cli import today
+from engine.apps.cli.command import (
+    MODELS,
+    PRIORS,
+    RESUMES,
+    Call,
+    Command,
+    local,
+    needed,
+    paper,
+    preset,
+)
+from engine.errors import ConfigError
+from engine.request import Execution, Request
+from engine.settings.tokens import TokenLearning
+
+if TYPE_CHECKING:
+    from engine.tokens.table import TokenTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnTokens(Command):
+    """Learn a class alignment token (CAT) for each class."""
+
+    options = (
+        *MODELS,
+        "request.method.name",
+        "request.method.alignment.*",
+        "request.method.sampling.*",
+        "request.classes",
+        "request.seed",
+        "execution.memory",
+        "execution.attention",
+        "learning.*",
+    )
+    needs = ("request.classifier.source",)
+    methods = PRIORS
+    common = (
+        *("classifier", "out", "textual-inversion", "classes", "seed", "prior", "method", "preset"),
+        *("learning.epochs", "learning.images-per-epoch", "learning.steps", "alignment.scale"),
+        *("steps", "cfg", "architecture", "labels", "memory", "device"),
+    )
+    interrupted = RESUMES
+
+    request: Request = field(default_factory=Request)
+    out: Path = needed("token file (.safetensors); resumed if it was cut", "FILE")
+    textual_inversion: Path | None = local(
+        "also write one file a class here, for diffusers", "FOLDER"
+    )
+    preset: Literal["default", "paper"] = preset(learning=True)
+    learning: TokenLearning = field(default_factory=TokenLearning)
+    execution: Execution = field(default_factory=Execution)
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
+        return paper(given, method, learning=TokenLearning)
+
+    def run(self, call: Call) -> dict[str, Any]:
+        from engine.runners.learn_tokens import learn_tokens
+        from engine.tokens.textual_inversion import export_textual_inversion
+
+        request, learning = self.request, self.learning_of(call)
+        classifier, prior = today.load_models(request, self.execution)
+        classes = len(request.classes or classifier.labels)
+        table = learn_tokens(
+            classifier,
+            prior,
+            request.classes,
+            learning,
+            today.guidance_of(request),
+            today.drawing(request).sampling,
+            request.seed,
+            self.out,
+            memory=self.execution.memory,
+            attention=self.execution.attention,
+            **today.learning_callbacks(call, learning, classifier.labels, classes),
+        )
+        trainings = {classifier.labels[place]: one for place, one in table.training.items()}
+        columns = "class, start, outcome, epochs, recognised, loss, UNet forward, backward"
+        rows = [_row(label, training) for label, training in trainings.items()]
+        call.screen.table(f"Tokens in {self.out}", columns.split(", "), rows)
+        folder = self.textual_inversion
+        exported = export_textual_inversion(table, folder) if folder is not None else {}
+        return {
+            "file": str(self.out),
+            "classes": {label: asdict(training) for label, training in trainings.items()},
+            "textual_inversion": {label: str(file) for label, file in exported.items()},
+        }
+
+    def learning_of(self, call: Call) -> TokenLearning:
+        """The settings of learning. `--steps` alone is the number of steps of learning as well.
+
+        Raises ConfigError where it came with another number for learning, which would leave it without effect.
+        """
+        steps = today.drawing(self.request).sampling.steps
+        if "request.method.sampling.steps" not in call.given:
+            return self.learning
+        if "learning.steps" in call.given and self.learning.steps not in (0, steps):
+            raise ConfigError(
+                f"--steps {steps} came with --learning.steps {self.learning.steps}, expected one of them: tokens are "
+                "learned with the latter alone. Leave --steps out."
+            )
+        return replace(self.learning, steps=0)
+
+
+def _row(label: str, training: "TokenTraining") -> list[str]:
+    """A token as a line of the table."""
+    return [
+        label,
+        training.start if training.moved else f"{training.start}, unmoved",
+        training.outcome,
+        str(training.epochs),
+        f"{training.accuracy:.0%}",
+        f"{training.loss:.2f}",
+        str(training.unet_forward),
+        str(training.unet_backward),
+    ]

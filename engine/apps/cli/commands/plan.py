@@ -1,0 +1,91 @@
+"""`ddis plan`: a run's memory before it starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from engine.apps.cli import today
+from engine.apps.cli.command import MODELS, PRIORS, Call, Command, paper, preset
+from engine.request import Execution, Request
+from engine.settings.fields import setting
+
+if TYPE_CHECKING:
+    from engine.memory.plan import Plan as MemoryPlan
+
+SAVINGS = {
+    "text_encoder": "the text encoder is on the device only while it works",
+    "vae": "the VAE is on the device only while it works",
+    "guidance": "guidance recomputes its decoder's activations in the backward pass",
+    "cat": "token learning recomputes activations in the backward pass",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Command):
+    """Show how a run fits into a memory budget, without loading the prior's weights."""
+
+    options = (
+        *MODELS,
+        "request.method.name",
+        "request.method.alignment.*",
+        "request.method.sampling.steps",
+        "request.method.sampling.cfg",
+        "request.method.sampling.batch",
+        "execution.memory",
+        "execution.attention",
+        "execution.graphs",
+    )
+    needs = ("request.classifier.source",)
+    methods = PRIORS
+    common = (
+        *("classifier", "prior", "memory", "batch", "image-px", "dtype", "device", "method"),
+        *("preset", "steps", "cfg", "architecture", "labels", "attention"),
+    )
+
+    request: Request = field(default_factory=Request)
+    image_px: int | None = setting(None, "side of the images; by default the prior's own", "N")
+    preset: Literal["default", "paper"] = preset()
+    execution: Execution = field(default_factory=Execution)
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
+        return paper(given, method)
+
+    def run(self, call: Call) -> dict[str, Any]:
+        from engine.memory.budget import in_words
+
+        planned = today.plan_of(self.request, self.execution, self.image_px)
+        fits = {
+            phase: str(number or "does not fit") for phase, number in planned.micro_batch.items()
+        }
+        call.screen.table(
+            f"{planned.prior} with {planned.classifier} in {planned.dtype} on {planned.device}: {planned.batch} images "
+            f"of {planned.image_px} px within {in_words(planned.budget_bytes)}",
+            ["phase", "images at once", "predicted peak"],
+            [[phase, fits[phase], in_words(peak)] for phase, peak in planned.peak_bytes.items()],
+        )
+        for name in (*planned.offload, *planned.checkpoint):
+            call.screen.say(SAVINGS[name])
+        if planned.tile:
+            call.screen.say(
+                f"the full VAE decodes in tiles of {planned.tile} latents, whose borders are seen a little"
+            )
+        seen = (
+            f"{planned.decoder} decoder at {planned.decode_px} px"
+            if planned.decode_px
+            else "nothing: no guidance"
+        )
+        call.screen.say(
+            f"attention: {planned.attention}; guidance sees through: {seen}\n{_speed(planned)}\n"
+            f"largest batch in one piece: {planned.largest_batch}; smallest budget: {in_words(planned.smallest_bytes)}"
+        )
+        return planned.to_json()
+
+
+def _speed(planned: "MemoryPlan") -> str:
+    """The layout of the networks, and whether graphs are replayed."""
+    layout = " and ".join(planned.channels_last) or "no network"
+    graphs = (
+        f"not used, as {planned.eager_because}" if planned.eager_because else "of UNet and guidance"
+    )
+    return f"channels_last: {layout}; CUDA graphs: {graphs}"

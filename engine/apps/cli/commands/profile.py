@@ -1,0 +1,64 @@
+"""`ddis profile`: a guided step's time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.apps.cli import today
+from engine.apps.cli.command import MODELS, Call, Command, local, paper, preset
+from engine.request import Execution, Request
+from engine.settings.fields import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile(Command):
+    """Measure where the time of a guided step goes."""
+
+    options = (*MODELS, "request.method.alignment.*", "request.method.sampling.cfg")
+    needs = ("request.classifier.source",)
+    methods = ("ddis",)
+    common = (
+        *("classifier", "prior", "images", "trace", "preset", "cfg", "dtype", "device"),
+        *("architecture", "labels"),
+    )
+
+    request: Request = field(default_factory=Request)
+    images: int = setting(4, "images in the step")
+    trace: Path | None = local("also write a Chrome trace of the step here (.json)", "FILE")
+    preset: Literal["default", "paper"] = preset()
+    execution: Execution = field(default_factory=Execution)
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
+        return paper(given, method)
+
+    def run(self, call: Call) -> dict[str, Any]:
+        from engine.memory.profile import profile_step
+
+        classifier, prior = today.load_models(self.request, self.execution)
+        alignment = today.guidance_of(self.request)
+        assert alignment is not None
+        found = profile_step(
+            prior,
+            classifier,
+            self.images,
+            alignment,
+            today.drawing(self.request).sampling,
+            self.trace,
+        )
+        whole = found.milliseconds["step"]
+        call.screen.table(
+            f"One guided step of {found.images} images on {found.device}",
+            ["part", "ms", "of step"],
+            [[part, f"{ms:.1f}", f"{ms / whole:.0%}"] for part, ms in found.milliseconds.items()],
+        )
+        call.screen.say(
+            f"a guided step takes {found.guided_ms:.1f} ms, a plain one {found.plain_ms:.1f}: "
+            f"{found.time_ratio:.2f} times the time, {found.flops_ratio:.2f} times the FLOPs"
+        )
+        if found.trace:
+            call.screen.say(
+                f"trace: {found.trace} (open it in chrome://tracing or ui.perfetto.dev)"
+            )
+        return found.to_json()

@@ -1,0 +1,100 @@
+"""`ddis tune`: the length of a guidance step, found without data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from engine.apps.cli import today
+from engine.apps.cli.command import MODELS, Call, Command, paper, preset
+from engine.errors import ConfigError
+from engine.request import Execution, Request
+from engine.settings.fields import setting
+
+if TYPE_CHECKING:
+    from engine.runners.tune import ScaleTrial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(Command):
+    """Find the scale of guidance from the classifier alone."""
+
+    options = (*MODELS, "request.method.*", "request.classes", "request.seed")
+    needs = ("request.classifier.source",)
+    methods = ("ddis",)
+    common = (
+        *("classifier", "scales", "images-per-class", "classes", "seed", "prior", "tokens"),
+        *("preset", "steps", "cfg", "architecture", "labels", "dtype", "device"),
+    )
+
+    request: Request = field(default_factory=Request)
+    scales: tuple[float, ...] | None = setting(
+        None, "scales to try; by default those that suit relative steps", "X"
+    )
+    images_per_class: int = setting(4, "images of each class and scale")
+    preset: Literal["default", "paper"] = preset()
+    execution: Execution = field(default_factory=Execution)
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
+        return paper(given, method)
+
+    def run(self, call: Call) -> dict[str, Any]:
+        from engine.runners.tune import SCALES, tune
+
+        method = today.drawing(self.request)
+        alignment = today.guidance_of(self.request)
+        assert alignment is not None
+        if "request.method.alignment.scale" in call.given:
+            raise ConfigError(
+                f"--alignment.scale {alignment.scale:g} has no effect in tune, expected the scales to try: name them "
+                "by --scales, or leave it out."
+            )
+        if alignment.step == "raw" and not self.scales:
+            raise ConfigError(
+                "raw steps are in units of a classifier's own gradient and there are no --scales, expected some: no "
+                "list suits all classifiers. Name scales over several powers of ten."
+            )
+        classifier, prior = today.load_models(self.request, self.execution)
+        scales = self.scales or SCALES
+        classes = len(self.request.classes or classifier.labels)
+        with call.task("images", len(set(scales)) * classes * self.images_per_class) as task:
+
+            def tried(trial: "ScaleTrial") -> None:
+                task.advance(0, f"scale {trial.scale:g}: score {trial.score:.2f}")
+
+            found = tune(
+                classifier,
+                prior,
+                self.request.classes,
+                method.tokens,
+                alignment,
+                method.sampling,
+                scales,
+                self.images_per_class,
+                self.request.seed,
+                tried,
+                lambda _, clean: task.advance(len(clean) / method.sampling.steps),
+            )
+        columns = "scale, L_BN of views, cross-entropy of views, score, recognised, in every view"
+        best = found.alignment.scale
+        call.screen.table(
+            f"Scale {best:g} has the least score",
+            columns.split(", "),
+            [_row(trial) for trial in found.trials],
+            result=True,
+        )
+        preset = "" if self.preset == "default" else f"--preset {self.preset} "
+        call.screen.say(f"ddis generate ... {preset}--alignment.scale {best:g}", result=True)
+        return found.to_json()
+
+
+def _row(trial: "ScaleTrial") -> list[str]:
+    """A trial as a line of the table."""
+    return [
+        f"{trial.scale:g}",
+        "-" if trial.l_bn is None else f"{trial.l_bn:.3g}",
+        f"{trial.cross_entropy:.3g}",
+        f"{trial.score:.2f}",
+        f"{trial.recognised:.0%}",
+        f"{trial.agreement:.0%}",
+    ]

@@ -1,0 +1,245 @@
+"""What `ddis distill`, `prune` and `quantise` have in common: a folder compared with other sets of images."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from engine.apps.cli import today
+from engine.apps.cli.command import (
+    PRIORS,
+    RESUMES,
+    Call,
+    Command,
+    local,
+    needed,
+    paper,
+    preset,
+    switch,
+)
+from engine.errors import ConfigError
+from engine.request import Execution, Request
+from engine.settings.downstream import Comparison
+
+GENERATE, NONE = "generate", "none"
+DRAWING = {
+    "request.method.name": "--method",
+    "request.method.tokens": "--tokens",
+    "request.method.alignment.scale": "--alignment.scale",
+    "request.method.sampling.steps": "--steps",
+    "request.method.sampling.cfg": "--cfg",
+    "request.seed": "--generate-seed",
+    "preset": "--preset",
+}
+"""Options of a folder that is made first; without it they would have no effect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing(Command):
+    """A command that compares a data set folder with other sets of images."""
+
+    options = (
+        "request.classifier.*",
+        "request.prior.source",
+        "request.method.name",
+        "request.method.tokens",
+        "request.method.alignment.scale",
+        "request.method.sampling.steps",
+        "request.method.sampling.cfg",
+        "request.seed",
+        "execution.device",
+        "comparison.*",
+        "distillation.*",
+        "fine_tuning.*",
+        "pruning.*",
+        "quantisation.*",
+    )
+    names = MappingProxyType({"request.seed": "generate-seed"})
+    needs = ("request.classifier.source",)
+    methods = PRIORS
+    interrupted = RESUMES
+
+    folder: Path = needed(
+        "a finished folder of `ddis generate`, or with --images-per-class one to be made",
+        positional=True,
+    )
+    out: Path = needed("folder of networks and report; resumed if it was cut")
+    original: Path | None = local(
+        "row of original images: a folder with one folder a class, or a parquet file with image and label",
+        "PATH",
+    )
+    test: Path | None = local(
+        "real images that accuracy is measured on, as --original; by default agreement with the classifier on a "
+        "held-out part of the folder",
+        "PATH",
+    )
+    domain: str | None = local(
+        "only this domain of parquet files of original and test images", "NAME"
+    )
+    plain: str | None = local(
+        "row of the plain prior: a folder of `ddis generate --method plain`; generate: draw one as the folder was "
+        "drawn; none: no such row; by default generate, where the folder's prior is there",
+        "SOURCE",
+    )
+    no_plain: bool = switch("as --plain none")
+    images_per_class: int | None = local(
+        "generate the folder first, with N images of each class and as --prior, --tokens and so on say; resumed if it "
+        "was cut",
+        "N",
+    )
+    preset: Literal["default", "paper"] = preset()
+    request: Request = field(default_factory=Request)
+    comparison: Comparison = field(default_factory=Comparison)
+    execution: Execution = field(default_factory=Execution)
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
+        return paper(given, method)
+
+    def compare(
+        self,
+        call: Call,
+        task: Callable[..., dict[str, Any]],
+        title: str,
+        check: Callable[[Any], object],
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """Run one comparison. A folder that is made first waits for `check` of the classifier."""
+        from engine.downstream.comparison import finished_runs
+
+        self._check_effects(call)
+        classifier = today.load_teacher(self.request.classifier, self.execution)
+        if self.images_per_class is not None:
+            self._make_folder(classifier, check, call)
+        plain, prior = self._plain_row(classifier, call)
+        others = (self.comparison.noise, self.original is not None, plain is not None)
+        done = finished_runs(self.out)
+        with call.task("runs", (1 + sum(others)) * self.comparison.seeds) as progress:
+            report = task(
+                self.folder,
+                classifier,
+                out=self.out,
+                original=self.original,
+                plain=plain,
+                prior=prior,
+                test=self.test,
+                domain=self.domain,
+                comparison=self.comparison,
+                on_progress=progress.advance,
+                **settings,
+            )
+        _tell(report, title, call)
+        if finished_runs(self.out) == done:
+            call.screen.say(f"{self.out} was finished already: nothing was computed")
+        for warning in report["warnings"]:
+            call.screen.say(f"warning: {call.in_flags(warning)}")
+        call.screen.say(f"report: {self.out / 'report.json'}")
+        return report
+
+    def _source_of_plain(self) -> str | None:
+        return NONE if self.no_plain else self.plain
+
+    def _check_effects(self, call: Call) -> None:
+        """Raise ConfigError for an option that nothing would read."""
+        made, plain = self.images_per_class is not None, self._source_of_plain()
+        unread = [] if made else [flag for path, flag in DRAWING.items() if path in call.given]
+        came = "without --images-per-class"
+        expected = "it: a folder that is there was made with its own settings"
+        prior = "request.prior.source" in call.given
+        if not unread and prior and not made and plain not in (None, GENERATE):
+            unread = ["--prior"]
+            came = f"with --plain {plain}"
+            expected = "--plain generate or --images-per-class: nothing else is drawn"
+        if not unread and "comparison.held_out" in call.given and self.test is not None:
+            unread = ["--held-out"]
+            came, expected = "with --test", "one of them: with test images nothing is held out"
+        if unread:
+            raise ConfigError(
+                f"{', '.join(unread)} came {came}, expected {expected}. Leave {'it' if len(unread) == 1 else 'them'} "
+                "out."
+            )
+
+    def _make_folder(self, classifier: Any, check: Callable[[Any], object], call: Call) -> None:
+        """Make the folder, or what is missing of it, once all that is compared with it has been looked at."""
+        from engine.downstream.inputs import check_before_drawing
+        from engine.downstream.sources import Inputs
+
+        assert self.images_per_class is not None
+        plain = self._source_of_plain()
+        inputs = Inputs(
+            folder=self.folder,
+            original=self.original,
+            plain=None if plain in (None, GENERATE, NONE) else Path(plain),
+            test=self.test,
+            domain=self.domain,
+        )
+        check_before_drawing(classifier, inputs, self.out, self.images_per_class)
+        check(classifier)
+        request = replace(self.request, images_per_class=self.images_per_class)
+        today.write_folder(request, classifier, self.folder, call)
+
+    def _plain_row(self, classifier: Any, call: Call) -> tuple[str | None, Any]:
+        """Where the plain prior's images are, or 'generate', or None for no such row; and the prior that draws them."""
+        from engine.downstream.inputs import prior_of
+        from engine.downstream.origins import origins
+        from engine.evaluation.images import has_manifest
+
+        plain = self._source_of_plain()
+        prior = self.request.prior.source if "request.prior.source" in call.given else None
+        if plain == NONE:
+            return None, "embedded"
+        if plain is not None or (prior is not None and self.images_per_class is None):
+            named = [made["prior"]["name"] for made in origins(self.folder) if "prior" in made]
+            return plain or GENERATE, prior or next(iter(named), "embedded")
+        if not has_manifest(self.folder):
+            return None, "embedded"  # the comparison says what is wrong with the folder
+        found = prior_of(self.folder, classifier.device)
+        if isinstance(found, str):
+            call.screen.say(
+                f"no row of the plain prior for {self.folder}: {found}. --plain FOLDER gives one"
+            )
+            return None, "embedded"
+        return GENERATE, found
+
+
+def _tell(report: dict[str, Any], title: str, call: Call) -> None:
+    """Print the rows of a comparison and what they are held against."""
+    columns = ["trained or calibrated on", "images", "accuracy", "agreement with the teacher"]
+    lines = [
+        [name, str(row["images"]), _share(row["accuracy"]), _share(row["agreement"])]
+        for name, row in report["rows"].items()
+    ]
+    measured = f"{report['measured_on']} ({report['measured_images']} images)"
+    call.screen.table(f"{title}, measured on {measured}", columns, lines)
+    call.screen.say("; ".join(_facts(report)))
+
+
+def _share(found: dict[str, Any] | None) -> str:
+    """Mean and spread in percent."""
+    if found is None:
+        return "not measured"
+    spread = "" if found["spread"] is None else f" ± {100 * found['spread']:.1f}"
+    return f"{100 * found['mean']:.1f}{spread} %"
+
+
+def _facts(report: dict[str, Any]) -> list[str]:
+    """What the rows are held against, in words."""
+    teacher, network = report["teacher"], report["network"]
+    facts = []
+    if teacher["accuracy"] is not None:
+        facts.append(f"the classifier itself: {100 * teacher['accuracy']:.1f} %")
+    if report["task"] == "prune":
+        before = "agreement" if network["accuracy"] is None else "accuracy"
+        facts.append(f"pruned and not taught: {100 * network[before]:.1f} % {before}")
+    if "flops" in network:
+        facts.append(
+            f"{network['parameters'] / teacher['parameters']:.0%} of its parameters, "
+            f"{network['flops'] / teacher['flops']:.0%} of its FLOPs"
+        )
+    elif network["accuracy"] is not None:
+        facts.append(f"in float32: {100 * network['accuracy']:.1f} %")
+    if "file_bytes" in network:
+        int8 = max(row["file_bytes"]["mean"] for row in report["rows"].values())
+        facts.append(f"int8 {int8 / 1e6:.2f} MB, float32 {network['file_bytes'] / 1e6:.2f} MB")
+    return facts

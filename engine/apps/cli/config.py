@@ -1,0 +1,168 @@
+"""Configuration files: every section of settings under its name, and each command takes its part.
+
+    format: ddis-config/1
+    request: {classifier: {source: "embedded:photo"}, method: {name: ddis, alignment: {scale: 0.3}}}
+    learning: {epochs: 4}
+
+YAML or JSON. A run.json is one too: it holds a request.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from engine.apps.cli.command import METHODS, PRIORS, Command
+from engine.errors import ConfigError, brief
+from engine.settings.plain import from_plain, nearest, to_plain
+
+FORMAT = "ddis-config/1"
+RUN_FORMAT = "ddis-run/2"
+OLD_RUN_FORMAT = "ddis-dataset/1"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file holds. sections: their plain values. record: the whole file, where it is a run.json."""
+
+    sections: Mapping[str, Any]
+    record: Mapping[str, Any] | None = None
+
+
+def read_config(path: Path, commands: Mapping[str, type[Command]]) -> Found:
+    """The sections of a configuration file, each checked by itself.
+
+    commands: all there are, by their names; what their sections are called is what a file may hold. Raises ConfigError
+    for a file that cannot be read, another version's, an unknown name and a value that makes no sense.
+    """
+    values = _parsed(path)
+    form = values.pop("format", FORMAT)
+    if form == RUN_FORMAT:
+        request = {**values.get("request", {})}
+        request.pop("format", None)
+        return Found(_checked(path, {"request": request}, commands), values)
+    if form == OLD_RUN_FORMAT:
+        raise ConfigError(
+            f"{path} holds no request, expected settings that --print-config wrote: give the same options again, "
+            "which its entry `config` lists."
+        )
+    if form != FORMAT:
+        raise ConfigError(
+            f"{path} has format {form!r}, expected {FORMAT!r} or {RUN_FORMAT!r}: it was written by another version of "
+            "ddis. Install that one, or write the file again with --print-config."
+        )
+    return Found(_checked(path, values, commands))
+
+
+def sections_of(command: type[Command], name: str) -> dict[str, Any]:
+    """The sections of a command by their names, with their types; its own settings are the one that has its name."""
+    sections = {entry.name: entry.type for entry in fields(command) if is_dataclass(entry.type)}
+    return sections | ({name: command} if _own(command) else {})
+
+
+def _own(command: type[Command]) -> list[str]:
+    """Settings of a command alone."""
+    plain = [entry for entry in fields(command) if not is_dataclass(entry.type)]
+    return [entry.name for entry in plain if not entry.metadata.get("local")]
+
+
+def written(instance: Command, name: str) -> str:
+    """The settings of a command as YAML that `read_config` takes back."""
+    import yaml
+
+    sections = [entry.name for entry in fields(instance) if is_dataclass(entry.type)]
+    values = {one: to_plain(getattr(instance, one)) for one in sections}
+    own = {one: to_plain(getattr(instance, one)) for one in _own(type(instance))}
+    if own:
+        values[name] = own
+    return yaml.safe_dump(
+        {"format": FORMAT, **values}, sort_keys=False, allow_unicode=True, width=100
+    )
+
+
+def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested plain values with those of `over` in place of `base`'s.
+
+    Where it names another method than `base`, what both have stays: sampling and tokens of those with a prior.
+    """
+    name = over.get("name")
+    if name in METHODS and base.get("name", name) != name:
+        default = to_plain(METHODS[name]())
+        both = {base["name"], name} <= {*PRIORS}
+        base = default | {
+            key: base[key] for key in default if both and key in base and key != "name"
+        }
+    merged = dict(base)
+    for key, value in over.items():
+        inner = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(inner, Mapping):
+            value = overlaid(inner, value)
+        merged[key] = value
+    return merged
+
+
+def _checked(
+    path: Path, values: Mapping[str, Any], commands: Mapping[str, type[Command]]
+) -> dict[str, Any]:
+    """The sections of a file, if each of them can be read."""
+    known: dict[str, Any] = {}
+    for name, command in commands.items():
+        known |= sections_of(command, name)
+    for name, section in values.items():
+        if name not in known:
+            raise ConfigError(
+                f"{path}: {name} is no section, expected {', '.join(sorted(known))}: correct the name."
+                f"{nearest(str(name), known)}"
+            )
+        try:
+            _try(known[name], section, name)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+    return dict(values)
+
+
+def _try(kind: Any, section: Any, name: str) -> None:
+    """Raise ConfigError where a section cannot be read."""
+    if not issubclass(kind, Command):
+        from_plain(kind, section, name)
+        return
+    if not isinstance(section, Mapping):
+        raise ConfigError(
+            f"{name} is {section!r}, expected the settings of ddis {name}: correct it."
+        )
+    own, hints = _own(kind), get_type_hints(kind)
+    for key, value in section.items():
+        if key not in own:
+            raise ConfigError(
+                f"{name}.{key} is no setting, expected {', '.join(own)}: correct the name.{nearest(str(key), own)}"
+            )
+        from_plain(hints[key], value, f"{name}.{key}")
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Takes 1e-4 for a number, as YAML 1.2 does."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        [*"-+.0123456789"],
+    )
+    try:
+        text = path.read_text("utf-8")
+        is_json = path.suffix == ".json"
+        values = json.loads(text) if is_json else yaml.load(text, Loader)
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({brief(error)}), expected YAML or JSON, as --print-config writes: check the file."
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path} holds no sections, expected some, such as `request:`: --print-config writes a whole file."
+        )
+    return values

@@ -1,0 +1,171 @@
+"""The options of a command, read off its fields: one rule for their flags, and messages that name them."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from fnmatch import fnmatch
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from engine.apps.cli.command import METHODS, PRIORS, Command
+from engine.settings.plain import nearest
+
+PREFIXED = {"alignment", "learning", *METHODS}
+"""Sections whose options carry their name: `--alignment.scale`."""
+ONLY_WITH = {
+    "request.student.*": frozenset({"deepinversion"}),
+    "request.prior.*": frozenset(PRIORS),
+    "request.runtime": frozenset(PRIORS),
+    "execution.[!d]*": frozenset(PRIORS),
+}
+"""Methods that read these fields; the fields of a method's settings are its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option.
+
+    path: of its field, from the command: request.method.sampling.steps. flag: without the dashes. choices: the values
+    that it may have, any if empty. methods: those that have it, None for all.
+    """
+
+    path: str
+    flag: str
+    kind: Any
+    help: str
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    positional: bool = False
+    local: bool = False
+    methods: frozenset[str] | None = None
+
+    @property
+    def section(self) -> str:
+        """The name of the settings that it belongs to, '' for the command's own."""
+        return self.path.rpartition(".")[0].rpartition(".")[2]
+
+    @property
+    def spelt(self) -> str:
+        """How messages name it."""
+        return self.metavar if self.positional else f"--{self.flag}"
+
+    def suits(self, method: str) -> bool:
+        """Whether a run by this method reads it."""
+        return self.methods is None or method in self.methods
+
+
+def options_of(command: type[Command]) -> tuple[Option, ...]:
+    """All options of a command, of all its methods: its own first, then what all commands have. Flags are unique."""
+    shared = {entry.name for entry in fields(Command)}
+    found: dict[str, Option] = {}
+    for option in sorted(_walk(command, command, "", None), key=lambda one: one.path in shared):
+        known = found.get(option.flag)
+        if known is not None:
+            assert known.path == option.path, f"{known.path} and {option.path} share a flag"
+            assert known.methods is not None
+            assert option.methods is not None
+            option = replace(option, methods=known.methods | option.methods)
+        found[option.flag] = option
+    return tuple(found.values())
+
+
+def flag_of(path: str, method: str | None = None) -> str:
+    """The flag of a field: its name, behind that of its section where this is PREFIXED.
+
+    A source is called what it is a source of: `request.classifier.source` is `--classifier`.
+    """
+    *sections, name = path.replace("_", "-").split(".")
+    section = sections[-1] if sections else ""
+    if name == "source":
+        return section
+    if section == "student":
+        return f"student-{name}"
+    if section == "method":
+        section = "" if name == "tokens" else method or ""
+    return f"{section}.{name}" if section in PREFIXED else name
+
+
+def in_flags(message: str, options: Iterable[Option]) -> str:
+    """A message with flags in place of the fields that it names: the one that it begins with, and `quoted` ones."""
+    spelt: dict[str, set[str]] = {}
+    for option in options:
+        for name in (option.path, option.path.rpartition(".")[2], option.flag.replace("-", "_")):
+            spelt.setdefault(name, set()).add(option.spelt)
+
+    def flag(found: "re.Match[str]") -> str:
+        known = spelt.get(found[1], set())
+        return next(iter(known)) if len(known) == 1 else found[0]
+
+    message = re.sub(r"^([a-z_]\w*(?:\.\w+)*)(?:\[\d+\])?(?= (?:is|are|came|has) )", flag, message)
+    return re.sub(r"`([a-z_]\w*(?:\.\w+)*)`", flag, message)
+
+
+def unknown_option(word: str, command: type[Command], prog: str) -> str:
+    """What is wrong with a word that begins with a dash and is no option of a command."""
+    flag = word.partition("=")[0].lstrip("-").replace("_", "-")
+    known = [option.flag for option in options_of(command) if not option.positional]
+    plainly = flag.removeprefix("no-")
+    if plainly in PREFIXED and any(one.startswith(f"{plainly}.") for one in known):
+        return (
+            f"--{flag} is no option since version 0.2, expected --preset paper for settings as published, or --method "
+            "plain for the prior without guidance: write one of these."
+        )
+    for one in known:
+        if one != plainly and one.replace(".", "-") == plainly:
+            now = one if plainly == flag else ".no-".join(one.rsplit(".", 1))
+            return f"--{flag} is no option since version 0.2, expected --{now}: write it so."
+    near = nearest(f"--{flag}", [f"--{one}" for one in known])
+    return f"{word} is no option of {prog}, expected one that `{prog} --help-all` shows: correct it.{near}"
+
+
+def _walk(command: type[Command], kind: Any, path: str, method: str | None) -> Iterator[Option]:
+    """The options of one dataclass: of a command, of its sections, and of each method's settings."""
+    hints = get_type_hints(kind)
+    for entry in fields(kind):
+        place = f"{path}.{entry.name}" if path else entry.name
+        kinds = get_args(hints[entry.name]) or (hints[entry.name],)
+        settings: list[Any] = [one for one in kinds if is_dataclass(one)]
+        if len(settings) > 1:
+            if _offered(command, f"{place}.name"):
+                yield _choice_of_method(command, f"{place}.name")
+            for one in settings:
+                if one.name in command.methods:
+                    yield from _walk(command, one, place, one.name)
+        elif settings:
+            yield from _walk(command, settings[0], place, method)
+        elif _offered(command, place):
+            yield _option(command, entry, hints[entry.name], place, method)
+
+
+def _offered(command: type[Command], path: str) -> bool:
+    return "." not in path or any(fnmatch(path, pattern) for pattern in command.options)
+
+
+def _choice_of_method(command: type[Command], path: str) -> Option:
+    return Option(
+        path=path,
+        flag="method",
+        kind=str,
+        help="how images are made: with guidance, or by the prior alone (plain)"
+        + ("; the others need no prior" if len(command.methods) > len(PRIORS) else ""),
+        choices=command.methods,
+    )
+
+
+def _option(
+    command: type[Command], entry: "Field[Any]", kind: Any, path: str, method: str | None
+) -> Option:
+    methods = None if method is None else frozenset([method])
+    for pattern, names in ONLY_WITH.items():
+        methods = names if fnmatch(path, pattern) else methods
+    flag = command.names.get(path) or flag_of(path, method)
+    return Option(
+        path=path,
+        flag=flag,
+        kind=kind,
+        help=entry.metadata["help"],
+        metavar=entry.metadata.get("metavar", ""),
+        choices=get_args(kind) if get_origin(kind) is Literal else (),
+        positional=entry.metadata.get("positional", False),
+        local=entry.metadata.get("local", False),
+        methods=methods,
+    )

@@ -1,0 +1,150 @@
+"""What `ddis` does with its words: find the command, carry it out, and end well whatever happens.
+
+Exit codes: 0 done, 2 a mistake that the message explains, 130 interrupted (the message says what the same command does
+then), 141 nobody reads the output any more.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from engine.apps.cli.interruption import Interruption
+from engine.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from engine.apps.cli.settings import Understood
+
+INTERRUPTED = 130
+CLOSED_PIPE = 141
+ABOUT = "From a pretrained classifier and none of its data: images like its training set."
+SHELLS = ("bash", "zsh", "fish")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `ddis` with these words (those of the process if None) and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with Interruption(INTERRUPTED) as interruption:
+        try:
+            return _main(words, interruption)
+        except BrokenPipeError:
+            return _leave_quietly()
+        except BaseException as error:
+            if interruption.happened or isinstance(error, KeyboardInterrupt):
+                # An import that is cut can end in any error.
+                print(interruption.message, file=sys.stderr)
+                return INTERRUPTED
+            if not isinstance(error, EngineError):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+
+def _main(words: list[str], interruption: Interruption) -> int:
+    from engine.apps.cli.registry import COMMANDS
+    from engine.apps.cli.settings import understand
+
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else "".join(words[:1])
+    if name not in COMMANDS:
+        return _without_command(words)
+    rest = words[len(name.split()) :]
+    interruption.message = f"interrupted: {COMMANDS[name].interrupted}"
+    understood = understand(name, rest, COMMANDS)
+    if understood is not None:
+        _carry_out(understood, name)
+    sys.stdout.flush()
+    return 0
+
+
+def _carry_out(understood: "Understood", name: str) -> None:
+    """Run a command, or print its settings."""
+    from engine.apps.cli.config import written
+    from engine.apps.cli.options import in_flags
+
+    command = understood.command
+    if command.print_config:
+        print(written(command, name), end="")
+        return
+    from engine.apps.cli.command import Call
+    from engine.apps.progress import Progress, watching
+
+    def flagged(text: str) -> str:
+        return in_flags(text, understood.options)
+
+    screen = Progress(quiet=command.quiet or str(command.events) == "-", silent=command.json)
+    try:
+        with watching(screen, command.events) as events:
+            given, explicit = understood.given, understood.explicit
+            call = Call(given, explicit, understood.record, screen, events, flagged)
+            result = command.run(call)
+    except EngineError as error:
+        raise EngineError(flagged(str(error))) from error
+    if command.json:
+        print(json.dumps(result))
+
+
+def _without_command(words: list[str]) -> int:
+    """What `ddis` does where no command is named: help, its version, or a completion script."""
+    match words:
+        case [] | ["-h" | "--help" | "--help-all"]:
+            print(_help())
+        case ["--version"]:
+            from importlib.metadata import version
+
+            print(f"ddis {version('ddis')}")
+        case ["--completion", shell] if shell in SHELLS:
+            from engine.apps.cli.completion import script
+
+            print(script(shell))
+        case ["--completion", *shell]:
+            raise ConfigError(
+                f"--completion is for {' '.join(shell) or 'no shell'!r}, expected one of {', '.join(SHELLS)}: name "
+                "your shell."
+            )
+        case _:
+            raise ConfigError(_no_command(words))
+    sys.stdout.flush()
+    return 0
+
+
+def _no_command(words: list[str]) -> str:
+    from engine.apps.cli.registry import COMMANDS
+    from engine.settings.plain import nearest
+
+    known = [*COMMANDS, "--help", "--version", "--completion"]
+    beginning = f"{words[0]} "
+    if any(name.startswith(beginning) for name in COMMANDS):
+        known = [name for name in COMMANDS if name.startswith(beginning)]
+        words = [" ".join(words[:2])]
+    return (
+        f"{words[0]!r} is no command, expected {', '.join(known)}: `ddis --help` says what each does."
+        f"{nearest(words[0], known)}"
+    )
+
+
+def _help() -> str:
+    """All commands, with a line on each."""
+    from engine.apps.cli.registry import COMMANDS
+
+    lines = [f"usage: ddis COMMAND [OPTIONS]\n\n{ABOUT}\n"]
+    for name, command in COMMANDS.items():
+        about = (command.__doc__ or "").split("\n")[0].rstrip(".")
+        lines.append(f"  {name:<16}{about}")
+    lines.append(
+        "\n  ddis COMMAND --help     the options of a command\n"
+        "  ddis --version          the version of the package\n"
+        f"  ddis --completion {{{','.join(SHELLS)}}}  a script that lets the shell complete commands and options"
+    )
+    return "\n".join(lines)
+
+
+def _leave_quietly() -> int:
+    """End without a word where the reader of the output has gone; what Python flushes at its end goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    return CLOSED_PIPE

@@ -1,0 +1,168 @@
+"""Configuration files: one written by a command is read by the others, flags go before it, and mistakes are named."""
+
+import json
+from dataclasses import is_dataclass
+from pathlib import Path
+
+import pytest
+
+from engine.apps.cli import main
+from engine.apps.cli.config import read_config
+from engine.apps.cli.registry import COMMANDS
+from engine.apps.cli.settings import Understood, understand
+from engine.errors import ConfigError
+from engine.request import ClassifierSource, Request
+from engine.settings import Alignment, Sampling
+from engine.settings.methods import DDIS, Plain
+
+PRINTABLE = {
+    "generate": ["--seed", "5", "--cfg", "2", "--over-generate", "3"],
+    "learn-tokens": ["--learning.epochs", "3", "--learning.words", "a, b: c"],
+    "tune": ["--scales", "0.1", "0.5"],
+    "plan": ["--memory", "3GB", "--image-px", "512"],
+    "profile": ["--images", "2"],
+    "demo": ["--domain", "photo", "--learn"],
+    "export-onnx": ["--dtype", "bfloat16"],
+    "evaluate": ["--resamples", "7", "--features", "inception"],
+    "select": ["--keep", "0.25"],
+    "fit": ["--epochs", "3", "--image-px", "64"],
+    "distill": ["--seeds", "2", "--temperature", "1e-05"],
+    "prune": ["--ratio", "0.25"],
+    "quantise": ["--calibration", "entropy"],
+    "embedded check": ["--images-per-prompt", "2"],
+    "export": ["--images-per-shard", "9"],
+}
+NEEDED = {
+    "generate": ["--out", "o", "--classifier", "x"],
+    "learn-tokens": ["--out", "o", "--classifier", "x"],
+    "export-onnx": ["--out", "o", "--classifier", "x"],
+    **{name: ["--classifier", "x"] for name in ("tune", "plan", "profile")},
+    **{name: ["f", "--out", "o", "--classifier", "x"] for name in ("distill", "prune", "quantise")},
+    **{name: ["f", "--out", "o"] for name in ("select", "fit", "export")},
+    "evaluate": ["f", "g"],
+}
+
+
+def called(name: str, *words: str) -> Understood:
+    found = understand(name, [*NEEDED.get(name, []), *words], COMMANDS)
+    assert found is not None
+    return found
+
+
+def printed(name: str, capsys, *words: str) -> str:
+    assert main([*name.split(), *words, "--print-config"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_printed_settings_are_taken_back(name: str, tmp_path: Path, capsys) -> None:
+    changes = PRINTABLE[name]
+    file = tmp_path / "settings.yaml"
+    file.write_text(printed(name, capsys, *NEEDED.get(name, []), *changes))
+    wanted = called(name, *changes).command
+    again = called(name, "--config", str(file)).command
+    assert {**vars(again), "config": None} == {**vars(wanted), "config": None}
+    assert called(name).command != wanted
+    assert printed(name, capsys, "--config", str(file)) == file.read_text()
+
+
+@pytest.mark.parametrize("written", PRINTABLE)
+@pytest.mark.parametrize("read", ["generate", "learn-tokens", "distill", "evaluate", "demo"])
+def test_a_file_of_one_command_is_read_by_the_others(
+    written: str, read: str, tmp_path: Path, capsys
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(printed(written, capsys, *PRINTABLE[written]))
+    taken, source = (
+        called(read, "--config", str(file)).command,
+        called(written, *PRINTABLE[written]),
+    )
+    for name, settings in vars(source.command).items():
+        if is_dataclass(settings) and hasattr(taken, name) and name != "request":
+            assert getattr(taken, name) == settings
+    if hasattr(taken, "request") and hasattr(source.command, "request"):
+        request = source.command.request
+        assert taken.request.method == request.method
+        assert taken.request.seed == request.seed
+
+
+def test_flags_override_presets_override_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "request:\n  classifier: {source: x}\n  seed: 4\n  method:\n    name: ddis\n    tokens: t\n"
+        "    sampling: {steps: 9, cfg: 3}\n    alignment: {scale: 1e-1}\nlearning: {epochs: 2}\n"
+    )
+    request = called("generate", "--config", str(file), "--seed", "6", "--cfg", "5").command.request
+    wanted = DDIS(alignment=Alignment(scale=0.1), sampling=Sampling(steps=9, cfg=5.0), tokens="t")
+    assert (request.seed, request.method) == (6, wanted)
+    request = called("generate", "--config", str(file), "--preset", "paper").command.request
+    assert request.method.alignment == Alignment.paper()
+    assert (request.method.sampling, request.method.tokens) == (Sampling.paper(), "t")
+    request = called("generate", "--config", str(file), "--method", "plain").command.request
+    assert request.method == Plain(sampling=Sampling(steps=9, cfg=3.0), tokens="t")
+    request = called("generate", "--config", str(file), "--method", "deepinversion").command.request
+    assert request.method.name == "deepinversion"
+
+
+def test_a_record_of_a_run_is_a_configuration(tmp_path: Path) -> None:
+    request = Request(classifier=ClassifierSource(source="embedded:photo"), seed=9)
+    record = {"format": "ddis-run/2", "request": request.to_plain(), "models": {"prior": {}}}
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(record))
+    found = understand("generate", ["--config", str(file), "--out", "o"], COMMANDS)
+    assert found.command.request == request
+    assert found.record["models"] == {"prior": {}}
+    assert understand("learn-tokens", ["--config", str(file), "--out", "o"], COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "requst: {seed: 3}",
+            "requst is no section, expected comparison, .*Did you mean 'request'",
+        ),
+        ("request: {sed: 3}", r"request\.sed is no setting, .*Did you mean 'seed'"),
+        ("request: {seed: many}", r"request\.seed is 'many', expected a whole number"),
+        (
+            "learning: {epochs: 0}",
+            r"learning\.epochs is 0, expected at least 1",
+        ),  # of another command
+        ("generate: {over: 2}", r"generate\.over is no setting, expected over_generate"),
+        ("generate: 3", "generate is 3, expected the settings of ddis generate"),
+        ("tune: {scales: 3}", r"tune\.scales is 3, expected a list"),
+        ("format: ddis-config/2", "has format 'ddis-config/2', .* another version of ddis"),
+        (
+            "{format: ddis-dataset/1, config: {}}",
+            "holds no request, expected settings that --print-config wrote",
+        ),
+        ("request: [", "cannot be read .*, expected YAML or JSON"),
+        ("[1, 2]", "holds no sections, expected some"),
+        ("", "holds no sections"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named_by_its_place(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message) as refused:
+        called("generate", "--config", str(file))
+    assert str(refused.value).startswith(str(file))
+
+
+def test_a_json_file_that_is_cut(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text('{"request": {"seed": 1')
+    with pytest.raises(ConfigError, match=r"run\.json cannot be read \(JSONDecodeError"):
+        called("generate", "--config", str(file))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, capsys) -> None:
+    assert main(["plan", "--config", str(tmp_path / "no.yaml")]) == 2
+    assert "no.yaml cannot be read (FileNotFoundError" in capsys.readouterr().err
+
+
+def test_a_file_is_no_place_for_outputs(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("generate: {out: folder}")
+    with pytest.raises(ConfigError, match=r"generate\.out is no setting"):
+        read_config(file, COMMANDS)

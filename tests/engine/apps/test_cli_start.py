@@ -1,0 +1,119 @@
+"""The command answers before heavy libraries load, and ends as it should: interrupted, unread, or by a mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+
+import engine
+from engine.apps.cli.interruption import GRACE_S
+
+ROOT = Path(__file__).resolve().parents[3]
+HEAVY = {"torch", "diffusers", "transformers", "numpy", "rich", "matplotlib", "pyarrow"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules of a fresh process after some code."""
+    code = f"{code}\nimport sys; print('\\n', *{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "--version", "--completion bash", "generate --help", "generate --hlep", "generat"],
+)
+def test_what_needs_no_torch_loads_none(words: str) -> None:
+    code = f"from engine.apps.cli import main\nassert main({words.split()!r}) in (0, 2)"
+    loaded = loaded_by(code)
+    assert "engine" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_the_package_loads_what_is_used() -> None:
+    assert loaded_by("import engine\ndir(engine)") & HEAVY == set()
+    assert loaded_by("from engine import Alignment, Comparison, DeepInversion") & HEAVY == set()
+    assert "torch" in loaded_by("from engine import generate")
+
+
+def test_every_public_name_is_there() -> None:
+    assert {*engine.__all__} <= {*dir(engine)}
+    for name in engine.__all__:
+        assert getattr(engine, name).__name__.lstrip("_").startswith(name) or name == "profile"
+    with pytest.raises(AttributeError, match="module 'engine' has no attribute 'generat'"):
+        _ = engine.generat
+
+
+def test_no_library_remarks_on_being_imported() -> None:
+    code = "import engine; [getattr(engine, name) for name in engine.__all__]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def started(run: str, words: str = "demo --out out") -> "subprocess.Popen[str]":
+    """A process that runs `ddis demo`, whose work is `run`; it prints 'begun' when it is in it."""
+    code = (
+        "import sys\nfrom engine.apps.cli import main\nfrom engine.apps.cli.commands.demo import Demo\n"
+        f"def run(self, call):\n    print('begun', flush=True)\n    {run}\n"
+        f"Demo.run = run\nsys.exit(main({words.split()!r}))"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stdout=PIPE, stderr=PIPE, text=True)
+
+
+LONG = {
+    "python": "while True: pass",
+    "one call into C": "import hashlib; hashlib.pbkdf2_hmac('sha512', b'x', b'x', 2**31 - 1)",
+    "swallowed": (
+        "import time\n    while True:\n        try: time.sleep(60)\n        except BaseException: pass"
+    ),
+    "another error": (
+        "import time\n    try: time.sleep(60)\n    except BaseException: raise ImportError('cut')"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_an_interruption_ends_the_process_wherever_it_is(what: str) -> None:
+    assert GRACE_S < 2
+    process = started(LONG[what])
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(2)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == (
+        "interrupted: the same command starts over, but for what --learn has learned so far."
+    )
+
+
+def test_an_interrupted_import_says_what_to_do() -> None:
+    process = started("import time; import torch; time.sleep(60)")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(2)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, len(said.splitlines())) == (130, 1)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("words", ["--help", "generate --help-all", "--completion bash"])
+def test_a_closed_pipe_ends_quietly(words: str) -> None:
+    command = [sys.executable, "-m", "engine", *words.split()]
+    process = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert (process.wait(timeout=60), said) == (141, "")
+
+
+def test_results_that_nobody_reads_end_quietly() -> None:
+    process = started("call.screen.say('word ' * 99999, result=True); return {}")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert (process.wait(timeout=60), said) == (141, "")
