@@ -92,11 +92,15 @@ run() {
 }
 
 train() {
-  local work=${TMPDIR:-/tmp}/ddis-train
+  local work=${TMPDIR:-/tmp}/ddis-train status=0
   unpack
   mkdir -p "$work" "$OUT"
-  trap 'tar -c -C "$work" weights 2> /dev/null | split -d -b "$PIECE" - "$OUT/weights.tar."' EXIT
-  python3 -P -m engine.embedded.train "$@" --data .gpu/data --work "$work" --out "$work/weights" 2>&1 | tee "$OUT/train.log"
+  python3 -P -m engine.embedded.train "$@" --data .gpu/data --work "$work" --out "$work/weights" 2>&1 |
+    tee "$OUT/train.log" || status=$?
+  if [ -d "$work/weights" ]; then  # also after a stage that failed: others may have been packed
+    tar -c -C "$work" weights | split -d -b "$PIECE" - "$OUT/weights.tar."
+  fi
+  return "$status"
 }
 
 OUT=${OUT:-out/gpu}
