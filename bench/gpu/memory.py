@@ -150,7 +150,7 @@ def _generate(
     ).prepare()
     return {
         "plan": _shown(planned),
-        "phases": _phases(card, drawing, planned, None, PHASES),
+        "phases": _phases(card, prior, drawing, planned, None, PHASES),
         "step": attempted(card, lambda: timed_step(card, drawing, settings.rounds)),
         "run": attempted(card, lambda: _whole_run(card, drawing, planned)),
     }
@@ -215,7 +215,7 @@ def _learn(
             "measured_bytes": found.peak_bytes,
         }
 
-    phases = _phases(card, drawing, planned, learning, LEARNING)
+    phases = _phases(card, prior, drawing, planned, learning, LEARNING)
     return {"plan": _shown(planned), "phases": phases, "update": attempted(card, update)}
 
 
@@ -227,7 +227,7 @@ def networks_of(prior: Prior, classifier: Classifier) -> list[Any]:
 
 def _shown(planned: Plan) -> dict[str, Any]:
     values = planned.to_json()
-    return {name: values[name] for name in SHOWN if name in values}
+    return {name: values[name] for name in SHOWN}
 
 
 def _compared(predicted: int, measured: int) -> dict[str, Any]:
@@ -237,13 +237,17 @@ def _compared(predicted: int, measured: int) -> dict[str, Any]:
 
 def _phases(
     card: Card,
+    prior: Prior,
     drawing: Drawing,
     planned: Plan,
     learning: TokenLearning | None,
     names: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
-    """Each phase alone, as the plan runs it: its predicted peak and the measured one."""
-    prior, batch = drawing.prior, planned.batch
+    """Each phase alone, as the plan runs it: its predicted peak and the measured one.
+
+    prior: the one that was loaded. The drawing's own may replay CUDA graphs, whose memory is in no single phase's plan.
+    """
+    batch = planned.batch
     subject = Subject(
         prior=prior,
         classifier=drawing.classifier,
