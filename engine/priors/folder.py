@@ -71,7 +71,7 @@ def read_index(folder: Path, source: str) -> Index:
         if key.startswith("_") or key in WITHOUT:
             continue
         if isinstance(value, list | tuple) and len(value) == 2 and value[0] is not None:
-            parts[key] = (str(value[0]), _class_of(*map(str, value), source))
+            parts[key] = (str(value[0]), _class_of(str(value[0]), str(value[1]), source))
         elif not isinstance(value, list | tuple) and key in signature(kind).parameters:
             arguments[key] = value
     return Index(kind, parts, arguments)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -35,10 +36,16 @@ FAMILIES: Mapping[str, str] = {
 """Keys of text encoders, by the model type in their configs."""
 
 
+@cache
+def arguments_of(kind: Any) -> frozenset[str]:
+    """The names of what the call of a class of pipelines takes."""
+    return frozenset(inspect.signature(kind.__call__).parameters)
+
+
 def check_pipeline(pipe: Any) -> None:
     """Raise ModelError, saying what is missing, for a pipeline that cannot be a prior."""
     kind = type(pipe).__name__
-    arguments = inspect.signature(type(pipe).__call__).parameters
+    arguments = arguments_of(type(pipe))
     for name, does in OTHER_TASKS.items():
         if name in arguments:
             raise ModelError(
@@ -122,7 +129,7 @@ def guidance_arguments(pipe: Any, cfg: float | None) -> dict[str, Any]:
 
     Raises ConfigError for a scale other than 1 where the pipeline has no such guidance.
     """
-    takes = inspect.signature(type(pipe).__call__).parameters
+    takes = arguments_of(type(pipe))
     named = next((name for name in CFG_ARGUMENTS if name in takes), None)
     if cfg is None or (named is None and cfg == 1):
         return {}
@@ -139,7 +146,7 @@ def negative_argument(pipe: Any, negative: str, images: int) -> dict[str, Any]:
     An empty one is left out, so that each pipeline does what it does without one (SDXL: zeros). Those
     with `true_cfg_scale` have no CFG unless they are given some text.
     """
-    takes = inspect.signature(type(pipe).__call__).parameters
+    takes = arguments_of(type(pipe))
     if "negative_prompt" not in takes or (not negative and CFG_ARGUMENTS[0] not in takes):
         return {}
     return {"negative_prompt": [negative] * images}

@@ -140,7 +140,9 @@ def _frozen(found: Loaded, wanted: Wanted) -> Loaded:
         for name, network in networks(found.pipe).items():
             # SDXL casts a VAE that overflows in float16 up and down again for each image.
             upcast = name == DECODER and hasattr(found.pipe, "upcast_vae")
-            overflows = upcast and wanted.dtype == torch.float16 and network.config.force_upcast
+            overflows = (
+                upcast and wanted.dtype == torch.float16 and found.pipe.vae.config.force_upcast
+            )
             freeze(network).to(wanted.device, torch.float32 if overflows else wanted.dtype)
     return found._replace(mark=mark)
 

@@ -96,7 +96,7 @@ class Interrupted:
 
 
 @cache
-def _interrupted(kind: type) -> type:
+def _interrupted(kind: Any) -> Any:
     return type(kind.__name__, (Interrupted, kind), {"__module__": kind.__module__})
 
 
