@@ -45,7 +45,7 @@ def arguments_of(kind: Any) -> frozenset[str]:
 def check_pipeline(pipe: Any) -> None:
     """Raise ModelError, saying what is missing, for a pipeline that cannot be a prior."""
     kind = type(pipe).__name__
-    arguments = arguments_of(type(pipe))
+    arguments = arguments_of(pipe.__class__)
     for name, does in OTHER_TASKS.items():
         if name in arguments:
             raise ModelError(
@@ -129,7 +129,7 @@ def guidance_arguments(pipe: Any, cfg: float | None) -> dict[str, Any]:
 
     Raises ConfigError for a scale other than 1 where the pipeline has no such guidance.
     """
-    takes = arguments_of(type(pipe))
+    takes = arguments_of(pipe.__class__)
     named = next((name for name in CFG_ARGUMENTS if name in takes), None)
     if cfg is None or (named is None and cfg == 1):
         return {}
@@ -146,7 +146,7 @@ def negative_argument(pipe: Any, negative: str, images: int) -> dict[str, Any]:
     An empty one is left out, so that each pipeline does what it does without one (SDXL: zeros). Those
     with `true_cfg_scale` have no CFG unless they are given some text.
     """
-    takes = arguments_of(type(pipe))
+    takes = arguments_of(pipe.__class__)
     if "negative_prompt" not in takes or (not negative and CFG_ARGUMENTS[0] not in takes):
         return {}
     return {"negative_prompt": [negative] * images}
