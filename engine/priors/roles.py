@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from engine.errors import ConfigError, ModelError
@@ -74,10 +75,22 @@ def check_pipeline(pipe: Any) -> None:
         )
 
 
-def networks(pipe: Any) -> dict[str, nn.Module]:
+def networks(pipe: Any) -> dict[str, Any]:
     """The networks of a pipeline that a prior uses, by name: denoiser, VAE, text encoders."""
     names = [denoiser_name(pipe), DECODER, *text_encoder_names(pipe)]
     return {name: getattr(pipe, name) for name in names}
+
+
+def dtypes(pipe: Any, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    """The dtype that each network shall have where `dtype` is wanted; None for what each has.
+
+    A VAE that overflows in float16 is float32: SDXL casts it up and down again for each image.
+    """
+    chosen = {name: dtype or network.dtype for name, network in networks(pipe).items()}
+    overflows = hasattr(pipe, "upcast_vae") and pipe.vae.config.force_upcast
+    if overflows and chosen[DECODER] == torch.float16:
+        chosen[DECODER] = torch.float32
+    return chosen
 
 
 def denoiser_name(pipe: Any) -> str:
