@@ -17,13 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"errors", "events", "facts", "files", "prompts", "request", "settings", "types"}
 """What anything may import. They import only each other."""
 
-MODELS = {"networks", "classifiers", "models", "embedded"}
+MODELS = {"networks", "classifiers", "models", "priors", "embedded"}
 MAKING = MODELS | {"guidance", "sampling", "tokens", "memory", "methods"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
     "networks": set(),
     "classifiers": {"networks", "embedded"},
     "models": {"networks", "classifiers", "embedded"},
+    "priors": {"networks", "models"},
     "embedded": {"networks", "classifiers", "models", "datasets"},  # its recipe writes sheets
     "datasets": set(),
     "guidance": MODELS,

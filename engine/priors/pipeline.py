@@ -70,11 +70,11 @@ class PipelinePrior:
 
     @property
     def device(self) -> torch.device:
-        return self.network.device
+        return self._calls.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.network.dtype
+        return self._calls.dtype
 
     @property
     def image_size(self) -> tuple[int, int]:

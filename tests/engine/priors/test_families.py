@@ -194,6 +194,20 @@ def test_half_precision_keeps_float32_between_the_networks(family: Any, pipe: An
 
 
 @torch.no_grad()
+def test_a_vae_that_overflows_in_float16_decodes_in_float32(family: Any, new_pipe: Any) -> None:
+    """Only SDXL's; what its pipeline casts for each image is left alone in the pipeline itself."""
+    prior = load_prior(new_pipe.to(torch.float16), call=family.call)
+    assert prior.dtype == torch.float16
+    assert prior.vae.dtype == (torch.float32 if family.name == "sdxl" else torch.float16)
+    z = torch.randn(prior.latent_shape(1))
+    assert prior.vae_latents(z).dtype == torch.float32
+    half = prior.replaced(vae=new_pipe.vae)
+    assert half.vae_latents(z).dtype == torch.float32
+    assert prior.decode(z).isfinite().all()
+    assert new_pipe.vae.dtype == torch.float16
+
+
+@torch.no_grad()
 def test_shapes_are_known_without_weights(family: Any, pipe: Any, prior: PipelinePrior) -> None:
     hollow = load_prior(pipe, device="meta", call=family.call)
     assert hollow.device.type == "meta"
