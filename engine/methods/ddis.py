@@ -5,6 +5,7 @@
 
 from engine.classifiers.base import class_numbers
 from engine.errors import ConfigError
+from engine.guidance.decoder import decoder_of
 from engine.guidance.objective import Objective, check_statistics
 from engine.memory.apply import plan_of
 from engine.memory.budget import AUTO
@@ -14,7 +15,6 @@ from engine.memory.micro_batch import MicroBatches
 from engine.methods.drawing import Drawing, settings_of
 from engine.methods.models import Models
 from engine.methods.runtime import engines
-from engine.models.decoder import decoder_of
 from engine.request import Execution, Request
 from engine.settings import AUTO_ATTENTION, TokenLearning
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.events import SILENT, Events, Stepped
+from engine.guidance.decoder import GuidanceDecoder
 from engine.guidance.domain import judged
 from engine.guidance.gradient import loss_scale
 from engine.guidance.move import Guidance, Unguided, guided
@@ -24,16 +25,16 @@ from engine.memory.micro_batch import MicroBatches, denoise_in_parts
 from engine.memory.plan import Plan
 from engine.methods.base import members, mixed_groups
 from engine.methods.runtime import Descend
-from engine.models import Prior
-from engine.models.decoder import GuidanceDecoder
+from engine.priors import Context, Prior, Step
 from engine.prompts import class_prompt
 from engine.request import Request
-from engine.sampling.ddim import OnStep, sample
+from engine.sampling.loop import OnStep, sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Alignment, Sampling
 from engine.settings.methods import DDIS, Plain
-from engine.tokens.table import TokenTable, attached
-from engine.types import ImageKey, Sample, Step
+from engine.tokens.attached import attached
+from engine.tokens.table import TokenTable
+from engine.types import ImageKey, Sample
 
 IMAGES = "images"
 """The task whose steps drawing reports."""
@@ -126,6 +127,13 @@ class Drawing:
             "tokens": None if self.tokens is None else self.tokens.fingerprint,
         }
 
+    def encoded(self, prompts: Sequence[str], prior: Prior) -> Context:
+        """The context of prompts, in parts, with the negative prompt where CFG asks for it."""
+        negative = None if self.sampling.cfg == 1 else self.sampling.negative_prompt
+        return Context.join(
+            self.parts.split("text", partial(prior.encode, negative=negative), prompts)
+        )
+
     def make(
         self,
         keys: Sequence[ImageKey],
@@ -141,7 +149,7 @@ class Drawing:
         prior, classifier, sampling, parts = self.prior, self.classifier, self.sampling, self.parts
         prompts = [self.prompt_of(key.class_index) for key in keys]
         guidance = self.guidance(keys)
-        noise = ImageNoise(self.seed, keys, prior.latent_shape, prior.device)
+        noise = ImageNoise(self.seed, keys, prior.latent_shape(1)[1:], prior.device)
         watch = reporting(events, task, guidance, on_clean)
         parts.events = events
         with torch.no_grad(), applied(self.plan, prior) as phase:
@@ -150,16 +158,13 @@ class Drawing:
                 attached(prior, self.tokens) if self.tokens else nullcontext(prior) as speaking,
             ):
                 different = list(dict.fromkeys(prompts))
-                encoded = torch.cat(parts.split("text", speaking.encode_prompts, different))
-                context = encoded[[different.index(prompt) for prompt in prompts]]
-                null = parts.split("text", speaking.encode_prompts, [sampling.negative_prompt])[0]
+                context = self.encoded(different, speaking)
+                context = context[[different.index(prompt) for prompt in prompts]]
             with phase("sampling"):
-                denoise = denoise_in_parts(prior, context, null, sampling.cfg, parts)
-                denoise = guidance.before(denoise)
+                denoise = guidance.before(denoise_in_parts(prior, context, sampling.cfg, parts))
                 schedule = prior.schedule(sampling.steps)
-                z = sample(
-                    noise.draw(), denoise, schedule, guidance.move, watch, sampling.eta, noise
-                )
+                z = prior.noise(noise.generators, sampling.steps)
+                z = sample(z, denoise, schedule, guidance.move, watch, sampling.eta, noise)
             with phase("decode"):
                 finished = parts.split("decode", partial(_finished, prior, classifier), z)
         images, logits, distances = (torch.cat(values) for values in zip(*finished, strict=True))

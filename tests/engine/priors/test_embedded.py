@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.models import Prior as FormerPrior
 from engine.models import load_prior as load_former
-from engine.priors import PipelinePrior, load_prior
+from engine.priors import Prior, load_prior
 from engine.sampling.ddim import ddim_step
 from engine.sampling.noise import ImageNoise
 from engine.sampling.step import next_latents
@@ -24,11 +24,11 @@ def former() -> FormerPrior:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> PipelinePrior:
+def embedded() -> Prior:
     return load_prior("embedded", device="cpu")
 
 
-def test_it_is_the_same_prior(former: FormerPrior, embedded: PipelinePrior) -> None:
+def test_it_is_the_same_prior(former: FormerPrior, embedded: Prior) -> None:
     assert embedded.fingerprint == former.fingerprint
     assert embedded.describe() == former.describe()
     assert tuple(embedded.latent_shape(3)) == (3, *former.latent_shape)
@@ -39,7 +39,7 @@ def test_it_is_the_same_prior(former: FormerPrior, embedded: PipelinePrior) -> N
 @pytest.mark.parametrize(("cfg", "eta"), [(1.0, 0.0), (4.0, 1.0), (4.0, 0.3), (15.0, 0.0)])
 @torch.no_grad()
 def test_a_run_has_the_bits_of_the_former_one(
-    former: FormerPrior, embedded: PipelinePrior, images: int, cfg: float, eta: float
+    former: FormerPrior, embedded: Prior, images: int, cfg: float, eta: float
 ) -> None:
     """Prompts encoded once each, the null prompt alone, as a group of images does it."""
     prompts = [PROMPTS[number % len(PROMPTS)] for number in range(images)]
@@ -66,7 +66,7 @@ def test_a_run_has_the_bits_of_the_former_one(
 
 @pytest.mark.parametrize("steps", [1, 30, 333])
 def test_a_schedule_has_the_numbers_of_the_former_one(
-    former: FormerPrior, embedded: PipelinePrior, steps: int
+    former: FormerPrior, embedded: Prior, steps: int
 ) -> None:
     schedule = embedded.schedule(steps)
     for told, step in zip(former.schedule(steps), schedule, strict=True):
@@ -126,7 +126,7 @@ def test_images_are_those_of_diffusers_to_the_bit(
     ids=["leading", "trailing", "zero-snr", "linspace", "sample", "one-step"],
 )
 def test_steps_are_those_of_ddim_to_the_bit(
-    embedded: PipelinePrior, config: dict[str, object], steps: int
+    embedded: Prior, config: dict[str, object], steps: int
 ) -> None:
     scheduler = DDIMScheduler.from_config(embedded.pipe.scheduler.config, **config)
     output, z = torch.randn(2, 1, 4, 8, 8)
@@ -161,7 +161,7 @@ class _Constant(torch.nn.Module):
 
 
 @torch.no_grad()
-def test_nothing_is_copied_to_the_device_in_a_step(embedded: PipelinePrior) -> None:
+def test_nothing_is_copied_to_the_device_in_a_step(embedded: Prior) -> None:
     """'meta' plays a device: what has values may not be brought there, nor read from there."""
     hollow = load_prior(embedded.pipe, device="meta")
     context = hollow.encode(PROMPTS, "")
