@@ -343,7 +343,7 @@ def test_the_check_works_on_rows_of_another_device_than_its_results():
     class OnCpu(Rows):
         def encode(self, classes: Sequence[int], with_tokens: bool) -> Context:
             self.with_tokens = with_tokens
-            return torch.zeros(len(classes), 1, WIDTH)
+            return context_of(torch.zeros(len(classes), WIDTH))
 
     state = TokenState.at_start((0, 1, 2), torch.randn(3, WIDTH).to("meta"))
     state.outcome.fill_(Outcome.EPOCHS_USED_UP)
