@@ -7,22 +7,27 @@ holds of all of them.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from engine.guidance.assembly import guidance_of, is_prepared
 from engine.guidance.decoder import GuidanceDecoder
-from engine.guidance.move import Guidance
+from engine.guidance.move import Guidance, Unguided
 from engine.memory.count import counting
 from engine.memory.subject import Subject
 from engine.priors import Context
 from engine.priors.vae import decoding_in_parts
 from engine.sampling.finished import finished
 from engine.sampling.loop import sample
-from engine.settings import Alignment
+from engine.settings import Alignment, Sampling, TokenLearning
+from engine.tokens.attached import attached
+from engine.tokens.gradient import context_gradient, rows_gradient, token_domain
+from engine.tokens.table import TokenTable, encoder_widths, placeholders
+from engine.tokens.trajectories import Trajectories
+from engine.types import ImageKey
 
 T = TypeVar("T")
 
@@ -56,7 +61,7 @@ def run_case(subject: Subject, case: Case) -> object:
 
 def count_case(subject: Subject, case: Case) -> Counted:
     """Run a case and count it."""
-    if case.phase == "guidance" and not is_prepared(subject.classifier, _alignment(subject)):
+    if case.phase in SEEN and not _is_prepared(subject):
         run_case(subject, Case(case.phase, 1, 1))
     with counting() as count:
         run_case(subject, case)
@@ -67,9 +72,12 @@ def count_case(subject: Subject, case: Case) -> Counted:
 
 def _run_together(subject: Subject, case: Case) -> int:
     """Images of a case that are run: those of one part, or of two where the parts share their moments."""
-    shared = subject.alignment is not None and subject.alignment.statistics == "batch"
-    parts = 2 if case.phase == "guidance" and shared else 1
-    return min(parts * case.part, case.images)
+    alignment, learning = subject.alignment, subject.learning
+    shared = {
+        "guidance": alignment is not None and alignment.statistics == "batch",
+        "cat": learning is not None and learning.domain_weight > 0,
+    }
+    return min((2 if shared.get(case.phase) else 1) * case.part, case.images)
 
 
 def _latents(subject: Subject, images: int) -> Tensor:
@@ -135,36 +143,68 @@ def decode(subject: Subject, case: Case) -> object:
 
 
 def cat(subject: Subject, case: Case) -> object:
-    """Token learning's step with its graph, from the prompts' context through UNet, VAE and classifier, and back.
+    """A token's gradient back to the prompts' context: through the classifier, the decoder and one step.
 
     The published last step runs both branches of CFG with a graph, an early one the conditional branch alone.
     """
-    prior, learning = subject.prior, subject.learning
+    prior, learning = subject.prior, subject.learning or TokenLearning.paper()
     drawing = [part.module for part in prior.components() if part.role in ("denoiser", "decoder")]
-    cfg = subject.cfg if learning is None or learning.gradient == "last" else 1.0
     with checkpointed(drawing if case.checkpoint else ()):
-        context, z = _context(subject, case.images)[: case.part], _latents(subject, case.images)
-        leaf = context.packed().requires_grad_()
-        denoise = prior.denoiser(context.with_packed(leaf), cfg)
-        last = sample(z[: case.part], denoise, prior.schedule(2)[:1])
-        logits = subject.classifier.logits(prior.decode(last))
-        loss = cross_entropy(
-            logits, torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device)
+        held = _context(subject, case.images), _latents(subject, case.images)
+        images = _run_together(subject, case)
+        context = held[0][:images]
+        targets = torch.zeros(images, dtype=torch.int64, device=prior.device)
+        trajectories = _trajectories(subject, learning, context)
+        domain = token_domain(subject.classifier, "uniform") if learning.domain_weight else None
+        found = context_gradient(
+            subject.classifier,
+            partial(trajectories.images, 0),
+            context,
+            targets,
+            learning,
+            domain,
+            case.part,
+            1.0,
         )
-        return torch.autograd.grad(loss, leaf)
+        return held, found
+
+
+def _trajectories(subject: Subject, learning: TokenLearning, context: Context) -> Trajectories:
+    """Images that wait at the step of a gradient, which is a schedule's first here, so that none is sampled."""
+    steps = 1 if learning.gradient == "last" else 2
+    keys = [ImageKey(0, number) for number in range(len(context))]
+    sampling = Sampling(steps=steps, cfg=subject.cfg)
+    found = Trajectories(
+        subject.prior, keys, context, sampling, 0, lambda _: Unguided(), at=[0]
+    )
+    if not found.complete:
+        found.kept_null[0] = torch.empty_like(found.kept[0])  # left over from sampling
+    return found
 
 
 def rows(subject: Subject, case: Case) -> object:
     """The gradient that goes on from the prompts' context to the tokens' rows, no two images of one prompt."""
-    found = _EmbeddedRows()
-    (encoder, *_) = subject.prior.text_encoders()
-    handle = encoder.module.get_input_embeddings().register_forward_hook(found)
-    try:
-        held = _context(subject, case.images)
-        context = subject.prior.encode(["a"] * case.part).packed()
-        return held, torch.autograd.grad(context, found.leaf, torch.empty_like(context))
-    finally:
-        handle.remove()
+    prior, held = subject.prior, _context(subject, case.images)
+    table = _table(subject)
+    with attached(prior, table) as speaking:
+        prompts = [f"a {table.names[0]}"] * case.part
+        by_context = torch.empty_like(held[: case.part].packed())
+        return held, rows_gradient(speaking, prompts, by_context, table.rows, 1.0)
+
+
+def _table(subject: Subject) -> TokenTable:
+    """A table of one token without values."""
+    widths, classifier = encoder_widths(subject.prior), subject.classifier
+    width = sum(widths.values())
+    return TokenTable(
+        rows=torch.empty(1, width, device=subject.prior.device).requires_grad_(),
+        encoders=widths,
+        classes=(0,),
+        labels=classifier.labels[:1],
+        names=placeholders(classifier.labels[:1]),
+        prior=subject.prior.fingerprint,
+        classifier=classifier.fingerprint,
+    )
 
 
 @contextmanager
@@ -178,18 +218,6 @@ def checkpointed(networks: Iterable[Any]) -> Iterator[None]:
     finally:
         for network in networks:
             network.disable_gradient_checkpointing()
-
-
-class _EmbeddedRows:
-    """A hook that makes the first output of an embedding the leaf that gradients reach, as a token's row is."""
-
-    leaf: Tensor
-
-    def __call__(self, module: object, inputs: object, output: Tensor) -> Tensor:
-        if not hasattr(self, "leaf"):
-            self.leaf = output.detach().requires_grad_()
-            return self.leaf
-        return output
 
 
 PHASES: dict[str, Callable[[Subject, Case], object]] = {
