@@ -14,8 +14,8 @@ from engine.methods.drawing import Drawing, reporting
 from engine.priors import Context, Prior
 from engine.prompts import class_prompt
 from engine.settings import TokenLearning
-from engine.tokens.augment import random_views, shown
-from engine.tokens.gradient import context_gradient, rows_gradient, token_domain
+from engine.tokens.augment import random_views
+from engine.tokens.gradient import context_gradient, images_of, rows_gradient, token_domain
 from engine.tokens.source import ContextGradient
 from engine.tokens.table import placeholders
 from engine.tokens.trajectories import Trajectories, gradient_steps
@@ -118,13 +118,11 @@ class DrawnImages:
         with source.phase("sampling"):
             self.trajectories.prepare(update)
 
-        def images_of(part: Context, start: int) -> Tensor:
-            images = self.trajectories.images(update, part, start)
-            return images if views is None else shown(images, views[start : start + len(part)])
+        made = images_of(self.trajectories, update, views)
 
         def in_parts(size: int) -> ContextGradient:
             return context_gradient(
-                classifier, images_of, context, targets, learning, source.domain, size, scale
+                classifier, made, context, targets, learning, source.domain, size, scale
             )
 
         with source.phase("cat"):

@@ -12,16 +12,28 @@ from engine.guidance.gradient import finite_gradient
 from engine.guidance.two_pass import part_by_part, two_pass
 from engine.priors import Context, Prior
 from engine.settings import Alignment, TokenLearning
+from engine.tokens.augment import shown
 from engine.tokens.scaled import scaled_gradient
 from engine.tokens.source import ContextGradient
+from engine.tokens.trajectories import Trajectories
 
 ImagesOf = Callable[[Context, int], Tensor]
 """(context of n prompts with a graph, number of the first) -> what the classifier is shown, (n, 3, H, W)."""
 
 
+def images_of(trajectories: Trajectories, update: int, views: Tensor | None) -> ImagesOf:
+    """The images that an update reads, in random views (N, 2, 3) where there are some."""
+
+    def made(context: Context, start: int) -> Tensor:
+        images = trajectories.images(update, context, start)
+        return images if views is None else shown(images, views[start : start + len(context)])
+
+    return made
+
+
 def context_gradient(
     classifier: Classifier,
-    images_of: ImagesOf,
+    made: ImagesOf,
     context: Context,
     targets: Tensor,
     learning: TokenLearning,
@@ -35,7 +47,7 @@ def context_gradient(
 
     Args:
         classifier: Says what the images show.
-        images_of: Makes the images of some of the rows.
+        made: Makes the images of some of the rows.
         context: Of the images, without a graph.
         targets: The images' classes, (N,).
         learning: The settings.
@@ -48,7 +60,7 @@ def context_gradient(
 
     def logits_of(rows: Tensor, start: int) -> Tensor:
         part = context[start : start + len(rows)].with_packed(rows)
-        return classifier.logits(images_of(part, start))
+        return classifier.logits(made(part, start))
 
     def of_classes(output: object, start: int) -> Tensor:
         assert isinstance(output, Tensor)
