@@ -98,7 +98,7 @@ def block_ms(
 
 def lay_out(channels_last: Iterable[str], prior: Prior, classifier: Classifier) -> None:
     """Put the weights of some networks (names of BLOCKS) into channels_last, in place and for good."""
-    networks = {part.name: part.module for part in prior.components()}
+    networks: dict[str, Any] = {part.name: part.module for part in prior.components()}
     networks |= {TINY: prior.tiny, "classifier": classifier.network}
     for name in channels_last:
         network = networks.get(name)
