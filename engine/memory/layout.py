@@ -7,6 +7,7 @@ typical block of each network in both layouts, once a process. No value changes 
 import time
 from collections.abc import Callable, Iterable
 from functools import cache, partial
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
