@@ -1,15 +1,12 @@
-"""Markdown tables of what things cost: time, memory, compute; see bench/tables.py."""
+"""Markdown tables of what things cost: time, memory, compute."""
 
 from statistics import mean
 
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in (header, *rows)]
-    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
+from reports.markdown import table
 
 
 def throughput_table(result: dict) -> str:
-    """bench/throughput.py: images a minute by method and number of steps, and a guided step over a plain one."""
+    """The study `throughput`: images a minute by method and number of steps, and a guided step over a plain one."""
     names = {"plain": "plain prior", "paper": "paper's DAG", "ours": "ours"}
     rates, ratios = result["images_per_minute"], result["guided_over_plain_step"]
     steps = list(dict.fromkeys(name.split("/")[1] for name in rates))
@@ -21,20 +18,21 @@ def throughput_table(result: dict) -> str:
         ]
         for method in names
     ]
-    where = result["environment"]
+    where, settings = result["environment"], result.get("settings", result)
     header = [
         "method",
         *(f"images a minute, {number} steps" for number in steps),
         "guided / plain step",
     ]
     return (
-        f"Embedded prior, {result['images']} images at once, on {where['device']} with {where['threads']} threads.\n\n"
+        f"Embedded prior, {settings['images']} images at once, on {where['device']} with "
+        f"{where['threads']} threads.\n\n"
         f"{table(header, rows)}"
     )
 
 
 def memory_table(result: dict) -> str:
-    """bench/memory.py: by phase and setting, the predicted peak beside the measured one."""
+    """The study `memory`: by phase and setting, the predicted peak beside the measured one."""
 
     def setting(row: dict) -> str:
         decoder = ", full decoder" if row["decoder"] == "full" else ""
@@ -60,7 +58,7 @@ def memory_table(result: dict) -> str:
 
 
 def decoders_table(result: dict) -> str:
-    """bench/decoders.py: what guidance sees through each decoder, what that costs, and what images become of it."""
+    """The study `decoders`: what guidance sees through each decoder, what that costs, and what images become of it."""
     generated = result["generated"]
 
     def shares(name: str) -> str:
@@ -106,7 +104,7 @@ NO_BETTER = "no better"
 
 
 def cat_compute_table(result: dict) -> str:
-    """bench/cat_compute.py: what a class token takes by each schedule, and accuracies on seeds it did not see."""
+    """The study `cat_compute`: what a class token takes by each schedule, and accuracies on seeds it did not see."""
 
     def of(schedule: str) -> list[dict]:
         return [cell for name, cell in result["cells"].items() if name.split("/")[0] == schedule]
@@ -168,7 +166,7 @@ def cat_compute_table(result: dict) -> str:
 
 
 def onnx_runtime_table(result: dict) -> str:
-    """bench/onnx_runtime.py: eager torch's time, and ONNX Runtime's over it."""
+    """The study `onnx_runtime`: eager torch's time, and ONNX Runtime's over it."""
     threads = result["threads"]
     rows = [
         [
@@ -256,7 +254,7 @@ def gpu_memory_table(results: dict | None) -> str:
 
 
 def sd_scale_table(result: dict) -> str:
-    """bench/sd_scale.py: a guided step over a plain one at the size of real priors, ours and the paper's."""
+    """The study `sd_scale`: a guided step over a plain one at the size of real priors, ours and the paper's."""
     settings, where = result["settings"], result["environment"]
     rows = [
         [
@@ -279,7 +277,7 @@ def sd_scale_table(result: dict) -> str:
 
 
 def evaluator_table(result: dict) -> str:
-    """bench/evaluator.py: values beside those of kept libraries, and what many rows of features take."""
+    """The study `evaluator`: values beside those of kept libraries, and what many rows of features take."""
     found = result["equal"]
     values = table(
         ["metric", "ours", "library", "relative gap"],

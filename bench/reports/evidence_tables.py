@@ -1,19 +1,28 @@
-"""Markdown tables of what the images are like and what they teach; see bench/tables.py."""
+"""Markdown tables of what the images are like and what they teach."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from statistics import mean
 
-from cost_tables import table
+from reports.current import Shipped
+from reports.markdown import table
 
-from engine.apps.demo import shipped_tokens
-from engine.embedded.judge import load_judge
-from engine.models import Prior
-from engine.tokens.state import initial_rows
-from engine.tokens.table import load_tokens
+
+def embedded_table(result: dict) -> str:
+    """`ddis embedded check --json`: what the embedded models reach, beside what is asked of them."""
+    goals = result["goals"]
+    rows = [
+        [
+            name.replace("_", " "),
+            "not measured" if value is None else f"{value:.3g}",
+            f"{goals[name]:g}",
+        ]
+        for name, value in result["measures"].items()
+    ]
+    return table(["embedded models", "reached", "goal"], rows)
 
 
 def _cells(result: dict, method: str, domain: str) -> list[dict]:
-    """What bench/evidence.py counted of each class and seed of one row."""
+    """What the study `evidence` counted of each class and seed of one row."""
     seeds = result["rows"].get(f"{method}/{domain}", {}).get("seeds", {})
     return [cell for by_class in seeds.values() for cell in by_class.values()]
 
@@ -23,7 +32,7 @@ def _domains(result: dict) -> list[str]:
 
 
 def guidance_table(result: dict) -> str:
-    """bench/evidence.py: shares by domain and method, each the mean over its seeds."""
+    """The study `evidence`: shares by domain and method, each the mean over its seeds."""
     methods = [
         m
         for m in ("plain", "paper DAG", "DAG")
@@ -54,7 +63,7 @@ def guidance_table(result: dict) -> str:
 
 
 def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
-    """bench/evidence.py: accuracies on the classes that the teacher recognises worst, without and with tokens."""
+    """The study `evidence`: accuracies on the classes that the teacher recognises worst, without and with tokens."""
     methods = ("plain", "CAT", "DAG", "both")
 
     def cells(method: str, domain: str) -> list[dict]:
@@ -79,36 +88,20 @@ def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
     )
 
 
-def shipped_table(prior: Prior, words: Sequence[str]) -> str:
-    """The tokens that ship, from their files: of each classifier the classes that have one, and where it is a word.
-
-    words: those that a token may have begun as and not left.
-    """
+def shipped_table(tokens: Mapping[str, Shipped | None]) -> str:
+    """The tokens that ship: of each classifier the classes that have one, and where it is a word."""
     rows = []
-    for domain in load_judge().domains:
-        if not shipped_tokens(domain).exists():
-            rows.append([domain.replace("_", " "), "none", "none"])
-            continue
-        tokens = load_tokens(shipped_tokens(domain), prior)
-        begun = {
-            word: initial_rows(prior, tokens.classes, tokens.labels, word, 0) for word in words
-        }
-        still = {
-            label: next(
-                (word for word in words if begun[word][place].equal(tokens.rows[place])), None
-            )
-            for place, label in enumerate(tokens.labels)
-        }
-        unmoved = [f"{label} ({word})" for label, word in still.items() if word]
-        moved = [label for label, word in still.items() if not word]
-        rows.append(
-            [domain.replace("_", " "), *(", ".join(names) or "none" for names in (moved, unmoved))]
-        )
+    for domain, shipped in tokens.items():
+        words = {} if shipped is None else shipped.words
+        moved = [label for label, word in words.items() if not word]
+        unmoved = [f"{label} ({word})" for label, word in words.items() if word]
+        cells = (", ".join(names) or "none" for names in (moved, unmoved))
+        rows.append([domain.replace("_", " "), *cells])
     return table(["classifier of", "learned tokens", "a word, unmoved"], rows)
 
 
 def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:
-    """bench/worst_classes.py: domain -> the classes that its classifier recognises least, in alphabetical order."""
+    """The study `worst_classes`: domain -> the classes that its classifier recognises least, in alphabetical order."""
     domains = [name.removeprefix("embedded:") for name in next(iter(found["recognised"].values()))]
     return {
         domain: sorted(
@@ -126,7 +119,7 @@ SHOWN = {"paper DDIS": "the paper's guidance, our tokens"}
 
 
 def methods_table(result: dict, methods: list[str], seconds: bool = False) -> str:
-    """bench/evidence.py: FID, KID, precision and recall of each method against the domain's real images.
+    """The study `evidence`: FID, KID, precision and recall of each method against the domain's real images.
 
     Means are over all domains, or missing. seconds: also what an image took.
     """
@@ -166,7 +159,7 @@ def methods_table(result: dict, methods: list[str], seconds: bool = False) -> st
 
 
 def tune_table(result: dict) -> str:
-    """bench/tune.py: each scale's score without data beside its FID by real images."""
+    """The study `tune`: each scale's score without data beside its FID by real images."""
     domains = list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
     scales = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
     rows = []
@@ -191,7 +184,7 @@ def tune_table(result: dict) -> str:
 
 
 MORE_SETS = {"told": "plain prior, told the domain", "more": "twice as many of ours"}
-"""Tasks of bench/downstream.py that distil from one more set, by what the table calls them."""
+"""Tasks of the study `downstream` that distil from one more set, by what the table calls them."""
 
 
 def _more(result: dict, domain: str) -> dict[str, dict]:
@@ -201,7 +194,7 @@ def _more(result: dict, domain: str) -> dict[str, dict]:
 
 
 def downstream_table(result: dict, task: str) -> str:
-    """bench/downstream.py: accuracy on real test images after learning from each set, in percent.
+    """The study `downstream`: accuracy on real test images after learning from each set, in percent.
 
     Means over the domains, of the sets that all have. Students have more sets: see MORE_SETS.
     """
@@ -210,6 +203,8 @@ def downstream_table(result: dict, task: str) -> str:
         for name, row in result["rows"].items()
         if name.startswith(f"{task}/")
     }
+    if not found:
+        return f"Not measured yet: `python bench/studies downstream --data FOLDER --tasks {task}`."
     if task == "distill":
         found = {
             domain: row | {"rows": row["rows"] | _more(result, domain)}
@@ -251,7 +246,7 @@ def downstream_table(result: dict, task: str) -> str:
 
 
 def styles_table(result: dict) -> str:
-    """bench/styles.py: FID against each style's own set."""
+    """The study `styles`: FID against each style's own set."""
     rows = [
         [
             style.replace("_", " "),

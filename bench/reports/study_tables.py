@@ -1,12 +1,12 @@
-"""Markdown tables of the studies that are runs of their own; see bench/tables.py."""
+"""Markdown tables of the studies that are runs of their own."""
 
 from statistics import mean
 
-from cost_tables import table
+from reports.markdown import table
 
 
 def guidance_study_table(result: dict) -> str:
-    """bench/guidance_study.py: each variant's FID by domain, and means over the domains it was run in."""
+    """The study `guidance_study`: each variant's FID by domain, and means over the domains it was run in."""
     domains = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
     variants = list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
     rows = []
@@ -52,7 +52,7 @@ def guidance_study_table(result: dict) -> str:
 
 
 def selection_table(result: dict) -> str:
-    """bench/selection.py: FID and shares of the images that each way keeps."""
+    """The study `selection`: FID and shares of the images that each way keeps."""
     domains = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
     rows = []
     for way in dict.fromkeys(name.split("/")[0] for name in result["rows"]):
@@ -103,7 +103,7 @@ CIFAR_SETS = {
 
 
 def cifar_table(result: dict) -> str:
-    """bench/cifar.py: top-1 of the students of each set, in percent, beside what its images cost."""
+    """The study `cifar`: top-1 of the students of each set, in percent, beside what its images cost."""
     rows = []
     for name, shown in CIFAR_SETS.items():
         if (row := result["rows"].get(name)) is None:

@@ -1,6 +1,6 @@
 """What learning a class token costs as published and as we do it, and what each token does on seeds it did not see.
 
-python bench/cat_compute.py [--domains sketch cartoon] [--classes 1] [--images 32]
+python bench/studies cat_compute [--domains sketch cartoon] [--classes 1] [--images 32]
 
 Both schedules learn the classes that the teacher recognises worst in the plain prior's images. The published one takes
 its classes one by one, ours together. An evaluation is one latent through the UNet once; a CFG step of an image is two.
@@ -8,29 +8,26 @@ Learning continues where it was cut, from --work, and every finished part is wri
 """
 
 import argparse
-import json
 import time
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-from evidence import BEGUN
-from worst_classes import worst_classes
+from result_files import RESULTS, environment, read_result, write_result
 
 from engine.classifiers import Classifier, load_classifier
-from engine.datasets.run_record import versions
 from engine.embedded.judge import load_judge
 from engine.evaluation.shares import shares
 from engine.events import EpochEnded, Event, Events
-from engine.files import write_whole
 from engine.models import Prior, load_prior
 from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
 from engine.settings import TokenLearning
 from engine.settings.methods import Plain
 from engine.tokens.table import TokenTable
+from studies.evidence import BEGUN
+from studies.worst_classes import worst_classes
 
 SCHEDULES = {
     "published": replace(TokenLearning.paper(), skip_passing=False),
@@ -39,8 +36,8 @@ SCHEDULES = {
 SEED = 400
 """Of the held-out images; no setting was chosen on it."""
 FOUND_ON = 16
-"""Plain images of each class that find the worst ones, as in bench/worst_classes.py."""
-RESULT = Path(__file__).parent / "results" / "cat_compute.json"
+"""Plain images of each class that find the worst ones, as in worst_classes.py."""
+RESULT = RESULTS / "cat_compute.json"
 
 
 def learned(
@@ -62,7 +59,7 @@ def learned(
             return
         seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - began, 2)
         began = time.monotonic()
-        write_whole(out, json.dumps(result, indent=1).encode() + b"\n")
+        write_result(out, result)
         print(name, event.label, event.epoch, event.accuracy, flush=True)
 
     return learn_tokens(
@@ -98,13 +95,9 @@ def main() -> None:
         "schedules": {name: asdict(learning) for name, learning in SCHEDULES.items()},
     }
     result: dict[str, Any] = {"settings": asked, "classes": {}, "seconds": {}, "cells": {}}
-    if chosen.out.exists() and (kept := json.loads(chosen.out.read_text()))["settings"] == asked:
+    if (kept := read_result(chosen.out)).get("settings") == asked:
         result = kept
-    result["environment"] = {
-        "device": str(prior.device),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-    }
+    result["environment"] = environment(prior.device)
     for domain in chosen.domains:
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
         if domain not in result["classes"]:
@@ -134,9 +127,5 @@ def main() -> None:
                 result["cells"][cell]["learning"] = asdict(
                     table.training[classifier.labels.index(kind)]
                 )
-            write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+            write_result(chosen.out, result)
             print(cell, result["cells"][cell], flush=True)
-
-
-if __name__ == "__main__":
-    main()

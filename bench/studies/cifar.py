@@ -1,6 +1,6 @@
 """What images made without a prior teach: CIFAR-10, from a third party's ResNet-44 to a ResNet-20.
 
-python bench/cifar.py [--images-per-class 50] [--methods ...] [--iterations 400] [--seeds 3] [--data FOLDER]
+python bench/studies cifar [--images-per-class 50] [--methods ...] [--iterations 400] [--seeds 3] [--data FOLDER]
 
 Students learn from the images of each pixel-space method and, in equal numbers, from images of the training set and
 from noise; top-1 is on the whole test set. The methods' own settings are the package's, chosen on other classifiers:
@@ -12,8 +12,7 @@ import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from evidence import seconds_per_image
-from rows import Rows
+from result_files import RESULTS
 
 from engine.classifiers import Classifier, load_classifier
 from engine.downstream.distill import distill
@@ -28,10 +27,12 @@ from engine.settings.inversion import (
     NaturalInversion,
     PlugInInversion,
 )
+from studies.evidence import seconds_per_image
+from studies.rows import Rows
 
 BASELINES = [kind.name for kind in (DeepInversion, PlugInInversion, NaturalInversion)]
-ROOT = Path(__file__).parents[1]
-RESULT = Path(__file__).parent / "results" / "cifar.json"
+ROOT = Path(__file__).parents[2]
+RESULT = RESULTS / "cifar.json"
 TEACHER, STUDENT = "resnet44", "resnet20"
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SEED = 900
@@ -121,7 +122,3 @@ def main() -> None:
         for name, row in rows.items():  # noise is the last
             result.add(name, row)
         print({name: round(row["accuracy"]["mean"], 3) for name, row in rows.items()}, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """What a guidance gradient at half the image's size is worth: the ways to get it, against the full-size decoder's.
 
-python bench/decoders.py [--images 4] [--domains photo sketch ...]
+python bench/studies decoders [--images 4] [--domains photo sketch ...]
 
 "truncated" leaves out a decoder's last upsampling; the distilled one is the embedded prior's own tiny decoder, at the
 full size. The embedded prior stands for a large one: its 32 px are the full size, and its classifiers, trained at 32
@@ -21,15 +21,14 @@ from statistics import mean, median
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny
-from guided import guided
+from methods import guided
+from result_files import RESULTS, environment, write_result
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.classifiers import Classifier, load_classifier
-from engine.datasets.run_record import versions
 from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.shares import shares
-from engine.files import write_whole
 from engine.guidance.gradient import gradient
 from engine.guidance.objective import Objective
 from engine.methods.drawing import Drawing
@@ -59,7 +58,7 @@ SD_VAE = {
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
 }
-RESULT = Path(__file__).parent / "results" / "decoders.json"
+RESULT = RESULTS / "decoders.json"
 
 
 def ways(prior: Prior) -> dict[str, GuidanceDecoder]:
@@ -253,19 +252,11 @@ def main() -> None:
         "ways": rows,
         "generated": cells,
         "stable_diffusion_tflops": stable_diffusion_flops(prior),
-        "environment": {
-            "device": "cpu",
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
-        },
+        "environment": environment("cpu"),
     }
-    write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+    write_result(chosen.out, result)
     print(
         json.dumps(
             {"ways": rows, "stable_diffusion_tflops": result["stable_diffusion_tflops"]}, indent=1
         )
     )
-
-
-if __name__ == "__main__":
-    main()

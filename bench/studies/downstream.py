@@ -1,11 +1,11 @@
-"""What the images of bench/evidence.py teach: distilling, pruning and int8 calibration, beside other sets.
+"""What the images of evidence.py teach: distilling, pruning and int8 calibration, beside other sets.
 
-python bench/downstream.py --data FOLDER [--tasks distill prune quantise told more] [--domains ...]
+python bench/studies downstream --data FOLDER [--tasks distill prune quantise told more] [--domains ...]
 
 For each embedded classifier the seeds of a method of ours are put together, and those of the plain prior; as many
 original images come from pacs64-train of the domain, and accuracy is measured on pacs64-test of the domain, which no
 setting was chosen on. `told` and `more` distil from other sets, to say what ours lack: see FURTHER. Images are those
-that bench/evidence.py left in --work; what is missing is drawn. Cut runs go on where they stopped, and several with
+that evidence.py left in --work; what is missing is drawn. Cut runs go on where they stopped, and several with
 other --tasks or --domains may run at once. A row of images that other settings or tokens made is run anew.
 """
 
@@ -16,8 +16,7 @@ from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
-from evidence import FIRST_SEED, IMAGES, METHODS, WORK, draw, folder_of, images_of, shared_folder
-from rows import Rows, alone
+from result_files import RESULTS
 
 from engine.classifiers import load_classifier
 from engine.datasets.dataset import open_dataset
@@ -30,11 +29,22 @@ from engine.evaluation.images import open_images
 from engine.models import load_prior
 from engine.settings.downstream import Comparison
 from engine.types import ImageKey
+from studies.evidence import (
+    FIRST_SEED,
+    IMAGES,
+    METHODS,
+    WORK,
+    draw,
+    folder_of,
+    images_of,
+    shared_folder,
+)
+from studies.rows import Rows, alone
 
 TASKS: dict[str, Callable[..., dict]] = {"distill": distill, "prune": prune, "quantise": quantise}
-RESULT = Path(__file__).parent / "results" / "downstream.json"
+RESULT = RESULTS / "downstream.json"
 OURS, PLAIN = "both", "plain"
-"""The methods of bench/evidence.py whose images are compared: sampled alike, with and without the classifier."""
+"""The methods of evidence.py whose images are compared: sampled alike, with and without the classifier."""
 FURTHER = {"told": ("plain, told the domain", 1), "more": (OURS, 2)}
 """A method, and how many times as many images as of ours in the other tasks: the prior with a prompt that says what
 guidance has to find out, and ours with more images than there are original ones."""
@@ -66,14 +76,17 @@ def together(
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
-    """Options that say which folders of bench/evidence.py are read."""
+    """Options that say which folders of evidence.py are read."""
     parser.add_argument(
         "--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains
     )
     parser.add_argument(
-        "--seeds", type=int, default=3, help="seeds of bench/evidence.py that are put together"
+        "--seeds",
+        type=int,
+        default=3,
+        help="seeds of evidence.py that are put together",
     )
-    parser.add_argument("--work", type=Path, default=WORK, help="where bench/evidence.py left them")
+    parser.add_argument("--work", type=Path, default=WORK, help="where evidence.py left them")
 
 
 def main() -> None:
@@ -155,7 +168,3 @@ def main() -> None:
             {of: found["accuracy"]["mean"] for of, found in report["rows"].items()},
             flush=True,
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """What the embedded models reach, and where their limits lie, by the judge's features.
 
-python bench/embedded_figures.py --data FOLDER [--weights FOLDER] [--images 16] [--out FILE]
+python bench/studies embedded_figures --data FOLDER [--weights FOLDER] [--images 16] [--out FILE]
 
 Rows for each domain, against the judge's reference (real images that no prior saw): real test images; other real
 images, which the prior was trained on; the test images through the prior's autoencoder; the plain prior's images, told
@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from result_files import RESULTS
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -32,9 +33,9 @@ from engine.sampling.noise import ImageNoise
 from engine.settings import Sampling
 from engine.types import ImageKey
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "engine" / "embedded" / "weights"
-OUT = ROOT / "bench" / "results" / "embedded_figures.json"
+OUT = RESULTS / "embedded_figures.json"
 CLOSE = 0.05
 SHOWN = 4
 """Images of each pair on a sheet."""
@@ -162,7 +163,3 @@ def main() -> None:
         print(f"{name} share {mean:.3f}, worst pair {worst:.3f}")
     if asked.sheet is not None and rows:
         sheet(rows).save(asked.sheet)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """What the evaluator needs for 100,000 rows of features, and how near its values are to those of kept libraries.
 
-python bench/evaluator.py [--rows 100000] [--neighbour-rows 10000] [--width 2048] [--parts stream neighbours ...]
+python bench/studies evaluator [--rows 100000] [--neighbour-rows 10000] [--width 2048] [--parts stream neighbours ...]
 
 Each part runs in a process of its own, whose peak of resident memory is told; a part that is done is written at once.
 """
@@ -13,16 +13,16 @@ import time
 from pathlib import Path
 
 import torch
+from result_files import RESULTS, read_result, write_result
 from torch import nn
 
 from engine.datasets.run_record import versions
 from engine.evaluation.features import FeatureFile, RunningMoments
 from engine.evaluation.metrics import fid, gaussian, inception_score, kid
 from engine.evaluation.neighbours import neighbours
-from engine.files import write_whole
 from engine.memory.measure import peak_bytes
 
-RESULT = Path(__file__).parent / "results" / "evaluator.json"
+RESULT = RESULTS / "evaluator.json"
 PARTS = ("stream", "neighbours", "narrow_neighbours", "equal")
 JUDGE_WIDTH = 128
 """Features that the embedded judge has. The time of neighbours grows with the features: with 2,048 of them, those of
@@ -175,12 +175,13 @@ def main() -> None:
     if chosen.here:
         print(json.dumps(run_part(chosen.parts[0], chosen)))
         return
-    result = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
+    result = read_result(chosen.out)
     for part in chosen.parts:
         sizes = ["--rows", str(chosen.rows), "--neighbour-rows", str(chosen.neighbour_rows)]
         command = [
             sys.executable,
-            __file__,
+            str(Path(__file__).parent),
+            "evaluator",
             "--here",
             "--parts",
             part,
@@ -190,14 +191,10 @@ def main() -> None:
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         result[part] = json.loads(done.stdout.strip().splitlines()[-1])
-        write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+        write_result(chosen.out, result)
         print(
             part,
             f"{result[part]['peak_bytes'] / 2**30:.2f} GiB",
             result[part]["values"],
             flush=True,
         )
-
-
-if __name__ == "__main__":
-    main()

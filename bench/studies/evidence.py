@@ -1,6 +1,6 @@
 """Every method's images through one evaluator: shares by judge and teacher, FID, KID, precision and recall, compute.
 
-python bench/evidence.py [--methods plain CAT DAG both ...] [--domains ...] [--seeds 3] [--images 17]
+python bench/studies evidence [--methods plain CAT DAG both ...] [--domains ...] [--seeds 3] [--images 17]
 
 A row is a method with the classifier of a domain: for each seed a data set folder below --work, of 7 classes x
 --images. Prompts are neutral ("a dog"), so that the domain can come from the classifier alone. A run that is cut goes
@@ -15,8 +15,8 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from guided import guided
-from rows import Rows, alone
+from methods import guided
+from result_files import RESULTS
 
 from engine.apps.demo import shipped_tokens
 from engine.classifiers import Classifier, load_classifier
@@ -43,14 +43,15 @@ from engine.settings.inversion import (
 )
 from engine.tokens.table import load_tokens
 from engine.types import Sample
+from studies.rows import Rows, alone
 
 FIRST_SEED = 900
 """No token was learned on images of these seeds. Chosen with them in view: nine tenths of the schedule instead of all,
-among the variants of bench/guidance_study.py, which has seeds of its own; words as the start of tokens, and the rules
-on L_BN of engine/runners/start_word.py and bench/learn_shipped_tokens.py."""
+among the variants of guidance_study.py, which has seeds of its own; words as the start of tokens, and the rules
+on L_BN of engine/runners/start_word.py and learn_shipped_tokens.py."""
 IMAGES = 17
 """Of each class and seed."""
-RESULT = Path(__file__).parent / "results" / "evidence.json"
+RESULT = RESULTS / "evidence.json"
 WORK = Path("out/evidence")
 METRICS = Evaluation(resamples=100)
 
@@ -269,7 +270,3 @@ def main() -> None:
         row["flops_per_image"] = flops_per_image(how, classifier, prior, domain)
         result.add(name, row)
         print(name, f"FID {found['metrics']['fid']['value']:.2f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Compare the images of two commits, byte by byte: a rebuild moves code and changes none of them.
 
-    python bench/golden.py BASE_COMMIT [--head COMMIT] [--only default onnx] [--keep FOLDER]
+    python bench/studies golden BASE_COMMIT [--head COMMIT] [--only default onnx] [--keep FOLDER]
 
 Each commit is checked out into a temporary folder and installed there from its own wheel, so that its own kernels and
 weights run. Both then make the same small runs on the embedded models, one after the other on one thread, and every PNG
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 CASES = {
     "default": "generate(TEACHER, **ASKED)",
     "paper": "generate(TEACHER, **ASKED, alignment=Alignment.paper(), sampling=replace(Sampling.paper(), steps=6))",
@@ -125,7 +125,3 @@ def main() -> int:
         )
         print(f"{case}: {len(paths)} images, {verdict}", flush=True)
     return 1 if changed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

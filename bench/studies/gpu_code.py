@@ -1,8 +1,8 @@
 """Compile the Triton kernels ahead of time, without a GPU, and read what came out: registers, spills, vector loads.
 
-    python bench/gpu_code.py            a table of every branch
-    python bench/gpu_code.py --json     the same as JSON; with --few, in half precision alone
-    python bench/gpu_code.py --count    how many kernels each network compiles
+    python bench/studies gpu_code            a table of every branch
+    python bench/studies gpu_code --json     the same as JSON; with --few, in half precision alone
+    python bench/studies gpu_code --count    how many kernels each network compiles
 
 Runs in a process of its own without TRITON_INTERPRET, which decides when a kernel is decorated.
 """
@@ -276,7 +276,7 @@ def counts() -> dict[str, int]:
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--few", action="store_true")

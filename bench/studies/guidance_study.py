@@ -1,10 +1,9 @@
-"""The study behind the defaults of guidance: each variant makes one choice otherwise than BASE, or spends its
-compute otherwise.
+"""The study behind the defaults of guidance: variants that differ from BASE in one choice, or in their compute.
 
-python bench/guidance_study.py [--variants ...] [--domains ...] [--images 8]
+python bench/studies guidance_study [--variants ...] [--domains ...] [--images 8]
 
 Every variant draws the same seeds for each embedded classifier, and one evaluator compares them with the real images of
-its domain, as in bench/evidence.py, whose own seeds are left alone. The variants that say most come first. A run that
+its domain, as in evidence.py, whose own seeds are left alone. The variants that say most come first. A run that
 is cut goes on where it stopped. Table: `make tables`.
 """
 
@@ -14,8 +13,7 @@ from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
-from evidence import BEGUN, METRICS, Method, draw, flops_per_image, images_of
-from rows import Rows
+from result_files import RESULTS
 
 from engine.classifiers import Classifier, load_classifier
 from engine.embedded.judge import Judge, load_judge
@@ -24,6 +22,8 @@ from engine.evaluation.extractors import load_extractor
 from engine.evaluation.shares import shares
 from engine.models import Prior, load_prior
 from engine.settings import Alignment, Sampling
+from studies.evidence import BEGUN, METRICS, Method, draw, flops_per_image, images_of
+from studies.rows import Rows
 
 SEED = 800
 """Images of this seed are for this study alone."""
@@ -32,7 +32,7 @@ RAW_SCALE = 360.0
 embedded classifiers, which alone want 240 to 540. In smaller batches an image's gradient is larger."""
 BASE = Alignment(stop=0.8)
 """Where the study began, at CFG 7.5; what it found, 90 % of the schedule and CFG 4, is the default."""
-RESULT = Path(__file__).parent / "results" / "guidance_study.json"
+RESULT = RESULTS / "guidance_study.json"
 
 
 def guided(alignment: Alignment = BASE, **sampling: object) -> Method:
@@ -133,7 +133,3 @@ def main() -> None:
             f"{time.perf_counter() - began:.0f} s",
             flush=True,
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,11 @@
 """Learn the tokens that ship with the embedded models: of each classifier, those that help its teacher.
 
-python bench/learn_shipped_tokens.py [--domains ...] [--out engine/embedded/weights/tokens]
+python bench/studies learn_shipped_tokens [--domains ...] [--out engine/embedded/weights/tokens]
 
 Every class of a classifier learns one, without guidance: from the style word that suits the classifier best, and where
 none does, or that helps no more than chance would have it (`TokenLearning.check_images`), from the word "a". A class
 that neither helps is asked for by its plain prompt. Tokens that together take plain images away from the domain do not
-ship, and a classifier without any has no file. Every choice reads the teacher alone. bench/evidence.py counts what the
+ship, and a classifier without any has no file. Every choice reads the teacher alone. evidence.py counts what the
 tokens do, on other seeds. Files that are there are left alone: delete one to learn it anew.
 """
 
@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from evidence import BEGUN
 
 from engine.classifiers import Classifier, load_classifier
 from engine.embedded.judge import load_judge
@@ -29,6 +28,7 @@ from engine.runners.trial import observe
 from engine.settings import TokenLearning
 from engine.settings.methods import Plain
 from engine.tokens.table import TokenTable, save_tokens
+from studies.evidence import BEGUN
 
 STARTS = ("words", NO_STYLE)
 LEARNING = TokenLearning(epochs=12, target_accuracy=0.95, skip_passing=False, check_images=32)
@@ -118,7 +118,3 @@ def main() -> None:
             save_tokens(table, file)
         named = ", ".join(table.labels) if ships else "none ships"
         print(f"{domain}: {named}, {time.monotonic() - began:.0f} s", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """The planner's error: predicted peaks of phases beside what tracked allocations of a real run say.
 
-    python -m bench.memory [--full]
+    python bench/studies memory [--full]
 
 Reduced width: the embedded models, phase by phase and a whole run. --full adds one guided step of Stable Diffusion
 2.1's own architecture at 512 px with ResNet-50, random weights, bfloat16, batch 1: about 5 GB and some minutes of a CPU
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from result_files import RESULTS, write_result
 
 from engine.classifiers import Classifier, load_classifier
 from engine.memory.measure import measuring, peak_bytes
@@ -24,7 +25,7 @@ from engine.models import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 
-OUT = Path(__file__).parent / "results" / "memory.json"
+OUT = RESULTS / "memory.json"
 STEP = [("guidance", False), ("sampling", False)]
 """The phases of one guided step."""
 
@@ -137,6 +138,7 @@ def main() -> None:
             prior, load_classifier("arch:resnet50", dtype=torch.bfloat16), Alignment(), 1, STEP
         )
     report = {
+        "settings": {"full": chosen.full, "px": chosen.px},
         "device": str(prior.device),
         "torch": torch.__version__,
         "machine": platform.machine(),
@@ -144,9 +146,5 @@ def main() -> None:
         "process_peak_bytes": peak_bytes(prior.device),
         "rows": rows,
     }
-    chosen.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_result(chosen.out, report)
     print(f"largest error {report['largest_error']:.1%} in {len(rows)} phases: {chosen.out}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """ONNX Runtime beside eager torch on the embedded models: the gradient, a guided step, a plain one, and `generate`.
 
-python bench/onnx_runtime.py [--device cpu] [--threads 1 2] [--rounds 7] [--batch 28] [--cache FOLDER]
+python bench/studies onnx_runtime [--device cpu] [--threads 1 2] [--rounds 7] [--batch 28] [--cache FOLDER]
 
 Contenders take turns. Each ratio is the median over the rounds of ONNX Runtime's time over eager torch's of the same
 round; under 1, ONNX Runtime is faster. Exports are not timed: they happen once for a cache.
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 from contenders import Run
+from result_files import RESULTS, write_result
 from timing import median_ratios
 
 from engine.classifiers import load_classifier
 from engine.datasets.run_record import versions
-from engine.files import write_whole
 from engine.methods.drawing import Drawing
 from engine.methods.runtime import default_cache
 from engine.models import load_prior
@@ -26,7 +26,7 @@ from engine.runners.asking import asked
 from engine.settings import Alignment, Sampling
 from engine.types import ImageKey
 
-RESULT = Path(__file__).parent / "results" / "onnx_runtime.json"
+RESULT = RESULTS / "onnx_runtime.json"
 ENGINES = ("torch", "onnx")
 STEPS = 4
 
@@ -115,8 +115,4 @@ def main() -> None:
             chosen.device, threads, chosen.rounds, chosen.batch, chosen.cache
         )
         print(threads, json.dumps(result["threads"][threads]), flush=True)
-        write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
-
-
-if __name__ == "__main__":
-    main()
+        write_result(chosen.out, result)

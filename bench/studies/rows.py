@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+from result_files import environment, read_result, write_result
 
-from engine.datasets.run_record import versions
-from engine.files import make_folder, write_whole
+from engine.files import make_folder
 
 
 @contextmanager
@@ -43,11 +42,7 @@ class Rows:
     ) -> None:
         self.file = file
         self.settings = _as_json(settings)
-        self.environment = {
-            "device": str(device),
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
-        }
+        self.environment = environment(device)
         self.names = list(names)
         self._found = self._read().get("settings")
 
@@ -80,10 +75,10 @@ class Rows:
                 "environment": self.environment,
                 "rows": {known: rows[known] for known in order},
             }
-            write_whole(self.file, json.dumps(result, indent=1).encode() + b"\n")
+            write_result(self.file, result)
 
     def _read(self) -> dict[str, Any]:
-        return json.loads(self.file.read_text()) if self.file.exists() else {}
+        return read_result(self.file)
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What selecting does: half of the images that bench/evidence.py left in --work, kept in several ways.
+"""What selecting does: half of the images that evidence.py left in --work, kept in several ways.
 
-python bench/selection.py [--keep 0.5] [--method both] [--domains ...]
+python bench/studies selection [--keep 0.5] [--method both] [--domains ...]
 
 Twice as many images are made as are wanted. Every way keeps equally many of each class, so that the half taken by
 chance says what the same number is worth without selecting; that it costs half the compute is in no column. The judge
@@ -12,9 +12,7 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
-from downstream import add_folders, together
-from evidence import FIRST_SEED, METHODS, folder_of, images_of
-from rows import Rows
+from result_files import RESULTS
 
 from engine.classifiers import load_classifier
 from engine.datasets.run_record import read_run
@@ -25,8 +23,11 @@ from engine.evaluation.select import select
 from engine.evaluation.shares import shares
 from engine.models import load_prior
 from engine.settings import Evaluation, Selection
+from studies.downstream import add_folders, together
+from studies.evidence import FIRST_SEED, METHODS, folder_of, images_of
+from studies.rows import Rows
 
-RESULT = Path(__file__).parent / "results" / "selection.json"
+RESULT = RESULTS / "selection.json"
 WAYS = {
     "chance": {"by": "chance", "agreement": False},
     "teacher's agreement": {"by": "chance"},
@@ -40,7 +41,7 @@ def main() -> None:
     judge = load_judge()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--keep", type=float, default=0.5, help="share of the images that is kept")
-    parser.add_argument("--method", choices=METHODS, default="both", help="of bench/evidence.py")
+    parser.add_argument("--method", choices=METHODS, default="both", help="of evidence.py")
     add_folders(parser)
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
@@ -84,7 +85,3 @@ def main() -> None:
             }
             result.add(f"{way}/{domain}", row)
             print(f"{way}/{domain}", f"FID {row['metrics']['fid']['value']:.2f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

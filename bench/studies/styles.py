@@ -1,8 +1,8 @@
 """A style of one's own, from a set of images to a data set like it: fit a classifier, align, compare with the set.
 
-python bench/styles.py --style-set FOLDER [--test FOLDER] --name NAME      your own set, one folder a class
-python bench/styles.py --prompt "a manga drawing of {a} {class}" --classes dog horse house --prior ID --name manga
-python bench/styles.py                                                     sets drawn by the embedded prior
+python bench/studies styles --style-set FOLDER [--test FOLDER] --name NAME      your own set, one folder a class
+python bench/studies styles --prompt "a manga drawing of {a} {class}" --classes dog horse house --prior ID --name manga
+python bench/studies styles                                                     sets drawn by the embedded prior
 
 The classifier sees the set alone; FID is by the judge's features, against the set. Several runs with other --styles may
 go on at once. A row that another alignment made is run anew.
@@ -13,8 +13,8 @@ from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
-from guided import guided
-from rows import Rows
+from methods import guided
+from result_files import RESULTS
 
 from engine.classifiers import Classifier, load_classifier
 from engine.downstream.fit import fit
@@ -25,8 +25,9 @@ from engine.models import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Evaluation, Sampling
 from engine.settings.methods import Plain
+from studies.rows import Rows
 
-RESULT = Path(__file__).parent / "results" / "styles.json"
+RESULT = RESULTS / "styles.json"
 SET_SEED, TEST_SEED, SEED = 700, 701, 702
 METHODS = {"plain": None, "ours": Alignment()}
 
@@ -120,7 +121,3 @@ def main() -> None:
             row["fid"][method] = metrics["metrics"]["fid"]["value"]
         result.add(style, row)
         print(style, row, flush=True)
-
-
-if __name__ == "__main__":
-    main()

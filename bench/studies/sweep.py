@@ -1,19 +1,17 @@
 """Time every kernel on every BatchNorm shape of five networks, and whole networks.
 
-Writes bench/results/kernels.json and kernels.md.
+Writes bench/results/kernels.json, from which `make tables` makes kernels.md.
 
-    python bench/sweep.py                 all shapes, batch 1, 8, 32, both layouts: some minutes
-    python bench/sweep.py --quick         the shapes that the README quotes
-    python bench/sweep.py --only channel_moments networks   these anew; the rest of the result stays as it is
-    python bench/sweep.py --device cuda   the same on a GPU
+    python bench/studies sweep                 all shapes, batch 1, 8, 32, both layouts: some minutes
+    python bench/studies sweep --quick         the shapes that the README quotes
+    python bench/studies sweep --only channel_moments networks   these anew; the rest of the result stays as it is
+    python bench/studies sweep --device cuda   the same on a GPU
 
-Contenders take turns, and the best of each counts. Run it on a quiet machine. Not named after the kernels: as a script
-it would be first on the path, and transformers imports what is called `kernels` there.
+Contenders take turns, and the best of each counts. Run it on a quiet machine.
 """
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,12 +20,10 @@ from pathlib import Path
 
 import torch
 from contenders import SHAPES, layer_contenders, moments_contenders
-from ddis_kernels import _backend
 from networks import LAYOUTS, measured_networks
-from tables import kernels_table
+from result_files import RESULTS, hardware, read_result, write_result
 from timing import best_us, peak_bytes
 
-RESULTS = Path(__file__).parent / "results"
 HEADLINE = [(16, 64, 56), (16, 512, 7)]
 OPS = ("channel_moments", "bn_none_moments", "bn_relu_moments")
 LARGE = [(64, 64, 112)]
@@ -40,27 +36,6 @@ def sweep(quick: bool, device: str) -> Iterator[tuple[str, tuple[int, int, int]]
     if not quick:
         for network, shapes in SHAPES.items():
             yield from ((network, (n, c, side)) for c, side in shapes for n in (1, 8, 32))
-
-
-def environment(device: str) -> dict[str, object]:
-    """Where the numbers come from."""
-    name = (
-        torch.cuda.get_device_name()
-        if device == "cuda"
-        else platform.processor() or platform.machine()
-    )
-    if device == "cpu" and Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(
-            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), name
-        )
-    return {
-        "device": name,
-        "instruction_set": _backend.cpu.instruction_set() if _backend.cpu else None,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def measured(
@@ -90,18 +65,11 @@ def measured(
 
 
 def compiled_code() -> list[dict] | None:
-    """What bench/gpu_code.py finds, in a process of its own; None without Triton."""
+    """What gpu_code.py finds, in a process of its own; None without Triton."""
     if find_spec("triton") is None:
         return None
-    command = [sys.executable, Path(__file__).with_name("gpu_code.py"), "--json"]
+    command = [sys.executable, Path(__file__).parent, "gpu_code", "--json"]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
-
-
-def write_results(folder: Path, stem: str, result: dict[str, object]) -> None:
-    """The result as JSON and as a table; without `code` the table has no registers yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (folder / f"{stem}.md").write_text(kernels_table(result))
 
 
 def measured_rows(
@@ -132,17 +100,22 @@ def measured_rows(
 
 def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
     rows = measured_rows(device, quick, budget_s, OPS)
-    return {"environment": environment(device), "rows": rows, "networks": measured_networks(device)}
+    return {
+        "settings": {"quick": quick, "budget_s": budget_s},
+        "environment": hardware(device),
+        "rows": rows,
+        "networks": measured_networks(device),
+    }
 
 
 def renewed(
     file: Path, device: str, quick: bool, budget_s: float, parts: Sequence[str]
 ) -> dict[str, object]:
     """A result with some ops or the networks measured anew, on the same machine and with the same versions."""
-    kept, now = json.loads(file.read_text()), environment(device)
-    if kept["environment"] != now:
+    kept, now = read_result(file), hardware(device)
+    if kept.get("environment") != now:
         raise SystemExit(
-            f"{file} comes from {kept['environment']}, this is {now}: measure all of it."
+            f"{file} comes from {kept.get('environment')}, this is {now}: measure all of it."
         )
     ops = [part for part in parts if part != "networks"]
     fresh = {case_of(row): row for row in measured_rows(device, quick, budget_s, ops)}
@@ -155,7 +128,7 @@ def case_of(row: dict[str, object]) -> tuple[object, ...]:
     return row["network"], row["op"], *row["shape"], row["dtype"], row["layout"]
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--device",
@@ -184,17 +157,12 @@ if __name__ == "__main__":
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    stem = "kernels" if options.device == "cpu" else "kernels_cuda"
+    file = options.out / ("kernels.json" if options.device == "cpu" else "kernels_cuda.json")
+    how = options.device, options.quick, options.budget_s
     if options.only:
-        result = renewed(
-            options.out / f"{stem}.json",
-            options.device,
-            options.quick,
-            options.budget_s,
-            options.only,
-        )
+        result = renewed(file, *how, options.only)
     else:
-        result = run(options.device, options.quick, options.budget_s)
-        write_results(options.out, stem, result)  # before compiling, which takes minutes
+        result = run(*how)
+        write_result(file, result)  # before compiling, which takes minutes
         result["code"] = compiled_code()
-    write_results(options.out, stem, result)
+    write_result(file, result)

@@ -1,6 +1,6 @@
 """Images per minute of `generate` on the embedded prior, and what a guided step takes beside a plain one.
 
-python bench/throughput.py [--images 28] [--steps 8 30] [--quick]
+python bench/studies throughput [--images 28] [--steps 8 30] [--quick]
 
 Methods: the plain prior, the paper's guidance, ours. The first run of each warms up and is not counted; of `--repeats`
 the median counts. Run it on a quiet machine. --quick: two images, two steps, once, to see that it works.
@@ -14,23 +14,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
-import torch
-from guided import guided
+from methods import METHODS, guided
+from result_files import RESULTS, environment, write_result
 
 from engine.classifiers import Classifier, load_classifier
-from engine.datasets.run_record import versions
-from engine.files import write_whole
 from engine.memory.profile import profile_step
 from engine.models import Prior, load_prior
 from engine.runners.generate import generate
-from engine.settings import Alignment, Sampling
+from engine.settings import Alignment
 
-METHODS = {
-    "plain": (None, Sampling()),
-    "paper": (Alignment.paper(), Sampling.paper()),
-    "ours": (Alignment(), Sampling()),
-}
-RESULT = Path(__file__).parent / "results" / "throughput.json"
+RESULT = RESULTS / "throughput.json"
 
 
 def images_per_minute(
@@ -71,13 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prior = load_prior("embedded")
     classifier = load_classifier("embedded:cartoon", device=prior.device)
     result = {
-        "images": chosen.images,
-        "alignment": asdict(Alignment()),
-        "environment": {
-            "device": str(prior.device),
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
+        "settings": {
+            "images": chosen.images,
+            "steps": chosen.steps,
+            "repeats": chosen.repeats,
+            "alignment": asdict(Alignment()),
         },
+        "environment": environment(prior.device),
         "images_per_minute": {
             f"{method}/{steps}": images_per_minute(
                 classifier, prior, method, steps, chosen.images, chosen.repeats
@@ -93,9 +86,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if alignment is not None
         },
     }
-    write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
+    write_result(chosen.out, result)
     print(json.dumps(result, indent=1))
-
-
-if __name__ == "__main__":
-    main()

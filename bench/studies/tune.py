@@ -1,6 +1,6 @@
 """How near `ddis tune` comes to the scale that real images would choose.
 
-python bench/tune.py [--domains ...]
+python bench/studies tune [--domains ...]
 
 For each embedded classifier: the score of `tune` at each scale, on its 4 images a class, and the FID of 8 other images
 a class against the domain's real ones, by the judge. Tuning reads the first alone. Cut runs go on, and several with
@@ -12,8 +12,7 @@ from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
-from evidence import FIRST_SEED
-from rows import Rows
+from result_files import RESULTS
 
 from engine.classifiers import load_classifier
 from engine.embedded.judge import load_judge
@@ -24,8 +23,10 @@ from engine.runners.asking import asked as requested
 from engine.runners.generate import generate
 from engine.runners.tune import TUNING_SEED, try_scale, with_alignment
 from engine.settings import Alignment, Evaluation, Sampling
+from studies.evidence import FIRST_SEED
+from studies.rows import Rows
 
-RESULT = Path(__file__).parent / "results" / "tune.json"
+RESULT = RESULTS / "tune.json"
 SCALES = (0.1, 0.2, 0.4, 0.6, 0.8)
 ORACLE_SEED = FIRST_SEED + 1000
 IMAGES, ORACLE_IMAGES = 4, 8
@@ -78,7 +79,3 @@ def main() -> None:
             row = asdict(trial) | {"score": trial.score, "fid": metrics["fid"]["value"]}
             result.add(name, row)
             print(name, row, flush=True)
-
-
-if __name__ == "__main__":
-    main()

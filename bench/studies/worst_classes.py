@@ -1,27 +1,25 @@
 """Which classes a teacher recognises worst in the plain prior's images: those for which a token matters most.
 
-python bench/worst_classes.py
+python bench/studies worst_classes
 
 They are found on images of a seed of their own, so that a class that did badly by chance does not rise by itself where
 something else is counted on others.
 """
 
 import argparse
-import json
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
+from result_files import RESULTS, read_result, write_result
 
 from engine.classifiers import Classifier, load_classifier
 from engine.embedded.judge import load_judge
-from engine.files import write_whole
 from engine.models import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Sampling
 
 FINDING_SEED = 200
-RECOGNISED = Path(__file__).parent / "results" / "worst_classes.json"
+RECOGNISED = RESULTS / "worst_classes.json"
 
 
 def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int) -> list[str]:
@@ -36,13 +34,13 @@ def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int
         "seed": FINDING_SEED,
         "sampling": asdict(Sampling()),
     }
-    found = json.loads(RECOGNISED.read_text()) if RECOGNISED.exists() else {}
+    found = read_result(RECOGNISED)
     if found.get("settings") != asked:
         found = {"settings": asked, "recognised": {}}
     for label in classifier.labels:
         if label not in found["recognised"]:
             found["recognised"][label] = recognised(prior, label, images)
-            write_whole(RECOGNISED, json.dumps(found, indent=1).encode() + b"\n")
+            write_result(RECOGNISED, found)
     right = {label: found["recognised"][label][classifier.name] for label in classifier.labels}
     return sorted(sorted(right, key=right.__getitem__)[:number])
 
@@ -64,11 +62,11 @@ def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
         }
 
 
-if __name__ == "__main__":
+def main() -> None:
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
-    the_prior = load_prior("embedded")
+    prior = load_prior("embedded")
     for domain in load_judge().domains:
         print(
             domain,
-            *worst_classes(load_classifier(f"embedded:{domain}"), the_prior, number=2, images=16),
+            *worst_classes(load_classifier(f"embedded:{domain}"), prior, number=2, images=16),
         )

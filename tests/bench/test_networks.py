@@ -32,7 +32,7 @@ def test_an_untrained_network_has_statistics_of_the_size_it_is_measured_at(
 def test_onnx_runtime_is_measured_on_the_device_that_is_named(
     bench_script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    script, seen = bench_script("onnx_runtime"), []
+    script, seen = bench_script("studies.onnx_runtime"), []
 
     def ratios(
         runs: dict[str, object], baseline: str, device: str, rounds: int

@@ -1,4 +1,4 @@
-"""How bench/downstream.py and bench/evidence.py put their sets together, and which tokens ship."""
+"""How the studies of evidence and of what it teaches put their sets together, and which tokens ship."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,7 +43,7 @@ def one_seed(folder: Path, grey: float, images: int = 2) -> Path:
 
 def test_seeds_are_numbered_on_and_cut_class_by_class(tmp_path: Path, bench_script: Script) -> None:
     seeds = [one_seed(tmp_path / str(seed), seed / 2) for seed in range(3)]
-    together = bench_script("downstream").together
+    together = bench_script("studies.downstream").together
 
     def kept(folder: Path) -> list[tuple[int, int, float]]:
         return sorted((row.class_index, row.index, row.l_bn) for _, row in read_dataset(folder))
@@ -59,7 +59,7 @@ def test_seeds_are_numbered_on_and_cut_class_by_class(tmp_path: Path, bench_scri
 def test_a_prompt_that_tells_the_domain_has_a_shared_folder_for_each(
     tmp_path: Path, bench_script: Script
 ) -> None:
-    evidence = bench_script("evidence")
+    evidence = bench_script("studies.evidence")
     told = evidence.Method(None, sampling=Sampling(steps=1), told=True)
     prior = load_prior("embedded")
     for domain in ("photo", "sketch"):
@@ -76,7 +76,7 @@ def test_a_prompt_that_tells_the_domain_has_a_shared_folder_for_each(
 def test_without_tokens_a_row_is_the_method_without_them(
     tmp_path: Path, bench_script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evidence, prior = bench_script("evidence"), load_prior("embedded")
+    evidence, prior = bench_script("studies.evidence"), load_prior("embedded")
     classifier = load_classifier("embedded:cartoon", device=prior.device)
     how, root = evidence.folder_of("both", "cartoon", classifier, prior, tmp_path)
     assert how.tokens
@@ -94,7 +94,7 @@ def test_without_tokens_a_row_is_the_method_without_them(
 def test_what_began_without_a_style_is_not_learned_twice(
     bench_script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, prior = bench_script("learn_shipped_tokens"), load_prior("embedded")
+    script, prior = bench_script("studies.learn_shipped_tokens"), load_prior("embedded")
     classifier = load_classifier("embedded:cartoon", device=prior.device)
     table, asked = load_tokens(shipped_tokens("cartoon"), prior, classifier), []
     few = replace(
@@ -129,7 +129,7 @@ def test_what_began_without_a_style_is_not_learned_twice(
 def test_tokens_ship_that_together_lead_towards_the_domain(
     l_bn, ships, bench_script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, prior = bench_script("learn_shipped_tokens"), load_prior("embedded")
+    script, prior = bench_script("studies.learn_shipped_tokens"), load_prior("embedded")
     classifier = load_classifier("embedded:cartoon", device=prior.device)
     without, those = (
         Trial(images=56, l_bn=value, cross_entropy=1.0, recognised=1.0, agreement=1.0)

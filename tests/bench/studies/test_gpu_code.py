@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "gpu_code.py"
+STUDIES = Path(__file__).resolve().parents[3] / "bench" / "studies"
 
 
 @pytest.fixture(scope="module")
 def codes() -> list[dict]:
     pytest.importorskip("triton")
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--json", "--few"], capture_output=True, text=True, check=False
+        [sys.executable, STUDIES, "gpu_code", "--json", "--few"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -47,7 +50,10 @@ def test_a_network_compiles_few_kernels():
     """The launcher's own code says what it would compile: a tile more for some map would show here."""
     pytest.importorskip("triton")
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--count"], capture_output=True, text=True, check=False
+        [sys.executable, STUDIES, "gpu_code", "--count"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""bench/rows.py: processes that fill one file keep each other's rows, and a row is kept as long as it is still true."""
+"""Processes that fill one file keep each other's rows, and a row is kept as long as it is still true."""
 
 import json
 import os
@@ -15,7 +15,7 @@ SETTINGS = {"prior": "a", "sizes": (1, 2)}
 @pytest.fixture
 def rows(bench_script: Callable[[str], ModuleType]) -> ModuleType:
     """The script as a module."""
-    return bench_script("rows")
+    return bench_script("studies.rows")
 
 
 @pytest.fixture

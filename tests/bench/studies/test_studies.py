@@ -1,4 +1,4 @@
-"""bench/guidance_study.py and bench/cifar.py run, write what they say, and go on where they stopped."""
+"""The studies of guidance and of CIFAR-10 run, write what they say, and go on where they stopped."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def run(bench_script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
     def printed(script: str, *arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
-        bench_script(script).main()
+        bench_script(f"studies.{script}").main()
         return capsys.readouterr().out
 
     return printed
@@ -34,7 +34,7 @@ def run(bench_script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 def test_the_goals_compare_todays_defaults_with_the_paper_in_the_study(
     bench_script: Callable[[str], ModuleType],
 ) -> None:
-    goals, study = bench_script("goals_table"), bench_script("guidance_study")
+    goals, study = bench_script("goals_table"), bench_script("studies.guidance_study")
     assert study.VARIANTS[goals.DEFAULT_VARIANT] == study.Method(Alignment(), sampling=Sampling())
     assert {study.VARIANTS[name].sampling for name in goals.PAPER_VARIANTS} == {Sampling.paper()}
 
@@ -45,7 +45,7 @@ def test_variants_of_guidance_are_measured_once_each(
     bench_script: Callable[[str], ModuleType],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    study = bench_script("guidance_study")
+    study = bench_script("studies.guidance_study")
     short = {
         name: replace(study.VARIANTS[name], sampling=Sampling(steps=4))
         for name in ("base", "plain")
@@ -114,7 +114,7 @@ def test_students_of_cifar_learn_from_each_set_once(
     bench_script: Callable[[str], ModuleType],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bench_script("cifar"), "STUDENT", "resnet8")
+    monkeypatch.setattr(bench_script("studies.cifar"), "STUDENT", "resnet8")
     out = tmp_path / "cifar.json"
     asked = (
         "cifar",
