@@ -1,9 +1,10 @@
 """What was aimed at beside what was reached: goals.toml, held against results."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from operator import ge, gt, le, lt
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,6 +13,15 @@ from reports.markdown import table
 
 FILE = Path(__file__).with_name("goals.toml")
 NOT_MEASURED = "not measured"
+
+
+LIMITS: dict[str, Callable[[float, float], bool]] = {
+    "at_least": ge,
+    "above": gt,
+    "at_most": le,
+    "below": lt,
+    "within": lambda reached, limit: abs(reached) <= limit,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +43,12 @@ class Goal:
     below: float | None = None
     within: float | None = None
 
+    def __post_init__(self) -> None:
+        if (number := sum(getattr(self, name) is not None for name in LIMITS)) != 1:
+            raise ValueError(
+                f"{self.name} has {number} limits, expected one of {', '.join(LIMITS)}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reached:
@@ -52,15 +68,11 @@ def read_goals(file: Path = FILE) -> list[Goal]:
 
 def holds(goal: Goal, reached: float) -> bool:
     """Whether a value reaches the goal."""
-    limits = (
-        (goal.at_least, lambda limit: reached >= limit),
-        (goal.above, lambda limit: reached > limit),
-        (goal.at_most, lambda limit: reached <= limit),
-        (goal.below, lambda limit: reached < limit),
-        (goal.within, lambda limit: abs(reached) <= limit),
+    return all(
+        held(reached, limit)
+        for name, held in LIMITS.items()
+        if (limit := getattr(goal, name)) is not None
     )
-    (held,) = (within(limit) for limit, within in limits if limit is not None)
-    return held
 
 
 def reach(goal: Goal, result: Mapping[str, Any], domains: Sequence[str]) -> Reached:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from reports.goals import read_goals
 
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.images import png_bytes, to_picture
@@ -34,9 +35,11 @@ def run(bench_script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 def test_the_goals_compare_todays_defaults_with_the_paper_in_the_study(
     bench_script: Callable[[str], ModuleType],
 ) -> None:
-    goals, study = bench_script("goals_table"), bench_script("studies.guidance_study")
-    assert study.VARIANTS[goals.DEFAULT_VARIANT] == study.Method(Alignment(), sampling=Sampling())
-    assert {study.VARIANTS[name].sampling for name in goals.PAPER_VARIANTS} == {Sampling.paper()}
+    study = bench_script("studies.guidance_study")
+    (goal,) = [goal for goal in read_goals() if goal.file == "guidance_study"]
+    (ours,) = goal.left
+    assert study.VARIANTS[ours] == study.Method(Alignment(), sampling=Sampling())
+    assert {study.VARIANTS[name].sampling for name in goal.right} == {Sampling.paper()}
 
 
 def test_variants_of_guidance_are_measured_once_each(
