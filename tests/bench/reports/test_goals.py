@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from reports.goals import Goal, goals_table, holds, reach, read_goals
 
-
 METRICS = ("fid", "kid", "inception_score", "precision", "recall", "density", "coverage")
 
 
