@@ -5,32 +5,26 @@ what `engine.profile` says of a single step: its time and its floating point ope
 its milliseconds go.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import pytest
-from methods import METHODS, guided
+from methods import METHODS, draws
 
-from engine import generate, load_classifier, load_prior, profile
+from engine import load_classifier, load_prior, profile
 
 STEPS = 8
 
 
-@pytest.mark.parametrize("classifier", ["embedded:cartoon", "embedded:sketch"])
+@pytest.mark.parametrize("domain", ["cartoon", "sketch"])
 @pytest.mark.parametrize("images", [1, 28])
 @pytest.mark.parametrize("method", ["ours", "paper"])
-def test_overhead(against, benchmark, tiny: bool, method, images, classifier) -> None:
+def test_overhead(against, benchmark, tiny: bool, method: str, images: int, domain: str):
     images, steps = (1, 2) if tiny else (images, STEPS)
-    benchmark.group = f"guidance, {classifier}, {images} images, {steps} steps"
+    benchmark.group = f"guidance, embedded:{domain}, {images} images, {steps} steps"
     prior = load_prior("embedded")
-    teacher = load_classifier(classifier, device=prior.device)
+    classifier = load_classifier(f"embedded:{domain}", device=prior.device)
     alignment, sampling = METHODS[method]
-    sampling = replace(sampling, steps=steps, batch=images)
-
-    def run(how: dict[str, object]) -> Callable[[], object]:
-        one = teacher.labels[:1]
-        return lambda: list(generate(teacher, prior, one, images, sampling=sampling, **how))
-
-    against("plain", run(guided(None)), run(guided(alignment)))
-    found = profile(prior, teacher, images, alignment, sampling, repeats=1 if tiny else 5)
+    plain, guided = (
+        draws(classifier, prior, images, steps, how, sampling) for how in (None, alignment)
+    )
+    against("plain", plain, guided)
+    found = profile(prior, classifier, images, alignment, sampling, repeats=1 if tiny else 5)
     benchmark.extra_info["step"] = found.to_json()

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from methods import guided
@@ -181,6 +182,14 @@ def draw(
         writer.finish({"seconds": read_run(plain).measured["seconds"]})
 
 
+def evaluated(
+    folders: Path | list[Path], domain: str, settings: Evaluation = METRICS
+) -> dict[str, Any]:
+    """What the evaluator says of images beside the real ones of a domain, by the judge's features."""
+    found = evaluate(folders, "judge", load_extractor("judge"), domain=domain, settings=settings)
+    return {key: found[key] for key in ("images", "reference_images", "metrics")}
+
+
 def by_class(samples: list[Sample], judge: Judge, domain: str) -> dict[str, dict[str, float]]:
     """Shares of each class's images."""
     return {
@@ -264,9 +273,8 @@ def main() -> None:
             print(name, seed, f"{time.perf_counter() - began:.0f} s", flush=True)
             result.add(name, row)
         folders = [root / str(seed) for seed in seeds]
-        found = evaluate(folders, "judge", load_extractor("judge"), domain=domain, settings=METRICS)
-        row |= {key: found[key] for key in ("images", "reference_images", "metrics")}
+        row |= evaluated(folders, domain)
         row["seconds_per_image"] = seconds_per_image(folders)
         row["flops_per_image"] = flops_per_image(how, classifier, prior, domain)
         result.add(name, row)
-        print(name, f"FID {found['metrics']['fid']['value']:.2f}", flush=True)
+        print(name, f"FID {row['metrics']['fid']['value']:.2f}", flush=True)

@@ -17,12 +17,10 @@ from result_files import RESULTS
 
 from engine.classifiers import Classifier, load_classifier
 from engine.embedded.judge import Judge, load_judge
-from engine.evaluation.evaluate import evaluate
-from engine.evaluation.extractors import load_extractor
 from engine.evaluation.shares import shares
 from engine.models import Prior, load_prior
 from engine.settings import Alignment, Sampling
-from studies.evidence import BEGUN, METRICS, Method, draw, flops_per_image, images_of
+from studies.evidence import BEGUN, METRICS, Method, draw, evaluated, flops_per_image, images_of
 from studies.rows import Rows
 
 SEED = 800
@@ -82,9 +80,8 @@ def measured(
     variant: Method, folder: Path, classifier: Classifier, prior: Prior, judge: Judge, domain: str
 ) -> dict:
     """What the evaluator, the judge and the teacher say of a folder, and what an image of it costs."""
-    found = evaluate(folder, "judge", load_extractor("judge"), domain=domain, settings=METRICS)
     return {
-        **{key: found[key] for key in ("images", "reference_images", "metrics")},
+        **evaluated(folder, domain, METRICS),
         "shares": asdict(shares(images_of(folder), judge, domain)),
         "flops_per_image": flops_per_image(variant, classifier, prior, domain),
     }

@@ -17,14 +17,12 @@ from result_files import RESULTS
 from engine.classifiers import load_classifier
 from engine.datasets.run_record import read_run
 from engine.embedded.judge import load_judge
-from engine.evaluation.evaluate import evaluate
-from engine.evaluation.extractors import load_extractor
 from engine.evaluation.select import select
 from engine.evaluation.shares import shares
 from engine.models import load_prior
-from engine.settings import Evaluation, Selection
+from engine.settings import Selection
 from studies.downstream import add_folders, together
-from studies.evidence import FIRST_SEED, METHODS, folder_of, images_of
+from studies.evidence import FIRST_SEED, METHODS, evaluated, folder_of, images_of
 from studies.rows import Rows
 
 RESULT = RESULTS / "selection.json"
@@ -71,15 +69,7 @@ def main() -> None:
             selection = Selection(keep=chosen.keep, **choice)
             half = root / f"selected-{chosen.keep}" / way.replace(" ", "_")
             select(folder, half, selection, classifier)
-            found = evaluate(
-                half,
-                "judge",
-                load_extractor("judge"),
-                domain=domain,
-                settings=Evaluation(resamples=100),
-            )
-            row |= {key: found[key] for key in ("images", "reference_images", "metrics")}
-            row |= {
+            row |= evaluated(half, domain) | {
                 "selection": vars(selection),
                 "shares": asdict(shares(images_of(half), judge, domain)),
             }

@@ -10,17 +10,16 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from methods import METHODS, guided
+from methods import METHODS, draws
 from result_files import RESULTS, environment, write_result
 
 from engine.classifiers import Classifier, load_classifier
 from engine.memory.profile import profile_step
 from engine.models import Prior, load_prior
-from engine.runners.generate import generate
 from engine.settings import Alignment
 
 RESULT = RESULTS / "throughput.json"
@@ -30,23 +29,11 @@ def images_per_minute(
     classifier: Classifier, prior: Prior, method: str, steps: int, images: int, repeats: int
 ) -> float:
     """Of whole runs of `images` images, prompts and final decoding included."""
-    alignment, sampling = METHODS[method]
-    sampling = replace(sampling, steps=steps, batch=images)
+    draw = draws(classifier, prior, images, steps, *METHODS[method])
     seconds = []
     for seed in range(1 + repeats):
         began = time.perf_counter()
-        made = list(
-            generate(
-                classifier,
-                prior,
-                classifier.labels[:1],
-                images,
-                **guided(alignment),
-                sampling=sampling,
-                seed=seed,
-            )
-        )
-        made[-1].image.sum().item()
+        draw(seed)[-1].image.sum().item()
         seconds.append(time.perf_counter() - began)
     return round(60 * images / median(seconds[1:]), 2)
 

@@ -16,14 +16,12 @@ from result_files import RESULTS
 
 from engine.classifiers import load_classifier
 from engine.embedded.judge import load_judge
-from engine.evaluation.evaluate import evaluate
-from engine.evaluation.extractors import load_extractor
 from engine.models import load_prior
 from engine.runners.asking import asked as requested
 from engine.runners.generate import generate
 from engine.runners.tune import TUNING_SEED, try_scale, with_alignment
 from engine.settings import Alignment, Evaluation, Sampling
-from studies.evidence import FIRST_SEED
+from studies.evidence import FIRST_SEED, evaluated
 from studies.rows import Rows
 
 RESULT = RESULTS / "tune.json"
@@ -69,13 +67,7 @@ def main() -> None:
                 out=folder,
             ):
                 pass
-            metrics = evaluate(
-                folder,
-                "judge",
-                load_extractor("judge"),
-                domain=domain,
-                settings=Evaluation(resamples=0),
-            )["metrics"]
+            metrics = evaluated(folder, domain, Evaluation(resamples=0))["metrics"]
             row = asdict(trial) | {"score": trial.score, "fid": metrics["fid"]["value"]}
             result.add(name, row)
             print(name, row, flush=True)
