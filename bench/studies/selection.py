@@ -21,7 +21,7 @@ from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
 from engine.evaluation.select import select
 from engine.evaluation.shares import shares
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.settings import Evaluation, Selection
 from studies.downstream import add_folders, together
 from studies.evidence import FIRST_SEED, METHODS, folder_of, images_of
