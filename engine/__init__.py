@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.memory.plan import Plan, plan
     from engine.memory.profile import StepProfile
     from engine.memory.profile import profile_step as profile
-    from engine.models import Prior, load_prior
+    from engine.priors import Prior, load_prior
     from engine.request import ClassifierSource, Execution, PriorSource, Request
     from engine.runners.generate import generate, generate_again
     from engine.runners.learn_tokens import learn_tokens
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from engine.settings.downstream import Comparison, Distillation, Pruning, Quantisation
     from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
     from engine.settings.methods import DDIS, Plain
-    from engine.tokens.table import TokenTable, load_tokens, save_tokens
+    from engine.tokens.files import load_tokens, save_tokens
+    from engine.tokens.table import TokenTable
     from engine.tokens.textual_inversion import (
         export_textual_inversion,
         import_textual_inversion,
@@ -48,7 +49,7 @@ _HOMES = {
     "evaluation.select": ("select",),
     "memory.plan": ("Plan", "plan"),
     "memory.profile": ("StepProfile",),
-    "models": ("Prior", "load_prior"),
+    "priors": ("Prior", "load_prior"),
     "request": ("ClassifierSource", "Execution", "PriorSource", "Request"),
     "runners.generate": ("generate", "generate_again"),
     "runners.learn_tokens": ("learn_tokens",),
@@ -58,7 +59,8 @@ _HOMES = {
     "settings.downstream": ("Comparison", "Distillation", "Pruning", "Quantisation"),
     "settings.inversion": ("DeepInversion", "NaturalInversion", "PlugInInversion"),
     "settings.methods": ("DDIS", "Plain"),
-    "tokens.table": ("TokenTable", "load_tokens", "save_tokens"),
+    "tokens.files": ("load_tokens", "save_tokens"),
+    "tokens.table": ("TokenTable",),
     "tokens.textual_inversion": ("export_textual_inversion", "import_textual_inversion"),
     "types": ("ImageKey", "Sample"),
 }

@@ -10,7 +10,7 @@ from studies import evidence, guidance_study
 
 from engine.apps.demo import shipped_tokens
 from engine.embedded.judge import load_judge
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.start_word import NO_STYLE
 from engine.settings import Alignment, Sampling, TokenLearning
 from engine.tokens.state import initial_rows

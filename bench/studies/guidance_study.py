@@ -18,7 +18,7 @@ from result_files import RESULTS
 from engine.classifiers import Classifier, load_classifier
 from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.shares import shares
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Sampling
 from studies.evidence import BEGUN, METRICS, Method, draw, evaluated, flops_per_image, images_of
 from studies.rows import Rows

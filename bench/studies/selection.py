@@ -19,7 +19,7 @@ from engine.datasets.run_record import read_run
 from engine.embedded.judge import load_judge
 from engine.evaluation.select import select
 from engine.evaluation.shares import shares
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.settings import Selection
 from studies.downstream import add_folders, together
 from studies.evidence import FIRST_SEED, METHODS, evaluated, folder_of, images_of

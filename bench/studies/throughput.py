@@ -19,7 +19,7 @@ from result_files import RESULTS, environment, write_result
 
 from engine.classifiers import Classifier, load_classifier
 from engine.memory.profile import profile_step
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.settings import Alignment
 
 RESULT = RESULTS / "throughput.json"

@@ -16,7 +16,7 @@ from result_files import RESULTS
 
 from engine.classifiers import load_classifier
 from engine.embedded.judge import load_judge
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.runners.asking import asked as requested
 from engine.runners.generate import generate
 from engine.runners.tune import TUNING_SEED, try_scale, with_alignment

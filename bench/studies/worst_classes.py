@@ -14,7 +14,7 @@ from result_files import RESULTS, read_result, write_result
 
 from engine.classifiers import Classifier, load_classifier
 from engine.embedded.judge import load_judge
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Sampling
 

@@ -13,9 +13,9 @@ from engine.embedded.train.autoencoder import psnr_db
 from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs, resized
 from engine.errors import ConfigError
 from engine.events import SILENT, Events
-from engine.models import Prior, load_prior
 from engine.networks.frozen import fingerprint
-from engine.sampling.ddim import sample
+from engine.priors import Prior, load_prior
+from engine.sampling.loop import sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Sampling
 from engine.types import ImageKey
@@ -77,7 +77,7 @@ def _on_real_images(prior: Prior, judge: Judge, images: Images) -> dict[str, flo
     return {
         "judge_class_accuracy": (classes == images.classes).float().mean().item(),
         "judge_domain_accuracy": (domains == images.domains).float().mean().item(),
-        "autoencoder_psnr_db": psnr_db(prior.vae, images, prior.image_px),
+        "autoencoder_psnr_db": psnr_db(prior.vae, images, prior.image_size[0]),
     }
 
 
@@ -88,18 +88,16 @@ def _on_prompts(
     """The judge's shares (class, domain) for each pair's prompt."""
     shares = {}
     sampling = Sampling()
-    null = prior.encode_prompts([""])
     with events.task("prompts", len(PAIRS)) as task:
         for place, (domain, label) in enumerate(PAIRS):
             prompt = styled_prompt(domain, label)
-            noise = ImageNoise(
-                seed, [ImageKey(place, index) for index in range(number)], prior.latent_shape
-            )
-            denoise = prior.denoiser(
-                prior.encode_prompts([prompt]).expand(number, -1, -1), null, sampling.cfg
-            )
+            keys = [ImageKey(place, index) for index in range(number)]
+            noise = ImageNoise(seed, keys, prior.latent_shape(1)[1:])
+            context = prior.encode([prompt], sampling.negative_prompt)[[0] * number]
+            denoise = prior.denoiser(context, sampling.cfg)
+            z = prior.noise(noise.generators, sampling.steps)
             schedule = prior.schedule(sampling.steps)
-            z = sample(noise.draw(), denoise, schedule, eta=sampling.eta, noise=noise)
+            z = sample(z, denoise, schedule, eta=sampling.eta, noise=noise)
             images = prior.decode(z)
             classes, domains = judge(images)
             right = classes == judge.classes.index(label), domains == judge.domains.index(domain)

@@ -22,13 +22,14 @@ from engine.guidance.domain import judged
 from engine.guidance.objective import Objective
 from engine.memory.measure import peak_bytes
 from engine.methods.drawing import IMAGES, Drawing
-from engine.models import load_prior
-from engine.models.prior_sources import EMBEDDED
+from engine.priors import Step, load_prior
+from engine.priors.schemes import EMBEDDED
 from engine.runners.asking import asked
 from engine.runners.learn_tokens import learn_tokens
 from engine.settings import Alignment, Sampling
-from engine.tokens.table import TokenTable, load_tokens
-from engine.types import Sample, Step
+from engine.tokens.files import load_tokens
+from engine.tokens.table import TokenTable
+from engine.types import Sample
 
 ROWS = ("plain", "CAT", "DAG", "CAT + DAG")
 

@@ -13,7 +13,7 @@ from engine.downstream.pixels import Images
 from engine.downstream.students import identity, keep_student, new_student, size_of, student_name
 from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
 from engine.events import SILENT, Advance, Events
-from engine.models import Prior
+from engine.priors import Prior
 from engine.settings.downstream import Comparison, Distillation
 
 

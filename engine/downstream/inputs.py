@@ -15,7 +15,7 @@ from engine.downstream.rows import Sets, load_sets
 from engine.downstream.sources import Inputs, check_ahead
 from engine.errors import ConfigError, ModelError, brief
 from engine.events import Events
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Sampling
 from engine.settings.downstream import Comparison

@@ -24,7 +24,7 @@ from engine.downstream.students import keep_student, size_of
 from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
 from engine.errors import ConfigError, MissingExtraError, ModelError, brief
 from engine.events import SILENT, Advance, Events
-from engine.models import Prior
+from engine.priors import Prior
 from engine.settings.downstream import Comparison, Distillation, Pruning
 
 LAYERS = (nn.Conv2d, nn.Linear)

@@ -14,8 +14,8 @@ from torch import Tensor
 from engine.errors import EngineError, brief
 from engine.events import SILENT, MemoryRanOut
 from engine.memory.budget import MemoryWarning
-from engine.models.prior import Prior
-from engine.types import Denoise, Prediction, Step
+from engine.priors import Context, Denoise, Prior, Step
+from engine.types import Prediction
 
 T = TypeVar("T")
 UNLIMITED = 2**31
@@ -113,14 +113,12 @@ def _clear() -> None:
         torch.cuda.empty_cache()
 
 
-def denoise_in_parts(
-    prior: Prior, context: Tensor, null_context: Tensor, cfg: float, parts: MicroBatches
-) -> Denoise:
-    """`Prior.denoiser`, with as many rows in the UNet at once as `parts` allows in the phase of sampling."""
+def denoise_in_parts(prior: Prior, context: Context, cfg: float, parts: MicroBatches) -> Denoise:
+    """`Prior.denoiser`, with as many images in it at once as `parts` allows in the phase of sampling."""
 
     def denoise(z: Tensor, step: Step) -> Prediction:
-        def work(rows: Tensor, of_rows: Tensor) -> Prediction:
-            return prior.denoiser(of_rows, null_context, cfg)(rows, step)
+        def work(rows: Tensor, of_rows: Context) -> Prediction:
+            return prior.denoiser(of_rows, cfg)(rows, step)
 
         found = parts.split("sampling", work, z, context)
         return (

@@ -15,25 +15,25 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.events import SILENT, Events, Stepped
-from engine.guidance.domain import judged
-from engine.guidance.gradient import loss_scale
-from engine.guidance.move import Guidance, Unguided, guided
-from engine.guidance.objective import Objective
+from engine.guidance.assembly import guidance_of
+from engine.guidance.decoder import GuidanceDecoder
+from engine.guidance.move import Guidance, Unguided
 from engine.memory.apply import applied
 from engine.memory.micro_batch import MicroBatches, denoise_in_parts
 from engine.memory.plan import Plan
 from engine.methods.base import members, mixed_groups
 from engine.methods.runtime import Descend
-from engine.models import Prior
-from engine.models.decoder import GuidanceDecoder
+from engine.priors import Context, Prior, Step
 from engine.prompts import class_prompt
 from engine.request import Request
-from engine.sampling.ddim import OnStep, sample
+from engine.sampling.finished import finished
+from engine.sampling.loop import OnStep, sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Alignment, Sampling
 from engine.settings.methods import DDIS, Plain
-from engine.tokens.table import TokenTable, attached
-from engine.types import ImageKey, Sample, Step
+from engine.tokens.attached import attached
+from engine.tokens.table import TokenTable
+from engine.types import ImageKey, Sample
 
 IMAGES = "images"
 """The task whose steps drawing reports."""
@@ -105,11 +105,11 @@ class Drawing:
         if self.alignment is None or (decoder := self.decoder) is None:
             return Unguided()
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
-        return guided(
-            Objective(self.classifier, self.alignment, decoder),
+        return guidance_of(
+            self.classifier,
             self.alignment,
+            decoder,
             classes,
-            loss_scale(decoder.vae.dtype, self.classifier.dtype),
             partial(self.parts.attempt, "guidance"),
             None if self.descend is None else partial(self.descend, classes=classes),
         )
@@ -126,6 +126,13 @@ class Drawing:
             "tokens": None if self.tokens is None else self.tokens.fingerprint,
         }
 
+    def encoded(self, prompts: Sequence[str], prior: Prior) -> Context:
+        """The context of prompts, in parts, with the negative prompt where CFG asks for it."""
+        negative = None if self.sampling.cfg == 1 else self.sampling.negative_prompt
+        return Context.join(
+            self.parts.split("text", partial(prior.encode, negative=negative), prompts)
+        )
+
     def make(
         self,
         keys: Sequence[ImageKey],
@@ -141,7 +148,7 @@ class Drawing:
         prior, classifier, sampling, parts = self.prior, self.classifier, self.sampling, self.parts
         prompts = [self.prompt_of(key.class_index) for key in keys]
         guidance = self.guidance(keys)
-        noise = ImageNoise(self.seed, keys, prior.latent_shape, prior.device)
+        noise = ImageNoise(self.seed, keys, prior.latent_shape(1)[1:], prior.device)
         watch = reporting(events, task, guidance, on_clean)
         parts.events = events
         with torch.no_grad(), applied(self.plan, prior) as phase:
@@ -150,19 +157,16 @@ class Drawing:
                 attached(prior, self.tokens) if self.tokens else nullcontext(prior) as speaking,
             ):
                 different = list(dict.fromkeys(prompts))
-                encoded = torch.cat(parts.split("text", speaking.encode_prompts, different))
-                context = encoded[[different.index(prompt) for prompt in prompts]]
-                null = parts.split("text", speaking.encode_prompts, [sampling.negative_prompt])[0]
+                context = self.encoded(different, speaking)
+                context = context[[different.index(prompt) for prompt in prompts]]
             with phase("sampling"):
-                denoise = denoise_in_parts(prior, context, null, sampling.cfg, parts)
-                denoise = guidance.before(denoise)
+                denoise = guidance.before(denoise_in_parts(prior, context, sampling.cfg, parts))
                 schedule = prior.schedule(sampling.steps)
-                z = sample(
-                    noise.draw(), denoise, schedule, guidance.move, watch, sampling.eta, noise
-                )
+                z = prior.noise(noise.generators, sampling.steps)
+                z = sample(z, denoise, schedule, guidance.move, watch, sampling.eta, noise)
             with phase("decode"):
-                finished = parts.split("decode", partial(_finished, prior, classifier), z)
-        images, logits, distances = (torch.cat(values) for values in zip(*finished, strict=True))
+                ended = parts.split("decode", partial(finished, prior, classifier), z)
+        images, logits, distances = (torch.cat(values) for values in zip(*ended, strict=True))
         guidance.check()
         curves: list[tuple[float, ...]] = [()] * len(keys)
         skipped = guidance.skipped or [0] * len(keys)
@@ -211,9 +215,3 @@ def reporting(
         events.emit(Stepped(task, len(clean), step.index, step.total, loss))
 
     return report
-
-
-def _finished(prior: Prior, classifier: Classifier, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Images of finished latents, and what `judged` says of them."""
-    images = prior.decode(z)
-    return images, *judged(classifier, images)

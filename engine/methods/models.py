@@ -8,9 +8,10 @@ from torch import nn
 from engine.classifiers import Classifier, load_classifier
 from engine.errors import ConfigError
 from engine.memory.plan import Plan
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.request import OBJECT, Execution, Request
-from engine.tokens.table import TokenTable, check_fit, load_tokens
+from engine.tokens.files import load_tokens
+from engine.tokens.table import TokenTable, check_fit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

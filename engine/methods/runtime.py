@@ -10,9 +10,9 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.errors import ConfigError
+from engine.guidance.decoder import GuidanceDecoder
 from engine.guidance.gradient import Scale
-from engine.models import Prior
-from engine.models.decoder import GuidanceDecoder
+from engine.priors import Prior
 from engine.settings import Alignment
 
 Runtime = Literal["torch", "onnx"]

@@ -24,13 +24,13 @@ from engine.classifiers.base import Classifier, logits_of
 from engine.errors import MissingExtraError, ModelError, brief
 from engine.events import SILENT, Events
 from engine.files import TEMPORARY, explained, make_folder
+from engine.guidance.decoder import GuidanceDecoder
 from engine.guidance.gradient import loss_scale
 from engine.guidance.objective import Objective
-from engine.models.decoder import GuidanceDecoder
-from engine.models.prior import Prior
 from engine.networks.frozen import fingerprint
 from engine.onnx.rules import rules
 from engine.onnx.trace import traced
+from engine.priors import Prior
 from engine.settings import Alignment
 
 FORMAT = 2

@@ -19,8 +19,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from engine.errors import ModelError, brief
-from engine.models.tiny_sources import FAILURES, whole_part
 from engine.networks.quiet import quiet
+from engine.priors.tiny_sources import FAILURES, whole_part
 
 INDEX = "model_index.json"
 LIBRARIES = {"diffusers": diffusers, "transformers": transformers}

@@ -10,10 +10,10 @@ from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from torch import nn
 
 from engine.errors import ModelError
-from engine.models.prior_architectures import PREFIX, PRIOR_ARCHITECTURES, build_prior
 from engine.networks.frozen import freeze
 from engine.networks.hub import HUB_ID, fetch
 from engine.networks.quiet import quiet
+from engine.priors.architectures import PREFIX, PRIOR_ARCHITECTURES, build_prior
 from engine.priors.fit import check_fit
 from engine.priors.folder import INDEX, patterns, read_index, read_pipeline
 from engine.priors.marks import marked

@@ -15,7 +15,7 @@ from engine.memory.plan import Plan
 from engine.methods.base import Prepared
 from engine.methods.models import Given, Models
 from engine.methods.registry import prepare, settings_of
-from engine.models import Prior
+from engine.priors import Prior
 from engine.request import OBJECT, ClassifierSource, Execution, Method, PriorSource, Request
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling
 from engine.tokens.table import TokenTable

@@ -25,9 +25,11 @@ from engine.runners.token_source import TokenSource
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.settings.methods import DDIS, Plain
 from engine.tokens.adam import adam_8bit
+from engine.tokens.attached import attached
+from engine.tokens.files import read_tokens, save_tokens
 from engine.tokens.optimise import learn
 from engine.tokens.state import TokenEpoch, TokenState, initial_rows
-from engine.tokens.table import TokenTable, attached, read_tokens, save_tokens
+from engine.tokens.table import TokenTable
 
 EPOCHS = "epochs"
 """The task that counts them, of all classes."""

@@ -16,8 +16,9 @@ from engine.methods.drawing import Drawing
 from engine.runners.local import made_by
 from engine.settings import TokenLearning
 from engine.settings.plain import to_plain
+from engine.tokens.files import METADATA, read_tensors
 from engine.tokens.state import ON_DEVICE, Outcome, TokenState
-from engine.tokens.table import METADATA, TokenTable, TokenTraining, placeholders, read_tensors
+from engine.tokens.table import TokenTable, TokenTraining, encoder_widths, placeholders
 
 JOINT = "joint."
 """What the names of a shared optimiser's tensors begin with in a progress file."""
@@ -106,6 +107,7 @@ def table_of(
     }
     return TokenTable(
         rows=state.rows if every_class else state.rows.detach()[kept].cpu(),
+        encoders=encoder_widths(drawing.prior),
         classes=tuple(classes),
         labels=tuple(drawing.classifier.labels[number] for number in classes),
         names=tuple(names[number] for number in classes),

@@ -15,7 +15,7 @@ from engine.guidance.two_pass import part_by_part, two_pass
 from engine.memory.apply import InPhase
 from engine.memory.micro_batch import denoise_in_parts
 from engine.methods.drawing import Drawing, reporting
-from engine.models.prior import Prior
+from engine.priors import Context, Prior
 from engine.prompts import class_prompt
 from engine.settings import Alignment, TokenLearning
 from engine.tokens.augment import random_views, shown
@@ -45,21 +45,18 @@ class TokenSource:
         self.names = placeholders(drawing.classifier.labels)
         self.domain = token_domain(drawing.classifier) if learning.domain_weight else None
         self.scale = loss_scale(prior.dtype, drawing.classifier.dtype)
-        with torch.no_grad(), phase("text"):
-            self.null = prior.encode_prompts([drawing.sampling.negative_prompt])
 
     @torch.no_grad()
-    def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
+    def encode(self, classes: Sequence[int], with_tokens: bool) -> Context:
         with self.phase("text"):
-            prompts = self._prompts(classes, with_tokens)
-            return torch.cat(self.drawing.parts.split("text", self.prior.encode_prompts, prompts))
+            return self.drawing.encoded(self._prompts(classes, with_tokens), self.prior)
 
     def to_rows(
         self, classes: Sequence[int], by_context: Tensor, rows: Tensor, scale: float
     ) -> tuple[Tensor, float]:
         def part(numbers: Sequence[int], gradients: Tensor) -> tuple[Tensor, float]:
-            context = self.prior.encode_prompts(self._prompts(numbers, True))
-            return scaled_gradient(context, rows, gradients, scale)
+            context = self.prior.encode(self._prompts(numbers, True))
+            return scaled_gradient(context.packed(), rows, gradients, scale)
 
         with torch.enable_grad(), self.phase("rows"):
             grads, scales = zip(
@@ -67,7 +64,7 @@ class TokenSource:
             )
         return torch.stack(grads).sum(0), min(scales)
 
-    def draw(self, keys: Sequence[ImageKey], context: Tensor) -> "DrawnImages":
+    def draw(self, keys: Sequence[ImageKey], context: Context) -> "DrawnImages":
         drawing, learning = self.drawing, self.learning
         rng = image_rng(drawing.seed, keys[0])
         at = gradient_steps(
@@ -78,7 +75,6 @@ class TokenSource:
                 self.prior,
                 keys,
                 context,
-                self.null,
                 drawing.sampling,
                 drawing.seed,
                 drawing.guidance,
@@ -118,7 +114,7 @@ class DrawnImages:
         return self.trajectories.complete
 
     def gradient(
-        self, update: int, context: Tensor, targets: Tensor, learning: TokenLearning, scale: float
+        self, update: int, context: Context, targets: Tensor, learning: TokenLearning, scale: float
     ) -> ContextGradient:
         source, classifier = self.source, self.source.drawing.classifier
         share, weight = 1 / learning.images_per_epoch, learning.domain_weight * len(context)
@@ -128,7 +124,8 @@ class DrawnImages:
             self.trajectories.prepare(update)
 
         def logits_of(rows: Tensor, start: int) -> Tensor:
-            images = self.trajectories.images(update, rows.to(context.dtype), start)
+            part = context[start : start + len(rows)].with_packed(rows)
+            images = self.trajectories.images(update, part, start)
             if views is not None:
                 images = shown(images, views[start : start + len(rows)])
             return classifier.logits(images)
@@ -146,7 +143,7 @@ class DrawnImages:
                 return of_classes(logits_of(rows, start), start)
 
             def whole(scale: float) -> tuple[Tensor, Tensor]:
-                z = context.float()
+                z = context.packed().float()
                 if source.domain is not None:
                     domain = source.domain.times(share * weight)
                     return two_pass(z, logits_of, domain, size, scale, of_classes)

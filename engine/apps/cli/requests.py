@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.classifiers import Classifier
     from engine.memory.plan import Plan as MemoryPlan
     from engine.methods.base import Prepared
-    from engine.models import Prior
+    from engine.priors import Prior
 
 Sized = TypeVar("Sized", bound=InversionSettings)
 FLAG_OF = {
@@ -108,8 +108,8 @@ def plan_of(request: Request, execution: Execution, image_px: int | None) -> "Me
     """How the images of a request fit into the memory of an execution. The prior's weights are not loaded."""
     from engine.classifiers import load_classifier
     from engine.memory.plan import device_of, plan
-    from engine.models import load_prior
     from engine.networks.frozen import named_dtype
+    from engine.priors import load_prior
 
     device = device_of(None, execution.memory, execution.device)
     dtype = named_dtype(request.dtype, device)

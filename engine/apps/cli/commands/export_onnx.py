@@ -32,7 +32,7 @@ class ExportOnnx(Command):
         return paper(given, method)
 
     def run(self, call: Call) -> dict[str, Any]:
-        from engine.models.decoder import decoder_of
+        from engine.guidance.decoder import decoder_of
         from engine.onnx.export import export_all
 
         classifier, prior = requests.load_models(self.request, self.execution)
