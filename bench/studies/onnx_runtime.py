@@ -40,8 +40,7 @@ def parts(drawing: Drawing, batch: int) -> dict[str, Run]:
         batch, *prior.latent_shape(1)[1:], generator=torch.Generator().manual_seed(0)
     ).to(prior.device)
     with torch.no_grad():
-        context = prior.encode_prompts(["a dog"] * batch)
-        denoise = prior.denoiser(context, prior.encode_prompts([""]), drawing.sampling.cfg)
+        denoise = prior.denoiser(prior.encode(["a dog"] * batch, ""), drawing.sampling.cfg)
 
     def guided() -> None:
         with torch.no_grad():
