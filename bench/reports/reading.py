@@ -13,8 +13,9 @@ from engine.embedded.judge import load_judge
 from engine.priors import Prior, load_prior
 from engine.runners.start_word import NO_STYLE
 from engine.settings import Alignment, Sampling, TokenLearning
+from engine.tokens.files import load_tokens
 from engine.tokens.state import initial_rows
-from engine.tokens.table import TokenTable, load_tokens
+from engine.tokens.table import TokenTable
 from reports.current import Current, Shipped
 
 

@@ -42,7 +42,7 @@ from engine.settings.inversion import (
     NaturalInversion,
     PlugInInversion,
 )
-from engine.tokens.table import load_tokens
+from engine.tokens.files import load_tokens
 from engine.types import Sample
 from studies.rows import Rows, alone
 

@@ -27,7 +27,8 @@ from engine.runners.start_word import NO_STYLE
 from engine.runners.trial import observe
 from engine.settings import TokenLearning
 from engine.settings.methods import Plain
-from engine.tokens.table import TokenTable, save_tokens
+from engine.tokens.files import save_tokens
+from engine.tokens.table import TokenTable
 from studies.evidence import BEGUN
 
 STARTS = ("words", NO_STYLE)

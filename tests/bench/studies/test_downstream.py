@@ -14,7 +14,7 @@ from engine.datasets.dataset import open_dataset, read_dataset
 from engine.priors import load_prior
 from engine.runners.trial import Trial
 from engine.settings import Sampling
-from engine.tokens.table import load_tokens
+from engine.tokens.files import load_tokens
 from engine.types import ImageKey, Sample
 
 Script = Callable[[str], ModuleType]
