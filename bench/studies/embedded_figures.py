@@ -1,6 +1,6 @@
 """What the embedded models reach, and where their limits lie, by the judge's features.
 
-python bench/studies embedded_figures --data FOLDER [--weights FOLDER] [--images 16] [--out FILE]
+python bench/embedded_figures.py --data FOLDER [--weights FOLDER] [--images 16] [--out FILE]
 
 Rows for each domain, against the judge's reference (real images that no prior saw): real test images; other real
 images, which the prior was trained on; the test images through the prior's autoencoder; the plain prior's images, told
@@ -15,7 +15,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from result_files import RESULTS
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -33,9 +32,9 @@ from engine.sampling.noise import ImageNoise
 from engine.settings import Sampling
 from engine.types import ImageKey
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "engine" / "embedded" / "weights"
-OUT = RESULTS / "embedded_figures.json"
+OUT = ROOT / "bench" / "results" / "embedded_figures.json"
 CLOSE = 0.05
 SHOWN = 4
 """Images of each pair on a sheet."""
@@ -65,12 +64,12 @@ def drawn(prior: Prior, pair: int, number: int) -> Tensor:
     """Plain images of one pair of domain and class, told both."""
     domain, label = list(product(DOMAINS, CLASSES))[pair]
     sampling = Sampling()
-    told = prior.encode([styled_prompt(domain, label)], sampling.negative_prompt)[[0] * number]
+    context = prior.encode([styled_prompt(domain, label)], sampling.negative_prompt)
     keys = [ImageKey(pair, index) for index in range(number)]
     noise = ImageNoise(0, keys, prior.latent_shape(1)[1:])
-    denoise = prior.denoiser(told, sampling.cfg)
-    schedule = prior.schedule(sampling.steps)
+    denoise = prior.denoiser(context[[0] * number], sampling.cfg)
     z = prior.noise(noise.generators, sampling.steps)
+    schedule = prior.schedule(sampling.steps)
     z = sample(z, denoise, schedule, eta=sampling.eta, noise=noise)
     return prior.decode(z)
 
@@ -164,3 +163,7 @@ def main() -> None:
         print(f"{name} share {mean:.3f}, worst pair {worst:.3f}")
     if asked.sheet is not None and rows:
         sheet(rows).save(asked.sheet)
+
+
+if __name__ == "__main__":
+    main()
