@@ -131,7 +131,7 @@ def test_a_loss_that_is_no_number_is_told(teacher, images) -> None:
         (lambda: Comparison(seeds=0), "seeds is 0, expected at least 1"),
         (lambda: Comparison(held_out=1.0), "held_out is 1.0, expected a fraction"),
         (lambda: Distillation(temperature=0), "temperature is 0, expected a finite number > 0"),
-        (lambda: Distillation(batch=1), "batches of 1, expected at least 1 epoch and 2"),
+        (lambda: Distillation(batch=1), "batch is 1, expected at least 2"),
         (lambda: Distillation(soft_labels="hard"), "expected one of 'online', 'manifest'"),
         (lambda: Quantisation(calibration_images=0), "calibration_images is 0"),
     ],

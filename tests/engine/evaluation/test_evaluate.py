@@ -221,7 +221,7 @@ def test_inception_reads_a_local_file_and_says_how_to_get_it(
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(ModelError, match=r"no route to host.*--inception-weights FILE"):
+    with pytest.raises(ModelError, match=r"no route to host.*pass it as `inception_weights`"):
         inception_extractor(None, torch.device("cpu"))
 
 
@@ -313,7 +313,7 @@ def test_references_that_do_not_fit(tmp_path: Path, make_folder, judge, tiny_res
     small = make_folder(tmp_path / "small", 3)
     with pytest.raises(
         ConfigError,
-        match=r"--neighbours is 3 and the reference .*small has 3 images, expected 1 <= k < images",
+        match=r"neighbours is 3 and the reference .*small has 3 images, expected 1 <= k < images",
     ):
         evaluate(images, small, judge, settings=Evaluation(resamples=0))
     with pytest.raises(

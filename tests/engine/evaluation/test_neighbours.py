@@ -51,16 +51,16 @@ def test_collapsed_samples_are_precise_and_recall_nothing(two_sets) -> None:
 def test_too_few_images_for_k() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"--neighbours is 5 and the folder has 5 images.*Lower --neighbours, or add",
+        match=r"neighbours is 5 and the folder has 5 images.*Lower `neighbours`, or add",
     ):
         neighbours(torch.randn(5, 2), torch.randn(9, 2), k=5)
-    with pytest.raises(ConfigError, match="--neighbours is 5 and the reference has 5 images"):
+    with pytest.raises(ConfigError, match="neighbours is 5 and the reference has 5 images"):
         neighbours(torch.randn(9, 2), torch.randn(5, 2), k=5, density_k=1)
     with pytest.raises(
-        ConfigError, match="--density-neighbours is 5 and the reference has 5 images"
+        ConfigError, match="density_neighbours is 5 and the reference has 5 images"
     ):
         neighbours(torch.randn(5, 2), torch.randn(5, 2))
-    with pytest.raises(ConfigError, match="--neighbours is 0"):
+    with pytest.raises(ConfigError, match="neighbours is 0"):
         neighbours(torch.randn(9, 2), torch.randn(9, 2), k=0)
 
 
@@ -71,7 +71,7 @@ def test_too_few_images_for_the_clusters(samples: int, reference: int, what: str
     """As many clusters as clustered images would put each into its own: 0 of 0 whatever the sets are."""
     sets = torch.randn(samples, 2), torch.randn(reference, 2)
     with pytest.raises(
-        ConfigError, match=f"--prd-clusters is 8 and {what} has 4 images, expected 1 <= clusters"
+        ConfigError, match=f"prd_clusters is 8 and {what} has 4 images, expected 1 <= clusters"
     ):
         prd(*sets, clusters=8)
     prd(*sets, clusters=7)

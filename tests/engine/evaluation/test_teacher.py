@@ -72,7 +72,7 @@ def test_a_data_set_s_own_teacher_agrees_with_its_manifest(
     )
     asked = evaluate(tmp_path / "set", classifier=teacher, settings=NO_INTERVALS)
     assert told["metrics"]["set_l_bn"] is None
-    assert told["missing"] == {"set_l_bn": "needs --classifier"}
+    assert told["missing"] == {"set_l_bn": "needs `classifier`"}
     for name in ("teacher_accuracy", "teacher_confidence", "l_bn"):
         assert asked["metrics"][name]["value"] == pytest.approx(
             told["metrics"][name]["value"], rel=0.05
@@ -86,7 +86,7 @@ def test_without_a_reference_the_teacher_alone_is_asked(
     report = evaluate(make_folder(tmp_path / "real", 5), classifier=teacher, settings=NO_INTERVALS)
     assert (report["images"], report["features"], report["classifier"]) == (5, None, teacher.name)
     assert report["metrics"]["fid"] is None
-    assert report["missing"]["fid"] == "needs --reference"
+    assert report["missing"]["fid"] == "needs `reference`"
 
 
 def test_images_without_the_classifier_s_labels_are_refused(
