@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from engine.guidance.steer import Unguided
 from torch import Tensor
 
 from engine.embedded.captions import styled_prompt
@@ -25,7 +26,6 @@ from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs
 from engine.evaluation.metrics import fid, gaussian, kid
 from engine.evaluation.neighbours import neighbours
 from engine.files import write_whole
-from engine.guidance.steer import Unguided
 from engine.models import Prior, load_prior
 from engine.sampling.ddim import sample
 from engine.sampling.noise import ImageNoise
