@@ -26,7 +26,7 @@ endif
 SOURCES := pyproject.toml constraints.txt $(wildcard CMakeLists.txt kernels/csrc/*)
 BENCHES := $(wildcard bench/bench_*.py)
 
-.PHONY: demo test lint format bench bench-smoke test-timm tables install install-dev clean
+.PHONY: demo test lint format bench bench-smoke gpu test-timm tables install install-dev clean
 .DEFAULT_GOAL := test
 
 demo: install
@@ -53,6 +53,12 @@ bench: install-dev
 
 bench-smoke: install-dev
 	$(if $(BENCHES),$(BIN)/python -m pytest bench --benchmark-disable,@echo "no benchmarks")
+	$(BIN)/python bench/gpu --device cpu --out out/gpu-dry
+
+# Every claim on a CUDA device, into bench/results/gpu.json if all parts ended well; see bench/gpu/__main__.py.
+gpu: install-dev
+	$(BIN)/python bench/gpu --out out/gpu
+	cp out/gpu/results.json bench/results/gpu.json
 
 tables: install-dev
 	$(BIN)/python bench/tables.py

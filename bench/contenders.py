@@ -62,7 +62,7 @@ def two_pass(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_limit(x: Tensor) -> Run:
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and _backend.cpu is not None:
         return lambda: _backend.cpu.plain_read(x, torch.get_num_threads())
     return lambda: x.sum()
 

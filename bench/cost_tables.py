@@ -195,10 +195,12 @@ def onnx_runtime_table(result: dict) -> str:
     )
 
 
-def gpu_memory_table(memory: dict | None) -> str:
-    """bench/gpu_memory.py: by case, each phase's predicted and measured peak, seconds of a step, and of an update."""
-    if not memory:
-        return "Not measured yet: `python bench/gpu_suite.py`, on a CUDA machine."
+def gpu_memory_table(results: dict | None) -> str:
+    """bench/gpu/memory.py: by case, each phase's predicted and measured peak, seconds of a step, and of an update."""
+    memory = results["memory"] if results and results["device"] == "cuda" else {}
+    cases = {name: row for name, row in memory.items() if "generate" in row}
+    if not cases:
+        return "Not measured yet: `make gpu`, on a CUDA machine."
     phases = ("text", "sampling", "guidance", "decode", "cat", "rows")
 
     def stopped(told: dict) -> str:
@@ -219,35 +221,54 @@ def gpu_memory_table(memory: dict | None) -> str:
         return [f"{found[name]:.3f}" if name in found else stopped(found) for name in names]
 
     rows = []
-    for row in memory["rows"]:
-        generate, learn = row["generate"], row["learn"]
+    for name, row in cases.items():
+        generate, learn = row["generate"], row.get("learn", {})
         rows.append(
             [
-                row["classifier"],
-                str(row["batch"]),
-                row["budget"],
-                *(shown(learn if name in ("cat", "rows") else generate, name) for name in phases),
-                *figures(generate, "step", "plain_s", "guided_s", "overhead"),
+                name,
+                *(shown(learn if part in ("cat", "rows") else generate, part) for part in phases),
+                *figures(generate, "step", "plain_s", "guided_s", "ratio"),
                 *figures(learn, "update", "seconds_per_update"),
             ]
         )
     header = [
-        "classifier",
-        "batch",
-        "budget",
+        "budget and batch",
         *phases,
         "plain step s",
         "guided step s",
-        "overhead",
+        "guided / plain",
         "CAT update s",
     ]
-    largest = memory["errors"].get("largest")
+    largest = memory.get("errors", {}).get("largest")
     told = (
         "No phase was measured."
         if largest is None
         else f"Largest error of a prediction {largest:.1%}."
     )
     return f"Phases: predicted / measured peak in GB. {told}\n\n{table(header, rows)}"
+
+
+def sd_scale_table(result: dict) -> str:
+    """bench/sd_scale.py: a guided step over a plain one at the size of real priors, ours and the paper's."""
+    settings, where = result["settings"], result["environment"]
+    rows = [
+        [
+            name.removeprefix("arch:"),
+            f"{row['ours']['plain_ms'] / 1e3:.1f}",
+            *(
+                f"{row[way][key]:.2f}"
+                for key in ("time_ratio", "flops_ratio")
+                for way in ("ours", "paper")
+            ),
+        ]
+        for name, row in result["rows"].items()
+    ]
+    header = ["prior", "plain step s", "time: ours", "paper's", "FLOPs: ours", "paper's"]
+    return (
+        f"Guided / plain step, {settings['classifier'].removeprefix('arch:')}, {settings['images']} image at once, "
+        f"on {where['device']} with {where['threads']} threads, torch {where['versions']['torch']}.\n\n"
+        f"{table(header, rows)}"
+    )
 
 
 def evaluator_table(result: dict) -> str:

@@ -29,8 +29,8 @@ from engine.datasets.run_record import versions
 from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.shares import shares
 from engine.files import write_whole
-from engine.guidance.losses import domain_loss
-from engine.guidance.steer import gradient
+from engine.guidance.gradient import gradient
+from engine.guidance.objective import Objective
 from engine.models import Prior, load_prior
 from engine.models.decoder import GuidanceDecoder, guidance_decoder
 from engine.models.decoder_stages import tiny_stages
@@ -110,14 +110,17 @@ def compared(
     latents: the clean ones that the steps of the job's first group predicted.
     """
     classes = torch.tensor([key.class_index for key in job.groups()[0]])
-    loss = domain_loss(job.classifier, Alignment(), classes=classes)
+
+    def descended(decoder: GuidanceDecoder, z: Tensor) -> tuple[Tensor, Tensor]:
+        return Objective(job.classifier, Alignment(), decoder).value_and_grad(z, classes)
+
     rows: dict[str, dict[str, list[float]]] = {}
     for step in STEPS:
         z = latents[step]
-        value, reference = gradient(z, lambda z: loss(found[REFERENCE](z)))
+        value, reference = descended(found[REFERENCE], z)
         seen = job.classifier.preprocess(found[REFERENCE](z))
         for name, decoder in found.items():
-            own_value, own = gradient(z, lambda z, decoder=decoder: loss(decoder(z)))
+            own_value, own = descended(decoder, z)
             row = rows.setdefault(name, {"cosine": [], "loss_ratio": [], "rms_error": []})
             row["cosine"].append(F.cosine_similarity(own.flatten(), reference.flatten(), 0).item())
             row["loss_ratio"].append((own_value / value).item())

@@ -26,7 +26,7 @@ from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
 from engine.evaluation.shares import shares
-from engine.guidance.losses import judged
+from engine.guidance.domain import judged
 from engine.memory.count import counting
 from engine.methods.compute import flops_per_image as baseline_flops
 from engine.models import Prior, load_prior

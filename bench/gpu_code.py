@@ -1,7 +1,8 @@
 """Compile the Triton kernels ahead of time, without a GPU, and read what came out: registers, spills, vector loads.
 
-    python bench/gpu_code.py            a table of the default tiles; with --every-tile, of all that may be chosen
-    python bench/gpu_code.py --json     the same as JSON; with --few, one case of each branch
+    python bench/gpu_code.py            a table of every branch
+    python bench/gpu_code.py --json     the same as JSON; with --few, in half precision alone
+    python bench/gpu_code.py --count    how many kernels each network compiles
 
 Runs in a process of its own without TRITON_INTERPRET, which decides when a kernel is decorated.
 """
@@ -12,14 +13,18 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 os.environ.pop("TRITON_INTERPRET", None)
 
+import torch
 import triton
 from ddis_kernels import _triton_moments as kernels
-from ddis_kernels._triton_tiles import Tile, backward_tiles, measure_tiles
+from ddis_kernels._triton_tiles import Tile, backward_tile, measure_tile
 from ddis_kernels.alignment_coefficients import _alignment_kernel
 from ddis_kernels.merge_moments import _merge_kernel
 from triton.backends.compiler import GPUTarget
@@ -56,77 +61,68 @@ class Code(NamedTuple):
     tile_bits_per_thread: int
 
 
-def measure_cases(
-    element: str, c: int, s: int, interleaved: bool, act: str, parts: int
-) -> list[Case]:
-    """The forward kernel with each tile that may be chosen."""
-    layout = "channels_last" if interleaved else "contiguous"
+def measure_case(element: str, c: int, s: int, interleaved: bool, act: str) -> Case:
+    """The forward kernel for maps of this layout and alignment."""
     pointers = dict.fromkeys(("x_ptr", "y_ptr"), f"*{element}")
     pointers |= dict.fromkeys(
         ("scale_ptr", "shift_ptr", "mean_ptr", "var_ptr", "parts_ptr"), "*fp32"
     )
-    found = []
-    for tile in measure_tiles(16 * s, c, interleaved, TYPES[element]):
-        constants = {
-            "C": c,
-            "S": s,
-            "INTERLEAVED": interleaved,
-            "ACT": kernels.ACTIVATIONS[act],
-            "BLOCK": tile.rows,
-            "BLOCK_C": tile.columns,
-            "MAX_PARTS": parts,
-        }
-        arguments = {**pointers, "done_ptr": "*i32", "ROWS": "i32", "PARTS": "i32", **constants}
-        name = f"forward {act} {element} {layout} C={c} S={s} {_said(tile)}"
-        found.append(Case(name, kernels._measure_kernel, arguments, tile.warps))
-    return found
+    tile = measure_tile(c, s, interleaved, TYPES[element])
+    arguments = {
+        **pointers,
+        "done_ptr": "*i32",
+        **dict.fromkeys(("ROW_VECTORS", "PARTS", "C_VECTORS", "S_VECTORS", "RECTIFY"), "i32"),
+        "VECTOR": tile.vector,
+        "INTERLEAVED": interleaved,
+        "ACT": kernels.ACTIVATIONS[act],
+        "BLOCK": tile.rows,
+        "BLOCK_C": tile.columns,
+        "MERGED": kernels.MERGED,
+    }
+    name = f"forward {act} {element} {_said(interleaved, c, s, tile)}"
+    return Case(name, kernels._measure_kernel, arguments, tile.warps)
 
 
-def backward_cases(element: str, c: int, s: int, interleaved: bool, act: str) -> list[Case]:
-    """The backward kernel with each tile that may be chosen."""
-    layout = "channels_last" if interleaved else "contiguous"
+def backward_case(element: str, c: int, s: int, interleaved: bool, act: str) -> Case:
+    """The backward kernel for maps of this layout and alignment."""
     pointers = dict.fromkeys(("x_ptr", "gy_ptr", "gx_ptr"), f"*{element}")
     pointers |= dict.fromkeys(
         ("scale_ptr", "shift_ptr", "offset_ptr", "slope_ptr", "mean_ptr"), "*fp32"
     )
-    found = []
-    for tile in backward_tiles(c if interleaved else s, TYPES[element]):
-        constants = {
-            "C": c,
-            "S": s,
-            "INTERLEAVED": interleaved,
-            "PER_IMAGE": False,
-            "ACT": kernels.ACTIVATIONS[act] if act != "measure" else 0,
-            "BLOCK": tile.rows,
-            "WIDE": tile.columns,
-        }
-        name = f"backward {act} {element} {layout} C={c} S={s} {_said(tile)}"
-        found.append(
-            Case(
-                name, kernels._backward_kernel, {**pointers, "ROWS": "i32", **constants}, tile.warps
-            )
-        )
-    return found
+    tile = backward_tile(c if interleaved else s, TYPES[element])
+    arguments = {
+        **pointers,
+        **dict.fromkeys(("ROWS", "C_VECTORS", "S_VECTORS", "RECTIFY"), "i32"),
+        "VECTOR": tile.vector,
+        "INTERLEAVED": interleaved,
+        "PER_IMAGE": False,
+        "ACT": kernels.ACTIVATIONS[act],
+        "BLOCK": tile.rows,
+        "WIDE": tile.columns,
+    }
+    name = f"backward {act} {element} {_said(interleaved, c, s, tile)}"
+    return Case(name, kernels._backward_kernel, arguments, tile.warps)
 
 
-def _said(tile: Tile) -> str:
-    return f"{tile.rows}x{tile.columns}/{tile.warps}"
+def _said(interleaved: bool, c: int, s: int, tile: Tile) -> str:
+    layout = "channels_last" if interleaved else "contiguous"
+    return f"{layout} C={c} S={s} {tile.rows}x{tile.columns}/{tile.warps}"
 
 
-def cases(few: bool, every_tile: bool = True) -> list[Case]:
+def cases(few: bool) -> list[Case]:
     found = []
     for element in ("fp16",) if few else TYPES:
-        for interleaved in (False, True):
-            for act in ("silu", "measure") if few else ("silu", "relu", "measure"):
-                shape = element, 256, 3136, interleaved, act
-                # Of few cases silu has every tile, as it needs the most registers.
-                tiles = 1 if not every_tile or (few and act == "measure") else None
-                found += (
-                    measure_cases(*shape, kernels.MOST_PARTS)[:tiles]
-                    + backward_cases(*shape)[:tiles]
-                )
-    found.append(measure_cases("fp32", 512, 49, False, "relu", parts=1)[0])
-    found.append(backward_cases("fp32", 512, 49, False, "relu")[0])
+        for act in ("silu", "relu", "measure"):
+            for interleaved, c, s in (
+                (False, 256, 3136),
+                (False, 1024, 196),
+                (False, 512, 49),
+                (True, 256, 3136),
+                (True, 64, 12544),
+                (True, 2048, 49),
+            ):
+                shape = element, c, s, interleaved, act
+                found += [measure_case(*shape), backward_case(*shape)]
     table = {
         "table_ptr": "*i64",
         "mean_ptr": "*fp32",
@@ -160,7 +156,7 @@ def _widths(ptx: str, instruction: str) -> dict[int, int]:
 
 
 def compiled(case: Case, architecture: int) -> Code:
-    """Compile one case to machine code, every pointer and size that is 16-aligned in practice marked so."""
+    """Compile one case to machine code, every pointer marked as aligned, which those of torch are."""
     names = case.kernel.arg_names
     is_type = {name: isinstance(case.arguments[name], str) for name in names}
     signature = {name: case.arguments[name] if is_type[name] else "constexpr" for name in names}
@@ -168,7 +164,7 @@ def compiled(case: Case, architecture: int) -> Code:
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(names)
-        if str(signature[name]).startswith("*") or name == "ROWS"
+        if str(signature[name]).startswith("*")
     }
     source = ASTSource(case.kernel, signature, constants, aligned)
     result = triton.compile(
@@ -197,9 +193,8 @@ def compiled(case: Case, architecture: int) -> Code:
     )
 
 
-def report(few: bool = False, every_tile: bool = True) -> list[Code]:
-    found = cases(few, every_tile)
-    return [compiled(case, architecture) for case in found for architecture in ARCHITECTURES]
+def report(few: bool = False) -> list[Code]:
+    return [compiled(case, architecture) for case in cases(few) for architecture in ARCHITECTURES]
 
 
 def markdown(codes: list[Code]) -> str:
@@ -216,11 +211,79 @@ def markdown(codes: list[Code]) -> str:
     return "\n".join(lines)
 
 
+NETWORKS = {
+    "resnet18, 34": ((64, 112), (64, 56), (128, 28), (256, 14), (512, 7)),
+    "resnet50": (
+        *((64, 112), (64, 56), (256, 56), (128, 56), (128, 28), (512, 28)),
+        *((256, 28), (256, 14), (1024, 14), (512, 14), (512, 7), (2048, 7)),
+    ),
+    "vgg16_bn": ((64, 224), (128, 112), (256, 56), (512, 28), (512, 14)),
+}
+"""(channels, side) of the maps that BatchNorm layers read, of images of 224 px."""
+
+
+class Recorder:
+    """Stands where a kernel stands and keeps what a launch would compile."""
+
+    def __init__(self, kernel: object) -> None:
+        self.kernel = kernel
+        self.compiled: set[object] = set()
+
+    def __getitem__(self, grid: object) -> "Recorder":
+        return self
+
+    def __call__(self, *arguments: object, num_warps: int) -> None:
+        key: list[object] = [num_warps]
+        for parameter, value in zip(self.kernel.params, arguments, strict=True):
+            if parameter.is_constexpr:
+                key.append(value)
+            elif isinstance(value, torch.Tensor):
+                key.append(value.dtype)
+            else:
+                assert parameter.do_not_specialize, f"{parameter.name} is compiled for its value"
+        self.compiled.add(tuple(key))
+
+
+def count_compilations(maps: Sequence[tuple[int, int]], batch: int, channels_last: bool) -> int:
+    """Kernels that a network's guided pass compiles: each map forward and backward, with ReLU and without."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    recorders = {
+        name: Recorder(getattr(kernels, name)) for name in ("_measure_kernel", "_backward_kernel")
+    }
+    with ExitStack() as patched:
+        for name, recorder in {**recorders, "on_device": lambda x: nullcontext()}.items():
+            patched.enter_context(patch.object(kernels, name, recorder))
+        for c, side in maps:
+            x = torch.empty(batch, c, side, side, device="meta", dtype=torch.float16)
+            x = x.to(memory_format=memory_format)
+            c_values = torch.empty(c, device="meta")
+            for act in ("none", "relu"):
+                kernels.measure(x, c_values, c_values, False, c_values, c_values, act, x)
+                shared = c_values, c_values, act, c_values, c_values, c_values
+                kernels.backward(x, x, *shared, x, False)
+    alignment = 1  # all layers' gaps in one launch
+    return alignment + sum(len(recorder.compiled) for recorder in recorders.values())
+
+
+def counts() -> dict[str, int]:
+    """The most kernels that any batch compiles, by network and layout."""
+    return {
+        f"{network}, {'channels_last' if last else 'contiguous'}": max(
+            count_compilations(maps, batch, last) for batch in (1, 8, 32)
+        )
+        for network, maps in NETWORKS.items()
+        for last in (False, True)
+    }
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--few", action="store_true")
-    parser.add_argument("--every-tile", action="store_true")
+    parser.add_argument("--count", action="store_true")
     options = parser.parse_args()
-    codes = report(options.few, options.few or options.every_tile)
-    print(json.dumps([code._asdict() for code in codes]) if options.json else markdown(codes))
+    if options.count:
+        print(json.dumps(counts(), indent=1))
+    else:
+        codes = report(options.few)
+        print(json.dumps([code._asdict() for code in codes]) if options.json else markdown(codes))

@@ -77,7 +77,8 @@ def whole_run(prior: Prior, classifier: Classifier, images: int) -> dict[str, ob
         **settings,
     )
     networks = {
-        id(n): n for n in (prior.unet, prior.vae, prior.text_encoder, prior.tiny, classifier.module)
+        id(n): n
+        for n in (prior.unet, prior.vae, prior.text_encoder, prior.tiny, classifier.network)
     }
     weights = sum(v.nbytes for n in networks.values() for v in (*n.parameters(), *n.buffers()))
     count = -(-images // len(classifier.labels))

@@ -4,7 +4,7 @@
     python bench/networks.py --network embedded:cartoon --batch 28   what `ddis demo` guides with
     python bench/networks.py --px 64 --batch 2        something small
 
-`fused` is `engine.guidance.fused.aligned`, `hook` what public implementations of DeepInversion's loss do. Times are
+`fused` is `engine.guidance.domain.Domain`, `hook` what public implementations of DeepInversion's loss do. Times are
 medians of rounds in which all take their turn; each peak of main memory is the least of PROCESSES of its own, since
 what an allocator happens to keep only adds to it.
 """
@@ -23,10 +23,12 @@ from torch.linalg import vector_norm
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from engine.classifiers import load_classifier
-from engine.classifiers.architectures import RESIDUAL
-from engine.classifiers.classifier import logits_of
-from engine.classifiers.norms import is_batch_norm, norm_calls, stored_moments
-from engine.guidance.fused import aligned
+from engine.classifiers.architectures import RESIDUAL, measure_statistics
+from engine.classifiers.base import logits_of
+from engine.classifiers.preprocess import Preprocess
+from engine.classifiers.statistics import Statistics
+from engine.classifiers.statistics.batch_norm import batch_norm
+from engine.guidance.domain import Domain
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 WARM_PX = 32
@@ -35,8 +37,8 @@ NETWORKS = [f"ResNet-{depth}" for depth in RESIDUAL]
 NETWORKS += [f"embedded:{domain}" for domain in ("art_painting", "cartoon", "photo", "sketch")]
 
 
-def resnet(depth: int) -> nn.Module:
-    """A ResNet with random weights, and statistics that keep its activations of order one."""
+def resnet(depth: int, px: int) -> nn.Module:
+    """A ResNet with random weights, and statistics of images of `px` that keep its activations of order one."""
     torch.manual_seed(depth)
     layer_type = "bottleneck" if depth >= 50 else "basic"
     sizes = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
@@ -45,18 +47,14 @@ def resnet(depth: int) -> nn.Module:
             depths=list(RESIDUAL[depth]), hidden_sizes=sizes, layer_type=layer_type, num_labels=1000
         )
     )
-    for layer in network.modules():
-        if is_batch_norm(layer):
-            layer.momentum = 1.0  # one batch makes the statistics
-    with torch.no_grad():
-        network.train()(torch.randn(8, 3, WARM_PX, WARM_PX))
-    return network.eval().requires_grad_(False)
+    return measure_statistics(network, Preprocess.squash(px)).requires_grad_(False)
 
 
 def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
     """Each makes the gradient of its loss by images x: (N, 3, H, W)."""
-    layers = norm_calls(network, lambda: network(x[:1]), "resnet")
-    stored = [stored_moments(layer) for layer in layers]
+    statistics = batch_norm(network, lambda: network(x[:1]))
+    assert isinstance(statistics, Statistics)
+    layers, domain = [tap.layer for tap in statistics.taps], Domain.of(network, statistics)
 
     def plain() -> Tensor:
         leaf = x.detach().requires_grad_()
@@ -64,7 +62,7 @@ def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
 
     def fused() -> Tensor:
         leaf = x.detach().requires_grad_()
-        with aligned(network, stored) as loss:
+        with domain.watched() as loss:
             network(leaf)
             return torch.autograd.grad(loss(), leaf)[0]
 
@@ -90,7 +88,9 @@ def case(device: str, name: str, px: int, batch: int, layout: str) -> tuple[nn.M
     """The network and its images: float32 on the CPU, float16 on CUDA."""
     dtype = torch.float16 if device == "cuda" else torch.float32
     depth = name.removeprefix("ResNet-")
-    network = resnet(int(depth)) if depth != name else load_classifier(name, device=device).module
+    network = (
+        resnet(int(depth), px) if depth != name else load_classifier(name, device=device).network
+    )
     network = network.to(device, dtype, memory_format=LAYOUTS[layout])
     x = torch.randn(batch, 3, px, px).to(device, dtype, memory_format=LAYOUTS[layout])
     return network, x

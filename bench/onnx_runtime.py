@@ -1,6 +1,6 @@
 """ONNX Runtime beside eager torch on the embedded models: the gradient, a guided step, a plain one, and `generate`.
 
-python bench/onnx_runtime.py [--threads 1 2] [--rounds 7] [--batch 28] [--cache FOLDER]
+python bench/onnx_runtime.py [--device cpu] [--threads 1 2] [--rounds 7] [--batch 28] [--cache FOLDER]
 
 Contenders take turns. Each ratio is the median over the rounds of ONNX Runtime's time over eager torch's of the same
 round; under 1, ONNX Runtime is faster. Exports are not timed: they happen once for a cache.
@@ -16,8 +16,10 @@ import torch
 from contenders import Run
 from timing import median_ratios
 
+from engine.classifiers import load_classifier
 from engine.datasets.run_record import versions
 from engine.files import write_whole
+from engine.models import load_prior
 from engine.runners.generate import sample_group
 from engine.runners.job import Job, prepare
 from engine.runners.runtime import default_cache
@@ -32,16 +34,18 @@ STEPS = 4
 def parts(job: Job, batch: int) -> dict[str, Run]:
     """What is timed of one engine, by name."""
     keys = [ImageKey(number % 7, number // 7) for number in range(batch)]
-    prior, steer = job.prior, job.steer(keys)
+    prior, guidance = job.prior, job.guidance(keys)
     step = prior.schedule(30)[10]
-    z = torch.randn(batch, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(batch, *prior.latent_shape, generator=torch.Generator().manual_seed(0)).to(
+        prior.device
+    )
     with torch.no_grad():
         context = prior.encode_prompts(["a dog"] * batch)
         denoise = prior.denoiser(context, prior.encode_prompts([""]), job.sampling.cfg)
 
     def guided() -> None:
         with torch.no_grad():
-            steer.between(denoise(z, step).clean, step)
+            guidance.move(denoise(z, step).clean, step)
 
     def plain() -> None:
         with torch.no_grad():
@@ -49,7 +53,7 @@ def parts(job: Job, batch: int) -> dict[str, Run]:
 
     def gradient() -> None:
         with torch.no_grad():
-            steer.between(z, step)
+            guidance.move(z, step)
 
     return {
         "gradient": gradient,
@@ -59,13 +63,17 @@ def parts(job: Job, batch: int) -> dict[str, Run]:
     }
 
 
-def measured(threads: int, rounds: int, batch: int, cache: Path) -> dict[str, object]:
-    """Seconds and ratios by part, with so many threads."""
+def measured(device: str, threads: int, rounds: int, batch: int, cache: Path) -> dict[str, object]:
+    """Seconds and ratios by part on a device, with so many threads."""
     torch.set_num_threads(threads)  # sessions take theirs from torch when they are made
+    classifier, prior = (
+        load_classifier("embedded:cartoon", device=device),
+        load_prior(device=device),
+    )
     jobs = {
         engine: prepare(
-            "embedded:cartoon",
-            "embedded",
+            classifier,
+            prior,
             images_per_class=-(-batch // 7),
             alignment=Alignment(),
             sampling=Sampling(steps=STEPS, batch=batch),
@@ -77,7 +85,7 @@ def measured(threads: int, rounds: int, batch: int, cache: Path) -> dict[str, ob
     runs = {engine: parts(job, batch) for engine, job in jobs.items()}
     return {
         part: median_ratios(
-            {engine: runs[engine][part] for engine in ENGINES}, "torch", "cpu", rounds
+            {engine: runs[engine][part] for engine in ENGINES}, "torch", prior.device.type, rounds
         )
         for part in runs["torch"]
     }
@@ -85,6 +93,7 @@ def measured(threads: int, rounds: int, batch: int, cache: Path) -> dict[str, ob
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu", help="cpu, or a CUDA device such as cuda:0")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=28)
@@ -93,6 +102,7 @@ def main() -> None:
     chosen = parser.parse_args()
     result = {
         "settings": {
+            "device": chosen.device,
             "batch": chosen.batch,
             "rounds": chosen.rounds,
             "classifier": "embedded:cartoon",
@@ -101,7 +111,9 @@ def main() -> None:
         "threads": {},
     }
     for threads in chosen.threads:
-        result["threads"][threads] = measured(threads, chosen.rounds, chosen.batch, chosen.cache)
+        result["threads"][threads] = measured(
+            chosen.device, threads, chosen.rounds, chosen.batch, chosen.cache
+        )
         print(threads, json.dumps(result["threads"][threads]), flush=True)
         write_whole(chosen.out, json.dumps(result, indent=1).encode() + b"\n")
 

@@ -5,7 +5,7 @@ Writes bench/results/kernels.json and kernels.md.
     python bench/sweep.py                 all shapes, batch 1, 8, 32, both layouts: some minutes
     python bench/sweep.py --quick         the shapes that the README quotes
     python bench/sweep.py --only channel_moments networks   these anew; the rest of the result stays as it is
-    python bench/sweep.py --device cuda   the same on a GPU, with copy bandwidth
+    python bench/sweep.py --device cuda   the same on a GPU
 
 Contenders take turns, and the best of each counts. Run it on a quiet machine. Not named after the kernels: as a script
 it would be first on the path, and transformers imports what is called `kernels` there.
@@ -89,12 +89,11 @@ def measured(
     }
 
 
-def compiled_code(every_tile: bool = False) -> list[dict] | None:
+def compiled_code() -> list[dict] | None:
     """What bench/gpu_code.py finds, in a process of its own; None without Triton."""
     if find_spec("triton") is None:
         return None
     command = [sys.executable, Path(__file__).with_name("gpu_code.py"), "--json"]
-    command += ["--every-tile"] if every_tile else []
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
@@ -168,11 +167,6 @@ if __name__ == "__main__":
         "--quick", action="store_true", help="the shapes that the README quotes alone"
     )
     parser.add_argument(
-        "--every-tile",
-        action="store_true",
-        help="compile every Triton tile, not the default one alone",
-    )
-    parser.add_argument(
         "--threads",
         type=int,
         default=min(2, torch.get_num_threads()),
@@ -202,5 +196,5 @@ if __name__ == "__main__":
     else:
         result = run(options.device, options.quick, options.budget_s)
         write_results(options.out, stem, result)  # before compiling, which takes minutes
-        result["code"] = compiled_code(options.every_tile)
+        result["code"] = compiled_code()
     write_results(options.out, stem, result)

@@ -20,6 +20,7 @@ from cost_tables import (
     gpu_memory_table,
     memory_table,
     onnx_runtime_table,
+    sd_scale_table,
     throughput_table,
 )
 from evidence_tables import (
@@ -33,6 +34,7 @@ from evidence_tables import (
     worst_of,
 )
 from goals_table import GOALS_FROM, goals_table
+from gpu.claims import claims_table
 from study_tables import cifar_table, guidance_study_table, selection_table
 
 from engine.apps.demo import shipped_tokens
@@ -99,31 +101,11 @@ def kernels_table(result: dict) -> str:
         "## Whole networks: L_BN + gradient by the image; `plain` is without L_BN\n",
         networks_table(result),
         "",
-        "## On a GPU\n",
-        gpu_table(result),
-        "",
-        "## Stable Diffusion 2.1's architecture in budgets of memory\n",
-        gpu_memory_table(result.get("memory")),
-        "",
         "## The Triton kernels, compiled ahead of time\n",
         code_table(result.get("code")),
         "",
     ]
     return "\n".join(parts)
-
-
-def gpu_table(result: dict) -> str:
-    """What bench/gpu_suite.py adds: bandwidth at large shapes over that of a copy."""
-    if "copy_gb_per_s" not in result:
-        return "Not measured here: `python bench/gpu_suite.py` does, on a CUDA machine."
-    lines = [
-        f"A copy moves {result['copy_gb_per_s']:.0f} GB/s.\n",
-        "| op | share of it |",
-        "|---|---|",
-    ]
-    return "\n".join(
-        [*lines, *(f"| {name} | {share:.2f} |" for name, share in result["share_of_copy"].items())]
-    )
 
 
 def code_table(codes: list[dict] | None) -> str:
@@ -227,6 +209,7 @@ COSTS = {
     "cat_compute": cat_compute_table,
     "onnx_runtime": onnx_runtime_table,
     "evaluator": evaluator_table,
+    "sd_scale": sd_scale_table,
 }
 """Tables of bench/<name>.py, which writes bench/results/<name>.json. Without it, the README has the command."""
 
@@ -257,6 +240,16 @@ OF_DEFAULT_SAMPLING = ("tune", "styles", "worst_classes")
 """Results whose rows are all made with `Sampling()`."""
 
 
+def changed(then: object, now: object) -> bool:
+    """Whether settings that a result was made with are other ones now.
+
+    A setting that has come since is none: it came with a default that changed nothing.
+    """
+    if isinstance(then, dict) and isinstance(now, dict):
+        return any(key not in now or changed(value, now[key]) for key, value in then.items())
+    return then != now
+
+
 def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | None = None) -> str:
     """A line on what a file's result holds of another prior than `prior`, a fingerprint, or of settings that are gone.
 
@@ -267,9 +260,9 @@ def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | No
     if (made := settings.get("prior", prior)) != prior:
         return f"\n\n**Out of date:** made with prior {made}; {prior} ships now."
     ours = asdict(Alignment())
-    if settings.get("alignment", ours) != ours:
+    if changed(settings.get("alignment", ours), ours):
         return "\n\n**Out of date:** made with another alignment than today's default."
-    if file in OF_DEFAULT_SAMPLING and settings.get("sampling") != asdict(Sampling()):
+    if file in OF_DEFAULT_SAMPLING and changed(settings.get("sampling"), asdict(Sampling())):
         return "\n\n**Out of date:** made with another sampling than today's default."
     if file == "cifar":  # its rows have no prior and no alignment
         return ""
@@ -284,9 +277,9 @@ def out_of_date(file: str, result: dict, prior: str, tokens: dict[str, str] | No
             return True
         now = methods.get(settings.get("methods", {}).get(kind, settings.get("method", kind)), {})
         return (
-            row.get("alignment", ours) != ours
-            or row.get("plain", methods.get("plain")) != methods.get("plain")
-            or any(now.get(key) != value for key, value in row.get("settings", {}).items())
+            changed(row.get("alignment", ours), ours)
+            or changed(row.get("plain", methods.get("plain")), methods.get("plain"))
+            or changed(row.get("settings", {}), now)
         )
 
     old = (
@@ -310,6 +303,7 @@ def main() -> None:
             lambda evidence, worst: tokens_table(evidence, worst_of(worst)),
             ["evidence", "worst_classes"],
         ),
+        "summary": (lambda evidence: methods_table(evidence, ABLATION[:4]), ["evidence"]),
         "ablation": (lambda evidence: methods_table(evidence, ABLATION), ["evidence"]),
         "methods": (lambda found: methods_table(found, METHODS, seconds=True), ["methods"]),
         "tune": (tune_table, ["tune"]),
@@ -338,7 +332,8 @@ def main() -> None:
     }
     ready |= {name: cost_table(name, found) + notes.get(name, "") for name in COSTS}
     ready |= {name: study_table(name, found) + notes.get(name, "") for name in STUDIES}
-    ready["gpu_memory"] = gpu_memory_table(found.get("kernels_cuda", {}).get("memory"))
+    ready["gpu"] = claims_table(found.get("gpu"))
+    ready["gpu_memory"] = gpu_memory_table(found.get("gpu"))
     ready["goals"] = goals_table(found) + "".join(notes.get(source, "") for source in GOALS_FROM)
     ready["shipped"] = shipped_table(prior, [*TokenLearning().styles, NO_STYLE])
     texts = {page: page.read_text() for page in PAGES}

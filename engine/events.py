@@ -9,6 +9,7 @@ Whoever works emits; whoever watches is called with each event, in order, in the
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import isnan
 from typing import ClassVar
 
 from engine.errors import EngineError
@@ -25,8 +26,12 @@ class Event:
     kind: ClassVar[str]
 
     def to_json(self) -> str:
-        """One line of JSON: {"event": kind, ...}."""
-        return json.dumps({"event": self.kind, **asdict(self)}, ensure_ascii=False)
+        """One line of JSON: {"event": kind, ...}. What is not a number is null."""
+        known = {
+            name: None if isinstance(value, float) and isnan(value) else value
+            for name, value in asdict(self).items()
+        }
+        return json.dumps({"event": self.kind, **known}, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,10 @@ class Stepped(Event):
 
 @dataclass(frozen=True)
 class ImageMade(Event):
-    """An image is finished and, where a run writes, on the disk. skipped: guided steps that were not taken."""
+    """An image is finished and, where a run writes, on the disk.
+
+    l_bn: NaN where the classifier has no statistics, null in JSON. skipped: guided steps that were not taken.
+    """
 
     kind: ClassVar[str] = "image"
     class_index: int

@@ -41,6 +41,11 @@ class ClassifierSource:
     labels: tuple[str, ...] | None = setting(
         None, "class names in the order of the outputs", "NAME"
     )
+    statistics: str = setting(
+        "batch-norm",
+        "where statistics of the training images come from: batch-norm, what its BatchNorm layers stored, or none",
+        "SOURCE",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +127,10 @@ class Execution:
     attention: Literal["auto", "sdpa", "xformers"] = setting(
         "auto",
         "what computes attention; auto: xformers on CUDA where it is installed and no slower",
+    )
+    graphs: bool = setting(
+        True,
+        "on CUDA, replay UNet and guidance from CUDA graphs where there is room for these",
     )
     onnx_cache: str | None = setting(
         None,

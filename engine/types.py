@@ -13,6 +13,7 @@ __all__ = [
     "Denoise",
     "ImageKey",
     "Moments",
+    "Move",
     "Prediction",
     "Sample",
     "Step",
@@ -54,6 +55,10 @@ Denoise = Callable[[Tensor, Step], Prediction]
 """(latents (N, 4, h, w), step) -> prediction: the frozen prior with its prompts and CFG bound."""
 
 
+Move = Callable[[Tensor, Step], Tensor]
+"""(predicted clean latents (N, 4, h, w), step) -> those that sampling goes on with: what guidance does to a step."""
+
+
 @dataclass(frozen=True, order=True)
 class ImageKey:
     """Which image of a data set: the class's number and the image's number within the class."""
@@ -66,10 +71,10 @@ class ImageKey:
 class Sample:
     """One finished image and what the teacher says of it.
 
-    image: (3, H, W) in [0, 1], on the CPU. logits: (K,) of the teacher. l_bn: distance of this image's BatchNorm
-    moments to the stored ones (the paper's sum of 2-norms, unweighted, of this image alone). confidence: the teacher's
-    probability of the image's own class. curve: the guidance loss at each guided step, empty if unguided. skipped: its
-    guided steps that were not taken because the gradient was not finite.
+    image: (3, H, W) in [0, 1], on the CPU. logits: (K,) of the teacher. l_bn: distance of this image's moments to the
+    teacher's statistics (the paper's sum of 2-norms, unweighted, of this image alone), NaN if it has none. confidence:
+    the teacher's probability of the image's own class. curve: what guidance descended at each guided step, empty if
+    unguided. skipped: its guided steps that were not taken because the gradient was not finite.
     """
 
     key: ImageKey

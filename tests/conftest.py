@@ -73,7 +73,7 @@ def bench_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Mo
     before = {*sys.modules}
     yield import_module
     for name in {*sys.modules} - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == BENCH:
+        if BENCH in Path(getattr(sys.modules[name], "__file__", None) or "").parents:
             del sys.modules[name]
 
 

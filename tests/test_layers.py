@@ -123,10 +123,10 @@ def test_engine_obeys_the_arrow():
 @pytest.mark.parametrize(
     ("module", "source", "culprit"),
     [
-        ("engine.models.prior", "import engine.guidance.steer", "engine.guidance.steer"),
-        ("engine.guidance.steer", "from engine.sampling import ddim", "engine.sampling.ddim"),
+        ("engine.models.prior", "import engine.guidance.move", "engine.guidance.move"),
+        ("engine.guidance.move", "from engine.sampling import ddim", "engine.sampling.ddim"),
         (
-            "engine.guidance.steer",
+            "engine.guidance.move",
             "from ..sampling.ddim import sample",
             "engine.sampling.ddim.sample",
         ),
@@ -155,8 +155,8 @@ def test_an_import_against_the_arrow_is_found(module, source, culprit):
     ("module", "source"),
     [
         (
-            "engine.guidance.steer",
-            "from engine.classifiers.classifier import Classifier\nfrom engine.errors import *",
+            "engine.guidance.move",
+            "from engine.classifiers.base import Classifier\nfrom engine.errors import *",
         ),
         (
             "engine.embedded.train.prior",

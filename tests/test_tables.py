@@ -194,32 +194,24 @@ def test_registers_are_listed_by_architecture() -> None:
     assert "Not measured" in tables().code_table(None)
 
 
-def test_what_a_gpu_reaches_is_beside_its_copy_or_not_measured() -> None:
-    assert "Not measured" in tables().gpu_table({})
-    table = tables().gpu_table(
-        {"copy_gb_per_s": 2000.0, "share_of_copy": {"channel_moments": 0.93}}
-    )
-    assert "2000 GB/s" in table
-    assert "| channel_moments | 0.93 |" in table
-
-
-def test_a_budget_of_a_gpu_is_told_by_phase_or_by_what_stopped_it() -> None:
+def test_a_budget_of_a_gpu_is_shown_by_phase_or_by_what_stopped_it() -> None:
     assert "Not measured" in tables().gpu_memory_table(None)
     peaks = {"predicted_bytes": 2e9, "measured_bytes": 2.5e9, "error": -0.2}
-    case = {"classifier": "arch:resnet50", "batch": 4, "budget": "8GB"}
     ran = {
         "phases": dict.fromkeys(("text", "sampling", "decode"), peaks)
         | {"guidance": {"predicted_bytes": 3e9, "out_of_memory": "OutOfMemoryError: no room"}},
-        "step": {"plain_s": 0.1, "guided_s": 0.105, "overhead": 0.05},
+        "step": {"plain_s": 0.1, "guided_s": 0.105, "ratio": 1.05},
     }
-    rows = [{**case, "generate": ran, "learn": {"refused": "a memory budget of 8GB is too small"}}]
-    table = tables().gpu_memory_table({"rows": rows, "errors": {"largest": 0.2}})
+    row = {"generate": ran, "learn": {"refused": "a memory budget of 8GB is too small"}}
+    memory = {"8 GB, batch 4": row, "errors": {"largest": 0.2}}
+    assert "Not measured" in tables().gpu_memory_table({"device": "cpu", "memory": memory})
+    table = tables().gpu_memory_table({"device": "cuda", "memory": memory})
     peak = "2.00 / 2.50"
     assert (
-        f"| arch:resnet50 | 4 | 8GB | {peak} | {peak} | out of memory | {peak} | refused | refused | 0.100"
+        f"| 8 GB, batch 4 | {peak} | {peak} | out of memory | {peak} | refused | refused | 0.100"
         in table
     )
-    assert "| 0.100 | 0.105 | 0.050 | refused |" in table
+    assert "| 0.100 | 0.105 | 1.050 | refused |" in table
     assert "20.0%" in table
 
 

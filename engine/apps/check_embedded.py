@@ -13,7 +13,6 @@ from engine.embedded.judge import Judge, load_judge
 from engine.embedded.train.autoencoder import psnr_db
 from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs, resized
 from engine.errors import ConfigError
-from engine.guidance.steer import Unguided
 from engine.models import Prior, load_prior
 from engine.networks.frozen import fingerprint
 from engine.sampling.ddim import sample
@@ -100,7 +99,7 @@ def _on_prompts(
             prior.encode_prompts([prompt]).expand(number, -1, -1), null, sampling.cfg
         )
         schedule = prior.schedule(sampling.steps)
-        z = sample(noise.draw(), denoise, schedule, Unguided(), eta=sampling.eta, noise=noise)
+        z = sample(noise.draw(), denoise, schedule, eta=sampling.eta, noise=noise)
         images = prior.decode(z)
         classes, domains = judge(images)
         right = classes == judge.classes.index(label), domains == judge.domains.index(domain)

@@ -18,8 +18,8 @@ from engine.embedded.judge import load_judge
 from engine.errors import ModelError
 from engine.evaluation.shares import shares
 from engine.files import make_folder, write_whole
-from engine.guidance.losses import domain_loss, judged
-from engine.guidance.steer import gradient
+from engine.guidance.domain import judged
+from engine.guidance.objective import Objective
 from engine.memory.measure import peak_bytes
 from engine.models import load_prior
 from engine.models.prior_sources import EMBEDDED
@@ -139,14 +139,15 @@ def _drawn(job: Job, on_step: Callable[[int], None] | None) -> tuple[list[Sample
 def _classifier_part(classifier: Classifier, images: Tensor, rounds: int = 15) -> dict[str, float]:
     """Median ms of L_BN and its gradient by images (N, 3, H, W), fused and by hooks in turns, and how much faster."""
     images = images.to(classifier.device)
-    losses = {
-        name: domain_loss(classifier, Alignment(), name == "fused") for name in ("fused", "hooks")
+    objectives = {
+        name: Objective(classifier, Alignment(), fused=name == "fused")
+        for name in ("fused", "hooks")
     }
-    taken: dict[str, list[float]] = {name: [] for name in losses}
+    taken: dict[str, list[float]] = {name: [] for name in objectives}
     for _ in range(rounds):
-        for name, loss in losses.items():
+        for name, objective in objectives.items():
             started = time.perf_counter()
-            gradient(images, loss)[0].cpu()  # waits for a GPU
+            objective.value_and_grad(images)[0].cpu()  # waits for a GPU
             taken[name].append(1e3 * (time.perf_counter() - started))
     speedup = median(
         hooks / fused for fused, hooks in zip(taken["fused"], taken["hooks"], strict=True)

@@ -1,6 +1,6 @@
 """Frozen classifiers: the network, its own preprocessing, its labels, and where they come from."""
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.classifiers.preprocess import Preprocess
 from engine.classifiers.sources import load_classifier, save_classifier
 

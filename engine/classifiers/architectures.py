@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.classifiers.preprocess import Preprocess
+from engine.classifiers.statistics.batch_norm import is_batch_norm
 
 StateDict = Mapping[str, Tensor]
 RESIDUAL = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -86,6 +88,8 @@ def _from_torchvision(key: str) -> str:
     return re.sub(r"(\d)-", lambda found: str(int(found[1]) - 1), key)
 
 
+NOISE_SIDES = (4, 8, 16, 32, 64)
+"""Sides of the noise, in pixels, that `measure_statistics` enlarges to images."""
 CIFAR = Preprocess.squash(32)
 LARGE = Preprocess(crop=(224, 224), resize=256)
 ARCHITECTURES = {
@@ -105,11 +109,32 @@ def untrained(architecture: str, classes: int) -> nn.Module:
     return CifarResNet(depth, classes=classes)
 
 
-def architecture_of(module: nn.Module) -> str | None:
+@torch.no_grad()
+def measure_statistics(network: nn.Module, preprocess: Preprocess) -> nn.Module:
+    """Give an untrained network, in place, the BatchNorm statistics of images of the size that it reads.
+
+    The images are coarse and fine noise. Statistics of another size, or a new network's zeros and ones, would let its
+    activations and L_BN grow from layer to layer until float16 overflows. Returns the network in evaluation mode.
+    """
+    height, width = preprocess.crop
+    sides = [side for side in NOISE_SIDES if side < min(height, width)]
+    noise = [torch.rand(1, 3, side, side) for side in sides]
+    images = [F.interpolate(coarse, (height, width), mode="bicubic") for coarse in noise]
+    layers = [layer for layer in network.modules() if is_batch_norm(layer)]
+    before = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0  # type: ignore[assignment]  # one batch makes the statistics
+    network.train()(preprocess.normalised(torch.cat([*images, torch.rand(1, 3, height, width)])))
+    for layer, momentum in zip(layers, before, strict=True):
+        layer.momentum = momentum
+    return network.eval()
+
+
+def architecture_of(network: nn.Module) -> str | None:
     """Which of `ARCHITECTURES` reads this network's weights and computes what it does; None where none does."""
-    weights = {key: value.detach().float().cpu() for key, value in module.state_dict().items()}
+    weights = {key: value.detach().float().cpu() for key, value in network.state_dict().items()}
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    own = copy.deepcopy(module).float().cpu()
+    own = copy.deepcopy(network).float().cpu()
     for name, architecture in ARCHITECTURES.items():
         try:
             twin, fitting = architecture.build(weights)
@@ -125,7 +150,7 @@ def architecture_of(module: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def _scores(module: nn.Module, images: Tensor) -> Tensor:
-    place = next(module.parameters())
-    output = module(images.to(place.device, place.dtype))
+def _scores(network: nn.Module, images: Tensor) -> Tensor:
+    place = next(network.parameters())
+    output = network(images.to(place.device, place.dtype))
     return getattr(output, "logits", output).float().cpu()

@@ -47,18 +47,18 @@ def load_architecture(path: Path, architecture: str | None) -> tuple[nn.Module, 
     weights = read_weights(path)
     try:
         preprocess = ARCHITECTURES[architecture].preprocess
-        module, weights = ARCHITECTURES[architecture].build(weights)
-        pruned = narrow(module, weights)
-        module.load_state_dict(weights)
+        network, weights = ARCHITECTURES[architecture].build(weights)
+        pruned = narrow(network, weights)
+        network.load_state_dict(weights)
         if pruned:  # whether its widths fit each other, only a run tells
             with torch.no_grad():
-                module.eval()(torch.zeros(1, 3, *preprocess.crop))
+                network.eval()(torch.zeros(1, 3, *preprocess.crop))
     except (KeyError, RuntimeError) as error:
         raise ModelError(
             f"checkpoint {path} does not fit {architecture} ({brief(error)}), expected that network's "
             f"weights: choose the right one of {', '.join(ARCHITECTURES)}."
         ) from error
-    return module, preprocess
+    return network, preprocess
 
 
 def read_weights(path: Path) -> StateDict:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageClassification
 
+from engine.classifiers.base import Found
 from engine.classifiers.checkpoints import BROKEN
-from engine.classifiers.classifier import Source
 from engine.classifiers.preprocess import Preprocess, from_image_processor
 from engine.errors import MissingExtraError, ModelError, brief
 from engine.networks.hub import HUB_ID, fetch
@@ -25,7 +25,7 @@ NO_NAME = re.compile(r"LABEL_\d+")
 """transformers' own label for a class that nobody named."""
 
 
-def from_transformers(name: str) -> Source:
+def from_transformers(name: str) -> Found:
     """'hf:<hub id or folder>': an image classifier with its image processor's settings and `id2label`."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -37,7 +37,7 @@ def from_transformers(name: str) -> Source:
         folder = fetch(name, ["config.json", "preprocessor_config.json", "model*.safetensors*"])
     try:
         with quiet():
-            module, loading = AutoModelForImageClassification.from_pretrained(
+            network, loading = AutoModelForImageClassification.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         settings = folder / "preprocessor_config.json"
@@ -56,22 +56,22 @@ def from_transformers(name: str) -> Source:
             "whole image classifier: this is a backbone, whose head would be random. Train a head, and save "
             "the classifier."
         )
-    names = [label for _, label in sorted(module.config.id2label.items())]
+    names = [label for _, label in sorted(network.config.id2label.items())]
     named = not all(NO_NAME.fullmatch(label) for label in names)
-    return Source(module, preprocess, names if named else None)
+    return Found(network, preprocess, names if named else None)
 
 
-def from_timm(name: str) -> Source:
+def from_timm(name: str) -> Found:
     """'timm:<name>', 'timm:hf-hub:<id>' or 'timm:local-dir:<folder>': pretrained, with timm's own data settings."""
     timm = _extra("timm")
     advice = _timm_advice(timm, name)
     try:
-        module = timm.create_model(name, pretrained=True)
+        network = timm.create_model(name, pretrained=True)
     except FAILURES as error:
         raise ModelError(
             f"timm did not give a pretrained {name!r} ({brief(error)}), {advice}"
         ) from error
-    data = timm.data.resolve_model_data_config(module)
+    data = timm.data.resolve_model_data_config(network)
     height, width = data["input_size"][1:]
     whole = (int(height / data["crop_pct"]), int(width / data["crop_pct"]))
     preprocess = Preprocess(
@@ -83,10 +83,10 @@ def from_timm(name: str) -> Source:
         std=tuple(data["std"]),
         interpolation="bilinear" if data["interpolation"] == "bilinear" else "bicubic",
     )
-    return Source(module, preprocess, _timm_labels(timm, module))
+    return Found(network, preprocess, _timm_labels(timm, network))
 
 
-def from_torchvision(name: str) -> Source:
+def from_torchvision(name: str) -> Found:
     """'torchvision:<name>': its default weights with their own transforms and categories."""
     models = _extra("torchvision").models
     known = list(models.list_models(module=models))
@@ -97,12 +97,12 @@ def from_torchvision(name: str) -> Source:
         )
     weights = models.get_model_weights(name).DEFAULT
     rescales = {"transform_input": True} if name in ("googlenet", "inception_v3") else {}
-    module = models.get_model(
+    network = models.get_model(
         name, weights=None, num_classes=len(weights.meta["categories"]), **rescales
     )
     try:
         state = weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-        module.load_state_dict(state)
+        network.load_state_dict(state)
     except FAILURES as error:
         raise ModelError(
             f"the weights of torchvision's {name!r} could not be read ({brief(error)}), expected the file of "
@@ -118,7 +118,7 @@ def from_torchvision(name: str) -> Source:
         std=tuple(shape.std),
         interpolation="bicubic" if shape.interpolation.value == "bicubic" else "bilinear",
     )
-    return Source(module, preprocess, weights.meta["categories"])
+    return Found(network, preprocess, weights.meta["categories"])
 
 
 def _timm_advice(timm: ModuleType, name: str) -> str:
@@ -142,14 +142,14 @@ def _timm_advice(timm: ModuleType, name: str) -> str:
     )
 
 
-def _timm_labels(timm: ModuleType, module: nn.Module) -> list[str] | None:
+def _timm_labels(timm: ModuleType, network: nn.Module) -> list[str] | None:
     """Class names from the model's own config, else ImageNet's where the number of classes says so."""
-    config = cast(dict[str, Any], module.pretrained_cfg)
+    config = cast(dict[str, Any], network.pretrained_cfg)
     names = config.get("label_names")
     described = config.get("label_descriptions") or {}
     if names:
         return [described.get(label, label) for label in names]
-    subset = timm.data.infer_imagenet_subset(module)
+    subset = timm.data.infer_imagenet_subset(network)
     return timm.data.ImageNetInfo(subset).label_descriptions() if subset else None
 
 

@@ -10,14 +10,14 @@ from torch.nn.modules.conv import _ConvNd
 PARTS = ("weight", "bias", "running_mean", "running_var")
 
 
-def narrow(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+def narrow(network: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     """Give layers the widths that their weights have, in place, where these are smaller; tells whether any was.
 
     Convolutions, matrices and BatchNorm layers are narrowed. Their values are then undefined: load the weights next,
     and run the network once, as widths that do not fit each other fail only there.
     """
     changed = False
-    for name, layer in module.named_modules():
+    for name, layer in network.named_modules():
         if not isinstance(layer, _ConvNd | nn.Linear | _BatchNorm):
             continue
         for part in PARTS:

@@ -3,7 +3,6 @@
 onnx2fx is the converter that installs beside any torch: onnx2torch and onnx2pytorch import torchvision at once.
 """
 
-from collections import Counter
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from engine.classifiers.classifier import Source
+from engine.classifiers.base import Found
 from engine.classifiers.preprocess import Preprocess
 from engine.errors import MissingExtraError, ModelError, brief
 
@@ -48,10 +47,11 @@ class OnnxNetwork(nn.Module):
         return output[0] if isinstance(output, tuple | list) else output
 
 
-def from_onnx(name: str) -> Source:
-    """'onnx:<file>': one image input (N, 3, H, W), class scores (N, K) as first output, BatchNorm nodes not folded.
+def from_onnx(name: str) -> Found:
+    """'onnx:<file>': one image input (N, 3, H, W), class scores (N, K) as first output.
 
-    Its preprocessing, which no ONNX file states, is taken to be ImageNet's at the file's own size.
+    Its preprocessing, which no ONNX file states, is taken to be ImageNet's at the file's own size. Statistics are those
+    of its BatchNorm nodes, unless the exporter folded them.
     """
     onnx, onnx2fx = _extra("onnx"), _extra("onnx2fx")
     path = Path(name).expanduser()
@@ -60,7 +60,7 @@ def from_onnx(name: str) -> Source:
     _check_names(model.graph, path)
     _check_norms(model.graph, path)
     try:
-        module = onnx2fx.convert(model)
+        graph = onnx2fx.convert(model)
     except onnx2fx.UnsupportedOpError as error:
         raise ModelError(
             f"{path} has the operator {error.op_type} (domain {error.domain or 'ai.onnx'!r}), which the converter "
@@ -72,9 +72,9 @@ def from_onnx(name: str) -> Source:
             f"{path} cannot be converted to torch ({brief(error)}), expected a plain image classifier: load its "
             "checkpoint in Python and pass the nn.Module."
         ) from error
-    network = OnnxNetwork(_with_layers(module), px, path)
+    network = OnnxNetwork(_with_layers(graph), px, path)
     _check_run(network, px, path)
-    return Source(network, Preprocess.squash(px), None)
+    return Found(network, Preprocess.squash(px), None)
 
 
 def _read(onnx: ModuleType, path: Path) -> Any:
@@ -166,7 +166,7 @@ def _check_names(graph: Any, path: Path) -> None:
 
 
 def _check_norms(graph: Any, path: Path) -> None:
-    kinds = Counter(node.op_type for node in graph.node)
+    """Every BatchNormalization node must normalise with what the file stored, not with the batch's own moments."""
     constant = _given(graph) | {node.output[0] for node in graph.node if node.op_type == "Constant"}
     for node in (
         graph.node
@@ -174,13 +174,6 @@ def _check_norms(graph: Any, path: Path) -> None:
         if node.op_type == "Identity" and constant.issuperset(node.input):
             constant |= set(node.output)
     norms = [node for node in graph.node if node.op_type == NORM]
-    if not norms:
-        raise ModelError(
-            f"{path} has {kinds['Conv']} convolutions and no {NORM} node, expected at least one: their running "
-            "statistics are all that is known of the training images, and exporters fold them into the convolutions. "
-            "Export with torch.onnx.export(..., optimize=False), or with dynamo=False, "
-            "training=TrainingMode.PRESERVE and do_constant_folding=False."
-        )
     computed = [node for node in norms if not constant.issuperset(node.input[1:5])]
     if computed:
         raise ModelError(

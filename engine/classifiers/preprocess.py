@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -80,7 +82,7 @@ class Preprocess:
 
     def normalised(self, images: Tensor) -> Tensor:
         """images (N, 3, H, W) in [0, 1] -> in units of `std` from `mean`."""
-        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (_channels(values, images) for values in (self.mean, self.std))
         return (images - mean) / std
 
     def _resized(self, images: Tensor) -> Tensor:
@@ -94,6 +96,27 @@ class Preprocess:
         if self.interpolation == "nearest-exact":
             return F.interpolate(images, target, mode="nearest-exact")
         return F.interpolate(images, target, mode=self.interpolation, antialias=True)
+
+
+def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """`values` as a (1, 3, 1, 1) tensor with the dtype and on the device of `like`.
+
+    It is made once: a copy from the host would stall every guided step, and cannot be part of a CUDA graph. What fakes
+    or traces tensors gets a tensor of its own.
+    """
+    if (
+        type(like) is not Tensor
+        or torch._C._len_torch_dispatch_stack()
+        or torch.compiler.is_compiling()
+    ):
+        return like.new_tensor(values).view(1, 3, 1, 1)
+    return _made_once(values, like.dtype, like.device)
+
+
+@cache
+def _made_once(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # autograd could not save an inference tensor
+        return torch.tensor(values, dtype=dtype, device=device).view(1, 3, 1, 1)
 
 
 def _centre(images: Tensor, crop: tuple[int, int]) -> Tensor:

@@ -11,12 +11,19 @@ from safetensors.torch import save
 from torch import nn
 from transformers import ResNetForImageClassification
 
-from engine.classifiers.architectures import ARCHITECTURES, LARGE, RESIDUAL, residual_config
+from engine.classifiers.architectures import (
+    ARCHITECTURES,
+    LARGE,
+    RESIDUAL,
+    measure_statistics,
+    residual_config,
+)
+from engine.classifiers.base import Classifier, Found, frozen_classifier
 from engine.classifiers.checkpoints import load_architecture
-from engine.classifiers.classifier import Classifier, Source, frozen_classifier
 from engine.classifiers.hub import from_timm, from_torchvision, from_transformers
 from engine.classifiers.onnx import from_onnx
 from engine.classifiers.preprocess import Preprocess
+from engine.classifiers.statistics import BATCH_NORM
 from engine.errors import ConfigError, ModelError, brief
 from engine.files import explained, write_whole
 from engine.networks.frozen import default_device, named_dtype, seeded
@@ -36,21 +43,30 @@ def load_classifier(
     preprocess: Preprocess | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str = torch.float32,
+    statistics: str = BATCH_NORM,
 ) -> Classifier:
-    """Load and freeze a classifier.
+    """Load and freeze a classifier. Any network will do; guidance by statistics needs one that has some.
 
-    source: 'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'arch:<resnet18, 34 or
-    50>' with random weights and an output for each label (ImageNet's 1,000 without labels), a folder written by
-    `save_classifier`, a checkpoint file (with `architecture`), or an nn.Module, of which a copy is frozen. labels and
-    preprocess: as the model's own config says, unless given; files and modules need labels. dtype: of the network but
-    for its BatchNorm layers; 'auto' is float16 on a GPU and float32 on the CPU. Raises ModelError where the source is
-    unknown, unreachable, unsafe or has no BatchNorm statistics, ConfigError where the labels do not fit it or another
-    source came with an architecture.
+    Args:
+        source: 'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'onnx:<file>',
+            'arch:<resnet18, 34 or 50>' with random weights and an output for each label (ImageNet's 1,000 without
+            labels), a folder written by `save_classifier`, a checkpoint file (with `architecture`), or an nn.Module,
+            of which a copy is frozen.
+        architecture: the network of a checkpoint file, a name of `ARCHITECTURES`.
+        labels: class names in the order of the outputs. Files and modules need them; others have their own.
+        preprocess: from images in [0, 1] to what the network reads. Modules need it; others have their own.
+        device: by default the GPU where there is one.
+        dtype: of the network but for its BatchNorm layers; 'auto' is float16 on a GPU and float32 on the CPU.
+        statistics: where they come from, a name of `statistics.SOURCES`, or 'none'.
+
+    Raises:
+        ModelError: where the source is unknown, unreachable, unsafe or damaged.
+        ConfigError: where the labels do not fit, or a source that needs no architecture came with one.
     """
     if isinstance(source, nn.Module):
         name = type(source).__name__
         _refuse(architecture, name)
-        found = Source(copy.deepcopy(source), None, None)
+        found = Found(copy.deepcopy(source), None, None)
     else:
         name, found = str(source), _find(str(source), architecture, labels)
     preprocess = preprocess or found.preprocess
@@ -68,17 +84,18 @@ def load_classifier(
     place_on = default_device(device)
     return frozen_classifier(
         name,
-        found.module,
+        found.network,
         preprocess,
         labels or found.labels,
         place_on,
         named_dtype(dtype, place_on),
+        statistics,
     )
 
 
 def save_classifier(
     folder: Path,
-    module: nn.Module,
+    network: nn.Module,
     *,
     architecture: str,
     labels: Sequence[str],
@@ -100,7 +117,7 @@ def save_classifier(
         )
     weights = {
         key: value.detach().cpu().to(torch.float16 if value.dim() > 1 else value.dtype).contiguous()
-        for key, value in module.state_dict().items()
+        for key, value in network.state_dict().items()
     }
     with explained(folder):
         (folder / "config.json").unlink(missing_ok=True)
@@ -114,7 +131,7 @@ def save_classifier(
     write_whole(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
-def _find(source: str, architecture: str | None, labels: Sequence[str] | None) -> Source:
+def _find(source: str, architecture: str | None, labels: Sequence[str] | None) -> Found:
     scheme, colon, name = source.partition(":")
     if scheme == "arch" and colon:
         _refuse(architecture, source)
@@ -127,7 +144,7 @@ def _find(source: str, architecture: str | None, labels: Sequence[str] | None) -
         _refuse(architecture, source)
         return _from_folder(path)
     if path.is_file() or path.suffix:
-        return Source(*load_architecture(path, architecture), None)
+        return Found(*load_architecture(path, architecture), None)
     raise ModelError(
         f"unknown classifier {source!r}, expected {ACCEPTED}: check the spelling, or that the file exists."
     )
@@ -142,7 +159,7 @@ def _refuse(architecture: str | None, name: str) -> None:
         )
 
 
-def _from_architecture(name: str, labels: Sequence[str] | None) -> Source:
+def _from_architecture(name: str, labels: Sequence[str] | None) -> Found:
     """'arch:resnet50': an untrained network of that depth, for plans, benchmarks, and classes without a classifier."""
     known = {f"resnet{depth}": depth for depth in RESIDUAL}
     if name not in known:
@@ -151,15 +168,16 @@ def _from_architecture(name: str, labels: Sequence[str] | None) -> Source:
             f"{', '.join(f'arch:{depth}' for depth in known)}: choose one of these, or load a trained network."
         )
     with seeded():
-        module = ResNetForImageClassification(
+        network = ResNetForImageClassification(
             residual_config(known[name], num_labels=len(labels or range(1000)))
         )
-    return Source(
-        module, LARGE, labels or [f"class {number}" for number in range(module.config.num_labels)]
+        measure_statistics(network, LARGE)
+    return Found(
+        network, LARGE, labels or [f"class {number}" for number in range(network.config.num_labels)]
     )
 
 
-def _from_embedded(domain: str) -> Source:
+def _from_embedded(domain: str) -> Found:
     folder = EMBEDDED / f"classifier-{domain}"
     there = sorted(path.name.removeprefix("classifier-") for path in EMBEDDED.glob("classifier-*"))
     if domain not in there:
@@ -174,7 +192,7 @@ def _from_embedded(domain: str) -> Source:
     return _from_folder(folder)
 
 
-def _from_folder(folder: Path) -> Source:
+def _from_folder(folder: Path) -> Found:
     """A folder of `save_classifier`."""
     try:
         config = json.loads((folder / "config.json").read_text())
@@ -186,11 +204,11 @@ def _from_folder(folder: Path) -> Source:
             "architecture, labels and preprocess beside model.safetensors: for a transformers folder write "
             f"'hf:{folder}'; else save it with save_classifier."
         ) from error
-    module, _ = load_architecture(folder / "model.safetensors", architecture)
-    return Source(module, preprocess, labels)
+    network, _ = load_architecture(folder / "model.safetensors", architecture)
+    return Found(network, preprocess, labels)
 
 
-SCHEMES: dict[str, Callable[[str], Source]] = {
+SCHEMES: dict[str, Callable[[str], Found]] = {
     "embedded": _from_embedded,
     "hf": from_transformers,
     "onnx": from_onnx,

@@ -90,7 +90,7 @@ def distill(
     report |= {
         "folder": str(folder),
         "teacher": shares(taught, taught, sets.test, sets.tested)
-        | size_of(teacher.module, teacher.preprocess),
+        | size_of(teacher.network, teacher.preprocess),
         "network": size_of(new_student(chosen, teacher, 0), teacher.preprocess),
     }
     students, teachers = report["network"]["parameters"], report["teacher"]["parameters"]

@@ -67,8 +67,8 @@ def prune(
     )
     ask = teacher_of(teacher)
     taught = logits_on(ask, sets.test, teacher.device)
-    name = architecture_of(teacher.module)
-    pruned = pruned_copy(library, teacher.module, teacher.preprocess, pruning.ratio)
+    name = architecture_of(teacher.network)
+    pruned = pruned_copy(library, teacher.network, teacher.preprocess, pruning.ratio)
 
     def measured(network: nn.Module) -> dict[str, float | None]:
         found = logits_on(reading(network, teacher.preprocess), sets.test, teacher.device)
@@ -99,7 +99,7 @@ def prune(
         "distillation": asdict(distillation),
     }
     report = compare("prune", Path(out), sets, comparison.seeds, request, run, on_progress)
-    before, after = (size_of(network, teacher.preprocess) for network in (teacher.module, pruned))
+    before, after = (size_of(network, teacher.preprocess) for network in (teacher.network, pruned))
     kept = {f"{key}_kept": after[key] / before[key] for key in after}
     report |= {
         "folder": str(folder),
@@ -111,10 +111,10 @@ def prune(
 
 
 def pruned_copy(
-    library: ModuleType, module: nn.Module, preprocess: Preprocess, ratio: float
+    library: ModuleType, network: nn.Module, preprocess: Preprocess, ratio: float
 ) -> nn.Module:
     """A copy in float32 without the share `ratio` of the channels of each layer that may lose some, the least first."""
-    network = copy.deepcopy(module).float().eval().requires_grad_(True)
+    network = copy.deepcopy(network).float().eval().requires_grad_(True)
     example = torch.zeros(1, 3, *preprocess.crop, device=next(network.parameters()).device)
     with torch.enable_grad():  # the library reads which layers hang together off autograd's graph
         graph = library.DependencyGraph().build_dependency(

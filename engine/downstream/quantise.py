@@ -7,7 +7,7 @@ x is about scale (q - zero point), q of 8 bits. Weights give their own scales; t
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -111,10 +111,8 @@ def float_network(classifier: Classifier, folder: Path) -> Path:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     plain, ready = folder / "plain.onnx", folder / "float32.onnx"
-    module = copy.deepcopy(classifier.module).float()
-    write(
-        network_graph(replace(classifier, module=module, dtype=torch.float32)), plain, folded=True
-    )
+    single = classifier.with_network(copy.deepcopy(classifier.network).float(), torch.float32)
+    write(network_graph(single), plain, folded=True)
     quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
     return ready
 

@@ -23,7 +23,7 @@ from engine.downstream.sources import (
     ORIGINAL,
     PLAIN,
     Inputs,
-    Source,
+    LabelledSet,
     check_classes,
     other_set,
     own_folder,
@@ -116,7 +116,9 @@ def _held_out(classes: Counter[int], share: float, folder: Path) -> Counter[int]
     )
 
 
-def _common(sources: list[Source], labels: Sequence[str]) -> tuple[Counter[int], tuple[str, ...]]:
+def _common(
+    sources: list[LabelledSet], labels: Sequence[str]
+) -> tuple[Counter[int], tuple[str, ...]]:
     """The number of images of each class that every source has, and a sentence for each that limits it."""
     available = {source.name: source.counts() for source in sources}
     wanted = available[FOLDER]
@@ -134,7 +136,9 @@ def _common(sources: list[Source], labels: Sequence[str]) -> tuple[Counter[int],
     )
 
 
-def _read(source: Source, places: list[int], classifier: Classifier, stored_labels: bool) -> Images:
+def _read(
+    source: LabelledSet, places: list[int], classifier: Classifier, stored_labels: bool
+) -> Images:
     logits = None
     if stored_labels and has_manifest(source.images.path):
         _check_teacher(source.images.path, classifier)

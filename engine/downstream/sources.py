@@ -30,7 +30,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class LabelledSet:
     """A set and the class number of each of its images."""
 
     name: str
@@ -48,13 +48,13 @@ class Source:
             taken += places[torch.randperm(len(places), generator=rng)[: counts[number]]].tolist()
         return sorted(taken)
 
-    def without(self, places: Sequence[int]) -> "Source":
+    def without(self, places: Sequence[int]) -> "LabelledSet":
         classes = self.classes.clone()
         classes[places] = -1
-        return Source(self.name, self.images, classes)
+        return LabelledSet(self.name, self.images, classes)
 
 
-def own_folder(classifier: Classifier, folder: Path) -> Source:
+def own_folder(classifier: Classifier, folder: Path) -> LabelledSet:
     """A finished data set whose classes are the classifier's."""
     if not has_manifest(folder):
         raise ConfigError(
@@ -75,12 +75,12 @@ def own_folder(classifier: Classifier, folder: Path) -> Source:
                 f"classifier {classifier.name!r}: {', '.join(classifier.labels[:20])}. Name the classifier that the "
                 "folder was generated for."
             )
-    return Source(FOLDER, open_images(folder), torch.tensor([row.class_index for row in rows]))
+    return LabelledSet(FOLDER, open_images(folder), torch.tensor([row.class_index for row in rows]))
 
 
 def other_set(
     name: str, path: Path, domain: str | None, classifier: Classifier, wanted: Counter[int]
-) -> Source:
+) -> LabelledSet:
     """Another set; images of classes that the folder has not count as of none."""
     images = open_images(path, None if path.is_dir() else domain, takes=IMAGE_SETS)
     labels = images.labels()
@@ -103,7 +103,7 @@ def other_set(
             f"the {name} images of {path} have none of the folder's classes, expected some of "
             f"{', '.join(classifier.labels[number] for number in sorted(wanted))}: give a set of these classes."
         )
-    return Source(name, images, classes)
+    return LabelledSet(name, images, classes)
 
 
 def check_classes(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engine.classifiers import Classifier, Preprocess, save_classifier
 from engine.classifiers.architectures import ARCHITECTURES, untrained
-from engine.classifiers.classifier import logits_of
+from engine.classifiers.base import logits_of
 from engine.errors import ConfigError, ModelError
 from engine.files import write_whole
 from engine.memory.count import counting
@@ -69,7 +69,7 @@ def identity(student: str | nn.Module) -> str:
 
 def keep_student(
     folder: Path,
-    module: nn.Module,
+    network: nn.Module,
     architecture: str | None,
     labels: Sequence[str],
     preprocess: Preprocess,
@@ -78,22 +78,30 @@ def keep_student(
     """Write a network for `load_classifier(folder)`; one of no known architecture as weights alone, for its class."""
     if architecture is not None:
         save_classifier(
-            folder, module, architecture=architecture, labels=labels, preprocess=preprocess, **facts
+            folder,
+            network,
+            architecture=architecture,
+            labels=labels,
+            preprocess=preprocess,
+            **facts,
         )
         return
     with TemporaryDirectory(
         prefix="ddis-student-"
     ) as scratch:  # the library writes under a name alone, piece by piece
         file = Path(scratch) / WEIGHTS
-        save_model(module, str(file))
+        save_model(network, str(file))
         write_whole(folder / WEIGHTS, file.read_bytes())
 
 
-def size_of(module: nn.Module, preprocess: Preprocess) -> dict[str, Any]:
+def size_of(network: nn.Module, preprocess: Preprocess) -> dict[str, Any]:
     """Parameters, and the FLOPs of one image (a product and a sum are two)."""
     with torch.no_grad(), counting() as count:
-        logits_of(module, _zeros(module, preprocess))
-    return {"parameters": sum(value.numel() for value in module.parameters()), "flops": count.flops}
+        logits_of(network, _zeros(network, preprocess))
+    return {
+        "parameters": sum(value.numel() for value in network.parameters()),
+        "flops": count.flops,
+    }
 
 
 def _outputs(network: nn.Module, teacher: Classifier) -> int:
@@ -108,5 +116,5 @@ def _outputs(network: nn.Module, teacher: Classifier) -> int:
         ) from error
 
 
-def _zeros(module: nn.Module, preprocess: Preprocess) -> Tensor:
-    return torch.zeros(1, 3, *preprocess.crop, device=next(module.parameters()).device)
+def _zeros(network: nn.Module, preprocess: Preprocess) -> Tensor:
+    return torch.zeros(1, 3, *preprocess.crop, device=next(network.parameters()).device)

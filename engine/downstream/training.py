@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from engine.classifiers import Classifier, Preprocess
-from engine.classifiers.classifier import logits_of
+from engine.classifiers.base import logits_of
 from engine.downstream.pixels import Images
 from engine.errors import ConfigError, GuidanceError
 from engine.settings.downstream import Distillation
@@ -28,20 +28,20 @@ WARMUP = 0.1
 MEASURED_AT_ONCE = 256
 
 
-def reading(module: nn.Module, preprocess: Preprocess) -> Logits:
+def reading(network: nn.Module, preprocess: Preprocess) -> Logits:
     """A network as a function of images that are already of its size."""
-    return lambda images: logits_of(module, preprocess.normalised(images).contiguous()).float()
+    return lambda images: logits_of(network, preprocess.normalised(images).contiguous()).float()
 
 
 def teacher_of(classifier: Classifier) -> Logits:
     """The frozen classifier as a teacher; a copy in float32, laid out as convolutions run fastest."""
-    module = copy.deepcopy(classifier.module).float().eval()
-    return reading(fastest(module), classifier.preprocess)
+    network = copy.deepcopy(classifier.network).float().eval()
+    return reading(fastest(network), classifier.preprocess)
 
 
-def fastest(module: nn.Module) -> nn.Module:
-    """The module with its weights' channels last in memory, in place."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def fastest(network: nn.Module) -> nn.Module:
+    """The network with its weights' channels last in memory, in place."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -1,11 +1,10 @@
 """The language of the embedded prior: captions of the seven classes, in which the domain is often left out.
 
 A caption without its domain is what makes the prior like a large public one: "a dog" may come out in any style, and
-it takes a classifier's statistics, or a learned token in the adjective's place, to say which.
+it takes a classifier's statistics, or a learned token in the adjective's place, to say which. A large prior's words are
+also vague and ambiguous, so some captions name a class by what it is a kind of ("an animal"), or by one invented word
+that means either of two classes.
 """
-
-import torch
-from torch import Generator
 
 from engine.prompts import article
 
@@ -26,8 +25,18 @@ STYLED = {
     "photo": ("a photo of {a} {noun}", "a photograph of {a} {noun}", "a real {noun}"),
     "sketch": ("a sketch of {a} {noun}", "a drawing of {a} {noun}", "a sketched {noun}"),
 }
+KINDS = {
+    "animal": ("dog", "elephant", "giraffe", "horse"),
+    "instrument": ("guitar",),
+    "building": ("house",),
+}
+"""Words for what classes are kinds of."""
+AMBIGUOUS = {"blick": ("dog", "guitar")}
+"""Invented words that mean any of several classes."""
 DROP_CAPTION, DROP_DOMAIN = 0.1, 0.45
 """Chances of an empty caption (for classifier-free guidance) and of one that does not tell the domain."""
+OTHER_WORD = 0.12
+"""Chance of each other word for a class, in place of its name."""
 
 
 def caption(template: str, noun: str) -> str:
@@ -39,18 +48,25 @@ def styled_prompt(domain: str, noun: str) -> str:
     return caption(STYLED[domain][0], noun)
 
 
-def every_caption(nouns: tuple[str, ...]) -> list[str]:
+def words_for(noun: str) -> dict[str, float]:
+    """The words that name a class in captions, its own name first, each with its chance."""
+    others = [word for word, nouns in (KINDS | AMBIGUOUS).items() if noun in nouns]
+    return {noun: 1 - OTHER_WORD * len(others)} | dict.fromkeys(others, OTHER_WORD)
+
+
+def caption_chances(domain: str, noun: str) -> dict[str, float]:
+    """Every caption that training may give an image of a class in a domain, with its chance; they sum to 1."""
+    chances = {"": DROP_CAPTION}
+    shares = ((NEUTRAL, DROP_DOMAIN), (STYLED[domain], 1 - DROP_CAPTION - DROP_DOMAIN))
+    for templates, share in shares:
+        for template in templates:
+            for word, chance in words_for(noun).items():
+                text = caption(template, word)
+                chances[text] = chances.get(text, 0.0) + share * chance / len(templates)
+    return chances
+
+
+def every_caption(nouns: tuple[str, ...], domains: tuple[str, ...] = tuple(STYLED)) -> list[str]:
     """All captions there are, the empty one first, without doubles."""
-    templates = (*NEUTRAL, *(template for styles in STYLED.values() for template in styles))
-    return list(
-        dict.fromkeys(["", *(caption(template, noun) for noun in nouns for template in templates)])
-    )
-
-
-def random_caption(domain: str, noun: str, rng: Generator) -> str:
-    """One caption of an image, drawn as training sees it."""
-    chance, pick = torch.rand(2, generator=rng).tolist()
-    if chance < DROP_CAPTION:
-        return ""
-    templates = NEUTRAL if chance < DROP_CAPTION + DROP_DOMAIN else STYLED[domain]
-    return caption(templates[int(pick * len(templates))], noun)
+    found = (caption_chances(domain, noun) for domain in domains for noun in nouns)
+    return list(dict.fromkeys(text for chances in found for text in chances))

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from transformers import ResNetForImageClassification
 
+from engine.classifiers.architectures import residual_config
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.networks.frozen import freeze
 
@@ -20,23 +22,32 @@ FOLDER = Path(__file__).parent / "weights" / "judge"
 
 
 class JudgeNet(nn.Module):
-    """A small ResNet trunk with two heads."""
+    """A small ResNet trunk with two heads: three widths are those of a CIFAR ResNet, four of one for larger images."""
 
-    def __init__(
-        self, depth: int, widths: tuple[int, int, int], classes: int, domains: int
-    ) -> None:
+    def __init__(self, depth: int, widths: tuple[int, ...], classes: int, domains: int) -> None:
         super().__init__()
-        self.trunk = CifarResNet(depth, widths, classes)
-        self.domain = nn.Linear(widths[2], domains)
+        self.trunk: CifarResNet | ResNetForImageClassification
+        if len(widths) == 3:
+            self.trunk = CifarResNet(depth, widths, classes)
+        else:
+            config = residual_config(
+                depth, embedding_size=widths[0], hidden_sizes=list(widths), num_labels=classes
+            )
+            self.trunk = ResNetForImageClassification(config)
+        self.domain = nn.Linear(widths[-1], domains)
 
     def features(self, images: Tensor) -> Tensor:
-        """Images (N, 3, r, r) in [0, 1] -> (N, widths[2])."""
-        return self.trunk.features((images - 0.5) / 0.25)
+        """Images (N, 3, r, r) in [0, 1] -> (N, widths[-1])."""
+        images = (images - 0.5) / 0.25
+        if isinstance(self.trunk, CifarResNet):
+            return self.trunk.features(images)
+        return self.trunk.resnet(images).pooler_output.flatten(1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, 3, r, r) in [0, 1] -> logits of the classes (N, 7) and of the domains (N, 4)."""
         features = self.features(images)
-        return self.trunk.linear(features), self.domain(features)
+        last = self.trunk.linear if isinstance(self.trunk, CifarResNet) else self.trunk.classifier
+        return last(features), self.domain(features)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

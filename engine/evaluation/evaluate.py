@@ -103,7 +103,7 @@ def evaluate(
             "resampled": dict(RESAMPLED),
             "settings": asdict(settings),
             "metrics": metrics,
-            "missing": _missing(metrics, goal),
+            "missing": _missing(metrics, goal, classifier),
             "warnings": [] if found is None or goal is None else warnings_of(found, goal),
         }
 
@@ -202,18 +202,20 @@ def _taught(
         columns = by_manifest(folders)
     else:
         columns, whole = by_classifier(images, classifier, settings.image_batch, on_step)
-        metrics["set_l_bn"] = entry("set_l_bn", whole)
+        metrics["set_l_bn"] = None if whole is None else entry("set_l_bn", whole)
     if columns is None:
         return metrics, None
     drawn = drawn_rows(columns.shape[1], settings)
     told = {
-        name: mean_entry(name, values, drawn)
+        name: None if values.isnan().any() else mean_entry(name, values, drawn)
         for name, values in zip(BY_IMAGE, columns, strict=True)
     }
     return metrics | told, columns.shape[1]
 
 
-def _missing(metrics: dict[str, Any], goal: Statistics | None) -> dict[str, str]:
+def _missing(
+    metrics: dict[str, Any], goal: Statistics | None, classifier: Classifier | None
+) -> dict[str, str]:
     """What each metric that has no value would need."""
     needs = dict.fromkeys(
         NEED_REFERENCE, "needs `reference`" if goal is None else "needs the reference's features"
@@ -221,4 +223,8 @@ def _missing(metrics: dict[str, Any], goal: Statistics | None) -> dict[str, str]
     needs |= dict.fromkeys(BY_IMAGE, "needs a manifest or `classifier`") | {
         "set_l_bn": "needs `classifier`"
     }
+    if metrics["teacher_accuracy"] is not None:
+        needs |= {"l_bn": "needs a classifier with statistics"}
+    if classifier is not None:
+        needs |= {"set_l_bn": "needs a classifier with statistics"}
     return {name: needs[name] for name, found in metrics.items() if found is None}

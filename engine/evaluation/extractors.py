@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.classifiers import load_classifier
+from engine.classifiers.base import Classifier
 from engine.classifiers.checkpoints import read_weights
-from engine.classifiers.classifier import Classifier
 from engine.embedded.judge import load_judge
 from engine.errors import ConfigError, MissingExtraError, ModelError, brief
 from engine.networks.frozen import default_device, fingerprint
@@ -103,7 +103,7 @@ def classifier_extractor(classifier: Classifier) -> Extractor:
     """A classifier: what its last linear layer reads. Raises ModelError where its logits come from no such layer."""
     heads = [
         layer
-        for layer in classifier.module.modules()
+        for layer in classifier.network.modules()
         if isinstance(layer, nn.Linear) and layer.out_features == len(classifier.labels)
     ]
     read: dict[str, Any] = {}

@@ -7,27 +7,22 @@ l_bn         the image's own L_BN is high
 l_bn_share   without it, L_BN of the moments of *all* images that are left falls most: one is taken out at a time
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engine.classifiers import Classifier, load_classifier
 from engine.datasets.dataset import load_sample, open_dataset, read_dataset
 from engine.datasets.manifest import Row
 from engine.datasets.run_record import RUN, SELECTED_FROM, made_with, read_run
 from engine.errors import ConfigError, MissingExtraError, ModelError
-from engine.guidance.losses import layer_weights
-from engine.guidance.moments import recording_moments
+from engine.evaluation.l_bn_share import kept_by_share, selecting_statistics
+from engine.evaluation.quotas import is_recognised, quotas
 from engine.settings import Selection
-
-CHUNK = 1024
-"""Images whose common L_BN `l_bn_share` looks at: the work grows with the square of their number."""
-BATCH = 64
 
 
 def select(
@@ -61,8 +56,8 @@ def select(
         "folder": str(out),
         "images": len(rows),
         "kept": len(kept),
-        "recognised": sum(map(_recognised, rows)),
-        "recognised_kept": sum(_recognised(rows[place]) for place in kept),
+        "recognised": sum(map(is_recognised, rows)),
+        "recognised_kept": sum(is_recognised(rows[place]) for place in kept),
     }
 
 
@@ -86,49 +81,17 @@ def load_teacher(folder: Path | str, **options: Any) -> Classifier | None:
     return found if found.fingerprint == named.get("fingerprint") else None
 
 
-def quotas(classes: Sequence[int], keep: float) -> dict[int, int]:
-    """How many images of each class are kept: the share rounded, at least one."""
-    return {number: max(1, round(keep * classes.count(number))) for number in sorted(set(classes))}
-
-
-def greedy_by_share(
-    means: Tensor,
-    squares: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    classes: Tensor,
-    quota: dict[int, int],
-) -> list[int]:
-    """Take out one image at a time, the one without which the loss of the others is least, down to each class's quota.
-
-    means, squares: (N, C) each image's E[x] and E[x^2] of every channel. loss: means and variances (M, C) -> (M,).
-    Returns the places of those that stay, ascending. O(N^2 C).
-    """
-    stay = torch.ones(len(means), dtype=torch.bool)
-    left = {number: int((classes == number).sum()) for number in quota}
-    mean_sum, square_sum = means.sum(0), squares.sum(0)
-    for number_left in range(len(means), sum(quota.values()), -1):
-        free = torch.tensor([left[int(number)] > quota[int(number)] for number in classes])
-        candidates = torch.where(stay & free)[0]
-        mean = (mean_sum - means[candidates]) / (number_left - 1)
-        variance = (square_sum - squares[candidates]) / (number_left - 1) - mean.square()
-        worst = candidates[loss(mean, variance).argmin()]
-        stay[worst] = False
-        left[int(classes[worst])] -= 1
-        mean_sum, square_sum = mean_sum - means[worst], square_sum - squares[worst]
-    return torch.where(stay)[0].tolist()
-
-
 def _kept(
     files: Sequence[Path], rows: Sequence[Row], selection: Selection, classifier: Classifier | None
 ) -> list[int]:
     """Places of the images that stay, in the data set's order."""
     if selection.by == "l_bn_share" and classifier is not None:
-        return _by_share(files, rows, selection, classifier)
+        return kept_by_share(files, rows, selection, classifier)
     badness = _badness(rows, selection)
     quota = quotas([row.class_index for row in rows], selection.keep)
     order = sorted(
         range(len(rows)),
-        key=lambda place: (selection.agreement and not _recognised(rows[place]), badness[place]),
+        key=lambda place: (selection.agreement and not is_recognised(rows[place]), badness[place]),
     )
     kept = []
     for place in order:
@@ -143,94 +106,15 @@ def _badness(rows: Sequence[Row], selection: Selection) -> list[float]:
     if selection.by == "energy":
         return [-float(np.logaddexp.reduce(row.logits)) for row in rows]
     if selection.by == "l_bn":
+        if any(isnan(row.l_bn) for row in rows):
+            raise ConfigError(
+                "selection by 'l_bn' found images without one, expected it in each row of the manifest: the "
+                "classifier that they were made with has no statistics. Select by 'energy'."
+            )
         return [row.l_bn for row in rows]
     return torch.rand(
         len(rows), generator=torch.Generator().manual_seed(selection.selection_seed)
     ).tolist()
-
-
-def _by_share(
-    files: Sequence[Path], rows: Sequence[Row], selection: Selection, classifier: Classifier
-) -> list[int]:
-    """Selection by l_bn_share, a chunk of mixed classes at a time."""
-    weights = layer_weights(classifier.stored, "relative")
-    goal_mean, goal_variance = (
-        torch.cat(values).cpu().double() for values in zip(*classifier.stored, strict=True)
-    )
-    sizes = [len(stored.mean) for stored in classifier.stored]
-    of_mean, of_variance = (
-        torch.cat(
-            [
-                torch.full((size,), pair[which] ** 2)
-                for size, pair in zip(sizes, weights, strict=True)
-            ]
-        ).double()
-        for which in (0, 1)
-    )
-
-    def loss(mean: Tensor, variance: Tensor) -> Tensor:
-        return (mean - goal_mean).square() @ of_mean + (
-            variance - goal_variance
-        ).square() @ of_variance
-
-    mixed = sorted(range(len(rows)), key=lambda place: (rows[place].index, rows[place].class_index))
-    chunks = -(-len(mixed) // CHUNK)
-    whole = [row.class_index for row in rows]
-    quota_of, number_of = quotas(whole, selection.keep), Counter(whole)
-    seen: Counter[int] = Counter()
-    given: Counter[int] = Counter()
-    kept: list[int] = []
-    for chunk in (mixed[number::chunks] for number in range(chunks)):
-        means, squares = _image_moments(
-            [files[place] for place in chunk], [rows[place] for place in chunk], classifier
-        )
-        classes = [rows[place].class_index for place in chunk]
-        seen.update(classes)
-        quota = {
-            c: round(quota_of[c] * seen[c] / number_of[c]) - given[c] for c in sorted(set(classes))
-        }
-        given.update(quota)
-        pool = list(range(len(chunk)))
-        if selection.agreement:
-            pool = _without_mistaken(pool, [rows[place] for place in chunk], quota)
-        stay = greedy_by_share(
-            means[pool], squares[pool], loss, torch.tensor([classes[n] for n in pool]), quota
-        )
-        kept += [chunk[pool[n]] for n in stay]
-    return sorted(kept)
-
-
-def _without_mistaken(pool: list[int], rows: Sequence[Row], quota: dict[int, int]) -> list[int]:
-    """The pool without images that the teacher takes for another class, but for those that a quota needs."""
-    left = {number: sum(row.class_index == number for row in rows) for number in quota}
-    stay = []
-    for n in pool:
-        number = rows[n].class_index
-        if not _recognised(rows[n]) and left[number] > quota[number]:
-            left[number] -= 1
-        else:
-            stay.append(n)
-    return stay
-
-
-@torch.no_grad()
-def _image_moments(
-    files: Sequence[Path], rows: Sequence[Row], classifier: Classifier
-) -> tuple[Tensor, Tensor]:
-    """E[x] and E[x^2] of what each BatchNorm layer reads of each image: (N, C) each, C over all layers, float64."""
-    parts = []
-    for start in range(0, len(files), BATCH):
-        places = range(start, min(start + BATCH, len(files)))
-        images = torch.stack([load_sample(files[place], rows[place]).image for place in places])
-        images = images.to(classifier.device)
-        with recording_moments(classifier.norm_layers, per_image=True) as taken:
-            classifier.logits(images)
-            mean, variance = (
-                torch.cat(values, 1).cpu().double() for values in zip(*taken, strict=True)
-            )
-        parts.append((mean, variance + mean.square()))
-    means, squares = zip(*parts, strict=True)
-    return torch.cat(means), torch.cat(squares)
 
 
 def _check_teacher(folder: Path, classifier: Classifier | None) -> None:
@@ -245,7 +129,4 @@ def _check_teacher(folder: Path, classifier: Classifier | None) -> None:
             f"{folder} was made with the classifier {teacher.get('name')!r} and {classifier.name!r} is another, "
             f"expected the same: see 'classifier' in its {RUN}."
         )
-
-
-def _recognised(row: Row) -> bool:
-    return int(row.logits.argmax()) == row.class_index
+    selecting_statistics(classifier)

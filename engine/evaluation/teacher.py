@@ -1,4 +1,4 @@
-"""What a teacher says of measured images: as the manifest that generating them left has it, or asked anew."""
+"""What a teacher says of measured images: from the manifest of the run that made them, or by running it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,16 +8,20 @@ from ddis_kernels import merge_moments
 from torch import Tensor
 
 from engine.classifiers import Classifier
+from engine.classifiers.statistics import Statistics
 from engine.datasets.manifest import MANIFEST, read_manifest
 from engine.datasets.names import class_folders
 from engine.errors import ConfigError
 from engine.evaluation.images import Pooled, has_manifest
-from engine.guidance.losses import alignment_loss
+from engine.guidance.domain import moment_distance
 from engine.guidance.moments import recording_moments
 from engine.types import Moments
 
 BY_IMAGE = ("teacher_accuracy", "teacher_confidence", "l_bn")
-"""What is known of each image: 1 where its class is named, else 0; the probability of its class; its own L_BN."""
+"""What is known of each image: 1 where its class is named, else 0; the probability of its class; its own L_BN.
+
+L_BN is NaN where the teacher has no statistics.
+"""
 
 
 def by_manifest(folders: Sequence[Path]) -> Tensor | None:
@@ -38,31 +42,39 @@ def by_classifier(
     classifier: Classifier,
     batch: int,
     on_images: Callable[[int], object] = lambda _: None,
-) -> tuple[Tensor, float]:
+) -> tuple[Tensor, float | None]:
     """`BY_IMAGE` of any labelled images, (3, N) float64, and the published L_BN of the moments of all of them.
 
     An image's own L_BN is biased: one image has other moments than a set, and those of a set were stored. Moments are
-    merged batch by batch. Raises ConfigError where a label is none of the classifier's.
+    merged batch by batch. Without statistics there is no L_BN: NaN by image, None of all. Raises ConfigError where a
+    label is none of the classifier's.
     """
     classes = class_of_each(images, classifier)
+    known = classifier.statistics
     found: list[Tensor] = []
     merged: list[Moments] = []
     seen = 0
     for part in images.batches(batch):
         truth = classes[seen : seen + len(part)]
-        with recording_moments(classifier.norm_layers, per_image=True) as taken:
+        if isinstance(known, Statistics):
+            with recording_moments(known.taps, per_image=True) as taken:
+                logits = classifier.logits(part.to(classifier.device)).cpu()
+                distances = moment_distance(taken, known.stored).cpu()
+                now = [_together(one) for one in taken]
+            merged = [
+                one if seen == 0 else merge_moments(before, one, seen, len(part))
+                for before, one in zip(merged or now, now, strict=True)
+            ]
+        else:
             logits = classifier.logits(part.to(classifier.device)).cpu()
-            distances = alignment_loss(taken, classifier.stored).cpu()
-            now = [_together(one) for one in taken]
-        merged = [
-            one if seen == 0 else merge_moments(before, one, seen, len(part))
-            for before, one in zip(merged or now, now, strict=True)
-        ]
+            distances = logits.new_full((len(part),), torch.nan)
         confidence = logits.softmax(1)[torch.arange(len(part)), truth]
         found.append(torch.stack([(logits.argmax(1) == truth).double(), confidence, distances]))
         seen += len(part)
         on_images(len(part))
-    return torch.cat(found, 1), alignment_loss(merged, classifier.stored).item()
+    if not isinstance(known, Statistics):
+        return torch.cat(found, 1), None
+    return torch.cat(found, 1), moment_distance(merged, known.stored).item()
 
 
 def class_of_each(images: Pooled, classifier: Classifier) -> Tensor:

@@ -1,4 +1,4 @@
-"""L_BN from a network whose BatchNorm layers measure what they normalise: it adds no pass over any activation.
+"""Measure by fusion: BatchNorm layers that measure what they normalise add no pass over any activation.
 
 Inside the block a BatchNorm layer, with the ReLU or SiLU behind it, is one operator (`ddis_kernels.bn_act_moments`);
 outside it the network is as it was. Which activation belongs to which layer is watched once (`pairing`), before the
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from ddis_kernels import AlignmentTarget, alignment_loss, bn_act_moments, channel_moments
+from ddis_kernels import bn_act_moments, channel_moments
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from engine.classifiers.norms import is_batch_norm
+from engine.classifiers.statistics.batch_norm import is_batch_norm
 from engine.errors import ModelError
 from engine.guidance.pairing import ACTIVATIONS, FusedLayer, pair, replaced_forwards
 from engine.types import Moments
@@ -32,50 +32,22 @@ class _Plan(NamedTuple):
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 """A network is fused at every guided step but watched once."""
+
+
 _open: WeakSet[nn.Module] = WeakSet()
 """Networks inside of a block: a second one would be watched through the first one's stand-ins."""
 
 
 @contextmanager
-def aligned(
-    network: nn.Module,
-    stored: Sequence[Moments],
-    weights: Sequence[tuple[float, float]] | None = None,
-    norm: str = "l2",
-    per_image: bool = False,
-) -> Iterator[Callable[[], Tensor]]:
-    """Fuse a network and yield a function that gives L_BN of its latest pass: a scalar or, by image, (N,).
-
-        with aligned(classifier.module, classifier.stored) as loss:
-            logits = classifier.logits(images)
-            (gradient,) = torch.autograd.grad(loss(), images)
-
-    network: frozen, run whole, by one thread. stored: moments (C,) of its BatchNorm layers in call order, with weights
-    (a, b) for each, 1 by default; norm: `l2` or `l2_squared`. Differentiable once. Raises ModelError for a network in
-    training mode, without stored moments, or in another block that no pass has run in.
-    """
-    target = AlignmentTarget.of(stored, weights, norm)
-    with fused_moments(network, per_image) as measured:
-
-        def loss() -> Tensor:
-            if not measured:
-                raise ModelError(
-                    "there is no pass to take the loss of, expected one inside the block: run the network, whole, and "
-                    "call the loss before the block ends."
-                )
-            return alignment_loss(measured, target)
-
-        yield loss
-
-
-@contextmanager
-def fused_moments(network: nn.Module, per_image: bool = False) -> Iterator[list[Moments]]:
+def fused_moments(
+    network: nn.Module, per_image: bool = False, layers: Sequence[nn.Module] | None = None
+) -> Iterator[list[Moments]]:
     """Fuse a network and yield a list that holds the moments of its latest pass: `recording_moments` without hooks.
 
     (C,) each or, per image, (N, C), in call order. They carry the graph of the pass, so use them before the block ends:
-    it empties the list and restores the network.
+    it empties the list and restores the network. layers: the BatchNorm layers that measure; all of them by default.
     """
-    layers = _norm_layers(network)
+    layers = _norm_layers(network, layers)
     if any(layer.training for layer in layers):
         raise ModelError(
             "the network to be fused is in training mode, expected evaluation mode: its BatchNorm layers would "
@@ -117,7 +89,7 @@ def fused_moments(network: nn.Module, per_image: bool = False) -> Iterator[list[
             )
         return output
 
-    if network in _open and not is_watched(network):
+    if network in _open and not is_watched(network, layers):
         raise ModelError(
             "the network is in another block that no pass has run in yet, expected one before a second block: run it "
             "in the first, or leave that."
@@ -136,10 +108,10 @@ def fused_moments(network: nn.Module, per_image: bool = False) -> Iterator[list[
         yield measured
 
 
-def is_watched(network: nn.Module) -> bool:
+def is_watched(network: nn.Module, layers: Sequence[nn.Module] | None = None) -> bool:
     """Whether a pass of `fused_moments` needs no other before it, to see which layers can be fused."""
     known = _plans.get(network)
-    return known is not None and known.state == _state(_norm_layers(network))
+    return known is not None and known.state == _state(_norm_layers(network, layers))
 
 
 class _Answering(TorchFunctionMode):
@@ -189,8 +161,18 @@ def _measuring(
     return run
 
 
-def _norm_layers(network: nn.Module) -> list[nn.Module]:
-    return [layer for layer in network.modules() if is_batch_norm(layer)]
+def _norm_layers(network: nn.Module, chosen: Sequence[nn.Module] | None = None) -> list[nn.Module]:
+    """The BatchNorm layers of a network in the order of its definition; of some, those that are chosen."""
+    layers = [layer for layer in network.modules() if is_batch_norm(layer)]
+    if chosen is None:
+        return layers
+    wanted = set(chosen)
+    return [layer for layer in layers if layer in wanted]
+
+
+def _version(value: Tensor) -> int:
+    """How often a tensor was written to; inference tensors don't count."""
+    return 0 if value.is_inference() else value._version
 
 
 def _state(layers: Sequence[nn.Module]) -> list[object]:
@@ -204,11 +186,7 @@ def _state(layers: Sequence[nn.Module]) -> list[object]:
     def seen(t: object) -> object:
         if not isinstance(t, Tensor):
             return None
-        return (
-            t.data_ptr(),
-            0 if t.is_inference() else t._version,
-            t.dtype,
-        )  # inference tensors count no versions
+        return t.data_ptr(), _version(t), t.dtype
 
     return [
         *layers,

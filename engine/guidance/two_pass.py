@@ -1,4 +1,6 @@
-"""The gradient of L_BN over a large batch with the graph of a small one in memory, exactly.
+"""The gradient of a loss over a large batch with the graph of a small one in memory, exactly.
+
+A loss that adds up over images takes one pass of each part (`part_by_part`). L_BN over the batch does not:
 
     dL/dx = A_c + B_c x  for the input x of each BatchNorm layer, with A and B functions of the whole batch's moments
 
@@ -10,55 +12,54 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from ddis_kernels import (
-    AlignmentTarget,
-    alignment_coefficients,
-    alignment_loss,
-    merge_moments,
-    micro_batch_loss,
-)
-from torch import Tensor, nn
+from ddis_kernels import alignment_coefficients, merge_moments, micro_batch_loss
+from torch import Tensor
 
 from engine.errors import ConfigError
-from engine.guidance.fused import fused_moments
-from engine.guidance.steer import gradient
+from engine.guidance.domain import Domain
+from engine.guidance.gradient import LossScale, gradient
 from engine.types import Moments
 
 
 def two_pass(
     z: Tensor,
     forward: Callable[[Tensor, int], object],
-    network: nn.Module,
-    target: AlignmentTarget,
+    domain: Domain,
     micro_batch: int,
-    scale: float = 1.0,
+    scale: LossScale = 1.0,
     also: Callable[[object, int], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """L_BN over the batch, (1,), and its gradient by z: (B, ...), as `steer.gradient` gives both.
+    """L_BN over the batch, (1,), and its gradient by z: (B, ...), as `gradient` gives both.
 
-    forward: (some rows of z, the number of the first) -> what `network` gives for what they stand for, run once, as by
-    `lambda rows, start: classifier.logits(prior.decode(rows, clamp=False))`. No row may depend on another in it, and a
-    layer must read as many values of one row as of another. target: of `alignment_target(classifier, alignment)`.
-    micro_batch: the number of rows to hold a graph for; a batch that is no larger takes one pass. scale: as
-    `gradient` takes it. also: (what `forward` gave, the number of its first row) -> a scalar of the loss beside L_BN,
-    which adds up over rows.
+    Args:
+        z: what the images are made from, (B, ...).
+        forward: (some rows of z, the number of the first) -> what the domain's network gives for the images that they
+            stand for, run once, as by `lambda rows, start: classifier.logits(prior.decode(rows, clamp=False))`. No row
+            may depend on another in it, and a layer must read as many values of one row as of another.
+        domain: the term L_BN, over all rows.
+        micro_batch: the number of rows to hold a graph for. A batch that is no larger takes one pass.
+        scale: as `gradient` takes it.
+        also: (what `forward` gave, the number of its first row) -> another scalar term of the loss, which adds up over
+            rows.
     """
     if micro_batch < 1:
         raise ConfigError(
             f"micro_batch is {micro_batch}, expected at least 1: give a positive whole number."
         )
     beside = also or (lambda output, start: z.new_zeros(()))
-    with fused_moments(network) as measured:
+    with domain.measured() as measured:
 
         def whole(rows: Tensor) -> Tensor:
             output = forward(rows, 0)
-            return alignment_loss(measured, target).reshape(1) + beside(output, 0)
+            return domain.loss(measured).reshape(1) + beside(output, 0)
 
         if len(z) <= micro_batch:
             return gradient(z, whole, scale)
         merged = _merged(z, forward, measured, micro_batch)
         # A row stands for its values: moments are means, and the number of values in a row cancels.
-        loss, coefficients = alignment_coefficients(merged, target, [len(z)] * len(merged))
+        loss, coefficients = alignment_coefficients(merged, domain.target, [len(z)] * len(merged))
+
+        by = scale(loss) if callable(scale) else scale
 
         def part(rows: Tensor, start: int) -> Tensor:
             output = forward(rows, start)
@@ -68,10 +69,25 @@ def two_pass(
 
         added: list[Tensor] = []
         gradients = [
-            gradient(z[start : start + micro_batch], partial(part, start=start), scale)[1]
+            gradient(z[start : start + micro_batch], partial(part, start=start), by)[1]
             for start in range(0, len(z), micro_batch)
         ]
     return loss.reshape(1) + torch.stack(added).sum(), torch.cat(gradients)
+
+
+def part_by_part(
+    z: Tensor, loss: Callable[[Tensor, int], Tensor], micro_batch: int, scale: LossScale = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The sum () of a loss over parts of z (B, ...), and its gradient, as `gradient` gives both.
+
+    loss: (some rows of z, the number of the first) -> a scalar, which adds up over rows.
+    """
+
+    def part(start: int) -> tuple[Tensor, Tensor]:
+        return gradient(z[start : start + micro_batch], lambda rows: loss(rows, start), scale)
+
+    values, grads = zip(*map(part, range(0, len(z), micro_batch)), strict=True)
+    return torch.stack(values).sum(), torch.cat(grads)
 
 
 def _merged(

@@ -6,11 +6,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
 from engine.memory.attention import attending, chosen_attention
 from engine.memory.budget import AUTO, free_bytes
-from engine.memory.costs import LEARNING, NEEDED
+from engine.memory.costs import LEARNING, NEEDED, PHASES
+from engine.memory.graphs import eager_because
+from engine.memory.layout import chosen_layouts
 from engine.memory.plan import Plan, plan
 from engine.models.decoder import decoder_of, decoding_in_parts
 from engine.models.prior import Prior
@@ -39,13 +41,15 @@ def plan_of(
     sampling: Sampling,
     learning: TokenLearning | None = None,
     attention: str = AUTO_ATTENTION,
+    graphs: bool = True,
 ) -> Plan | None:
     """The plan of a run on loaded models: the one given, one for a budget, None for None and where 'auto' needs none.
 
-    learning: of tokens, where the run learns them. attention: as `plan` takes it; a plan that is given has its own.
+    learning: of tokens, where the run learns them. attention, graphs: as `plan` takes them; a plan that is given has
+    its own.
 
     'auto' spares the counting where memory is plentiful: where KEPT bytes for each byte of image are a part of what is
-    free.
+    free. The CPU then needs no plan, and a GPU one of layout and graphs alone.
     """
     if isinstance(memory, Plan):
         check_plan(memory, prior)
@@ -65,8 +69,11 @@ def plan_of(
     memory = AUTO if memory is None else memory
     if attention == SDPA and isinstance(memory, str) and memory.strip().lower() == AUTO:
         images = batch * 3 * prior.image_px**2 * prior.dtype.itemsize
-        if (KEPT_LEARNING if learning else KEPT) * images <= free_bytes(prior.device):
-            return None
+        free = free_bytes(prior.device)
+        if (KEPT_LEARNING if learning else KEPT) * images <= free:
+            if prior.device.type != "cuda":
+                return None
+            return uncounted(prior, classifier, free, batch, alignment, learning, graphs)
     return plan(
         prior,
         classifier,
@@ -77,6 +84,46 @@ def plan_of(
         attention=attention,
         tokens=learning or False,
         full=False,
+        graphs=graphs,
+    )
+
+
+def uncounted(
+    prior: Prior,
+    classifier: Classifier,
+    free: int,
+    batch: int,
+    alignment: Alignment | None,
+    learning: TokenLearning | None,
+    graphs: bool,
+) -> Plan:
+    """A plan for more than enough memory, `free` bytes: nothing is divided, and no peak is counted."""
+    decoder = decoder_of(alignment, prior, classifier.preprocess) if alignment else None
+    micro_batch = dict.fromkeys((*PHASES, *(LEARNING if learning else ())), batch)
+    return Plan(
+        prior=prior.name,
+        classifier=classifier.name,
+        device=str(prior.device),
+        dtype=str(prior.dtype).removeprefix("torch."),
+        image_px=prior.image_px,
+        batch=batch,
+        budget_bytes=free,
+        attention=SDPA,
+        decoder=decoder.kind if decoder else "none",
+        decode_px=decoder.px if decoder else 0,
+        micro_batch=dict.fromkeys(LEARNING, 0) | micro_batch,
+        checkpoint=(),
+        offload=(),
+        tile=0,
+        channels_last=chosen_layouts(prior.device, prior.dtype),
+        eager_because=eager_because(
+            graphs, prior.device, learning is not None, batch, micro_batch, (), ()
+        ),
+        graph_bytes=0,
+        peak_bytes={},
+        largest_batch=0,
+        smallest_bytes=0,
+        cost=0.0,
     )
 
 

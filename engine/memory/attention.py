@@ -19,6 +19,7 @@ from diffusers.models.attention_processor import (
 from torch import nn
 
 from engine.errors import ConfigError, MissingExtraError
+from engine.networks.frozen import seeded
 from engine.settings import AUTO_ATTENTION
 
 PROCESSORS = {"sdpa": AttnProcessor2_0, "xformers": XFormersAttnProcessor, "vanilla": AttnProcessor}
@@ -52,11 +53,15 @@ def attention_ms(
 ) -> float:
     """The shortest time of one attention layer of Stable Diffusion at 512 px: 2 x 4,096 tokens, 5 heads of 64."""
     width, heads = 320, 5
-    layer = Attention(
-        width, heads=heads, dim_head=width // heads, processor=PROCESSORS[attention]()
-    )
-    layer = layer.to(device, dtype).eval()
-    tokens, times = torch.zeros(2, 4096, width, device=device, dtype=dtype), []
+    with seeded():
+        layer = Attention(
+            width, heads=heads, dim_head=width // heads, processor=PROCESSORS[attention]()
+        )
+        tokens = torch.randn(
+            2, 4096, width
+        )  # zeros draw less power, and some kernels run faster on them
+    layer, tokens = layer.to(device, dtype).eval(), tokens.to(device, dtype)
+    times = []
     with torch.no_grad():
         for _ in range(1 + repeats):  # the first sets up
             torch.cuda.synchronize(device)

@@ -89,7 +89,7 @@ class Costs:
             "text_encoder": prior.text_encoder,
             "vae": prior.vae,
             "tiny": prior.tiny,
-            "classifier": self.subject.classifier.module,
+            "classifier": self.subject.classifier.network,
         }
         return {name: weights_bytes(part, seen) for name, part in parts.items() if part is not None}
 

@@ -11,22 +11,21 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from engine.classifiers.classifier import Classifier
 from engine.errors import EngineError, brief
-from engine.guidance.in_parts import gradient_in_parts
-from engine.guidance.steer import DomainSteer, loss_scale
 from engine.memory.budget import MemoryWarning
-from engine.models.decoder import GuidanceDecoder
 from engine.models.prior import Prior
-from engine.settings import Alignment
 from engine.types import Denoise, Prediction, Step
 
 T = TypeVar("T")
 UNLIMITED = 2**31
-CPU_ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"
-"""What torch's allocator for the CPU says in a RuntimeError, which has no class of its own."""
-CUBLAS = "CUBLAS_STATUS_ALLOC_FAILED"
-"""What torch says where cuBLAS found no memory for its workspace."""
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+)
+"""The words of a plain RuntimeError that mean "out of memory": of torch's allocator for the CPU, of cuBLAS and cuDNN,
+and of torch where no cuDNN engine could get its workspace."""
 
 
 class OutOfMemoryError(EngineError, MemoryError):
@@ -37,19 +36,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in (CPU_ALLOCATOR, CUBLAS)
-    )
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 class MicroBatches:
     """How many images each phase takes at once, by its name; all of them where no number is given.
 
-    One object serves a whole run, so that what was learned of its memory in one batch holds for the next.
+    One object serves a whole run, so that what was learned of its memory in one batch holds for the next. release:
+    frees memory that a run can do without, and says whether there was any; it is called before a size is halved.
     """
 
-    def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int] | None = None, release: Callable[[], bool] = lambda: False
+    ) -> None:
         self.sizes = dict(sizes or {})
+        self.release = release
 
     def attempt(self, phase: str, images: int, work: Callable[[int], T]) -> T:
         """`work` with the number of images that it may take at once, and again with half of it while memory runs out.
@@ -65,7 +66,10 @@ class MicroBatches:
                     raise
                 said = brief(error)
             # Out of the block, so that the error's frames no longer hold the tensors of the failed attempt.
-            self._halve(phase, size, said)
+            if self.release():
+                _clear()
+            else:
+                self._halve(phase, size, said)
 
     def split(self, phase: str, work: Callable[..., T], *rows: Any) -> list[T]:
         """Results of `work` on parts of `rows`, sequences or tensors of one length, in their order."""
@@ -82,9 +86,7 @@ class MicroBatches:
         return done
 
     def _halve(self, phase: str, size: int, said: str) -> None:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _clear()
         if size == 1:
             raise OutOfMemoryError(
                 f"memory ran out in phase {phase!r} with one image at a time ({said}), expected room for one: see "
@@ -100,28 +102,11 @@ class MicroBatches:
         )
 
 
-def steer_in_parts(
-    parts: MicroBatches,
-    classifier: Classifier,
-    alignment: Alignment,
-    decoder: GuidanceDecoder,
-    classes: Tensor,
-    whole: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
-) -> DomainSteer:
-    """A steer for images of `classes` (N,), with as many graphs at once as `parts` allows in the phase of guidance.
-
-    whole: what gives the loss and its gradient while there is room for all images, in place of autograd.
-    """
-    in_parts = gradient_in_parts(classifier, alignment, decoder, classes)
-
-    def gradient_of(z: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        def work(part: int) -> tuple[Tensor, Tensor]:
-            return whole(z) if whole is not None and part == len(z) else in_parts(z, part, scale)
-
-        return parts.attempt("guidance", len(z), work)
-
-    scale = loss_scale(decoder.vae.dtype, classifier.dtype)
-    return DomainSteer.by_gradient(gradient_of, alignment, scale)
+def _clear() -> None:
+    """Give back to the device what nothing holds."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def denoise_in_parts(

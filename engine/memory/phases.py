@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.classifiers.classifier import Classifier
-from engine.guidance.fused import is_watched
-from engine.guidance.losses import domain_loss, judged
-from engine.guidance.steer import gradient, loss_scale
+from engine.classifiers.base import Classifier
+from engine.guidance.domain import judged
+from engine.guidance.gradient import loss_scale
+from engine.guidance.objective import Objective
 from engine.memory.count import counting
-from engine.models.decoder import decoder_of, decoding_in_parts
+from engine.models.decoder import GuidanceDecoder, decoder_of, decoding_in_parts
 from engine.models.prior import Prior
 from engine.sampling.ddim import ddim_step
 from engine.settings import Alignment, TokenLearning
@@ -67,7 +67,7 @@ def run_case(subject: Subject, case: Case) -> object:
 
 def count_case(subject: Subject, case: Case) -> Counted:
     """Run a case and count it."""
-    if case.phase == "guidance" and not is_watched(subject.classifier.module):
+    if case.phase == "guidance" and not _objective(subject, _decoder(subject, case)).is_prepared:
         run_case(subject, Case(case.phase, 1, 1))
     with counting() as count:
         run_case(subject, case)
@@ -108,20 +108,30 @@ def sampling(subject: Subject, case: Case) -> object:
 
 def guidance(subject: Subject, case: Case) -> object:
     """The loss of a part of the images and its gradient; the pass for moments first where they are shared."""
-    assert subject.alignment is not None
-    alignment = replace(
-        subject.alignment, layers="uniform"
-    )  # weights are values, and change no shape
-    decode = decoder_of(alignment, subject.prior, subject.classifier.preprocess, case.checkpoint)
+    decode = _decoder(subject, case)
+    objective = _objective(subject, decode)
     z, held = _latents(subject, case.images), _contexts(subject, case.images)
     classes = torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device)
-    loss = domain_loss(subject.classifier, alignment, classes=classes)
     prediction = [torch.empty_like(z) for _ in range(3)]
     scale = loss_scale(decode.vae.dtype, subject.classifier.dtype)
-    if alignment.statistics == "batch" and case.part < case.images:
+    if not objective.per_image and case.part < case.images:
         with torch.no_grad():
-            loss(decode(z[: case.part]))
-    return held, prediction, gradient(z[: case.part], lambda rows: loss(decode(rows)), scale)
+            objective.value(z[: case.part], classes)
+    return held, prediction, objective.value_and_grad(z[: case.part], classes, scale=scale)
+
+
+def _decoder(subject: Subject, case: Case) -> GuidanceDecoder:
+    """What guidance sees the latents of a case through."""
+    assert subject.alignment is not None
+    preprocess = subject.classifier.preprocess
+    return decoder_of(subject.alignment, subject.prior, preprocess, case.checkpoint)
+
+
+def _objective(subject: Subject, decode: GuidanceDecoder) -> Objective:
+    """What guidance descends."""
+    assert subject.alignment is not None
+    # Weights of layers are values, which a skeleton lacks, and change no shape.
+    return Objective(subject.classifier, replace(subject.alignment, layers="uniform"), decode)
 
 
 def decode(subject: Subject, case: Case) -> object:

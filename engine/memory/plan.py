@@ -30,12 +30,14 @@ from engine.memory.budget import (
     in_words,
     parse_budget,
 )
-from engine.memory.costs import LEARNING, Costs, weights_bytes
+from engine.memory.costs import LEARNING, USABLE, Costs, weights_bytes
+from engine.memory.graphs import REPLAYED, eager_because, peak_with_graphs
+from engine.memory.layout import chosen_layouts
 from engine.memory.phases import Subject
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.models import Prior, load_prior
 from engine.models.decoder import decoder_of, downscale
-from engine.networks.frozen import named_device
+from engine.networks.frozen import indexed, named_device
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 
 
@@ -46,8 +48,11 @@ class Plan:
     micro_batch: how many images of a batch go through each phase at once; 0 where a phase of token learning (cat, rows)
     does not happen or does not fit. checkpoint: phases whose backward computes activations anew. offload: parts that
     are on the device only while they work. tile: side in latents of the tiles in which the full VAE decodes finished
-    images, 0 for whole ones; tiles are seen a little, and planned only where not one whole image fits. peak_bytes:
-    predicted, by phase. largest_batch: the most images that go through all phases of `generate` undivided.
+    images, 0 for whole ones; tiles are seen a little, and planned only where not one whole image fits. channels_last:
+    the networks whose channels are innermost in memory (`layout`). eager_because: why UNet and guidance are not
+    replayed from CUDA graphs, "" where they are; graph_bytes: what these hold then beside the other phases. peak_bytes:
+    predicted, by phase, without that; empty where memory was so plentiful that nothing was counted. largest_batch: the
+    most images that go through all phases of `generate` undivided.
     smallest_bytes: the smallest budget that can be met. cost: in about seconds of a large GPU a batch; for comparing
     plans of one request."""
 
@@ -65,6 +70,9 @@ class Plan:
     checkpoint: tuple[str, ...]
     offload: tuple[str, ...]
     tile: int
+    channels_last: tuple[str, ...]
+    eager_because: str
+    graph_bytes: int
     peak_bytes: dict[str, int]
     largest_batch: int
     smallest_bytes: int
@@ -72,8 +80,9 @@ class Plan:
 
     @property
     def generate_bytes(self) -> int:
-        """The predicted peak of `generate`: the highest of its phases."""
-        return max(peak for phase, peak in self.peak_bytes.items() if phase not in LEARNING)
+        """The predicted peak of `generate`: the highest of its phases. 0 where nothing was counted."""
+        peaks = {phase: peak for phase, peak in self.peak_bytes.items() if phase not in LEARNING}
+        return peak_with_graphs(peaks, self.graph_bytes)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as values that JSON can hold."""
@@ -113,6 +122,7 @@ def plan(
     attention: str = AUTO_ATTENTION,
     tokens: bool | TokenLearning = True,
     full: bool = True,
+    graphs: bool = True,
 ) -> Plan:
     """Plan a run of `generate` that keeps within a budget, and of `learn_tokens` where `tokens` says how they learn.
 
@@ -123,8 +133,8 @@ def plan(
     None. batch: the images that are sampled together. dtype: of the networks that are not loaded yet, and of a loaded
     prior where it is given; by default float16 on CUDA, float32 on the CPU. device: a loaded prior's own; else 'cuda'
     for a budget in bytes, on a machine without one too. full: whether to find `largest_batch` and `smallest_bytes` as
-    well, which takes some counting; else they are 0. Raises BudgetError for a budget that makes no sense or is too
-    small, naming the smallest; warns of one above what the device has.
+    well, which takes some counting; else they are 0. graphs: whether CUDA graphs may be replayed. Raises BudgetError
+    for a budget that makes no sense or is too small, naming the smallest; warns of one above what the device has.
     """
     place_on = device_of(prior, budget, device)
     nbytes = parse_budget(budget, place_on)
@@ -165,6 +175,27 @@ def plan(
     decoder = (
         decoder_of(alignment, subject.prior, subject.classifier.preprocess) if alignment else None
     )
+    micro_batch = {
+        **dict.fromkeys(LEARNING, 0),
+        **{phase: case.part if phase not in unfit else 0 for phase, case in cases.items()},
+    }
+    checkpoint = tuple(
+        phase for phase, case in cases.items() if case.checkpoint and phase not in unfit
+    )
+    peaks = {phase: costs.peak(case, chosen.offload) for phase, case in cases.items()}
+    held = max(costs.counted(cases[phase]).peak_bytes for phase in REPLAYED if phase in cases)
+    eager = eager_because(
+        graphs,
+        place_on,
+        learns is not None,
+        batch,
+        micro_batch,
+        checkpoint,
+        chosen.offload,
+        int(USABLE * nbytes),
+        held,
+        {phase: peaks[phase] for phase in costs.phases},
+    )
     return Plan(
         prior=subject.prior.name,
         classifier=subject.classifier.name,
@@ -176,16 +207,14 @@ def plan(
         attention=attention,
         decoder=decoder.kind if decoder else "none",
         decode_px=decoder.px if decoder else 0,
-        micro_batch={
-            **dict.fromkeys(LEARNING, 0),
-            **{phase: case.part if phase not in unfit else 0 for phase, case in cases.items()},
-        },
-        checkpoint=tuple(
-            phase for phase, case in cases.items() if case.checkpoint and phase not in unfit
-        ),
+        micro_batch=micro_batch,
+        checkpoint=checkpoint,
         offload=chosen.offload,
         tile=cases["decode"].tile,
-        peak_bytes={phase: costs.peak(case, chosen.offload) for phase, case in cases.items()},
+        channels_last=chosen_layouts(place_on, subject.prior.dtype),
+        eager_because=eager,
+        graph_bytes=0 if eager else held,
+        peak_bytes=peaks,
         largest_batch=costs.largest_batch(nbytes, chosen.offload) if full else 0,
         smallest_bytes=smallest,
         cost=chosen.cost,
@@ -203,7 +232,7 @@ def loaded_bytes(prior: object, classifier: object) -> int:
             *([prior.tiny] if prior.tiny is not None else []),
         ]
     if isinstance(classifier, Classifier):
-        networks.append(classifier.module)
+        networks.append(classifier.network)
     seen: set[int] = set()
     return sum(
         weights_bytes(network, seen)
@@ -215,11 +244,11 @@ def loaded_bytes(prior: object, classifier: object) -> int:
 def device_of(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:
     """The device that a plan is for; see `plan`. It need not be in this machine."""
     if device is not None:
-        return named_device(device)
+        return indexed(named_device(device))
     if isinstance(prior, Prior) and prior.device.type != "meta":
         return prior.device
     automatic = isinstance(budget, str) and budget.strip().lower() == AUTO
-    return torch.device("cpu" if automatic and not torch.cuda.is_available() else "cuda")
+    return indexed(torch.device("cpu" if automatic and not torch.cuda.is_available() else "cuda"))
 
 
 def _subject(

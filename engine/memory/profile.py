@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
-from engine.guidance.in_parts import gradient_in_parts
-from engine.guidance.steer import loss_scale
+from engine.guidance.gradient import loss_scale
+from engine.guidance.objective import Objective
 from engine.memory.phases import Case, Subject, count_case
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.models.decoder import decoder_of
@@ -109,15 +109,15 @@ def _works(
         with record_function("decode"):
             return decoder(rows)
 
-    gradient = gradient_in_parts(classifier, alignment, decode, classes)
+    objective = Objective(classifier, alignment, decode)
 
     @torch.no_grad()
     def sampling() -> object:
         return ddim_step(denoise(z, step), step)
 
     def guidance() -> object:
-        with _named(classifier.module, "classifier"):
-            return gradient(z, images, scale)
+        with _named(classifier.network, "classifier"):
+            return objective.value_and_grad(z, classes, scale=scale)
 
     return {"sampling": sampling, "guidance": guidance}
 

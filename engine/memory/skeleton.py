@@ -7,9 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.models.prior import Prior
-from engine.types import Moments
 
 Module = TypeVar("Module", bound=nn.Module)
 META = torch.device("meta")
@@ -48,11 +47,4 @@ def skeleton_prior(prior: Prior, dtype: torch.dtype | None = None) -> Prior:
 
 def skeleton_classifier(classifier: Classifier) -> Classifier:
     """A classifier of the same shapes on 'meta'."""
-    module = skeleton(classifier.module)
-    paths = {layer: path for path, layer in classifier.module.named_modules()}
-    return replace(
-        classifier,
-        module=module,
-        norm_layers=tuple(module.get_submodule(paths[layer]) for layer in classifier.norm_layers),
-        stored=tuple(Moments(s.mean.to(META), s.var.to(META)) for s in classifier.stored),
-    )
+    return classifier.with_network(skeleton(classifier.network))

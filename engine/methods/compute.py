@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import torch
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.memory.count import counting
 from engine.methods.registry import synthesise
 from engine.settings.inversion import InversionSettings

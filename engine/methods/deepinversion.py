@@ -9,16 +9,17 @@ images moved and perhaps mirrored. Large images begin at half the size.
 Yin et al., Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion, CVPR 2020 (arXiv 1912.08795), eq. 3-8.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier, statistics_of
+from engine.classifiers.statistics import Statistics
 from engine.errors import ConfigError
-from engine.guidance.fused import aligned
-from engine.guidance.losses import layer_weights
+from engine.guidance.domain import Domain
 from engine.methods.descent import Canvas, OnIteration, Watch, descend, read_at
 from engine.methods.penalties import competition, image_norm, total_variation
 from engine.methods.views import flipped, jittered
@@ -71,14 +72,27 @@ def deep_inversion(
         len(labels), next(size for size, iterations in stages if iterations), generator
     )
     canvas.clamp_(x)
-    with aligned(
-        classifier.module, classifier.stored, layer_weights(classifier.stored, "first")
-    ) as l_bn:
+    with _measured(classifier, settings) as l_bn:
         for size, iterations in stages:
             if iterations:
                 x = interpolate(x.detach(), size, mode="nearest").clone().requires_grad_()
                 optimise(x, size, iterations, l_bn)
     return canvas.finished(x)
+
+
+@contextmanager
+def _measured(classifier: Classifier, settings: DeepInversion) -> Iterator[Callable[[], Tensor]]:
+    """Yield a function that gives R_feature of the classifier's latest pass in the block; 0 where it has no weight."""
+    if not settings.bn_weight:
+        yield lambda: torch.zeros((), device=classifier.device)
+        return
+    with Domain.of(classifier.network, aligning_statistics(classifier), "first").watched() as l_bn:
+        yield l_bn
+
+
+def aligning_statistics(classifier: Classifier) -> Statistics:
+    """The statistics that R_feature compares with. Raises ModelError where the classifier has none."""
+    return statistics_of(classifier, "deepinversion's bn_weight", "set `bn_weight` to 0")
 
 
 def inversion_loss(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from engine.classifiers.classifier import Classifier
-from engine.guidance.fused import aligned
-from engine.guidance.losses import layer_weights
+from engine.classifiers.base import Classifier, statistics_of
+from engine.classifiers.statistics import Statistics, Tap
+from engine.guidance.domain import Domain
 from engine.methods.descent import Canvas, OnIteration, Watch, descend, read_at
 from engine.methods.penalties import image_norm, total_variation
 from engine.methods.pyramid import FeaturePyramid, ImageGenerator, recording_features
@@ -41,17 +41,17 @@ def natural_inversion(
     watch = Watch(settings.iterations, labels, on_iteration)
     target = torch.tensor(labels, device=classifier.device)
     z = torch.randn(len(labels), settings.latent, generator=generator).to(classifier.device)
-    drawer, pyramid = _networks(teacher, canvas.size, settings, generator)
+    known = feature_statistics(classifier)
+    drawer, pyramid = _networks(teacher, known.taps, canvas.size, settings, generator)
     scaling = torch.ones(1, 3, 1, 1, device=classifier.device, requires_grad=True)
-    weights = layer_weights(classifier.stored, "uniform")
 
     def draw() -> Tensor:
         pixels = drawer(z)
-        with recording_features(classifier) as features:
+        with recording_features(known.taps) as features:
             teacher.logits(canvas.images(pixels))
             return scaling * pyramid(pixels, [f.float() for f in features.values()])
 
-    with aligned(classifier.module, classifier.stored, weights) as l_bn:
+    with Domain.of(classifier.network, known).watched() as l_bn:
 
         def loss() -> Tensor:
             x = draw()
@@ -71,11 +71,22 @@ def natural_inversion(
             return canvas.finished(draw())
 
 
+def feature_statistics(classifier: Classifier) -> Statistics:
+    """The statistics whose taps the pyramid reads features at. Raises ModelError where the classifier has none."""
+    return statistics_of(
+        classifier, f"method {NaturalInversion.name!r}", "choose 'plugin-inversion'"
+    )
+
+
 def _networks(
-    classifier: Classifier, size: tuple[int, int], settings: NaturalInversion, generator: Generator
+    classifier: Classifier,
+    taps: Sequence[Tap],
+    size: tuple[int, int],
+    settings: NaturalInversion,
+    generator: Generator,
 ) -> tuple[nn.Module, nn.Module]:
     """A new generator and pyramid, initialised from `generator` alone; the process's own random state stays."""
-    with torch.no_grad(), recording_features(classifier) as features:
+    with torch.no_grad(), recording_features(taps) as features:
         classifier.logits(torch.zeros(1, 3, *size, device=classifier.device))
         channels = [feature.shape[1] for feature in features.values()]
     with torch.random.fork_rng(devices=[]):

@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.methods.descent import Canvas, OnIteration, Watch, descend, read_at
 from engine.methods.views import color_shifted, jittered
 from engine.settings.inversion import PlugInInversion

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.statistics import Tap
 
 SMALLEST_PX = 8
 """The generator begins at the largest halving of the image that is no larger."""
@@ -70,8 +70,8 @@ def _block(width_in: int, width: int) -> nn.Sequential:
 
 
 @contextmanager
-def recording_features(classifier: Classifier) -> Iterator[dict[torch.Size, Tensor]]:
-    """Yield a dict that a pass fills with the last input of a BatchNorm layer at each size of map, by (h, w).
+def recording_features(taps: Sequence[Tap]) -> Iterator[dict[torch.Size, Tensor]]:
+    """Yield a dict that a pass fills with the last input of a tapped layer at each size of map, by (h, w).
 
     They carry the graph of the pass. Fine to coarse, as a network meets them; emptied when the block ends.
     """
@@ -82,7 +82,8 @@ def recording_features(classifier: Classifier) -> Iterator[dict[torch.Size, Tens
             found[inputs[0].shape[2:]] = inputs[0]
 
     hooks = [
-        layer.register_forward_pre_hook(record) for layer in dict.fromkeys(classifier.norm_layers)
+        layer.register_forward_pre_hook(record)
+        for layer in dict.fromkeys(tap.layer for tap in taps)
     ]
     try:
         yield found

@@ -6,11 +6,11 @@ from typing import cast
 import torch
 from torch import Generator, Tensor
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
-from engine.methods.deepinversion import check_student, deep_inversion
+from engine.methods.deepinversion import aligning_statistics, check_student, deep_inversion
 from engine.methods.descent import OnIteration
-from engine.methods.natural_inversion import natural_inversion
+from engine.methods.natural_inversion import feature_statistics, natural_inversion
 from engine.methods.plugin_inversion import plug_in_inversion
 from engine.settings.inversion import (
     DeepInversion,
@@ -68,7 +68,11 @@ def check_fit(
             f"method {settings.name!r} has a network in float16, expected float32 or bfloat16: gradients by pixels "
             "leave float16's range. Load it in another dtype."
         )
+    if isinstance(settings, NaturalInversion):
+        feature_statistics(classifier)
     if isinstance(settings, DeepInversion):
+        if settings.bn_weight:
+            aligning_statistics(classifier)
         check_student(classifier, settings, student)
         _check_half_size(classifier, settings)
     elif student is not None:
@@ -84,7 +88,7 @@ def _check_half_size(classifier: Classifier, settings: DeepInversion) -> None:
     height, width = (side // 2 for side in classifier.preprocess.crop)
     try:
         with torch.no_grad():
-            classifier.module(
+            classifier.network(
                 torch.zeros(1, 3, height, width, device=classifier.device, dtype=classifier.dtype)
             )
     except RuntimeError as error:

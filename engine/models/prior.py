@@ -154,7 +154,13 @@ class Prior:
 
     def _unet_output(self, z: Tensor, step: Step, context: Tensor) -> Tensor:
         """In the dtype of z, whatever the UNet's is."""
-        output = self.unet(
-            z.to(self.dtype), step.timestep, encoder_hidden_states=context, return_dict=False
-        )
-        return output[0].to(z.dtype)
+        return self._evaluate(z.to(self.dtype), timestep_on(z.device, step), context).to(z.dtype)
+
+    def _evaluate(self, z: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        """The UNet's output for tensors of its own dtype; timestep: (), int64."""
+        return self.unet(z, timestep, encoder_hidden_states=context, return_dict=False)[0]
+
+
+def timestep_on(device: torch.device, step: Step) -> Tensor:
+    """A step's timestep, () int64, filled in on a device: the host neither copies it there nor waits for it."""
+    return torch.full((), step.timestep, dtype=torch.int64, device=device)

@@ -16,7 +16,7 @@ PROBES = 16
 def default_device(device: str | torch.device | None) -> torch.device:
     """The device asked for; if none is, the GPU where there is one. Raises ConfigError for one that is not there."""
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return indexed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     chosen = named_device(device)
     there = torch.cuda.device_count()
     if chosen.type == "cuda" and not there:
@@ -29,7 +29,17 @@ def default_device(device: str | torch.device | None) -> torch.device:
             f"device is {str(device)!r}, expected 'cuda:<number>' below {there}, the number of this machine's CUDA "
             "devices: choose one of these, or 'cpu'."
         )
-    return chosen
+    return indexed(chosen)
+
+
+def indexed(device: torch.device) -> torch.device:
+    """A CUDA device of this machine with its number, any other device as it is.
+
+    Some calls of torch, `set_per_process_memory_fraction` among them, refuse a bare "cuda".
+    """
+    if str(device) == "cuda" and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def named_device(device: str | torch.device) -> torch.device:

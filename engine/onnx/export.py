@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.classifiers.classifier import Classifier, logits_of
+from engine.classifiers.base import Classifier, logits_of
 from engine.errors import MissingExtraError, ModelError, brief
 from engine.files import TEMPORARY, explained, make_folder
-from engine.guidance.losses import alignment_target, domain_loss
-from engine.guidance.steer import gradient, loss_scale
+from engine.guidance.gradient import loss_scale
+from engine.guidance.objective import Objective
 from engine.models.decoder import GuidanceDecoder
 from engine.models.prior import Prior
 from engine.networks.frozen import fingerprint
@@ -39,7 +39,7 @@ BATCH = 3
 LARGEST_BATCH = 63
 """What torch.export is told: from 64 images on diffusers lays a tensor out anew before it is upsampled, of which ONNX
 knows nothing. Without this bound the export fails, and torch.onnx does it again with it. The file takes more."""
-OF_THE_GRADIENT = ("statistics", "class_weight", "norm", "layers")
+OF_THE_GRADIENT = ("statistics", "domain_weight", "class_weight", "norm", "layers")
 """What of an alignment is inside the gradient's graph, besides its decoder."""
 
 
@@ -132,12 +132,12 @@ def network_graph(classifier: Classifier) -> Graph:
     reads = classifier.preprocess
 
     def call(images: Tensor) -> Tensor:
-        return logits_of(classifier.module, reads.normalised(images).to(classifier.dtype)).float()
+        return logits_of(classifier.network, reads.normalised(images).to(classifier.dtype)).float()
 
     return Graph(
         name="network",
         key=_key("network", classifier.describe()),
-        build=lambda: _Calls(call, classifier.module),
+        build=lambda: _Calls(call, classifier.network),
         examples=(torch.zeros(BATCH, 3, *reads.crop, device=classifier.device),),
         inputs=("images",),
         outputs=("logits",),
@@ -150,17 +150,17 @@ def gradient_graph(
 ) -> Graph:
     """latents (N, 4, h, w) and, if the class counts, classes (N,) -> loss (1,) or (N,), and gradient (N, 4, h, w).
 
-    They are those of `domain_loss` behind the decoder, and of `steer.gradient`.
+    They are those of `Objective.value_and_grad` behind the decoder.
     """
-    loss = domain_loss(classifier, alignment)
+    objective = Objective(classifier, alignment, decoder)
+    scale = loss_scale(decoder.vae.dtype, classifier.dtype)
 
-    def behind(z: Tensor, classes: Tensor | None = None) -> Tensor:
-        return loss(decoder(z), classes)
+    # Each takes what its graph does: tracing counts arguments, those with a default too.
+    def by_both(z: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        return objective.value_and_grad(z, classes, scale=scale)
 
-    def descended(z: Tensor, *classes: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient(
-            z, lambda leaf: behind(leaf, *classes), loss_scale(decoder.vae.dtype, classifier.dtype)
-        )
+    def by_domain(z: Tensor) -> tuple[Tensor, Tensor]:
+        return objective.value_and_grad(z, None, scale=scale)
 
     classes = (torch.zeros(BATCH, dtype=torch.int64, device=prior.device),)
     latents = _latents(prior).float()  # as the sampler's; in float16 the loss's scale is infinite
@@ -168,8 +168,10 @@ def gradient_graph(
 
     def build() -> nn.Module:
         with torch.no_grad():
-            behind(*examples)  # the pass that pairs BatchNorm layers with activations reads values
-        return traced(descended, examples, rules(alignment_target(classifier, alignment)))
+            objective.value(*examples)  # the pass that pairs layers with activations reads values
+        domain = objective.domain
+        descended = by_both if alignment.class_weight else by_domain
+        return traced(descended, examples, rules(None if domain is None else domain.target))
 
     inputs = ("latents", "classes")[: len(examples)]
     settings = {name: value for name, value in asdict(alignment).items() if name in OF_THE_GRADIENT}

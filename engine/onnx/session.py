@@ -9,10 +9,10 @@ import numpy
 import torch
 from torch import Tensor
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.errors import ConfigError, ModelError, brief
 from engine.models.decoder import GuidanceDecoder
-from engine.models.prior import Prior
+from engine.models.prior import Prior, timestep_on
 from engine.onnx.export import decoder_graph, exported, gradient_graph, installed, unet_graph
 from engine.settings import Alignment
 from engine.types import Step
@@ -105,9 +105,7 @@ class OnnxPrior(Prior):
         return self.decoder_session(latents)[0].to(latents.dtype)
 
     def _unet_output(self, z: Tensor, step: Step, context: Tensor) -> Tensor:
-        return self.unet_session(z, torch.tensor(step.timestep, device=z.device), context)[0].to(
-            z.dtype
-        )
+        return self.unet_session(z, timestep_on(z.device, step), context)[0].to(z.dtype)
 
 
 def onnx_prior(prior: Prior, cache: Path) -> OnnxPrior:
@@ -127,7 +125,7 @@ def onnx_descend(
     decoder: GuidanceDecoder,
     cache: Path,
 ) -> Descend:
-    """What `DomainSteer` descends with in place of autograd."""
+    """What `Guidance` descends with in place of autograd."""
     session = Session(
         exported(gradient_graph(prior, classifier, alignment, decoder), cache), prior.device
     )

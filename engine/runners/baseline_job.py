@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.classifiers import Classifier, load_classifier
-from engine.classifiers.classifier import class_numbers
-from engine.guidance.losses import judged
+from engine.classifiers.base import class_numbers
+from engine.guidance.domain import judged
 from engine.methods.descent import Iteration, OnIteration
 from engine.methods.registry import check_fit, settings_of, synthesise
 from engine.runners.job import check_counts, mixed_groups

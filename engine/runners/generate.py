@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from engine.classifiers import Classifier
 from engine.datasets.dataset import open_dataset
 from engine.errors import ConfigError
-from engine.guidance.losses import judged
-from engine.guidance.steer import DomainSteer
+from engine.guidance.domain import judged
 from engine.memory.apply import applied
 from engine.memory.budget import AUTO
 from engine.memory.measure import peak_bytes
@@ -55,6 +54,7 @@ def generate(
     method: str | InversionSettings = DDIS,
     student: str | Path | nn.Module | Classifier | None = None,
     attention: str = AUTO_ATTENTION,
+    graphs: bool = True,
 ) -> Iterator[Sample]:
     """Yield images distributed like the classifier's training set, and with `out` write them as a dataset folder.
 
@@ -65,10 +65,11 @@ def generate(
     run is continued, and only what was missing is yielded. runtime: "onnx" samples and guides in ONNX Runtime, without
     autograd and without a plan; onnx_cache: a folder for its graphs, which the first run with these models and
     settings exports. attention: "sdpa", "xformers" (CUDA, extra 'gpu') or "auto", which is xformers where it is no
-    slower. method: 'plain' is the prior alone, which is 'ddis' without alignment and tokens; 'deepinversion',
-    'plugin-inversion', 'natural-inversion' or the settings of one (`DeepInversion()`) make images from the classifier
-    alone, without what belongs to a prior; student: for adaptive DeepInversion. The models are loaded and every
-    argument is checked before this returns; images are made as the iterator is read, and none if it is not.
+    slower. graphs: whether UNet and guidance may be replayed from CUDA graphs, where the plan has room for them; the
+    result is the same. method: 'plain' is the prior alone, which is 'ddis' without alignment and tokens;
+    'deepinversion', 'plugin-inversion', 'natural-inversion' or the settings of one (`DeepInversion()`) make images from
+    the classifier alone, without what belongs to a prior; student: for adaptive DeepInversion. The models are loaded
+    and every argument is checked before this returns; images are made as the iterator is read, and none if it is not.
     Raises EngineError's children for each mistake that is the caller's; warns with MemoryWarning where memory runs out
     and it goes on with fewer images at once.
     """
@@ -95,6 +96,7 @@ def generate(
             runtime,
             onnx_cache,
             attention=attention,
+            graphs=graphs,
         )
     else:
         check_unused(
@@ -107,6 +109,7 @@ def generate(
             runtime=runtime,
             onnx_cache=onnx_cache,
             attention=attention,
+            graphs=graphs,
         )
         job = prepare_baseline(classifier, method, classes, images_per_class, seed, student)
     if out is None:
@@ -183,7 +186,7 @@ def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = No
     """Sample the images of one group together."""
     prior, classifier, sampling, parts = job.prior, job.classifier, job.sampling, job.parts
     prompts = [job.prompt_of(key.class_index) for key in keys]
-    steer = job.steer(keys)
+    guidance = job.guidance(keys)
     noise = ImageNoise(job.seed, keys, prior.latent_shape, prior.device)
     with torch.no_grad(), applied(job.plan, prior) as phase:
         with (
@@ -195,21 +198,19 @@ def sample_group(job: Job, keys: Sequence[ImageKey], on_step: OnStep | None = No
             context = encoded[[different.index(prompt) for prompt in prompts]]
             null = parts.split("text", speaking.encode_prompts, [sampling.negative_prompt])[0]
         with phase("sampling"):
-            denoise = denoise_in_parts(prior, context, null, sampling.cfg, parts)
+            denoise = guidance.before(denoise_in_parts(prior, context, null, sampling.cfg, parts))
             schedule = prior.schedule(sampling.steps)
-            z = sample(noise.draw(), denoise, schedule, steer, on_step, sampling.eta, noise)
+            z = sample(noise.draw(), denoise, schedule, guidance.move, on_step, sampling.eta, noise)
         with phase("decode"):
             finished = parts.split("decode", lambda rows: _finished(prior, classifier, rows), z)
     images, logits, distances = (torch.cat(values) for values in zip(*finished, strict=True))
+    guidance.check()
     curves: list[tuple[float, ...]] = [()] * len(keys)
-    skipped = [0] * len(keys)
-    if isinstance(steer, DomainSteer):
-        steer.check()
-        skipped = steer.skipped or skipped
-        if steer.curve:
-            curves = [
-                tuple(row) for row in torch.stack(steer.curve).expand(-1, len(keys)).T.tolist()
-            ]
+    skipped = guidance.skipped or [0] * len(keys)
+    if guidance.curve:
+        curves = [
+            tuple(row) for row in torch.stack(guidance.curve).expand(-1, len(keys)).T.tolist()
+        ]
     confidence = logits.softmax(1)
     members = " ".join(f"{key.class_index}.{key.index}" for key in keys) if job.joint else ""
     return [

@@ -11,12 +11,16 @@ import torch
 from torch import nn
 
 from engine.classifiers import Classifier, load_classifier
-from engine.classifiers.classifier import class_numbers
+from engine.classifiers.base import class_numbers
 from engine.errors import ConfigError
-from engine.guidance.steer import DomainSteer, Unguided
+from engine.guidance.gradient import loss_scale
+from engine.guidance.move import Guidance, Unguided, guided
+from engine.guidance.objective import Objective, check_statistics
 from engine.memory.apply import plan_of
 from engine.memory.budget import AUTO
-from engine.memory.micro_batch import MicroBatches, steer_in_parts
+from engine.memory.graphs import Graphs, backend_of, graphed_descend, graphed_prior
+from engine.memory.layout import lay_out
+from engine.memory.micro_batch import MicroBatches
 from engine.memory.plan import Plan
 from engine.models import Prior, load_prior
 from engine.models.decoder import GuidanceDecoder, decoder_of
@@ -35,7 +39,7 @@ class Job:
     """A request with its models loaded and checked against each other; without guidance it has no decoder.
 
     plan: how it keeps within its memory; without one, batches are whole. parts: how many images go at once now, which a
-    run out of memory makes fewer. descend: what guidance descends with where it is not autograd.
+    run out of memory makes fewer. descend: what guidance descends with where it is not autograd, run as it is.
     """
 
     classifier: Classifier
@@ -72,13 +76,19 @@ class Job:
         label, token = self.classifier.labels[class_index], self.token_of(class_index)
         return class_prompt(label, token, self.sampling.prompt)
 
-    def steer(self, keys: Sequence[ImageKey]) -> DomainSteer | Unguided:
-        """A fresh steer for the batch of these images."""
+    def guidance(self, keys: Sequence[ImageKey]) -> Guidance:
+        """Fresh guidance for the group of these images."""
         if self.alignment is None or (decoder := self.decoder) is None:
             return Unguided()
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
-        whole = None if self.descend is None else partial(self.descend, classes=classes)
-        return steer_in_parts(self.parts, self.classifier, self.alignment, decoder, classes, whole)
+        return guided(
+            Objective(self.classifier, self.alignment, decoder),
+            self.alignment,
+            classes,
+            loss_scale(decoder.vae.dtype, self.classifier.dtype),
+            partial(self.parts.attempt, "guidance"),
+            None if self.descend is None else partial(self.descend, classes=classes),
+        )
 
     def groups(self) -> list[list[ImageKey]]:
         """The images of the job in groups of nearly equal size, classes mixed; a function of the request alone."""
@@ -133,6 +143,7 @@ def prepare(
     onnx_cache: str | Path | None = None,
     learning: TokenLearning | None = None,
     attention: str = AUTO_ATTENTION,
+    graphs: bool = True,
 ) -> Job:
     """Load what is named and check it all against each other. Takes what `generate` takes; memory: None for no plan.
 
@@ -147,6 +158,7 @@ def prepare(
     if not isinstance(classifier, Classifier):
         classifier = load_classifier(classifier)
     chosen = class_numbers(classifier, classes)
+    check_statistics(classifier, alignment)
     if not isinstance(prior, Prior):
         prior = load_prior(prior, device=classifier.device)
     if isinstance(tokens, str | Path):
@@ -179,10 +191,22 @@ def prepare(
         sampling,
         learning,
         attention,
+        graphs,
     )
+    if plan is not None:
+        lay_out(plan.channels_last, prior, classifier)
     checkpoint = plan is not None and "guidance" in plan.checkpoint
     decoder = decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None
     prior, descend = engines(runtime, prior, classifier, alignment, decoder, onnx_cache)
+    replayed = (
+        Graphs(backend_of(prior.device))
+        if graphs and plan is not None and not plan.eager_because
+        else None
+    )
+    if replayed is not None:
+        prior = graphed_prior(prior, replayed)
+        if alignment is not None and decoder is not None:
+            descend = graphed_descend(replayed, Objective(classifier, alignment, decoder))
     return Job(
         classifier=classifier,
         prior=prior,
@@ -194,7 +218,9 @@ def prepare(
         seed=seed,
         decoder=decoder,
         plan=plan,
-        parts=MicroBatches(plan.micro_batch if plan else None),
+        parts=MicroBatches(
+            plan.micro_batch if plan else None, replayed.release if replayed else lambda: False
+        ),
         runtime=runtime,
         descend=descend,
     )

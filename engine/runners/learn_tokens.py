@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.datasets.run_record import differences
 from engine.errors import ConfigError, OutputError
 from engine.files import make_folder, write_whole
@@ -29,7 +29,7 @@ from engine.sampling.ddim import OnStep
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.tokens.adam import adam_8bit
 from engine.tokens.optimise import learn
-from engine.tokens.state import Outcome, TokenEpoch, TokenState, initial_rows
+from engine.tokens.state import ON_DEVICE, Outcome, TokenEpoch, TokenState, initial_rows
 from engine.tokens.table import (
     METADATA,
     TokenTable,
@@ -96,7 +96,7 @@ def learn_tokens(
         return table
     progress = path.with_name(f"{path.name}.progress") if path is not None else None
     if progress is not None and progress.exists():
-        state = _resumed(progress, run)
+        state = _resumed(progress, run, job.prior.device)
     else:
         if progress is not None:
             make_folder(
@@ -163,7 +163,7 @@ def _table(
         for number, report in enumerate(reports)
     }
     return TokenTable(
-        rows=state.rows if every_class else state.rows.detach()[kept],
+        rows=state.rows if every_class else state.rows.detach()[kept].cpu(),
         classes=tuple(classes),
         labels=tuple(job.classifier.labels[number] for number in classes),
         names=tuple(names[number] for number in classes),
@@ -216,8 +216,11 @@ def _packed(state: TokenState, run: Mapping[str, Any]) -> bytes:
     return save(tensors, metadata={METADATA: facts})
 
 
-def _resumed(path: Path, run: Mapping[str, Any]) -> TokenState:
-    """The state that `_packed` wrote. Raises OutputError for one of another run, TokenFileError for a damaged one."""
+def _resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenState:
+    """The state that `_packed` wrote, its rows and their moments on a device.
+
+    Raises OutputError for one of another run, TokenFileError for a damaged one.
+    """
     tensors, facts = read_tensors(path)
     _check_same_run(path, facts.get("run", {}), run)
     joint = {
@@ -225,6 +228,7 @@ def _resumed(path: Path, run: Mapping[str, Any]) -> TokenState:
         for name in list(tensors)
         if name.startswith(JOINT)
     }
+    tensors |= {name: tensors[name].to(device) for name in ON_DEVICE}
     rows = tensors.pop("rows").requires_grad_()
     return TokenState(
         classes=tuple(facts["classes"]), word=facts["word"], rows=rows, joint=joint, **tensors

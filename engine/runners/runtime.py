@@ -10,13 +10,14 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.errors import ConfigError
+from engine.guidance.gradient import Scale
 from engine.models import Prior
 from engine.models.decoder import GuidanceDecoder
 from engine.settings import Alignment
 
 Runtime = Literal["torch", "onnx"]
 Descend = Callable[..., tuple[Tensor, Tensor]]
-"""(latents (N, 4, h, w), classes=(N,)) -> the guidance loss (G,) and its gradient by the latents."""
+"""(latents (N, 4, h, w), scale, classes=(N,)) -> what guidance descends, (G,), and its gradient by the latents."""
 
 
 def default_cache() -> Path:
@@ -51,7 +52,11 @@ def engines(
     from engine.onnx.session import onnx_descend, onnx_prior
 
     folder = Path(cache).expanduser() if cache is not None else default_cache()
-    descend = None
+    descend: Descend | None = None
     if alignment is not None and decoder is not None:
-        descend = onnx_descend(prior, classifier, alignment, decoder, folder)
+        by_graph = onnx_descend(prior, classifier, alignment, decoder, folder)
+
+        def descend(z: Tensor, _: Scale, classes: Tensor) -> tuple[Tensor, Tensor]:
+            return by_graph(z, classes)  # which has a scale of its own
+
     return onnx_prior(prior, folder), descend

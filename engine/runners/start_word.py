@@ -40,7 +40,8 @@ def trial_images(learning: TokenLearning) -> int:
 def best_word(job: Job, words: Sequence[str], on_step: OnStep | None = None) -> str:
     """Of the words before the class names that lower L_BN of plain images, the one of the least `Trial.score`.
 
-    The score is log L_BN + cross-entropy. Where no word lowers L_BN, NO_STYLE; a word that is alone is not tried.
+    The score is log L_BN + cross-entropy. Where no word lowers L_BN, NO_STYLE; a word that is alone is not tried. With
+    a classifier without statistics, which has no L_BN, cross-entropy decides alone.
     """
     if len(words) == 1:
         return words[0]
@@ -60,5 +61,10 @@ def best_word(job: Job, words: Sequence[str], on_step: OnStep | None = None) -> 
         return observe(replace(plain, sampling=replace(job.sampling, prompt=prompt)), on_step)
 
     without, trials = trial(""), {word: trial(word) for word in words}
-    nearer = [word for word in words if trials[word].l_bn < without.l_bn]
+    nearer = [word for word in words if _distance(trials[word]) < _distance(without)]
     return min(nearer, key=lambda word: trials[word].score, default=NO_STYLE)
+
+
+def _distance(trial: Trial) -> float:
+    """How far images are from the domain, as far as their teacher knows."""
+    return trial.score if trial.l_bn is None else trial.l_bn

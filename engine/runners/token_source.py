@@ -1,17 +1,16 @@
 """A job's models bound to the loop that learns tokens, each phase of it in as many parts as memory asks for."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
-from ddis_kernels import AlignmentTarget
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.guidance.losses import alignment_target
-from engine.guidance.steer import finite_gradient, gradient, loss_scale
-from engine.guidance.two_pass import two_pass
+from engine.classifiers.base import Classifier, statistics_of
+from engine.guidance.domain import Domain
+from engine.guidance.gradient import finite_gradient, loss_scale
+from engine.guidance.two_pass import part_by_part, two_pass
 from engine.memory.apply import InPhase
 from engine.memory.micro_batch import denoise_in_parts
 from engine.models.prior import Prior
@@ -28,7 +27,7 @@ from engine.types import ImageKey, image_rng
 
 
 class TokenSource:
-    """What `engine.tokens.source.Source` asks for. prior: speaks the tokens that are learned."""
+    """What `engine.tokens.source.ImageSource` asks for. prior: speaks the tokens that are learned."""
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class TokenSource:
             on_step,
         )
         self.names = placeholders(job.classifier.labels)
-        self.target = alignment_target(job.classifier, Alignment())
+        self.domain = token_domain(job.classifier) if learning.domain_weight else None
         self.scale = loss_scale(prior.dtype, job.classifier.dtype)
         with torch.no_grad(), phase("text"):
             self.null = prior.encode_prompts([job.sampling.negative_prompt])
@@ -84,7 +83,7 @@ class TokenSource:
                 self.null,
                 job.sampling,
                 job.seed,
-                job.steer,
+                job.guidance,
                 at,
                 self.on_step,
                 partial(denoise_in_parts, self.prior, parts=job.parts),
@@ -150,17 +149,10 @@ class DrawnImages:
 
             def whole(scale: float) -> tuple[Tensor, Tensor]:
                 z = context.float()
-                if weight:
-                    target = _times(source.target, share * weight)
-                    return two_pass(
-                        z, logits_of, classifier.module, target, size, scale, of_classes
-                    )
-                places = range(0, len(z), size)
-                found = [
-                    gradient(z[n : n + size], partial(of_rows, start=n), scale) for n in places
-                ]
-                losses, grads = zip(*found, strict=True)
-                return torch.stack(losses).sum(), torch.cat(grads)
+                if source.domain is not None:
+                    domain = source.domain.times(share * weight)
+                    return two_pass(z, logits_of, domain, size, scale, of_classes)
+                return part_by_part(z, of_rows, size, scale)
 
             _, grad, suits = finite_gradient(whole, scale)
             return ContextGradient(torch.cat([seen[start] for start in sorted(seen)]), grad, suits)
@@ -181,6 +173,9 @@ class DrawnImages:
             return torch.cat(source.job.parts.split("decode", logits_of, z))
 
 
-def _times(target: AlignmentTarget, factor: float) -> AlignmentTarget:
-    """A target whose loss is `factor` times that of another."""
-    return replace(target, weights=target.weights * (factor**0.5 if target.squared else factor))
+def token_domain(classifier: Classifier) -> Domain:
+    """The term L_BN of token learning, as `Alignment` weighs it. Raises ModelError where no statistics are known."""
+    known = statistics_of(
+        classifier, "the domain_weight of token learning", "set `learning.domain_weight` to 0"
+    )
+    return Domain.of(classifier.network, known, Alignment().layers, Alignment().norm)

@@ -13,7 +13,8 @@ from ddis_kernels import merge_moments
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.guidance.losses import alignment_loss, layer_weights
+from engine.classifiers.statistics import Statistics
+from engine.guidance.domain import layer_weights, moment_distance
 from engine.guidance.moments import recording_moments
 from engine.runners.generate import sample_group
 from engine.runners.job import Job
@@ -29,32 +30,36 @@ class Trial:
     """What a job's images look like to the teacher, over VIEWS random views of each.
 
     l_bn: of all views together, each layer relative to its own stored statistics, squared (`Alignment.layers`,
-    `norm`). cross_entropy: mean of the views, by the images' own classes. recognised, agreement: shares of the images
-    whose own class the teacher names in the image, and in each of its views.
+    `norm`); None where the teacher has no statistics. cross_entropy: mean of the views, by the images' own classes.
+    recognised, agreement: shares of the images whose own class the teacher names in the image, and in each view of it.
     """
 
     images: int
-    l_bn: float
+    l_bn: float | None
     cross_entropy: float
     recognised: float
     agreement: float
 
     @property
     def score(self) -> float:
-        """log L_BN + cross-entropy: a nat of either counts the same, whatever the classifier's units."""
-        return log(self.l_bn) + self.cross_entropy
+        """log L_BN + cross-entropy: a nat of either counts the same, whatever the classifier's units.
+
+        Cross-entropy alone where L_BN is not known.
+        """
+        return self.cross_entropy + (0.0 if self.l_bn is None else log(self.l_bn))
 
 
 @torch.no_grad()
 def observe(job: Job, on_step: OnStep | None = None) -> Trial:
     """Make a job's images, a group in memory at a time, and measure them in the parts that its memory allows."""
-    classifier = job.classifier
+    classifier, known = job.classifier, job.classifier.statistics
+    taps = known.taps if isinstance(known, Statistics) else ()
     rng = Generator().manual_seed(0)
     moments: list[Moments] = []
     seen, sums = 0, torch.zeros(3)
 
     def look(images: Tensor) -> tuple[Tensor, list[Moments]]:
-        with recording_moments(classifier.norm_layers) as now:
+        with recording_moments(taps) as now:
             return classifier.logits(images).cpu(), [*now]
 
     for group in job.groups():
@@ -77,10 +82,13 @@ def observe(job: Job, on_step: OnStep | None = None) -> Trial:
         loss = cross_entropy(logits.flatten(0, 1), classes.repeat(VIEWS), reduction="sum") / VIEWS
         sums += torch.stack([loss, own.sum(), right.all(0).sum()])
     cross, recognised, agreement = (sums * VIEWS / seen).tolist()
-    weights = layer_weights(classifier.stored, "relative")
+    l_bn = None
+    if isinstance(known, Statistics):
+        weights = layer_weights(known, "relative")
+        l_bn = moment_distance(moments, known.stored, weights, "l2_squared").item()
     return Trial(
         images=seen // VIEWS,
-        l_bn=alignment_loss(moments, classifier.stored, weights, "l2_squared").item(),
+        l_bn=l_bn,
         cross_entropy=cross,
         recognised=recognised,
         agreement=agreement,

@@ -1,32 +1,28 @@
-"""DDIM (arXiv 2010.02502, eq. 12 and 16) around two functions: a denoiser and a steer.
+"""DDIM (arXiv 2010.02502, eq. 12 and 16) around two functions: a denoiser and a move.
 
-z_t    <- steer.before(z_t)
 z_0|t, e  = denoise(z_t)
-z_0|t  <- steer.between(z_0|t)
+z_0|t  <- move(z_0|t)
 z_t-1  = sqrt(a_t-1) z_0|t + sqrt(1 - a_t-1 - s^2) e + s n,   s = eta sqrt((1 - a_t-1) / (1 - a_t) (1 - a_t / a_t-1))
 
 With eta = 0 the noise n is not drawn. With eta > 0 a step replaces a part of the old noise, and with it a part of what
-a steer left there that the denoiser would not have drawn.
+a move left there that the denoiser would not have drawn. A move of z_t itself (the paper's guidance) is the denoiser's:
+`Guidance.before`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from torch import Tensor
 
 from engine.sampling.noise import ImageNoise
-from engine.types import Denoise, Prediction, Step
+from engine.types import Denoise, Move, Prediction, Step
 
 OnStep = Callable[[Step, Tensor], None]
 """Called after each step with it and the predicted clean latents (N, 4, h, w) that it went towards."""
 
 
-class Steer(Protocol):
-    """What may act on the latents (N, 4, h, w) of a step, before the UNet and between it and the DDIM step."""
-
-    def before(self, z: Tensor, step: Step) -> Tensor: ...
-
-    def between(self, clean: Tensor, step: Step) -> Tensor: ...
+def unmoved(clean: Tensor, _: Step) -> Tensor:
+    """The move of plain sampling: none."""
+    return clean
 
 
 def ddim_step(
@@ -48,7 +44,7 @@ def sample(
     z: Tensor,
     denoise: Denoise,
     schedule: Sequence[Step],
-    steer: Steer,
+    move: Move = unmoved,
     on_step: OnStep | None = None,
     eta: float = 0.0,
     noise: ImageNoise | None = None,
@@ -58,9 +54,8 @@ def sample(
     eta, from 0 (deterministic) to 1 (as much noise as DDPM adds): needs the images' `noise`.
     """
     for step in schedule:
-        z = steer.before(z, step)
         prediction = denoise(z, step)
-        clean = steer.between(prediction.clean, step)
+        clean = move(prediction.clean, step)
         z = ddim_step(Prediction(clean, prediction.noise), step, eta, noise)
         if on_step is not None:
             on_step(step, clean)

@@ -39,6 +39,10 @@ class Alignment:
         "batch",
         "moments over the images that are sampled together, or over each image alone (paper's code)",
     )
+    domain_weight: float = setting(
+        1.0,
+        "weight of L_BN; 0 guides by the class alone, which needs no statistics of the classifier",
+    )
     class_weight: float = setting(
         0.3,
         "weight of the classifier's cross-entropy beside L_BN, from the same pass (as in DeepInversion; paper: 0)",
@@ -73,6 +77,15 @@ class Alignment:
             raise ConfigError(
                 f"class_weight is {self.class_weight}, expected a finite number >= 0: 0 leaves the class to the prompt."
             )
+        if not 0 <= self.domain_weight < float("inf"):
+            raise ConfigError(
+                f"domain_weight is {self.domain_weight}, expected a finite number >= 0: 0 leaves L_BN out."
+            )
+        if not self.domain_weight and not self.class_weight:
+            raise ConfigError(
+                "domain_weight is 0 and so is `class_weight`, expected one above 0: guidance would have nothing to "
+                "descend. Raise one of them, or choose method 'plain'."
+            )
         if not 0 <= self.scale < float("inf"):
             raise ConfigError(
                 f"scale is {self.scale}, expected a finite number >= 0: "
@@ -94,6 +107,7 @@ class Alignment:
             start=0.0,
             stop=1.0,
             statistics="image",
+            domain_weight=1.0,
             class_weight=0.0,
             norm="l2",
             layers="uniform",

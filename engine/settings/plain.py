@@ -19,9 +19,8 @@ T = TypeVar("T")
 def to_plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists; one of a union of dataclasses has its `name` as first key."""
     if is_dataclass(value) and not isinstance(value, type):
-        name = getattr(type(value), "name", None)
-        named = {"name": name} if isinstance(name, str) else {}
-        return named | {entry.name: to_plain(getattr(value, entry.name)) for entry in fields(value)}
+        names = [*(["name"] if _is_named(type(value)) else []), *(f.name for f in fields(value))]
+        return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, (tuple, list)):
         return [to_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

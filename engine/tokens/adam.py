@@ -38,7 +38,7 @@ def adam_update(state: TokenState, numbers: list[int], grad: Tensor, learning_ra
     state.updates[numbers] += 1
     state.momentum[numbers] = beta1 * state.momentum[numbers] + (1 - beta1) * grad
     state.square[numbers] = beta2 * state.square[numbers] + (1 - beta2) * grad.square()
-    count = state.updates[numbers, None].to(grad.dtype)
+    count = state.updates[numbers, None].to(grad.device, grad.dtype)
     mean = state.momentum[numbers] / (1 - beta1**count)
     square = state.square[numbers] / (1 - beta2**count)
     state.rows[numbers] -= learning_rate * mean / (square.sqrt() + ADAM_EPS)

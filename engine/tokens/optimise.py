@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from engine.errors import GuidanceError
 from engine.settings import TokenLearning
 from engine.tokens.adam import RowOptimizer, row_optimizer
-from engine.tokens.source import Drawn, Source
+from engine.tokens.source import Drawn, ImageSource
 from engine.tokens.state import Outcome, TokenEpoch, TokenState, learning_key
 
 MAX_SKIPPED = 0.1
@@ -46,7 +46,7 @@ class _Part:
 
 
 def learn(
-    state: TokenState, source: Source, learning: TokenLearning, batch: int
+    state: TokenState, source: ImageSource, learning: TokenLearning, batch: int
 ) -> Iterator[list[TokenEpoch]]:
     """Learn the tokens of a state, up to `batch` classes side by side; yields after each epoch that they share.
 
@@ -83,7 +83,7 @@ def learn(
 
 
 def _try_without(
-    state: TokenState, waiting: list[int], source: Source, learning: TokenLearning, batch: int
+    state: TokenState, waiting: list[int], source: ImageSource, learning: TokenLearning, batch: int
 ) -> None:
     """Count on finished images which classes pass with the plain prompt."""
     with torch.no_grad():
@@ -102,7 +102,7 @@ def _try_without(
 
 @torch.no_grad()
 def _keep_what_helps(
-    state: TokenState, learned: list[int], source: Source, learning: TokenLearning, batch: int
+    state: TokenState, learned: list[int], source: ImageSource, learning: TokenLearning, batch: int
 ) -> None:
     """Of a learned token and its start keep the better, and neither if it is no better than the plain prompt.
 
@@ -132,7 +132,7 @@ def _keep_what_helps(
     rows[learned] = state.start[learned]
     start_loss, start_right = finished(with_tokens=True)
     start_is_better = start_loss.mean(1) < loss.mean(1)
-    rows[learned] = torch.where(start_is_better[:, None], rows[learned], ends)
+    rows[learned] = torch.where(start_is_better[:, None].to(rows.device), rows[learned], ends)
     loss = torch.where(start_is_better[:, None], start_loss, loss)
     right = torch.where(start_is_better[:, None], start_right, right)
     gain = plain - loss
@@ -145,7 +145,7 @@ def _keep_what_helps(
 def _learn_epoch(
     state: TokenState,
     learners: list[int],
-    source: Source,
+    source: ImageSource,
     learning: TokenLearning,
     batch: int,
     optimizer: RowOptimizer,
@@ -166,7 +166,10 @@ def _learn_epoch(
         classes = _classes(state, learners)
         grad, scale = source.to_rows(classes, by_context, state.rows, float(state.scale))
         state.scale.fill_(scale)
-        finite = [number for number in moving if grad[number].isfinite().all()]
+        is_finite = (
+            grad.isfinite().all(1).tolist()
+        )  # of all rows at once: each question waits for the device
+        finite = [number for number in moving if is_finite[number]]
         optimizer.step(finite, grad[finite])
         state.skipped[[number for number in moving if number not in finite]] += 1
     for part in parts:
@@ -183,7 +186,7 @@ def _draw(
     state: TokenState,
     chosen: list[int],
     context: Tensor,
-    source: Source,
+    source: ImageSource,
     learning: TokenLearning,
     batch: int,
     check: bool = False,

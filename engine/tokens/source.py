@@ -48,7 +48,7 @@ class Drawn(Protocol):
         ...
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Where the images of learning come from: prior, sampler and classifier behind three functions.
 
     scale: what the loss is multiplied by on its way back at first; `learn` lowers it where a float16 network overflows.

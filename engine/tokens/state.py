@@ -10,6 +10,9 @@ from torch import Tensor
 from engine.models.prior import Prior
 from engine.types import ImageKey, image_rng
 
+ON_DEVICE = ("rows", "start", "momentum", "square")
+"""The tensors of a state that are as wide as the rows: on the text encoder's device, where gradients come from."""
+
 
 class Outcome(IntEnum):
     """Where a class stands."""
@@ -45,7 +48,8 @@ class TokenEpoch:
 class TokenState:
     """All that learning K tokens of width D depends on between two epochs: tensors, but for `classes` and `word`.
 
-    word: what the rows began as, in the words of `initial_rows`. rows: (K, D) float32, the leaf that gradients reach.
+    word: what the rows began as, in the words of `initial_rows`. rows: (K, D) float32, the leaf that gradients reach;
+    it and the others of ON_DEVICE are on the device of the text encoder, all counts on the CPU.
     start: (K, D), where they began. momentum, square: Adam's moments of each row, (K, D); (0, D) where the rows that
     learn side by side share an optimiser, whose own state is then `joint`. scale: () float64, what the loss is
     multiplied by on its way back, 0 before the first class; once lowered it stays so. The others: (K,); `finished` is
@@ -127,7 +131,7 @@ def learning_key(class_index: int, epoch: int, image: int, images_per_epoch: int
 def initial_rows(
     prior: Prior, classes: Sequence[int], labels: Sequence[str], init: str, seed: int
 ) -> Tensor:
-    """Where the tokens of some classes start: (K, D) float32.
+    """Where the tokens of some classes start: (K, D) float32, on the prior's device.
 
     init: 'random' is normal, with the mean and deviation of the text encoder's embeddings, seeded by class (image
     number -1); 'class name' is the mean of the name's embeddings, and any other word that of its own.
@@ -143,7 +147,7 @@ def initial_rows(
         return table.mean() + table.std() * torch.randn(table.shape[1], generator=rng)
 
     if init == "random":
-        return torch.stack([random_row(number) for number in classes])
-    return torch.stack(
-        [mean_row(labels[number] if init == "class name" else init) for number in classes]
-    )
+        rows = [random_row(number) for number in classes]
+    else:
+        rows = [mean_row(labels[number] if init == "class name" else init) for number in classes]
+    return torch.stack(rows).to(prior.device)

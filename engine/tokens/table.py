@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from engine.classifiers.classifier import Classifier
+from engine.classifiers.base import Classifier
 from engine.errors import TokenFileError
 from engine.files import write_whole
 from engine.models.prior import Prior

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from engine.guidance.steer import DomainSteer
+from engine.guidance.move import Guidance
 from engine.models.prior import Prior
-from engine.sampling.ddim import OnStep, Steer, sample
+from engine.sampling.ddim import OnStep, sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Sampling
 from engine.types import Denoise, ImageKey, Prediction, Step
@@ -44,7 +44,7 @@ def gradient_steps(gradient: str, steps: int, updates: int, rng: torch.Generator
 class Trajectories:
     """A batch of images on its way from noise, sampled up to the latest of the steps `at`, without a graph.
 
-    keys: N images. context: (N, L, D) of their prompts. null: (1, L, D). steer: gives the steer of some images.
+    keys: N images. context: (N, L, D) of their prompts. null: (1, L, D). guide: gives the guidance of some images.
     denoiser: makes the denoiser of steps without a graph; the prior's own if None. unet_forward, unet_backward: (N,)
     UNet evaluations that each image has cost so far, but for those that saving memory repeats.
     """
@@ -57,7 +57,7 @@ class Trajectories:
         null: Tensor,
         sampling: Sampling,
         seed: int,
-        steer: Callable[[Sequence[ImageKey]], Steer],
+        guide: Callable[[Sequence[ImageKey]], Guidance],
         at: Sequence[int],
         on_step: OnStep | None = None,
         denoiser: Denoiser | None = None,
@@ -65,7 +65,7 @@ class Trajectories:
         self.prior, self.keys, self.sampling, self.on_step = prior, keys, sampling, on_step
         self.denoiser = denoiser or prior.denoiser
         self.context, self.null, self.at = context.detach(), null, tuple(at)
-        self.steer_of, self.steer = steer, steer(keys)
+        self.guide, self.guidance = guide, guide(keys)
         dtype = torch.promote_types(prior.dtype, torch.float32)
         self.noise = ImageNoise(seed, keys, prior.latent_shape, prior.device, dtype)
         self.schedule = prior.schedule(sampling.steps)
@@ -79,14 +79,14 @@ class Trajectories:
             part = self.schedule[:latest]
             z = sample(
                 self.noise.draw(),
-                self._denoise,
+                self.guidance.before(self._denoise),
                 part,
-                self.steer,
+                self.guidance.move,
                 on_step,
                 sampling.eta,
                 self.noise,
             )
-        _check(self.steer)
+        self.guidance.check()
         self.kept[latest] = z
         self.unet_forward += self.branches * latest
 
@@ -127,27 +127,34 @@ class Trajectories:
     def finished(self, rows: Sequence[int]) -> Tensor:
         """Latents (n, 4, h, w) of some of the images, sampled on to the end with the prompts that they began with."""
         latest, rows = max(self.at), list(rows)
-        steer = self.steer_of([self.keys[row] for row in rows])
+        guidance = self.guide([self.keys[row] for row in rows])
         denoise = self.denoiser(self.context[rows], self.null, self.sampling.cfg)
         part, noise = self.schedule[latest:], self.noise.of(rows)
         z = sample(
-            self.kept[latest][rows], denoise, part, steer, self.on_step, self.sampling.eta, noise
+            self.kept[latest][rows],
+            guidance.before(denoise),
+            part,
+            guidance.move,
+            self.on_step,
+            self.sampling.eta,
+            noise,
         )
-        _check(steer)
+        guidance.check()
         self.unet_forward[rows] += self.branches * len(part)
         return z
 
     def _last_latents(self, context: Tensor, rows: Sequence[int]) -> Tensor:
         """Finished latents of some of the images, the last step's graph on them."""
-        steer = (
-            self.steer
+        guidance = (
+            self.guidance
             if len(rows) == len(self.keys)
-            else self.steer_of([self.keys[row] for row in rows])
+            else self.guide([self.keys[row] for row in rows])
         )
-        denoise = self.prior.denoiser(context, self.null, self.sampling.cfg)
+        denoise = guidance.before(self.prior.denoiser(context, self.null, self.sampling.cfg))
         z, part = self.kept[len(self.schedule) - 1][rows[0] : rows[-1] + 1], self.schedule[-1:]
         on_step = self.on_step if torch.is_grad_enabled() else None
-        return sample(z, denoise, part, steer, on_step, self.sampling.eta, self.noise.fork(rows))
+        noise = self.noise.fork(rows)
+        return sample(z, denoise, part, guidance.move, on_step, self.sampling.eta, noise)
 
     def _denoise(self, z: Tensor, step: Step) -> Prediction:
         """A step without a graph; one that a gradient will read keeps its latents and its null branch."""
@@ -161,9 +168,3 @@ class Trajectories:
         self.kept_null[step.index] = null.clean
         pairs = zip(null, conditional, strict=True)
         return Prediction(*(free + self.sampling.cfg * (told - free) for free, told in pairs))
-
-
-def _check(steer: Steer) -> None:
-    """Raise GuidanceError where too many of a guidance's steps had to be skipped."""
-    if isinstance(steer, DomainSteer):
-        steer.check()

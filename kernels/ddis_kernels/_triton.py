@@ -8,7 +8,7 @@ try:
 except ModuleNotFoundError:
     triton = tl = None
 
-__all__ = ["INTERPRETED", "jit", "tl", "triton"]
+__all__ = ["INTERPRETED", "jit", "sizes_at_run_time", "tl", "triton"]
 
 INTERPRETED = bool(triton and triton.knobs.runtime.interpret)
 """Set by TRITON_INTERPRET=1 before the first import: kernels run on CPU tensors, one program after the other."""
@@ -17,3 +17,8 @@ INTERPRETED = bool(triton and triton.knobs.runtime.interpret)
 def jit(kernel: Any) -> Any:
     """`triton.jit`, or the function itself."""
     return triton.jit(kernel) if triton else kernel
+
+
+def sizes_at_run_time(*names: str) -> Any:
+    """`triton.jit` for a kernel that is compiled once for all values of these arguments."""
+    return triton.jit(do_not_specialize=[*names]) if triton else lambda kernel: kernel

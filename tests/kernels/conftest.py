@@ -34,7 +34,7 @@ def backend(request) -> Iterator[str]:
     """Each implementation in turn, serving every tensor of the test."""
     name = request.param
     if name == "triton" and not _triton.INTERPRETED:
-        pytest.skip("needs triton and TRITON_INTERPRET=1, or a GPU (bench/gpu_suite.py)")
+        pytest.skip("needs triton and TRITON_INTERPRET=1, or a GPU (`make gpu`)")
     with use_backend(name):
         yield name
 

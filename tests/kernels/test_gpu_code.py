@@ -43,6 +43,19 @@ def test_large_maps_move_in_128_bit_words(codes):
                 assert max(map(int, code["stores"])) == 128, code
 
 
+def test_a_network_compiles_few_kernels():
+    """The launcher's own code says what it would compile: a tile more for some map would show here."""
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--count"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    assert {name.split(",")[0] for name in counts} == {"resnet18", "resnet50", "vgg16_bn"}
+    assert max(counts.values()) <= 12, counts
+    assert min(counts.values()) >= 3, counts
+
+
 def test_x_is_loaded_at_one_place_only(codes):
     """All loads of 128 bits in a forward kernel are those of one tile of x: one read, whatever the loop count."""
     for code in codes:

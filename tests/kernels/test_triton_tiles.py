@@ -1,4 +1,4 @@
-"""Which tile a Triton kernel runs with: every candidate is right, the fastest is taken, no device is asked early."""
+"""Tiles of the Triton kernels follow from sizes by rule: few for a whole network, right at every edge."""
 
 import os
 import subprocess
@@ -6,135 +6,122 @@ import sys
 
 import pytest
 import torch
-from ddis_kernels import _triton, bn_act_moments, bn_act_moments_reference, use_backend
-from ddis_kernels import _triton_tiles as tiles
-from ddis_kernels._triton_tiles import Chooser, Tile, backward_tiles, kind_of, measure_tiles
-
-CANDIDATES = [Tile(4, 1, 4), Tile(2, 1, 4), Tile(8, 1, 8)]
-
-
-@pytest.fixture(autouse=True)
-def _any_order_of_sums():
-    """Deterministic algorithms, which every test asks for, take the default; the next test asks again."""
-    torch.use_deterministic_algorithms(False)
-
-
-class Clock:
-    """Runs what it times, and answers with given milliseconds, one after the other."""
-
-    def __init__(self, *answers: float) -> None:
-        self.answers = list(answers)
-
-    def __call__(self, run) -> float:
-        run()
-        return self.answers.pop(0)
-
-
-def choose(answers, kind="kind", candidates=CANDIDATES):
-    """(chosen tile, tiles launched) of a chooser whose clock gives `answers`."""
-    launched = []
-    chooser = Chooser(Clock(*answers), lambda x: True)
-    return chooser(kind, torch.ones(1), candidates, launched.append), launched
-
-
-def test_the_fastest_is_taken():
-    assert choose([3, 2, 1]) == (CANDIDATES[2], CANDIDATES)
-    assert choose([3, 1, 2])[0] == CANDIDATES[1]
-
-
-def test_the_default_stays_unless_clearly_beaten():
-    assert choose([1.0, 0.98, 0.99])[0] == CANDIDATES[0]
-
-
-def test_each_kind_is_timed_once():
-    chooser, launched = Chooser(Clock(3, 2, 1, 1, 2, 3), lambda x: True), []
-    found = [
-        chooser(kind, torch.ones(1), CANDIDATES, launched.append) for kind in ("a", "b", "a", "b")
-    ]
-    assert found == [CANDIDATES[2], CANDIDATES[0], CANDIDATES[2], CANDIDATES[0]]
-    assert launched == CANDIDATES * 2
-
-
-def test_a_single_candidate_is_not_timed():
-    assert choose([], candidates=CANDIDATES[:1]) == (CANDIDATES[0], [])
-
-
-def test_where_nothing_may_be_timed_the_default_serves_and_nothing_is_kept():
-    allowed, launched = [False], []
-    chooser = Chooser(Clock(3, 2, 1), lambda x: allowed[0])
-    assert chooser("kind", torch.ones(1), CANDIDATES, launched.append) == CANDIDATES[0]
-    assert launched == []
-    allowed[0] = True
-    assert chooser("kind", torch.ones(1), CANDIDATES, launched.append) == CANDIDATES[2]
-
-
-def test_deterministic_algorithms_get_the_default_whatever_was_timed():
-    chooser = Chooser(Clock(3, 2, 1), lambda x: True)
-    assert chooser("kind", torch.ones(1), CANDIDATES, lambda tile: None) == CANDIDATES[2]
-    torch.use_deterministic_algorithms(True)
-    assert chooser("kind", torch.ones(1), CANDIDATES, lambda tile: None) == CANDIDATES[0]
-
-
-def test_tensors_on_the_cpu_are_never_timed(feature_map):
-    assert not tiles.may_time(torch.ones(1))
-    if _triton.INTERPRETED:
-        with use_backend("triton"):
-            bn_act_moments(feature_map((4, 8, 16, 16)), torch.ones(8), torch.zeros(8))
-        assert tiles.choose_tile.chosen == {}
+from ddis_kernels import (
+    _triton,
+    _triton_moments,
+    bn_act_moments,
+    bn_act_moments_reference,
+    use_backend,
+)
+from ddis_kernels._triton_tiles import Tile, backward_tile, in_vectors, measure_tile, vector_of
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "layout"),
+    ("neighbours", "nbytes", "vector"),
+    [(3136, 2, 8), (3136, 4, 4), (196, 2, 4), (196, 4, 4), (49, 2, 1), (98, 4, 1), (1, 2, 1)],
+)
+def test_a_vector_divides_the_row_and_is_at_most_128_bits(neighbours, nbytes, vector):
+    assert vector_of(neighbours, nbytes) == vector
+
+
+@pytest.mark.parametrize("nbytes", [2, 4])
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_a_tile_gives_each_thread_whole_vectors(interleaved, nbytes):
+    for channels in (1, 3, 48, 64, 512, 2048):
+        for pixels in (1, 49, 196, 3136, 12544):
+            measuring = measure_tile(channels, pixels, interleaved, nbytes)
+            going_back = backward_tile(channels if interleaved else pixels, nbytes)
+            for tile in (measuring, going_back):
+                assert tile.rows * tile.columns % (32 * tile.warps * tile.vector) == 0
+            assert in_vectors(channels, pixels, interleaved, measuring.vector) == (
+                (channels // measuring.vector, pixels)
+                if interleaved
+                else (channels, pixels // measuring.vector)
+            )
+
+
+def test_the_layers_of_a_network_share_tiles():
+    sides = {64: 112, 128: 28, 256: 56, 512: 7, 1024: 14, 2048: 7}
+    for interleaved, most in ((False, 3), (True, 1)):
+        tiles = {measure_tile(c, side**2, interleaved, 2) for c, side in sides.items()}
+        assert len(tiles) == most
+    assert len({backward_tile(width, 2) for width in sides}) == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
     [
-        ((2, 3, 24, 25), torch.float32, "contiguous"),
-        ((2, 65, 8, 17), torch.float16, "channels_last"),
+        ((2, 3, 24, 25), "contiguous"),  # planes that no vector divides
+        ((2, 3, 14, 14), "contiguous"),  # four at a time in half precision
+        ((2, 3, 24, 24), "contiguous"),
+        ((2, 65, 8, 17), "channels_last"),
+        ((2, 72, 8, 17), "channels_last"),
     ],
 )
-def test_every_candidate_is_right(monkeypatch, shape, dtype, layout, feature_map):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("activation", ["none", "relu", "silu"])
+def test_every_alignment_is_right(shape, layout, dtype, activation, feature_map):
     if not _triton.INTERPRETED:
         pytest.skip("needs TRITON_INTERPRET=1")
-    channels, pixels = shape[1], shape[2] * shape[3]
+    channels = shape[1]
     x = feature_map(shape, dtype, layout, offset=2)
     k, b = torch.linspace(-1, 1, channels), torch.full((channels,), 40.0)  # off ReLU's kink
     weights = torch.randn(shape).to(dtype), torch.randn(channels), torch.randn(channels)
 
     def outputs(op, x):
         leaf = x.detach().requires_grad_()
-        out = op(leaf, k, b)
+        out = op(leaf, k, b, activation)
         same = [w.to(o.dtype) for w, o in zip(weights, out, strict=True)]
         return [*(o.detach() for o in out), torch.autograd.grad(list(out), leaf, same)[0]]
 
-    interleaved = layout == "channels_last"
-    seen = {
-        "forward": measure_tiles(shape[0] * pixels, channels, interleaved, x.element_size()),
-        "backward": backward_tiles(channels if interleaved else pixels, x.element_size()),
-    }
-    assert min(map(len, seen.values())) > 1
     exact, error = outputs(bn_act_moments_reference, x.double()), 4 * torch.finfo(dtype).eps
-    for number in range(max(map(len, seen.values()))):
-        monkeypatch.setattr(
-            tiles,
-            "choose_tile",
-            lambda kind, x, found, launch, n=number: found[min(n, len(found) - 1)],
-        )
-        with use_backend("triton"):
-            got = outputs(bn_act_moments, x)
-        for g, e in zip(got, exact, strict=True):
-            assert (g.double() - e).abs().max() <= error * e.abs().max().clamp(min=1)
+    with use_backend("triton"):
+        got = outputs(bn_act_moments, x)
+    for g, e in zip(got, exact, strict=True):
+        assert (g.double() - e).abs().max() <= error * e.abs().max().clamp(min=1)
 
 
-@pytest.mark.parametrize("nbytes", [2, 4])
-@pytest.mark.parametrize("interleaved", [False, True])
-def test_candidates_follow_from_the_kind(nbytes, interleaved):
-    """Maps of one kind share a choice, so they must have the same candidates."""
-    x = torch.ones(1, dtype={2: torch.float16, 4: torch.float32}[nbytes])
-    found = {}
-    for rows in (1, 7, 500, 512, 513, 3136, 4096, 100_000):
-        for channels in (1, 3, 33, 64, 65, 2048):
-            kind = kind_of("forward", x, interleaved, rows, channels)
-            candidates = measure_tiles(rows, channels, interleaved, nbytes)
-            assert found.setdefault(kind, candidates) == candidates
-            assert backward_tiles(channels, nbytes)[0] == backward_tiles(channels, nbytes * 2)[0]
+@pytest.mark.parametrize("side", [7, 14, 16])
+def test_many_parts_of_a_channel_are_merged(monkeypatch, side, feature_map):
+    """More parts than are merged at a time, the last of them short."""
+    if not _triton.INTERPRETED:
+        pytest.skip("needs TRITON_INTERPRET=1")
+    monkeypatch.setattr(_triton_moments, "MOST_PARTS", 23)
+    monkeypatch.setattr(_triton_moments, "MERGED", 8)
+    monkeypatch.setattr(
+        _triton_moments.tiles, "measure_tile", lambda c, s, *_: Tile(4, 1, 1, vector_of(s, 4))
+    )
+    x = feature_map((3, 2, side, side), offset=1e3)
+    with use_backend("triton"):
+        _, mean, var = bn_act_moments(x, torch.ones(2), torch.zeros(2))
+    exact = x.double()
+    assert (mean - exact.mean((0, 2, 3))).abs().max() <= 1e-3 * 0.25
+    assert (var - exact.var((0, 2, 3), correction=0)).abs().max() <= 1e-3
+
+
+def test_counters_of_finished_programs_are_kept_by_stream_and_never_cleared(monkeypatch):
+    """On CUDA a launch clears nothing: the programs leave zeros. A captured launch owns its counters."""
+    made, capturing = [], [False]
+
+    class Stream:
+        cuda_stream = 7
+
+    def zeros(*size, dtype, device):
+        made.append(size)
+        return torch.ones(1)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(_triton_moments, "_kept_counters", {})
+    device = torch.device("cuda", 0)
+    first = _triton_moments._counters(device)
+    assert _triton_moments._counters(device) is first
+    assert len(made) == 1
+    Stream.cuda_stream = 8
+    assert _triton_moments._counters(device) is not first
+    capturing[0] = True
+    assert _triton_moments._counters(device) is not _triton_moments._counters(device)
 
 
 def test_importing_asks_no_device():

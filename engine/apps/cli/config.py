@@ -45,7 +45,7 @@ def read_config(path: Path, commands: Mapping[str, type[Command]]) -> Found:
         return Found(_checked(path, {"request": request}, commands), values)
     if form == OLD_RUN_FORMAT:
         raise ConfigError(
-            f"{path} is the record of a run of version 0.1, expected one of this version: give the same options again, "
+            f"{path} holds no request, expected settings that --print-config wrote: give the same options again, "
             "which its entry `config` lists."
         )
     if form != FORMAT:

@@ -59,6 +59,7 @@ def load_teacher(
         labels=source.labels,
         device=execution.device,
         dtype=dtype,
+        statistics=source.statistics,
     )
 
 
@@ -93,6 +94,7 @@ def job_of(request: Request, execution: Execution, call: Call) -> "Job | Baselin
         request.runtime,
         execution.onnx_cache,
         attention=execution.attention,
+        graphs=execution.graphs,
     )
 
 
@@ -156,6 +158,7 @@ def plan_of(request: Request, execution: Execution, image_px: int | None) -> "Me
         labels=request.classifier.labels,
         device="cpu",
         dtype=dtype,
+        statistics=request.classifier.statistics,
     )
     sampling = drawing(request).sampling
     return plan(
@@ -168,6 +171,7 @@ def plan_of(request: Request, execution: Execution, image_px: int | None) -> "Me
         sampling=sampling,
         device=device,
         attention=execution.attention,
+        graphs=execution.graphs,
     )
 
 

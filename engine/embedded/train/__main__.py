@@ -1,69 +1,66 @@
 """The recipe of the embedded models.
 
-    python -m engine.embedded.train autoencoder --data FOLDER --work FOLDER
-    python -m engine.embedded.train tiny        ...      (needs the autoencoder)
+    python -m engine.embedded.train perception  --data FOLDER --work FOLDER
+    python -m engine.embedded.train autoencoder ...      (by squared error)
+    python -m engine.embedded.train finish      ...      (by likeness; needs perception and the autoencoder)
     python -m engine.embedded.train prior       ...      (needs the autoencoder)
-    python -m engine.embedded.train classifiers ...
-    python -m engine.embedded.train judge       ...
+    python -m engine.embedded.train decoder     ...      (the autoencoder's decoder alone, its latents stay)
+    python -m engine.embedded.train tiny        ...      (needs the autoencoder)
+    python -m engine.embedded.train judge | classifiers | classifiers-convnext ...
     python -m engine.embedded.train pack        ...      (writes the weights that ship)
+    python -m engine.embedded.train all --seconds 240 --device cuda --out FOLDER ...
 
-Each stage resumes from its checkpoint in the work folder. `--data` holds pacs64-{prior,train}.parquet; if it holds
-pacs64-test.parquet, the cards tell the accuracies on it.
-`prior --start-from FOLDER` goes on from a packed prior and its autoencoder; so does `pack --models prior --start-from`.
-`tiny --start-from FOLDER` takes the autoencoder of a packed prior.
+Each stage resumes from its checkpoint in the work folder. `--seconds` is a budget of time: a run cools down and ends
+within it; `all` splits it over the stages and packs what they end with. `--data` holds pacs64-{prior,train}.parquet;
+if it holds pacs64-test.parquet, the cards tell the accuracies on it. With `--cifar` it holds cifar10-train.parquet,
+and the prior and its autoencoder are trained on the first half of that.
+`--start-from FOLDER` goes on from a packed prior: `finish` and `tiny` from its autoencoder, `prior` from its networks
+as far as they fit; so does `pack --models prior --start-from`. `all --start-from` leaves the autoencoder's first stage
+out. On a GPU every batch is eight times as large.
 """
 
 import argparse
 import sys
-from collections.abc import Callable
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny
 
-from engine.embedded.train import autoencoder, classifiers, pack, prior, tiny_decoder
-from engine.embedded.train.data import load_pacs
-from engine.embedded.train.loop import Recipe
+from engine.embedded.train import shipping
+from engine.embedded.train.loop import Machine, Recipe
+from engine.embedded.train.stages import GPU_WIDTH, RECIPES, SHARES, STAGES, Job, wider
 from engine.errors import ConfigError, EngineError
-from engine.models.tiny_sources import TINY
 
-STAGES = {
-    "autoencoder": autoencoder.RECIPE,
-    "tiny": tiny_decoder.RECIPE,
-    "prior": prior.RECIPE,
-    "classifiers": classifiers.BASE_RECIPE,
-    "judge": classifiers.JUDGE_RECIPE,
-}
-PACKED = ("prior", "tiny", "classifiers", "judge")
 WEIGHTS = Path(__file__).parent.parent / "weights"
+PACKING = 0.12
+"""The share of `all`'s budget that is left for shipping."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m engine.embedded.train", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("stage", choices=[*STAGES, "pack"])
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with the PACS parquet files"
-    )
+    parser.add_argument("stage", choices=[*STAGES, "pack", "all"])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the parquet files")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where pack writes the weights")
     parser.add_argument(
-        "--resolution", type=int, default=32, help="side of the images in pixels, a multiple of 8"
+        "--resolution", type=int, default=64, help="side of the images in pixels, a multiple of 8"
     )
     parser.add_argument("--steps", type=int, help="number of steps, instead of the recipe's")
+    parser.add_argument("--seconds", type=float, help="budget of time, instead of steps")
+    parser.add_argument("--batch", type=int, help="samples a step, instead of the recipe's")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--compile", action="store_true", help="compile the networks that learn")
     parser.add_argument("--start-from", type=Path, help="folder of a packed prior to train further")
+    parser.add_argument("--cifar", action="store_true", help="CIFAR-10's prior in place of PACS's")
     parser.add_argument(
-        "--models", nargs="+", choices=PACKED, default=PACKED, help="what pack writes"
+        "--models", nargs="+", choices=shipping.PACKED, default=shipping.PACKED, help="what to pack"
     )
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
     chosen = parser.parse_args(arguments)
     try:
-        if chosen.resolution < 16 or chosen.resolution % 8:
-            raise ConfigError(
-                f"resolution is {chosen.resolution}, expected a multiple of 8 from 16 up: the networks halve it thrice."
-            )
         run(chosen)
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -72,111 +69,65 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    work, data, side = chosen.work, chosen.data, chosen.resolution
-
-    def recipe(stage: str) -> Recipe:
-        own = prior.CONTINUED if stage == "prior" and chosen.start_from else STAGES[stage]
-        own = own if chosen.seed is None else replace(own, seed=chosen.seed)
-        return replace(own, steps=chosen.steps) if chosen.steps and chosen.stage == stage else own
-
+    if chosen.resolution < 16 or chosen.resolution % 8:
+        raise ConfigError(
+            f"resolution is {chosen.resolution}, expected a multiple of 8 from 16 up: the networks halve it thrice."
+        )
+    if chosen.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device is {chosen.device!r}, expected one that is here: torch finds no CUDA device. Use --device cpu."
+        )
+    if chosen.stage == "all" and not chosen.seconds:
+        raise ConfigError(
+            "`all` was asked for without a budget, expected --seconds: it splits the time over the stages."
+        )
     torch.manual_seed(chosen.seed or 0)
-    if chosen.stage == "pack":
-        pack_all(chosen, recipe)
-    elif chosen.stage == "autoencoder":
-        autoencoder.train_autoencoder(
-            load_pacs(data / "pacs64-prior.parquet"),
-            side,
-            recipe("autoencoder"),
-            work / "autoencoder",
-        )
-    elif chosen.stage == "tiny":
-        images = load_pacs(data / "pacs64-prior.parquet")
-        tiny_decoder.train_tiny_decoder(
-            images, autoencoder_of(chosen), side, recipe("tiny"), work / "tiny"
-        )
-    elif chosen.stage == "prior":
-        images = load_pacs(data / "pacs64-prior.parquet")
-        vae = autoencoder_of(chosen)
-        prior.train_prior(images, vae, side, recipe("prior"), work / "prior", chosen.start_from)
-    elif chosen.stage == "classifiers":
-        images = load_pacs(data / "pacs64-train.parquet")
-        classifiers.train_domain_classifiers(
-            images, side, recipe("classifiers"), work / "classifiers"
-        )
-    else:
-        images = load_pacs(data / "pacs64-train.parquet") + load_pacs(data / "pacs64-prior.parquet")
-        classifiers.train_judge(images, side, recipe("judge"), work / "judge")
-
-
-def autoencoder_of(chosen: argparse.Namespace) -> AutoencoderTiny:
-    """The autoencoder of the prior to start from, else that of the work folder, with its averaged weights."""
-    if chosen.start_from is not None:
-        return autoencoder_in(chosen.start_from)
-    work = chosen.work
-    checkpoint = work / "autoencoder" / "state.pt"
-    if not checkpoint.is_file():
-        raise ConfigError(
-            f"there is no {checkpoint}, expected the trained autoencoder: run its stage first."
-        )
-    model = autoencoder.build()
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
-    return model.eval()
-
-
-def autoencoder_in(prior: Path) -> AutoencoderTiny:
-    """The autoencoder of a packed prior."""
-    if not (prior / "vae").is_dir():
-        raise ConfigError(
-            f"there is no {prior / 'vae'}, expected a prior in diffusers format: name a folder that `pack` wrote."
-        )
-    return AutoencoderTiny.from_pretrained(prior / "vae", torch_dtype=torch.float32).eval()
-
-
-def as_done(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the number of steps that its checkpoint has seen: packing trains nothing."""
-    checkpoint = folder / "state.pt"
-    if not checkpoint.is_file():
-        raise ConfigError(
-            f"there is no {checkpoint}, expected a trained model to pack: run its stage first, or name what is there "
-            "with --models."
-        )
-    return replace(recipe, steps=torch.load(checkpoint, weights_only=True)["step"])
-
-
-def pack_all(chosen: argparse.Namespace, recipe: Callable[[str], Recipe]) -> None:
-    """Write the chosen models' weights from the finished checkpoints of the work folder."""
-    work, side = chosen.work, chosen.resolution
-    of_prior, of_train = (
-        load_pacs(chosen.data / f"pacs64-{part}.parquet") for part in ("prior", "train")
+    job = Job(
+        data=chosen.data,
+        work=chosen.work,
+        resolution=chosen.resolution,
+        recipes={stage: recipe(stage, chosen) for stage in RECIPES},
+        start=chosen.start_from,
+        cifar=chosen.cifar,
+        machine=Machine(device=chosen.device, seconds=chosen.seconds, compiled=chosen.compile),
     )
-    if "prior" in chosen.models:
-        vae, own = autoencoder_of(chosen), as_done(recipe("prior"), work / "prior")
-        networks = prior.train_prior(of_prior, vae, side, own, work / "prior", chosen.start_from)
-        pack.pack_prior(vae, networks, of_prior, side, own, chosen.out / "prior", chosen.start_from)
-    if "tiny" in chosen.models:
-        packed = (
-            chosen.start_from or chosen.out / "prior"
-        )  # with the scaling factor that training the prior set
-        vae = autoencoder_in(packed)
-        own = as_done(recipe("tiny"), work / "tiny")
-        narrow = tiny_decoder.train_tiny_decoder(of_prior, vae, side, own, work / "tiny")
-        pack.pack_tiny(narrow, vae, of_prior, side, own, chosen.out / "prior" / TINY)
-    test = chosen.data / "pacs64-test.parquet"
-    of_test = {"test images": load_pacs(test)} if test.is_file() else {}
-    if "classifiers" in chosen.models:
-        parts = {"training images": of_train} | of_test
-        own = as_done(recipe("classifiers"), work / "classifiers" / "base")
-        models = classifiers.train_domain_classifiers(of_train, side, own, work / "classifiers")
-        for domain, model in models.items():
-            pack.pack_classifier(
-                model, domain, side, own, chosen.out / f"classifier-{domain}", parts
-            )
-    if "judge" in chosen.models:
-        own = as_done(recipe("judge"), work / "judge")
-        seen = of_train + of_prior
-        judge = classifiers.train_judge(seen, side, own, work / "judge")
-        parts = {"training images": seen} | of_test
-        pack.pack_judge(judge, of_train, side, own, chosen.out / "judge", parts)
+    if chosen.stage == "all":
+        run_all(job, chosen.out, chosen.models)
+    elif chosen.stage == "pack":
+        shipping.pack_all(job, chosen.out, chosen.models)
+    else:
+        STAGES[chosen.stage](job)
+
+
+def recipe(stage: str, chosen: argparse.Namespace) -> Recipe:
+    """The recipe of a stage as the command changes it."""
+    own = RECIPES[stage]
+    if chosen.device.startswith("cuda"):
+        own = wider(own, GPU_WIDTH)
+    if chosen.seed is not None:
+        own = replace(own, seed=chosen.seed)
+    if chosen.stage == stage and chosen.batch:
+        own = replace(own, batch=chosen.batch)
+    if chosen.stage == stage and chosen.steps:
+        own = replace(own, steps=chosen.steps)
+    elif chosen.seconds:  # the clock alone ends it
+        own = replace(own, steps=10**9)
+    return own
+
+
+def run_all(job: Job, out: Path, models: tuple[str, ...]) -> None:
+    """Every stage that has weights to make, each for its share of what is left of the budget; then pack."""
+    assert job.machine.seconds is not None, "the command asks for a budget"
+    end = time.monotonic() + job.machine.seconds * (1 - PACKING)
+    stages = [stage for stage in SHARES if stage != "autoencoder" or job.start is None]
+    if job.cifar:
+        stages = [stage for stage in stages if "classifiers" not in stage and stage != "judge"]
+        models = tuple(model for model in models if model in ("prior", "tiny"))
+    for number, stage in enumerate(stages):
+        left = max(1.0, end - time.monotonic())
+        seconds = left * SHARES[stage] / sum(SHARES[later] for later in stages[number:])
+        STAGES[stage](replace(job, machine=replace(job.machine, seconds=seconds)))
+    shipping.pack_all(job, out, models)
 
 
 if __name__ == "__main__":

@@ -1,99 +1,184 @@
-"""Train the BatchNorm classifiers (one per domain) and the judge.
+"""Train the classifiers (two of each domain, one with BatchNorm and one without) and the judge.
 
-A domain's classifier is what a pretrained ResNet fine-tuned on that domain would be: trained on all domains, then on
-its own, and its running statistics estimated again on its own images alone.
+A domain's classifier is what a pretrained network fine-tuned on that domain would be: trained on all domains, then on
+its own, and where it has running statistics these are estimated again on its own images alone.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 from torch.optim.swa_utils import update_bn
-
-from engine.classifiers.cifar_resnet import CifarResNet
-from engine.embedded.judge import JudgeNet
-from engine.embedded.train.data import CLASSES, DOMAINS, Images, jittered, random_views, resized
-from engine.embedded.train.loop import Recipe, train
-
-CLASSIFIER_DEPTH, CLASSIFIER_WIDTHS = 20, (24, 48, 96)
-JUDGE_DEPTH, JUDGE_WIDTHS = 14, (32, 64, 128)
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-BASE_RECIPE = Recipe(steps=1800, batch=64, learning_rate=2e-3, weight_decay=0.05, averaging=0.998)
-DOMAIN_RECIPE = Recipe(
-    steps=160, batch=64, learning_rate=5e-4, weight_decay=0.05, averaging=0.98, warmup=20
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ResNetForImageClassification,
 )
-JUDGE_RECIPE = Recipe(steps=2400, batch=64, learning_rate=2e-3, weight_decay=0.05, averaging=0.998)
-SMALL_UNTIL = 0.55
-"""The first share of the steps runs at five eighths of the resolution: most is learned there, at 0.4 of the cost."""
+
+from engine.classifiers.architectures import residual_config
+from engine.embedded.judge import JudgeNet
+from engine.embedded.train.augment import erased, jittered, mixed, warped
+from engine.embedded.train.data import Images, random_index
+from engine.embedded.train.loop import CPU, Machine, Recipe, train
+
+DEPTH, WIDTHS = 18, (24, 48, 96, 160)
+CONVNEXT_DEPTHS, CONVNEXT_WIDTHS = (2, 2, 4, 1), (32, 64, 128, 160)
+JUDGE_DEPTH, JUDGE_WIDTHS = 18, (32, 64, 128, 192)
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+BASE_RECIPE = Recipe(steps=3000, batch=64, learning_rate=2e-3, weight_decay=0.1, averaging=0.998)
+DOMAIN_RECIPE = Recipe(
+    steps=240, batch=64, learning_rate=4e-4, weight_decay=0.1, averaging=0.98, warmup=20
+)
+JUDGE_RECIPE = Recipe(steps=4000, batch=64, learning_rate=2e-3, weight_decay=0.1, averaging=0.998)
+ENLARGED = 1.5
+"""Side of what a network reads, relative to the images': its first layers divide the side by four."""
+SMALL_UNTIL = 0.5
+"""The first share of a run reads images at their own side: most is learned there, at less than half of the cost."""
+BASE_SHARE = 0.75
+"""Of a budget, what the common start of the domains' classifiers gets."""
+KINDS: dict[str, Callable[[int], nn.Module]] = {}
+"""The architectures of a domain's classifiers, by the suffix of their folders' names."""
 
 
-def augmented(
-    images: Images, recipe: Recipe, resolution: int, rng: Generator, progress: float
-) -> tuple[Tensor, Tensor]:
-    """A random batch: views (N, 3, r, r) in [0, 1] and the index of their images."""
-    index = torch.randint(0, len(images), (recipe.batch,), generator=rng)
-    side = resolution * 5 // 8 if progress < SMALL_UNTIL else resolution
-    return jittered(random_views(images.pixels[index], side, rng, smallest=0.6), rng), index
+def build_resnet(classes: int) -> ResNetForImageClassification:
+    """ResNet-18, narrow."""
+    widths = {"embedding_size": WIDTHS[0], "hidden_sizes": list(WIDTHS)}
+    return ResNetForImageClassification(residual_config(DEPTH, num_labels=classes, **widths))
+
+
+def build_convnext(classes: int) -> ConvNextForImageClassification:
+    """A small ConvNeXt: LayerNorm alone, so nothing in it remembers its training images' moments."""
+    config = ConvNextConfig(
+        depths=list(CONVNEXT_DEPTHS), hidden_sizes=list(CONVNEXT_WIDTHS), num_labels=classes
+    )
+    return ConvNextForImageClassification(config)
+
+
+KINDS |= {"": build_resnet, "-convnext": build_convnext}
+
+
+def network_side(resolution: int) -> int:
+    """The side of what a classifier of `resolution` px images reads."""
+    return round(ENLARGED * resolution)
 
 
 def train_classifier(
-    images: Images, resolution: int, recipe: Recipe, folder: Path, start: nn.Module | None = None
-) -> CifarResNet:
+    images: Images,
+    resolution: int,
+    recipe: Recipe,
+    folder: Path,
+    start: nn.Module | None = None,
+    machine: Machine = CPU,
+    kind: str = "",
+) -> nn.Module:
     """Train on `images`, from the weights of `start` if given; running statistics are those of the whole images."""
-    model = CifarResNet(CLASSIFIER_DEPTH, CLASSIFIER_WIDTHS, len(CLASSES))
+    model = KINDS[kind](len(images.class_names))
     if start is not None:
         model.load_state_dict(start.state_dict())
-    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    machine.place(model).train()
+    fast = machine.fast(model)
+    images = images.to(machine.device)
 
     def loss(rng: Generator, progress: float) -> Tensor:
-        views, index = augmented(
-            images, recipe, resolution, rng, 1.0 if start is not None else progress
+        index = random_index(len(images), recipe.batch, rng)
+        side = network_side(resolution)
+        if start is None and progress < SMALL_UNTIL:
+            side = resolution
+        views = erased(jittered(warped(images.pixels[index], side, rng), rng, grey=0.15), rng)
+        views, partner, share = mixed(views, rng)
+        logits = fast((views - 0.5) / 0.25).logits
+        truth = images.classes[index]
+        one, other = (
+            cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
+            for labels in (truth, truth[partner])
         )
-        return cross_entropy(
-            model((views - 0.5) / 0.25), images.classes[index], label_smoothing=0.1
-        )
+        return (share * one + (1 - share) * other).mean()
 
-    train(model, loss, recipe, folder)
+    train(model, loss, recipe, folder, machine)
     restate(model, images, resolution)
     return model
 
 
+def enlarged(pixels: Tensor, resolution: int) -> Tensor:
+    """Whole images (N, 3, H, W) uint8 as a network reads them, from 0 to 1."""
+    size = (network_side(resolution),) * 2
+    return interpolate(pixels.float() / 255, size, mode="bilinear", antialias=True).clamp(0, 1)
+
+
 def restate(model: nn.Module, images: Images, resolution: int) -> None:
     """Estimate the running statistics again on the whole images, in one pass, with and without a flip."""
-    whole = (resized(images.pixels, resolution) - 0.5) / 0.25
-    update_bn([*whole.split(100), *whole.flip(3).split(100)], model)
+    parts = images.pixels.split(100)
+    views = [(enlarged(part, resolution) - 0.5) / 0.25 for part in (*parts, *_flipped(parts))]
+    update_bn(views, model)
     model.eval()
 
 
+def _flipped(parts: tuple[Tensor, ...]) -> list[Tensor]:
+    return [part.flip(3) for part in parts]
+
+
 def train_domain_classifiers(
-    images: Images, resolution: int, recipe: Recipe, folder: Path
-) -> dict[str, CifarResNet]:
-    """One classifier for each domain, by its name. `recipe` is that of their common start."""
-    base = train_classifier(images, resolution, recipe, folder / "base")
+    images: Images,
+    resolution: int,
+    recipe: Recipe,
+    folder: Path,
+    machine: Machine = CPU,
+    kind: str = "",
+) -> dict[str, nn.Module]:
+    """One classifier for each domain, by its name. `recipe` is that of their common start.
+
+    A budget is for all of them: BASE_SHARE for the start, the rest in equal parts.
+    """
+    limit, parts = machine.seconds, len(images.domain_names)
+    first, after = machine, machine
+    if limit is not None:
+        first = replace(machine, seconds=BASE_SHARE * limit)
+        after = replace(machine, seconds=(1 - BASE_SHARE) * limit / parts)
+    base = train_classifier(images, resolution, recipe, folder / "base", None, first, kind)
     return {
         name: train_classifier(
             images.where(images.domains == number),
             resolution,
             DOMAIN_RECIPE,
-            folder / name,
-            start=base,
+            domain_folder(folder, name),
+            base,
+            after,
+            kind,
         )
-        for number, name in enumerate(DOMAINS)
+        for number, name in enumerate(images.domain_names)
     }
 
 
-def train_judge(images: Images, resolution: int, recipe: Recipe, folder: Path) -> JudgeNet:
+def domain_folder(folder: Path, domain: str) -> Path:
+    """Where a domain's classifier is trained: a start that was trained further has domains of its own."""
+    steps = torch.load(folder / "base" / "state.pt", weights_only=True)["step"]
+    return folder / f"{domain}-after-{steps}"
+
+
+def build_judge(images: Images) -> JudgeNet:
+    """An untrained judge of these images' classes and domains."""
+    return JudgeNet(JUDGE_DEPTH, JUDGE_WIDTHS, len(images.class_names), len(images.domain_names))
+
+
+def train_judge(
+    images: Images, resolution: int, recipe: Recipe, folder: Path, machine: Machine = CPU
+) -> JudgeNet:
     """Both heads at once, by the sum of their cross-entropies."""
-    model = JudgeNet(JUDGE_DEPTH, JUDGE_WIDTHS, len(CLASSES), len(DOMAINS))
-    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = machine.place(build_judge(images)).train()
+    fast = machine.fast(model)
+    images = images.to(machine.device)
 
     def loss(rng: Generator, progress: float) -> Tensor:
-        views, index = augmented(images, recipe, resolution, rng, progress)
-        classes, domains = model(views)
+        index = random_index(len(images), recipe.batch, rng)
+        side = resolution if progress < SMALL_UNTIL else network_side(resolution)
+        views = erased(jittered(warped(images.pixels[index], side, rng), rng), rng)
+        classes, domains = fast(views)
         return cross_entropy(
             classes, images.classes[index], label_smoothing=0.1
         ) + 0.5 * cross_entropy(domains, images.domains[index], label_smoothing=0.1)
 
-    train(model, loss, recipe, folder)
+    train(model, loss, recipe, folder, machine)
     return model

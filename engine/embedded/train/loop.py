@@ -1,15 +1,20 @@
-"""The training loop that every embedded model shares: seeded, resumable, averaged.
+"""The training loop that every embedded model shares: seeded, resumable, averaged, on a CPU or a GPU.
 
 A step is a pure function of (weights, seed, step number), so a run that is cut and resumed ends at the same weights as
-an undisturbed one. Learning rate: linear warm-up, constant, then linear to zero over the last quarter of the steps; a
-run may be resumed with another number of steps as long as its cool-down has not begun.
+an undisturbed one. Learning rate: linear warm-up, constant, then linear to zero over the last quarter of the run; a run
+may be resumed with another number of steps as long as its cool-down has not begun.
+
+With a budget of seconds the clock says how far a run is: its rate cools down in time, and it always ends with weights.
+Such a run is seeded, but how many steps it takes depends on the machine.
 """
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,11 +23,14 @@ from engine.errors import ConfigError
 from engine.files import whole_file
 
 COOLDOWN = 0.25
+LOG_EVERY = 100
+"""Steps between two lines of a log."""
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What one model's training depends on, besides its data."""
+    """What one model's training depends on, besides its data. `checkpoint_every` is in seconds."""
 
     steps: int
     batch: int
@@ -31,7 +39,7 @@ class Recipe:
     weight_decay: float = 0.01
     averaging: float = 0.999
     seed: int = 0
-    checkpoint_every: int = 200
+    checkpoint_every: float = 120.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
@@ -41,11 +49,66 @@ class Recipe:
             )
 
 
-def rate_at(step: int, recipe: Recipe) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a training runs, and for how many seconds at most; without a limit it runs for its recipe's steps."""
+
+    device: str = "cpu"
+    seconds: float | None = None
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and self.seconds <= 0:
+            raise ConfigError(
+                f"the time budget is {self.seconds} s, expected more than 0: give --seconds a positive number."
+            )
+
+    def place(self, module: Network) -> Network:
+        """The module on the device, in the memory format that convolutions are fastest in."""
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def fast(self, module: Network) -> Network:
+        """The module, compiled where that was asked for: the same parameters under another callable."""
+        return torch.compile(module) if self.compiled else module  # type: ignore[return-value]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision in bfloat16 on a GPU; nothing on a CPU."""
+        gpu = self.device.startswith("cuda")
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=gpu)
+
+
+CPU = Machine()
+
+
+class Kept(Protocol):
+    """What a checkpoint keeps beside the model, such as a critic and its optimizer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> object: ...
+
+
+@dataclass
+class Clock:
+    """How far a run is: by its steps, or by the time since it was started or resumed, whichever is further."""
+
+    recipe: Recipe
+    machine: Machine
+    began: float = field(default_factory=lambda: time.monotonic())
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def progress(self, step: int) -> float:
+        """The share that is done before `step`, from 0; 1 or more at the end."""
+        limit = self.machine.seconds
+        return max(step / self.recipe.steps, self.elapsed() / limit if limit else 0.0)
+
+
+def rate_at(step: int, progress: float, recipe: Recipe) -> float:
     """The learning rate of one step."""
     warm = min(1.0, (step + 1) / max(1, recipe.warmup))
-    cool = min(1.0, (recipe.steps - step) / max(1.0, COOLDOWN * recipe.steps))
-    return recipe.learning_rate * warm * cool
+    return recipe.learning_rate * warm * min(1.0, (1 - progress) / COOLDOWN)
 
 
 def train(
@@ -53,66 +116,115 @@ def train(
     loss: Callable[[Generator, float], Tensor],
     recipe: Recipe,
     folder: Path,
-    device: str = "cpu",
+    machine: Machine = CPU,
+    kept: Mapping[str, Kept] | None = None,
 ) -> None:
-    """Minimise `loss(rng, progress)` over the model's parameters; the model ends with its averaged weights.
+    """Minimise `loss(rng, progress)` over the model's parameters that want a gradient; it ends with averaged weights.
 
-    `progress` is the share of the steps that is done, in [0, 1).
+    `progress` is the share of the run that is done, in [0, 1); `rng` draws on the machine's device.
     `folder` receives `state.pt` (resumed from if present) and `log.jsonl`, one line for each hundred steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "state.pt"
+    machine.place(model).train()
     optimizer = torch.optim.AdamW(
-        model.parameters(),
+        [value for value in model.parameters() if value.requires_grad],
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         betas=(0.9, 0.99),
+        fused=machine.device.startswith("cuda"),
     )
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    start, running = 0, None
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True, map_location=device)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average, start, running = saved["average"], saved["step"], saved["loss"]
-
-    began, first = time.monotonic(), start
-    for step in range(start, recipe.steps):
-        rng = Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    run = _Run(model, optimizer, dict(kept or {}), folder)
+    step = first = run.resume(machine.device)
+    clock = Clock(recipe, machine)
+    written = 0.0
+    while (progress := clock.progress(step)) < 1:
+        rng = Generator(machine.device).manual_seed(recipe.seed * 1_000_003 + step)
         torch.manual_seed(recipe.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, recipe)
-        value = loss(rng, step / recipe.steps)
+            group["lr"] = rate_at(step, progress, recipe)
+        with machine.autocast():
+            value = loss(rng, progress)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        _blend(average, model, min(recipe.averaging, (1 + step) / (10 + step)))
-        running = value.item() if running is None else 0.99 * running + 0.01 * value.item()
-        done = step + 1
-        if done % 100 == 0 or done == recipe.steps:
-            rate = (done - first) * recipe.batch / (time.monotonic() - began)
-            line = {"step": done, "loss": round(running, 5), "samples_per_s": round(rate, 1)}
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            print(json.dumps(line), flush=True)
-        if done % recipe.checkpoint_every == 0 or done == recipe.steps:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-            }
-            with whole_file(checkpoint) as file:
-                torch.save({**state, "step": done, "loss": running}, file)
-    model.load_state_dict(average)
+        run.note(value, min(recipe.averaging, (1 + step) / (10 + step)))
+        step += 1
+        if step % LOG_EVERY == 0:
+            run.log(step, recipe.batch * (step - first) / clock.elapsed())
+        if clock.elapsed() - written > recipe.checkpoint_every:
+            run.write(step)
+            written = clock.elapsed()
+    if step > first:
+        run.log(step, recipe.batch * (step - first) / clock.elapsed())
+        run.write(step)
+    model.load_state_dict(run.average)
     model.eval()
 
 
-@torch.no_grad()
-def _blend(average: dict[str, Tensor], model: nn.Module, keep: float) -> None:
-    """Move the averaged weights towards the model's; what is not floating point is copied."""
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            average[name].lerp_(value, 1 - keep)
-        else:
-            average[name].copy_(value)
+class _Run:
+    """The state of a training: model, its average, optimizer, what else is kept, and the running loss."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        kept: dict[str, Kept],
+        folder: Path,
+    ) -> None:
+        self.model, self.optimizer, self.kept, self.folder = model, optimizer, kept, folder
+        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.loss: Tensor | None = None
+        self.logged = 0
+
+    def resume(self, device: str) -> int:
+        """Read the checkpoint, if there is one; the number of the next step."""
+        checkpoint = self.folder / "state.pt"
+        if not checkpoint.exists():
+            return 0
+        saved = torch.load(checkpoint, weights_only=True, map_location=device)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for name, state in saved.get("kept", {}).items():
+            self.kept[name].load_state_dict(state)
+        self.average = saved["average"]
+        self.loss = torch.as_tensor(saved["loss"], device=device)
+        self.logged = saved["step"]
+        return int(saved["step"])
+
+    @torch.no_grad()
+    def note(self, value: Tensor, keep: float) -> None:
+        """Move the averages towards the model and this step's loss; what is not floating point is copied."""
+        now = self.model.state_dict()
+        moving = [name for name, value in now.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.average[name] for name in moving], [now[name] for name in moving], 1 - keep
+        )
+        for name in now.keys() - set(moving):
+            self.average[name].copy_(now[name])
+        value = value.detach().float()
+        self.loss = value if self.loss is None else self.loss.lerp(value, 0.01)
+
+    def log(self, step: int, rate: float) -> None:
+        """One line of the log, if this step has none yet."""
+        if self.logged == step:
+            return
+        assert self.loss is not None, "a step was taken before a line is logged"
+        line = {"step": step, "loss": round(self.loss.item(), 5), "samples_per_s": round(rate, 1)}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(self.folder.name, json.dumps(line), flush=True)
+        self.logged = step
+
+    def write(self, step: int) -> None:
+        """The checkpoint, whole or not at all."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "kept": {name: part.state_dict() for name, part in self.kept.items()},
+            "average": self.average,
+            "step": step,
+            "loss": float(self.loss) if self.loss is not None else 0.0,
+        }
+        with whole_file(self.folder / "state.pt") as file:
+            torch.save(state, file)

@@ -11,8 +11,8 @@ from diffusers import AutoencoderTiny
 from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
-from engine.embedded.train.data import Images, random_views
-from engine.embedded.train.loop import Recipe, train
+from engine.embedded.train.data import Images, random_index, random_views
+from engine.embedded.train.loop import CPU, Machine, Recipe, train
 
 WIDTH = 16
 RECIPE = Recipe(steps=1800, batch=32, learning_rate=3e-3, averaging=0.995)
@@ -38,23 +38,29 @@ def build_narrow(vae: AutoencoderTiny) -> AutoencoderTiny:
 def as_guidance_sees(latents: Tensor, rng: Generator) -> Tensor:
     """Latents (N, 4, h, w) of images -> some as they are, some blended with another's, all with a little noise."""
     number = len(latents)
-    blended, weight, noise = torch.rand(3, number, 1, 1, 1, generator=rng)
+    place = latents.device
+    blended, weight, noise = torch.rand(3, number, 1, 1, 1, generator=rng, device=place)
     weight = torch.where(blended < BLENDED, weight / 2, 0)
-    mixed = torch.lerp(latents, latents[torch.randperm(number, generator=rng)], weight)
-    return mixed + NOISE * noise.square() * latents.std() * torch.randn(
-        latents.shape, generator=rng
-    )
+    others = latents[torch.randperm(number, generator=rng, device=place)]
+    added = torch.randn(latents.shape, generator=rng, device=place)
+    return torch.lerp(latents, others, weight) + NOISE * noise.square() * latents.std() * added
 
 
 def train_tiny_decoder(
-    images: Images, vae: AutoencoderTiny, resolution: int, recipe: Recipe, folder: Path
+    images: Images,
+    vae: AutoencoderTiny,
+    resolution: int,
+    recipe: Recipe,
+    folder: Path,
+    machine: Machine = CPU,
 ) -> AutoencoderTiny:
     """Squared error to the teacher's images, in [0, 1]; the teacher is frozen."""
-    vae = vae.eval().requires_grad_(False)
-    model = build_narrow(vae)
+    vae = machine.place(vae.eval().requires_grad_(False))
+    model = machine.place(build_narrow(vae))
+    images = images.to(machine.device)
 
     def loss(rng: Generator, _: float) -> Tensor:
-        chosen = torch.randint(0, len(images), (recipe.batch,), generator=rng)
+        chosen = random_index(len(images), recipe.batch, rng)
         with torch.no_grad():
             views = random_views(images.pixels[chosen], resolution, rng, smallest=0.5) * 2 - 1
             latents = as_guidance_sees(vae.encode(views).latents, rng)
@@ -62,7 +68,7 @@ def train_tiny_decoder(
         return mse_loss(model.decode(latents).sample, wanted) / 4
 
     model.encoder.requires_grad_(False)
-    train(model, loss, recipe, folder)
+    train(model, loss, recipe, folder, machine)
     return model
 
 

@@ -134,7 +134,7 @@ def test_a_record_of_a_run_is_a_configuration(tmp_path: Path) -> None:
         ("format: ddis-config/2", "has format 'ddis-config/2', .* another version of ddis"),
         (
             "{format: ddis-dataset/1, config: {}}",
-            "record of a run of version 0.1, expected one of this",
+            "holds no request, expected settings that --print-config wrote",
         ),
         ("request: [", "cannot be read .*, expected YAML or JSON"),
         ("[1, 2]", "holds no sections, expected some"),

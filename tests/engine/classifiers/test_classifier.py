@@ -1,12 +1,20 @@
 """A classifier's frozen network, its preprocessing, and the BatchNorm statistics that it stored."""
 
+import copy
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
 import pytest
 import torch
 from torch import nn
 
-from engine.classifiers import Preprocess, load_classifier
+from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.base import statistics_of
 from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers.statistics import SOURCES, Absent, Statistics, Tap, find_statistics
 from engine.errors import ConfigError, ModelError
+from engine.types import Moments
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 SMALL = Preprocess.squash(16)
@@ -52,19 +60,19 @@ class Zoo(nn.Module):
 def test_batch_norms_of_every_kind_are_found_in_call_order() -> None:
     zoo = Zoo()
     classifier = load_classifier(zoo, labels="abcd", preprocess=SMALL, device="cpu")
-    names = {layer: name for name, layer in classifier.module.named_modules()}
-    called = [names[layer] for layer in classifier.norm_layers]
+    names = {layer: name for name, layer in classifier.network.named_modules()}
+    called = [names[layer] for layer, _ in classifier.statistics.taps]
     assert called == ["twice", "twice", "frozen", "acting", "sync", "flat"]
-    assert [len(stored.mean) for stored in classifier.stored] == [3, 3, 3, 3, 3, 4]
-    assert classifier.stored[2].var.tolist() == [2, 2, 2]
+    assert [len(stored.mean) for stored in classifier.statistics.stored] == [3, 3, 3, 3, 3, 4]
+    assert classifier.statistics.stored[2].var.tolist() == [2, 2, 2]
 
 
 def test_stored_moments_are_the_running_statistics(tiny_resnet: CifarResNet) -> None:
     classifier = load_classifier(tiny_resnet, labels=LABELS, preprocess=SMALL, device="cpu")
     first, last = tiny_resnet.bn1, tiny_resnet.layer3[0].bn2
-    assert len(classifier.stored) == 7
-    assert torch.equal(classifier.stored[0].mean, first.running_mean)
-    assert torch.equal(classifier.stored[-1].var, last.running_var)
+    assert len(classifier.statistics.stored) == 7
+    assert torch.equal(classifier.statistics.stored[0].mean, first.running_mean)
+    assert torch.equal(classifier.statistics.stored[-1].var, last.running_var)
 
 
 def test_a_module_is_copied_and_the_copy_frozen(tiny_resnet: CifarResNet) -> None:
@@ -72,9 +80,9 @@ def test_a_module_is_copied_and_the_copy_frozen(tiny_resnet: CifarResNet) -> Non
     classifier = load_classifier(tiny_resnet, labels=LABELS, preprocess=SMALL, device="cpu")
     assert tiny_resnet.training
     assert all(weight.requires_grad for weight in tiny_resnet.parameters())
-    assert not classifier.module.training
-    assert not any(weight.requires_grad for weight in classifier.module.parameters())
-    assert not any(layer._forward_pre_hooks for layer in classifier.module.modules())
+    assert not classifier.network.training
+    assert not any(weight.requires_grad for weight in classifier.network.parameters())
+    assert not any(layer._forward_pre_hooks for layer in classifier.network.modules())
 
 
 def test_logits_are_those_of_the_network_and_pass_a_gradient(tiny_resnet: CifarResNet) -> None:
@@ -102,40 +110,98 @@ def test_fingerprints_tell_weights_labels_and_preprocessing_apart(tiny_resnet: C
     assert len({first, *others, fingerprint()}) == 4
 
 
+class Idle(nn.Module):
+    """A network whose BatchNorm layer never runs, and which has no other weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.amax((2, 3))
+
+
 @pytest.mark.parametrize(
     ("network", "wording"),
     [
         (
-            nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()),
-            "no BatchNorm layers, expected at least one.*folded",
+            nn.Conv2d(3, 3, 1),
+            r"classifier 'Sequential' has no BatchNorm layers, expected at least one .*: if they were folded .*\. "
+            "To go on without them, wait",
         ),
         (
             nn.BatchNorm2d(3, track_running_stats=False),
-            "1 of 1 BatchNorm layers .* keep no running statistics.*train",
+            r"has 1 of 1 BatchNorm layers without running statistics \(first: 0\), expected running_mean .* train mode",
         ),
-        (nn.Flatten(), "no BatchNorm layers.*cannot be used"),
+        (Idle(), "runs none of its 1 BatchNorm layers in evaluation mode, expected at least one"),
+        (nn.ReLU(), "has no BatchNorm layers"),
     ],
-    ids=["folded", "without-statistics", "none"],
+    ids=["folded", "without-running-statistics", "never-run", "no-weights"],
 )
-def test_networks_without_statistics_are_refused(network: nn.Module, wording: str) -> None:
-    body = nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(ModelError, match=wording):
-        load_classifier(body, labels=["a", "b"], preprocess=SMALL, device="cpu")
+def test_networks_without_statistics_load_and_say_what_they_lack(
+    network: nn.Module, wording: str
+) -> None:
+    last = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if not isinstance(network, Idle) else []
+    body = nn.Sequential(network, *last)
+    classifier = load_classifier(body, labels="abc", preprocess=SMALL, device="cpu")
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(classifier.logits(images), body.eval()(SMALL(images)))
+    assert classifier.device == torch.device("cpu")
+    with pytest.raises(ModelError, match=f"walking needs statistics of .*{wording}"):
+        statistics_of(classifier, "walking", "wait")
 
 
-def test_batch_norms_that_never_run_are_no_statistics() -> None:
-    class Idle(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.bn = nn.BatchNorm2d(3)
+def test_statistics_come_from_a_named_source(tiny_resnet: CifarResNet) -> None:
+    def load(statistics: str) -> Classifier:
+        return load_classifier(
+            tiny_resnet, labels=LABELS, preprocess=SMALL, device="cpu", statistics=statistics
+        )
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.mean((2, 3))
+    assert statistics_of(load("batch-norm"), "this", "go").source == "batch-norm"
+    with pytest.raises(ModelError, match="was loaded without statistics, expected some: set"):
+        statistics_of(load("none"), "this", "go")
+    with pytest.raises(ConfigError, match="is 'batchnorm', expected one of 'batch-norm', 'none'"):
+        load("batchnorm")
+    with pytest.raises(ConfigError, match="is 'batch-norm:here', expected 'batch-norm' alone"):
+        load("batch-norm:here")
 
-    with pytest.raises(
-        ModelError, match=r"none of the 1 BatchNorm layers .* runs in evaluation mode"
-    ):
-        load_classifier(Idle(), labels="abc", preprocess=SMALL, device="cpu")
+
+def test_every_source_of_the_registry_is_there(tiny_resnet: CifarResNet) -> None:
+    for name in SOURCES:
+        found = find_statistics(
+            name, tiny_resnet.eval(), lambda: tiny_resnet(torch.rand(1, 3, 8, 8))
+        )
+        assert isinstance(found, Statistics | Absent)
+
+
+def test_a_new_source_is_a_function_and_an_entry(
+    tiny_resnet: CifarResNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unit(network: nn.Module, run: Callable[[], object], argument: str) -> Statistics:
+        width = network.get_submodule(argument).in_features
+        unit_normal = Moments(torch.zeros(width), torch.ones(width))
+        tap = Tap(network.get_submodule(argument))
+        return Statistics(source=f"unit:{argument}", taps=(tap,), stored=(unit_normal,))
+
+    module = ModuleType("unit_normal")
+    module.unit = unit
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(SOURCES, "unit", "unit_normal:unit")
+    classifier = load_classifier(
+        tiny_resnet, labels=LABELS, preprocess=SMALL, device="cpu", statistics="unit:linear"
+    )
+    assert classifier.statistics.taps == (Tap(classifier.network.linear),)
+    assert classifier.describe()["statistics"] == "unit:linear"
+
+
+def test_statistics_follow_a_copy_of_the_network(tiny_resnet: CifarResNet) -> None:
+    classifier = load_classifier(tiny_resnet, labels=LABELS, preprocess=SMALL, device="cpu")
+    twin = classifier.with_network(copy.deepcopy(classifier.network).half(), torch.float16)
+    assert [tap.layer for tap in twin.statistics.taps] == [
+        layer for layer in twin.network.modules() if isinstance(layer, nn.BatchNorm2d)
+    ]
+    assert twin.dtype == torch.float16
+    assert "statistics" not in twin.describe()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from engine.classifiers import Preprocess, load_classifier
+from engine.classifiers.base import statistics_of
 from engine.errors import MissingExtraError, ModelError
 
 onnx = pytest.importorskip("onnx")
@@ -93,14 +94,13 @@ def test_a_file_is_a_classifier_like_any_other(network, tmp_path):
         classifier.logits(images), network(classifier.preprocess(images)), rtol=0, atol=1e-5
     )
     assert classifier.input_px == 8
-    (stored,) = classifier.stored
+    (stored,) = classifier.statistics.stored
     torch.testing.assert_close(stored.mean, network[1].running_mean)
     torch.testing.assert_close(stored.var, network[1].running_var)
 
 
 def test_guidance_fuses_its_layers(network, tmp_path):
-    from engine.guidance.losses import domain_loss
-    from engine.guidance.steer import gradient
+    from engine.guidance.objective import Objective
     from engine.settings import Alignment
 
     classifier = load_classifier(
@@ -108,11 +108,19 @@ def test_guidance_fuses_its_layers(network, tmp_path):
     )
     images, classes = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
     found, wanted = (
-        gradient(images, domain_loss(classifier, Alignment(), fused, classes))[1]
+        Objective(classifier, Alignment(), fused=fused).value_and_grad(images, classes)[1]
         for fused in (True, False)
     )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
     assert found.abs().max() > 0
+
+
+def test_a_file_with_folded_norms_loads_and_says_how_to_keep_them(network, tmp_path):
+    path = written(network, tmp_path / "net.onnx", norm="Identity")
+    classifier = load_classifier(f"onnx:{path}", labels=LABELS, device="cpu")
+    assert classifier.logits(torch.rand(2, 3, 8, 8)).shape == (2, 3)
+    with pytest.raises(ModelError, match=r"has no BatchNorm layers.*optimize=False"):
+        statistics_of(classifier, "guidance", "leave it")
 
 
 def test_each_mistake_has_its_own_words(network, tmp_path):
@@ -126,9 +134,6 @@ def test_each_mistake_has_its_own_words(network, tmp_path):
     assert "has the operator Fancy (domain 'vendor')" in refused(
         written(network, path, activation="Fancy")
     )
-    folded = refused(written(network, path, norm="Identity"))
-    assert "1 convolutions and no BatchNormalization node" in folded
-    assert "optimize=False" in folded
     assert "reads images of h x w pixels, expected a square of a stated size" in refused(
         written(network, path, size=("h", "w"))
     )
@@ -154,7 +159,7 @@ def test_equal_tensors_that_share_one_are_constants(network, tmp_path):
     model.graph.node.insert(0, onnx.helper.make_node("Identity", ["scale"], ["var"]))
     path.write_bytes(model.SerializeToString())
     classifier = load_classifier(f"onnx:{path}", labels=LABELS, device="cpu")
-    torch.testing.assert_close(classifier.stored[0].var, network[1].weight.detach())
+    torch.testing.assert_close(classifier.statistics.stored[0].var, network[1].weight.detach())
 
 
 def test_another_input_size_than_the_files_is_refused(network, tmp_path):

@@ -88,7 +88,7 @@ def test_large_resnets_load_from_a_checkpoint(
     classifier = load_classifier(
         tmp_path / "net.pt", architecture=f"resnet{depth}", labels=LABELS, device="cpu"
     )
-    assert len(classifier.stored) == {18: 20, 50: 53}[depth]
+    assert len(classifier.statistics.stored) == {18: 20, 50: 53}[depth]
     images = torch.rand(1, 3, 224, 224)
     assert torch.equal(classifier.logits(images), network(classifier.preprocess(images)).logits)
 
@@ -214,7 +214,7 @@ def test_what_save_classifier_writes_is_read_again(
     classifier = load_classifier(folder, device="cpu")
     assert classifier.labels == tuple(LABELS)
     assert classifier.preprocess == preprocess
-    assert torch.equal(classifier.stored[0].var, network.bn1.running_var)
+    assert torch.equal(classifier.statistics.stored[0].var, network.bn1.running_var)
     assert json.loads((folder / "config.json").read_text())["accuracy"] == 0.8
     images = torch.rand(2, 3, 24, 24)
     assert torch.allclose(classifier.logits(images), network(preprocess(images)), atol=0.02)
@@ -259,7 +259,7 @@ def test_a_transformers_resnet_brings_its_preprocessing_and_labels(
     classifier = load_classifier(f"hf:{tmp_path}", device="cpu")
     assert capfd.readouterr() == ("", "")
     assert classifier.labels == tuple(LABELS)
-    assert len(classifier.stored) == 20
+    assert len(classifier.statistics.stored) == 20
     assert (classifier.preprocess.resize, classifier.preprocess.crop) == (73, (64, 64))
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(classifier.logits(images), network(classifier.preprocess(images)).logits)

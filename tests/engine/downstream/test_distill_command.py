@@ -17,7 +17,7 @@ def command(tmp_path: Path, teacher) -> list[str]:
     """Options of a short run, all but the folder."""
     save_classifier(
         tmp_path / "net",
-        teacher.module,
+        teacher.network,
         architecture="resnet8",
         labels=teacher.labels,
         preprocess=teacher.preprocess,

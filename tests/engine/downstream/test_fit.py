@@ -45,7 +45,7 @@ def test_it_learns_its_images_and_loads_again(bright_and_dark: Path, tmp_path: P
     assert classifier.labels == ("bright", "dark")
     assert classifier.input_px == 16
     assert (
-        classifier.stored[0].mean.abs().sum() > 0
+        classifier.statistics.stored[0].mean.abs().sum() > 0
     )  # running statistics of these images, not a new network's
     again = fit(bright_and_dark, tmp_path / "again", "resnet8", training=FEW, image_px=16)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("net", "again")]
@@ -164,7 +164,11 @@ def test_the_command(
 
 
 def test_the_help_says_what_is_true_of_fitting(capsys: pytest.CaptureFixture[str]) -> None:
+<<<<<<< HEAD
     assert main(["fit", "--help"]) == 0
+=======
+    assert main(["fit", "--help-all"]) == 0
+>>>>>>> main
     said = capsys.readouterr().out
     assert "--epochs" in said
     assert "no label" not in said

@@ -20,16 +20,16 @@ library = pytest.importorskip("torch_pruning")
 
 
 def test_the_filters_of_least_l1_norm_go(teacher) -> None:
-    pruned = pruned_copy(library, teacher.module, teacher.preprocess, 0.5)
-    before, after = teacher.module.layer3[0], pruned.layer3[0]
+    pruned = pruned_copy(library, teacher.network, teacher.preprocess, 0.5)
+    before, after = teacher.network.layer3[0], pruned.layer3[0]
     kept = before.conv1.weight.abs().sum((1, 2, 3)).topk(6).indices.sort().values
     width_in = after.conv1.weight.shape[1]
     assert width_in == before.conv1.weight.shape[1]  # what the shortcut is added to is whole
     assert after.conv1.weight.equal(before.conv1.weight[kept])
     assert after.bn1.running_var.equal(before.bn1.running_var[kept])
     assert after.conv2.weight.equal(before.conv2.weight[:, kept])
-    assert pruned.linear.weight.equal(teacher.module.linear.weight)
-    assert pruned.conv1.weight.equal(teacher.module.conv1.weight)
+    assert pruned.linear.weight.equal(teacher.network.linear.weight)
+    assert pruned.conv1.weight.equal(teacher.network.conv1.weight)
 
 
 def test_a_pruned_network_is_smaller_and_loads_again(tmp_path: Path, teacher, make_set) -> None:
@@ -49,10 +49,10 @@ def test_a_pruned_network_is_smaller_and_loads_again(tmp_path: Path, teacher, ma
     assert 0.4 < report["network"]["flops_kept"] < 0.7
     loaded = load_classifier(tmp_path / "out/folder/seed-0", device="cpu")
     assert (
-        sum(value.numel() for value in loaded.module.parameters())
+        sum(value.numel() for value in loaded.network.parameters())
         == report["network"]["parameters"]
     )
-    assert loaded.module.layer1[0].conv1.out_channels == 4
+    assert loaded.network.layer1[0].conv1.out_channels == 4
     assert len(report["rows"]["folder"]["agreement"]["values"]) == 1
 
 
@@ -86,10 +86,10 @@ def test_a_network_with_convolved_shortcuts_is_pruned_too(tmp_path: Path) -> Non
 
 
 def test_narrowing_fits_any_module(teacher) -> None:
-    pruned = pruned_copy(library, teacher.module, teacher.preprocess, 0.5)
+    pruned = pruned_copy(library, teacher.network, teacher.preprocess, 0.5)
     built = untrained("resnet8", 3)
-    built_again = type(teacher.module)(8, (8, 8, 12), 3)
-    assert not narrow(built_again, teacher.module.state_dict())
+    built_again = type(teacher.network)(8, (8, 8, 12), 3)
+    assert not narrow(built_again, teacher.network.state_dict())
     assert narrow(built_again, pruned.state_dict())
     built_again.load_state_dict(pruned.state_dict())
     images = torch.rand(2, 3, 12, 12)
@@ -100,7 +100,7 @@ def test_narrowing_fits_any_module(teacher) -> None:
 
 
 def test_widths_that_do_not_fit_each_other_are_refused(tmp_path: Path, teacher) -> None:
-    weights = teacher.module.state_dict()
+    weights = teacher.network.state_dict()
     weights["layer1.0.conv1.weight"] = weights["layer1.0.conv1.weight"][:3]
     torch.save(weights, tmp_path / "net.pt")
     with pytest.raises(ModelError, match="does not fit resnet8"):
@@ -108,11 +108,11 @@ def test_widths_that_do_not_fit_each_other_are_refused(tmp_path: Path, teacher) 
 
 
 def test_an_architecture_is_known_by_what_it_computes(teacher) -> None:
-    assert architecture_of(teacher.module) == "resnet8"
+    assert architecture_of(teacher.network) == "resnet8"
     assert architecture_of(untrained("resnet18", 5).eval()) == "resnet18"
     assert architecture_of(nn.Conv2d(3, 4, 3)) is None
 
-    class Other(type(teacher.module)):
+    class Other(type(teacher.network)):
         def forward(self, x):
             return -super().forward(x)
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_pruned_is_told(
     with pytest.raises(
         ConfigError, match=r"ratio 0.9 leaves nothing of the 8 channels of layer1.0.conv1"
     ):
-        pruned_copy(library, teacher.module, teacher.preprocess, 0.9)
+        pruned_copy(library, teacher.network, teacher.preprocess, 0.9)
     lone = nn.Sequential(nn.Conv2d(3, 3, 12), nn.Flatten())
     with pytest.raises(ModelError, match="no layer of Sequential can be pruned"):
         pruned_copy(library, lone, teacher.preprocess, 0.5)

@@ -62,7 +62,7 @@ def test_the_command_prints_one_object(
 ) -> None:
     save_classifier(
         tmp_path / "net",
-        teacher.module,
+        teacher.network,
         architecture="resnet8",
         labels=teacher.labels,
         preprocess=teacher.preprocess,

@@ -108,11 +108,11 @@ def test_stored_labels_are_learned_in_place_of_the_teachers(teacher, images) -> 
 
 
 def test_the_teacher_is_left_as_it_was(teacher, images) -> None:
-    before = copy.deepcopy(teacher.module.state_dict())
-    strides = [value.stride() for value in teacher.module.parameters()]
+    before = copy.deepcopy(teacher.network.state_dict())
+    strides = [value.stride() for value in teacher.network.parameters()]
     taught(teacher, images, FEW, 0)
-    assert all(value.equal(before[key]) for key, value in teacher.module.state_dict().items())
-    assert strides == [value.stride() for value in teacher.module.parameters()]
+    assert all(value.equal(before[key]) for key, value in teacher.network.state_dict().items())
+    assert strides == [value.stride() for value in teacher.network.parameters()]
 
 
 def test_a_loss_that_is_no_number_is_told(teacher, images) -> None:

@@ -1,49 +1,29 @@
 """The recipe of the embedded models on a few made-up pictures: every stage by command, then the packed folders."""
 
-import io
 from dataclasses import replace
-from itertools import product
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from torch.nn.functional import cross_entropy
+from transformers import AutoModelForImageClassification
 
 from engine.classifiers import load_classifier
+from engine.classifiers.hub import from_transformers
 from engine.embedded.judge import load_judge
-from engine.embedded.train import autoencoder, classifiers, pack, prior
-from engine.embedded.train.__main__ import STAGES, main
+from engine.embedded.train import autoencoder, classifiers, pack, pack_classifiers
+from engine.embedded.train.__main__ import main
 from engine.embedded.train.data import CLASSES, DOMAINS, load_pacs
 from engine.embedded.train.loop import Recipe
+from engine.embedded.train.stages import RECIPES, STAGES
 from engine.embedded.train.tiny_decoder import as_guidance_sees, likeness_db, train_tiny_decoder
 from engine.models import load_prior
 
 STEPS = 2
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A folder with the parquet files that the recipe reads: two pictures of each pair of domain and class."""
-    folder = tmp_path_factory.mktemp("data")
-    noise = np.random.default_rng(0)
-    rows = {"image": [], "label": [], "domain": []}
-    for domain, label, _ in product(DOMAINS, CLASSES, range(2)):
-        file = io.BytesIO()
-        Image.fromarray(noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "png")
-        rows["image"].append({"bytes": file.getvalue(), "path": None})
-        rows["label"].append(label)
-        rows["domain"].append(domain)
-    for part in ("prior", "train", "test"):
-        pq.write_table(pa.table(rows), folder / f"pacs64-{part}.parquet")
-    return folder
-
-
 def run(stage, data, work, *more):
     return main(
-        [stage, "--data", str(data), "--work", str(work), "--resolution", "16", *map(str, more)]
+        [stage, "--data", str(data), "--work", str(work), "--resolution", "32", *map(str, more)]
     )
 
 
@@ -51,10 +31,9 @@ def run(stage, data, work, *more):
 def _small_batches():
     """The recipes as they are but for the size of their batches, and of the sample sheets."""
     with pytest.MonkeyPatch.context() as patch:
-        for stage, recipe in STAGES.items():
-            patch.setitem(STAGES, stage, replace(recipe, batch=4))
-        patch.setattr(prior, "CONTINUED", replace(prior.CONTINUED, batch=4))
-        for module in (classifiers, pack):
+        for stage, recipe in RECIPES.items():
+            patch.setitem(RECIPES, stage, replace(recipe, batch=4))
+        for module in (classifiers, pack_classifiers):
             patch.setattr(module, "DOMAIN_RECIPE", Recipe(steps=STEPS, batch=4, learning_rate=1e-3))
         patch.setattr(pack, "SAMPLE_STEPS", 2)
         yield
@@ -64,7 +43,7 @@ def _small_batches():
 def work(data, tmp_path_factory):
     """A work folder with every stage trained for two steps."""
     folder = tmp_path_factory.mktemp("work")
-    for stage in ("autoencoder", "tiny", "prior", "classifiers", "judge"):
+    for stage in STAGES:
         assert run(stage, data, folder, "--steps", STEPS) == 0
     assert run("pack", data, folder, "--out", folder / "weights") == 0
     return folder
@@ -73,9 +52,9 @@ def work(data, tmp_path_factory):
 def test_every_stage_by_command_then_folders_that_load(work):
     packed = work / "weights"
     loaded = load_prior(packed / "prior")
-    assert loaded.image_px == 16
+    assert loaded.image_px == 32
     assert load_classifier(packed / "classifier-photo").labels == CLASSES
-    classes, domains = load_judge(packed / "judge")(torch.rand(3, 3, 16, 16))
+    classes, domains = load_judge(packed / "judge")(torch.rand(3, 3, 32, 32))
     assert len(classes) == len(domains) == 3
     assert loaded.tiny is not loaded.vae
     assert loaded.tiny.config.scaling_factor == loaded.vae.config.scaling_factor
@@ -84,6 +63,16 @@ def test_every_stage_by_command_then_folders_that_load(work):
     )
     for folder in ("prior", "prior/tiny", "judge", *(f"classifier-{domain}" for domain in DOMAINS)):
         assert f"steps={STEPS}" in (packed / folder / "README.md").read_text()
+
+
+def test_a_convnext_is_packed_as_transformers_reads_it(data, work):
+    folder = work / "weights" / "classifier-photo-convnext"
+    found = from_transformers(str(folder))
+    assert tuple(found.labels) == CLASSES
+    images = load_pacs(data / "pacs64-test.parquet").where(torch.arange(56) < 3).pixels / 255
+    model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
+    assert model(found.preprocess(images)).logits.shape == (3, len(CLASSES))
+    assert not [name for name in model.state_dict() if "running" in name]
 
 
 def test_the_repository_s_pictures_are_generated(work):
@@ -135,9 +124,7 @@ def test_a_packed_prior_is_trained_further_and_its_card_keeps_both_recipes(data,
     assert run("pack", data, tmp_path, *asked) == 0
     old, new = load_prior(start), load_prior(tmp_path / "more" / "prior")
     for before, after in zip(old.unet.parameters(), new.unet.parameters(), strict=True):
-        torch.testing.assert_close(
-            before, after, atol=5e-3, rtol=0
-        )  # one step of a warming-up rate away
+        torch.testing.assert_close(before, after, atol=5e-3, rtol=0)  # one step of a low rate away
     assert old.fingerprint != new.fingerprint
     assert old.vae.config.scaling_factor == new.vae.config.scaling_factor
     assert not any(str(start) in file.read_text() for file in (tmp_path / "more").rglob("*.json"))
@@ -148,12 +135,40 @@ def test_a_packed_prior_is_trained_further_and_its_card_keeps_both_recipes(data,
 
 def test_packing_what_is_not_trained_says_so(data, tmp_path, capsys):
     assert run("pack", data, tmp_path, "--models", "judge") == 2
-    assert "expected a trained model to pack" in capsys.readouterr().err
+    assert "expected a trained model: run the stage 'judge' first" in capsys.readouterr().err
 
 
 def test_starting_from_a_folder_that_is_no_prior_says_so(data, tmp_path, capsys):
     assert run("prior", data, tmp_path, "--start-from", tmp_path) == 2
     assert "expected a prior in diffusers format" in capsys.readouterr().err
+
+
+def test_a_budget_of_seconds_goes_through_every_stage_and_ends_with_weights(data, tmp_path):
+    given = ("--seconds", 4, "--out", tmp_path / "out", "--models", "prior", "tiny", "judge")
+    assert run("all", data, tmp_path / "work", *given) == 0
+    assert {folder.name for folder in (tmp_path / "work").iterdir()} == set(STAGES)
+    assert load_prior(tmp_path / "out" / "prior").tiny is not None
+    assert load_judge(tmp_path / "out" / "judge").resolution == 48
+
+
+def test_all_without_a_budget_says_so(data, tmp_path, capsys):
+    assert run("all", data, tmp_path) == 2
+    assert "expected --seconds" in capsys.readouterr().err
+
+
+def test_cifar_s_prior_is_told_its_own_classes(data, tmp_path):
+    for stage in ("perception", "autoencoder", "prior"):
+        assert run(stage, data, tmp_path, "--cifar", "--steps", 1) == 0
+    asked = ("--cifar", "--models", "prior", "--out", tmp_path / "out")
+    assert run("pack", data, tmp_path, *asked) == 0
+    card = (tmp_path / "out" / "prior" / "README.md").read_text()
+    assert "**data**: 10 images" in card
+    assert "columns: airplane, cat" in card
+
+
+def test_classifiers_of_cifar_have_no_recipe(data, tmp_path, capsys):
+    assert run("classifiers", data, tmp_path, "--cifar") == 2
+    assert "no recipe for classifiers of CIFAR-10" in capsys.readouterr().err
 
 
 def test_a_tiny_decoder_learns_to_give_its_teachers_images(data, tmp_path):

@@ -172,7 +172,7 @@ def test_a_classifier_s_features_are_what_its_last_layer_reads(tiny_resnet) -> N
     assert features.shape == (3, extractor.width)
     torch.testing.assert_close(tiny_resnet.linear(features), logits)
     torch.testing.assert_close(logits, classifier.logits(images))
-    assert not any(layer._forward_pre_hooks for layer in classifier.module.modules())
+    assert not any(layer._forward_pre_hooks for layer in classifier.network.modules())
 
 
 def test_a_classifier_without_a_linear_head_is_refused() -> None:
@@ -369,7 +369,7 @@ def test_the_command(
     assert printed["settings"]["resamples"] == 4
     assert main(asked) == 0
     printed = capsys.readouterr()
-    assert f"{images}: 6 images, beside {real}: 8 images of the reference" in printed.out
+    assert f"{images}: 6 images, compared with {real}: 8 images of the reference" in printed.out
     assert "features of classifier-" in printed.out
     assert "precision" in printed.out
     assert "needs a manifest or" in printed.out

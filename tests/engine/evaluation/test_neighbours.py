@@ -56,9 +56,7 @@ def test_too_few_images_for_k() -> None:
         neighbours(torch.randn(5, 2), torch.randn(9, 2), k=5)
     with pytest.raises(ConfigError, match="neighbours is 5 and the reference has 5 images"):
         neighbours(torch.randn(9, 2), torch.randn(5, 2), k=5, density_k=1)
-    with pytest.raises(
-        ConfigError, match="density_neighbours is 5 and the reference has 5 images"
-    ):
+    with pytest.raises(ConfigError, match="density_neighbours is 5 and the reference has 5 images"):
         neighbours(torch.randn(5, 2), torch.randn(5, 2))
     with pytest.raises(ConfigError, match="neighbours is 0"):
         neighbours(torch.randn(9, 2), torch.randn(9, 2), k=0)

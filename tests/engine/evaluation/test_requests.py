@@ -209,7 +209,7 @@ def test_the_table_names_sets_and_domain(
         "cpu",
     ]
     assert main(asked) == 0
-    title = f"{mixed} (sketch): 6 images, beside {mixed} (sketch): 6 images of the reference"
+    title = f"{mixed} (sketch): 6 images, compared with {mixed} (sketch): 6 images of the reference"
     assert capsys.readouterr().out.startswith(title)
     assert main([*asked, "--json"]) == 0
     printed = capsys.readouterr()

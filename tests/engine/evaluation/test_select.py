@@ -10,14 +10,15 @@ import torch
 from engine import Alignment, Selection, generate, select
 from engine.apps.cli import main
 from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
-from engine.classifiers.classifier import frozen_classifier
+from engine.classifiers.base import frozen_classifier
 from engine.datasets import open_dataset
 from engine.datasets.dataset import load_sample, read_dataset
 from engine.errors import ConfigError, OutputError
-from engine.evaluation import select as selecting
+from engine.evaluation import l_bn_share as selecting
 from engine.evaluation.images import open_images
-from engine.evaluation.select import greedy_by_share, quotas
-from engine.guidance.losses import domain_loss
+from engine.evaluation.l_bn_share import greedy_by_share
+from engine.evaluation.quotas import quotas
+from engine.guidance.objective import Objective
 from engine.settings import Sampling
 from engine.types import ImageKey, Sample
 
@@ -156,14 +157,14 @@ def test_by_share_the_kept_images_together_are_nearer_to_the_teacher(
             teacher, tiny_prior, classes, 6, alignment=None, sampling=sampling, out=tmp_path / "all"
         )
     )
-    loss = domain_loss(teacher, Alignment())
+    objective = Objective(teacher, Alignment())
     distance = {}
     for by in ("l_bn_share", "chance"):
         select(tmp_path / "all", tmp_path / by, Selection(agreement=False, by=by), teacher)
         assert [row.class_index for _, row in read_dataset(tmp_path / by)] == [0] * 3 + [4] * 3
         (images,) = open_images(tmp_path / by).batches(6)
         with torch.no_grad():
-            distance[by] = float(loss(images))
+            distance[by] = float(objective.value(images))
     assert distance["l_bn_share"] < distance["chance"]
     with pytest.raises(ConfigError, match="got no classifier, expected 'tiny'"):
         select(tmp_path / "all", tmp_path / "none")
@@ -255,7 +256,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([*command, "--keep", "0.25"]) == 2
     assert "selection.keep is 0.5 there and 0.25 here" in capsys.readouterr().err
     assert main([*command, "--device", "cpu", "--architecture", "resnet8"]) == 2
-    told = "--architecture, --device came with --by energy, expected none: only l_bn_share looks at the images"
+    told = "--device, --architecture came with --by energy, expected none: only l_bn_share looks at the images"
     assert told in capsys.readouterr().err
     assert main(["select", str(tmp_path), "--out", str(tmp_path / "x"), "--by", "energy"]) == 2
     assert "has no manifest.parquet" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from engine.classifiers import Classifier, Preprocess, load_classifier, save_cla
 from engine.errors import ConfigError
 from engine.evaluation.images import open_pool
 from engine.evaluation.teacher import by_classifier
-from engine.guidance.losses import alignment_loss, judged
+from engine.guidance.domain import judged, moment_distance
 from engine.guidance.moments import recording_moments
 
 LABELS = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
@@ -38,9 +38,9 @@ def test_any_folder_with_class_folders_is_judged(tmp_path: Path, make_folder, te
     images = read_whole(folder)
     truth = torch.tensor([0] * 5 + [4] * 6)  # folders in the order of their names: dog, horse
     logits, distances = judged(teacher, images)
-    with torch.no_grad(), recording_moments(teacher.norm_layers) as taken:
+    with torch.no_grad(), recording_moments(teacher.statistics.taps) as taken:
         teacher.logits(images)
-        whole = alignment_loss(taken, teacher.stored).item()
+        whole = moment_distance(taken, teacher.statistics.stored).item()
     steps: list[int] = []
     columns, set_l_bn = by_classifier(open_pool([folder]), teacher, 4, steps.append)
     assert columns[0].tolist() == (logits.argmax(1) == truth).double().tolist()

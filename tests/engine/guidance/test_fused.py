@@ -2,19 +2,21 @@
 
 import gc
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from ddis_kernels import use_backend
+from ddis_kernels import AlignmentTarget, use_backend
 from torch import Tensor, nn
 
-from engine.classifiers.norms import is_batch_norm, norm_calls, stored_moments
+from engine.classifiers.statistics import Statistics
+from engine.classifiers.statistics.batch_norm import batch_norm, is_batch_norm
 from engine.errors import ModelError
-from engine.guidance.fused import aligned, fused_moments, is_watched
-from engine.guidance.losses import alignment_loss
+from engine.guidance.domain import Domain, moment_distance
+from engine.guidance.fused import fused_moments, is_watched
 from engine.guidance.moments import recording_moments
 from engine.guidance.pairing import pair
 from engine.types import Moments
@@ -26,23 +28,17 @@ def tensor_of(output: Any) -> Tensor:
     return getattr(output, "logits", output)
 
 
-def layers_of(network: nn.Module) -> tuple[nn.Module, ...]:
-    """In call order."""
-    return norm_calls(
-        network, lambda: network(torch.zeros(2, 3, 8, 8).to(next(network.buffers()).dtype)), "it"
-    )
-
-
-def statistics(layers: Sequence[nn.Module], dtype: torch.dtype) -> list[Moments]:
-    return [Moments(*(value.to(dtype) for value in stored_moments(layer))) for layer in layers]
+def statistics_of(network: nn.Module) -> Statistics:
+    blank = torch.zeros(2, 3, 8, 8).to(next(network.buffers()).dtype)
+    return batch_norm(network, lambda: network(blank))
 
 
 def by_hooks(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, output, gradient of loss and output) of the reference."""
     leaf = x.clone().requires_grad_()
-    with recording_moments(layers_of(network), per_image) as measured:
+    with recording_moments(statistics_of(network).taps, per_image) as measured:
         output = tensor_of(network(leaf))
-        loss = alignment_loss(measured, stored, weights, norm)
+        loss = moment_distance(measured, stored, weights, norm)
     return (
         loss.detach(),
         output.detach(),
@@ -52,7 +48,9 @@ def by_hooks(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Tens
 
 def by_fusion(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Tensor, Tensor]:
     leaf = x.clone().requires_grad_()
-    with aligned(network, stored, weights, norm, per_image) as loss_of:
+    known = replace(statistics_of(network), stored=tuple(stored))
+    target = AlignmentTarget.of(stored, weights, norm)
+    with Domain(network, known, target, per_image).watched() as loss_of:
         output = tensor_of(network(leaf))
         loss = loss_of()
         return (
@@ -71,8 +69,9 @@ def assert_as_by_hooks(
     **tolerance: float,
 ):
     network.to(dtype)
-    x, layers = torch.randn(3, 3, 8, 8, dtype=dtype), layers_of(network)
-    arguments = x, statistics(layers, dtype), weight and [weight] * len(layers), norm, per_image
+    x = torch.randn(3, 3, 8, 8, dtype=dtype)
+    stored = [Moments(*(v.to(dtype) for v in kept)) for kept in statistics_of(network).stored]
+    arguments = x, stored, weight and [weight] * len(stored), norm, per_image
     for got, expected in zip(
         by_fusion(network, *arguments), by_hooks(network, *arguments), strict=True
     ):
@@ -106,7 +105,7 @@ def test_a_network_is_watched_in_its_first_pass_and_again_when_its_weights_are_o
 
 def test_activations_are_fused_where_they_belong(network_and_pairs) -> None:
     network, expected = network_and_pairs
-    layers = layers_of(network)
+    layers = [tap.layer for tap in statistics_of(network).taps]
     found = pair(layers, lambda: network(torch.randn(2, 3, 8, 8)))
     assert [how.activation if (how := found[layer]) else "measured" for layer in layers] == expected
 
@@ -250,16 +249,6 @@ def test_a_second_block_needs_a_pass_in_the_first(build) -> None:
     assert not any("forward" in vars(layer) for layer in network.modules())
     with fused_moments(network):
         pass
-
-
-def test_a_loss_needs_a_pass(build) -> None:
-    network = build("relu")
-    stored = [Moments(m.running_mean, m.running_var) for m in network.modules() if is_batch_norm(m)]
-    with (
-        aligned(network, stored) as loss,
-        pytest.raises(ModelError, match="no pass to take the loss of"),
-    ):
-        loss()
 
 
 def test_a_first_pass_in_inference_mode_serves_later_gradients(build) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.classifiers.norms import norm_calls
+from engine.classifiers.statistics.batch_norm import batch_norm
 from engine.guidance.fused import fused_moments
 from engine.guidance.moments import recording_moments
 from engine.guidance.pairing import pair
@@ -38,9 +38,9 @@ def test_it_measures_and_differentiates_as_the_hooks_do(
         network = pytest.importorskip("torchvision").models.get_model(name, weights=None, **options)
     network.eval().requires_grad_(False)
     x = torch.randn(2, 3, 64, 64)
-    layers = norm_calls(network, lambda: network(x), name)
+    taps = batch_norm(network, lambda: network(x)).taps
     results = []
-    for measuring in (recording_moments(layers), fused_moments(network)):
+    for measuring in (recording_moments(taps), fused_moments(network)):
         leaf = x.clone().requires_grad_()
         with measuring as measured:
             logits = network(leaf)
@@ -53,5 +53,5 @@ def test_it_measures_and_differentiates_as_the_hooks_do(
         torch.testing.assert_close(
             got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
         )
-    plan = pair(layers, lambda: network(x))
+    plan = pair([tap.layer for tap in taps], lambda: network(x))
     assert sum(how is not None and how.activation != "none" for how in plan.values()) == activated

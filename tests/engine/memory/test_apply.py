@@ -15,7 +15,7 @@ from engine.memory.attention import attending, chosen_attention
 from engine.memory.plan import Plan, plan
 from engine.memory.skeleton import skeleton_prior
 from engine.models import Prior
-from engine.settings import Alignment, Sampling
+from engine.settings import Alignment, Sampling, TokenLearning
 
 CPU = torch.device("cpu")
 
@@ -106,6 +106,26 @@ def test_auto_takes_xformers_on_cuda_where_it_is_installed_and_no_slower(
     assert chosen_attention("sdpa", torch.device("cuda"), torch.float16) == "sdpa"
 
 
+def test_attention_is_timed_on_values_that_vary_and_draws_from_no_generator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watched(AttnProcessor2_0):
+        def __call__(
+            self, attn: Attention, hidden_states: torch.Tensor, **_: object
+        ) -> torch.Tensor:
+            seen.append(hidden_states)
+            return hidden_states
+
+    monkeypatch.setitem(attention.PROCESSORS, "watched", Watched)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    before = torch.get_rng_state()
+    assert attention.attention_ms("watched", CPU, torch.float32, repeats=1) > 0
+    assert seen[0].std() == pytest.approx(1, abs=0.01)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_parts_are_on_the_device_in_their_phase_alone(
     small_prior: Prior, planned: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,3 +189,29 @@ def test_auto_counts_only_where_memory_may_be_short(
     assert of(explicit) is explicit
     monkeypatch.setattr(apply, "free_bytes", lambda device: 10**6)
     assert of("auto") is not None
+
+
+def test_a_gpu_with_plenty_gets_a_plan_of_layout_and_graphs_without_counting(
+    small_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Prior, "device", property(lambda self: torch.device("cuda", 0)))
+    monkeypatch.setattr(apply, "free_bytes", lambda device: 10**12)
+    monkeypatch.setattr(apply, "plan", None)  # it would count
+    monkeypatch.setattr(apply, "chosen_layouts", lambda device, dtype: ("unet",))
+
+    def of(**settings: object) -> Plan:
+        found = plan_of("auto", small_prior, classifier, 3, Alignment(), Sampling(), **settings)
+        assert found is not None
+        return found
+
+    planned = of()
+    assert (planned.channels_last, planned.eager_because, planned.peak_bytes) == (("unet",), "", {})
+    assert {planned.micro_batch[phase] for phase in ("text", "sampling", "guidance", "decode")} == {
+        3
+    }
+    assert planned.generate_bytes == 0
+    assert Plan.from_json(planned.to_json()) == planned
+    assert of(graphs=False).eager_because == "they are switched off"
+    learning = of(learning=TokenLearning())
+    assert learning.eager_because == "tokens are learned, and gradients pass the UNet"
+    assert learning.micro_batch["cat"] == 3

@@ -21,6 +21,10 @@ def test_the_words_of_torchs_allocators_are_known() -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     )
     assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    for way in ("GET", "FIND"):
+        words = f"{way} was unable to find an engine to execute this computation"
+        assert is_out_of_memory(RuntimeError(words))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
@@ -89,3 +93,24 @@ def test_other_errors_are_raised_at_once() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         parts.split("text", lambda rows: (_ for _ in ()).throw(RuntimeError("shapes")), [1, 2])
     assert parts.sizes == {}
+
+
+def test_what_can_be_released_is_before_a_size_is_halved() -> None:
+    seen: list[int] = []
+    held = [True]
+
+    def release() -> bool:
+        return bool(held) and held.pop()
+
+    def work(size: int) -> int:
+        seen.append(size)
+        if held or size > 3:
+            raise MemoryError
+        return size
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert MicroBatches({"guidance": 3}, release).attempt("guidance", 6, work) == 3
+    assert seen == [3, 3]
+    with pytest.warns(MemoryWarning, match="going on with 3"):
+        assert MicroBatches(None, release).attempt("guidance", 6, work) == 3

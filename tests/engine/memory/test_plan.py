@@ -156,7 +156,7 @@ def test_auto_counts_loaded_weights_once(
 ) -> None:
     """On the CPU they are no longer in what is free, and every predicted peak holds them."""
     monkeypatch.setattr(budget, "free_bytes", lambda device: 10**7)
-    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.module)
+    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.network)
     weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
     settings = {"batch": 1, "tokens": False, "full": False}
     assert plan(small_prior, classifier, "auto", **settings).budget_bytes == 10**7 + weights
@@ -222,7 +222,7 @@ def test_a_bound_that_fits_is_tried_alone() -> None:
 def test_a_prediction_holds_weights_and_all_that_is_alive(
     small_prior: Prior, classifier: Classifier, roomy: Plan
 ) -> None:
-    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.module)
+    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.network)
     weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
     images = torch.randn(4, *small_prior.latent_shape)
     with torch.no_grad(), counting() as count:

@@ -7,8 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers import Classifier
-from engine.guidance.fused import aligned
-from engine.guidance.losses import judged, layer_weights
+from engine.guidance.domain import Domain, judged
 from engine.methods.deepinversion import deep_inversion, inversion_loss
 from engine.settings.inversion import DeepInversion
 
@@ -21,9 +20,10 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def batch_distance(classifier: Classifier, images: torch.Tensor) -> float:
-    with torch.no_grad(), aligned(classifier.module, classifier.stored) as loss:
+    domain = Domain.of(classifier.network, classifier.statistics)
+    with torch.no_grad(), domain.watched() as l_bn:
         classifier.logits(images)
-        return loss().item()
+        return l_bn().item()
 
 
 def test_the_loss_is_the_papers(classifier: Classifier, student: Classifier) -> None:
@@ -35,21 +35,19 @@ def test_the_loss_is_the_papers(classifier: Classifier, student: Classifier) -> 
     inputs: list[torch.Tensor] = []
     hooks = [
         layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
-        for layer in classifier.norm_layers
+        for layer in [tap.layer for tap in classifier.statistics.taps]
     ]
     expected_logits = classifier.logits(x)
     for hook in hooks:
         hook.remove()
-    with aligned(
-        classifier.module, classifier.stored, layer_weights(classifier.stored, "first")
-    ) as l_bn:
+    with Domain.of(classifier.network, classifier.statistics, "first").watched() as l_bn:
         logits = classifier.logits(x)
         found = inversion_loss(settings, x, logits, target, l_bn(), student.logits(x))
 
     gaps = [
         (h.mean((0, 2, 3)) - layer.running_mean).norm()
         + (h.var((0, 2, 3), unbiased=False) - layer.running_var).norm()
-        for h, layer in zip(inputs, classifier.norm_layers, strict=True)
+        for h, layer in zip(inputs, [tap.layer for tap in classifier.statistics.taps], strict=True)
     ]
     variation = 0.0
     for image in x:
@@ -97,7 +95,7 @@ def test_the_generator_decides_the_images(classifier: Classifier) -> None:
 
 def test_the_first_iterations_can_be_at_half_the_size(classifier: Classifier) -> None:
     sizes: list[int] = []
-    hook = classifier.module.register_forward_pre_hook(
+    hook = classifier.network.register_forward_pre_hook(
         lambda _, given: sizes.append(given[0].shape[-1])
     )
     totals: list[tuple[int, int]] = []

@@ -15,7 +15,7 @@ from engine.classifiers import Classifier, Preprocess, save_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, OutputError
-from engine.guidance.losses import judged
+from engine.guidance.domain import judged
 from engine.methods.registry import BASELINES, DDIS
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling

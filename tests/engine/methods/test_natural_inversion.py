@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.classifiers import Classifier
-from engine.guidance.fused import aligned
+from engine.guidance.domain import Domain
 from engine.methods.natural_inversion import natural_inversion
 from engine.methods.pyramid import FeaturePyramid, ImageGenerator, recording_features
 from engine.settings.inversion import NaturalInversion
@@ -27,12 +27,14 @@ def test_the_generator_draws_any_size(size: tuple[int, int]) -> None:
 
 
 def test_the_pyramid_uses_every_feature_and_the_pixels(classifier: Classifier) -> None:
-    with recording_features(classifier) as features:
+    with recording_features(classifier.statistics.taps) as features:
         classifier.logits(torch.rand(2, 3, 16, 16))
         found = [feature.detach().requires_grad_() for feature in features.values()]
     assert [tuple(feature.shape[1:]) for feature in found] == [(4, 16, 16), (6, 8, 8), (8, 4, 4)]
     assert not features
-    assert not any(layer._forward_pre_hooks for layer in classifier.norm_layers)
+    assert not any(
+        layer._forward_pre_hooks for layer in [tap.layer for tap in classifier.statistics.taps]
+    )
     pixels = torch.randn(2, 3, 16, 16, requires_grad=True)
     drawn = FeaturePyramid([feature.shape[1] for feature in found], width=4)(pixels, found)
     drawn.square().mean((0, 2, 3)).sum().sub((drawn**3).mean()).backward()
@@ -46,9 +48,10 @@ def test_iterations_lower_the_loss_and_l_bn(classifier: Classifier) -> None:
         assert images.shape == (8, 3, 16, 16)
         assert images.min() >= 0
         assert images.max() <= 1
-        with torch.no_grad(), aligned(classifier.module, classifier.stored) as loss:
+        domain = Domain.of(classifier.network, classifier.statistics)
+        with torch.no_grad(), domain.watched() as l_bn:
             classifier.logits(images)
-            return loss().item()
+            return l_bn().item()
 
     assert after(60) < 0.8 * after(1)
 

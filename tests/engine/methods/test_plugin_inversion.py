@@ -60,7 +60,7 @@ def test_the_generator_decides_the_images(classifier: Classifier) -> None:
 
 def test_the_classifier_sees_each_copy_at_its_own_size(classifier: Classifier) -> None:
     shapes: list[torch.Size] = []
-    hook = classifier.module.register_forward_pre_hook(
+    hook = classifier.network.register_forward_pre_hook(
         lambda _, given: shapes.append(given[0].shape)
     )
     plug_in_inversion(classifier, [0, 1], rng(), replace(FEW, copies=3, iterations=2))

@@ -9,6 +9,7 @@ import torch
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ModelError
+from engine.guidance.domain import judged
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.models import Prior, load_prior
 
@@ -60,7 +61,7 @@ def test_a_tiny_decoder_may_be_refused() -> None:
 )
 def test_classifiers_have_imagenets_size(name: str, size: float) -> None:
     classifier = load_classifier(f"arch:{name}", device="cpu")
-    assert millions(classifier.module) == size
+    assert millions(classifier.network) == size
     assert len(classifier.labels) == 1000
     assert classifier.input_px == 224
 
@@ -113,7 +114,10 @@ def test_a_skeleton_shares_what_the_model_shares(
         tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
     )
     hollow: Classifier = skeleton_classifier(classifier)
-    assert all(layer in set(hollow.module.modules()) for layer in hollow.norm_layers)
+    assert all(
+        layer in set(hollow.network.modules())
+        for layer in [tap.layer for tap in hollow.statistics.taps]
+    )
     assert hollow.logits(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 7)
 
 
@@ -131,3 +135,22 @@ def test_labels_say_how_many_outputs_an_architecture_has() -> None:
     classifier = load_classifier("arch:resnet18", labels=["dog", "horse"], device="cpu")
     assert classifier.labels == ("dog", "horse")
     assert classifier.logits(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_an_architecture_has_statistics_of_images_of_its_own_size(name: str) -> None:
+    """Those of a new network are zeros and ones: a ResNet-50's activations then leave float16's range."""
+    classifier = load_classifier(f"arch:{name}", labels=["dog", "horse"], device="cpu")
+    assert all(layer.momentum == 0.1 for layer, _ in classifier.statistics.taps)
+    largest: list[float] = []
+    hooks = [
+        layer.register_forward_hook(
+            lambda module, inputs, output: largest.append(float(output.abs().max()))
+        )
+        for layer, _ in classifier.statistics.taps
+    ]
+    _, l_bn = judged(classifier, torch.rand(2, 3, 224, 224))
+    for hook in hooks:
+        hook.remove()
+    assert max(largest) < 100
+    assert l_bn.max() < 1e4

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from engine.classifiers import Preprocess, load_classifier
 from engine.errors import ConfigError
-from engine.guidance.losses import domain_loss
-from engine.guidance.steer import gradient
+from engine.guidance.objective import Objective
 from engine.models import Prior, load_prior
 from engine.models.decoder import (
     crop_margin,
@@ -181,7 +180,7 @@ def test_without_a_tiny_decoder_the_full_one_is_taken_unless_the_tiny_one_is_ask
     assert tiny_prior.tiny is None
     assert guidance_decoder(tiny_prior, "auto", 16).kind == "full"
     with pytest.raises(
-        ConfigError, match=r"has no tiny decoder, expected one: load it with .* --tiny-decoder"
+        ConfigError, match=r"has no tiny decoder, expected one: load it with .*tiny_decoder"
     ):
         guidance_decoder(tiny_prior, "tiny")
 
@@ -258,9 +257,9 @@ def test_the_gradient_through_the_crop_s_window_is_that_of_the_whole_image() -> 
     window = decoder_of(Alignment(), prior, classifier.preprocess)
     whole = replace(window, margin=0)
     assert (window.margin, window.px) == (3, 256)
-    loss = domain_loss(classifier, Alignment(class_weight=0.0))
     (near, grad), (exact, expected) = (
-        gradient(z, lambda rows, d=d: loss(d(rows))) for d in (window, whole)
+        Objective(classifier, Alignment(class_weight=0.0), decoder).value_and_grad(z)
+        for decoder in (window, whole)
     )
     torch.testing.assert_close(near, exact, rtol=0.05, atol=0)
     cosine = F.cosine_similarity(grad.flatten(), expected.flatten(), 0)

@@ -63,15 +63,17 @@ def test_a_timm_network_brings_its_preprocessing_labels_and_statistics(
     network = timm_network(name, tmp_path)
     classifier = load_classifier(f"timm:local-dir:{tmp_path}", device="cpu")
     assert classifier.labels == tuple(LABELS)
-    assert {type(layer).__name__ for layer in classifier.norm_layers} == kinds
-    assert len(classifier.stored) == depth
+    assert {
+        type(layer).__name__ for layer in [tap.layer for tap in classifier.statistics.taps]
+    } == kinds
+    assert len(classifier.statistics.stored) == depth
     own = [layer for layer in network.modules() if type(layer).__name__ in kinds]
-    assert sorted(float(m.mean.sum()) for m in classifier.stored) == sorted(
+    assert sorted(float(m.mean.sum()) for m in classifier.statistics.stored) == sorted(
         float(layer.running_mean.sum()) for layer in own
     )
     first = network.bn1  # reads what the stem's convolution gives
-    assert torch.equal(classifier.stored[0].mean, first.running_mean)
-    assert torch.equal(classifier.stored[0].var, first.running_var)
+    assert torch.equal(classifier.statistics.stored[0].mean, first.running_mean)
+    assert torch.equal(classifier.statistics.stored[0].var, first.running_var)
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(classifier.logits(images), network(classifier.preprocess(images)))
@@ -125,7 +127,7 @@ def test_torchvision_frozen_batch_norm_is_found() -> None:
     classifier = load_classifier(
         network, labels=LABELS, preprocess=Preprocess.squash(32), device="cpu"
     )
-    assert len(classifier.stored) == 20
+    assert len(classifier.statistics.stored) == 20
 
 
 @pytest.fixture
@@ -147,8 +149,8 @@ def test_torchvision_weights_are_read_with_their_transforms_and_categories(
     classifier = load_classifier("torchvision:resnet18", device="cpu")
     assert classifier.labels[0] == "tench"
     assert len(classifier.labels) == 1000
-    assert len(classifier.stored) == 20
-    assert torch.equal(classifier.stored[0].mean, network.bn1.running_mean)
+    assert len(classifier.statistics.stored) == 20
+    assert torch.equal(classifier.statistics.stored[0].mean, network.bn1.running_mean)
     assert (classifier.preprocess.resize, classifier.preprocess.crop) == (256, (224, 224))
     check_preprocessing(classifier.preprocess, models.ResNet18_Weights.DEFAULT.transforms())
 

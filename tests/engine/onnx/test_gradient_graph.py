@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from engine.guidance.losses import domain_loss
-from engine.guidance.steer import gradient
+from engine.guidance.objective import Objective
 from engine.models.decoder import decoder_of
 from engine.onnx.export import exported, gradient_graph
 from engine.onnx.session import Session
@@ -19,9 +18,8 @@ def both(prior, classifier, alignment, cache, batch):
     graph = gradient_graph(prior, classifier, alignment, decoder)
     session = Session(exported(graph, cache), torch.device("cpu"))
     z, classes = torch.randn(batch, *prior.latent_shape), torch.randint(0, 5, (batch,))
-    loss = domain_loss(classifier, alignment, fused=False, classes=classes)
     found = session(z, classes) if alignment.class_weight else session(z)
-    return found, gradient(z, lambda latents: loss(decoder(latents)))
+    return found, Objective(classifier, alignment, decoder, False).value_and_grad(z, classes)
 
 
 @pytest.mark.slow
@@ -33,6 +31,12 @@ def test_a_smooth_gradient_is_autograds(prior, smooth, cache, alignment):
         (loss, grad), (wanted_loss, wanted) = both(prior, smooth, alignment, cache, batch)
         torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-6)
         assert (grad - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_a_gradient_by_the_class_alone_is_autograds(prior, kinked, cache):
+    (loss, grad), (wanted_loss, wanted) = both(prior, kinked, Alignment(domain_weight=0), cache, 2)
+    torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-6)
+    assert (grad - wanted).abs().max() <= 1e-2 * wanted.abs().max()
 
 
 def test_a_kinked_gradient_is_autograds_but_for_flipped_masks(prior, kinked, cache):

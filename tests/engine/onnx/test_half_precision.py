@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.guidance.losses import domain_loss
-from engine.guidance.steer import gradient, loss_scale
+from engine.guidance.gradient import loss_scale
+from engine.guidance.objective import Objective
 from engine.models import Prior
 from engine.models.decoder import decoder_of
 from engine.onnx.export import exported, gradient_graph, unet_graph
@@ -57,7 +57,7 @@ def test_a_gradient_errs_no_more_than_torchs(
     prior: Prior, half_prior: Prior, smooth: Classifier, cache
 ):
     half = load_classifier(
-        copy.deepcopy(smooth.module),
+        copy.deepcopy(smooth.network),
         labels=smooth.labels,
         preprocess=Preprocess.squash(12),
         device="cpu",
@@ -68,9 +68,9 @@ def test_a_gradient_errs_no_more_than_torchs(
 
     def by_torch(prior: Prior, classifier: Classifier):
         decoder = decoder_of(alignment, prior, classifier.preprocess)
-        loss = domain_loss(classifier, alignment, fused=False)
+        objective = Objective(classifier, alignment, decoder, fused=False)
         scale = loss_scale(decoder.vae.dtype, classifier.dtype)
-        return decoder, gradient(z, lambda latents: loss(decoder(latents)), scale)
+        return decoder, objective.value_and_grad(z, scale=scale)
 
     _, (exact_loss, exact) = by_torch(prior, smooth)
     decoder, (half_loss, half_grad) = by_torch(half_prior, half)

@@ -59,7 +59,7 @@ def test_a_transformers_resnet18_from_a_local_folder(small_prior: Prior, tmp_pat
         tmp_path / "resnet18"
     )
     classifier = load_classifier(f"hf:{tmp_path / 'resnet18'}", device="cpu")
-    assert len(classifier.norm_layers) == 20
+    assert len([tap.layer for tap in classifier.statistics.taps]) == 20
     samples = list(generate(classifier, small_prior, None, 1, sampling=SHORT))
     assert [sample.label for sample in samples] == names
     check(samples, 4)

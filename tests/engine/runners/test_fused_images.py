@@ -7,9 +7,9 @@ import torch
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
-from engine.guidance import in_parts
-from engine.guidance.losses import domain_loss
+from engine.guidance.objective import Objective
 from engine.models import Prior
+from engine.runners import job
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 
@@ -38,7 +38,7 @@ def test_generate_fuses_and_its_images_equal_the_references(
         return torch.stack([sample.image for sample in run])
 
     plain, fused = images(None), images(alignment)
-    monkeypatch.setattr(in_parts, "domain_loss", partial(domain_loss, fused=False))
+    monkeypatch.setattr(job, "Objective", partial(Objective, fused=False))
     reference = images(alignment)
     assert (fused - plain).abs().max() > 0.02
     torch.testing.assert_close(fused, reference, atol=1e-3, rtol=0)
@@ -49,8 +49,8 @@ def test_generate_does_fuse(
 ) -> None:
     """The reference's hooks would be seen on the layers."""
     hooked: list[int] = []
-    layer = classifier.norm_layers[0]
-    classifier.module.conv1.register_forward_hook(
+    layer = classifier.statistics.taps[0].layer
+    classifier.network.conv1.register_forward_hook(
         lambda *_: hooked.append(len(layer._forward_pre_hooks))
     )
     list(generate(classifier, small_prior, ["dog"], 1, sampling=Sampling(steps=3)))

@@ -311,7 +311,7 @@ def test_skipped_steps_are_written_down_also_of_a_run_that_was_cut(
     tmp_path: Path, small_prior: Prior, tiny_resnet: CifarResNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 3 steps the first two are guided, and here all are skipped; each image is a group of its own."""
-    monkeypatch.setattr("engine.guidance.steer.MAX_SKIPPED", 1.0)
+    monkeypatch.setattr("engine.guidance.move.MAX_SKIPPED", 1.0)
     with torch.no_grad():
         tiny_resnet.layer3[0].conv1.weight.fill_(float("nan"))
     classifier = load_classifier(

@@ -59,7 +59,7 @@ def test_guidance_looks_through_the_decoder_and_at_the_size_that_are_asked_for(
     prior: Prior, classifier: Classifier
 ) -> None:
     seen: list[int] = []
-    classifier.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
+    classifier.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
     sizes = {}
     for alignment in (
         Alignment(),

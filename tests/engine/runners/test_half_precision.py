@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError
-from engine.guidance.steer import DomainSteer, finite_gradient
+from engine.guidance.gradient import finite_gradient
 from engine.models import Prior, load_prior
 from engine.networks.frozen import named_dtype
 from engine.runners.generate import sample_group
@@ -51,10 +51,9 @@ def test_guided_images_and_gradients_are_near_those_of_float32(
             alignment=WEAK,
             sampling=Sampling(steps=3, cfg=2.0),
         )
-        steer = job.steer(job.groups()[0])
-        assert isinstance(steer, DomainSteer)
-        assert (steer.scale > 1) == (name == "float16")
-        _, grad, _ = finite_gradient(partial(steer.gradient_of, z), steer.scale)
+        guidance = job.guidance(job.groups()[0])
+        assert (guidance.scale > 1) == (name == "float16")
+        _, grad, _ = finite_gradient(partial(guidance.descend, z), guidance.scale)
         found[name] = images_of(job), grad
     (images, grad), (half_images, half_grad) = found["float32"], found[dtype]
     assert images.dtype == half_images.dtype == half_grad.dtype == torch.float32
@@ -77,9 +76,9 @@ def test_a_classifier_in_half_precision_keeps_its_statistics_and_its_name(
         for name in ("float32", dtype)
     )
     assert half.fingerprint == exact.fingerprint
-    assert half.module.conv1.weight.dtype == half.dtype == getattr(torch, dtype)
-    assert half.module.bn1.running_var.max().item() == 1e6
-    for kept, expected in zip(half.stored, exact.stored, strict=True):
+    assert half.network.conv1.weight.dtype == half.dtype == getattr(torch, dtype)
+    assert half.network.bn1.running_var.max().item() == 1e6
+    for kept, expected in zip(half.statistics.stored, exact.statistics.stored, strict=True):
         assert torch.equal(kept.var, expected.var)
     assert half.logits(images).dtype == torch.float32
     torch.testing.assert_close(half.logits(images), exact.logits(images), atol=0.05, rtol=0.05)
@@ -113,7 +112,7 @@ def test_what_comes_out_holds_no_graph(tiny_prior: Prior, tiny_resnet: CifarResN
     with torch.enable_grad():
         (sample,) = sample_group(job, job.groups()[0], lambda _, clean: seen.append(clean))
     assert not any(x.requires_grad for x in (sample.image, sample.logits, *seen))
-    parts = (tiny_prior.unet, tiny_prior.vae, tiny_prior.text_encoder, classifier.module)
+    parts = (tiny_prior.unet, tiny_prior.vae, tiny_prior.text_encoder, classifier.network)
     assert not any(
         weight.requires_grad or weight.grad is not None for m in parts for weight in m.parameters()
     )

@@ -14,10 +14,10 @@ from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.errors import ConfigError, MissingExtraError, OutputError
 from engine.models import Prior, load_prior
 from engine.runners.generate import generate
-from engine.runners.learn_tokens import learn_tokens
+from engine.runners.learn_tokens import _resumed, learn_tokens
 from engine.settings import Alignment, Sampling, TokenLearning
-from engine.tokens.state import TokenEpoch, initial_rows
-from engine.tokens.table import TokenTable, load_tokens
+from engine.tokens.state import ON_DEVICE, TokenEpoch, initial_rows
+from engine.tokens.table import TokenTable, load_tokens, read_tensors
 
 LABELS = ("dog", "elephant")
 LEARNING = TokenLearning(
@@ -107,6 +107,22 @@ CHEAP = replace(
     augment=True,
     check_images=3,
 )
+
+
+def test_a_run_that_goes_on_has_its_rows_on_the_device(tmp_path, classifier, small_prior):
+    out = tmp_path / "cut.safetensors"
+
+    def cut(epoch: TokenEpoch) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        learned(classifier, small_prior, out, on_progress=cut)
+    progress = out.with_name(f"{out.name}.progress")
+    _, facts = read_tensors(progress)
+    state = _resumed(progress, facts["run"], torch.device("meta"))
+    assert {getattr(state, name).device.type for name in ON_DEVICE} == {"meta"}
+    assert state.rows.requires_grad
+    assert state.epochs.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("learning", [LEARNING, CHEAP], ids=["adam", "adam8bit"])
@@ -222,7 +238,7 @@ def test_domain_weight_and_augmentation_reach_the_rows(classifier, small_prior):
 def test_a_float16_prior_learns_as_a_float32_one_does(classifier, tiny_prior, tiny_prior_folders):
     """The classifier is made so flat that its gradient, unscaled, is below what float16 can hold."""
     flat = copy.deepcopy(classifier)
-    flat.module[-1].weight.data *= 1e-4
+    flat.network[-1].weight.data *= 1e-4
     start = initial_rows(tiny_prior, (0, 1), LABELS, "class name", 5)
     settings = replace(LEARNING, epochs=1, gradient="drawn", steps=4, updates_per_trajectory=1)
     half = load_prior(tiny_prior_folders["epsilon"], device="cpu", dtype="float16")

@@ -10,9 +10,9 @@ import torch
 from engine import Alignment, ImageKey, Sampling, generate, tune
 from engine.apps.cli import main
 from engine.classifiers import Classifier, Preprocess
-from engine.classifiers.classifier import frozen_classifier
+from engine.classifiers.base import frozen_classifier
 from engine.errors import ConfigError
-from engine.guidance.losses import domain_loss
+from engine.guidance.objective import Objective
 from engine.memory.micro_batch import MicroBatches
 from engine.runners import trial as trying
 from engine.runners import tune as tuning
@@ -80,7 +80,7 @@ def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch
     images = torch.stack([sample.image for sample in samples])
     classes = torch.tensor([sample.key.class_index for sample in samples])
     with torch.no_grad():
-        expected = domain_loss(teacher, Alignment())(images).item()
+        expected = Objective(teacher, Alignment()).value(images).item()
         logits = teacher.logits(images)
     right = (logits.argmax(1) == classes).float().mean().item()
     assert found.images == 8
@@ -98,7 +98,7 @@ def test_a_trial_in_parts_is_the_whole_one(teacher, tiny_prior, monkeypatch) -> 
     monkeypatch.setattr(trying, "sample_group", lambda *_: made.pop(0))
     made = [sample_group(job, group) for group in job.groups()]
     sizes: list[int] = []
-    hook = teacher.module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    hook = teacher.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     found = trying.observe(replace(job, parts=MicroBatches({"decode": 2})))
     hook.remove()
     assert set(sizes) == {1, 2}

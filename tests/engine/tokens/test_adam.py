@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from engine.errors import MissingExtraError
 from engine.tokens.adam import JointAdam8bit, adam_update, row_optimizer
-from engine.tokens.state import TokenState
+from engine.tokens.state import ON_DEVICE, TokenState
 
 RATE = 0.01
 BELOW, ABOVE = (3, 128), (4, 1024)
@@ -132,3 +132,15 @@ def test_without_bitsandbytes_the_error_names_the_extra(monkeypatch):
         match=r"bitsandbytes cannot be imported .*extra 'gpu'.*pip install 'ddis\[gpu\]'",
     ):
         joint(at_start(BELOW))
+
+
+def test_rows_and_moments_are_where_the_gradients_are_and_counts_on_the_cpu():
+    """'meta' plays a GPU: an operator of tensors on both would raise."""
+    meta = torch.device("meta")
+    state = TokenState.at_start(range(3), torch.randn(3, 5).to(meta), "adam")
+    adam_update(state, [0, 2], torch.randn(2, 5).to(meta), RATE)
+    assert {getattr(state, name).device for name in ON_DEVICE} == {meta}
+    assert state.updates.tolist() == [1, 0, 1]
+    assert {state.outcome.device.type, state.accuracy.device.type, state.scale.device.type} == {
+        "cpu"
+    }

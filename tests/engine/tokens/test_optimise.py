@@ -17,7 +17,7 @@ from engine.settings import TokenLearning
 from engine.tokens.optimise import learn
 from engine.tokens.scaled import scaled_gradient
 from engine.tokens.source import ContextGradient
-from engine.tokens.state import Outcome, TokenState, initial_rows, learning_key
+from engine.tokens.state import ON_DEVICE, Outcome, TokenState, initial_rows, learning_key
 from engine.types import ImageKey, image_rng
 
 CLASSES, WIDTH = 3, 5
@@ -331,6 +331,22 @@ def test_the_check_reads_images_that_no_update_has_read_and_the_same_for_all():
     assert not read & set(looked)
 
 
+def test_the_check_works_on_rows_of_another_device_than_its_results():
+    """'meta' plays a GPU: an operator of tensors on both would raise."""
+
+    class OnCpu(Rows):
+        def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
+            self.with_tokens = with_tokens
+            return torch.zeros(len(classes), 1, WIDTH)
+
+    state = TokenState.at_start((0, 1, 2), torch.randn(3, WIDTH).to("meta"))
+    state.outcome.fill_(Outcome.EPOCHS_USED_UP)
+    source = OnCpu(state, fixed_accuracy(lambda key, with_tokens: with_tokens))
+    (report,) = learn(state, source, CHECKED, batch=28)
+    assert [epoch.outcome for epoch in report] == [Outcome.EPOCHS_USED_UP] * 3
+    assert state.rows.device.type == "meta"
+
+
 def test_unet_evaluations_are_counted_class_by_class():
     """Class 0 stops after the first look, having been finished; the others draw twice and update four times."""
     state = at_start()
@@ -506,6 +522,13 @@ def test_learning_solves_a_problem_that_the_start_does_not(optimizer):
     assert state.outcome.tolist() == [Outcome.RECOGNISED] * CLASSES
     last = {epoch.class_index: epoch.loss for report in reports for epoch in report}
     assert all(last[epoch.class_index] < 0.5 * epoch.loss for epoch in reports[0])
+
+
+def test_rows_start_on_the_prior_s_device(tiny_prior: Prior, monkeypatch):
+    monkeypatch.setattr(Prior, "device", property(lambda self: torch.device("meta")))
+    rows = initial_rows(tiny_prior, (1, 2), (), "random", seed=3)
+    state = TokenState.at_start((1, 2), rows)
+    assert {getattr(state, name).device.type for name in ON_DEVICE} == {"meta"}
 
 
 @pytest.mark.parametrize("init", ["random", "a", "class name"])

@@ -2,7 +2,7 @@
 
 import torch
 
-from engine.guidance.steer import HALF_SCALE
+from engine.guidance.gradient import HALF_SCALE
 from engine.tokens.scaled import scaled_gradient
 
 

@@ -7,7 +7,6 @@ from safetensors.torch import save_file
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.errors import TokenFileError
-from engine.guidance.steer import Unguided
 from engine.models import Prior
 from engine.sampling.ddim import sample
 from engine.sampling.noise import ImageNoise
@@ -63,7 +62,7 @@ def test_diffusers_makes_the_engine_s_images_from_exported_tokens(
     with attached(tiny_prior, table) as prior, torch.no_grad():
         torch.testing.assert_close(prior.encode_prompts(PROMPTS), theirs, rtol=0, atol=1e-5)
         denoise = prior.denoiser(prior.encode_prompts(PROMPTS), prior.encode_prompts([""]), 5.0)
-        z = sample(noise.draw(), denoise, prior.schedule(3), Unguided(), eta=1.0, noise=noise)
+        z = sample(noise.draw(), denoise, prior.schedule(3), eta=1.0, noise=noise)
         ours = prior.decode(z)
     noise = ImageNoise(0, keys, tiny_prior.latent_shape)
     images = pipe(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.errors import GuidanceError
-from engine.guidance.steer import DomainSteer, Unguided
+from engine.guidance.move import Guidance, Unguided
 from engine.models import Prior
 from engine.sampling.ddim import sample
 from engine.sampling.noise import ImageNoise
@@ -64,7 +64,7 @@ def on_the_way(
 ) -> Trajectories:
     """Two images of "a dog", or of another context (2, L, D)."""
     context = prior.encode_prompts(["a dog"] * 2) if context is None else context
-    settings = {"seed": 0, "steer": lambda keys: Unguided(), **changes}
+    settings = {"seed": 0, "guide": lambda keys: Unguided(), **changes}
     null = prior.encode_prompts([""])
     return Trajectories(prior, KEYS, context, null, sampling, at=at, **settings)
 
@@ -83,10 +83,9 @@ def sampled_whole(
             noise.draw(),
             denoise,
             prior.schedule(sampling.steps),
-            Unguided(),
-            on_step,
-            sampling.eta,
-            noise,
+            on_step=on_step,
+            eta=sampling.eta,
+            noise=noise,
         )
         return prior.decode(z).flatten(1)
 
@@ -177,32 +176,36 @@ def test_images_in_parts_are_those_of_the_batch_however_often(tiny_prior: Prior,
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-9)
 
 
-def test_the_steer_acts_in_every_step_and_sees_the_images_that_it_steers(tiny_prior: Prior):
+def test_guidance_acts_in_every_step_and_sees_the_images_that_it_guides(tiny_prior: Prior):
     seen: list[tuple[int, int, bool]] = []
 
     class Watch(Unguided):
         def __init__(self, keys: Sequence[ImageKey]) -> None:
+            super().__init__()
             self.keys = keys
 
-        def before(self, z: Tensor, step: Step) -> Tensor:
+        def move(self, clean: Tensor, step: Step) -> Tensor:
             seen.append((step.index, len(self.keys), torch.is_grad_enabled()))
-            return z
+            return clean
 
-    images = on_the_way(tiny_prior, Sampling(steps=4, cfg=1.0), [3], steer=Watch)
+    images = on_the_way(tiny_prior, Sampling(steps=4, cfg=1.0), [3], guide=Watch)
     images.prepare(0)
     images.images(0, images.context.clone().requires_grad_())
     assert seen == [(0, 2, False), (1, 2, False), (2, 2, False), (3, 2, True)]
     seen.clear()
-    on_the_way(tiny_prior, Sampling(steps=3, cfg=1.0), [1], steer=Watch).finished([1])
+    on_the_way(tiny_prior, Sampling(steps=3, cfg=1.0), [1], guide=Watch).finished([1])
     assert seen == [(0, 2, False), (1, 1, False), (2, 1, False)]
 
 
 def test_guidance_that_fails_too_often_is_an_error(tiny_prior: Prior):
-    def broken(keys: Sequence[ImageKey]) -> DomainSteer:
-        return DomainSteer(lambda z: z.sum((1, 2, 3)) * float("nan"), Alignment(statistics="image"))
+    def broken(keys: Sequence[ImageKey]) -> Guidance:
+        return Guidance(
+            lambda z, scale: (z.new_zeros(len(z)), torch.full_like(z, torch.nan)),
+            Alignment(statistics="image"),
+        )
 
     with pytest.raises(GuidanceError, match=r"4 of 4 guidance steps had a gradient that is NaN"):
-        on_the_way(tiny_prior, Sampling(steps=4, cfg=1.0), [2], steer=broken)
+        on_the_way(tiny_prior, Sampling(steps=4, cfg=1.0), [2], guide=broken)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 15, 30])

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.apps.cli import today
 from engine.apps.cli.command import MODELS, PRIORS, Call, Command, paper, preset
 from engine.request import Execution, Request
 from engine.settings.fields import setting
+
+if TYPE_CHECKING:
+    from engine.memory.plan import Plan as MemoryPlan
 
 SAVINGS = {
     "text_encoder": "the text encoder is on the device only while it works",
@@ -30,6 +33,7 @@ class Plan(Command):
         "request.method.sampling.batch",
         "execution.memory",
         "execution.attention",
+        "execution.graphs",
     )
     needs = ("request.classifier.source",)
     methods = PRIORS
@@ -72,7 +76,16 @@ class Plan(Command):
             else "nothing: no guidance"
         )
         call.screen.say(
-            f"attention: {planned.attention}; guidance sees through: {seen}\nlargest batch in one piece: "
-            f"{planned.largest_batch}; smallest budget: {in_words(planned.smallest_bytes)}"
+            f"attention: {planned.attention}; guidance sees through: {seen}\n{_speed(planned)}\n"
+            f"largest batch in one piece: {planned.largest_batch}; smallest budget: {in_words(planned.smallest_bytes)}"
         )
         return planned.to_json()
+
+
+def _speed(planned: "MemoryPlan") -> str:
+    """The layout of the networks, and whether graphs are replayed."""
+    layout = " and ".join(planned.channels_last) or "no network"
+    graphs = (
+        f"not used, as {planned.eager_because}" if planned.eager_because else "of UNet and guidance"
+    )
+    return f"channels_last: {layout}; CUDA graphs: {graphs}"

@@ -45,6 +45,7 @@ class Select(Command):
             "architecture": source.architecture,
             "labels": source.labels,
             "device": self.execution.device,
+            "statistics": source.statistics,
         }
         if self.selection.by == "l_bn_share" and source.source:
             classifier = load_classifier(source.source, **network)

@@ -92,7 +92,7 @@ def _row(trial: "ScaleTrial") -> list[str]:
     """A trial as a line of the table."""
     return [
         f"{trial.scale:g}",
-        f"{trial.l_bn:.3g}",
+        "-" if trial.l_bn is None else f"{trial.l_bn:.3g}",
         f"{trial.cross_entropy:.3g}",
         f"{trial.score:.2f}",
         f"{trial.recognised:.0%}",

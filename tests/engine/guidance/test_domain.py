@@ -3,12 +3,14 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from engine.classifiers import Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
-from engine.guidance.losses import alignment_loss, domain_loss, judged, layer_weights
+from engine.classifiers.statistics import Statistics
+from engine.errors import ModelError
+from engine.guidance.domain import Domain, judged, layer_weights, moment_distance
 from engine.guidance.moments import recording_moments
+from engine.guidance.objective import Objective
 from engine.settings import Alignment
 from engine.types import Moments
 
@@ -43,10 +45,10 @@ def test_recorded_moments_are_those_of_the_layers_inputs_in_call_order(
 ) -> None:
     images = torch.rand(5, 3, 16, 16)
     pixels = classifier.preprocess(images)
-    with recording_moments(classifier.norm_layers) as taken:
+    with recording_moments(classifier.statistics.taps) as taken:
         classifier.logits(images)
         measured = list(taken)
-    assert len(measured) == len(classifier.stored) == 7
+    assert len(measured) == len(classifier.statistics.stored) == 7
     for found, (mean, var) in zip(measured, by_hand(tiny_resnet, pixels), strict=True):
         torch.testing.assert_close(found.mean, mean)
         torch.testing.assert_close(found.var, var)
@@ -54,11 +56,11 @@ def test_recorded_moments_are_those_of_the_layers_inputs_in_call_order(
 
 def test_moments_by_image_are_those_of_each_image_alone(classifier) -> None:
     images = torch.rand(3, 3, 16, 16)
-    with recording_moments(classifier.norm_layers, per_image=True) as taken:
+    with recording_moments(classifier.statistics.taps, per_image=True) as taken:
         classifier.logits(images)
         together = list(taken)
     for number in range(3):
-        with recording_moments(classifier.norm_layers) as taken:
+        with recording_moments(classifier.statistics.taps) as taken:
             classifier.logits(images[number : number + 1])
             for alone, all_of_them in zip(taken, together, strict=True):
                 torch.testing.assert_close(all_of_them.mean[number], alone.mean)
@@ -66,11 +68,13 @@ def test_moments_by_image_are_those_of_each_image_alone(classifier) -> None:
 
 
 def test_hooks_are_removed_and_moments_dropped_even_on_an_error(classifier) -> None:
-    with pytest.raises(RuntimeError), recording_moments(classifier.norm_layers) as taken:  # noqa: PT012
+    with pytest.raises(RuntimeError), recording_moments(classifier.statistics.taps) as taken:  # noqa: PT012
         classifier.logits(torch.rand(1, 3, 16, 16))
         raise RuntimeError
     assert not taken
-    assert not any(layer._forward_pre_hooks for layer in classifier.norm_layers)
+    assert not any(
+        layer._forward_pre_hooks for layer in [tap.layer for tap in classifier.statistics.taps]
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,42 +95,37 @@ def test_the_loss_is_the_weighted_sum_of_norms(norm: str, layers: str, expected:
         Moments(torch.tensor([3.0, 4.0]), torch.tensor([2.0, 4.0])),
         Moments(torch.tensor([1.0]), torch.tensor([12.0])),
     ]
-    loss = alignment_loss(measured, stored, layer_weights(stored, layers), norm)
+    known = Statistics(source="test", taps=(), stored=tuple(stored))
+    loss = moment_distance(measured, stored, layer_weights(known, layers), norm)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_losses_of_single_images_and_of_their_batch_differ_as_they_should(classifier) -> None:
-    images = torch.rand(4, 3, 16, 16)
-    paper = domain_loss(classifier, Alignment.paper())(images)
-    assert paper.shape == (4,)
-    alone = [domain_loss(classifier, Alignment.paper())(images[n : n + 1]).item() for n in range(4)]
-    assert paper.tolist() == pytest.approx(alone, rel=1e-5)
-    batch = domain_loss(classifier, Alignment(layers="uniform", norm="l2"))(images)
-    assert batch.shape == (1,)
-    assert (
-        batch.item() < paper.mean().item()
-    )  # norms are convex: a batch is nearer than its images on average
+    term = Domain.of(nn.Identity(), known, layers, norm)
+    assert term.loss(measured).item() == pytest.approx(expected, rel=1e-6)
+    assert term.times(3.0).loss(measured).item() == pytest.approx(3 * expected, rel=1e-6)
 
 
 def test_judged_gives_logits_and_the_published_distance_of_each_image(classifier) -> None:
     images = torch.rand(3, 3, 16, 16)
     logits, distances = judged(classifier, images)
     torch.testing.assert_close(logits, classifier.logits(images))
-    torch.testing.assert_close(distances, domain_loss(classifier, Alignment.paper())(images))
+    torch.testing.assert_close(distances, Objective(classifier, Alignment.paper()).value(images))
     assert not logits.requires_grad
 
 
-@pytest.mark.parametrize("statistics", ["batch", "image"])
-@pytest.mark.parametrize("fused", [True, False])
-def test_the_class_weighs_in_where_it_is_told(classifier, statistics: str, fused: bool) -> None:
-    images, classes = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 1, 0])
-    both = Alignment(class_weight=2.0, statistics=statistics)
-    alone = domain_loss(classifier, both, fused)(images)
-    losses = cross_entropy(classifier.logits(images), classes, reduction="none")
-    expected = alone + 2.0 * (losses if statistics == "image" else losses.mean())
-    torch.testing.assert_close(domain_loss(classifier, both, fused, classes)(images), expected)
-    paper = Alignment.paper()
-    torch.testing.assert_close(
-        domain_loss(classifier, paper, fused, classes)(images),
-        domain_loss(classifier, paper)(images),
+def test_without_statistics_judged_gives_logits_and_no_distance(tiny_resnet: CifarResNet) -> None:
+    classifier = load_classifier(
+        tiny_resnet,
+        labels=LABELS,
+        preprocess=Preprocess.squash(16),
+        device="cpu",
+        statistics="none",
     )
+    images = torch.rand(3, 3, 16, 16)
+    logits, distances = judged(classifier, images)
+    torch.testing.assert_close(logits, classifier.logits(images))
+    assert distances.isnan().tolist() == [True] * 3
+
+
+def test_a_loss_before_any_pass_is_an_error(classifier) -> None:
+    domain = Domain.of(classifier.network, classifier.statistics)
+    with pytest.raises(ModelError, match="no pass to take the loss of"), domain.watched() as l_bn:
+        l_bn()

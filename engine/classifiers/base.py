@@ -1,113 +1,161 @@
-"""A frozen classifier: its network, its own preprocessing, its class names, and what its BatchNorm layers stored."""
+"""A frozen classifier: its network, its own preprocessing, its class names, and what is known of its training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from engine.classifiers.norms import norm_calls, stored_moments
 from engine.classifiers.preprocess import Preprocess
+from engine.classifiers.statistics import BATCH_NORM, Absent, Statistics, find_statistics
+from engine.classifiers.statistics.batch_norm import broken_norms
 from engine.errors import ConfigError, ModelError
 from engine.networks.frozen import fingerprint, freeze
-from engine.types import Moments
 
 
-class Source(NamedTuple):
-    """A network as it was found, and what it knows of its input and classes; None where it must be told."""
+class Found(NamedTuple):
+    """A network as a loader found it, and what came with it; None for what the caller must give."""
 
-    module: nn.Module
+    network: nn.Module
     preprocess: Preprocess | None
     labels: Sequence[str] | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Classifier:
-    """The frozen parts of one classifier of K classes.
+    """A frozen network of K classes, with what is needed to use it. Any network will do.
 
-    stored: the running moments of its BatchNorm layers in call order. norm_layers: these layers; a layer that one pass
-    runs twice stands in both twice. dtype: of the network but for its BatchNorm layers. fingerprint: tells it
-    from others in manifests and token files.
+    Attributes:
+        name: what it was loaded as.
+        fingerprint: tells it from others in manifests and token files.
+        network: frozen; preprocessed images -> logits (N, K).
+        preprocess: from images (N, 3, H, W) in [0, 1] to what the network reads.
+        labels: the K class names.
+        statistics: what its layers are known to expect, for guidance, or why that is not known.
+        dtype: of the network, but for its BatchNorm layers.
     """
 
     name: str
     fingerprint: str
-    module: nn.Module
+    network: nn.Module
     preprocess: Preprocess
     labels: tuple[str, ...]
-    norm_layers: tuple[nn.Module, ...]
-    stored: tuple[Moments, ...]
+    statistics: Statistics | Absent
     dtype: torch.dtype = torch.float32
 
     @property
     def input_px(self) -> int:
-        """Side of the square that the network reads (the longer one, should it not be square)."""
+        """Side of the square that the network reads, or the longer side of a rectangle."""
         return max(self.preprocess.crop)
 
     @property
     def device(self) -> torch.device:
-        return self.stored[0].mean.device
+        return device_of(self.network)
 
     def describe(self) -> dict[str, str]:
         """What images depend on, as JSON values."""
-        return {"name": self.name, "fingerprint": self.fingerprint, "dtype": str(self.dtype)}
+        known = {"name": self.name, "fingerprint": self.fingerprint, "dtype": str(self.dtype)}
+        if isinstance(self.statistics, Statistics) and self.statistics.source != BATCH_NORM:
+            known["statistics"] = self.statistics.source
+        return known
+
+    def with_network(self, copy: nn.Module, dtype: torch.dtype | None = None) -> "Classifier":
+        """The same classifier by a copy of its network, such as one in another dtype or on another device."""
+        known = self.statistics
+        if isinstance(known, Statistics):
+            known = known.moved(self.network, copy, device_of(copy))
+        return replace(self, network=copy, statistics=known, dtype=dtype or self.dtype)
 
     def logits(self, images: Tensor) -> Tensor:
         """images (N, 3, H, W) in [0, 1], any size -> logits (N, K), float32. Differentiable."""
-        return logits_of(self.module, self.preprocess(images.float()).to(self.dtype)).float()
+        return logits_of(self.network, self.preprocess(images.float()).to(self.dtype)).float()
+
+
+def statistics_of(classifier: Classifier, purpose: str, instead: str) -> Statistics:
+    """The statistics of a classifier. Raises ModelError where none are known, with what can be done.
+
+    Args:
+        classifier: what they are asked of.
+        purpose: what needs them, as the subject of a sentence.
+        instead: what to do without them, as a command.
+    """
+    known = classifier.statistics
+    if isinstance(known, Statistics):
+        return known
+    raise ModelError(
+        f"{purpose} needs statistics of the training images, and classifier {classifier.name!r} {known.found}, "
+        f"expected {known.expected}: {known.remedy}. To go on without them, {instead}."
+    )
 
 
 def frozen_classifier(
     name: str,
-    module: nn.Module,
+    network: nn.Module,
     preprocess: Preprocess,
     labels: Sequence[str] | None,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    statistics: str = BATCH_NORM,
 ) -> Classifier:
-    """Freeze a network (in place) and find its BatchNorm layers by one dry run in float32.
+    """Freeze a network (in place) and find its statistics, from a source of `SOURCES`, by one dry run in float32.
 
-    Raises ModelError where it has no usable BatchNorm statistics, ConfigError where the labels do not fit its outputs.
+    Raises ModelError for a network that is damaged or gives no class scores, ConfigError for labels that do not fit.
     """
-    module = freeze(module).to(device, torch.float32)
-    outputs: list[Tensor] = []
+    network = freeze(network).to(device, torch.float32)
+    if broken := broken_norms(network):
+        raise ModelError(
+            f"{len(broken)} BatchNorm layers of classifier {name!r} hold NaN, infinite or negative running statistics "
+            f"(first: {broken[0]}), expected finite ones: its training diverged or the file is damaged. Load another "
+            "checkpoint."
+        )
     example = preprocess(torch.zeros(1, 3, *preprocess.crop, device=device))
-    layers = norm_calls(module, lambda: outputs.append(logits_of(module, example)), name)
+    outputs: list[Tensor] = []
+
+    def run() -> None:
+        with torch.no_grad():
+            outputs.append(logits_of(network, example))
+
+    known = find_statistics(statistics, network, run)
+    if not outputs:
+        run()
     names = _checked(name, tuple(labels or ()), outputs[0].shape[1])
-    stored, mark = (
-        tuple(stored_moments(layer) for layer in layers),
-        fingerprint([module], names, preprocess),
-    )
+    mark = fingerprint([network], names, preprocess)
     return Classifier(
         name=name,
         fingerprint=mark,
-        module=convert(module, dtype),
+        network=convert(network, dtype),
         preprocess=preprocess,
         labels=names,
-        norm_layers=layers,
-        stored=stored,
+        statistics=known,
         dtype=dtype,
     )
 
 
-def convert(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The network in another dtype (in place), without torch's BatchNorm layers, which read any.
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network is; the CPU for one without a single weight."""
+    first = next(chain(network.parameters(), network.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def convert(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The network in another dtype (in place), but for torch's BatchNorm layers, which read any.
 
     Their running variances may leave float16's range.
     """
-    for part in module.modules():
+    for part in network.modules():
         if not isinstance(part, _BatchNorm):
             for value in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
                 if value.is_floating_point():
                     value.data = value.data.to(dtype)
-    return module
+    return network
 
 
-def logits_of(module: nn.Module, pixels: Tensor) -> Tensor:
+def logits_of(network: nn.Module, pixels: Tensor) -> Tensor:
     """Class scores (N, K) of preprocessed images, whatever the network wraps them in."""
-    output = module(pixels)
+    output = network(pixels)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shape = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""

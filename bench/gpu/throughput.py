@@ -1,0 +1,15 @@
+"""bench/throughput.py on this device: images a minute of the embedded models."""
+
+import json
+
+import throughput
+
+from gpu.card import Card
+from gpu.record import Record
+
+
+def measure(record: Record, card: Card) -> None:
+    file = record.file.with_name("throughput.raw")
+    options = card.pick(["--steps", "30", "--repeats", "1"], ["--quick"])
+    throughput.main(["--out", str(file), *options])
+    record.put("embedded", json.loads(file.read_text()))

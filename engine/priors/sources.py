@@ -1,0 +1,115 @@
+"""Loading a prior, whatever names it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from engine.errors import ConfigError, ModelError
+from engine.models.tiny_sources import load_tiny
+from engine.networks.frozen import default_device, freeze, named_dtype
+from engine.networks.quiet import quiet
+from engine.priors.pipeline import PipelinePrior
+from engine.priors.schemes import SCHEMES, Loaded, Scheme, Wanted
+
+
+def load_prior(
+    source: str | Path | DiffusionPipeline = "embedded",
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    tiny: str | Path | None = None,
+    local_files_only: bool = False,
+    call: dict[str, Any] | None = None,
+) -> PipelinePrior:
+    """Load and freeze a prior.
+
+    Args:
+        source: 'embedded', a diffusers folder, a hub id, 'arch:<name>' for random weights, or a
+            text-to-image pipeline object, which stays as it is.
+        variant: Which files of weights, such as 'fp16'.
+        revision: Branch, tag or commit on the hub.
+        device: The GPU if there is one, or where a pipeline object is; 'meta' reads configs alone, and
+            every shape is there, but no weight.
+        dtype: Of the networks; 'auto' is float16 on a GPU and float32 on the CPU. By default float32,
+            or a pipeline object's own.
+        tiny: A tiny decoder for guidance, a folder or hub id of an AutoencoderTiny such as
+            'madebyollin/taesd'; 'none' for none. By default the architecture's, that in the subfolder
+            `tiny` of a local prior, or the prior's own VAE if it is one.
+        local_files_only: Whether to leave the hub alone.
+        call: Arguments of the pipeline's call that differ from its defaults, such as its height.
+
+    Raises:
+        ModelError: A source is unknown, unreachable, broken, of another kind, or does not fit another.
+        ConfigError: A setting makes no sense with the source.
+    """
+    scheme = _scheme_of(source)
+    _check_settings(source, scheme, variant=variant, revision=revision)
+    named = isinstance(source, str | Path)
+    place_on = default_device(device) if named or device is not None else None
+    wanted = Wanted(
+        device=place_on,
+        dtype=_dtype(dtype, place_on, source),
+        variant=variant,
+        revision=revision,
+        tiny=tiny,
+        local_files_only=local_files_only,
+    )
+    found = scheme.load(source, wanted)
+    name = str(source) if named else type(source).__name__
+    return PipelinePrior(
+        found.pipe, name, tiny=_tiny(found, name, wanted), call=call, mark=found.mark
+    )
+
+
+def _dtype(
+    dtype: torch.dtype | str | None, device: torch.device | None, source: Any
+) -> torch.dtype | None:
+    if dtype is None:
+        return torch.float32 if isinstance(source, str | Path) else None
+    return named_dtype(dtype, device or source.device)
+
+
+def _tiny(found: Loaded, name: str, wanted: Wanted) -> nn.Module | None:
+    """The tiny decoder that goes with a pipeline, frozen."""
+    tiny = found.tiny
+    dtype = found.pipe.vae.dtype
+    if tiny is None or wanted.tiny is not None:
+        tiny = load_tiny(
+            wanted.tiny,
+            found.pipe.vae,
+            name,
+            dtype=dtype,
+            local_files_only=wanted.local_files_only,
+            own=found.folder,
+        )
+    if tiny is None or tiny is found.pipe.vae:
+        return tiny
+    with quiet():
+        return freeze(tiny).to(found.pipe.vae.device, dtype)
+
+
+def _scheme_of(source: Any) -> Scheme:
+    for scheme in SCHEMES:
+        if scheme.claims(source):
+            return scheme
+    *words, last = (scheme.words for scheme in SCHEMES)
+    raise ModelError(
+        f"unknown prior {str(source)!r}, expected {', '.join(words)}, or {last}: check the spelling, or that the "
+        "folder exists."
+    )
+
+
+def _check_settings(source: Any, scheme: Scheme, **settings: str | None) -> None:
+    """Raise ConfigError for a setting that makes no sense with a source."""
+    for name, value in settings.items():
+        if value is not None and name not in scheme.takes:
+            takers = " and ".join(other.words for other in SCHEMES if name in other.takes)
+            raise ConfigError(
+                f"{name} is {value!r} with prior {str(source)!r}, expected none: only {takers} has one. Leave it out, "
+                "or name such a prior."
+            )

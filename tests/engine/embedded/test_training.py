@@ -1,0 +1,175 @@
+"""The training loop, the random changes of images, and the draws that the stages rest on."""
+
+import time
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Generator, nn
+
+from engine.embedded.captions import every_caption
+from engine.embedded.train import autoencoder, loop, prior, prior_networks
+from engine.embedded.train.augment import erased, jittered, mixed, warped
+from engine.embedded.train.data import Images, load_pacs, random_crops
+from engine.embedded.train.loop import Machine, Recipe, rate_at, train
+from engine.embedded.train.perception import Perception
+from engine.errors import ConfigError
+
+RECIPE = Recipe(steps=12, batch=4, learning_rate=0.1, warmup=1, averaging=0.5)
+
+
+def learn(folder, recipe=RECIPE, machine=loop.CPU, kept=None, until=None):
+    """A network of one layer that learns to be zero; `until` cuts the run off after as many steps."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3)
+
+    def loss(rng, progress):
+        assert 0 <= progress < 1
+        if until is not None and rng.initial_seed() == until:
+            raise KeyboardInterrupt
+        return model(torch.randn(4, 3, generator=rng)).square().mean()
+
+    train(model, loss, recipe, folder, machine, kept)
+    return model.weight.detach()
+
+
+def test_a_run_that_is_cut_and_resumed_ends_as_an_undisturbed_one(tmp_path):
+    often = Recipe(
+        steps=12, batch=4, learning_rate=0.1, warmup=1, averaging=0.5, checkpoint_every=0
+    )
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "cut", often, until=7)
+    assert torch.load(tmp_path / "cut" / "state.pt", weights_only=True)["step"] == 7
+    assert torch.equal(learn(tmp_path / "cut"), learn(tmp_path / "whole"))
+
+
+def test_what_is_kept_beside_the_model_comes_back(tmp_path):
+    critic = nn.Linear(1, 1)
+    learn(tmp_path, kept={"critic": critic})
+    other = nn.Linear(1, 1)
+    learn(tmp_path, kept={"critic": other})
+    assert torch.equal(critic.weight, other.weight)
+
+
+def test_a_budget_of_time_ends_the_run_with_a_cooled_down_rate(tmp_path, monkeypatch):
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks) / 10)
+    endless = Recipe(steps=10**9, batch=4, learning_rate=0.1, warmup=1)
+    learn(tmp_path, endless, Machine(seconds=5.0))
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert 3 < saved["step"] < 50
+    assert saved["optimizer"]["param_groups"][0]["lr"] < 0.02
+
+
+def test_the_rate_warms_up_holds_and_cools_down():
+    recipe = Recipe(steps=100, batch=1, learning_rate=1.0, warmup=10)
+    rates = [rate_at(step, step / 100, recipe) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:75] == [1.0] * 65
+    assert rates[99] == pytest.approx(0.04)
+
+
+def test_a_budget_of_no_time_is_refused():
+    with pytest.raises(ConfigError, match="expected more than 0"):
+        Machine(seconds=0.0)
+
+
+def pixels(number=6, side=24):
+    return torch.randint(
+        0, 256, (number, 3, side, side), dtype=torch.uint8, generator=Generator().manual_seed(0)
+    )
+
+
+def test_changes_keep_shape_and_range_and_follow_their_seed():
+    def changed(seed):
+        rng = Generator().manual_seed(seed)
+        views = erased(jittered(warped(pixels(), 32, rng), rng, grey=0.5), rng)
+        return mixed(views, rng)[0]
+
+    views = changed(1)
+    assert views.shape == (6, 3, 32, 32)
+    assert 0 <= views.min() <= views.max() <= 1
+    assert torch.equal(views, changed(1))
+    assert not torch.equal(views, changed(2))
+
+
+def test_a_crop_of_the_whole_side_is_the_image_or_its_mirror():
+    images = pixels()
+    crops = random_crops(images, 24, Generator().manual_seed(0)) * 255
+    mirrored = [
+        torch.equal(crop.round(), image.float().flip(2))
+        for crop, image in zip(crops, images, strict=True)
+    ]
+    assert all(
+        mirror or torch.equal(crop.round(), image.float())
+        for mirror, crop, image in zip(mirrored, crops, images, strict=True)
+    )
+    assert 0 < sum(mirrored) < 6
+
+
+def test_an_erased_square_has_the_image_s_mean_and_the_rest_is_kept():
+    images = pixels().float() / 255
+    holed = erased(images, Generator().manual_seed(0), chance=1.0)
+    mean = images.mean((2, 3), keepdim=True).expand_as(images)
+    assert torch.all((holed == images) | (holed == mean))
+    assert 0 < (holed != images).float().mean() < 0.3
+
+
+def test_shares_of_mixed_images_tell_what_they_hold():
+    images = pixels().float() / 255
+    views, partner, share = mixed(images, Generator().manual_seed(3))
+    weight = share[:, None, None, None]
+    torch.testing.assert_close(views, weight * images + (1 - weight) * images[partner])
+    assert 0.5 <= share.min() < 1 == share.max()
+
+
+def test_pairs_are_drawn_equally_often_and_captions_by_their_chances():
+    classes = torch.tensor([0] * 50 + [3] * 5)
+    images = Images(pixels(55), classes, torch.tensor([2] * 50 + [3] * 5))
+    texts = every_caption(images.class_names)
+    balanced = prior.Balanced(images, texts, "cpu")
+    index, told = balanced.draw(4000, Generator().manual_seed(0))
+    assert (index < 50).float().mean() == pytest.approx(0.5)
+    assert (told == texts.index("")).float().mean() == pytest.approx(0.1, abs=0.02)
+    rare = {texts[number] for number in told[index >= 50].tolist()}
+    assert "a sketch of a guitar" in rare
+    assert not any("dog" in text or "photo" in text for text in rare)
+
+
+def test_finishing_the_decoder_leaves_every_latent(data, tmp_path):
+    images = load_pacs(data / "pacs64-prior.parquet")
+    torch.manual_seed(0)
+    model, seen = autoencoder.build(), Perception(28)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    recipe = Recipe(steps=4, batch=3, learning_rate=1e-3, warmup=1)
+    autoencoder.finish_autoencoder(images, model, seen, 32, recipe, tmp_path, decoder_alone=True)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("encoder")
+
+
+def test_a_deeper_unet_takes_a_packed_one_for_its_deepest_levels():
+    torch.manual_seed(0)
+    shallow = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=prior_networks.UNET_WIDTHS[1:],
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=prior_networks.TEXT_WIDTH,
+        attention_head_dim=4,
+    )
+    deep = prior_networks.build_unet(16, 4)
+    prior_networks.fitting(deep, prior_networks.deepest(shallow, 3))
+    theirs, ours = shallow.state_dict(), deep.state_dict()
+    for name in ("resnets.0.conv1.weight", "attentions.0.proj_in.weight"):
+        assert torch.equal(ours[f"down_blocks.2.{name}"], theirs[f"down_blocks.1.{name}"])
+        assert torch.equal(ours[f"up_blocks.0.{name}"], theirs[f"up_blocks.0.{name}"])
+    times = torch.tensor([0, 400, 999])
+    for unet in (shallow, deep):
+        unet.time_embedding.linear_1.bias.data.zero_()
+    deep_time, shallow_time = (
+        unet.time_embedding.linear_1(unet.time_proj(times)) for unet in (deep, shallow)
+    )
+    assert torch.nn.functional.cosine_similarity(deep_time, shallow_time).min() > 0.7

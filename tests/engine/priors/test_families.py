@@ -1,0 +1,228 @@
+"""Each family of priors computes what its own pipeline computes, and leaves the pipeline alone."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.priors import PipelinePrior, load_prior
+from engine.sampling.step import next_latents
+
+PROMPTS = ["a dog", "a red cat"]
+STEPS = 4
+
+
+def generators(images: int = 2) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(number) for number in range(images)]
+
+
+def own_loop(prior: PipelinePrior, negative: str, cfg: float) -> tuple[Tensor, Tensor]:
+    """Final latents and images."""
+    denoise = prior.denoiser(prior.encode(PROMPTS, negative), cfg)
+    z = prior.noise(generators(), STEPS)
+    for step in prior.schedule(STEPS):
+        z = next_latents(denoise(z, step), step)
+    return z, prior.decode(z)
+
+
+def pipelines_loop(
+    pipe: Any, call: dict[str, Any], noise: Tensor, negative: str, cfg: float
+) -> tuple[Tensor, Tensor]:
+    """Final latents and images of the pipeline itself from the same noise."""
+    seen = []
+
+    def watched(_pipe: Any, _index: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict:
+        seen.append(tensors["latents"])
+        return tensors
+
+    images = pipe(
+        prompt=PROMPTS,
+        negative_prompt=[negative] * len(PROMPTS) if negative else None,
+        guidance_scale=cfg,
+        num_inference_steps=STEPS,
+        latents=noise,
+        output_type="pt",
+        callback_on_step_end=watched,
+        **call,
+    ).images
+    return seen[-1], images
+
+
+@pytest.mark.parametrize(("negative", "cfg"), [("", 1.0), ("", 5.0), ("an ugly one", 5.0)])
+@torch.no_grad()
+def test_an_unguided_run_is_the_pipeline_s_own(
+    family: Any, pipe: Any, prior: PipelinePrior, negative: str, cfg: float
+) -> None:
+    noise = torch.stack(
+        [torch.randn(prior.latent_shape(1)[1:], generator=rng) for rng in generators()]
+    )
+    latents, images = pipelines_loop(pipe, family.call, noise, negative, cfg)
+    z, own = own_loop(prior, negative, cfg)
+    torch.testing.assert_close(z, latents, atol=1e-5, rtol=0)
+    torch.testing.assert_close(own, images, atol=1e-6, rtol=0)
+    assert own.shape == (2, 3, *prior.image_size)
+
+
+@torch.no_grad()
+def test_the_pipeline_is_left_as_it_was(family: Any, new_pipe: Any) -> None:
+    """Weights are shared with the prior, and neither they nor anything around them changes."""
+    networks = {
+        name: part
+        for name, part in new_pipe.components.items()
+        if isinstance(part, torch.nn.Module)
+    }
+    next(iter(networks.values())).train()
+    weights = {name: copy.deepcopy(part.state_dict()) for name, part in networks.items()}
+    attributes, config = dict(new_pipe.__dict__), dict(new_pipe.config)
+    scheduler = copy.deepcopy(new_pipe.scheduler.__dict__)
+    modes = {name: (part.training, part.dtype) for name, part in networks.items()}
+    prior = load_prior(new_pipe, call=family.call, dtype=torch.bfloat16)
+    own_loop(prior, "", 3.0)
+    assert prior.dtype == torch.bfloat16
+    assert new_pipe.__dict__ == attributes
+    assert dict(new_pipe.config) == config
+    assert str(new_pipe.scheduler.__dict__) == str(scheduler)
+    assert {name: (part.training, part.dtype) for name, part in networks.items()} == modes
+    for name, part in networks.items():
+        assert all(weight.requires_grad for weight in part.parameters())
+        for key, value in part.state_dict().items():
+            assert torch.equal(value, weights[name][key])
+    shared = load_prior(new_pipe, call=family.call).components()
+    for component in shared:
+        own = networks[component.name].parameters()
+        for theirs, ours in zip(own, component.module.parameters(), strict=True):
+            assert theirs is not ours
+            assert theirs.data_ptr() == ours.data_ptr()
+
+
+def test_gradients_reach_the_prompts_and_the_latents_but_no_weight(prior: PipelinePrior) -> None:
+    with torch.no_grad():
+        context = prior.encode(PROMPTS, "")
+    rows = context.packed().requires_grad_()
+    z = prior.noise(generators(), STEPS).requires_grad_()
+    denoise = prior.denoiser(context.with_packed(rows), 5.0)
+    loss = prior.decode(denoise(z, prior.schedule(STEPS)[1]).clean, clamp=False).square().mean()
+    by_rows, by_z = torch.autograd.grad(loss, [rows, z])
+    assert by_rows.isfinite().all()
+    assert by_rows.abs().sum((1,)).gt(0).all()
+    assert by_z.abs().sum((1, 2, 3)).gt(0).all()
+    for component in prior.components():
+        assert not component.module.training
+        assert not any(weight.requires_grad for weight in component.module.parameters())
+
+
+def test_a_gradient_is_that_of_finite_differences(prior: PipelinePrior) -> None:
+    with torch.no_grad():
+        context = prior.encode(PROMPTS[:1], "")
+        z = prior.noise(generators(1), STEPS)
+    rows, step = context.packed().requires_grad_(), prior.schedule(STEPS)[2]
+
+    def loss(at: Tensor) -> Tensor:
+        return prior.denoiser(context.with_packed(at), 3.0)(z, step).clean.square().sum()
+
+    (grad,) = torch.autograd.grad(loss(rows), rows)
+    along = grad / grad.norm()
+    with torch.no_grad():
+        slope = (loss(rows + 0.02 * along) - loss(rows - 0.02 * along)) / 0.04
+    torch.testing.assert_close(slope, grad.norm(), rtol=0.02, atol=0)
+
+
+@torch.no_grad()
+def test_a_saved_prior_is_loaded_to_the_bit(
+    family: Any, pipe: Any, prior: PipelinePrior, tmp_path: Any
+) -> None:
+    pipe.save_pretrained(tmp_path)
+    again = load_prior(tmp_path, device="cpu", call=family.call)
+    assert again.fingerprint == prior.fingerprint
+    # The object's own, as the folder's is, frozen: torch then chooses the same kernels.
+    for one, other in zip(own_loop(prior, "", 3.0), own_loop(again, "", 3.0), strict=True):
+        assert torch.equal(one, other)
+
+
+@torch.no_grad()
+def test_an_image_depends_on_its_own_row_of_context(prior: PipelinePrior) -> None:
+    """Contexts go by image: parts, other orders, several encodings."""
+    context = prior.encode(PROMPTS, "")
+    z, step = prior.noise(generators(), STEPS), prior.schedule(STEPS)[1]
+    whole = prior.denoiser(context, 4.0)(z, step).clean
+    joined = type(context).join([prior.encode([prompt], "") for prompt in PROMPTS])
+    for other in (context[[1, 0]][torch.tensor([1, 0])], joined, context.to(torch.device("cpu"))):
+        again = prior.denoiser(other, 4.0)(z, step).clean
+        torch.testing.assert_close(again, whole, atol=1e-5, rtol=1e-5)
+    for row in range(2):
+        alone = prior.denoiser(context[row : row + 1], 4.0)(z[row : row + 1], step).clean
+        torch.testing.assert_close(alone, whole[row : row + 1], atol=1e-5, rtol=1e-5)
+    assert len(context) == 2
+    assert not torch.allclose(whole[0], prior.denoiser(context[[1, 0]], 4.0)(z, step).clean[0])
+
+
+@torch.no_grad()
+def test_the_branches_of_cfg_can_be_computed_apart(family: Any, prior: PipelinePrior) -> None:
+    context = prior.encode(PROMPTS, "blurred")
+    z, step = prior.noise(generators(), STEPS), prior.schedule(STEPS)[2]
+    both = prior.denoiser(context, 3.0)(z, step).clean
+    prompts, null = (
+        prior.denoiser(branch, 1.0)(z, step).clean for branch in (context, context.null())
+    )
+    torch.testing.assert_close(null + 3.0 * (prompts - null), both, atol=1e-4, rtol=1e-4)
+    owners = [entry.owner for call in context.calls for entry in call]
+    assert owners.count("prompt") == owners.count("negative") == family.entries
+
+
+@torch.no_grad()
+def test_the_first_step_is_finite_and_so_is_its_unit_of_moves(prior: PipelinePrior) -> None:
+    step = prior.schedule(STEPS)[0]
+    z = prior.noise(generators(), STEPS)
+    prediction = prior.denoiser(prior.encode(PROMPTS, ""), 2.0)(z, step)
+    assert all(part.isfinite().all() for part in prediction)
+    assert 0 < step.uncertainty < float("inf")
+    torch.testing.assert_close(
+        step.signal * prediction.clean + step.noise * prediction.noise, z, atol=1e-4, rtol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_half_precision_keeps_float32_between_the_networks(family: Any, pipe: Any) -> None:
+    prior = load_prior(pipe, call=family.call, dtype=torch.bfloat16)
+    exact = load_prior(pipe, call=family.call)
+    z, images = own_loop(prior, "", 3.0)
+    assert z.dtype == images.dtype == torch.float32
+    assert not torch.equal(z, z.bfloat16().float())
+    torch.testing.assert_close(z, own_loop(exact, "", 3.0)[0], atol=0.3, rtol=0.1)
+
+
+@torch.no_grad()
+def test_shapes_are_known_without_weights(family: Any, pipe: Any, prior: PipelinePrior) -> None:
+    hollow = load_prior(pipe, device="meta", call=family.call)
+    assert hollow.device.type == "meta"
+    z, images = own_loop_shapes(hollow)
+    assert z == prior.latent_shape(2)
+    assert images == (2, 3, *prior.image_size)
+    assert hollow.latent_shape(2) == prior.latent_shape(2)
+
+
+def own_loop_shapes(prior: PipelinePrior) -> tuple[torch.Size, torch.Size]:
+    z, image = own_loop(prior, "", 3.0)
+    return z.shape, image.shape
+
+
+def test_its_parts_are_named(family: Any, prior: PipelinePrior) -> None:
+    roles = [component.role for component in prior.components()]
+    assert roles.count("denoiser") == roles.count("decoder") == 1
+    encoders = prior.text_encoders()
+    assert tuple(encoder.key for encoder in encoders) == family.encoders
+    assert roles.count("text encoder") == len(encoders)
+    for encoder in encoders:
+        assert encoder.row_scale == 1
+        assert encoder.tokenizer("a dog").input_ids
+
+
+def test_torch_s_own_generator_is_left_alone(prior: PipelinePrior) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        own_loop(load_prior(prior.pipe, call=prior.call), "", 2.0)
+    assert torch.equal(torch.rand(1), expected)
