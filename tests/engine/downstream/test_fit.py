@@ -164,11 +164,7 @@ def test_the_command(
 
 
 def test_the_help_says_what_is_true_of_fitting(capsys: pytest.CaptureFixture[str]) -> None:
-<<<<<<< HEAD
-    assert main(["fit", "--help"]) == 0
-=======
     assert main(["fit", "--help-all"]) == 0
->>>>>>> main
     said = capsys.readouterr().out
     assert "--epochs" in said
     assert "no label" not in said
