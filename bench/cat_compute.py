@@ -23,12 +23,13 @@ from engine.classifiers import Classifier, load_classifier
 from engine.datasets.run_record import versions
 from engine.embedded.judge import load_judge
 from engine.evaluation.shares import shares
+from engine.events import EpochEnded, Event, Events
 from engine.files import write_whole
 from engine.models import Prior, load_prior
 from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
 from engine.settings import TokenLearning
-from engine.tokens.state import TokenEpoch
+from engine.settings.methods import Plain
 from engine.tokens.table import TokenTable
 
 SCHEDULES = {
@@ -55,23 +56,24 @@ def learned(
     that a cut loses none."""
     seconds, began = result["seconds"], time.monotonic()
 
-    def keep(epoch: TokenEpoch) -> None:
+    def keep(event: Event) -> None:
         nonlocal began
+        if not isinstance(event, EpochEnded):
+            return
         seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - began, 2)
         began = time.monotonic()
         write_whole(out, json.dumps(result, indent=1).encode() + b"\n")
-        print(name, classifier.labels[epoch.class_index], epoch.epoch, epoch.accuracy, flush=True)
+        print(name, event.label, event.epoch, event.accuracy, flush=True)
 
     return learn_tokens(
         classifier,
         prior,
         classes,
         SCHEDULES[name.split("/")[0]],
-        None,
-        BEGUN,
-        SEED,
-        work / f"{name.replace('/', '-')}.safetensors",
-        keep,
+        seed=SEED,
+        method=Plain(sampling=BEGUN),
+        out=work / f"{name.replace('/', '-')}.safetensors",
+        events=Events(keep),
     )
 
 
@@ -119,7 +121,13 @@ def main() -> None:
                 work = chosen.work / prior.fingerprint
                 table = learned(result, chosen.out, work, run, classifier, prior, side_by_side)
             held_out = generate(
-                classifier, prior, [kind], chosen.images, table, None, BEGUN, seed=SEED
+                classifier,
+                prior,
+                [kind],
+                chosen.images,
+                seed=SEED,
+                method=Plain(sampling=BEGUN),
+                tokens=table,
             )
             result["cells"][cell] = asdict(shares(held_out, judge, domain))
             if table is not None:

@@ -19,11 +19,17 @@ from engine.classifiers import Classifier, load_classifier
 from engine.downstream.distill import distill
 from engine.downstream.rows import FOLDER, NOISE
 from engine.methods.compute import flops_per_image
-from engine.methods.registry import BASELINES, settings_of
+from engine.methods.registry import settings_of
 from engine.runners.generate import generate
 from engine.settings.downstream import Comparison
-from engine.settings.inversion import DeepInversion, InversionSettings
+from engine.settings.inversion import (
+    DeepInversion,
+    InversionSettings,
+    NaturalInversion,
+    PlugInInversion,
+)
 
+BASELINES = [kind.name for kind in (DeepInversion, PlugInInversion, NaturalInversion)]
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "cifar.json"
 TEACHER, STUDENT = "resnet44", "resnet20"
@@ -35,8 +41,8 @@ FACTS = ("teacher", "network", "measured_images", "warnings", "student", "distil
 
 def settings_for(method: str, classifier: Classifier, iterations: int) -> InversionSettings:
     """A method's settings, its iterations cut or stretched as DeepInversion's are: all cost about the same."""
-    settings = settings_of(method, classifier)
-    share = iterations / settings_of(DeepInversion.name, classifier).iterations
+    settings = settings_of(method, lambda: classifier)
+    share = iterations / settings_of(DeepInversion.name, lambda: classifier).iterations
     return replace(settings, iterations=max(1, round(share * settings.iterations)))
 
 

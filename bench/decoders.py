@@ -21,6 +21,7 @@ from statistics import mean, median
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny
+from guided import guided
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,11 +32,11 @@ from engine.evaluation.shares import shares
 from engine.files import write_whole
 from engine.guidance.gradient import gradient
 from engine.guidance.objective import Objective
+from engine.methods.drawing import Drawing
 from engine.models import Prior, load_prior
 from engine.models.decoder import GuidanceDecoder, guidance_decoder
 from engine.models.decoder_stages import tiny_stages
-from engine.runners.generate import sample_group
-from engine.runners.job import Job, prepare
+from engine.runners.asking import asked
 from engine.settings import Alignment
 
 FIRST_SEED = 100
@@ -103,28 +104,28 @@ def reading(classifier: Classifier, px: int) -> Classifier:
 
 
 def compared(
-    job: Job, latents: dict[int, Tensor], found: dict[str, GuidanceDecoder]
+    drawing: Drawing, latents: dict[int, Tensor], found: dict[str, GuidanceDecoder]
 ) -> dict[str, dict[str, list[float]]]:
     """Of each way: the gradient's cosine to the full-size one, the loss over its, the image's rms error, by step.
 
-    latents: the clean ones that the steps of the job's first group predicted.
+    latents: the clean ones that the steps of the first group predicted.
     """
-    classes = torch.tensor([key.class_index for key in job.groups()[0]])
+    classes = torch.tensor([key.class_index for key in drawing.groups()[0]])
 
     def descended(decoder: GuidanceDecoder, z: Tensor) -> tuple[Tensor, Tensor]:
-        return Objective(job.classifier, Alignment(), decoder).value_and_grad(z, classes)
+        return Objective(drawing.classifier, Alignment(), decoder).value_and_grad(z, classes)
 
     rows: dict[str, dict[str, list[float]]] = {}
     for step in STEPS:
         z = latents[step]
         value, reference = descended(found[REFERENCE], z)
-        seen = job.classifier.preprocess(found[REFERENCE](z))
+        seen = drawing.classifier.preprocess(found[REFERENCE](z))
         for name, decoder in found.items():
             own_value, own = descended(decoder, z)
             row = rows.setdefault(name, {"cosine": [], "loss_ratio": [], "rms_error": []})
             row["cosine"].append(F.cosine_similarity(own.flatten(), reference.flatten(), 0).item())
             row["loss_ratio"].append((own_value / value).item())
-            error = job.classifier.preprocess(decoder(z)) - seen
+            error = drawing.classifier.preprocess(decoder(z)) - seen
             row["rms_error"].append(error.square().mean().sqrt().item())
     return rows
 
@@ -173,13 +174,15 @@ class SizedUNet:
         self.config = type("Config", (), {**unet.config, "sample_size": side})
 
 
-def generated(job: Job, judge: Judge, domain: str) -> tuple[dict[str, float], dict[int, Tensor]]:
-    """Shares of a job's images, and the clean latents that the steps of its first group predict."""
+def generated(
+    drawing: Drawing, judge: Judge, domain: str
+) -> tuple[dict[str, float], dict[int, Tensor]]:
+    """Shares of drawn images, and the clean latents that the steps of its first group predict."""
     latents: dict[int, Tensor] = {}
     start = time.perf_counter()
-    first, *others = job.groups()
-    made = sample_group(job, first, lambda step, clean: latents.update({step.index: clean}))
-    made += [sample for group in others for sample in sample_group(job, group)]
+    first, *others = drawing.groups()
+    made = drawing.make(first, on_clean=lambda step, clean: latents.update({step.index: clean}))
+    made += [sample for group in others for sample in drawing.make(group)]
     return asdict(shares(made, judge, domain)) | {
         "seconds": round(time.perf_counter() - start, 1)
     }, latents
@@ -217,14 +220,14 @@ def main() -> None:
         )
         for name in (*GENERATED, "no guidance"):
             alignment = Alignment() if name in found else None
-            job = prepare(
-                classifier, prior, None, chosen.images, alignment=alignment, seed=FIRST_SEED
+            wanted = asked(
+                classifier, prior, None, chosen.images, seed=FIRST_SEED, **guided(alignment)
             )
-            job = replace(job, decoder=found.get(name))
-            cells.setdefault(name, {})[domain], latents = generated(job, judge, domain)
+            drawing = replace(wanted.prepare(), decoder=found.get(name))
+            cells.setdefault(name, {})[domain], latents = generated(drawing, judge, domain)
             print(domain, name, cells[name][domain], flush=True)
             if name == REFERENCE:
-                for way, row in compared(job, latents, found).items():
+                for way, row in compared(drawing, latents, found).items():
                     per_way.setdefault(way, []).append(row)
     latents = torch.randn(28, *prior.latent_shape)
     ms, counted = (

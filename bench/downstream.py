@@ -50,7 +50,7 @@ def together(
     """
     samples = [images_of(folder) for folder in folders]
     labels = {sample.key.class_index: sample.label for sample in samples[0]}
-    config = {"together": [read_run(folder)["config"] for folder in folders], **made_with}
+    config = {"together": [read_run(folder).made for folder in folders], **made_with}
     written: Counter[str] = Counter()
     with alone(out.parent), open_dataset(out, config, labels) as writer:
         for place, found in enumerate(samples):

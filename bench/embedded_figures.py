@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from engine.guidance.steer import Unguided
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from engine.embedded.captions import styled_prompt
 from engine.embedded.judge import Judge, load_judge
@@ -48,7 +49,10 @@ def features(judge: Judge, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decoded(prior: Prior, images: Tensor) -> Tensor:
-    """Images in [0, 1] through the prior's autoencoder."""
+    """Images in [0, 1] through the prior's autoencoder, at the size of its images."""
+    size = (prior.image_px, prior.image_px)
+    if images.shape[2:] != size:
+        images = interpolate(images, size, mode="bilinear", antialias=True)
     parts = []
     for part in images.split(50):
         latents = prior.vae.encode(part * 2 - 1).latents
@@ -66,7 +70,7 @@ def drawn(prior: Prior, pair: int, number: int) -> Tensor:
     noise = ImageNoise(0, keys, prior.latent_shape)
     denoise = prior.denoiser(told, prior.encode_prompts([""]), sampling.cfg)
     schedule = prior.schedule(sampling.steps)
-    z = sample(noise.draw(), denoise, schedule, Unguided(), eta=sampling.eta, noise=noise)
+    z = sample(noise.draw(), denoise, schedule, eta=sampling.eta, noise=noise)
     return prior.decode(z)
 
 

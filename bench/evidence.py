@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from guided import guided
 from rows import Rows, alone
 
 from engine.apps.demo import shipped_tokens
@@ -30,8 +31,9 @@ from engine.guidance.domain import judged
 from engine.memory.count import counting
 from engine.methods.compute import flops_per_image as baseline_flops
 from engine.models import Prior, load_prior
+from engine.runners.asking import asked
 from engine.runners.generate import generate
-from engine.runners.job import prepare
+from engine.runners.local import made_by
 from engine.settings import Alignment, Evaluation, Sampling
 from engine.settings.inversion import (
     DeepInversion,
@@ -159,9 +161,9 @@ def draw(
         "prior": prior,
         "images_per_class": images,
         "tokens": shipped_tokens(domain) if method.tokens else None,
-        "alignment": method.alignment,
         "sampling": method.sampling_for(domain),
         "seed": seed,
+        **guided(method.alignment),
     }
     if method.alignment is not None or method.tokens:
         for _ in generate(classifier, **arguments, out=folder):
@@ -171,11 +173,11 @@ def draw(
     with alone(plain.parent):
         for _ in generate("embedded:photo", **arguments, out=plain):
             pass
-    job = prepare(classifier, **arguments)
-    with open_dataset(folder, job.describe(), job.labels) as writer:
+    prepared = asked(classifier, **arguments).prepare()
+    with open_dataset(folder, made_by(prepared), prepared.labels) as writer:
         for sample in seen_by(classifier, images_of(plain)):
             writer.add(sample)
-        writer.finish({"seconds": read_run(plain)["measured"]["seconds"]})
+        writer.finish({"seconds": read_run(plain).measured["seconds"]})
 
 
 def by_class(samples: list[Sample], judge: Judge, domain: str) -> dict[str, dict[str, float]]:
@@ -197,7 +199,12 @@ def flops_per_image(method: Method, classifier: Classifier, prior: Prior, domain
         number = sum(
             1
             for _ in generate(
-                classifier, prior, None, 1, tokens, method.alignment, method.sampling_for(domain)
+                classifier,
+                prior,
+                images_per_class=1,
+                tokens=tokens,
+                sampling=method.sampling_for(domain),
+                **guided(method.alignment),
             )
         )
     return count.flops / number
@@ -205,7 +212,7 @@ def flops_per_image(method: Method, classifier: Classifier, prior: Prior, domain
 
 def seconds_per_image(folders: list[Path]) -> float:
     """What the runs that made the folders measured: of use where the machine was quiet, and they were not cut."""
-    runs = [read_run(folder)["measured"] for folder in folders]
+    runs = [read_run(folder).measured for folder in folders]
     return sum(run["seconds"] for run in runs) / sum(run["images"] for run in runs)
 
 

@@ -20,14 +20,14 @@ from evidence import BEGUN
 
 from engine.classifiers import Classifier, load_classifier
 from engine.embedded.judge import load_judge
-from engine.memory.budget import AUTO
 from engine.models import Prior, load_prior
 from engine.models.prior_sources import EMBEDDED
-from engine.runners.job import prepare
+from engine.runners.asking import asked
 from engine.runners.learn_tokens import learn_tokens
 from engine.runners.start_word import NO_STYLE
 from engine.runners.trial import observe
 from engine.settings import TokenLearning
+from engine.settings.methods import Plain
 from engine.tokens.table import TokenTable, save_tokens
 
 STARTS = ("words", NO_STYLE)
@@ -62,7 +62,7 @@ def helping(classifier: Classifier, prior: Prior) -> TokenTable:
     left = list(classifier.labels)
     for start in STARTS:
         learning = replace(LEARNING, init=start)
-        table = learn_tokens(classifier, prior, left, learning, alignment=None, sampling=BEGUN)
+        table = learn_tokens(classifier, prior, left, learning, method=Plain(sampling=BEGUN))
         for number, found in table.training.items():
             print(
                 f"  {classifier.labels[number]}, from {start}: {found.outcome}, {found.finished:.2f}",
@@ -82,7 +82,14 @@ def nearer(classifier: Classifier, prior: Prior, table: TokenTable) -> bool:
     """
     without, those = (
         observe(
-            prepare(classifier, prior, None, JOINT_IMAGES, tokens, None, BEGUN, JOINT_SEED, AUTO)
+            asked(
+                classifier,
+                prior,
+                images_per_class=JOINT_IMAGES,
+                seed=JOINT_SEED,
+                method=Plain(sampling=BEGUN),
+                tokens=tokens,
+            ).prepare()
         ).l_bn
         for tokens in (None, table)
     )

@@ -19,10 +19,10 @@ from timing import median_ratios
 from engine.classifiers import load_classifier
 from engine.datasets.run_record import versions
 from engine.files import write_whole
+from engine.methods.drawing import Drawing
+from engine.methods.runtime import default_cache
 from engine.models import load_prior
-from engine.runners.generate import sample_group
-from engine.runners.job import Job, prepare
-from engine.runners.runtime import default_cache
+from engine.runners.asking import asked
 from engine.settings import Alignment, Sampling
 from engine.types import ImageKey
 
@@ -31,17 +31,17 @@ ENGINES = ("torch", "onnx")
 STEPS = 4
 
 
-def parts(job: Job, batch: int) -> dict[str, Run]:
+def parts(drawing: Drawing, batch: int) -> dict[str, Run]:
     """What is timed of one engine, by name."""
     keys = [ImageKey(number % 7, number // 7) for number in range(batch)]
-    prior, guidance = job.prior, job.guidance(keys)
+    prior, guidance = drawing.prior, drawing.guidance(keys)
     step = prior.schedule(30)[10]
     z = torch.randn(batch, *prior.latent_shape, generator=torch.Generator().manual_seed(0)).to(
         prior.device
     )
     with torch.no_grad():
         context = prior.encode_prompts(["a dog"] * batch)
-        denoise = prior.denoiser(context, prior.encode_prompts([""]), job.sampling.cfg)
+        denoise = prior.denoiser(context, prior.encode_prompts([""]), drawing.sampling.cfg)
 
     def guided() -> None:
         with torch.no_grad():
@@ -59,7 +59,7 @@ def parts(job: Job, batch: int) -> dict[str, Run]:
         "gradient": gradient,
         "plain step": plain,
         "guided step": guided,
-        f"generate, {STEPS} steps": partial(sample_group, job, keys),
+        f"generate, {STEPS} steps": partial(drawing.make, keys),
     }
 
 
@@ -70,8 +70,8 @@ def measured(device: str, threads: int, rounds: int, batch: int, cache: Path) ->
         load_classifier("embedded:cartoon", device=device),
         load_prior(device=device),
     )
-    jobs = {
-        engine: prepare(
+    drawings = {
+        engine: asked(
             classifier,
             prior,
             images_per_class=-(-batch // 7),
@@ -79,10 +79,10 @@ def measured(device: str, threads: int, rounds: int, batch: int, cache: Path) ->
             sampling=Sampling(steps=STEPS, batch=batch),
             runtime=engine,
             onnx_cache=cache if engine == "onnx" else None,
-        )
+        ).prepare()
         for engine in ENGINES
     }
-    runs = {engine: parts(job, batch) for engine, job in jobs.items()}
+    runs = {engine: parts(drawing, batch) for engine, drawing in drawings.items()}
     return {
         part: median_ratios(
             {engine: runs[engine][part] for engine in ENGINES}, "torch", prior.device.type, rounds

@@ -61,7 +61,7 @@ def main() -> None:
             "token_file": root.name if how.tokens else None,
         }
         seeds = [root / str(FIRST_SEED + n) for n in range(chosen.seeds)]
-        teacher = read_run(seeds[0])["config"]["classifier"]
+        teacher = read_run(seeds[0]).facts["classifier"]
         folder = together(seeds, root / "pool", classifier=teacher)
         for way, choice in WAYS.items():
             row = result.kept(f"{way}/{domain}", depends)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
+from guided import guided
 from rows import Rows
 
 from engine.classifiers import Classifier, load_classifier
@@ -23,6 +24,7 @@ from engine.evaluation.extractors import load_extractor
 from engine.models import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Evaluation, Sampling
+from engine.settings.methods import Plain
 
 RESULT = Path(__file__).parent / "results" / "styles.json"
 SET_SEED, TEST_SEED, SEED = 700, 701, 702
@@ -34,7 +36,12 @@ def style_set(
 ) -> Path:
     """Images of one style as a prompt asks the prior for it; of the classifier only the classes' names count."""
     for _ in generate(
-        classifier, prior, None, images, None, None, Sampling(prompt=prompt), seed=seed, out=folder
+        classifier,
+        prior,
+        images_per_class=images,
+        seed=seed,
+        method=Plain(sampling=Sampling(prompt=prompt)),
+        out=folder,
     ):
         pass
     return folder
@@ -104,7 +111,7 @@ def main() -> None:
                 root / f"{method}-{blake2b(repr(alignment).encode(), digest_size=4).hexdigest()}"
             )
             for _ in generate(
-                classifier, prior, None, chosen.images, alignment=alignment, seed=SEED, out=folder
+                classifier, prior, None, chosen.images, **guided(alignment), seed=SEED, out=folder
             ):
                 pass
             metrics = evaluate(

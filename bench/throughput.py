@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from guided import guided
 
 from engine.classifiers import Classifier, load_classifier
 from engine.datasets.run_record import versions
@@ -47,7 +48,7 @@ def images_per_minute(
                 prior,
                 classifier.labels[:1],
                 images,
-                alignment=alignment,
+                **guided(alignment),
                 sampling=sampling,
                 seed=seed,
             )

@@ -20,9 +20,9 @@ from engine.embedded.judge import load_judge
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
 from engine.models import load_prior
+from engine.runners.asking import asked as requested
 from engine.runners.generate import generate
-from engine.runners.job import prepare
-from engine.runners.tune import TUNING_SEED, try_scale
+from engine.runners.tune import TUNING_SEED, try_scale, with_alignment
 from engine.settings import Alignment, Evaluation, Sampling
 
 RESULT = Path(__file__).parent / "results" / "tune.json"
@@ -49,13 +49,14 @@ def main() -> None:
     result = Rows(chosen.out, asked, prior.device, names)
     for domain in chosen.domains:
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
-        job = prepare(classifier, prior, None, IMAGES, seed=TUNING_SEED)
+        wanted = requested(classifier, prior, images_per_class=IMAGES, seed=TUNING_SEED)
+        drawing = wanted.prepare()
         for scale in SCALES:
             name = f"{domain}/{scale}"
             if result.kept(name):
                 continue
             alignment = replace(Alignment(), scale=scale)
-            trial = try_scale(replace(job, alignment=alignment))
+            trial = try_scale(with_alignment(drawing, scale=scale))
             folder = chosen.work / prior.fingerprint / domain / str(scale)
             for _ in generate(
                 classifier,

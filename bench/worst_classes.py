@@ -53,9 +53,7 @@ def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
         load_classifier(f"embedded:{domain}", device=prior.device)
         for domain in load_judge().domains
     ]
-    samples = list(
-        generate(teachers[0], prior, [label], images, None, None, Sampling(), seed=FINDING_SEED)
-    )
+    samples = list(generate(teachers[0], prior, [label], images, method="plain", seed=FINDING_SEED))
     pixels = torch.stack([sample.image for sample in samples]).to(prior.device)
     with torch.no_grad():
         return {

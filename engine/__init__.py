@@ -17,17 +17,22 @@ if TYPE_CHECKING:
     from engine.errors import EngineError
     from engine.evaluation.evaluate import evaluate
     from engine.evaluation.select import select
+    from engine.events import Cancelled, Events
     from engine.memory.plan import Plan, plan
     from engine.memory.profile import StepProfile
     from engine.memory.profile import profile_step as profile
-    from engine.models import Prior, load_prior
-    from engine.runners.generate import generate
+    from engine.priors import Prior, load_prior
+    from engine.request import ClassifierSource, Execution, PriorSource, Request
+    from engine.runners.generate import generate, generate_again
     from engine.runners.learn_tokens import learn_tokens
+    from engine.runners.local import LocalRunner
     from engine.runners.tune import Tuned, tune
     from engine.settings import Alignment, Evaluation, Sampling, Selection, TokenLearning
     from engine.settings.downstream import Comparison, Distillation, Pruning, Quantisation
     from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
-    from engine.tokens.table import TokenTable, load_tokens, save_tokens
+    from engine.settings.methods import DDIS, Plain
+    from engine.tokens.files import load_tokens, save_tokens
+    from engine.tokens.table import TokenTable
     from engine.tokens.textual_inversion import (
         export_textual_inversion,
         import_textual_inversion,
@@ -41,18 +46,23 @@ _HOMES = {
     "downstream.prune": ("prune",),
     "downstream.quantise": ("quantise",),
     "errors": ("EngineError",),
+    "events": ("Cancelled", "Events"),
     "evaluation.evaluate": ("evaluate",),
     "evaluation.select": ("select",),
     "memory.plan": ("Plan", "plan"),
     "memory.profile": ("StepProfile",),
-    "models": ("Prior", "load_prior"),
-    "runners.generate": ("generate",),
+    "priors": ("Prior", "load_prior"),
+    "request": ("ClassifierSource", "Execution", "PriorSource", "Request"),
+    "runners.generate": ("generate", "generate_again"),
     "runners.learn_tokens": ("learn_tokens",),
+    "runners.local": ("LocalRunner",),
     "runners.tune": ("Tuned", "tune"),
     "settings": ("Alignment", "Evaluation", "Sampling", "Selection", "TokenLearning"),
     "settings.downstream": ("Comparison", "Distillation", "Pruning", "Quantisation"),
     "settings.inversion": ("DeepInversion", "NaturalInversion", "PlugInInversion"),
-    "tokens.table": ("TokenTable", "load_tokens", "save_tokens"),
+    "settings.methods": ("DDIS", "Plain"),
+    "tokens.files": ("load_tokens", "save_tokens"),
+    "tokens.table": ("TokenTable",),
     "tokens.textual_inversion": ("export_textual_inversion", "import_textual_inversion"),
     "types": ("ImageKey", "Sample"),
 }
@@ -60,20 +70,29 @@ _PUBLIC = {name: (home, name) for home, names in _HOMES.items() for name in name
 _PUBLIC["profile"] = ("memory.profile", "profile_step")
 
 __all__ = [
+    "DDIS",
     "Alignment",
+    "Cancelled",
     "Classifier",
+    "ClassifierSource",
     "Comparison",
     "DeepInversion",
     "Distillation",
     "EngineError",
     "Evaluation",
+    "Events",
+    "Execution",
     "ImageKey",
+    "LocalRunner",
     "NaturalInversion",
+    "Plain",
     "Plan",
     "PlugInInversion",
     "Prior",
+    "PriorSource",
     "Pruning",
     "Quantisation",
+    "Request",
     "Sample",
     "Sampling",
     "Selection",
@@ -86,6 +105,7 @@ __all__ = [
     "export_textual_inversion",
     "fit",
     "generate",
+    "generate_again",
     "import_textual_inversion",
     "learn_tokens",
     "load_classifier",

@@ -7,7 +7,9 @@ Whoever works emits; whoever watches is called with each event, in order, in the
 """
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import isnan
 from typing import ClassVar
@@ -36,11 +38,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Started(Event):
-    """A task begins. total: its units of work, such as images or epochs; done: those that existed before."""
+    """A task begins.
+
+    total: its units of work, such as images or epochs, None where their number is not known; done: those of them that
+    this call need not do.
+    """
 
     kind: ClassVar[str] = "started"
     task: str
-    total: float
+    total: float | None
     done: float = 0
 
 
@@ -58,7 +64,8 @@ class Progressed(Event):
 class Stepped(Event):
     """A group of images went through one step of a schedule or one iteration of an optimisation.
 
-    index: from 0, of `total`. loss: what guidance measured in this step, None where it did not act.
+    index: from 0, of `total`. loss: what guidance or the optimisation measured in this step, as the mean of the images;
+    None where nothing was measured, and for streams without `losses`.
     """
 
     kind: ClassVar[str] = "step"
@@ -86,6 +93,22 @@ class ImageMade(Event):
 
 
 @dataclass(frozen=True)
+class EpochEnded(Event):
+    """A class went through one epoch of token learning, which is saved. Epoch 0 is the plain prompt.
+
+    accuracy, loss: of the images that the loss reads.
+    """
+
+    kind: ClassVar[str] = "epoch"
+    task: str
+    class_index: int
+    label: str
+    epoch: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
 class MemoryRanOut(Event):
     """A phase ran out of memory and goes on with fewer images at once."""
 
@@ -106,11 +129,15 @@ class Finished(Event):
 
 
 class Events:
-    """The stream of one run: emits to its watchers, in the order in which they were given."""
+    """The stream of one run: emits to its watchers, in the order in which they were given.
 
-    def __init__(self, *watchers: Callable[[Event], object]) -> None:
+    losses: whether `Stepped` says what was measured. Reading it makes a GPU finish each step before the next is queued.
+    """
+
+    def __init__(self, *watchers: Callable[[Event], object], losses: bool = False) -> None:
         self._watchers = watchers
         self._cancelled = False
+        self.losses = losses
 
     def emit(self, event: Event) -> None:
         """Call each watcher with an event. Raises Cancelled once somebody has called `cancel`."""
@@ -121,6 +148,14 @@ class Events:
         for watch in self._watchers:
             watch(event)
 
+    @contextmanager
+    def task(self, name: str, total: float | None, done: float = 0) -> Iterator["Task"]:
+        """Report a task from beginning to end; an exception in the block leaves it unfinished."""
+        self.emit(Started(name, total, done))
+        task = Task(self, name)
+        yield task
+        self.emit(Finished(name, round(task.seconds, 3), task.peak_bytes))
+
     def cancel(self) -> None:
         """Ask the run to stop at its next event. Safe from any thread and from a watcher."""
         self._cancelled = True
@@ -128,3 +163,27 @@ class Events:
     @property
     def cancelled(self) -> bool:
         return self._cancelled
+
+
+class Task:
+    """One task of a stream. peak_bytes: what its end will report."""
+
+    def __init__(self, events: Events, name: str) -> None:
+        self.events, self.name = events, name
+        self.peak_bytes = 0
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._began
+
+    def progress(self, units: float = 1, detail: str = "") -> None:
+        """Report some units of work as done."""
+        self.events.emit(Progressed(self.name, units, detail))
+
+
+Advance = Callable[[float], object]
+"""Reports so many units of work as done: `Task.progress`, as a function is given it that knows nothing of its task."""
+SILENT = Events()
+"""A stream that nobody watches and nobody cancels: the default of what reports."""

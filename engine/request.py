@@ -18,6 +18,8 @@ from engine.settings.methods import DDIS, Plain
 from engine.settings.plain import from_plain, nearest, to_plain
 
 FORMAT = "ddis-request/1"
+OBJECT = "object:"
+"""How the source of a model begins that was handed over as an object: nobody else can load it by its name."""
 SEEDS = 2**62
 """Seeds end here: what is added to one (for tuning, say) still fits the manifest's 64-bit column."""
 
@@ -124,9 +126,10 @@ class Execution:
     device: str | None = setting(
         None, "cpu, cuda, cuda:1; by default the GPU where there is one", "NAME"
     )
-    attention: Literal["auto", "sdpa", "xformers"] = setting(
+    attention: Literal["auto", "sdpa", "xformers", "vanilla"] = setting(
         "auto",
-        "what computes attention; auto: xformers on CUDA where it is installed and no slower",
+        "what computes attention; auto: xformers on CUDA where it is installed and no slower; vanilla: whole matrices, "
+        "for comparison",
     )
     graphs: bool = setting(
         True,

@@ -1,6 +1,6 @@
 """The values that travel between the rooms."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
@@ -10,20 +10,17 @@ from ddis_kernels import Moments
 from torch import Tensor
 
 __all__ = [
-    "Denoise",
     "ImageKey",
     "Moments",
-    "Move",
     "Prediction",
     "Sample",
-    "Step",
     "group_rng",
     "image_rng",
 ]
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of z_t: the clean latent and the noise in it, each (N, 4, h, w).
+    """What a denoiser says of z_t: the clean latent and the noise in it, each (N, ...).
 
     Both are kept because each is computed from the model's own output; deriving one from the other would lose digits
     at the ends of the schedule.
@@ -31,32 +28,6 @@ class Prediction(NamedTuple):
 
     clean: Tensor
     noise: Tensor
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a schedule. `alpha` and `alpha_next` are cumulative alphas before and after the step.
-
-    They are float32 scalars on the CPU, as diffusers keeps them: Python floats would round otherwise in the last bit.
-    """
-
-    index: int
-    total: int
-    timestep: int
-    alpha: Tensor
-    alpha_next: Tensor
-
-    @property
-    def is_last(self) -> bool:
-        return self.index == self.total - 1
-
-
-Denoise = Callable[[Tensor, Step], Prediction]
-"""(latents (N, 4, h, w), step) -> prediction: the frozen prior with its prompts and CFG bound."""
-
-
-Move = Callable[[Tensor, Step], Tensor]
-"""(predicted clean latents (N, 4, h, w), step) -> those that sampling goes on with: what guidance does to a step."""
 
 
 @dataclass(frozen=True, order=True)

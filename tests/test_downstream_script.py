@@ -135,6 +135,6 @@ def test_tokens_ship_that_together_lead_towards_the_domain(
         Trial(images=56, l_bn=value, cross_entropy=1.0, recognised=1.0, agreement=1.0)
         for value in l_bn
     )
-    monkeypatch.setattr(script, "observe", lambda job: those if job.tokens else without)
+    monkeypatch.setattr(script, "observe", lambda drawing: those if drawing.tokens else without)
     table = load_tokens(shipped_tokens("cartoon"), prior, classifier)
     assert script.nearer(classifier, prior, table) is ships

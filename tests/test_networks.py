@@ -9,7 +9,7 @@ import torch
 from engine.classifiers import load_classifier
 from engine.classifiers.statistics.batch_norm import is_batch_norm
 from engine.models import load_prior
-from engine.runners.job import prepare
+from engine.runners.asking import asked
 
 
 @pytest.mark.parametrize("px", [64, 160])
@@ -41,7 +41,7 @@ def test_onnx_runtime_is_measured_on_the_device_that_is_named(
         return {}
 
     def watched(classifier, prior, **settings):
-        return prepare(classifier, prior, **{**settings, "runtime": "torch", "onnx_cache": None})
+        return asked(classifier, prior, **{**settings, "runtime": "torch", "onnx_cache": None})
 
     def on_cpu(load):
         def loaded(*source: str, device: str) -> object:
@@ -52,7 +52,7 @@ def test_onnx_runtime_is_measured_on_the_device_that_is_named(
 
     for load in (load_classifier, load_prior):
         monkeypatch.setattr(script, load.__name__, on_cpu(load))
-    monkeypatch.setattr(script, "prepare", watched)
+    monkeypatch.setattr(script, "asked", watched)
     monkeypatch.setattr(script, "median_ratios", ratios)
     monkeypatch.setattr(script, "versions", dict)
     monkeypatch.setattr(script, "version", str)

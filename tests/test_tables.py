@@ -195,24 +195,45 @@ def test_registers_are_listed_by_architecture() -> None:
 
 
 def test_a_budget_of_a_gpu_is_shown_by_phase_or_by_what_stopped_it() -> None:
-    assert "Not measured" in tables().gpu_memory_table(None)
+    made = tables()
+    assert made.gpu_memory_table(None).startswith("Not measured yet: `make gpu`")
     peaks = {"predicted_bytes": 2e9, "measured_bytes": 2.5e9, "error": -0.2}
     ran = {
         "phases": dict.fromkeys(("text", "sampling", "decode"), peaks)
         | {"guidance": {"predicted_bytes": 3e9, "out_of_memory": "OutOfMemoryError: no room"}},
         "step": {"plain_s": 0.1, "guided_s": 0.105, "ratio": 1.05},
     }
-    row = {"generate": ran, "learn": {"refused": "a memory budget of 8GB is too small"}}
-    memory = {"8 GB, batch 4": row, "errors": {"largest": 0.2}}
-    assert "Not measured" in tables().gpu_memory_table({"device": "cpu", "memory": memory})
-    table = tables().gpu_memory_table({"device": "cuda", "memory": memory})
+    memory = {
+        "8GB, batch 4": {"generate": ran, "learn": {"refused": "8GB is too small"}},
+        "6GB, batch 4": {"error": "RuntimeError: broken"},
+        "paper, 8GB, batch 4": {"generate": ran},
+        "errors": {"largest": 0.2},
+    }
+    table = made.gpu_memory_table({"device": "cuda", "memory": memory})
     peak = "2.00 / 2.50"
-    assert (
-        f"| 8 GB, batch 4 | {peak} | {peak} | out of memory | {peak} | refused | refused | 0.100"
-        in table
-    )
-    assert "| 0.100 | 0.105 | 1.050 | refused |" in table
+    row = f"| {peak} | {peak} | out of memory | {peak} | 0.100 | 0.105 | 1.050 |"
+    assert f"| 8GB, batch 4 {row} refused | refused | refused |" in table
+    assert f"| paper, 8GB, batch 4 {row}  |  |  |" in table
+    assert "6GB" not in table
     assert "20.0%" in table
+    assert "Not measured" in made.gpu_memory_table({"device": "cpu", "memory": memory})
+
+
+def test_the_size_of_a_real_prior_is_shown_by_time_and_compute() -> None:
+    ours = {"plain_ms": 32000.0, "time_ratio": 1.11, "flops_ratio": 1.05}
+    rows = {
+        "arch:sd-2.1-base": {
+            "dtype": "float32",
+            "ours": ours,
+            "paper": {"time_ratio": 4.6, "flops_ratio": 4.2},
+        }
+    }
+    where = {"device": "A CPU", "threads": 2, "versions": {"torch": "2.13.0"}}
+    settings = {"classifier": "arch:resnet50", "images": 1}
+    result = {"settings": settings, "environment": where, "rows": rows}
+    table = tables().cost_table("sd_scale", {"sd_scale": result})
+    assert "resnet50, 1 image at once, on A CPU with 2 threads, torch 2.13.0" in table
+    assert "| sd-2.1-base | 32.0 | 1.11 | 4.60 | 1.05 | 4.20 |" in table
 
 
 def test_what_has_no_result_yet_names_its_command() -> None:

@@ -13,6 +13,8 @@ LEAST_SHARE, MOST_FUSED, MOST_GUIDED, MOST_ERROR = 0.9, 1.05, 1.15, 0.1
 LARGEST_PEAK = {1: 4e9, 8: 12e9}
 """Bytes that `generate` may reserve, by batch; each is also a budget of gpu/memory.py."""
 CAT_BYTES = 6e9
+LAUNCHING = ("graph", "eager")
+"""How the engine launches kernels, the way that is its default first."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,22 @@ def _fused(results: Results, batch: int) -> Reading:
 
 
 def _guided(results: Results, batch: int) -> Reading:
-    ours, paper = (results["step"][f"step {name}, batch {batch}"] for name in ("ours", "paper"))
-    shown = f"{ours['ratio']:.2f}" + (f" (paper {paper['ratio']:.2f})" if "ratio" in paper else "")
-    return shown, ours["ratio"] <= MOST_GUIDED
+    ours, paper = (
+        {
+            way: rows["ratio"]
+            for way in LAUNCHING
+            if "ratio" in (rows := results["step"].get(f"step {method}, {way}, batch {batch}", {}))
+        }
+        for method in ("ours", "paper")
+    )
+    way, ratio = next(iter(ours.items()), (None, None))
+    if ratio is None:
+        raise KeyError(batch)
+    others = [f"eager {ours['eager']:.2f}"] if way == "graph" and "eager" in ours else []
+    others += [f"paper, {how} {value:.2f}" for how, value in paper.items()]
+    return f"{ratio:.2f} {way}" + (
+        f" ({', '.join(others)})" if others else ""
+    ), ratio <= MOST_GUIDED
 
 
 def _predicted(results: Results, budget: str) -> Reading:
@@ -167,10 +182,10 @@ def _cat(results: Results) -> Reading:
 def _images(results: Results, batch: int) -> Reading:
     rows = results["step"]
     shown = []
-    for method in ("plain", "ours", "paper"):
+    for method in ("plain", "ours"):
         rates = {
             way: rows[name]["images_per_minute"]
-            for way in ("eager", "graph")
+            for way in LAUNCHING
             if "images_per_minute" in rows.get(name := f"run {method}, {way}, batch {batch}", {})
         }
         if rates:

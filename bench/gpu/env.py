@@ -29,11 +29,11 @@ def measure(record: Record, card: Card) -> None:
 
 def commit() -> str:
     """The commit that is measured, `-dirty` behind it where the tree has changes."""
-    if COMMIT.exists():
-        return COMMIT.read_text().strip()
     command = ["git", "-C", REPOSITORY, "describe", "--always", "--abbrev=12", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    if done.returncode == 0:
+        return done.stdout.strip()
+    return COMMIT.read_text().strip() if COMMIT.exists() else "unknown"
 
 
 def described(card: Card) -> dict[str, object]:

@@ -16,15 +16,17 @@ from typing import Any
 from engine import learn_tokens, plan
 from engine.classifiers import Classifier
 from engine.errors import EngineError, brief
+from engine.events import EpochEnded, Event, Events
 from engine.memory.apply import applied
 from engine.memory.budget import BudgetError, MemoryWarning, parse_budget
 from engine.memory.costs import LEARNING, PHASES
 from engine.memory.micro_batch import is_out_of_memory
 from engine.memory.phases import Case, Subject, run_case
 from engine.memory.plan import Plan
+from engine.methods.ddis import prepare
+from engine.methods.drawing import Drawing
 from engine.models import Prior
-from engine.runners.generate import sample_group
-from engine.runners.job import Job, prepare
+from engine.runners.asking import asked
 from engine.settings import Alignment, Sampling, TokenLearning
 from gpu.card import Card
 from gpu.record import Record
@@ -137,7 +139,7 @@ def _generate(
         tokens=False,
         full=False,
     )
-    job = prepare(
+    drawing = asked(
         classifier,
         prior,
         classifier.labels[:1],
@@ -145,12 +147,12 @@ def _generate(
         alignment=alignment,
         sampling=replace(sampling, steps=RUN_STEPS),
         memory=planned,
-    )
+    ).prepare()
     return {
         "plan": _shown(planned),
-        "phases": _phases(card, job, planned, None, PHASES),
-        "step": attempted(card, lambda: timed_step(card, job, settings.rounds)),
-        "run": attempted(card, lambda: _whole_run(card, job, planned)),
+        "phases": _phases(card, prior, drawing, planned, None, PHASES),
+        "step": attempted(card, lambda: timed_step(card, drawing, settings.rounds)),
+        "run": attempted(card, lambda: _whole_run(card, drawing, planned)),
     }
 
 
@@ -176,7 +178,7 @@ def _learn(
         full=False,
     )
     labels = classifier.labels[:1]
-    job = prepare(
+    wanted = asked(
         classifier,
         prior,
         labels,
@@ -184,15 +186,16 @@ def _learn(
         alignment=alignment,
         sampling=sampling,
         memory=planned,
-        learning=learning,
     )
+    drawing = prepare(wanted.request, wanted.models, wanted.execution, learning)
 
     def update() -> dict[str, Any]:
         times: list[float] = []
 
-        def at_epoch(_: object) -> None:
-            card.synchronise()
-            times.append(time.perf_counter())
+        def at_epoch(event: Event) -> None:
+            if isinstance(event, EpochEnded):
+                card.synchronise()
+                times.append(time.perf_counter())
 
         with card.peak(*networks_of(prior, classifier)) as found:
             learn_tokens(
@@ -200,9 +203,9 @@ def _learn(
                 prior,
                 labels,
                 learning,
-                alignment,
-                sampling,
-                on_progress=at_epoch,
+                alignment=alignment,
+                sampling=sampling,
+                events=Events(at_epoch),
                 memory=planned,
             )
         updates = (len(times) - 1) * learning.updates_per_trajectory
@@ -212,7 +215,7 @@ def _learn(
             "measured_bytes": found.peak_bytes,
         }
 
-    phases = _phases(card, job, planned, learning, LEARNING)
+    phases = _phases(card, prior, drawing, planned, learning, LEARNING)
     return {"plan": _shown(planned), "phases": phases, "update": attempted(card, update)}
 
 
@@ -224,7 +227,7 @@ def networks_of(prior: Prior, classifier: Classifier) -> list[Any]:
 
 def _shown(planned: Plan) -> dict[str, Any]:
     values = planned.to_json()
-    return {name: values[name] for name in SHOWN if name in values}
+    return {name: values[name] for name in SHOWN}
 
 
 def _compared(predicted: int, measured: int) -> dict[str, Any]:
@@ -234,18 +237,22 @@ def _compared(predicted: int, measured: int) -> dict[str, Any]:
 
 def _phases(
     card: Card,
-    job: Job,
+    prior: Prior,
+    drawing: Drawing,
     planned: Plan,
     learning: TokenLearning | None,
     names: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
-    """Each phase alone, as the plan runs it: its predicted peak and the measured one."""
-    prior, batch = job.prior, planned.batch
+    """Each phase alone, as the plan runs it: its predicted peak and the measured one.
+
+    prior: the one that was loaded. The drawing's own may replay CUDA graphs, whose memory is in no single phase's plan.
+    """
+    batch = planned.batch
     subject = Subject(
         prior=prior,
-        classifier=job.classifier,
-        alignment=job.alignment,
-        cfg=job.sampling.cfg,
+        classifier=drawing.classifier,
+        alignment=drawing.alignment,
+        cfg=drawing.sampling.cfg,
         learning=learning,
     )
 
@@ -257,7 +264,7 @@ def _phases(
                 run_case(
                     subject, Case(name, 1, 1)
                 )  # a classifier is watched once before it is fused
-            with card.peak(*networks_of(prior, job.classifier)) as found:
+            with card.peak(*networks_of(prior, drawing.classifier)) as found:
                 run_case(subject, case)
         return _compared(planned.peak_bytes[name], found.peak_bytes)
 
@@ -272,11 +279,11 @@ def _phases(
         }
 
 
-def _whole_run(card: Card, job: Job, planned: Plan) -> dict[str, Any]:
+def _whole_run(card: Card, drawing: Drawing, planned: Plan) -> dict[str, Any]:
     """A run of a few steps, from its prompts to its images."""
-    (keys,) = job.groups()
-    with card.peak(*networks_of(job.prior, job.classifier)) as found:
-        made = sample_group(job, keys)
+    (keys,) = drawing.groups()
+    with card.peak(*networks_of(drawing.prior, drawing.classifier)) as found:
+        made = drawing.make(keys)
     finite = all(bool(image.image.isfinite().all()) for image in made)
     return {**_compared(planned.generate_bytes, found.peak_bytes), "finite": finite}
 

@@ -2,13 +2,15 @@
 # `python bench/gpu` and the training of the embedded models on a CUDA machine without a network. Such a machine has
 # Python, torch, triton and transformers; what else is needed travels as wheels in .gpu/, and nothing is built there.
 #
-#   With a network, in the repository:   bench/gpu/offline.sh prepare            the wheels, into .gpu/
-#                                        DDIS_DATA=FOLDER bench/gpu/offline.sh prepare train
-#                                                                                with the images to train on, and
-#                                                                                without the wheels that only measuring needs
-#   On the CUDA machine, in a copy of    bench/gpu/offline.sh run                all parts within 560 seconds
-#   the working tree with .gpu/:         bench/gpu/offline.sh run --add --total 150 --only throughput inductor
-#                                        bench/gpu/offline.sh train all --seconds 240 --device cuda --resolution 64
+# In the repository, with a network:
+#   bench/gpu/offline.sh prepare                           the wheels, into .gpu/
+#   DDIS_DATA=FOLDER bench/gpu/offline.sh prepare train    the images to train on, and only the wheels for that
+# On the CUDA machine, in a copy of the working tree with .gpu/:
+#   bench/gpu/offline.sh run                               all parts within 560 seconds
+#   bench/gpu/offline.sh run --add --total 150 --only throughput inductor
+#   bench/gpu/offline.sh train all --seconds 240 --device cuda --resolution 64
+# A dry run, on a CPU:
+#   DDIS_KERNELS_BACKEND=reference bench/gpu/offline.sh run --device cpu
 #
 # Results go to $OUT, out/gpu by default: those of `python bench/gpu`, or weights.tar.00, .01, ... and train.log. A second
 # `run` in the same place needs --add to keep what the first one found. Weights come back with
@@ -92,11 +94,15 @@ run() {
 }
 
 train() {
-  local work=${TMPDIR:-/tmp}/ddis-train
+  local work=${TMPDIR:-/tmp}/ddis-train status=0
   unpack
   mkdir -p "$work" "$OUT"
-  trap 'tar -c -C "$work" weights 2> /dev/null | split -d -b "$PIECE" - "$OUT/weights.tar."' EXIT
-  python3 -P -m engine.embedded.train "$@" --data .gpu/data --work "$work" --out "$work/weights" 2>&1 | tee "$OUT/train.log"
+  python3 -P -m engine.embedded.train "$@" --data .gpu/data --work "$work" --out "$work/weights" 2>&1 |
+    tee "$OUT/train.log" || status=$?
+  if [ -d "$work/weights" ]; then  # also after a stage that failed: others may have been packed
+    tar -c -C "$work" weights | split -d -b "$PIECE" - "$OUT/weights.tar."
+  fi
+  return "$status"
 }
 
 OUT=${OUT:-out/gpu}

@@ -1,34 +1,35 @@
 """What guidance costs: a plain and a guided step, ours and the paper's, whole runs, and where a step's time goes."""
 
 from functools import partial
+from itertools import product
 from typing import Any
 
 from engine import profile
-from engine.runners.job import prepare
+from engine.runners.asking import asked
 from gpu.card import Card
 from gpu.record import Record
-from gpu.steps import METHODS, STEPS, images_per_minute, launching, timed_step, unchecked
+from gpu.steps import LAUNCHING, METHODS, STEPS, images_per_minute, timed_step, unchecked
 
 
 def measure(record: Record, card: Card) -> None:
-    """Put `step <method>, batch <n>`, `run <method>, <launching>, batch <n>` and `profile <method>`."""
+    """Put `step <method>, <launching>, batch <n>`, `run <method>, ...` and `profile <method>`."""
     prior, classifier = card.prior(), card.classifier()
     batches, steps = card.pick((1, 4, 8), (1,)), card.pick(STEPS, 2)
 
-    def step(batch: int, method: str) -> dict[str, Any]:
-        labels = classifier.labels[:1]
-        job = prepare(classifier, prior, labels, batch, memory="auto", **METHODS[method])
-        return timed_step(card, job)
+    def step(batch: int, method: str, way: str) -> dict[str, Any]:
+        options = {"memory": "auto"} | METHODS[method] | LAUNCHING[way]
+        wanted = asked(classifier, prior, classifier.labels[:1], batch, **options)
+        return timed_step(card, wanted.prepare())
 
-    for batch in batches:
-        for method in ("ours", "paper", "ours, full VAE"):
-            record.attempt(f"step {method}, batch {batch}", partial(step, batch, method))
-    for batch in batches:
-        for method in ("plain", "ours", "paper"):
-            for way, options in launching().items():
-                run = partial(images_per_minute, card, classifier, prior, batch, steps)
-                work = partial(run, **METHODS[method], **options)
-                record.attempt(f"run {method}, {way}, batch {batch}", work)
+    def run(batch: int, method: str, way: str) -> dict[str, Any]:
+        options = METHODS[method] | LAUNCHING[way]
+        return images_per_minute(card, classifier, prior, batch, steps, **options)
+
+    for batch, method, way in product(batches, ("ours", "paper", "ours, full VAE"), LAUNCHING):
+        name = f"step {method}, {way}, batch {batch}"
+        record.attempt(name, partial(step, batch, method, way))
+    for batch, method, way in product(batches, ("plain", "ours"), LAUNCHING):
+        record.attempt(f"run {method}, {way}, batch {batch}", partial(run, batch, method, way))
     for method in ("ours", "paper"):
         with unchecked():
             profiled = partial(profile, prior, classifier, batches[-1], **METHODS[method])

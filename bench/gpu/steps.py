@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from inspect import signature
 from typing import Any
 from unittest.mock import patch
 
@@ -14,8 +13,8 @@ from engine.classifiers import Classifier
 from engine.guidance.move import Guidance
 from engine.memory.apply import applied
 from engine.memory.micro_batch import denoise_in_parts
+from engine.methods.drawing import Drawing
 from engine.models import Prior
-from engine.runners.job import Job
 from engine.sampling.ddim import sample
 from engine.settings import Alignment, Sampling
 from gpu.card import Card
@@ -29,6 +28,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "ours, full VAE": {"alignment": Alignment(decoder="full"), "sampling": Sampling()},
 }
 
+LAUNCHING = {"graph": {"graphs": True}, "eager": {"graphs": False}}
+"""Kernels replayed from CUDA graphs, where the plan has room for them, and launched one by one."""
+GROUPS = 2
+"""Of a timed run: CUDA graphs are recorded in the first one."""
+
 
 @contextmanager
 def unchecked() -> Iterator[None]:
@@ -40,19 +44,19 @@ def unchecked() -> Iterator[None]:
         yield
 
 
-def timed_step(card: Card, job: Job, rounds: int = 5) -> dict[str, Any]:
-    """Seconds of a plain and of a guided step of a job's first group, and what the guided one takes at most."""
-    prior, (keys, *_) = job.prior, job.groups()
-    step, guidance = prior.schedule(STEPS)[AT_STEP], job.guidance(keys)
+def timed_step(card: Card, drawing: Drawing, rounds: int = 5) -> dict[str, Any]:
+    """Seconds of a plain and of a guided step of a drawing's first group, and what the guided one takes at most."""
+    prior, (keys, *_) = drawing.prior, drawing.groups()
+    step, guidance = prior.schedule(STEPS)[AT_STEP], drawing.guidance(keys)
     assert guidance.acts_on(step)
     noise = torch.Generator().manual_seed(0)
     z = torch.randn(len(keys), *prior.latent_shape, generator=noise).to(prior.device)
-    with torch.no_grad(), applied(job.plan, prior) as phase:
+    with torch.no_grad(), applied(drawing.plan, prior) as phase:
         with phase("text"):
             context, null = prior.encode_prompts(["a photo"]), prior.encode_prompts([""])
         context = context.expand(len(keys), -1, -1)
         with phase("sampling"):
-            denoise = denoise_in_parts(prior, context, null, job.sampling.cfg, job.parts)
+            denoise = denoise_in_parts(prior, context, null, drawing.sampling.cfg, drawing.parts)
             plain = card.seconds(lambda: sample(z, denoise, [step]), rounds)
             seen = guidance.before(denoise)
             guided = card.seconds(lambda: sample(z, seen, [step], guidance.move), rounds)
@@ -70,27 +74,23 @@ def timed_step(card: Card, job: Job, rounds: int = 5) -> dict[str, Any]:
 def images_per_minute(
     card: Card, classifier: Classifier, prior: Prior, batch: int, steps: int, **method: Any
 ) -> dict[str, Any]:
-    """Images a minute of `generate`, from the prompts to the images, after a run that warms up."""
+    """Images a minute of `generate` in GROUPS groups of `batch`, from the prompts to the images.
+
+    It is timed once: what a first call sets up is set up by the steps that were timed before.
+    """
     sampling = replace(method.pop("sampling", Sampling()), steps=steps, batch=batch)
-    made: list[Any] = []
+    images, made = GROUPS * batch, []
 
     def run() -> None:
         made[:] = generate(
-            classifier, prior, classifier.labels[:1], batch, sampling=sampling, **method
+            classifier, prior, classifier.labels[:1], images, sampling=sampling, **method
         )
 
     with unchecked():
-        seconds = card.seconds(run, rounds=1, warm_up=1)
+        seconds = card.seconds(run, rounds=1, warm_up=0)
     return {
         "seconds": seconds,
-        "images_per_minute": round(60 * batch / seconds, 2),
+        "images_per_minute": round(60 * images / seconds, 2),
         "skipped": sum(image.skipped for image in made),
         "finite": all(bool(image.image.isfinite().all()) for image in made),
     }
-
-
-def launching() -> dict[str, dict[str, bool]]:
-    """The ways in which `generate` can launch its kernels: one by one, and from CUDA graphs where it has them."""
-    if "graphs" not in signature(generate).parameters:
-        return {"eager": {}}
-    return {"eager": {"graphs": False}, "graph": {"graphs": True}}

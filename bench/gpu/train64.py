@@ -7,11 +7,12 @@ import torch
 from torch.nn.functional import mse_loss
 from transformers import CLIPTokenizer
 
-from engine.embedded.train.prior import PriorNetworks, build_tokenizer
+from engine.embedded.train.autoencoder import build
+from engine.embedded.train.prior_networks import PriorNetworks, build_tokenizer, latent_shape
 from gpu.card import Card
 from gpu.record import Record
 
-LATENT_SIDE = 16
+RESOLUTION = 64
 CASES = ((96, "float32"), (96, "bfloat16"), (512, "bfloat16"), (2048, "bfloat16"))
 """Images of a step, and the dtype of autocast."""
 
@@ -23,17 +24,19 @@ def measure(record: Record, card: Card) -> None:
 
 
 def _row(card: Card, tokenizer: CLIPTokenizer, batch: int, dtype: str) -> dict[str, Any]:
-    networks = PriorNetworks(tokenizer, LATENT_SIDE).to(card.device).train()
+    side, channels = latent_shape(build(), RESOLUTION)
+    networks = PriorNetworks(tokenizer, side, channels).to(card.device).train()
     optimiser = torch.optim.AdamW(networks.parameters(), lr=3e-4, fused=card.is_cuda)
-    prompts = ["a cartoon of a dog"] * batch
-    ids = tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids.to(card.device)
-    z = torch.randn(batch, 4, LATENT_SIDE, LATENT_SIDE, device=card.device)
+    prompt = tokenizer(["a cartoon of a dog"], padding="max_length", return_tensors="pt")
+    ids = prompt.input_ids.to(card.device)
+    place = torch.zeros(batch, dtype=torch.int64, device=card.device)
+    z = torch.randn(batch, channels, side, side, device=card.device)
     z = z.to(memory_format=torch.channels_last)
     timesteps = torch.randint(0, 1000, (batch,), device=card.device)
 
     def step() -> None:
         with torch.autocast(card.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            loss = mse_loss(networks(z, timesteps, ids).float(), z)
+            loss = mse_loss(networks(z, timesteps, ids, place).float(), z)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

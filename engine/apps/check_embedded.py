@@ -1,6 +1,5 @@
 """Measure the embedded models against what is claimed of them."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -13,9 +12,10 @@ from engine.embedded.judge import Judge, load_judge
 from engine.embedded.train.autoencoder import psnr_db
 from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs, resized
 from engine.errors import ConfigError
-from engine.models import Prior, load_prior
+from engine.events import SILENT, Events
 from engine.networks.frozen import fingerprint
-from engine.sampling.ddim import sample
+from engine.priors import Prior, load_prior
+from engine.sampling.loop import sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Sampling
 from engine.types import ImageKey
@@ -35,12 +35,11 @@ def check_embedded(
     data: str | Path | None = None,
     images_per_prompt: int = 8,
     seed: int = 0,
-    on_prompt: Callable[[str], None] | None = None,
+    events: Events = SILENT,
 ) -> dict[str, Any]:
     """Measures by the names of GOALS; those on real images are None without `data`, a folder with the test file.
 
     The prior's shares are over all pairs of domain and class ('an art painting of a dog'), as the judge sees them.
-    on_prompt: called after each prompt's images.
     """
     if images_per_prompt < 1:
         raise ConfigError(
@@ -55,7 +54,7 @@ def check_embedded(
                 f"there is no {path}, expected the test part of PACS: give its folder, or leave `data` out."
             )
         measures |= _on_real_images(prior, judge, load_pacs(path))
-    shares = _on_prompts(prior, judge, images_per_prompt, seed, on_prompt)
+    shares = _on_prompts(prior, judge, images_per_prompt, seed, events)
     measures["prior_class_share"] = sum(right for right, _ in shares.values()) / len(shares)
     measures["prior_domain_share"] = sum(right for _, right in shares.values()) / len(shares)
     return {
@@ -78,32 +77,30 @@ def _on_real_images(prior: Prior, judge: Judge, images: Images) -> dict[str, flo
     return {
         "judge_class_accuracy": (classes == images.classes).float().mean().item(),
         "judge_domain_accuracy": (domains == images.domains).float().mean().item(),
-        "autoencoder_psnr_db": psnr_db(prior.vae, images, prior.image_px),
+        "autoencoder_psnr_db": psnr_db(prior.vae, images, prior.image_size[0]),
     }
 
 
 @torch.no_grad()
 def _on_prompts(
-    prior: Prior, judge: Judge, number: int, seed: int, on_prompt: Callable[[str], None] | None
+    prior: Prior, judge: Judge, number: int, seed: int, events: Events
 ) -> dict[str, tuple[float, float]]:
     """The judge's shares (class, domain) for each pair's prompt."""
     shares = {}
     sampling = Sampling()
-    null = prior.encode_prompts([""])
-    for place, (domain, label) in enumerate(PAIRS):
-        prompt = styled_prompt(domain, label)
-        noise = ImageNoise(
-            seed, [ImageKey(place, index) for index in range(number)], prior.latent_shape
-        )
-        denoise = prior.denoiser(
-            prior.encode_prompts([prompt]).expand(number, -1, -1), null, sampling.cfg
-        )
-        schedule = prior.schedule(sampling.steps)
-        z = sample(noise.draw(), denoise, schedule, eta=sampling.eta, noise=noise)
-        images = prior.decode(z)
-        classes, domains = judge(images)
-        right = classes == judge.classes.index(label), domains == judge.domains.index(domain)
-        shares[prompt] = (right[0].float().mean().item(), right[1].float().mean().item())
-        if on_prompt is not None:
-            on_prompt(prompt)
+    with events.task("prompts", len(PAIRS)) as task:
+        for place, (domain, label) in enumerate(PAIRS):
+            prompt = styled_prompt(domain, label)
+            keys = [ImageKey(place, index) for index in range(number)]
+            noise = ImageNoise(seed, keys, prior.latent_shape(1)[1:])
+            context = prior.encode([prompt], sampling.negative_prompt)[[0] * number]
+            denoise = prior.denoiser(context, sampling.cfg)
+            z = prior.noise(noise.generators, sampling.steps)
+            schedule = prior.schedule(sampling.steps)
+            z = sample(z, denoise, schedule, eta=sampling.eta, noise=noise)
+            images = prior.decode(z)
+            classes, domains = judge(images)
+            right = classes == judge.classes.index(label), domains == judge.domains.index(domain)
+            shares[prompt] = (right[0].float().mean().item(), right[1].float().mean().item())
+            task.progress(1, prompt)
     return shares

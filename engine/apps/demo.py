@@ -2,11 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,19 +16,20 @@ from engine.datasets.curves import draw_curves
 from engine.embedded.judge import load_judge
 from engine.errors import ModelError
 from engine.evaluation.shares import shares
+from engine.events import SILENT, Events
 from engine.files import make_folder, write_whole
 from engine.guidance.domain import judged
 from engine.guidance.objective import Objective
 from engine.memory.measure import peak_bytes
-from engine.models import load_prior
-from engine.models.prior_sources import EMBEDDED
-from engine.runners.generate import sample_group
-from engine.runners.job import Job, prepare
-from engine.runners.learn_tokens import OnProgress, learn_tokens
-from engine.sampling.ddim import OnStep
+from engine.methods.drawing import IMAGES, Drawing
+from engine.priors import Step, load_prior
+from engine.priors.schemes import EMBEDDED
+from engine.runners.asking import asked
+from engine.runners.learn_tokens import learn_tokens
 from engine.settings import Alignment, Sampling
-from engine.tokens.table import TokenTable, load_tokens
-from engine.types import Sample, Step
+from engine.tokens.files import load_tokens
+from engine.tokens.table import TokenTable
+from engine.types import Sample
 
 ROWS = ("plain", "CAT", "DAG", "CAT + DAG")
 
@@ -45,19 +45,16 @@ def demo(
     images_per_class: int = 2,
     learn: bool = False,
     seed: int = 0,
-    on_step: Callable[[int], None] | None = None,
-    on_progress: OnProgress | None = None,
-    on_trial: OnStep | None = None,
+    events: Events = SILENT,
 ) -> dict[str, Any]:
     """Draw the four rows, count what the judge says of them, and write sheet, curve and demo.json into `out`.
 
-    on_step: called after each denoising step with the number of images in it; on_progress, on_trial: as
-    `learn_tokens` takes them. Returns what demo.json holds.
+    Returns what demo.json holds.
     """
     folder = Path(out)
     prior, judge = load_prior("embedded"), load_judge()
     classifier = load_classifier(f"embedded:{domain}", device=prior.device)
-    prepare(classifier, prior, None, images_per_class, seed=seed)
+    asked(classifier, prior, None, images_per_class, seed=seed).prepare()
     make_folder(folder)
     began = time.monotonic()
     tokens: TokenTable | None
@@ -67,30 +64,29 @@ def demo(
             prior,
             seed=seed,
             out=folder / "tokens.safetensors",
-            on_progress=on_progress,
-            on_trial=on_trial,
+            events=events,
         )
     else:
         shipped = _shipped(domain)
         tokens = None if shipped is None else load_tokens(shipped, prior, classifier)
     results, sheets, curves = {}, [], {}
-    for row in ROWS:
-        started = time.monotonic()
-        job = prepare(
-            classifier,
-            prior,
-            None,
-            images_per_class,
-            tokens if "CAT" in row else None,
-            Alignment() if "DAG" in row else None,
-            Sampling(),
-            seed,
-        )
-        samples, curve = _drawn(job, on_step)
-        seconds = time.monotonic() - started
-        results[row] = {**asdict(shares(samples, judge, domain)), "seconds": round(seconds, 2)}
-        sheets.append([sample.image for sample in sorted(samples, key=lambda sample: sample.key)])
-        curves[row] = curve
+    with events.task(IMAGES, len(ROWS) * len(classifier.labels) * images_per_class):
+        for row in ROWS:
+            started = time.monotonic()
+            wanted = asked(
+                classifier,
+                prior,
+                images_per_class=images_per_class,
+                seed=seed,
+                method="ddis" if "DAG" in row else "plain",
+                sampling=Sampling(),
+                tokens=tokens if "CAT" in row else None,
+            )
+            samples, curve = _drawn(cast(Drawing, wanted.prepare()), events)
+            seconds = time.monotonic() - started
+            results[row] = {**asdict(shares(samples, judge, domain)), "seconds": round(seconds, 2)}
+            sheets.append([one.image for one in sorted(samples, key=lambda one: one.key)])
+            curves[row] = curve
     save_contact_sheet(
         folder / "contact_sheet.png",
         contact_sheet(
@@ -123,16 +119,15 @@ def demo(
     return report
 
 
-def _drawn(job: Job, on_step: Callable[[int], None] | None) -> tuple[list[Sample], list[float]]:
+def _drawn(drawing: Drawing, events: Events) -> tuple[list[Sample], list[float]]:
     """A row's images, and the mean L_BN of the predicted images at each step."""
-    sums = [0.0] * job.sampling.steps
+    sums = [0.0] * drawing.sampling.steps
 
     def watch(step: Step, clean: Tensor) -> None:
-        sums[step.index] += judged(job.classifier, job.prior.decode(clean))[1].sum().item()
-        if on_step is not None:
-            on_step(len(clean))
+        images = drawing.prior.decode(clean)
+        sums[step.index] += judged(drawing.classifier, images)[1].sum().item()
 
-    samples = [image for group in job.groups() for image in sample_group(job, group, watch)]
+    samples = [image for group in drawing.groups() for image in drawing.make(group, events, watch)]
     return samples, [total / len(samples) for total in sums]
 
 

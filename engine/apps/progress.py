@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from engine.events import Event, Events, Finished, Progressed, Started
+from engine.events import EpochEnded, Event, Events, Finished, Progressed, Started, Stepped
 from engine.files import explained
 
 
@@ -106,6 +106,11 @@ class Bars:
                     self._bars[task] = self._columns.add_task(task, total=total, detail="")
                 bar = self._bars[task]
                 self._columns.update(bar, total=total, completed=done, visible=total != 0)
+            case Stepped(task, images, _, steps) if task in self._bars:
+                self._columns.update(self._bars[task], advance=images / steps)
+            case EpochEnded(task, _, label, _, accuracy) if task in self._bars:
+                detail = f"{label}: {accuracy:.0%} recognised"
+                self._columns.update(self._bars[task], advance=1, detail=detail)
             case Progressed(task, units, detail) if task in self._bars:
                 self._columns.update(self._bars[task], advance=units, detail=detail)
             case Finished(task) if self._bars.pop(task, None) is not None and not self._bars:

@@ -1,6 +1,6 @@
 """Rows of images with labels, on white: what a person looks at first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -10,12 +10,15 @@ from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.lettering import font, legible, shorten
 from engine.errors import ConfigError
 from engine.files import write_whole
+from engine.types import ImageKey
 
 Picture = Tensor | Image.Image
 
 MIN_TILE_PX, MAX_TILE_PX = 96, 192
 MARGIN, GAP, SPACE = 24, 4, 16
 MAX_LABEL_PX = 220
+SHEET_CLASSES, SHEET_IMAGES = 20, 10
+"""A data set's sheet shows so many classes, and images of each."""
 INK, QUIET, PAPER, EMPTY = "#1f2328", "#656d76", "#ffffff", "#f3f4f6"
 
 
@@ -47,6 +50,27 @@ def contact_sheet(
     tile = tile_px(max(max(picture.size) for row in pictures for picture in row))
     return _draw(
         pictures, columns, tile, row_labels, column_labels, legible(title), legible(caption)
+    )
+
+
+def sheet_of(
+    labels: Mapping[int, str], images: Collection[ImageKey], path_of: Callable[[ImageKey], Path]
+) -> Image.Image:
+    """The first images of each class of a data set, of classes spread over all where they are too many for one sheet.
+
+    labels: by class number. path_of: the file of an image.
+    """
+    by_class: dict[int, list[ImageKey]] = {}
+    for key in sorted(images):
+        by_class.setdefault(key.class_index, []).append(key)
+    classes = list(by_class)
+    shown = [classes[n * len(classes) // SHEET_CLASSES] for n in range(SHEET_CLASSES)]
+    shown = classes if len(classes) <= SHEET_CLASSES else shown
+    part = "" if len(shown) == len(classes) else f", {len(shown)} of the classes shown"
+    return contact_sheet(
+        [[_opened(path_of(key)) for key in by_class[number][:SHEET_IMAGES]] for number in shown],
+        row_labels=[labels[number] for number in shown],
+        caption=f"{len(images):,} images of {len(classes):,} classes{part}",
     )
 
 
@@ -109,3 +133,8 @@ def _fit(picture: Image.Image, tile: int) -> Image.Image:
     if size == picture.size:
         return picture
     return picture.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")

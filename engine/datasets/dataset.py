@@ -3,7 +3,7 @@
     images/<class>/<index>.png   one folder per class: torchvision's ImageFolder, datasets' "imagefolder"
     manifest.parquet             one row per image, by class and index: seed, prompt, teacher's logits, ...
     labels.json                  class number, label and folder name: loaders number the folders by name, not by class
-    run.json                     config, versions, device, peak bytes, seconds
+    run.json                     request, models, versions, device, peak bytes, seconds
     contact_sheet.png
 
 An image counts as done once its line in the journal is whole; a run that is killed at any moment and continued ends
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.datasets.contact_sheet import contact_sheet
+from engine.datasets.contact_sheet import sheet_of
 from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.manifest import (
     JOURNAL,
@@ -32,7 +32,7 @@ from engine.datasets.manifest import (
     write_manifest,
 )
 from engine.datasets.names import class_folders
-from engine.datasets.run_record import RUN, check_same_config, write_run
+from engine.datasets.run_record import RUN, check_same_run, write_run
 from engine.errors import ConfigError, OutputError
 from engine.files import (
     OURS,
@@ -48,35 +48,32 @@ from engine.types import ImageKey, Sample
 IMAGES = "images"
 LABELS = "labels.json"
 SHEET = "contact_sheet.png"
-SHEET_CLASSES = 20
-SHEET_IMAGES = 10
 
 
 def open_dataset(
-    folder: Path | str, config: Mapping[str, Any], labels: Mapping[int, str] | Sequence[str]
+    folder: Path | str, made: Mapping[str, Any], labels: Mapping[int, str] | Sequence[str]
 ) -> "DatasetWriter":
-    """Begin a data set in `folder`, or continue the one that is there. Use it in a `with`.
+    """Begin a data set in `folder`, or resume the one that is there. Use it in a `with`.
 
-    config: everything that the images depend on, as JSON values; a folder begun with another one is refused.
+    made: everything that the images depend on, as JSON values (see `run_record`); a folder begun with something else is
+    refused.
     labels: class number -> label of the classes that are made, or the labels of all classes in order.
 
     Raises ConfigError for labels that are empty or doubled, OutputError where the folder cannot be written, is being
     written, belongs to something else, or was begun with other settings. Nothing is written in these cases.
     """
     labels = dict(labels) if isinstance(labels, Mapping) else dict(enumerate(labels))
-    return DatasetWriter(Path(folder), config, labels)
+    return DatasetWriter(Path(folder), made, labels)
 
 
 class DatasetWriter:
     """Writes samples as they are done, in any order. Made by `open_dataset`."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], labels: dict[int, str]) -> None:
+    def __init__(self, folder: Path, made: Mapping[str, Any], labels: dict[int, str]) -> None:
         self.folder = folder
-        self._config = {
-            **config,
-            "labels": {str(number): labels[number] for number in sorted(labels)},
-        }
+        self._made = made
         self._labels = labels
+        self._names = {str(number): labels[number] for number in sorted(labels)}
         self._folders = class_folders(labels)
         self._added = 0
         self._journal: Journal | None = None  # None where the data set is finished
@@ -124,10 +121,10 @@ class DatasetWriter:
             raise OutputError(
                 f"{self.folder} has no image, expected at least one: add samples before finishing it."
             )
-        write_whole(self.folder / SHEET, png_bytes(self._sheet()))
+        write_whole(self.folder / SHEET, png_bytes(sheet_of(self._labels, self.done, self._path)))
         skipped = sum(row.skipped for row in self._journal.rows())
         counts = {"images": self._added, "skipped_guidance_steps": skipped}
-        write_run(self.folder, self._config, {**measured, **counts})
+        write_run(self.folder, self._made, self._names, {**measured, **counts})
         write_manifest(self.folder, self._journal.rows())
         self._journal.delete()
         self._journal = None
@@ -159,11 +156,11 @@ class DatasetWriter:
             self.folder / RUN
         ).exists() and not empty  # without an image, a run may begin with other settings
         if begun:
-            check_same_config(self.folder, self._config)
+            check_same_run(self.folder, self._made, self._names)
         for folder in (self.folder, *(self.folder / IMAGES).glob("*/")):
             remove_leftovers(folder)
         if not begun:
-            write_run(self.folder, self._config, {})
+            write_run(self.folder, self._made, self._names, {})
         if not begun or not (self.folder / LABELS).exists():
             write_whole(self.folder / LABELS, self._labels_json())
 
@@ -190,25 +187,6 @@ class DatasetWriter:
             for number, name in self._folders.items()
         ]
         return json.dumps(classes, indent=2, ensure_ascii=False).encode() + b"\n"
-
-    def _sheet(self) -> Image.Image:
-        """The first images of each class, of classes spread over all where they are too many for one sheet."""
-        by_class: dict[int, list[ImageKey]] = {}
-        for key in sorted(self.done):
-            by_class.setdefault(key.class_index, []).append(key)
-        classes = list(by_class)
-        shown = [classes[n * len(classes) // SHEET_CLASSES] for n in range(SHEET_CLASSES)]
-        shown = classes if len(classes) <= SHEET_CLASSES else shown
-        rows = [
-            [_open_picture(self._path(key)) for key in by_class[number][:SHEET_IMAGES]]
-            for number in shown
-        ]
-        part = "" if len(shown) == len(classes) else f", {len(shown)} of the classes shown"
-        return contact_sheet(
-            rows,
-            row_labels=[self._labels[number] for number in shown],
-            caption=f"{len(self.done):,} images of {len(classes):,} classes{part}",
-        )
 
 
 def read_dataset(folder: Path | str) -> Iterator[tuple[Path, Row]]:
@@ -249,8 +227,3 @@ def _refuse_foreign(folder: Path) -> None:
             f"{folder} holds files that are no data set ({', '.join(foreign[:3])}{', ...' * (len(foreign) > 3)}), "
             "expected a new or empty folder, or a data set to continue: choose another folder."
         )
-
-
-def _open_picture(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")

@@ -1,25 +1,45 @@
 """`run.json`: what a data set is made with (fixed when it is begun) and what was measured (written at its end).
 
-It holds "format", "config", "versions" and "measured".
+    {"format": "ddis-run/2", "request": {...}, "models": {...}, "labels": {...}, "versions": {...}, "measured": {...}}
+
+What lies between the format and the labels says how the images came about, and is called `made` here: a request with
+the identities of its models; {"selected_from": made, "selection": {...}}; or {"together": [made, ...]} of several runs
+that were put together. `engine.facts` reads it. Records of version 0.1 are read as well.
 """
 
 import json
 import platform
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from engine.errors import OutputError
+from engine.facts import SELECTED_FROM, facts_of, first_run, with_names_of
 from engine.files import explained, write_whole
 
 RUN = "run.json"
-FORMAT = "ddis-dataset/1"
+FORMAT = "ddis-run/2"
+FORMAT_0_1 = "ddis-dataset/1"
 PACKAGES = ("torch", "diffusers", "transformers", "ddis")
-SELECTED_FROM = "selected_from"
-"""Where the config of a selection has that of the folder it was made from."""
 MOST_SHOWN = 5
 _ABSENT = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a run.json says. made: as in the module's docstring, or what version 0.1 called its config."""
+
+    made: Mapping[str, Any]
+    labels: Mapping[str, str]
+    versions: Mapping[str, str]
+    measured: Mapping[str, Any]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All that the images depend on, in one form whatever version wrote the record."""
+        return facts_of(self.made)
 
 
 def versions() -> dict[str, str]:
@@ -33,61 +53,76 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_run(folder: Path, config: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
-    """Write `run.json`, whole. `config` and `measured` hold what JSON can hold; `measured` is {} until the end.
+def write_run(
+    folder: Path, made: Mapping[str, Any], labels: Mapping[str, str], measured: Mapping[str, Any]
+) -> None:
+    """Write `run.json`, whole. `made` and `measured` hold what JSON can hold; `measured` is {} until the end.
 
     The versions are those of the first write: where a later one finds others, they go under `measured`.
     """
     now = versions()
-    begun_with = read_run(folder)["versions"] if (folder / RUN).exists() else now
+    begun_with = read_run(folder).versions if (folder / RUN).exists() else now
     if begun_with != now:
         measured = {**measured, "versions_at_the_end": now}
-    record = {"format": FORMAT, "config": config, "versions": begun_with, "measured": measured}
+    record = {
+        "format": FORMAT,
+        **made,
+        "labels": labels,
+        "versions": begun_with,
+        "measured": measured,
+    }
     write_whole(
         folder / RUN,
         json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n",
     )
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """The record of a folder that `write_run` wrote. Raises OutputError for any other."""
-    path = folder / RUN
+def read_run(place: Path) -> RunRecord:
+    """The record of a folder, or of a run.json. Raises OutputError for what `write_run` did not write."""
+    path = place / RUN if place.is_dir() else place
     with explained(path):
         content = path.read_bytes()
     try:
         record = json.loads(content)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise OutputError(
-            f"{path} is not a record of format {FORMAT!r}, expected a data set that this version wrote: "
-            "choose another folder, or move this one away."
-        )
-    return record
+        form = record.pop("format")
+        if form == FORMAT_0_1:
+            record |= record.pop("config")
+        if form in (FORMAT, FORMAT_0_1):
+            return RunRecord(
+                labels=record.pop("labels", {}),
+                versions=record.pop("versions"),
+                measured=record.pop("measured"),
+                made=record,
+            )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        form = None
+    raise OutputError(
+        f"{path} is {'no record' if form is None else f'a record of format {form!r}'}, expected one of format "
+        f"{FORMAT!r} or {FORMAT_0_1!r}: choose another folder, move this one away, or install the version of ddis that "
+        "wrote it."
+    )
 
 
 def made_with(folder: Path) -> dict[str, Any]:
-    """The config that the images of a data set were made with: behind any number of selections, the first one's."""
-    config = read_run(folder)["config"]
-    while SELECTED_FROM in config:
-        config = config[SELECTED_FROM]
-    return config
+    """The facts that the images of a data set depend on: behind any number of selections, the first run's."""
+    return first_run(read_run(folder).facts)
 
 
-def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise OutputError, naming fields that differ, where `folder` was begun with another config."""
-    there = read_run(folder)["config"]
-    if (SELECTED_FROM in there) != (SELECTED_FROM in config):
+def check_same_run(folder: Path, made: Mapping[str, Any], labels: Mapping[str, str]) -> None:
+    """Raise OutputError, naming what differs, where `folder` was begun as another run."""
+    there = read_run(folder)
+    if (SELECTED_FROM in there.made) != (SELECTED_FROM in made):
         what = (
             "images selected from another folder"
-            if SELECTED_FROM in there
+            if SELECTED_FROM in there.made
             else "generated images, no selection"
         )
         raise OutputError(
             f"{folder} holds {what}, expected a new folder or a run of the same kind and settings to continue: choose "
             "another folder."
         )
-    differing = differences(there, config)
+    here = with_names_of(there.facts, facts_of(made))
+    differing = differences({**there.facts, "labels": there.labels}, {**here, "labels": labels})
     if differing:
         raise OutputError(
             f"{folder} holds a run with other settings: {'; '.join(differing)}. "

@@ -6,18 +6,23 @@ shard-00000.tar holds, per image, <class>_<index>.png, .cls (the class's number)
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from engine.datasets.manifest import Row, read_manifest
 from engine.errors import ConfigError, OutputError
+from engine.events import SILENT, Events
 from engine.files import explained, make_folder, whole_file
 
 
 def export_webdataset(
-    folder: Path | str, target: Path | str, images_per_shard: int = 1000
+    folder: Path | str,
+    target: Path | str,
+    images_per_shard: int = 1000,
+    events: Events = SILENT,
 ) -> list[Path]:
     """Write the finished data set in `folder` as shards into `target`, a new or empty folder. Returns their paths.
 
@@ -36,22 +41,24 @@ def export_webdataset(
             )
     rows = read_manifest(folder, mixed=True)
     shards: list[Path] = []
-    while shard_rows := list(islice(rows, images_per_shard)):
-        make_folder(target)
-        path = target / f"shard-{len(shards):05d}.tar"
-        with (
-            whole_file(path) as file,
-            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as shard,
-        ):
-            for row in shard_rows:
-                for name, content in _members(folder, row):
-                    entry = tarfile.TarInfo(
-                        name
-                    )  # owner 0, mode 644, time 0: nothing of this machine
-                    entry.size = len(content)
-                    shard.addfile(entry, io.BytesIO(content))
-        shards.append(path)
+    with events.task("images packed", None) as task:
+        while shard_rows := list(islice(rows, images_per_shard)):
+            make_folder(target)
+            shards.append(target / f"shard-{len(shards):05d}.tar")
+            with whole_file(shards[-1]) as file:
+                _pack(folder, shard_rows, file)
+            task.progress(len(shard_rows), shards[-1].name)
     return shards
+
+
+def _pack(folder: Path, rows: Sequence[Row], file: BinaryIO) -> None:
+    """Write one shard. Its entries belong to owner 0 with mode 644 and time 0: nothing of this machine."""
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as shard:
+        for row in rows:
+            for name, content in _members(folder, row):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                shard.addfile(entry, io.BytesIO(content))
 
 
 def _members(folder: Path, row: Row) -> Iterator[tuple[str, bytes]]:

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from engine.datasets.run_record import differences, versions
 from engine.downstream.pixels import Images, fingerprint_of
 from engine.downstream.rows import Sets
 from engine.errors import OutputError
+from engine.events import Advance, Events
 from engine.files import (
     OURS,
     explained,
@@ -33,10 +35,12 @@ PLAIN_IMAGES = "plain-images"
 FORMAT = "ddis-downstream/1"
 FEW_SEEDS = 3
 FEW_MEASURED = 50
-Run = Callable[[Images, int, Path, Callable[[float], object]], Mapping[str, Any]]
-"""(images of a row, seed, folder for what it makes, on_share) -> measures: numbers, or None where there is none."""
-OnProgress = Callable[[float, str], object]
-"""Called with the share of a run that was done since the last call, and the name of the run."""
+RUNS = "runs"
+"""The task that counts them."""
+Run = Callable[[Images, int, Path, Advance], Mapping[str, Any]]
+"""(images of a row, seed, folder for what it makes, where shares of the run are reported) -> measures by name.
+
+A measure is a number, or None where there is none."""
 
 
 def compare(
@@ -46,14 +50,14 @@ def compare(
     seeds: int,
     request: Mapping[str, Any],
     run: Run,
-    on_progress: OnProgress,
+    events: Events,
 ) -> dict[str, Any]:
     """Do all runs of a task in `out` and sum them up by row: {"images", "rows", "warnings", ...}, as JSON values.
 
     Raises OutputError where `out` holds something else.
     """
     asked = {"format": FORMAT, "task": task, **request, "sets": _identity(sets)}
-    with _folder(out, asked):
+    with _folder(out, asked), events.task(RUNS, len(sets.rows) * seeds) as task_of_runs:
         rows: dict[str, Any] = {}
         for name, images in sets.rows.items():
             runs = [
@@ -62,8 +66,7 @@ def compare(
                     images,
                     seed,
                     run,
-                    f"{name}, seed {seed}",
-                    on_progress,
+                    partial(task_of_runs.progress, detail=f"{name}, seed {seed}"),
                 )
                 for seed in range(seeds)
             ]
@@ -111,17 +114,15 @@ def write_report(out: Path, report: Mapping[str, Any]) -> None:
     write_whole(out / REPORT, json.dumps(report, indent=1).encode() + b"\n")
 
 
-def _kept(
-    folder: Path, images: Images, seed: int, run: Run, name: str, on_progress: OnProgress
-) -> dict[str, Any]:
+def _kept(folder: Path, images: Images, seed: int, run: Run, advance: Advance) -> dict[str, Any]:
     """The measures of one run, from its folder if it was done before."""
     file = folder / MEASURES
     if file.exists():
-        on_progress(1.0, name)
+        advance(1.0)
         return json.loads(file.read_bytes())
     make_folder(folder)
     began = time.monotonic()
-    measures = dict(run(images, seed, folder, lambda share: on_progress(share, name)))
+    measures = dict(run(images, seed, folder, advance))
     measures["seconds"] = round(time.monotonic() - began, 1)
     write_whole(file, json.dumps(measures, indent=1).encode() + b"\n")
     return measures

@@ -1,6 +1,5 @@
 """Distillation: a smaller network learns from the teacher on synthetic images, and on those it is compared with."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,13 @@ from typing import Any
 from torch import nn
 
 from engine.classifiers import Classifier
-from engine.downstream.comparison import OnProgress, compare, write_report
+from engine.downstream.comparison import compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
 from engine.downstream.students import identity, keep_student, new_student, size_of, student_name
 from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
-from engine.models import Prior
+from engine.events import SILENT, Advance, Events
+from engine.priors import Prior
 from engine.settings.downstream import Comparison, Distillation
 
 
@@ -30,7 +30,7 @@ def distill(
     domain: str | None = None,
     distillation: Distillation = Distillation(),
     comparison: Comparison = Comparison(),
-    on_progress: OnProgress = lambda *_: None,
+    events: Events = SILENT,
 ) -> dict[str, Any]:
     """Teach students on the images of `folder` and, in equal numbers, on original images, plain ones and noise.
 
@@ -55,18 +55,16 @@ def distill(
         domain,
         comparison,
         distillation.soft_labels == "manifest",
-        on_progress,
+        events,
     )
     name = student_name(student, teacher)
     chosen = student if isinstance(student, nn.Module) else name
     ask = teacher_of(teacher)
     taught = logits_on(ask, sets.test, teacher.device)
 
-    def run(
-        images: Images, seed: int, place: Path, on_share: Callable[[float], object]
-    ) -> dict[str, Any]:
+    def run(images: Images, seed: int, place: Path, advance: Advance) -> dict[str, Any]:
         network = new_student(chosen, teacher, seed)
-        teach(network, teacher.preprocess, ask, images, distillation, seed, on_share)
+        teach(network, teacher.preprocess, ask, images, distillation, seed, advance)
         found = logits_on(reading(network, teacher.preprocess), sets.test, teacher.device)
         measures = shares(found, taught, sets.test, sets.tested)
         keep_student(
@@ -86,7 +84,7 @@ def distill(
         "student": identity(chosen),
         "distillation": asdict(distillation),
     }
-    report = compare("distill", Path(out), sets, comparison.seeds, request, run, on_progress)
+    report = compare("distill", Path(out), sets, comparison.seeds, request, run, events)
     report |= {
         "folder": str(folder),
         "teacher": shares(taught, taught, sets.test, sets.tested)

@@ -5,7 +5,6 @@ layers, whose running statistics are then those of the set: what `generate` alig
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from engine.downstream.students import SMALL_PX, WEIGHTS
 from engine.downstream.training import logits_on, reading, teach
 from engine.errors import ConfigError, OutputError
 from engine.evaluation.images import ENDINGS, IMAGE_SETS, ImageSet, has_manifest, open_images
+from engine.events import SILENT, Events
 from engine.files import explained
 from engine.networks.frozen import default_device
 from engine.settings.downstream import Distillation
@@ -29,6 +29,8 @@ SURE = 30.0
 """The logit of an image's own class beside zeros: its softmax is 1 but for 1e-12."""
 LARGE_PX = 224
 CONFIG = "config.json"
+TRAINING = "share of training"
+"""The task that is reported."""
 FITTING = Distillation.fitting()
 
 
@@ -43,7 +45,7 @@ def fit(
     training: Distillation = FITTING,
     seed: int = 0,
     device: str | torch.device | None = None,
-    on_share: Callable[[float], object] = lambda _: None,
+    events: Events = SILENT,
 ) -> dict[str, Any]:
     """Train a BatchNorm network on labelled images and write it to `out`, for `load_classifier(out)`.
 
@@ -99,15 +101,16 @@ def fit(
     trained = accuracy is None
     if accuracy is None:
         network = _new(name, len(labels), seed).to(default_device(device))
-        teach(
-            network,
-            preprocess,
-            lambda _: torch.empty(0),
-            sets["training"],
-            training,
-            seed,
-            on_share,
-        )
+        with events.task(TRAINING, 1) as task:
+            teach(
+                network,
+                preprocess,
+                lambda _: torch.empty(0),
+                sets["training"],
+                training,
+                seed,
+                task.progress,
+            )
         accuracy = {what: _accuracy(network, preprocess, found) for what, found in sets.items()}
         save_classifier(out, network, **request | {"preprocess": preprocess}, accuracy=accuracy)
     return {

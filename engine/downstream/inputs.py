@@ -1,6 +1,5 @@
 """From a command's arguments to the teacher and the sets; the plain prior's images are drawn where that is asked."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +14,13 @@ from engine.downstream.origins import guided_by, origins
 from engine.downstream.rows import Sets, load_sets
 from engine.downstream.sources import Inputs, check_ahead
 from engine.errors import ConfigError, ModelError, brief
-from engine.models import Prior, load_prior
+from engine.events import Events
+from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Sampling
 from engine.settings.downstream import Comparison
+from engine.settings.methods import Plain
+from engine.settings.plain import from_plain
 
 GENERATE = "generate"
 """In place of the folder of the plain prior's images: draw them."""
@@ -42,15 +44,14 @@ def prepare(
     domain: str | None,
     comparison: Comparison,
     stored_labels: bool,
-    on_progress: Callable[[float, str], object],
+    events: Events,
 ) -> Prepared:
     """Check and load everything that a comparison reads. Raises EngineError's children for what does not fit."""
     check_out(out)
     teacher = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     _check_domain(domain, _path(original), _path(test))
     if plain is not None and str(plain) == GENERATE:
-        on_progress(0.0, "images of the plain prior")
-        plain = _drawn(teacher, Path(folder), prior, out / PLAIN_IMAGES)
+        plain = _drawn(teacher, Path(folder), prior, out / PLAIN_IMAGES, events)
     inputs = Inputs(
         folder=Path(folder),
         original=_path(original),
@@ -64,7 +65,7 @@ def prepare(
 def check_before_drawing(
     teacher: Classifier, inputs: Inputs, out: Path, images_per_class: int
 ) -> None:
-    """Raise what `prepare` would, where the folder is to be made first: images take long, and a mistake is told now."""
+    """Raise what `prepare` would, where the folder is to be made first: images take long."""
     if out.resolve() == inputs.folder.resolve():
         raise ConfigError(
             f"out is {out}, the folder that the images are made in, expected another for networks and report: choose "
@@ -105,7 +106,9 @@ def _check_domain(domain: str | None, original: Path | None, test: Path | None) 
         )
 
 
-def _drawn(teacher: Classifier, folder: Path, prior: str | Path | Prior, out: Path) -> Path:
+def _drawn(
+    teacher: Classifier, folder: Path, prior: str | Path | Prior, out: Path, events: Events
+) -> Path:
     """The images that the folder would hold without guidance and tokens: its prior, sampling, classes and seed."""
     if not (folder / MANIFEST).exists():
         raise ConfigError(
@@ -128,10 +131,10 @@ def _drawn(teacher: Classifier, folder: Path, prior: str | Path | Prior, out: Pa
         loaded,
         made_by["classes"],
         made_by["images_per_class"],
-        alignment=None,
-        sampling=Sampling(**made_by["sampling"]),
+        method=Plain(sampling=from_plain(Sampling, made_by["method"]["sampling"])),
         seed=made_by["seed"],
         out=out,
+        events=events,
     )
     for _ in images:
         pass

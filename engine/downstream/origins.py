@@ -7,22 +7,23 @@ from typing import Any
 from engine.classifiers import Classifier
 from engine.datasets.run_record import RUN, read_run
 from engine.errors import ConfigError
+from engine.facts import runs_of
+from engine.settings.methods import Plain
 
-OURS = "ddis"
-"""The method whose images a prior draws; a record names no other's."""
+PLAIN = Plain.name
 
 
 def origins(folder: Path) -> list[dict[str, Any]]:
-    """The configs that a folder's images were made with: behind selections, and of each run of several put together.
+    """The facts of each run that made a folder's images, behind selections and of several put together.
 
     Empty where it has no run.json.
     """
-    return _unfolded(read_run(folder)["config"]) if (folder / RUN).exists() else []
+    return runs_of(read_run(folder).facts) if (folder / RUN).exists() else []
 
 
 def other_classifiers(folder: Path, classifier: Classifier) -> list[str]:
     """'name' (fingerprint) of each other classifier that images of the folder were made for."""
-    made_for = [config.get("classifier", {}) for config in origins(folder)]
+    made_for = [facts.get("classifier", {}) for facts in origins(folder)]
     others = {_shown(one) for one in made_for if one.get("fingerprint") != classifier.fingerprint}
     return sorted(others)
 
@@ -64,8 +65,8 @@ def check_plain(plain: Path, folder: Path) -> None:
             f"plain is {plain}, the folder itself, expected another set, of the plain prior: name a folder of `ddis "
             "generate --method plain`, or 'generate', or leave the row out."
         )
-    for config in origins(plain):
-        made = guided_by(config)
+    for facts in origins(plain):
+        made = guided_by(facts)
         if made is not None:
             raise ConfigError(
                 f"the images of {plain} were made {made}, expected those of the plain prior, which nothing guided: "
@@ -73,23 +74,12 @@ def check_plain(plain: Path, folder: Path) -> None:
             )
 
 
-def guided_by(config: Mapping[str, Any]) -> str | None:
+def guided_by(facts: Mapping[str, Any]) -> str | None:
     """What a run had beside the prior, in words; None of a plain one."""
-    method = config.get("method") or OURS
-    name = method["name"] if isinstance(method, Mapping) else method
-    if name != OURS:
-        return f"by method {name!r}"
-    if config.get("alignment") is not None:
-        return "with alignment"
-    return None if config.get("tokens") is None else "with tokens"
-
-
-def _unfolded(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    if "selected_from" in config:
-        return _unfolded(config["selected_from"])
-    if "together" in config:
-        return [made for part in config["together"] for made in _unfolded(part)]
-    return [dict(config)]
+    method = facts.get("method", {"name": PLAIN})
+    if method["name"] == PLAIN:
+        return None if facts.get("tokens") is None else "with tokens"
+    return "with alignment" if "alignment" in method else f"by method {method['name']!r}"
 
 
 def _shown(classifier: Mapping[str, Any]) -> str:

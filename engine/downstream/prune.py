@@ -6,7 +6,6 @@ must keep its width. torch-pruning (Fang et al., CVPR 2023) follows which layers
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -18,13 +17,14 @@ from torch import nn
 
 from engine.classifiers import Classifier, Preprocess
 from engine.classifiers.architectures import architecture_of
-from engine.downstream.comparison import OnProgress, compare, write_report
+from engine.downstream.comparison import compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
 from engine.downstream.students import keep_student, size_of
 from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
 from engine.errors import ConfigError, MissingExtraError, ModelError, brief
-from engine.models import Prior
+from engine.events import SILENT, Advance, Events
+from engine.priors import Prior
 from engine.settings.downstream import Comparison, Distillation, Pruning
 
 LAYERS = (nn.Conv2d, nn.Linear)
@@ -43,7 +43,7 @@ def prune(
     pruning: Pruning = Pruning(),
     distillation: Distillation = Distillation.fine_tuning(),
     comparison: Comparison = Comparison(),
-    on_progress: OnProgress = lambda *_: None,
+    events: Events = SILENT,
 ) -> dict[str, Any]:
     """Prune the classifier and teach it again on the images of `folder` and, in equal numbers, on other sets.
 
@@ -63,7 +63,7 @@ def prune(
         domain,
         comparison,
         distillation.soft_labels == "manifest",
-        on_progress,
+        events,
     )
     ask = teacher_of(teacher)
     taught = logits_on(ask, sets.test, teacher.device)
@@ -74,11 +74,9 @@ def prune(
         found = logits_on(reading(network, teacher.preprocess), sets.test, teacher.device)
         return shares(found, taught, sets.test, sets.tested)
 
-    def run(
-        images: Images, seed: int, place: Path, on_share: Callable[[float], object]
-    ) -> dict[str, Any]:
+    def run(images: Images, seed: int, place: Path, advance: Advance) -> dict[str, Any]:
         network = copy.deepcopy(pruned)
-        teach(network, teacher.preprocess, ask, images, distillation, seed, on_share)
+        teach(network, teacher.preprocess, ask, images, distillation, seed, advance)
         measures = measured(network)
         keep_student(
             place,
@@ -98,7 +96,7 @@ def prune(
         "pruning": asdict(pruning),
         "distillation": asdict(distillation),
     }
-    report = compare("prune", Path(out), sets, comparison.seeds, request, run, on_progress)
+    report = compare("prune", Path(out), sets, comparison.seeds, request, run, events)
     before, after = (size_of(network, teacher.preprocess) for network in (teacher.network, pruned))
     kept = {f"{key}_kept": after[key] / before[key] for key in after}
     report |= {

@@ -5,7 +5,7 @@ x is about scale (q - zero point), q of 8 bits. Weights give their own scales; t
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from io import StringIO
@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from engine.classifiers import Classifier
-from engine.downstream.comparison import OnProgress, compare, write_report
+from engine.downstream.comparison import compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
 from engine.downstream.training import Logits, logits_on, shares, teacher_of
 from engine.errors import ModelError, brief
+from engine.events import SILENT, Advance, Events
 from engine.files import whole_file
-from engine.models import Prior
 from engine.onnx.export import installed, network_graph, write
 from engine.onnx.session import Session
+from engine.priors import Prior
 from engine.settings.downstream import Comparison, Quantisation
 
 CPU = torch.device("cpu")
@@ -45,7 +46,7 @@ def quantise(
     domain: str | None = None,
     quantisation: Quantisation = Quantisation(),
     comparison: Comparison = Comparison(),
-    on_progress: OnProgress = lambda *_: None,
+    events: Events = SILENT,
 ) -> dict[str, Any]:
     """Bring the classifier to int8, calibrated on the images of `folder` and, in equal numbers, on other sets.
 
@@ -65,7 +66,7 @@ def quantise(
         domain,
         comparison,
         False,
-        on_progress,
+        events,
     )
     taught = logits_on(teacher_of(teacher), sets.test, teacher.device)
 
@@ -77,18 +78,16 @@ def quantise(
     with TemporaryDirectory(prefix="ddis-int8-") as scratch:
         single = float_network(teacher, Path(scratch))
 
-        def run(
-            images: Images, seed: int, place: Path, on_share: Callable[[float], object]
-        ) -> dict[str, Any]:
+        def run(images: Images, seed: int, place: Path, advance: Advance) -> dict[str, Any]:
             chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
             few = chosen[: quantisation.calibration_images]
             with whole_file(place / INT8) as file:
                 file.write(int8_network(single, images.views(few, CPU), quantisation))
-            on_share(1.0)
+            advance(1.0)
             return measured(place / INT8)
 
         request = {"classifier": teacher.describe(), "quantisation": asdict(quantisation)}
-        report = compare("quantise", Path(out), sets, comparison.seeds, request, run, on_progress)
+        report = compare("quantise", Path(out), sets, comparison.seeds, request, run, events)
         used = min(quantisation.calibration_images, report["rows"]["folder"]["images"])
         report |= {
             "folder": str(folder),

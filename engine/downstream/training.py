@@ -17,13 +17,12 @@ from engine.classifiers import Classifier, Preprocess
 from engine.classifiers.base import logits_of
 from engine.downstream.pixels import Images
 from engine.errors import ConfigError, GuidanceError
+from engine.events import Advance
 from engine.settings.downstream import Distillation
 from engine.tokens.augment import augmented
 
 Logits = Callable[[Tensor], Tensor]
 """Images (N, 3, H, W) in [0, 1] of the size that the network reads -> logits (N, K), float32."""
-OnShare = Callable[[float], object]
-"""Called with the share of the work that was done since the last call."""
 WARMUP = 0.1
 MEASURED_AT_ONCE = 256
 
@@ -60,11 +59,11 @@ def teach(
     images: Images,
     settings: Distillation,
     seed: int,
-    on_share: OnShare = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> None:
     """Train a student on the teacher's soft labels of the images, in place; it ends in evaluation mode.
 
-    Raises GuidanceError where the loss is no number.
+    advance: is given shares of the training as they are done. Raises GuidanceError where the loss is no number.
     """
     if len(images) < 2:
         raise ConfigError(
@@ -96,7 +95,7 @@ def teach(
             loss.backward()
             optimizer.step()
             done += 1
-            on_share(1 / updates)
+            advance(1 / updates)
         if not math.isfinite(loss.item()):
             raise GuidanceError(
                 f"the loss of the student is {loss.item()} after {done} updates, expected a finite number: lower the "

@@ -1,6 +1,5 @@
 """What a measured set is beside a reference: every metric that needs features, logits or both sets."""
 
-from collections.abc import Callable
 from typing import Any
 
 from engine.evaluation.entries import drawn_rows, entry, mean_entry
@@ -9,6 +8,7 @@ from engine.evaluation.metrics import fid, inception_score, kid
 from engine.evaluation.neighbours import check_neighbours, neighbours
 from engine.evaluation.prd import check_clusters, prd
 from engine.evaluation.statistics import Measured, Statistics
+from engine.events import Advance
 from engine.settings import Evaluation
 
 NEED_FEATURES = ("kid", "precision", "recall", "density", "coverage", "prd_precision", "prd_recall")
@@ -20,7 +20,7 @@ def compared_with(
     goal: Statistics,
     settings: Evaluation,
     names: tuple[str, str],
-    on_step: Callable[[int], object],
+    advance: Advance,
 ) -> dict[str, Any]:
     """Entry of each of NEED_REFERENCE; None where the reference kept its moments alone.
 
@@ -37,7 +37,7 @@ def compared_with(
             "fid",
             distance,
             drawn,
-            lambda d: fid_interval(distance, found.features, goal.gaussian, d, on_step),
+            lambda d: fid_interval(distance, found.features, goal.gaussian, d, advance),
         ),
         "inception_score": entry(
             "inception_score", score, drawn, lambda d: score_interval(score, found.logits, d)

@@ -1,6 +1,6 @@
 """One evaluator for every method: a folder of images against a reference, with intervals and both sample sizes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -24,10 +24,11 @@ from engine.evaluation.statistics import (
     save_statistics,
 )
 from engine.evaluation.teacher import BY_IMAGE, by_classifier, by_manifest
+from engine.events import SILENT, Advance, Events
 from engine.files import check_writable
 from engine.settings import Evaluation
 
-Step = Callable[[int], object]
+TASK = "images and resamples"
 
 
 def evaluate(
@@ -42,7 +43,7 @@ def evaluate(
     classifier: str | Path | Classifier | None = None,
     device: str | torch.device | None = None,
     inception_weights: Path | None = None,
-    on_step: Step = lambda _: None,
+    events: Events = SILENT,
 ) -> dict[str, Any]:
     """Measure the images of `folder`, a data set of ours, any folder or a parquet file, against those of `reference`.
 
@@ -70,7 +71,8 @@ def evaluate(
     _check_domain(images, reference, domain)
     if classifier is not None and not isinstance(classifier, Classifier):
         classifier = load_classifier(classifier, device=device)
-    with ExitStack() as files:
+    with ExitStack() as files, events.task(TASK, None) as task:
+        advance = task.progress
         goal, found, name = None, None, None
         if reference is not None or statistics is not None:
             extractor = features
@@ -79,15 +81,15 @@ def evaluate(
             name = extractor.name
             if reference is not None:
                 goal = _reference(
-                    reference, domain, images.domain, extractor, settings, files, on_step
+                    reference, domain, images.domain, extractor, settings, files, advance
                 )
-            found = measure(images, extractor, settings.image_batch, files, on_step)
+            found = measure(images, extractor, settings.image_batch, files, advance)
             if statistics is not None:
                 save_statistics(Path(statistics), found, extractor.name, moments_only)
-        taught, rows = _taught(folders, images, classifier, settings, on_step)
+        taught, rows = _taught(folders, images, classifier, settings, advance)
         compared: dict[str, Any] = dict.fromkeys(NEED_REFERENCE)
         if found is not None and goal is not None:
-            compared = compared_with(found, goal, settings, _names(images, reference), on_step)
+            compared = compared_with(found, goal, settings, _names(images, reference), advance)
         metrics = compared | taught
         return {
             "folder": ", ".join(map(str, folders)),
@@ -162,7 +164,7 @@ def _reference(
     extractor: Extractor,
     settings: Evaluation,
     files: ExitStack,
-    on_step: Step,
+    advance: Advance,
 ) -> Statistics:
     path = Path(reference).expanduser()
     if str(reference) == JUDGE and not path.exists():
@@ -180,7 +182,7 @@ def _reference(
         return kept
     if path.is_dir() and measured_domain is not None:
         domain = None  # it picked the measured rows
-    return measure(open_images(path, domain), extractor, settings.image_batch, files, on_step)
+    return measure(open_images(path, domain), extractor, settings.image_batch, files, advance)
 
 
 def _names(images: Pooled, reference: Path | str | None) -> tuple[str, str]:
@@ -194,14 +196,14 @@ def _taught(
     images: Pooled,
     classifier: Classifier | None,
     settings: Evaluation,
-    on_step: Step,
+    advance: Advance,
 ) -> tuple[dict[str, Any], int | None]:
     """What a teacher says of the images, and of how many; None where there is none to ask."""
     metrics: dict[str, Any] = dict.fromkeys((*BY_IMAGE, "set_l_bn"))
     if classifier is None:
         columns = by_manifest(folders)
     else:
-        columns, whole = by_classifier(images, classifier, settings.image_batch, on_step)
+        columns, whole = by_classifier(images, classifier, settings.image_batch, advance)
         metrics["set_l_bn"] = None if whole is None else entry("set_l_bn", whole)
     if columns is None:
         return metrics, None

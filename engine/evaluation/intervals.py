@@ -4,8 +4,6 @@ Rows are drawn anew with replacement (Efron 1979). An interval holds the middle 
 so that their mean is the estimate: a resample has fewer distinct images, which alone raises FID.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Generator, Tensor
 
@@ -18,6 +16,7 @@ from engine.evaluation.metrics import (
     polynomial_kernel,
     square_root,
 )
+from engine.events import Advance
 
 LEVEL = 0.95
 KID_ROWS = 5000
@@ -51,14 +50,14 @@ def fid_interval(
     samples: Features,
     reference: Gaussian,
     drawn: Tensor,
-    on_resample: Callable[[int], object] = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> Interval:
     """Interval of FID with the reference held fixed; each resample reads the samples' features again."""
     root = square_root(reference.covariance)
     found = []
     for weights in drawn:
         found.append(fid(gaussian(samples, weights), reference, root))
-        on_resample(1)
+        advance(1)
     return interval(estimate, torch.tensor(found, dtype=torch.float64))
 
 

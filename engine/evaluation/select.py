@@ -7,7 +7,7 @@ l_bn         the image's own L_BN is high
 l_bn_share   without it, L_BN of the moments of *all* images that are left falls most: one is taken out at a time
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ import torch
 from engine.classifiers import Classifier, load_classifier
 from engine.datasets.dataset import load_sample, open_dataset, read_dataset
 from engine.datasets.manifest import Row
-from engine.datasets.run_record import RUN, SELECTED_FROM, made_with, read_run
+from engine.datasets.run_record import RUN, made_with, read_run
 from engine.errors import ConfigError, MissingExtraError, ModelError
 from engine.evaluation.l_bn_share import kept_by_share, selecting_statistics
 from engine.evaluation.quotas import is_recognised, quotas
+from engine.events import SILENT, Events
+from engine.facts import SELECTED_FROM
 from engine.settings import Selection
 
 
@@ -30,14 +32,14 @@ def select(
     out: Path | str,
     selection: Selection = Selection(),
     classifier: Classifier | None = None,
-    on_step: Callable[[int], object] = lambda _: None,
+    events: Events = SILENT,
 ) -> dict[str, Any]:
     """Write the images of the finished data set `folder` that are kept into the data set `out`, under their own names.
 
     classifier: the teacher that `folder` was made with; only `l_bn_share` looks at the images through it, and loads the
-    one that the folder names where none is given. on_step: is told how many images were written. Returns, as JSON
-    values, how many images there were and are, and how many of both the teacher recognises. Raises ConfigError for
-    another classifier or none that can be loaded, OutputError for a folder that is not finished or cannot be written.
+    one that the folder names where none is given. Returns, as JSON values, how many images there were and are, and how
+    many of both the teacher recognises. Raises ConfigError for another classifier or none that can be loaded,
+    OutputError for a folder that is not finished or cannot be written.
     """
     if Path(out).resolve() == Path(folder).resolve():
         raise ConfigError(f"out is {folder} itself, expected another folder: name a new one.")
@@ -46,11 +48,15 @@ def select(
         classifier = classifier or load_teacher(folder)
         _check_teacher(Path(folder), classifier)
     kept = _kept(files, rows, selection, classifier)
-    config = selection_config(read_run(Path(folder))["config"], selection)
-    with open_dataset(out, config, {row.class_index: row.label for row in rows}) as writer:
+    made = selected_from(read_run(Path(folder)).made, selection)
+    labels = {row.class_index: row.label for row in rows}
+    with (
+        open_dataset(out, made, labels) as writer,
+        events.task("images kept", len(kept)) as task,
+    ):
         for place in kept:
             writer.add(load_sample(files[place], rows[place]))
-            on_step(1)
+            task.progress()
         writer.finish({})
     return {
         "folder": str(out),
@@ -61,8 +67,8 @@ def select(
     }
 
 
-def selection_config(made: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
-    """What `run.json` keeps of a selection from a data set whose own config is `made`."""
+def selected_from(made: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
+    """What `run.json` says of a selection from a data set of which it says `made`."""
     return {SELECTED_FROM: dict(made), "selection": vars(selection)}
 
 

@@ -7,7 +7,6 @@ one was picked, their domain.
 
 import json
 import struct
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from engine.evaluation.extractors import JUDGE, Extractor
 from engine.evaluation.features import FeatureFile, RunningMoments
 from engine.evaluation.images import ImageSet, Pooled
 from engine.evaluation.metrics import ROWS, Features, Gaussian, blocks, gaussian
+from engine.events import Advance
 from engine.files import make_folder, whole_file
 
 FORMAT = "ddis-statistics/1"
@@ -61,7 +61,7 @@ def measure(
     extractor: Extractor,
     batch: int,
     files: ExitStack,
-    on_images: Callable[[int], object],
+    advance: Advance,
 ) -> Measured:
     """Features and logits of a set, in one pass. They live in files that `files` closes."""
     features = files.enter_context(FeatureFile(extractor.width))
@@ -77,7 +77,7 @@ def measure(
         features.append(rows)
         logits.append(scores)
         moments.add(rows)
-        on_images(len(part))
+        advance(len(part))
     return Measured(moments.gaussian(), features, logits, domain=images.domain)
 
 

@@ -1,6 +1,6 @@
 """What a teacher says of measured images: from the manifest of the run that made them, or by running it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from engine.datasets.manifest import MANIFEST, read_manifest
 from engine.datasets.names import class_folders
 from engine.errors import ConfigError
 from engine.evaluation.images import Pooled, has_manifest
+from engine.events import Advance
 from engine.guidance.domain import moment_distance
 from engine.guidance.moments import recording_moments
 from engine.types import Moments
@@ -41,7 +42,7 @@ def by_classifier(
     images: Pooled,
     classifier: Classifier,
     batch: int,
-    on_images: Callable[[int], object] = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> tuple[Tensor, float | None]:
     """`BY_IMAGE` of any labelled images, (3, N) float64, and the published L_BN of the moments of all of them.
 
@@ -71,7 +72,7 @@ def by_classifier(
         confidence = logits.softmax(1)[torch.arange(len(part)), truth]
         found.append(torch.stack([(logits.argmax(1) == truth).double(), confidence, distances]))
         seen += len(part)
-        on_images(len(part))
+        advance(len(part))
     if not isinstance(known, Statistics):
         return torch.cat(found, 1), None
     return torch.cat(found, 1), moment_distance(merged, known.stored).item()

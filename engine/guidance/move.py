@@ -3,7 +3,7 @@
 clean (as MPGD does):   z~_0 = z_0|t - move,   between the prior's prediction and the next latent
 noisy (paper, eq. 9):   z~_t = z_t - move,     before the prior predicts
 raw move:               scale x gradient
-relative move:          an rms of scale x the noise level: sqrt((1 - a_t) / a_t) for z_0|t, sqrt(1 - a_t) for z_t
+relative move:          an rms of scale x what is uncertain: noise / signal for z_0|t (`Step.uncertainty`), noise for z_t
 """
 
 from collections.abc import Callable
@@ -15,8 +15,10 @@ from torch import Tensor
 from engine.errors import GuidanceError
 from engine.guidance.gradient import LEAST_SCALE, SMALLER, Scale, finite_gradient, fitted
 from engine.guidance.objective import Objective
+from engine.priors.interface import Denoise
+from engine.priors.steps import Step
 from engine.settings import Alignment
-from engine.types import Denoise, Prediction, Step
+from engine.types import Prediction
 
 MAX_SKIPPED = 0.1
 """The share of guidance steps that may be skipped for a gradient that is not finite."""
@@ -25,7 +27,7 @@ HEADROOM = 2.0**-4
 """How much smaller the scale is that guided steps have behind the first, whose gradient was looked at."""
 
 Descend = Callable[[Tensor, Scale], tuple[Tensor, Tensor]]
-"""(latents (N, 4, h, w), scale) -> the objective's values and gradient, as `gradient` gives both by `fitted(scale)`."""
+"""(latents (N, ...), scale) -> the objective's values and gradient, as `gradient` gives both by `fitted(scale)`."""
 
 T = TypeVar("T")
 
@@ -58,7 +60,7 @@ class Guidance:
         self.taken: list[Tensor] = []
 
     def move(self, clean: Tensor, step: Step) -> Tensor:
-        """The predicted clean latent: (N, 4, h, w) -> the one that sampling goes on with."""
+        """The predicted clean latent: (N, ...) -> the one that sampling goes on with."""
         return self._moved(clean, step) if self.alignment.target == "clean" else clean
 
     def before(self, denoise: Denoise) -> Denoise:
@@ -90,7 +92,7 @@ class Guidance:
             move = self.alignment.scale * grad
         else:
             move = relative_move(grad, self._length(step), joint)
-        return torch.where(finite[:, None, None, None], z - move, z)
+        return torch.where(finite.view(-1, *[1] * (z.dim() - 1)), z - move, z)
 
     def _descended(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The objective's values at z and its gradient."""
@@ -111,11 +113,8 @@ class Guidance:
 
     def _length(self, step: Step) -> float:
         """The rms of a relative move at this step."""
-        alpha = float(step.alpha)
-        noise = (1 - alpha) ** 0.5
-        return self.alignment.scale * (
-            noise if self.alignment.target == "noisy" else noise / alpha**0.5
-        )
+        noisy = self.alignment.target == "noisy"
+        return self.alignment.scale * (step.noise if noisy else step.uncertainty)
 
     @property
     def skipped(self) -> list[int]:
@@ -170,6 +169,7 @@ def guided(
 
 
 def relative_move(grad: Tensor, length: float, joint: bool) -> Tensor:
-    """A move along `grad` (N, 4, h, w) with an rms of `length`: over the whole batch if joint, else by image."""
-    size = grad.square().mean((0, 1, 2, 3) if joint else (1, 2, 3), keepdim=True).sqrt()
+    """A move along `grad` (N, ...) with an rms of `length`: over the whole batch if joint, else by image."""
+    axes = range(0 if joint else 1, grad.dim())
+    size = grad.square().mean(tuple(axes), keepdim=True).sqrt()
     return length * grad / size.clamp_min(torch.finfo(grad.dtype).tiny)

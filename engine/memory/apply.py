@@ -8,14 +8,15 @@ from torch import nn
 
 from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
+from engine.guidance.decoder import decoder_of
 from engine.memory.attention import attending, chosen_attention
 from engine.memory.budget import AUTO, free_bytes
 from engine.memory.costs import LEARNING, NEEDED, PHASES
 from engine.memory.graphs import eager_because
 from engine.memory.layout import chosen_layouts
 from engine.memory.plan import Plan, plan
-from engine.models.decoder import decoder_of, decoding_in_parts
-from engine.models.prior import Prior
+from engine.priors import Prior
+from engine.priors.vae import decoding_in_parts
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 
 InPhase = Callable[[str], AbstractContextManager[None]]

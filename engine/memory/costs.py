@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
+from engine.guidance.decoder import decoder_of
 from engine.memory.phases import Case, Counted, Subject, count_case
-from engine.models.decoder import decoder_of
 
 LEAST_TILE = 4
 """Smaller tiles, in latents, would be all overlap."""

@@ -16,7 +16,7 @@ from engine.errors import ModelError, brief
 from engine.guidance.gradient import Scale, fitted
 from engine.guidance.objective import Objective
 from engine.memory.budget import in_words
-from engine.models.prior import Prior, timestep_on
+from engine.priors import Prior, timestep_on
 from engine.types import Step
 
 EAGER_CALLS = 2

@@ -14,8 +14,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from engine.classifiers.base import Classifier
-from engine.models.prior import Prior
 from engine.networks.frozen import freeze, seeded
+from engine.priors import Prior
 
 FASTER = 0.97
 """A block's time over that in torch's usual layout, from which down channels_last is chosen."""

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from engine.errors import EngineError, brief
+from engine.events import SILENT, MemoryRanOut
 from engine.memory.budget import MemoryWarning
-from engine.models.prior import Prior
-from engine.types import Denoise, Prediction, Step
+from engine.priors import Context, Denoise, Prior, Step
+from engine.types import Prediction
 
 T = TypeVar("T")
 UNLIMITED = 2**31
@@ -44,12 +45,14 @@ class MicroBatches:
 
     One object serves a whole run, so that what was learned of its memory in one batch holds for the next. release:
     frees memory that a run can do without, and says whether there was any; it is called before a size is halved.
+    events: where a run out of memory is reported.
     """
 
     def __init__(
         self, sizes: Mapping[str, int] | None = None, release: Callable[[], bool] = lambda: False
     ) -> None:
         self.sizes = dict(sizes or {})
+        self.events = SILENT
         self.release = release
 
     def attempt(self, phase: str, images: int, work: Callable[[int], T]) -> T:
@@ -100,6 +103,7 @@ class MicroBatches:
             MemoryWarning,
             stacklevel=4,
         )
+        self.events.emit(MemoryRanOut(phase, size, size // 2))
 
 
 def _clear() -> None:
@@ -109,14 +113,12 @@ def _clear() -> None:
         torch.cuda.empty_cache()
 
 
-def denoise_in_parts(
-    prior: Prior, context: Tensor, null_context: Tensor, cfg: float, parts: MicroBatches
-) -> Denoise:
-    """`Prior.denoiser`, with as many rows in the UNet at once as `parts` allows in the phase of sampling."""
+def denoise_in_parts(prior: Prior, context: Context, cfg: float, parts: MicroBatches) -> Denoise:
+    """`Prior.denoiser`, with as many images in it at once as `parts` allows in the phase of sampling."""
 
     def denoise(z: Tensor, step: Step) -> Prediction:
-        def work(rows: Tensor, of_rows: Tensor) -> Prediction:
-            return prior.denoiser(of_rows, null_context, cfg)(rows, step)
+        def work(rows: Tensor, of_rows: Context) -> Prediction:
+            return prior.denoiser(of_rows, cfg)(rows, step)
 
         found = parts.split("sampling", work, z, context)
         return (

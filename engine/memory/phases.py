@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers.base import Classifier
+from engine.guidance.decoder import GuidanceDecoder, decoder_of
 from engine.guidance.domain import judged
 from engine.guidance.gradient import loss_scale
 from engine.guidance.objective import Objective
 from engine.memory.count import counting
-from engine.models.decoder import GuidanceDecoder, decoder_of, decoding_in_parts
-from engine.models.prior import Prior
-from engine.sampling.ddim import ddim_step
+from engine.priors import Prior
+from engine.priors.vae import decoding_in_parts
+from engine.sampling.loop import ddim_step
 from engine.settings import Alignment, TokenLearning
 
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from engine.classifiers import Classifier, load_classifier
 from engine.errors import ConfigError
+from engine.guidance.decoder import decoder_of
 from engine.memory.attention import chosen_attention
 from engine.memory.budget import (
     AUTO,
@@ -35,9 +36,9 @@ from engine.memory.graphs import REPLAYED, eager_because, peak_with_graphs
 from engine.memory.layout import chosen_layouts
 from engine.memory.phases import Subject
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
-from engine.models import Prior, load_prior
-from engine.models.decoder import decoder_of, downscale
 from engine.networks.frozen import indexed, named_device
+from engine.priors import Prior, load_prior
+from engine.priors.vae import downscale
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 
 

@@ -14,13 +14,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
+from engine.guidance.decoder import decoder_of
 from engine.guidance.gradient import loss_scale
 from engine.guidance.objective import Objective
 from engine.memory.phases import Case, Subject, count_case
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
-from engine.models.decoder import decoder_of
-from engine.models.prior import Prior
-from engine.sampling.ddim import ddim_step
+from engine.priors import Prior
+from engine.sampling.loop import ddim_step
 from engine.settings import Alignment, Sampling
 
 OWN_KERNELS = ("ddis::", "_BnActMoments", "_Alignment", "_ChannelMoments")

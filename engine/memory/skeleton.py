@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.classifiers.base import Classifier
-from engine.models.prior import Prior
+from engine.priors import Prior
 
 Module = TypeVar("Module", bound=nn.Module)
 META = torch.device("meta")

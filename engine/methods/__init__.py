@@ -1,5 +1,5 @@
-"""The methods that DDIS is compared with: they make images from a classifier alone, without a diffusion prior.
+"""The methods: ways from a request to images, behind one interface (`base.Prepared`).
 
-Written from their papers. Each module has the frozen settings of a method and a function (classifier, labels,
-generator, settings) -> images (N, 3, H, W) in [0, 1].
+`ddis` and `plain` draw with a prior. The inversions make images from a classifier alone and are what DDIS is compared
+with; they are written from their papers.
 """

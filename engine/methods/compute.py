@@ -6,7 +6,8 @@ import torch
 
 from engine.classifiers.base import Classifier
 from engine.memory.count import counting
-from engine.methods.registry import synthesise
+from engine.methods.inversion import InversionMethod
+from engine.methods.registry import METHODS, resolved
 from engine.settings.inversion import InversionSettings
 
 ITERATIONS = ("iterations", "half_size_iterations")
@@ -22,11 +23,14 @@ def flops_per_image(
     The work of one iteration is the difference between a run of two and a run of one, on two images; the rest is
     multiplication.
     """
+    method: InversionMethod = resolved(METHODS[settings.name].prepare)
 
     def counted(**iterations: int) -> int:
         rng = torch.Generator().manual_seed(0)
         with counting() as count:
-            synthesise(replace(settings, **iterations), classifier, [0] * IMAGES, rng, student)
+            method.synthesise(
+                classifier, [0] * IMAGES, rng, replace(settings, **iterations), student
+            )
         return count.flops
 
     used = {entry.name for entry in fields(settings)} & set(ITERATIONS)

@@ -21,6 +21,7 @@ from engine.classifiers.statistics import Statistics
 from engine.errors import ConfigError
 from engine.guidance.domain import Domain
 from engine.methods.descent import Canvas, OnIteration, Watch, descend, read_at
+from engine.methods.inversion import InversionMethod
 from engine.methods.penalties import competition, image_norm, total_variation
 from engine.methods.views import flipped, jittered
 from engine.settings.inversion import DeepInversion
@@ -133,3 +134,26 @@ def check_student(
             f"{len(classifier.labels)} ({', '.join(classifier.labels[:3])}, ...), expected the same in the same "
             "order: give a student of the same classes."
         )
+
+
+def check(classifier: Classifier, settings: DeepInversion, student: Classifier | None) -> None:
+    """Raise ConfigError where DeepInversion cannot work on this classifier or with this student."""
+    check_student(classifier, settings, student)
+    if settings.bn_weight:
+        aligning_statistics(classifier)
+    if not settings.half_size_iterations:
+        return
+    height, width = (side // 2 for side in classifier.preprocess.crop)
+    try:
+        with torch.no_grad():
+            classifier.network(
+                torch.zeros(1, 3, height, width, device=classifier.device, dtype=classifier.dtype)
+            )
+    except RuntimeError as error:
+        raise ConfigError(
+            f"classifier {classifier.name!r} cannot read images of {height} x {width} pixels, expected one that reads "
+            "half its own size: set deepinversion's half_size_iterations to 0."
+        ) from error
+
+
+METHOD = InversionMethod(deep_inversion, check)

@@ -21,6 +21,7 @@ from engine.classifiers.base import Classifier, statistics_of
 from engine.classifiers.statistics import Statistics, Tap
 from engine.guidance.domain import Domain
 from engine.methods.descent import Canvas, OnIteration, Watch, descend, read_at
+from engine.methods.inversion import InversionMethod, refuse_student
 from engine.methods.penalties import image_norm, total_variation
 from engine.methods.pyramid import FeaturePyramid, ImageGenerator, recording_features
 from engine.settings.inversion import NaturalInversion
@@ -33,9 +34,10 @@ def natural_inversion(
     labels: Sequence[int],
     generator: Generator,
     settings: NaturalInversion = NaturalInversion(),
+    student: Classifier | None = None,  # noqa: ARG001
     on_iteration: OnIteration | None = None,
 ) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] of these classes, at the classifier's input size."""
+    """Images (N, 3, H, W) in [0, 1] of these classes, at the classifier's input size. student: of no use here."""
     canvas = Canvas(classifier)
     teacher = read_at(classifier, canvas.size)
     watch = Watch(settings.iterations, labels, on_iteration)
@@ -94,3 +96,12 @@ def _networks(
         drawer = ImageGenerator(size, settings.latent, settings.width)
         pyramid = FeaturePyramid(channels, settings.width)
     return drawer.to(classifier.device).train(), pyramid.to(classifier.device).train()
+
+
+def check(classifier: Classifier, settings: NaturalInversion, student: Classifier | None) -> None:
+    """Raise ConfigError or ModelError where NaturalInversion cannot work on this classifier, or a student is given."""
+    refuse_student(classifier, settings, student)
+    feature_statistics(classifier)
+
+
+METHOD = InversionMethod(natural_inversion, check)

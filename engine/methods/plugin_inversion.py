@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from engine.classifiers.base import Classifier
 from engine.methods.descent import Canvas, OnIteration, Watch, descend, read_at
+from engine.methods.inversion import InversionMethod, refuse_student
 from engine.methods.views import color_shifted, jittered
 from engine.settings.inversion import PlugInInversion
 
@@ -32,9 +33,10 @@ def plug_in_inversion(
     labels: Sequence[int],
     generator: Generator,
     settings: PlugInInversion = PlugInInversion(),
+    student: Classifier | None = None,  # noqa: ARG001
     on_iteration: OnIteration | None = None,
 ) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] of these classes, at the classifier's input size."""
+    """Images (N, 3, H, W) in [0, 1] of these classes, at the classifier's input size. student: of no use here."""
     canvas = Canvas(classifier)
     teacher = read_at(classifier, canvas.size)
     watch = Watch(settings.stages * settings.iterations, labels, on_iteration)
@@ -83,3 +85,6 @@ def grown(x: Tensor, frame: Tensor, zoom: float) -> Tensor:
         x, inner, mode="bilinear"
     )
     return grown
+
+
+METHOD = InversionMethod(plug_in_inversion, refuse_student)

@@ -1,98 +1,73 @@
-"""The baselines by name, and one call for all of them."""
+"""The methods by name, each imported when it is used.
 
-from collections.abc import Sequence
-from typing import cast
+A method is its settings, which a request carries, and a function that prepares a request (`engine.methods.base`). To
+add one, write both, name the settings in `engine.request.Method` and add a line here.
+"""
 
-import torch
-from torch import Generator, Tensor
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple, get_args
 
 from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
-from engine.methods.deepinversion import aligning_statistics, check_student, deep_inversion
-from engine.methods.descent import OnIteration
-from engine.methods.natural_inversion import feature_statistics, natural_inversion
-from engine.methods.plugin_inversion import plug_in_inversion
-from engine.settings.inversion import (
-    DeepInversion,
-    InversionSettings,
-    NaturalInversion,
-    PlugInInversion,
-)
+from engine.methods.base import Prepare, Prepared
+from engine.methods.models import Models
+from engine.request import Execution, Method, Request
+from engine.settings.plain import nearest
 
-DDIS = "ddis"
-"""What the package's own method is called among them."""
-PLAIN = "plain"
-"""The prior alone: the package's own method without alignment and tokens."""
 
-BASELINES: dict[str, type[InversionSettings]] = {
-    method.name: method for method in (DeepInversion, PlugInInversion, NaturalInversion)
+class Line(NamedTuple):
+    """Where a method's settings and its function are, as '<module>:<name>'."""
+
+    settings: str
+    prepare: str
+
+
+DRAWN, INVERTED = "engine.settings.methods", "engine.settings.inversion"
+METHODS = {
+    "ddis": Line(f"{DRAWN}:DDIS", "engine.methods.ddis:prepare"),
+    "plain": Line(f"{DRAWN}:Plain", "engine.methods.ddis:prepare"),
+    "deepinversion": Line(f"{INVERTED}:DeepInversion", "engine.methods.deepinversion:METHOD"),
+    "plugin-inversion": Line(
+        f"{INVERTED}:PlugInInversion", "engine.methods.plugin_inversion:METHOD"
+    ),
+    "natural-inversion": Line(
+        f"{INVERTED}:NaturalInversion", "engine.methods.natural_inversion:METHOD"
+    ),
 }
 
 
-def synthesise(
-    settings: InversionSettings,
-    classifier: Classifier,
-    labels: Sequence[int],
-    generator: Generator,
-    student: Classifier | None = None,
-    on_iteration: OnIteration | None = None,
-) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] of classes `labels`, by the method whose settings these are."""
-    if isinstance(settings, DeepInversion):
-        return deep_inversion(classifier, labels, generator, settings, student, on_iteration)
-    if isinstance(settings, PlugInInversion):
-        return plug_in_inversion(classifier, labels, generator, settings, on_iteration)
-    return natural_inversion(
-        classifier, labels, generator, cast(NaturalInversion, settings), on_iteration
-    )
+def prepare(
+    request: Request, models: Models | None = None, execution: Execution = Execution()
+) -> Prepared:
+    """A request made ready by its method: models loaded, everything checked. Nothing is written."""
+    function: Prepare = resolved(METHODS[request.method.name].prepare)
+    return function(request, models or Models(request, execution), execution)
 
 
-def settings_of(method: str | InversionSettings, classifier: Classifier) -> InversionSettings:
-    """A method's settings, or by its name the defaults for the size of the classifier's images."""
-    if isinstance(method, InversionSettings):
+def settings_class(name: str) -> type[Method]:
+    """The settings of a method by its name. Raises ConfigError for an unknown one."""
+    if name not in METHODS:
+        raise ConfigError(
+            f"unknown method {name!r}, expected one of {', '.join(map(repr, METHODS))}, or the settings of one of "
+            f"these, such as DeepInversion(): choose one.{nearest(str(name), METHODS)}"
+        )
+    return resolved(METHODS[name].settings)
+
+
+def settings_of(method: str | Method, classifier: Callable[[], Classifier]) -> Method:
+    """A method's settings, or by its name the defaults.
+
+    classifier: asked for where the defaults depend on the size of its images.
+    """
+    if isinstance(method, get_args(Method)):
         return method
-    if method not in BASELINES:
-        raise ConfigError(
-            f"unknown method {method!r}, expected one of {', '.join(map(repr, (DDIS, PLAIN, *BASELINES)))}, or the "
-            "settings of one of these, such as DeepInversion(): choose one."
-        )
-    return BASELINES[method].for_px(classifier.input_px)
+    kind = settings_class(str(method))
+    sized = getattr(kind, "for_px", None)
+    return kind() if sized is None else sized(classifier().input_px)
 
 
-def check_fit(
-    settings: InversionSettings, classifier: Classifier, student: Classifier | None
-) -> None:
-    """Raise ConfigError where a method cannot work on this classifier or with this student."""
-    if torch.float16 in {classifier.dtype, *([student.dtype] if student else [])}:
-        raise ConfigError(
-            f"method {settings.name!r} has a network in float16, expected float32 or bfloat16: gradients by pixels "
-            "leave float16's range. Load it in another dtype."
-        )
-    if isinstance(settings, NaturalInversion):
-        feature_statistics(classifier)
-    if isinstance(settings, DeepInversion):
-        if settings.bn_weight:
-            aligning_statistics(classifier)
-        check_student(classifier, settings, student)
-        _check_half_size(classifier, settings)
-    elif student is not None:
-        raise ConfigError(
-            f"a student is given with method {settings.name!r}, expected none: only 'deepinversion' has an adaptive "
-            "variant. Leave the student out."
-        )
-
-
-def _check_half_size(classifier: Classifier, settings: DeepInversion) -> None:
-    if not settings.half_size_iterations:
-        return
-    height, width = (side // 2 for side in classifier.preprocess.crop)
-    try:
-        with torch.no_grad():
-            classifier.network(
-                torch.zeros(1, 3, height, width, device=classifier.device, dtype=classifier.dtype)
-            )
-    except RuntimeError as error:
-        raise ConfigError(
-            f"classifier {classifier.name!r} cannot read images of {height} x {width} pixels, expected one that reads "
-            "half its own size: set deepinversion's half_size_iterations to 0."
-        ) from error
+def resolved(place: str) -> Any:
+    """What '<module>:<name>' names."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

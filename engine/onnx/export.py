@@ -22,14 +22,15 @@ from torch import Tensor, nn
 
 from engine.classifiers.base import Classifier, logits_of
 from engine.errors import MissingExtraError, ModelError, brief
+from engine.events import SILENT, Events
 from engine.files import TEMPORARY, explained, make_folder
+from engine.guidance.decoder import GuidanceDecoder
 from engine.guidance.gradient import loss_scale
 from engine.guidance.objective import Objective
-from engine.models.decoder import GuidanceDecoder
-from engine.models.prior import Prior
 from engine.networks.frozen import fingerprint
 from engine.onnx.rules import rules
 from engine.onnx.trace import traced
+from engine.priors import Prior
 from engine.settings import Alignment
 
 FORMAT = 2
@@ -199,16 +200,17 @@ def export_all(
     alignment: Alignment | None,
     decoder: GuidanceDecoder | None,
     folder: Path,
-    on_file: Callable[[Path], None] = lambda _: None,
+    events: Events = SILENT,
 ) -> list[Path]:
     """The files of every graph of these models below `folder`, which then serves as a cache of `session`."""
     graphs = [unet_graph(prior), decoder_graph(prior), classifier_graph(classifier, prior.image_px)]
     if alignment is not None and decoder is not None:
         graphs.append(gradient_graph(prior, classifier, alignment, decoder))
     files = []
-    for graph in graphs:
-        files.append(exported(graph, folder))
-        on_file(files[-1])
+    with events.task("graphs", len(graphs)) as task:
+        for graph in graphs:
+            files.append(exported(graph, folder))
+            task.progress(1, str(files[-1]))
     return files
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from engine.classifiers.base import Classifier
 from engine.errors import ConfigError, ModelError, brief
-from engine.models.decoder import GuidanceDecoder
-from engine.models.prior import Prior, timestep_on
+from engine.guidance.decoder import GuidanceDecoder
 from engine.onnx.export import decoder_graph, exported, gradient_graph, installed, unet_graph
+from engine.priors import Prior, timestep_on
 from engine.settings import Alignment
 from engine.types import Step
 

@@ -43,14 +43,14 @@ class Calls:
         self.name = name
         self.arguments = dict(arguments)
         self.network_name = denoiser_name(pipe)
-        self._network = InDtype(getattr(pipe, self.network_name))
+        network = getattr(pipe, self.network_name)
+        # Asked once: diffusers goes through all modules for an answer.
+        self.device: torch.device = network.device
+        self.dtype: torch.dtype = network.dtype
+        self._network = InDtype(network, self.dtype)
         self._timed: dict[int, Timed] = {}
         self._prepared: dict[int, Script] = {}
         self._blank: Context | None = None
-
-    @property
-    def device(self) -> torch.device:
-        return getattr(self.pipe, self.network_name).device
 
     def encoded(self, prompts: Sequence[str], negative: str | None) -> Context:
         """The context of N prompts, in the caller's gradient mode; that of a negative one has no graph."""
@@ -109,8 +109,8 @@ class Calls:
             call["num_inference_steps"] = step.total
             script.latents, script.asked = z, 0
             run(twin, call)
-            output, script.latents, tap.output = tap.output, None, None
-            return predict(output.to(z.dtype), z, step, found.kind)
+            script.latents = None
+            return predict(tap.taken().to(z.dtype), z, step, found.kind)
 
         return denoise
 

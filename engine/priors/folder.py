@@ -19,8 +19,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from engine.errors import ModelError, brief
-from engine.models.tiny_sources import FAILURES, whole_part
 from engine.networks.quiet import quiet
+from engine.priors.tiny_sources import FAILURES, whole_part
 
 INDEX = "model_index.json"
 LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
@@ -71,7 +71,7 @@ def read_index(folder: Path, source: str) -> Index:
         if key.startswith("_") or key in WITHOUT:
             continue
         if isinstance(value, list | tuple) and len(value) == 2 and value[0] is not None:
-            parts[key] = (str(value[0]), _class_of(*map(str, value), source))
+            parts[key] = (str(value[0]), _class_of(str(value[0]), str(value[1]), source))
         elif not isinstance(value, list | tuple) and key in signature(kind).parameters:
             arguments[key] = value
     return Index(kind, parts, arguments)
@@ -172,12 +172,14 @@ def _assembled(index: Index, parts: Mapping[str, Any], folder: Path) -> Any:
     takes = signature(index.kind).parameters
     off = {name: False for name in OFF if name in takes}
     without = {name: None for name in WITHOUT if name in takes}
-    pipe = index.kind(**{**parts, **index.arguments, **off, **without})
-    if index.kind is StableDiffusionPipeline:
-        # Sampled by DDIM as the method was published, and by the config in the folder: the
-        # constructor may have changed that of the pipeline's scheduler.
-        config = DDIMScheduler.load_config(folder, subfolder="scheduler")
-        pipe.scheduler = DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
+    if index.kind is not StableDiffusionPipeline:
+        return index.kind(**{**parts, **index.arguments, **off, **without})
+    # Sampled by DDIM as the method was published, with the config that is in the folder: the
+    # constructor warns of some configs and changes them, so it is shown another.
+    plain = DDIMScheduler(steps_offset=1, clip_sample=False)
+    pipe = index.kind(**{**parts, **index.arguments, **off, **without, "scheduler": plain})
+    config = DDIMScheduler.load_config(folder, subfolder="scheduler")
+    pipe.scheduler = DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
     return pipe
 
 

@@ -1,13 +1,11 @@
-"""What the rest of the engine asks of a prior."""
+"""What a prior hands to the rest of the engine, besides tensors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from engine.priors.context import Context
 from engine.priors.steps import Step
 from engine.types import Prediction
 
@@ -43,66 +41,5 @@ class TextEncoder:
     name: str
     tokenizer_name: str
     tokenizer: Any
-    module: nn.Module
+    module: Any
     row_scale: float
-
-
-class Prior(Protocol):
-    """A frozen text-to-image model. `fingerprint` tells it from others in manifests and token files.
-
-    Latents are float32 in the layout of the prior's own pipeline, packed for some families.
-    """
-
-    name: str
-    fingerprint: str
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the denoiser's weights."""
-        ...
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of an image, in pixels."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What images depend on, as JSON values."""
-        ...
-
-    def encode(self, prompts: Sequence[str], negative: str | None = None) -> Context:
-        """The context of N prompts; `negative`, the prompt of CFG's other branch, serves all."""
-        ...
-
-    def schedule(self, steps: int) -> tuple[Step, ...]:
-        """The steps of a run, from noise to image. Raises ConfigError for an impossible number."""
-        ...
-
-    def latent_shape(self, images: int) -> torch.Size:
-        """The shape of the latents of N images."""
-        ...
-
-    def noise(self, generators: Sequence[torch.Generator], steps: int) -> Tensor:
-        """Latents that a run of `steps` starts from, each drawn by its own CPU generator."""
-        ...
-
-    def denoiser(self, context: Context, cfg: float | None = None) -> Denoise:
-        """Bind N prompts and classifier-free guidance; 1 is none, None the pipeline's default."""
-        ...
-
-    def decode(self, z: Tensor, clamp: bool = True) -> Tensor:
-        """Latents (N, ...) -> images (N, 3, H, W) in [0, 1], or about that if not clamped."""
-        ...
-
-    def vae_latents(self, z: Tensor, decoder: nn.Module | None = None) -> Tensor:
-        """What the pipeline hands to its decoder, or to another one: unpacked and unscaled."""
-        ...
-
-    def components(self) -> tuple[Component, ...]:
-        """The networks, each once."""
-        ...
-
-    def text_encoders(self) -> tuple[TextEncoder, ...]: ...

@@ -2,8 +2,10 @@
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from engine.errors import ConfigError, ModelError
@@ -35,10 +37,16 @@ FAMILIES: Mapping[str, str] = {
 """Keys of text encoders, by the model type in their configs."""
 
 
+@cache
+def arguments_of(kind: Any) -> frozenset[str]:
+    """The names of what the call of a class of pipelines takes."""
+    return frozenset(inspect.signature(kind.__call__).parameters)
+
+
 def check_pipeline(pipe: Any) -> None:
     """Raise ModelError, saying what is missing, for a pipeline that cannot be a prior."""
     kind = type(pipe).__name__
-    arguments = inspect.signature(type(pipe).__call__).parameters
+    arguments = arguments_of(pipe.__class__)
     for name, does in OTHER_TASKS.items():
         if name in arguments:
             raise ModelError(
@@ -67,10 +75,22 @@ def check_pipeline(pipe: Any) -> None:
         )
 
 
-def networks(pipe: Any) -> dict[str, nn.Module]:
+def networks(pipe: Any) -> dict[str, Any]:
     """The networks of a pipeline that a prior uses, by name: denoiser, VAE, text encoders."""
     names = [denoiser_name(pipe), DECODER, *text_encoder_names(pipe)]
     return {name: getattr(pipe, name) for name in names}
+
+
+def dtypes(pipe: Any, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    """The dtype that each network shall have where `dtype` is wanted; None for what each has.
+
+    A VAE that overflows in float16 is float32: SDXL casts it up and down again for each image.
+    """
+    chosen = {name: dtype or network.dtype for name, network in networks(pipe).items()}
+    overflows = hasattr(pipe, "upcast_vae") and pipe.vae.config.force_upcast
+    if overflows and chosen[DECODER] == torch.float16:
+        chosen[DECODER] = torch.float32
+    return chosen
 
 
 def denoiser_name(pipe: Any) -> str:
@@ -122,7 +142,7 @@ def guidance_arguments(pipe: Any, cfg: float | None) -> dict[str, Any]:
 
     Raises ConfigError for a scale other than 1 where the pipeline has no such guidance.
     """
-    takes = inspect.signature(type(pipe).__call__).parameters
+    takes = arguments_of(pipe.__class__)
     named = next((name for name in CFG_ARGUMENTS if name in takes), None)
     if cfg is None or (named is None and cfg == 1):
         return {}
@@ -139,7 +159,7 @@ def negative_argument(pipe: Any, negative: str, images: int) -> dict[str, Any]:
     An empty one is left out, so that each pipeline does what it does without one (SDXL: zeros). Those
     with `true_cfg_scale` have no CFG unless they are given some text.
     """
-    takes = inspect.signature(type(pipe).__call__).parameters
+    takes = arguments_of(pipe.__class__)
     if "negative_prompt" not in takes or (not negative and CFG_ARGUMENTS[0] not in takes):
         return {}
     return {"negative_prompt": [negative] * images}

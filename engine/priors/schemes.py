@@ -10,14 +10,14 @@ from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from torch import nn
 
 from engine.errors import ModelError
-from engine.models.prior_architectures import PREFIX, PRIOR_ARCHITECTURES, build_prior
 from engine.networks.frozen import freeze
 from engine.networks.hub import HUB_ID, fetch
 from engine.networks.quiet import quiet
+from engine.priors.architectures import PREFIX, PRIOR_ARCHITECTURES, build_prior
 from engine.priors.fit import check_fit
 from engine.priors.folder import INDEX, patterns, read_index, read_pipeline
 from engine.priors.marks import marked
-from engine.priors.roles import DECODER, check_pipeline, networks
+from engine.priors.roles import check_pipeline, dtypes, networks
 from engine.priors.twin import frozen_twin
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
@@ -135,13 +135,10 @@ def _from(folder: Path, source: str, wanted: Wanted) -> Loaded:
 
 def _frozen(found: Loaded, wanted: Wanted) -> Loaded:
     """Freeze the networks and put them where they belong; their fingerprint is taken before that."""
-    mark = marked(found.pipe)
+    mark, chosen = marked(found.pipe), dtypes(found.pipe, wanted.dtype)
     with quiet():
         for name, network in networks(found.pipe).items():
-            # SDXL casts a VAE that overflows in float16 up and down again for each image.
-            upcast = name == DECODER and hasattr(found.pipe, "upcast_vae")
-            overflows = upcast and wanted.dtype == torch.float16 and network.config.force_upcast
-            freeze(network).to(wanted.device, torch.float32 if overflows else wanted.dtype)
+            freeze(network).to(wanted.device, chosen[name])
     return found._replace(mark=mark)
 
 

@@ -96,7 +96,7 @@ class Interrupted:
 
 
 @cache
-def _interrupted(kind: type) -> type:
+def _interrupted(kind: Any) -> Any:
     return type(kind.__name__, (Interrupted, kind), {"__module__": kind.__module__})
 
 
@@ -105,7 +105,7 @@ def interrupted(pipe: Any, script: Script, **stand_ins: Any) -> Any:
 
     The twin's attributes are copied past the pipeline's `__setattr__`, which would register them.
     """
-    kind = _interrupted(type(pipe))
+    kind = _interrupted(pipe.__class__)
     twin = kind.__new__(kind)
     twin.__dict__.update(pipe.__dict__, script=script, **stand_ins)
     return twin

@@ -8,11 +8,11 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from engine.errors import ConfigError, ModelError
-from engine.models.tiny_sources import load_tiny
 from engine.networks.frozen import default_device, freeze, named_dtype
 from engine.networks.quiet import quiet
-from engine.priors.pipeline import PipelinePrior
+from engine.priors.prior import Prior
 from engine.priors.schemes import SCHEMES, Loaded, Scheme, Wanted
+from engine.priors.tiny_sources import load_tiny
 
 
 def load_prior(
@@ -25,7 +25,7 @@ def load_prior(
     tiny: str | Path | None = None,
     local_files_only: bool = False,
     call: dict[str, Any] | None = None,
-) -> PipelinePrior:
+) -> Prior:
     """Load and freeze a prior.
 
     Args:
@@ -61,9 +61,7 @@ def load_prior(
     )
     found = scheme.load(source, wanted)
     name = str(source) if named else type(source).__name__
-    return PipelinePrior(
-        found.pipe, name, tiny=_tiny(found, name, wanted), call=call, mark=found.mark
-    )
+    return Prior(found.pipe, name, tiny=_tiny(found, name, wanted), call=call, mark=found.mark)
 
 
 def _dtype(

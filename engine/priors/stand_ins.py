@@ -27,16 +27,16 @@ class Tap:
     """Stands in the scheduler's place. It hands out timesteps, and stops at the first step.
 
     inner: a scheduler that is asked for everything else. timesteps: those to hand out; None to set
-    the inner one's and stop. output: what the network gave.
+    the inner one's and stop.
     """
 
     order = 1
     init_noise_sigma = 1.0
-    output: Tensor
 
     def __init__(self, inner: Any, timesteps: Tensor | None) -> None:
         self.inner = inner
         self.timesteps = timesteps
+        self._outputs: list[Tensor] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["inner"], name)
@@ -74,8 +74,12 @@ class Tap:
         return sample
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **_: Any) -> None:
-        self.output = model_output
+        self._outputs.append(model_output)
         raise Reached
+
+    def taken(self) -> Tensor:
+        """The network's output, which is not kept."""
+        return self._outputs.pop()
 
 
 class StoppedDecoder:
@@ -113,22 +117,20 @@ class InDtype:
     So CFG and all else that a pipeline does between its networks is as exact as the latents.
     """
 
-    def __init__(self, inner: Any) -> None:
+    dtype = torch.float32
+
+    def __init__(self, inner: Any, dtype: torch.dtype) -> None:
         self.inner = inner
+        self.inside = dtype
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["inner"], name)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        dtype = self.inner.dtype
         outside = next(_floats([*args, *kwargs.values()])).dtype
-        if outside == dtype:
+        if outside == self.inside:
             return self.inner(*args, **kwargs)
-        args, kwargs = _cast(args, dtype), _cast(kwargs, dtype)
+        args, kwargs = _cast(args, self.inside), _cast(kwargs, self.inside)
         return _cast(self.inner(*args, **kwargs), outside)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from engine.networks.frozen import freeze
 from engine.networks.quiet import quiet
-from engine.priors.roles import networks
+from engine.priors.roles import dtypes, networks
 
 
 def frozen_twin(
@@ -21,11 +21,11 @@ def frozen_twin(
         device: Where the twin's networks shall be; None for where the pipeline's are.
         dtype: What they shall compute in; None for what the pipeline's do.
     """
-    twin = copy.copy(pipe)
+    twin, chosen = copy.copy(pipe), dtypes(pipe, dtype)
     with quiet():
         for name, network in networks(pipe).items():
             # Past the pipeline's __setattr__, which would enter the twin's parts into its config.
-            twin.__dict__[name] = freeze(_sharing(network)).to(device, dtype)
+            twin.__dict__[name] = freeze(_sharing(network)).to(device, chosen[name])
     twin.__dict__["scheduler"] = copy.deepcopy(pipe.scheduler)
     return twin
 

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from engine.runners.job import Job
+from engine.events import SILENT, Events
+from engine.methods.drawing import Drawing
 from engine.runners.trial import Trial, observe
-from engine.sampling.ddim import OnStep
 from engine.settings import TokenLearning
+from engine.settings.methods import Plain
 
+TRIAL = "images that try words"
+"""The task whose steps are reported."""
 LOOKED_AT = 16
 """Classes at most whose images are looked at: they are to show a style."""
 IMAGES_PER_CLASS = 4
@@ -37,7 +40,7 @@ def trial_images(learning: TokenLearning) -> int:
     return IMAGES_PER_CLASS * (words + 1) if words > 1 else 0
 
 
-def best_word(job: Job, words: Sequence[str], on_step: OnStep | None = None) -> str:
+def best_word(drawing: Drawing, words: Sequence[str], events: Events = SILENT) -> str:
     """Of the words before the class names that lower L_BN of plain images, the one of the least `Trial.score`.
 
     The score is log L_BN + cross-entropy. Where no word lowers L_BN, NO_STYLE; a word that is alone is not tried. With
@@ -45,22 +48,20 @@ def best_word(job: Job, words: Sequence[str], on_step: OnStep | None = None) -> 
     """
     if len(words) == 1:
         return words[0]
-    plain = replace(
-        job,
-        alignment=None,
-        decoder=None,
-        descend=None,
-        tokens=None,
-        classes=tuple(looked_at(job.classes)),
-        images_per_class=IMAGES_PER_CLASS,
-        seed=job.seed + WORD_SEED,
-    )
+    few = tuple(looked_at(drawing.classes))
+    unguided = replace(drawing, decoder=None, descend=None, tokens=None, classes=few)
 
     def trial(word: str) -> Trial:
-        prompt = job.sampling.prompt.replace("{class}", f"{word} {{class}}".lstrip())
-        return observe(replace(plain, sampling=replace(job.sampling, prompt=prompt)), on_step)
+        prompt = drawing.sampling.prompt.replace("{class}", f"{word} {{class}}".lstrip())
+        plain = unguided.asking(
+            method=Plain(sampling=replace(drawing.sampling, prompt=prompt)),
+            images_per_class=IMAGES_PER_CLASS,
+            seed=drawing.seed + WORD_SEED,
+        )
+        return observe(plain, events, TRIAL)
 
-    without, trials = trial(""), {word: trial(word) for word in words}
+    with events.task(TRIAL, (1 + len(words)) * len(few) * IMAGES_PER_CLASS):
+        without, trials = trial(""), {word: trial(word) for word in words}
     nearer = [word for word in words if _distance(trials[word]) < _distance(without)]
     return min(nearer, key=lambda word: trials[word].score, default=NO_STYLE)
 

@@ -1,4 +1,4 @@
-"""A job's models bound to the loop that learns tokens, each phase of it in as many parts as memory asks for."""
+"""Loaded models bound to the loop that learns tokens, each phase of it in as many parts as memory asks for."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers.base import Classifier, statistics_of
+from engine.events import SILENT, Events
 from engine.guidance.domain import Domain
 from engine.guidance.gradient import finite_gradient, loss_scale
 from engine.guidance.two_pass import part_by_part, two_pass
 from engine.memory.apply import InPhase
 from engine.memory.micro_batch import denoise_in_parts
-from engine.models.prior import Prior
+from engine.methods.drawing import Drawing, reporting
+from engine.priors import Context, Prior
 from engine.prompts import class_prompt
-from engine.runners.job import Job
-from engine.sampling.ddim import OnStep
 from engine.settings import Alignment, TokenLearning
 from engine.tokens.augment import random_views, shown
 from engine.tokens.scaled import scaled_gradient
@@ -25,76 +25,70 @@ from engine.tokens.table import placeholders
 from engine.tokens.trajectories import Trajectories, gradient_steps
 from engine.types import ImageKey, image_rng
 
+LEARNING_IMAGES = "images that teach tokens"
+"""The task whose steps are reported."""
+
 
 class TokenSource:
     """What `engine.tokens.source.ImageSource` asks for. prior: speaks the tokens that are learned."""
 
     def __init__(
         self,
-        job: Job,
+        drawing: Drawing,
         prior: Prior,
         learning: TokenLearning,
         phase: InPhase,
-        on_step: OnStep | None = None,
+        events: Events = SILENT,
     ) -> None:
-        self.job, self.prior, self.learning, self.phase, self.on_step = (
-            job,
-            prior,
-            learning,
-            phase,
-            on_step,
-        )
-        self.names = placeholders(job.classifier.labels)
-        self.domain = token_domain(job.classifier) if learning.domain_weight else None
-        self.scale = loss_scale(prior.dtype, job.classifier.dtype)
-        with torch.no_grad(), phase("text"):
-            self.null = prior.encode_prompts([job.sampling.negative_prompt])
+        self.drawing, self.prior, self.learning, self.phase = drawing, prior, learning, phase
+        self.on_step = reporting(events, LEARNING_IMAGES)
+        self.names = placeholders(drawing.classifier.labels)
+        self.domain = token_domain(drawing.classifier) if learning.domain_weight else None
+        self.scale = loss_scale(prior.dtype, drawing.classifier.dtype)
 
     @torch.no_grad()
-    def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
+    def encode(self, classes: Sequence[int], with_tokens: bool) -> Context:
         with self.phase("text"):
-            prompts = self._prompts(classes, with_tokens)
-            return torch.cat(self.job.parts.split("text", self.prior.encode_prompts, prompts))
+            return self.drawing.encoded(self._prompts(classes, with_tokens), self.prior)
 
     def to_rows(
         self, classes: Sequence[int], by_context: Tensor, rows: Tensor, scale: float
     ) -> tuple[Tensor, float]:
         def part(numbers: Sequence[int], gradients: Tensor) -> tuple[Tensor, float]:
-            context = self.prior.encode_prompts(self._prompts(numbers, True))
-            return scaled_gradient(context, rows, gradients, scale)
+            context = self.prior.encode(self._prompts(numbers, True))
+            return scaled_gradient(context.packed(), rows, gradients, scale)
 
         with torch.enable_grad(), self.phase("rows"):
             grads, scales = zip(
-                *self.job.parts.split("rows", part, classes, by_context), strict=True
+                *self.drawing.parts.split("rows", part, classes, by_context), strict=True
             )
         return torch.stack(grads).sum(0), min(scales)
 
-    def draw(self, keys: Sequence[ImageKey], context: Tensor) -> "DrawnImages":
-        job, learning = self.job, self.learning
-        rng = image_rng(job.seed, keys[0])
+    def draw(self, keys: Sequence[ImageKey], context: Context) -> "DrawnImages":
+        drawing, learning = self.drawing, self.learning
+        rng = image_rng(drawing.seed, keys[0])
         at = gradient_steps(
-            learning.gradient, job.sampling.steps, learning.updates_per_trajectory, rng
+            learning.gradient, drawing.sampling.steps, learning.updates_per_trajectory, rng
         )
         with self.phase("sampling"):
             trajectories = Trajectories(
                 self.prior,
                 keys,
                 context,
-                self.null,
-                job.sampling,
-                job.seed,
-                job.guidance,
+                drawing.sampling,
+                drawing.seed,
+                drawing.guidance,
                 at,
                 self.on_step,
-                partial(denoise_in_parts, self.prior, parts=job.parts),
+                partial(denoise_in_parts, self.prior, parts=drawing.parts),
             )
         return DrawnImages(self, trajectories, rng)
 
     def _prompts(self, classes: Sequence[int], with_tokens: bool) -> list[str]:
-        labels = self.job.classifier.labels
+        labels = self.drawing.classifier.labels
         tokens = self.names if with_tokens else [""] * len(labels)
         return [
-            class_prompt(labels[number], tokens[number], self.job.sampling.prompt)
+            class_prompt(labels[number], tokens[number], self.drawing.sampling.prompt)
             for number in classes
         ]
 
@@ -120,9 +114,9 @@ class DrawnImages:
         return self.trajectories.complete
 
     def gradient(
-        self, update: int, context: Tensor, targets: Tensor, learning: TokenLearning, scale: float
+        self, update: int, context: Context, targets: Tensor, learning: TokenLearning, scale: float
     ) -> ContextGradient:
-        source, classifier = self.source, self.source.job.classifier
+        source, classifier = self.source, self.source.drawing.classifier
         share, weight = 1 / learning.images_per_epoch, learning.domain_weight * len(context)
         targets = targets.to(classifier.device)
         views = random_views(len(context), self.rng) if learning.augment else None
@@ -130,7 +124,8 @@ class DrawnImages:
             self.trajectories.prepare(update)
 
         def logits_of(rows: Tensor, start: int) -> Tensor:
-            images = self.trajectories.images(update, rows.to(context.dtype), start)
+            part = context[start : start + len(rows)].with_packed(rows)
+            images = self.trajectories.images(update, part, start)
             if views is not None:
                 images = shown(images, views[start : start + len(rows)])
             return classifier.logits(images)
@@ -148,7 +143,7 @@ class DrawnImages:
                 return of_classes(logits_of(rows, start), start)
 
             def whole(scale: float) -> tuple[Tensor, Tensor]:
-                z = context.float()
+                z = context.packed().float()
                 if source.domain is not None:
                     domain = source.domain.times(share * weight)
                     return two_pass(z, logits_of, domain, size, scale, of_classes)
@@ -158,7 +153,7 @@ class DrawnImages:
             return ContextGradient(torch.cat([seen[start] for start in sorted(seen)]), grad, suits)
 
         with source.phase("cat"):
-            return source.job.parts.attempt("cat", len(context), in_parts)
+            return source.drawing.parts.attempt("cat", len(context), in_parts)
 
     @torch.no_grad()
     def finished(self, rows: Sequence[int]) -> Tensor:
@@ -167,10 +162,10 @@ class DrawnImages:
             z = self.trajectories.finished(rows)
 
         def logits_of(latents: Tensor) -> Tensor:
-            return source.job.classifier.logits(source.prior.decode(latents))
+            return source.drawing.classifier.logits(source.prior.decode(latents))
 
         with source.phase("decode"):
-            return torch.cat(source.job.parts.split("decode", logits_of, z))
+            return torch.cat(source.drawing.parts.split("decode", logits_of, z))
 
 
 def token_domain(classifier: Classifier) -> Domain:

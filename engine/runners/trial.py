@@ -14,11 +14,10 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers.statistics import Statistics
+from engine.events import SILENT, Events
 from engine.guidance.domain import layer_weights, moment_distance
 from engine.guidance.moments import recording_moments
-from engine.runners.generate import sample_group
-from engine.runners.job import Job
-from engine.sampling.ddim import OnStep
+from engine.methods.drawing import IMAGES, Drawing
 from engine.tokens.augment import augmented
 from engine.types import Moments
 
@@ -27,7 +26,7 @@ VIEWS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What a job's images look like to the teacher, over VIEWS random views of each.
+    """What drawn images look like to the teacher, over VIEWS random views of each.
 
     l_bn: of all views together, each layer relative to its own stored statistics, squared (`Alignment.layers`,
     `norm`); None where the teacher has no statistics. cross_entropy: mean of the views, by the images' own classes.
@@ -50,9 +49,12 @@ class Trial:
 
 
 @torch.no_grad()
-def observe(job: Job, on_step: OnStep | None = None) -> Trial:
-    """Make a job's images, a group in memory at a time, and measure them in the parts that its memory allows."""
-    classifier, known = job.classifier, job.classifier.statistics
+def observe(drawing: Drawing, events: Events = SILENT, task: str = IMAGES) -> Trial:
+    """Draw the images, a group in memory at a time, and measure them in the parts that memory allows.
+
+    task: whose steps are reported.
+    """
+    classifier, known = drawing.classifier, drawing.classifier.statistics
     taps = known.taps if isinstance(known, Statistics) else ()
     rng = Generator().manual_seed(0)
     moments: list[Moments] = []
@@ -62,13 +64,13 @@ def observe(job: Job, on_step: OnStep | None = None) -> Trial:
         with recording_moments(taps) as now:
             return classifier.logits(images).cpu(), [*now]
 
-    for group in job.groups():
-        samples = sample_group(job, group, on_step)
+    for group in drawing.groups():
+        samples = drawing.make(group, events, task=task)
         classes = torch.tensor([sample.key.class_index for sample in samples])
         images = torch.stack([sample.image for sample in samples]).to(classifier.device)
         in_views = []
         for _ in range(VIEWS):
-            found = job.parts.split("decode", look, augmented(images, rng))
+            found = drawing.parts.split("decode", look, augmented(images, rng))
             for part, now in found:
                 moments = [
                     one if seen == 0 else merge_moments(before, one, seen, len(part))

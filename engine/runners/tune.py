@@ -6,22 +6,17 @@ views that guidance did not optimise (flipped, shifted, zoomed): the first in th
 cross-entropy. The scale with the least sum of both is taken.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
-
-from engine.classifiers import Classifier
 from engine.errors import ConfigError
-from engine.memory.budget import AUTO
-from engine.models import Prior
-from engine.runners.job import Job, prepare
+from engine.events import SILENT, Events
+from engine.methods.drawing import IMAGES, Drawing
+from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, asked
 from engine.runners.trial import Trial, observe
-from engine.sampling.ddim import OnStep
 from engine.settings import Alignment, Sampling
-from engine.tokens.table import TokenTable
+from engine.settings.methods import DDIS
 
 SCALES = (0.1, 0.2, 0.4, 0.6, 0.8)
 TUNING_SEED = 1_000_003
@@ -52,17 +47,17 @@ class Tuned:
 
 
 def tune(
-    classifier: str | Path | nn.Module | Classifier,
-    prior: str | Path | Prior = "embedded",
+    classifier: AnyClassifier,
+    prior: AnyPrior = "embedded",
     classes: Sequence[str] | None = None,
-    tokens: TokenTable | str | Path | None = None,
+    *,
+    tokens: AnyTokens | None = None,
     alignment: Alignment = Alignment(),
     sampling: Sampling = Sampling(),
     scales: Sequence[float] = SCALES,
     images_per_class: int = 4,
     seed: int = 0,
-    on_trial: Callable[[ScaleTrial], object] = lambda _: None,
-    on_step: OnStep | None = None,
+    events: Events = SILENT,
 ) -> Tuned:
     """Try each scale of `alignment` on a few images of each class and keep the one of the least `Trial.score`.
 
@@ -75,26 +70,34 @@ def tune(
             f"tune got the scales {', '.join(map(str, scales)) or 'none'}, expected at least two different ones above "
             "0: there is nothing to choose from otherwise."
         )
-    job = prepare(
+    wanted = asked(
         classifier,
         prior,
         classes,
         images_per_class,
-        tokens,
-        replace(alignment, scale=scales[0]),
-        sampling,
-        seed + TUNING_SEED,
-        AUTO,
+        seed=seed + TUNING_SEED,
+        tokens=tokens,
+        alignment=replace(alignment, scale=scales[0]),
+        sampling=sampling,
     )
+    drawing = cast(Drawing, wanted.prepare())
     trials = []
-    for scale in scales:
-        trials.append(try_scale(replace(job, alignment=replace(alignment, scale=scale)), on_step))
-        on_trial(trials[-1])
+    with events.task(IMAGES, len(scales) * images_per_class * len(drawing.classes)) as task:
+        for scale in scales:
+            trials.append(try_scale(with_alignment(drawing, scale=scale), events))
+            task.progress(0, f"scale {scale:g}: score {trials[-1].score:.2f}")
     best = min(trials, key=lambda trial: trial.score)
     return Tuned(replace(alignment, scale=best.scale), tuple(trials))
 
 
-def try_scale(job: Job, on_step: OnStep | None = None) -> ScaleTrial:
-    """Measure the images of a job's own scale."""
-    assert job.alignment is not None
-    return ScaleTrial(scale=job.alignment.scale, **asdict(observe(job, on_step)))
+def with_alignment(drawing: Drawing, **changes: Any) -> Drawing:
+    """The same models, guided otherwise. What guidance sees through stays, so `changes` must not concern it."""
+    assert drawing.alignment is not None
+    aligned = replace(drawing.alignment, **changes)
+    return drawing.asking(method=replace(cast(DDIS, drawing.request.method), alignment=aligned))
+
+
+def try_scale(drawing: Drawing, events: Events = SILENT) -> ScaleTrial:
+    """Measure the images of a drawing's own scale."""
+    assert drawing.alignment is not None
+    return ScaleTrial(scale=drawing.alignment.scale, **asdict(observe(drawing, events)))

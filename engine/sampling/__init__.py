@@ -1,1 +1,1 @@
-"""The DDIM loop and the noise it starts from."""
+"""The sampling loop, its step, and the noise it starts from."""

@@ -19,12 +19,12 @@ class ImageNoise:
         self,
         seed: int,
         keys: Sequence[ImageKey],
-        shape: tuple[int, int, int],
+        shape: Sequence[int],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.generators = [image_rng(seed, key) for key in keys]
-        self.shape = shape
+        self.shape = tuple(shape)
         self.device = device
         self.dtype = dtype
 
@@ -41,6 +41,6 @@ class ImageNoise:
         return some
 
     def draw(self) -> Tensor:
-        """Unit normal latents (N, 4, h, w)."""
+        """Unit normal latents (N, ...)."""
         rows = [torch.randn(self.shape, generator=generator) for generator in self.generators]
         return torch.stack(rows).to(self.device, self.dtype)

@@ -13,6 +13,7 @@ class Plain:
     """The prior alone, unguided. With tokens it is CAT without DAG."""
 
     name: ClassVar[str] = "plain"
+    alignment: ClassVar[None] = None
 
     sampling: Sampling = field(default_factory=Sampling)
     tokens: str | None = setting(

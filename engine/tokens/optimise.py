@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.errors import GuidanceError
+from engine.priors import Context
 from engine.settings import TokenLearning
 from engine.tokens.adam import RowOptimizer, row_optimizer
 from engine.tokens.source import Drawn, ImageSource
@@ -185,7 +186,7 @@ def _learn_epoch(
 def _draw(
     state: TokenState,
     chosen: list[int],
-    context: Tensor,
+    context: Context,
     source: ImageSource,
     learning: TokenLearning,
     batch: int,
@@ -216,32 +217,30 @@ def _draw(
         places = torch.tensor([place for place, _ in part])
         keys = [key for _, key in part]
         targets = torch.tensor([key.class_index for key in keys])
-        rows = context[places.to(context.device)]
-        yield _Part(torch.tensor(chosen)[places], places, targets, source.draw(keys, rows))
+        drawn = source.draw(keys, context[places.tolist()])
+        yield _Part(torch.tensor(chosen)[places], places, targets, drawn)
 
 
 def _by_context(
     state: TokenState,
     learners: list[int],
-    context: Tensor,
+    context: Context,
     parts: Sequence[_Part],
     learning: TokenLearning,
     update: int,
 ) -> Tensor:
-    """The gradient of the sum of the classes' losses by their context (len(learners), L, D), batch by batch.
+    """The gradient of the sum of the classes' losses by their packed context (len(learners), F), batch by batch.
 
     The first update of an epoch records accuracy and loss.
     """
-    summed = torch.zeros_like(context, dtype=torch.float32)
+    summed = torch.zeros_like(context.packed(), dtype=torch.float32)
     if update == 0:
         state.accuracy[learners], state.loss[learners] = 0.0, 0.0
     for part in parts:
-        places = part.places.to(context.device)
-        found = part.drawn.gradient(
-            update, context[places], part.targets, learning, float(state.scale)
-        )
+        rows = context[part.places.tolist()]
+        found = part.drawn.gradient(update, rows, part.targets, learning, float(state.scale))
         state.scale.fill_(found.scale)
-        summed.index_add_(0, places, found.by_context)
+        summed.index_add_(0, part.places.to(summed.device), found.by_context)
         if update == 0:
             _record(state, part, found.logits)
     if update == 0:

@@ -5,12 +5,13 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from engine.priors import Context
 from engine.settings import TokenLearning
 from engine.types import ImageKey
 
 
 class ContextGradient(NamedTuple):
-    """What an update reads of N images: logits (N, K), and its loss's gradient by their contexts (N, L, D), float32.
+    """What an update reads of N images: logits (N, K), and its loss's gradient by `Context.packed` (N, F), float32.
 
     scale: what the loss was multiplied by on its way back; the largest, from the one given down, that left it finite.
     """
@@ -35,9 +36,9 @@ class Drawn(Protocol):
         ...
 
     def gradient(
-        self, update: int, context: Tensor, targets: Tensor, learning: TokenLearning, scale: float
+        self, update: int, context: Context, targets: Tensor, learning: TokenLearning, scale: float
     ) -> ContextGradient:
-        """The gradient of one update's loss by the context (N, L, D), which has no graph; targets: (N,) classes.
+        """The gradient of one update's loss by the context of N prompts, without a graph; targets: (N,) classes.
 
         loss = (sum of the images' cross-entropies + domain_weight N L_BN of the batch) / images_per_epoch
         """
@@ -56,20 +57,20 @@ class ImageSource(Protocol):
 
     scale: float
 
-    def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
-        """The prompts' context (n, L, D), one row a class; no graph."""
+    def encode(self, classes: Sequence[int], with_tokens: bool) -> Context:
+        """The prompts' context, one prompt a class; no graph."""
         ...
 
     def to_rows(
         self, classes: Sequence[int], by_context: Tensor, rows: Tensor, scale: float
     ) -> tuple[Tensor, float]:
-        """A gradient by the context of prompts with tokens, (n, L, D), taken on to the tokens' rows (K, D).
+        """A gradient by the packed context of prompts with tokens, (n, F), taken on to the tokens' rows (K, D).
 
         The prompts are encoded anew for it, so that their graph is not held while images are drawn and seen, nor the
         text encoder. Returns also the scale; see `ContextGradient`.
         """
         ...
 
-    def draw(self, keys: Sequence[ImageKey], context: Tensor) -> Drawn:
-        """Sample N images, the context (N, L, D) of each given; no graph."""
+    def draw(self, keys: Sequence[ImageKey], context: Context) -> Drawn:
+        """Sample N images, the context of each given; no graph."""
         ...

@@ -7,7 +7,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from engine.models.prior import Prior
+from engine.priors import Prior, TextEncoder
 from engine.types import ImageKey, image_rng
 
 ON_DEVICE = ("rows", "start", "momentum", "square")
@@ -131,23 +131,24 @@ def learning_key(class_index: int, epoch: int, image: int, images_per_epoch: int
 def initial_rows(
     prior: Prior, classes: Sequence[int], labels: Sequence[str], init: str, seed: int
 ) -> Tensor:
-    """Where the tokens of some classes start: (K, D) float32, on the prior's device.
+    """Where the tokens of some classes start: (K, D) float32, on the prior's device, as `TokenTable.rows`.
 
     init: 'random' is normal, with the mean and deviation of the text encoder's embeddings, seeded by class (image
     number -1); 'class name' is the mean of the name's embeddings, and any other word that of its own.
     """
-    table = prior.text_encoder.get_input_embeddings().weight.detach().float().cpu()
+    rngs = [image_rng(seed, ImageKey(number, -1)) for number in classes]
 
-    def mean_row(text: str) -> Tensor:
-        ids = prior.tokenizer(text.replace("_", " "), add_special_tokens=False).input_ids
-        return table[ids].mean(0)
+    def rows_of(encoder: TextEncoder) -> Tensor:
+        """(K, width of the encoder)."""
+        table = encoder.module.get_input_embeddings().weight.detach().float().cpu()
+        if init == "random":
+            drawn = [torch.randn(table.shape[1], generator=rng) for rng in rngs]
+            return table.mean() + table.std() * torch.stack(drawn)
+        texts = [labels[number] if init == "class name" else init for number in classes]
+        ids = [
+            encoder.tokenizer(text.replace("_", " "), add_special_tokens=False).input_ids
+            for text in texts
+        ]
+        return torch.stack([table[row].mean(0) for row in ids])
 
-    def random_row(class_index: int) -> Tensor:
-        rng = image_rng(seed, ImageKey(class_index, -1))
-        return table.mean() + table.std() * torch.randn(table.shape[1], generator=rng)
-
-    if init == "random":
-        rows = [random_row(number) for number in classes]
-    else:
-        rows = [mean_row(labels[number] if init == "class name" else init) for number in classes]
-    return torch.stack(rows).to(prior.device)
+    return torch.cat([rows_of(encoder) for encoder in prior.text_encoders()], 1).to(prior.device)

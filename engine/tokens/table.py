@@ -1,33 +1,20 @@
-"""A table of class alignment tokens: put into a frozen prior, and kept in a file.
+"""A table of class alignment tokens, and whether it fits a prior and a classifier."""
 
-A file is safetensors: one tensor (D,) per class under the class's placeholder, and one JSON text of metadata.
-"""
-
-import copy
-import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
+from itertools import accumulate
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.classifiers.base import Classifier
 from engine.errors import TokenFileError
-from engine.files import write_whole
-from engine.models.prior import Prior
+from engine.priors import Prior
 
-FORMAT = 1
 TEMPLATE = "a/an {token} {class name}"
-METADATA = "ddis"
-"""The one key of a file's metadata: safetensors writes several in random order, and equal tables make equal files."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +41,15 @@ class TokenTraining:
 class TokenTable:
     """Learned tokens of some of a classifier's classes; a class without one uses the plain prompt.
 
-    rows: (K, D) float32. classes, labels, names: K each; a name is a placeholder such as `<ddis-dog>`. prior and
-    classifier: their fingerprints. training: by class, also of classes that were left out because they pass without
-    a token; empty for an imported table. run: the settings that the table was learned with, as JSON values.
+    rows: (K, D) float32: for each text encoder of the prior the row that it reads, one behind the other. encoders:
+    width of each encoder's part of a row by the encoder's key, in this order. classes, labels, names: K each; a name
+    is a placeholder such as `<ddis-dog>`. prior and classifier: their fingerprints. training: by class, also of classes
+    that were left out because they pass without a token; empty for an imported table. run: the settings that the table
+    was learned with, as JSON values.
     """
 
     rows: Tensor
+    encoders: Mapping[str, int]
     classes: tuple[int, ...]
     labels: tuple[str, ...]
     names: tuple[str, ...]
@@ -80,6 +70,11 @@ class TokenTable:
         """The placeholder of a class, or "" where the class has no token."""
         return self.names[self.classes.index(class_index)] if class_index in self.classes else ""
 
+    def spans(self) -> dict[str, slice]:
+        """Which columns of `rows` a text encoder reads, by its key."""
+        ends = dict(zip(self.encoders, accumulate(self.encoders.values()), strict=True))
+        return {key: slice(end - self.encoders[key], end) for key, end in ends.items()}
+
 
 def placeholders(labels: Sequence[str]) -> tuple[str, ...]:
     """One unique, lower-case ASCII placeholder per label: 'Guitar, electric' becomes `<ddis-guitar-electric>`."""
@@ -93,65 +88,21 @@ def placeholders(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"<ddis-{slug}>" for slug in taken)
 
 
-def embedding_width(prior: Prior) -> int:
-    """D: the width of the text encoder's token embeddings."""
-    return int(prior.text_encoder.get_input_embeddings().weight.shape[1])
-
-
-class _WithRows(nn.Module):
-    """A frozen embedding that answers the token ids `ids` (K,), ascending, with `rows` (K, D). It shares its weight."""
-
-    def __init__(self, frozen: nn.Embedding, ids: Tensor, rows: Tensor) -> None:
-        super().__init__()
-        self.weight = frozen.weight
-        self.look_up = frozen.__call__
-        self.ids = ids
-        self.rows = rows
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """(N, L) token ids -> (N, L, D)."""
-        places = torch.searchsorted(self.ids, input_ids).clamp(max=len(self.ids) - 1)
-        is_learned = self.ids[places] == input_ids
-        frozen = self.look_up(input_ids.masked_fill(is_learned, 0))
-        learned = self.rows[places.to(self.rows.device)].to(frozen.device, frozen.dtype)
-        return torch.where(is_learned[..., None], learned, frozen)
-
-
-@contextmanager
-def attached(prior: Prior, table: TokenTable) -> Iterator[Prior]:
-    """Yield a twin of the prior whose prompts may hold the table's placeholders; gradients reach `table.rows`.
-
-    The twin shares all weights, and none is written. It speaks within the block only; the prior given understands
-    what it did before, within and after. Raises TokenFileError where table and prior do not fit.
-    """
-    check_fit(table, prior)
-    if not table.names:
-        yield prior
-        return
-    tokenizer = copy.deepcopy(prior.tokenizer)
-    if tokenizer.add_tokens(list(table.names)) < len(table.names):
-        raise TokenFileError(
-            f"the tokenizer of prior {prior.name!r} already knows some of {', '.join(table.names)}, expected new "
-            "words: load the prior without textual inversions of these names."
-        )
-    frozen = prior.text_encoder.get_input_embeddings()
-    ids = torch.tensor(
-        tokenizer.convert_tokens_to_ids(list(table.names)), device=frozen.weight.device
-    )
-    try:
-        prior.text_encoder.set_input_embeddings(_WithRows(frozen, ids, table.rows))
-        yield replace(prior, tokenizer=tokenizer)
-    finally:
-        prior.text_encoder.set_input_embeddings(frozen)
+def encoder_widths(prior: Prior) -> dict[str, int]:
+    """Width of the token embeddings of each text encoder, by its key."""
+    return {
+        encoder.key: int(encoder.module.get_input_embeddings().weight.shape[1])
+        for encoder in prior.text_encoders()
+    }
 
 
 def check_fit(table: TokenTable, prior: Prior, classifier: Classifier | None = None) -> None:
     """Raise TokenFileError for a table of another prior, another width, or, if one is given, another classifier."""
-    width = embedding_width(prior)
-    if table.rows.shape[1] != width:
+    here, there = encoder_widths(prior), dict(table.encoders)
+    if list(there.items()) != list(here.items()):
         raise TokenFileError(
-            f"the tokens are {table.rows.shape[1]} wide, expected {width} for prior {prior.name!r}: "
-            "load the prior that they were learned with, or learn tokens for this one."
+            f"the tokens are {_widths(there)}, expected {_widths(here)} for prior {prior.name!r}: load the prior that "
+            "they were learned with, or learn tokens for this one."
         )
     if table.prior != prior.fingerprint:
         raise TokenFileError(
@@ -165,73 +116,5 @@ def check_fit(table: TokenTable, prior: Prior, classifier: Classifier | None = N
         )
 
 
-def save_tokens(table: TokenTable, path: Path | str) -> None:
-    """Write a table. The file appears whole or not at all; equal tables give equal bytes."""
-    facts = {
-        entry.name: getattr(table, entry.name) for entry in fields(table) if entry.name != "rows"
-    }
-    facts["training"] = {str(index): asdict(training) for index, training in table.training.items()}
-    facts |= {"format": FORMAT, "width": table.rows.shape[1]}
-    rows = table.rows.detach().float().cpu()
-    tensors = {name: row.clone() for name, row in zip(table.names, rows, strict=True)}
-    write_whole(Path(path), save(tensors, metadata={METADATA: json.dumps(facts, sort_keys=True)}))
-
-
-def read_tokens(path: Path | str) -> TokenTable:
-    """Read a table, whatever prior it is for. Raises TokenFileError for a file that is not one of `save_tokens`."""
-    tensors, facts = read_tensors(Path(path))
-    if facts.get("format") != FORMAT or facts.get("template") != TEMPLATE:
-        raise TokenFileError(
-            f"{path} has token format {facts.get('format')} and template {facts.get('template')!r}, expected {FORMAT} "
-            f"and {TEMPLATE!r}: learn the tokens again, or read a textual inversion by import_textual_inversion."
-        )
-    try:
-        names = tuple(facts["names"])
-        return TokenTable(
-            rows=torch.stack([tensors[name] for name in names])
-            if names
-            else torch.empty(0, facts["width"]),
-            classes=tuple(facts["classes"]),
-            labels=tuple(facts["labels"]),
-            names=names,
-            prior=facts["prior"],
-            classifier=facts["classifier"],
-            training={
-                int(index): TokenTraining(**entry) for index, entry in facts["training"].items()
-            },
-            run=facts["run"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TokenFileError(
-            f"{path} lacks a part of a token table ({error!r}), expected a file that learn_tokens wrote: "
-            "learn the tokens again."
-        ) from error
-
-
-def load_tokens(path: Path | str, prior: Prior, classifier: Classifier | None = None) -> TokenTable:
-    """Read a table and check that it fits. Raises TokenFileError as `read_tokens` and `check_fit` do."""
-    table = read_tokens(path)
-    try:
-        check_fit(table, prior, classifier)
-    except TokenFileError as error:
-        raise TokenFileError(f"{path}: {error}") from None
-    return table
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A safetensors file's tensors, and the engine's metadata or {}. Raises TokenFileError where it is not one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            facts = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-            if not isinstance(facts, dict):
-                raise TokenFileError(
-                    f"{path} has metadata {str(facts)[:40]!r}, expected an object: "
-                    "give the path of a file that was written by learn_tokens."
-                )
-            return {name: file.get_tensor(name) for name in names}, facts
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise TokenFileError(
-            f"{path} cannot be read as safetensors ({error}), expected a token file: "
-            "give the path of a file that was written by learn_tokens."
-        ) from error
+def _widths(encoders: Mapping[str, int]) -> str:
+    return ", ".join(f"{width} wide for text encoder {key}" for key, width in encoders.items())

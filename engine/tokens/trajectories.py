@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from engine.guidance.move import Guidance
-from engine.models.prior import Prior
-from engine.sampling.ddim import OnStep, sample
+from engine.priors import Context, Denoise, Prior, Step
+from engine.sampling.loop import OnStep, sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Sampling
-from engine.types import Denoise, ImageKey, Prediction, Step
+from engine.types import ImageKey, Prediction
 
 DRAWN_FROM = (0.1, 0.6)
 """The part of a schedule that a gradient's step is drawn from."""
 
-Denoiser = Callable[[Tensor, Tensor, float], Denoise]
-"""(context, null context, CFG) -> a denoiser bound to them, as `Prior.denoiser` does it."""
+Denoiser = Callable[[Context, float], Denoise]
+"""(context, CFG) -> a denoiser bound to them, as `Prior.denoiser` does it."""
 
 
 def gradient_steps(gradient: str, steps: int, updates: int, rng: torch.Generator) -> list[int]:
@@ -44,17 +44,16 @@ def gradient_steps(gradient: str, steps: int, updates: int, rng: torch.Generator
 class Trajectories:
     """A batch of images on its way from noise, sampled up to the latest of the steps `at`, without a graph.
 
-    keys: N images. context: (N, L, D) of their prompts. null: (1, L, D). guide: gives the guidance of some images.
-    denoiser: makes the denoiser of steps without a graph; the prior's own if None. unet_forward, unet_backward: (N,)
-    UNet evaluations that each image has cost so far, but for those that saving memory repeats.
+    keys: N images. context: of their prompts, with a negative one unless CFG is 1. guide: gives the guidance of some
+    images. denoiser: makes the denoiser of steps without a graph; the prior's own if None. unet_forward, unet_backward:
+    (N,) UNet evaluations that each image has cost so far, but for those that saving memory repeats.
     """
 
     def __init__(
         self,
         prior: Prior,
         keys: Sequence[ImageKey],
-        context: Tensor,
-        null: Tensor,
+        context: Context,
         sampling: Sampling,
         seed: int,
         guide: Callable[[Sequence[ImageKey]], Guidance],
@@ -64,10 +63,10 @@ class Trajectories:
     ) -> None:
         self.prior, self.keys, self.sampling, self.on_step = prior, keys, sampling, on_step
         self.denoiser = denoiser or prior.denoiser
-        self.context, self.null, self.at = context.detach(), null, tuple(at)
+        self.context, self.at = context.detach(), tuple(at)
         self.guide, self.guidance = guide, guide(keys)
         dtype = torch.promote_types(prior.dtype, torch.float32)
-        self.noise = ImageNoise(seed, keys, prior.latent_shape, prior.device, dtype)
+        self.noise = ImageNoise(seed, keys, prior.latent_shape(1)[1:], prior.device, dtype)
         self.schedule = prior.schedule(sampling.steps)
         self.branches = 1 if sampling.cfg == 1 else 2
         self.unet_forward = torch.zeros(len(keys), dtype=torch.int64)
@@ -78,7 +77,7 @@ class Trajectories:
         with torch.no_grad():
             part = self.schedule[:latest]
             z = sample(
-                self.noise.draw(),
+                prior.noise(self.noise.generators, sampling.steps).to(dtype),
                 self.guidance.before(self._denoise),
                 part,
                 self.guidance.move,
@@ -101,23 +100,22 @@ class Trajectories:
         number = self.at[update]
         branches = self.branches if number == len(self.schedule) - 1 else 1
         if self.branches > branches and number not in self.kept_null:
-            null = self.null.expand_as(self.context)
-            denoise = self.denoiser(null, self.null, 1.0)
+            denoise = self.denoiser(self.context.null(), 1.0)
             self.kept_null[number] = denoise(self.kept[number], self.schedule[number]).clean
             self.unet_forward += 1
         self.unet_forward += branches
         self.unet_backward += branches
 
-    def images(self, update: int, context: Tensor, start: int = 0) -> Tensor:
+    def images(self, update: int, context: Context, start: int = 0) -> Tensor:
         """Images (n, 3, H, W) that the step of an update predicts of the n rows from `start`, after `prepare`.
 
-        context: (n, L, D), of these rows, with a graph. Nothing here changes, so it may be run again, and in parts.
+        context: of these rows, with a graph. Nothing here changes, so it may be run again, and in parts.
         """
         number, rows = self.at[update], range(start, start + len(context))
         if number == len(self.schedule) - 1:
             return self.prior.decode(self._last_latents(context, rows))
         z, step = self.kept[number][rows.start : rows.stop], self.schedule[number]
-        clean = self.prior.denoiser(context, self.null, 1.0)(z, step).clean
+        clean = self.prior.denoiser(context, 1.0)(z, step).clean
         if self.sampling.cfg != 1:
             null = self.kept_null[number][rows.start : rows.stop]
             clean = null + self.sampling.cfg * (clean - null)
@@ -125,10 +123,10 @@ class Trajectories:
 
     @torch.no_grad()
     def finished(self, rows: Sequence[int]) -> Tensor:
-        """Latents (n, 4, h, w) of some of the images, sampled on to the end with the prompts that they began with."""
+        """Latents (n, ...) of some of the images, sampled on to the end with the prompts that they began with."""
         latest, rows = max(self.at), list(rows)
         guidance = self.guide([self.keys[row] for row in rows])
-        denoise = self.denoiser(self.context[rows], self.null, self.sampling.cfg)
+        denoise = self.denoiser(self.context[rows], self.sampling.cfg)
         part, noise = self.schedule[latest:], self.noise.of(rows)
         z = sample(
             self.kept[latest][rows],
@@ -143,14 +141,14 @@ class Trajectories:
         self.unet_forward[rows] += self.branches * len(part)
         return z
 
-    def _last_latents(self, context: Tensor, rows: Sequence[int]) -> Tensor:
+    def _last_latents(self, context: Context, rows: Sequence[int]) -> Tensor:
         """Finished latents of some of the images, the last step's graph on them."""
         guidance = (
             self.guidance
             if len(rows) == len(self.keys)
             else self.guide([self.keys[row] for row in rows])
         )
-        denoise = guidance.before(self.prior.denoiser(context, self.null, self.sampling.cfg))
+        denoise = guidance.before(self.prior.denoiser(context, self.sampling.cfg))
         z, part = self.kept[len(self.schedule) - 1][rows[0] : rows[-1] + 1], self.schedule[-1:]
         on_step = self.on_step if torch.is_grad_enabled() else None
         noise = self.noise.fork(rows)
@@ -159,12 +157,12 @@ class Trajectories:
     def _denoise(self, z: Tensor, step: Step) -> Prediction:
         """A step without a graph; one that a gradient will read keeps its latents and its null branch."""
         if step.index not in self.at:
-            return self.denoiser(self.context, self.null, self.sampling.cfg)(z, step)
+            return self.denoiser(self.context, self.sampling.cfg)(z, step)
         self.kept[step.index] = z
-        conditional = self.denoiser(self.context, self.null, 1.0)(z, step)
+        conditional = self.denoiser(self.context, 1.0)(z, step)
         if self.sampling.cfg == 1:
             return conditional
-        null = self.denoiser(self.null.expand_as(self.context), self.null, 1.0)(z, step)
+        null = self.denoiser(self.context.null(), 1.0)(z, step)
         self.kept_null[step.index] = null.clean
         pairs = zip(null, conditional, strict=True)
         return Prediction(*(free + self.sampling.cfg * (told - free) for free, told in pairs))

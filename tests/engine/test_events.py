@@ -30,6 +30,12 @@ def test_an_event_is_a_line_of_json():
     }
 
 
+def test_what_is_not_a_number_is_null_in_json():
+    """JSON has no NaN, which L_BN is where a classifier has no statistics."""
+    line = ImageMade(0, 1, "dog", 0.5, float("nan")).to_json()
+    assert json.loads(line, parse_constant=lambda word: pytest.fail(word))["l_bn"] is None
+
+
 def test_a_cancelled_run_ends_at_its_next_event():
     seen = []
     events = Events(seen.append)

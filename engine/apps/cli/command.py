@@ -4,15 +4,14 @@ A field that holds a dataclass of settings is a section: its fields are options 
 configuration file. The other fields are options of the command alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from engine.errors import ConfigError
-from engine.events import Events, Finished, Progressed, Started
+from engine.events import Events
 from engine.request import Method
 from engine.settings.plain import to_plain
 
@@ -123,27 +122,3 @@ class Call:
     screen: "Progress"
     events: Events
     in_flags: Callable[[str], str]
-
-    @contextmanager
-    def task(self, name: str, total: float | None) -> Iterator["Task"]:
-        """Work of `total` units on which the block reports; None where their number is not known yet."""
-        task = Task(self.events, name)
-        if total is not None:
-            task.expect(total)
-        yield task
-        self.events.emit(Finished(name))
-
-
-@dataclass(frozen=True)
-class Task:
-    """Reports how far some work is."""
-
-    events: Events
-    name: str
-
-    def expect(self, total: float) -> None:
-        """Report of how many units the work is."""
-        self.events.emit(Started(self.name, total))
-
-    def advance(self, units: float = 1, detail: str = "") -> None:
-        self.events.emit(Progressed(self.name, units, detail))

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from engine.apps.cli import today
+from engine.apps.cli import requests
 from engine.apps.cli.command import (
     PRIORS,
     RESUMES,
@@ -109,26 +109,24 @@ class Comparing(Command):
         from engine.downstream.comparison import finished_runs
 
         self._check_effects(call)
-        classifier = today.load_teacher(self.request.classifier, self.execution)
+        classifier = requests.load_teacher(self.request.classifier, self.execution)
         if self.images_per_class is not None:
             self._make_folder(classifier, check, call)
         plain, prior = self._plain_row(classifier, call)
-        others = (self.comparison.noise, self.original is not None, plain is not None)
         done = finished_runs(self.out)
-        with call.task("runs", (1 + sum(others)) * self.comparison.seeds) as progress:
-            report = task(
-                self.folder,
-                classifier,
-                out=self.out,
-                original=self.original,
-                plain=plain,
-                prior=prior,
-                test=self.test,
-                domain=self.domain,
-                comparison=self.comparison,
-                on_progress=progress.advance,
-                **settings,
-            )
+        report = task(
+            self.folder,
+            classifier,
+            out=self.out,
+            original=self.original,
+            plain=plain,
+            prior=prior,
+            test=self.test,
+            domain=self.domain,
+            comparison=self.comparison,
+            events=call.events,
+            **settings,
+        )
         _tell(report, title, call)
         if finished_runs(self.out) == done:
             call.screen.say(f"{self.out} was finished already: nothing was computed")
@@ -177,7 +175,7 @@ class Comparing(Command):
         check_before_drawing(classifier, inputs, self.out, self.images_per_class)
         check(classifier)
         request = replace(self.request, images_per_class=self.images_per_class)
-        today.write_folder(request, classifier, self.folder, call)
+        requests.write_folder(request, self.execution, classifier, self.folder, call)
 
     def _plain_row(self, classifier: Any, call: Call) -> tuple[str | None, Any]:
         """Where the plain prior's images are, or 'generate', or None for no such row; and the prior that draws them."""

@@ -4,7 +4,7 @@
     request: {classifier: {source: "embedded:photo"}, method: {name: ddis, alignment: {scale: 0.3}}}
     learning: {epochs: 4}
 
-YAML or JSON. A run.json is one too: it holds a request.
+YAML or JSON. A run.json is one too: it holds a request, and says which models it was carried out with.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from engine.apps.cli.command import METHODS, PRIORS, Command
 from engine.errors import ConfigError, brief
+from engine.facts import request_of
 from engine.settings.plain import from_plain, nearest, to_plain
 
 FORMAT = "ddis-config/1"
@@ -25,7 +26,10 @@ OLD_RUN_FORMAT = "ddis-dataset/1"
 
 @dataclass(frozen=True)
 class Found:
-    """What a file holds. sections: their plain values. record: the whole file, where it is a run.json."""
+    """What a file holds.
+
+    sections: their plain values. record: where it is a run.json, "models" with the identities that they must have.
+    """
 
     sections: Mapping[str, Any]
     record: Mapping[str, Any] | None = None
@@ -39,15 +43,12 @@ def read_config(path: Path, commands: Mapping[str, type[Command]]) -> Found:
     """
     values = _parsed(path)
     form = values.pop("format", FORMAT)
-    if form == RUN_FORMAT:
-        request = {**values.get("request", {})}
-        request.pop("format", None)
-        return Found(_checked(path, {"request": request}, commands), values)
-    if form == OLD_RUN_FORMAT:
-        raise ConfigError(
-            f"{path} holds no request, expected settings that --print-config wrote: give the same options again, "
-            "which its entry `config` lists."
-        )
+    if form in (RUN_FORMAT, OLD_RUN_FORMAT):
+        try:
+            request, models = request_of(values.get("config", values), path)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        return Found({"request": to_plain(request)}, {"models": models})
     if form != FORMAT:
         raise ConfigError(
             f"{path} has format {form!r}, expected {FORMAT!r} or {RUN_FORMAT!r}: it was written by another version of "

@@ -17,7 +17,7 @@ from engine.embedded.train.stages import (
     averaged,
     checkpoint,
 )
-from engine.models.tiny_sources import TINY
+from engine.priors.tiny_sources import TINY
 
 PACKED = ("prior", "tiny", "classifiers", "classifiers-convnext", "judge")
 

@@ -21,11 +21,11 @@ PARTS = {
 
 @pytest.fixture
 def run(tmp_path: Path):
-    """run(total, limits): run parts of PARTS by the real runner; gives (exit code, results, summary)."""
+    """run(limits): run parts of PARTS by the real runner; gives (exit code, results, summary)."""
     package = tmp_path / "parts"
     package.mkdir()
 
-    def go(total: float, limits: dict[str, int]):
+    def go(limits: dict[str, int]):
         for name, body in PARTS.items():
             code = f"import os, sys, time\n\ndef measure(record, card):\n    {body}\n"
             (package / f"{name}.py").write_text(code)
@@ -41,8 +41,7 @@ def run(tmp_path: Path):
             from gpu import runner
             runner.PARTS = limits = {limits!r}
             runner._start_method = lambda parts: "fork"
-            runner.LEAST = 1
-            sys.exit(runner.run_parts(Path({str(tmp_path / "out")!r}), "cpu", total={total}, parts=limits))
+            sys.exit(runner.run_parts(Path({str(tmp_path / "out")!r}), "cpu", parts=limits))
         """)
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=False
@@ -55,9 +54,10 @@ def run(tmp_path: Path):
     return go
 
 
+@pytest.mark.slow
 def test_what_one_part_does_leaves_the_others_alone(run, tmp_path: Path) -> None:
     code, results, summary = run(
-        300, {"env": 30, "dies": 30, "hangs": 8, "fails": 30, "raises": 30, "last": 30}
+        {"env": 30, "dies": 30, "hangs": 8, "fails": 30, "raises": 30, "last": 30}
     )
     assert code == 1
     parts = results["parts"]
@@ -78,12 +78,6 @@ def test_what_one_part_does_leaves_the_others_alone(run, tmp_path: Path) -> None
     assert "ValueError: nothing to see" in log
 
 
-def test_without_time_a_part_is_not_started(run) -> None:
-    code, results, _ = run(8.5, {"env": 30, "last": 30})  # CLOSING leaves half a second
-    assert code == 1
-    assert results["parts"]["env"] == results["parts"]["last"] == "no time left"
-
-
 @pytest.fixture
 def dispatched(gpu, tmp_path: Path, monkeypatch):
     """dispatched(outcomes): run env and last without processes, env with these outcomes one after the other.
@@ -92,7 +86,7 @@ def dispatched(gpu, tmp_path: Path, monkeypatch):
     """
     runner = gpu("runner")
 
-    def go(*outcomes: str):
+    def go(*outcomes: str, total: float = 60):
         left, started = list(outcomes), []
 
         def call(self, method: str, limit: float) -> str:
@@ -103,10 +97,17 @@ def dispatched(gpu, tmp_path: Path, monkeypatch):
         monkeypatch.setattr(runner.tempfile, "gettempdir", lambda: str(tmp_path))
         monkeypatch.setattr(runner, "_start_method", lambda parts: "fork")
         monkeypatch.setattr(runner._Run, "__call__", call)
-        code = runner.run_parts(tmp_path / "out", "cuda", parts={"env": 5, "last": 5})
+        code = runner.run_parts(tmp_path / "out", "cuda", total=total, parts={"env": 5, "last": 5})
         return code, json.loads((tmp_path / "out" / "results.json").read_text()), started
 
     return go
+
+
+def test_without_time_a_part_is_not_started(dispatched) -> None:
+    code, results, started = dispatched(total=20)  # of which some are kept for merging
+    assert code == 1
+    assert results["parts"]["env"] == results["parts"]["last"] == "no time left"
+    assert started == []
 
 
 def test_where_forking_fails_processes_start_afresh(dispatched) -> None:

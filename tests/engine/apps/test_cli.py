@@ -8,19 +8,18 @@ import torch
 
 from engine.apps.cli import main
 from engine.apps.cli.registry import COMMANDS
+from engine.apps.cli.requests import load_models
 from engine.apps.cli.settings import understand
-from engine.apps.cli.today import load_models
 from engine.apps.progress import Bars, Progress
 from engine.classifiers import Preprocess, save_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.dataset import read_dataset
 from engine.errors import ConfigError
-from engine.events import Event, Progressed, Started
+from engine.events import EpochEnded, Event, Events, Progressed, Started, Stepped
 from engine.networks.frozen import default_device
-from engine.runners.start_word import IMAGES_PER_CLASS
+from engine.runners.learn_tokens import EPOCHS
+from engine.runners.start_word import IMAGES_PER_CLASS, TRIAL
 from engine.settings import Sampling
-from engine.tokens.state import Outcome, TokenEpoch
-from engine.types import Step
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
@@ -115,7 +114,7 @@ def test_over_generation_keeps_the_number_that_was_asked_for(
     assert (printed["images"], printed["made_now"], printed["all"]) == (4, 6, str(every))
     classes = [row.class_index for _, row in read_dataset(out)]
     assert [classes.count(number) for number in (0, 4)] == [2, 2]
-    assert json.loads((out / "run.json").read_text())["config"]["selection"]["by"] == "l_bn_share"
+    assert json.loads((out / "run.json").read_text())["selection"]["by"] == "l_bn_share"
     (every / "images" / "dog" / "00002.png").unlink()
     next((out / "images" / "horse").iterdir()).unlink()
     assert main([*asked, "--over-generate", "1.6"]) == 0
@@ -230,10 +229,15 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
     shown: dict[str, list[float]] = {}
 
     def count(_: Bars, event: Event) -> None:
-        if isinstance(event, Started):
-            shown[event.task] = [event.total, 0]
-        elif isinstance(event, Progressed):
-            shown[event.task][1] += event.units
+        match event:
+            case Started(task, total, done):
+                shown[task] = [total - done, 0]
+            case Progressed(task, units):
+                shown[task][1] += units
+            case EpochEnded(task):
+                shown[task][1] += 1
+            case Stepped(task, images, _, steps) if task in shown:
+                shown[task][1] += images / steps
 
     monkeypatch.setattr(Bars, "__call__", count)
     return shown
@@ -306,17 +310,17 @@ def test_learning_shows_the_trial_of_words_and_its_epochs(
 def test_the_demo_shows_its_learning(
     monkeypatch, tmp_path: Path, bars: dict[str, list[float]]
 ) -> None:
-    def learn_tokens(*_: object, on_trial, on_progress, **__: object) -> None:
-        on_trial(Step(0, 10, 0, torch.ones(()), torch.ones(())), torch.zeros(5, 4, 8, 8))
-        on_progress(TokenEpoch(0, 1, 0.5, None, 1.0, Outcome.LEARNING, 0, 0))
-        raise ConfigError("enough")
+    def learn_tokens(*_: object, events: Events, **__: object) -> None:
+        with events.task(TRIAL, 140), events.task(EPOCHS, 70):
+            events.emit(Stepped(TRIAL, 5, 0, 10))
+            events.emit(EpochEnded(EPOCHS, 0, "dog", 1, 0.5, 1.0))
+            raise ConfigError("enough")
 
     monkeypatch.setattr("engine.apps.demo.learn_tokens", learn_tokens)
     assert main(["demo", "--learn", "--out", str(tmp_path / "demo")]) == 2
     assert bars == {
         "images that try words": [140, 0.5],
         "epochs": [70, 1],
-        "image-steps": [1680, 0],
     }
 
 

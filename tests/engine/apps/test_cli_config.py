@@ -11,9 +11,10 @@ from engine.apps.cli.config import read_config
 from engine.apps.cli.registry import COMMANDS
 from engine.apps.cli.settings import Understood, understand
 from engine.errors import ConfigError
-from engine.request import ClassifierSource, Request
+from engine.request import ClassifierSource, PriorSource, Request
 from engine.settings import Alignment, Sampling
 from engine.settings.methods import DDIS, Plain
+from engine.settings.plain import to_plain
 
 PRINTABLE = {
     "generate": ["--seed", "5", "--cfg", "2", "--over-generate", "3"],
@@ -113,6 +114,56 @@ def test_a_record_of_a_run_is_a_configuration(tmp_path: Path) -> None:
     assert found.command.request == request
     assert found.record["models"] == {"prior": {}}
     assert understand("learn-tokens", ["--config", str(file), "--out", "o"], COMMANDS)
+    alignment, sampling = to_plain(Alignment(scale=0.3)), to_plain(Sampling(steps=9))
+    old = {
+        "classifier": {"name": "embedded:photo", "fingerprint": "c", "dtype": "torch.float16"},
+        "prior": {"name": "embedded", "fingerprint": "p", "dtype": "torch.float16", "tiny": None},
+        "classes": ["dog"],
+        "images_per_class": 2,
+        "tokens": None,
+        "alignment": alignment,
+        "sampling": sampling,
+        "seed": 9,
+        "runtime": "torch",
+        "labels": {"0": "dog"},
+    }
+    file.write_text(json.dumps({"format": "ddis-dataset/1", "config": old, "measured": {}}))
+    found = understand("generate", ["--config", str(file), "--out", "o"], COMMANDS)
+    assert found.command.request == Request(
+        classifier=ClassifierSource(source="embedded:photo"),
+        prior=PriorSource(source="embedded"),
+        method=DDIS(alignment=Alignment(scale=0.3), sampling=Sampling(steps=9)),
+        classes=("dog",),
+        images_per_class=2,
+        seed=9,
+        dtype="float16",
+    )
+    assert found.record["models"]["prior"]["fingerprint"] == "p"
+
+
+def test_the_models_of_a_record_must_be_there_unless_others_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["generate", "--classifier", "embedded:photo", "--classes", "dog", "--json"]
+    few = ["--images-per-class", "1", "--steps", "2", "--device", "cpu"]
+    assert main([*asked, *few, "--out", str(tmp_path / "first")]) == 0
+    file, record = tmp_path / "changed.json", tmp_path / "first" / "run.json"
+    assert main(["generate", "--config", str(record), "--out", str(tmp_path / "again")]) == 0
+    for image in ("images/dog/00000.png", "contact_sheet.png", "manifest.parquet"):
+        assert (tmp_path / "again" / image).read_bytes() == (
+            tmp_path / "first" / image
+        ).read_bytes()
+    changed = json.loads(record.read_text())
+    changed["models"]["classifier"]["fingerprint"] = "0" * 16
+    file.write_text(json.dumps(changed))
+    capsys.readouterr()
+    again = ["generate", "--config", str(file), "--out", str(tmp_path / "other")]
+    assert main(again) == 2
+    assert "the models are not those of the record: classifier.fingerprint is" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "other").exists()
+    assert main([*again, "--classifier", "embedded:sketch"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -134,7 +185,7 @@ def test_a_record_of_a_run_is_a_configuration(tmp_path: Path) -> None:
         ("format: ddis-config/2", "has format 'ddis-config/2', .* another version of ddis"),
         (
             "{format: ddis-dataset/1, config: {}}",
-            "holds no request, expected settings that --print-config wrote",
+            "of version 0.1 and does not tell classifier, method, seed, expected a whole request",
         ),
         ("request: [", "cannot be read .*, expected YAML or JSON"),
         ("[1, 2]", "holds no sections, expected some"),

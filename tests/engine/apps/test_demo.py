@@ -10,13 +10,19 @@ from engine.apps import demo as demo_module
 from engine.apps.demo import ROWS, demo
 from engine.embedded.judge import load_judge
 from engine.errors import ModelError
+from engine.events import Event, Events, Stepped
 from engine.settings import Sampling
 
 
 @pytest.mark.slow
 def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
     steps: list[int] = []
-    report = demo(tmp_path / "demo", "cartoon", images_per_class=1, on_step=steps.append)
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Stepped):
+            steps.append(event.images)
+
+    report = demo(tmp_path / "demo", "cartoon", images_per_class=1, events=Events(watch))
     assert tuple(report["rows"]) == ROWS
     assert sum(steps) == len(ROWS) * 7 * 30
     assert report == json.loads((tmp_path / "demo" / "demo.json").read_text())

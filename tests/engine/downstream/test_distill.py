@@ -14,6 +14,7 @@ from engine.downstream import students
 from engine.downstream.comparison import REPORT
 from engine.downstream.students import keep_student
 from engine.errors import ConfigError, ModelError, OutputError
+from engine.events import Event, Events, Progressed
 
 FEW = {"distillation": Distillation(epochs=2, batch=8), "comparison": Comparison(seeds=2)}
 
@@ -70,15 +71,13 @@ def test_every_student_is_kept_and_loads_again(
 def test_a_cut_comparison_goes_on_to_the_same_report(tmp_path: Path, teacher, make_set) -> None:
     folder = make_set(tmp_path / "ours", 4)
     whole = distill(folder, teacher, "resnet8", out=tmp_path / "whole", **FEW)
-    runs: list[str] = []
 
-    def cut(share: float, name: str) -> None:
-        runs.append(name)
-        if name == "folder, seed 1":
+    def cut(event: Event) -> None:
+        if isinstance(event, Progressed) and event.detail == "folder, seed 1":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        distill(folder, teacher, "resnet8", out=tmp_path / "cut", on_progress=cut, **FEW)
+        distill(folder, teacher, "resnet8", out=tmp_path / "cut", events=Events(cut), **FEW)
     assert not (tmp_path / "cut" / REPORT).exists()
     kept = (tmp_path / "cut/folder/seed-0/model.safetensors").stat().st_mtime_ns
     resumed = distill(folder, teacher, "resnet8", out=tmp_path / "cut", **FEW)
@@ -187,10 +186,11 @@ def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, s
         **FEW,
     )
     assert list(report["rows"]) == ["folder", "plain", "noise"]
-    drawn = read_run(tmp_path / "out" / "plain-images")["config"]
-    made = read_run(tmp_path / "ours")["config"]
-    assert drawn.pop("alignment") is None
-    assert made.pop("alignment") is not None
+    drawn, made = (
+        read_run(folder).facts for folder in (tmp_path / "out" / "plain-images", tmp_path / "ours")
+    )
+    assert (drawn["method"].pop("name"), made["method"].pop("name")) == ("plain", "ddis")
+    assert made["method"].pop("alignment")
     assert drawn == made
     assert report["sets"]["plain"] != report["sets"]["folder"]
     with pytest.raises(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import Alignment, Sampling, generate
+from engine import Sampling, generate
 from engine.apps.cli import main
 from engine.classifiers import load_classifier, save_classifier
 from engine.datasets.manifest import read_manifest
@@ -80,13 +80,13 @@ def test_the_plain_row_is_drawn_where_the_folders_prior_is_there(
         load_classifier(tmp_path / "net", device="cpu"),
         Sampling(steps=2, batch=6),
     )
-    for name, alignment in {"ours": Alignment(), "bare": None}.items():
+    for name, alignment in {"ours": {}, "bare": {"method": "plain"}}.items():
         for _ in generate(
             classifier,
             small_prior_folder,
             None,
             2,
-            alignment=alignment,
+            **alignment,
             sampling=sampling,
             out=tmp_path / name,
         ):
@@ -101,7 +101,7 @@ def test_the_plain_row_is_drawn_where_the_folders_prior_is_there(
         asked = ["distill", str(tmp_path / name), *command, "--out", str(out), *options, "--json"]
         assert main(asked) == 0
         assert list(json.loads(capsys.readouterr().out)["rows"]) == rows
-    assert made_with(tmp_path / "ours0" / "plain-images")["alignment"] is None
+    assert made_with(tmp_path / "ours0" / "plain-images")["method"]["name"] == "plain"
 
 
 def test_the_folder_is_made_first_where_that_is_asked(
@@ -111,7 +111,7 @@ def test_the_folder_is_made_first_where_that_is_asked(
     assert len(list(read_manifest(tmp_path / "made"))) == 2 * len(teacher.labels)
     first = json.loads(capsys.readouterr().out)["rows"]
     assert list(first) == ["folder", "plain", "noise"]
-    assert made_with(tmp_path / "made")["sampling"]["cfg"] == 4
+    assert made_with(tmp_path / "made")["method"]["sampling"]["cfg"] == 4
     assert main(making) == 0  # nothing is left to do
     making[making.index("--images-per-class") + 1] = "3"
     assert main(making) == 2
@@ -131,7 +131,8 @@ def test_a_made_folder_takes_the_options_of_generate(tmp_path: Path, making) -> 
     ]
     assert main([*making, *options]) == 0
     made = made_with(tmp_path / "made")
-    assert (made["sampling"]["cfg"], made["alignment"]["scale"], made["seed"]) == (2, 0.3, 5)
+    method = made["method"]
+    assert (method["sampling"]["cfg"], method["alignment"]["scale"], made["seed"]) == (2, 0.3, 5)
 
 
 @pytest.mark.parametrize(

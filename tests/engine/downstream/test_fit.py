@@ -11,6 +11,7 @@ from engine import Distillation, fit, load_classifier
 from engine.apps.cli import main
 from engine.downstream.fit import FITTING
 from engine.errors import ConfigError, OutputError
+from engine.events import Events
 
 FEW = Distillation(
     epochs=8, batch=8, learning_rate=1e-2, temperature=1.0, soft_labels="manifest", augment=False
@@ -77,7 +78,9 @@ def test_the_same_again_trains_nothing_and_another_is_refused(
     net, few = tmp_path / "net", {"training": FEW, "image_px": 16}
     first = fit(bright_and_dark, net, "resnet8", **few)
     kept = (net / "model.safetensors").stat().st_mtime_ns
-    again = fit(bright_and_dark, net, "resnet8", **few, on_share=lambda _: pytest.fail("it trains"))
+    again = fit(
+        bright_and_dark, net, "resnet8", **few, events=Events(lambda _: pytest.fail("it trains"))
+    )
     assert again == first | {"trained": False}
     with pytest.raises(
         OutputError, match=r"holds something else: seed is 0 there and 1 here\. Expected a new"

@@ -19,6 +19,7 @@ from engine.errors import ConfigError, MissingExtraError, ModelError, OutputErro
 from engine.evaluation.extractors import classifier_extractor, inception_extractor, load_extractor
 from engine.evaluation.images import open_images
 from engine.evaluation.metrics import fid, gaussian
+from engine.events import Event, Events, Progressed
 from engine.types import ImageKey
 
 FEW = Evaluation(neighbours=2, density_neighbours=3, resamples=5, kid_subsets=3, prd_clusters=3)
@@ -75,9 +76,14 @@ def test_a_data_set_is_measured_whole(tmp_path: Path, make_folder, judge) -> Non
                 )
             )
         writer.finish({})
-    steps: list[int] = []
+    steps: list[float] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Progressed):
+            steps.append(event.units)
+
     report = evaluate(
-        tmp_path / "set", "judge", judge, domain="sketch", settings=FEW, on_step=steps.append
+        tmp_path / "set", "judge", judge, domain="sketch", settings=FEW, events=Events(watch)
     )
     assert report["images"] == 8
     assert report["reference_images"] == int((load_judge_domains() == 3).sum())

@@ -94,7 +94,7 @@ def test_kept_images_are_the_same_bytes_under_their_own_names(folder: Path, tmp_
         assert path.read_bytes() == there.read_bytes()
         assert (row.logits == was.logits).all()
         assert row.l_bn == was.l_bn
-    config = json.loads((tmp_path / "kept" / "run.json").read_text())["config"]
+    config = json.loads((tmp_path / "kept" / "run.json").read_text())
     assert config["selected_from"]["classifier"] == {"name": "t"}
     assert config["selection"]["by"] == "energy"
 
@@ -154,7 +154,7 @@ def test_by_share_the_kept_images_together_are_nearer_to_the_teacher(
     classes, sampling = ["dog", "horse"], Sampling(steps=2)
     list(
         generate(
-            teacher, tiny_prior, classes, 6, alignment=None, sampling=sampling, out=tmp_path / "all"
+            teacher, tiny_prior, classes, 6, method="plain", sampling=sampling, out=tmp_path / "all"
         )
     )
     objective = Objective(teacher, Alignment())
@@ -177,7 +177,7 @@ def test_quotas_hold_over_all_chunks(teacher, tiny_prior, tmp_path, monkeypatch)
     classes, sampling = ["dog", "horse"], Sampling(steps=2)
     list(
         generate(
-            teacher, tiny_prior, classes, 8, alignment=None, sampling=sampling, out=tmp_path / "all"
+            teacher, tiny_prior, classes, 8, method="plain", sampling=sampling, out=tmp_path / "all"
         )
     )
     select(tmp_path / "all", tmp_path / "kept", Selection(agreement=False, keep=0.25), teacher)
@@ -203,7 +203,7 @@ def test_the_teacher_that_the_folder_names_is_loaded(
     sampling = Sampling(steps=2)
     list(
         generate(
-            named, tiny_prior, ["dog"], 4, alignment=None, sampling=sampling, out=tmp_path / "all"
+            named, tiny_prior, ["dog"], 4, method="plain", sampling=sampling, out=tmp_path / "all"
         )
     )
     select(tmp_path / "all", tmp_path / "told", Selection(), named)

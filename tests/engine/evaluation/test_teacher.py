@@ -62,7 +62,7 @@ def test_a_data_set_s_own_teacher_agrees_with_its_manifest(
         tiny_prior,
         ["dog", "horse"],
         3,
-        alignment=None,
+        method="plain",
         sampling=Sampling(steps=2),
         out=tmp_path / "set",
     )

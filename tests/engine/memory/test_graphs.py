@@ -13,8 +13,8 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ModelError
 from engine.memory.graphs import EAGER_CALLS, Graphs, eager_because, peak_with_graphs
 from engine.memory.plan import Plan, plan
+from engine.methods import ddis
 from engine.models import Prior
-from engine.runners import job
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 from engine.types import ImageKey
@@ -63,7 +63,7 @@ def classifier(shared_resnet: CifarResNet) -> Classifier:
 def backend(monkeypatch: pytest.MonkeyPatch) -> Replayed:
     """What records in runs, in place of CUDA."""
     found = Replayed()
-    monkeypatch.setattr(job, "backend_of", lambda device: found)
+    monkeypatch.setattr(ddis, "backend_of", lambda device: found)
     return found
 
 
@@ -151,9 +151,10 @@ def test_images_are_the_same_when_unet_and_guidance_are_replayed(
     """Two groups of other classes, prompts and noise, replayed from what the first one recorded."""
     if alignment is None:
         planned = replace(planned, decoder="none", decode_px=0)
-    eager = run(classifier, small_prior, planned, alignment=alignment, graphs=False)
+    guided = {"method": "plain"} if alignment is None else {"alignment": alignment}
+    eager = run(classifier, small_prior, planned, **guided, graphs=False)
     assert backend.recorded == 0
-    found = run(classifier, small_prior, planned, alignment=alignment)
+    found = run(classifier, small_prior, planned, **guided)
     assert backend.recorded == (1 if alignment is None else 2)
     assert backend.replays > 8
     assert found.keys() == eager.keys()

@@ -16,7 +16,7 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, OutputError
 from engine.guidance.domain import judged
-from engine.methods.registry import BASELINES, DDIS
+from engine.methods.registry import METHODS, settings_class
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 from engine.settings.inversion import (
@@ -25,6 +25,7 @@ from engine.settings.inversion import (
     NaturalInversion,
     PlugInInversion,
 )
+from engine.settings.methods import Plain
 
 SHORT: list[InversionSettings] = [
     DeepInversion(batch=3, iterations=2, jitter=1),
@@ -38,7 +39,7 @@ def _no_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a baseline loaded a prior")
 
-    monkeypatch.setattr("engine.runners.job.load_prior", refuse)
+    monkeypatch.setattr("engine.methods.models.load_prior", refuse)
     monkeypatch.setattr("engine.models.load_prior", refuse)
 
 
@@ -101,8 +102,8 @@ def test_the_folder_says_what_made_it_and_what_the_teacher_says(
         assert (row.prompt, row.token) == ("", "")
         assert len(sample.curve) == 2
         assert min(sample.curve) > 0
-    config = json.loads((tmp_path / "set" / "run.json").read_text())["config"]
-    assert config["method"] == {"name": "deepinversion", **asdict(method)}
+    request = json.loads((tmp_path / "set" / "run.json").read_text())["request"]
+    assert request["method"] == {"name": "deepinversion", **asdict(method)}
 
 
 def test_an_image_is_its_seed_and_its_group(classifier: Classifier) -> None:
@@ -149,8 +150,16 @@ def test_a_module_can_be_the_student(classifier: Classifier) -> None:
         ({"method": "ddis", "student": "x"}, "a student is given with method 'ddis'"),
         ({"method": "plain", "student": "x"}, "a student is given with method 'plain'"),
         (
-            {"method": "plain", "tokens": "t.safetensors"},
-            "tokens is given with method 'plain', expected none",
+            {"method": "plain", "alignment": None},
+            "alignment is None, expected settings of guidance: for the prior alone choose",
+        ),
+        (
+            {"method": Plain(), "sampling": Sampling(steps=3)},
+            "sampling is given beside the settings of method 'plain'",
+        ),
+        (
+            {"method": Plain(tokens="a"), "tokens": "b"},
+            "tokens is given beside the settings of method 'plain'",
         ),
         (
             {"method": "plain", "alignment": Alignment(scale=1)},
@@ -169,9 +178,6 @@ def test_what_belongs_to_another_method_is_refused(
     with pytest.raises(ConfigError, match=message):
         generate(classifier, **{"method": SHORT[0], "out": tmp_path / "set", **given})
     assert not (tmp_path / "set").exists()
-    assert list(
-        generate(classifier, method=SHORT[0], images_per_class=1, alignment=None, classes=["dog"])
-    )
 
 
 @pytest.fixture
@@ -200,7 +206,7 @@ def test_the_command_makes_a_folder(
     ]
     assert asked(*options) == 0
     assert json.loads(capsys.readouterr().out)["made_now"] == 7
-    method = json.loads((tmp_path / "set" / "run.json").read_text())["config"]["method"]
+    method = json.loads((tmp_path / "set" / "run.json").read_text())["request"]["method"]
     assert method == {"name": "deepinversion", **asdict(DeepInversion(iterations=2, flip=False))}
     student = ["--student", str(tmp_path / "classifier"), "--deepinversion.competition", "2"]
     assert asked(*options, *student) == 2
@@ -248,6 +254,8 @@ def test_a_mistake_is_one_error(
 
 def test_every_setting_is_an_option() -> None:
     known = {option.flag: option for option in options_of(COMMANDS["generate"])}
-    for name, settings in BASELINES.items():
-        assert {f"{name}.{field.replace('_', '-')}" for field in asdict(settings())} <= {*known}
-    assert {DDIS, *BASELINES} < {*known["method"].choices}
+    for name in METHODS:
+        settings = settings_class(name)()
+        if isinstance(settings, InversionSettings):
+            assert {f"{name}.{field.replace('_', '-')}" for field in asdict(settings)} <= {*known}
+    assert {*METHODS} == {*known["method"].choices}

@@ -1,6 +1,7 @@
 """What does not fit together is refused in words; compute is counted."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -11,8 +12,25 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError
 from engine.memory.count import counting
 from engine.methods.compute import flops_per_image
-from engine.methods.registry import BASELINES, check_fit, settings_of
-from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
+from engine.methods.models import Given, Models
+from engine.methods.registry import METHODS, prepare, resolved, settings_class, settings_of
+from engine.request import Execution, Method, Request
+from engine.settings.inversion import (
+    DeepInversion,
+    InversionSettings,
+    NaturalInversion,
+    PlugInInversion,
+)
+from engine.settings.methods import DDIS, Plain
+
+
+def check_fit(
+    settings: InversionSettings, classifier: Classifier, student: Classifier | None
+) -> None:
+    """Prepare a request with such settings and models."""
+    given = Given(classifier=classifier, student=student)
+    request = Request(method=settings)
+    prepare(request, Models(request, Execution(), given))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +93,7 @@ def test_what_a_method_cannot_do_is_refused(classifier: Classifier) -> None:
         ConfigError,
         match="unknown method 'dream', expected one of 'ddis', 'plain', 'deepinversion'",
     ):
-        settings_of("dream", classifier)
+        settings_of("dream", lambda: classifier)
     with pytest.raises(
         ConfigError, match="'plugin-inversion' has a network in float16, expected float32"
     ):
@@ -92,11 +110,20 @@ def test_what_a_method_cannot_do_is_refused(classifier: Classifier) -> None:
 
 
 def test_a_name_is_the_defaults_for_the_classifiers_images(classifier: Classifier) -> None:
-    for name, settings in BASELINES.items():
-        assert settings_of(name, classifier) == settings()
-        large = replace(classifier, preprocess=Preprocess.squash(224))
-        assert settings_of(name, large) == settings.for_px(224) != settings()
-    assert settings_of(PlugInInversion(copies=3), classifier).copies == 3
+    large = replace(classifier, preprocess=Preprocess.squash(224))
+    for settings in (DeepInversion, PlugInInversion, NaturalInversion):
+        assert settings_of(settings.name, lambda: classifier) == settings()
+        assert settings_of(settings.name, lambda: large) == settings.for_px(224) != settings()
+    assert settings_of(PlugInInversion(copies=3), lambda: classifier).copies == 3
+    for name, expected in (("ddis", DDIS()), ("plain", Plain())):
+        assert settings_of(name, lambda: pytest.fail("not needed")) == expected
+
+
+def test_a_request_and_the_registry_know_the_same_methods() -> None:
+    assert {kind.name: kind for kind in get_args(Method)} == {
+        name: settings_class(name) for name in METHODS
+    }
+    assert all(callable(resolved(line.prepare)) for line in METHODS.values())
 
 
 def test_compute_is_that_of_forward_and_backward_passes(

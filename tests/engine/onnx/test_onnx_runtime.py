@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.apps.cli import main, today
+from engine.apps.cli import main, requests
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, MissingExtraError, ModelError
 from engine.memory.budget import MemoryWarning
+from engine.methods.runtime import default_cache
 from engine.onnx import export
 from engine.onnx.session import Session
 from engine.runners.generate import generate
-from engine.runners.runtime import default_cache
 from engine.settings import Alignment, Sampling
 
 pytest.importorskip("onnxruntime")
@@ -47,7 +47,7 @@ def test_guided_images_are_torchs_and_no_autograd_runs(prior, kinked, cache, tmp
         torch.testing.assert_close(sample.image, wanted[key].image, rtol=0, atol=2e-3)
         assert len(sample.curve) == len(wanted[key].curve) > 0
     assert len(list(read_manifest(tmp_path / "set"))) == 4
-    plain = run(prior, kinked, alignment=None)
+    plain = run(prior, kinked, method="plain")
     assert max((plain[key].image - wanted[key].image).abs().max() for key in plain) > 1e-2
 
 
@@ -64,7 +64,7 @@ def test_the_classifier_gives_its_logits_for_any_batch(prior, kinked, cache):
 def test_the_command_writes_every_graph_and_generate_finds_them(
     prior, kinked, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(today, "load_models", lambda *_: (kinked, prior))
+    monkeypatch.setattr(requests, "load_models", lambda *_: (kinked, prior))
     folder = tmp_path / "graphs"
     assert main(["export-onnx", "--classifier", "x", "--out", str(folder), "--json"]) == 0
     files = [Path(file) for file in json.loads(capsys.readouterr().out)["files"]]

@@ -28,7 +28,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from engine.priors import PipelinePrior, load_prior
+from engine.priors import Prior, load_prior
 
 CLIP_VOCABULARY = 520
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -248,6 +248,6 @@ def pipe(family: Family) -> Any:
 
 
 @pytest.fixture(scope="session")
-def prior(family: Family, pipe: Any) -> PipelinePrior:
+def prior(family: Family, pipe: Any) -> Prior:
     """The family's prior."""
     return load_prior(pipe, call=family.call)

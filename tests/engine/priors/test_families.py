@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.priors import PipelinePrior, load_prior
+from engine.priors import Prior, load_prior
 from engine.sampling.step import next_latents
 
 PROMPTS = ["a dog", "a red cat"]
@@ -18,7 +18,7 @@ def generators(images: int = 2) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(number) for number in range(images)]
 
 
-def own_loop(prior: PipelinePrior, negative: str, cfg: float) -> tuple[Tensor, Tensor]:
+def own_loop(prior: Prior, negative: str, cfg: float) -> tuple[Tensor, Tensor]:
     """Final latents and images."""
     denoise = prior.denoiser(prior.encode(PROMPTS, negative), cfg)
     z = prior.noise(generators(), STEPS)
@@ -53,7 +53,7 @@ def pipelines_loop(
 @pytest.mark.parametrize(("negative", "cfg"), [("", 1.0), ("", 5.0), ("an ugly one", 5.0)])
 @torch.no_grad()
 def test_an_unguided_run_is_the_pipeline_s_own(
-    family: Any, pipe: Any, prior: PipelinePrior, negative: str, cfg: float
+    family: Any, pipe: Any, prior: Prior, negative: str, cfg: float
 ) -> None:
     noise = torch.stack(
         [torch.randn(prior.latent_shape(1)[1:], generator=rng) for rng in generators()]
@@ -97,7 +97,7 @@ def test_the_pipeline_is_left_as_it_was(family: Any, new_pipe: Any) -> None:
             assert theirs.data_ptr() == ours.data_ptr()
 
 
-def test_gradients_reach_the_prompts_and_the_latents_but_no_weight(prior: PipelinePrior) -> None:
+def test_gradients_reach_the_prompts_and_the_latents_but_no_weight(prior: Prior) -> None:
     with torch.no_grad():
         context = prior.encode(PROMPTS, "")
     rows = context.packed().requires_grad_()
@@ -113,7 +113,7 @@ def test_gradients_reach_the_prompts_and_the_latents_but_no_weight(prior: Pipeli
         assert not any(weight.requires_grad for weight in component.module.parameters())
 
 
-def test_a_gradient_is_that_of_finite_differences(prior: PipelinePrior) -> None:
+def test_a_gradient_is_that_of_finite_differences(prior: Prior) -> None:
     with torch.no_grad():
         context = prior.encode(PROMPTS[:1], "")
         z = prior.noise(generators(1), STEPS)
@@ -131,7 +131,7 @@ def test_a_gradient_is_that_of_finite_differences(prior: PipelinePrior) -> None:
 
 @torch.no_grad()
 def test_a_saved_prior_is_loaded_to_the_bit(
-    family: Any, pipe: Any, prior: PipelinePrior, tmp_path: Any
+    family: Any, pipe: Any, prior: Prior, tmp_path: Any
 ) -> None:
     pipe.save_pretrained(tmp_path)
     again = load_prior(tmp_path, device="cpu", call=family.call)
@@ -142,7 +142,7 @@ def test_a_saved_prior_is_loaded_to_the_bit(
 
 
 @torch.no_grad()
-def test_an_image_depends_on_its_own_row_of_context(prior: PipelinePrior) -> None:
+def test_an_image_depends_on_its_own_row_of_context(prior: Prior) -> None:
     """Contexts go by image: parts, other orders, several encodings."""
     context = prior.encode(PROMPTS, "")
     z, step = prior.noise(generators(), STEPS), prior.schedule(STEPS)[1]
@@ -159,7 +159,7 @@ def test_an_image_depends_on_its_own_row_of_context(prior: PipelinePrior) -> Non
 
 
 @torch.no_grad()
-def test_the_branches_of_cfg_can_be_computed_apart(family: Any, prior: PipelinePrior) -> None:
+def test_the_branches_of_cfg_can_be_computed_apart(family: Any, prior: Prior) -> None:
     context = prior.encode(PROMPTS, "blurred")
     z, step = prior.noise(generators(), STEPS), prior.schedule(STEPS)[2]
     both = prior.denoiser(context, 3.0)(z, step).clean
@@ -172,7 +172,7 @@ def test_the_branches_of_cfg_can_be_computed_apart(family: Any, prior: PipelineP
 
 
 @torch.no_grad()
-def test_the_first_step_is_finite_and_so_is_its_unit_of_moves(prior: PipelinePrior) -> None:
+def test_the_first_step_is_finite_and_so_is_its_unit_of_moves(prior: Prior) -> None:
     step = prior.schedule(STEPS)[0]
     z = prior.noise(generators(), STEPS)
     prediction = prior.denoiser(prior.encode(PROMPTS, ""), 2.0)(z, step)
@@ -194,7 +194,21 @@ def test_half_precision_keeps_float32_between_the_networks(family: Any, pipe: An
 
 
 @torch.no_grad()
-def test_shapes_are_known_without_weights(family: Any, pipe: Any, prior: PipelinePrior) -> None:
+def test_a_vae_that_overflows_in_float16_decodes_in_float32(family: Any, new_pipe: Any) -> None:
+    """Only SDXL's; what its pipeline casts for each image is left alone in the pipeline itself."""
+    prior = load_prior(new_pipe.to(torch.float16), call=family.call)
+    assert prior.dtype == torch.float16
+    assert prior.vae.dtype == (torch.float32 if family.name == "sdxl" else torch.float16)
+    z = torch.randn(prior.latent_shape(1))
+    assert prior.vae_latents(z).dtype == torch.float32
+    half = prior.replaced(vae=new_pipe.vae)
+    assert half.vae_latents(z).dtype == torch.float32
+    assert prior.decode(z).isfinite().all()
+    assert new_pipe.vae.dtype == torch.float16
+
+
+@torch.no_grad()
+def test_shapes_are_known_without_weights(family: Any, pipe: Any, prior: Prior) -> None:
     hollow = load_prior(pipe, device="meta", call=family.call)
     assert hollow.device.type == "meta"
     z, images = own_loop_shapes(hollow)
@@ -203,12 +217,12 @@ def test_shapes_are_known_without_weights(family: Any, pipe: Any, prior: Pipelin
     assert hollow.latent_shape(2) == prior.latent_shape(2)
 
 
-def own_loop_shapes(prior: PipelinePrior) -> tuple[torch.Size, torch.Size]:
+def own_loop_shapes(prior: Prior) -> tuple[torch.Size, torch.Size]:
     z, image = own_loop(prior, "", 3.0)
     return z.shape, image.shape
 
 
-def test_its_parts_are_named(family: Any, prior: PipelinePrior) -> None:
+def test_its_parts_are_named(family: Any, prior: Prior) -> None:
     roles = [component.role for component in prior.components()]
     assert roles.count("denoiser") == roles.count("decoder") == 1
     encoders = prior.text_encoders()
@@ -219,7 +233,7 @@ def test_its_parts_are_named(family: Any, prior: PipelinePrior) -> None:
         assert encoder.tokenizer("a dog").input_ids
 
 
-def test_torch_s_own_generator_is_left_alone(prior: PipelinePrior) -> None:
+def test_torch_s_own_generator_is_left_alone(prior: Prior) -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)

@@ -38,7 +38,7 @@ def test_a_third_partys_resnet20_with_the_embedded_prior(
     assert {sample.label for sample in samples} == set(CIFAR10)
     check(samples, 10)
     check_guided(
-        samples, list(generate(classifier, "embedded", None, 1, alignment=None, sampling=SHORT))
+        samples, list(generate(classifier, "embedded", None, 1, method="plain", sampling=SHORT))
     )
     assert (tmp_path / "set" / "images" / "airplane" / "00000.png").is_file()
 
@@ -64,7 +64,7 @@ def test_a_transformers_resnet18_from_a_local_folder(small_prior: Prior, tmp_pat
     assert [sample.label for sample in samples] == names
     check(samples, 4)
     check_guided(
-        samples, list(generate(classifier, small_prior, None, 1, alignment=None, sampling=SHORT))
+        samples, list(generate(classifier, small_prior, None, 1, method="plain", sampling=SHORT))
     )
 
 
@@ -85,7 +85,7 @@ def test_a_timm_network_from_a_local_folder(name: str, small_prior: Prior, tmp_p
     assert [sample.label for sample in samples] == names
     check(samples, 4)
     check_guided(
-        samples, list(generate(classifier, small_prior, None, 1, alignment=None, sampling=SHORT))
+        samples, list(generate(classifier, small_prior, None, 1, method="plain", sampling=SHORT))
     )
 
 
@@ -104,5 +104,5 @@ def test_torchvisions_resnet18(
     assert [sample.label for sample in samples] == names
     check(samples, 1000)
     check_guided(
-        samples, list(generate(classifier, small_prior, names, 1, alignment=None, sampling=SHORT))
+        samples, list(generate(classifier, small_prior, names, 1, method="plain", sampling=SHORT))
     )

@@ -8,13 +8,18 @@ import torch
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.guidance.objective import Objective
+from engine.methods import drawing
 from engine.models import Prior
-from engine.runners import job
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 PAPER = Alignment.paper(2.0)
+
+
+def guided(alignment: Alignment | None) -> dict[str, object]:
+    """Arguments of `generate` for some guidance, or for none."""
+    return {"method": "plain"} if alignment is None else {"alignment": alignment}
 
 
 @pytest.fixture
@@ -33,12 +38,12 @@ def test_generate_fuses_and_its_images_equal_the_references(
 ) -> None:
     def images(settings: Alignment | None) -> torch.Tensor:
         run = generate(
-            classifier, small_prior, None, 1, alignment=settings, sampling=Sampling(steps=5)
+            classifier, small_prior, None, 1, **guided(settings), sampling=Sampling(steps=5)
         )
         return torch.stack([sample.image for sample in run])
 
     plain, fused = images(None), images(alignment)
-    monkeypatch.setattr(job, "Objective", partial(Objective, fused=False))
+    monkeypatch.setattr(drawing, "Objective", partial(Objective, fused=False))
     reference = images(alignment)
     assert (fused - plain).abs().max() > 0.02
     torch.testing.assert_close(fused, reference, atol=1e-3, rtol=0)

@@ -22,8 +22,8 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, GuidanceError, OutputError
 from engine.models import Prior, load_prior
+from engine.runners.asking import asked
 from engine.runners.generate import generate
-from engine.runners.job import prepare
 from engine.sampling.noise import ImageNoise
 from engine.settings import Alignment, Sampling
 from engine.tokens.table import TokenTable, placeholders
@@ -31,6 +31,11 @@ from engine.types import ImageKey
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 SHORT = Sampling(steps=3, batch=4)
+
+
+def guided(alignment: Alignment | None) -> dict[str, object]:
+    """Arguments of `generate` for some guidance, or for none."""
+    return {"method": "plain"} if alignment is None else {"alignment": alignment}
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def test_without_guidance_images_are_those_of_diffusers_to_the_bit(
         prior,
         ["dog", "elephant"],
         2,
-        alignment=alignment,
+        **guided(alignment),
         sampling=Sampling(steps=4, cfg=7.5, eta=eta),
         seed=5,
     )
@@ -105,7 +110,7 @@ def test_guidance_lowers_the_loss_and_changes_the_images(
     def mean_distance(alignment: Alignment | None) -> float:
         samples = list(
             generate(
-                classifier, small_prior, None, 1, alignment=alignment, sampling=Sampling(steps=8)
+                classifier, small_prior, None, 1, **guided(alignment), sampling=Sampling(steps=8)
             )
         )
         return sum(sample.l_bn for sample in samples) / len(samples)
@@ -153,8 +158,7 @@ def test_an_image_depends_on_its_seed_and_not_on_its_neighbours(
 def test_groups_are_even_mixed_and_named_in_the_samples(
     small_prior: Prior, classifier: Classifier
 ) -> None:
-    job = prepare(classifier, small_prior, None, 3, sampling=Sampling(batch=8))
-    groups = job.groups()
+    groups = asked(classifier, small_prior, None, 3, sampling=Sampling(batch=8)).prepare().groups()
     assert [len(group) for group in groups] == [7, 7, 7]
     assert len({key for group in groups for key in group}) == 21
     assert {key.class_index for key in groups[0]} == set(range(7))
@@ -194,7 +198,7 @@ def test_the_folder_holds_images_and_soft_labels(
         assert (tmp_path / "set" / row.path).is_file()
     assert rows[2].prompt == "an elephant"
     record = json.loads((tmp_path / "set" / "run.json").read_text())
-    assert record["config"]["alignment"]["target"] == "clean"
+    assert record["request"]["method"]["alignment"]["target"] == "clean"
     assert record["measured"]["images"] == 4
     assert record["measured"]["peak_bytes"] > 0
     assert (
@@ -246,7 +250,10 @@ def test_a_folder_without_an_image_takes_other_settings(
         == 1
     )
     assert (
-        json.loads((tmp_path / "set" / "run.json").read_text())["config"]["sampling"]["cfg"] == 7.0
+        json.loads((tmp_path / "set" / "run.json").read_text())["request"]["method"]["sampling"][
+            "cfg"
+        ]
+        == 7.0
     )
     assert [
         entry["label"] for entry in json.loads((tmp_path / "set" / "labels.json").read_text())
@@ -275,7 +282,7 @@ def test_tokens_enter_the_prompts_of_their_classes_alone(
         classifier=classifier.fingerprint,
     )
     plain = images_of(
-        classifier, small_prior, ["dog", "elephant"], 1, alignment=None, sampling=SHORT
+        classifier, small_prior, ["dog", "elephant"], 1, method="plain", sampling=SHORT
     )
     samples = list(
         generate(
@@ -284,7 +291,7 @@ def test_tokens_enter_the_prompts_of_their_classes_alone(
             ["dog", "elephant"],
             1,
             tokens=table,
-            alignment=None,
+            method="plain",
             sampling=SHORT,
         )
     )
@@ -345,7 +352,7 @@ def test_skipped_steps_are_written_down_also_of_a_run_that_was_cut(
         ),
         ({"classes": []}, "no class is named"),
         ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**63}, f"seed is {2**63}, expected a whole number from 0 to"),
+        ({"seed": 2**63}, f"seed is {2**63}, expected a whole number from 0 up to"),
         ({"sampling": Sampling(steps=1)}, "sampling has 1 step and alignment is on"),
     ],
     ids=lambda value: str(value)[:30],
@@ -436,7 +443,7 @@ def test_the_prompts_template_is_what_is_drawn_and_written_down(small_prior, cla
     def drawn(prompt: str):
         sampling = replace(SHORT, prompt=prompt)
         return next(
-            generate(classifier, small_prior, ["elephant"], 1, alignment=None, sampling=sampling)
+            generate(classifier, small_prior, ["elephant"], 1, method="plain", sampling=sampling)
         )
 
     styled, plain = drawn("a sketch of {a} {class}"), drawn("{a} {class}")

@@ -14,13 +14,18 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError, OutputError
 from engine.models import Prior
 from engine.models.decoder import decoder_of
-from engine.runners.generate import generate, sample_group
-from engine.runners.job import prepare
+from engine.runners.asking import asked
+from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
 from engine.settings import Alignment, Sampling
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 SHORT = Sampling(steps=3, batch=4)
+
+
+def guided(alignment: Alignment | None) -> dict[str, object]:
+    """Arguments of `generate` for some guidance, or for none."""
+    return {"method": "plain"} if alignment is None else {"alignment": alignment}
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def prior(small_prior: Prior) -> Prior:
 
 
 def image_of(classifier: Classifier, prior: Prior, alignment: Alignment | None) -> Tensor:
-    (sample,) = generate(classifier, prior, ["dog"], 1, alignment=alignment, sampling=SHORT, seed=4)
+    (sample,) = generate(classifier, prior, ["dog"], 1, **guided(alignment), sampling=SHORT, seed=4)
     return sample.image
 
 
@@ -67,8 +72,10 @@ def test_guidance_looks_through_the_decoder_and_at_the_size_that_are_asked_for(
         Alignment(decoder="full"),
         Alignment.paper(),
     ):
-        job = prepare(classifier, prior, ["dog"], 1, alignment=alignment, sampling=SHORT)
-        sizes[alignment] = (job.decoder.kind, job.decoder.px)
+        drawing = asked(
+            classifier, prior, ["dog"], 1, alignment=alignment, sampling=SHORT
+        ).prepare()
+        sizes[alignment] = (drawing.decoder.kind, drawing.decoder.px)
     assert list(sizes.values()) == [("tiny", 16), ("tiny", 32), ("full", 32), ("full", 32)]
     images = [image_of(classifier, prior, alignment) for alignment in list(sizes)[:3]]
     assert set(seen) == {16}  # the classifier's own preprocessing has the last word
@@ -88,18 +95,20 @@ def test_checkpoints_change_no_image(prior: Prior, classifier: Classifier) -> No
 def checkpointed(
     classifier: Classifier, prior: Prior, alignment: Alignment, checkpoint: bool
 ) -> Tensor:
-    job = prepare(classifier, prior, ["dog"], 1, alignment=alignment, sampling=SHORT)
-    job = replace(job, decoder=decoder_of(alignment, prior, classifier.preprocess, checkpoint))
-    return sample_group(job, job.groups()[0])[0].image
+    drawing = asked(classifier, prior, ["dog"], 1, alignment=alignment, sampling=SHORT).prepare()
+    decoder = decoder_of(alignment, prior, classifier.preprocess, checkpoint)
+    drawing = replace(drawing, decoder=decoder)
+    return drawing.make(drawing.groups()[0])[0].image
 
 
 def test_the_decoder_is_part_of_what_a_run_depends_on(
     tmp_path: Path, prior: Prior, small_prior: Prior, classifier: Classifier
 ) -> None:
     list(generate(classifier, prior, ["dog"], 1, sampling=SHORT, out=tmp_path / "set"))
-    config = json.loads((tmp_path / "set" / "run.json").read_text())["config"]
-    assert (config["alignment"]["decoder"], config["alignment"]["decode_px"]) == ("auto", 0)
-    assert config["prior"]["tiny"] != small_prior.describe()["tiny"] is None
+    record = json.loads((tmp_path / "set" / "run.json").read_text())
+    alignment = record["request"]["method"]["alignment"]
+    assert (alignment["decoder"], alignment["decode_px"]) == ("auto", 0)
+    assert record["models"]["prior"]["tiny"] != small_prior.describe()["tiny"] is None
     folder = tmp_path / "set"
     with pytest.raises(OutputError, match=r'alignment\.decoder is "auto" there and "full" here'):
         generate(

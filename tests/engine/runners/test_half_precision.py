@@ -12,10 +12,10 @@ from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError
 from engine.guidance.gradient import finite_gradient
+from engine.methods.drawing import Drawing
 from engine.models import Prior, load_prior
 from engine.networks.frozen import named_dtype
-from engine.runners.generate import sample_group
-from engine.runners.job import Job, prepare
+from engine.runners.asking import asked
 from engine.settings import Alignment, Sampling
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -31,8 +31,8 @@ def load(folder: Path, network: nn.Module, dtype: str) -> tuple[Classifier, Prio
     return classifier, load_prior(folder, device="cpu", dtype=dtype)
 
 
-def images_of(job: Job) -> Tensor:
-    return torch.stack([sample.image for sample in sample_group(job, job.groups()[0])])
+def images_of(drawing: Drawing) -> Tensor:
+    return torch.stack([sample.image for sample in drawing.make(drawing.groups()[0])])
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -43,18 +43,18 @@ def test_guided_images_and_gradients_are_near_those_of_float32(
     z = torch.randn(2, 4, 4, 4)
     for name in ("float32", dtype):
         classifier, prior = load(tiny_prior_folders["v_prediction"], tiny_resnet, name)
-        job = prepare(
+        drawing = asked(
             classifier,
             prior,
             ["dog", "horse"],
             1,
             alignment=WEAK,
             sampling=Sampling(steps=3, cfg=2.0),
-        )
-        guidance = job.guidance(job.groups()[0])
+        ).prepare()
+        guidance = drawing.guidance(drawing.groups()[0])
         assert (guidance.scale > 1) == (name == "float16")
         _, grad, _ = finite_gradient(partial(guidance.descend, z), guidance.scale)
-        found[name] = images_of(job), grad
+        found[name] = images_of(drawing), grad
     (images, grad), (half_images, half_grad) = found["float32"], found[dtype]
     assert images.dtype == half_images.dtype == half_grad.dtype == torch.float32
     assert half_images.isfinite().all()
@@ -107,10 +107,10 @@ def test_what_comes_out_holds_no_graph(tiny_prior: Prior, tiny_resnet: CifarResN
     classifier = load_classifier(
         tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
     )
-    job = prepare(classifier, tiny_prior, ["dog"], 1, sampling=Sampling(steps=3))
+    drawing = asked(classifier, tiny_prior, ["dog"], 1, sampling=Sampling(steps=3)).prepare()
     seen: list[Tensor] = []
     with torch.enable_grad():
-        (sample,) = sample_group(job, job.groups()[0], lambda _, clean: seen.append(clean))
+        (sample,) = drawing.make(drawing.groups()[0], on_clean=lambda _, clean: seen.append(clean))
     assert not any(x.requires_grad for x in (sample.image, sample.logits, *seen))
     parts = (tiny_prior.unet, tiny_prior.vae, tiny_prior.text_encoder, classifier.network)
     assert not any(

@@ -18,7 +18,7 @@ from engine.memory.micro_batch import OutOfMemoryError
 from engine.memory.plan import Plan, plan
 from engine.models import Prior
 from engine.runners.learn_tokens import learn_tokens
-from engine.settings import Alignment, Sampling, TokenLearning
+from engine.settings import Sampling, TokenLearning
 
 DRAWN = TokenLearning(
     epochs=1,
@@ -49,7 +49,7 @@ def rows_of(
     classifier: Classifier, prior: Prior, learning: TokenLearning = DRAWN, **settings: object
 ) -> Tensor:
     table = learn_tokens(
-        classifier, prior, ["dog", "horse"], learning, Alignment(), SAMPLING, seed=3, **settings
+        classifier, prior, ["dog", "horse"], learning, sampling=SAMPLING, seed=3, **settings
     )
     return table.rows
 

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from torch import nn
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.errors import ConfigError, MissingExtraError, OutputError
+from engine.events import EpochEnded, Event, Events
 from engine.models import Prior, load_prior
 from engine.runners.generate import generate
-from engine.runners.learn_tokens import _resumed, learn_tokens
+from engine.runners.learn_tokens import learn_tokens
+from engine.runners.token_record import resumed
 from engine.settings import Alignment, Sampling, TokenLearning
-from engine.tokens.state import ON_DEVICE, TokenEpoch, initial_rows
+from engine.tokens.state import ON_DEVICE, initial_rows
 from engine.tokens.table import TokenTable, load_tokens, read_tensors
 
 LABELS = ("dog", "elephant")
@@ -38,6 +41,20 @@ SAMPLING = Sampling(steps=2, cfg=5.0, batch=4)
 
 class Stop(Exception):
     """Where a test cuts a run."""
+
+
+def at_epochs(watch: Callable[[EpochEnded], object]) -> Events:
+    """A stream of which `watch` sees the epochs alone."""
+
+    def see(event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            watch(event)
+
+    return Events(see)
+
+
+def cut(epoch: EpochEnded) -> None:
+    raise Stop
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +100,7 @@ def weights(prior: Prior) -> dict[str, torch.Tensor]:
 def test_sd21_s_architecture_learns_and_stays_as_it_was(tmp_path, classifier, tiny_prior_folder):
     prior = load_prior(tiny_prior_folder, device="cpu")
     before, seen = weights(prior), []
-    table = learned(classifier, prior, tmp_path / "t.safetensors", on_progress=seen.append)
+    table = learned(classifier, prior, tmp_path / "t.safetensors", events=at_epochs(seen.append))
     start = initial_rows(prior, (0, 1), LABELS, "class name", 5)
     moved = (table.rows - start).abs()
     assert table.names == ("<ddis-dog>", "<ddis-elephant>")
@@ -111,15 +128,11 @@ CHEAP = replace(
 
 def test_a_run_that_goes_on_has_its_rows_on_the_device(tmp_path, classifier, small_prior):
     out = tmp_path / "cut.safetensors"
-
-    def cut(epoch: TokenEpoch) -> None:
-        raise Stop
-
     with pytest.raises(Stop):
-        learned(classifier, small_prior, out, on_progress=cut)
+        learned(classifier, small_prior, out, events=at_epochs(cut))
     progress = out.with_name(f"{out.name}.progress")
     _, facts = read_tensors(progress)
-    state = _resumed(progress, facts["run"], torch.device("meta"))
+    state = resumed(progress, facts["run"], torch.device("meta"))
     assert {getattr(state, name).device.type for name in ON_DEVICE} == {"meta"}
     assert state.rows.requires_grad
     assert state.epochs.tolist() == [1, 1]
@@ -143,15 +156,12 @@ def test_a_run_cut_after_any_epoch_ends_at_the_same_bytes(
     embedding = small_prior.text_encoder.get_input_embeddings()
     out = tmp_path / "cut.safetensors"
 
-    def cut(epoch: TokenEpoch) -> None:
-        raise Stop
-
     for _ in range(learning.epochs + (learning.check_images > 0)):
         with pytest.raises(Stop):
-            learned(classifier, small_prior, out, on_progress=cut)
+            learned(classifier, small_prior, out, events=at_epochs(cut))
         assert small_prior.text_encoder.get_input_embeddings() is embedding
         assert not out.exists()
-    learned(classifier, small_prior, out, on_progress=cut)
+    learned(classifier, small_prior, out, events=at_epochs(cut))
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "cut.safetensors",
@@ -164,18 +174,15 @@ def test_another_run_s_file_is_refused_and_a_finished_one_returned(
 ):
     out = tmp_path / "t.safetensors"
 
-    def cut(epoch: TokenEpoch) -> None:
-        raise Stop
-
     with pytest.raises(Stop):
-        learned(classifier, small_prior, out, on_progress=cut)
+        learned(classifier, small_prior, out, events=at_epochs(cut))
     with pytest.raises(
         OutputError,
         match=r"seed is 5 there and 6 here. Expected the same settings .*: use them, or",
     ):
         learned(classifier, small_prior, out, seed=6)
     table = learned(classifier, small_prior, out)
-    again = learned(classifier, small_prior, out, on_progress=cut)
+    again = learned(classifier, small_prior, out, events=at_epochs(cut))
     assert again.fingerprint == table.fingerprint
     with pytest.raises(OutputError, match=r"learning.epochs is 2 there and 3 here"):
         learn_tokens(
@@ -196,14 +203,14 @@ def test_a_class_that_passes_without_a_token_has_none(classifier, small_prior):
     easy = TokenLearning(
         epochs=1, images_per_epoch=2, target_accuracy=0.0, init="a", check_images=0
     )
-    seen: list[TokenEpoch] = []
+    seen: list[EpochEnded] = []
     table = learn_tokens(
         classifier,
         small_prior,
         learning=easy,
-        alignment=None,
+        method="plain",
         sampling=SAMPLING,
-        on_progress=seen.append,
+        events=at_epochs(seen.append),
     )
     passing = {epoch.class_index for epoch in seen if epoch.epoch == 0 and epoch.accuracy > 0}
     assert passing
@@ -220,7 +227,7 @@ def test_domain_weight_and_augmentation_reach_the_rows(classifier, small_prior):
             classifier,
             small_prior,
             learning=replace(LEARNING, epochs=1, **changes),
-            alignment=None,
+            method="plain",
             sampling=SAMPLING,
             seed=5,
         ).rows
@@ -243,7 +250,7 @@ def test_a_float16_prior_learns_as_a_float32_one_does(classifier, tiny_prior, ti
     settings = replace(LEARNING, epochs=1, gradient="drawn", steps=4, updates_per_trajectory=1)
     half = load_prior(tiny_prior_folders["epsilon"], device="cpu", dtype="float16")
     moves = [
-        learn_tokens(flat, prior, learning=settings, alignment=None, sampling=SAMPLING, seed=5).rows
+        learn_tokens(flat, prior, learning=settings, method="plain", sampling=SAMPLING, seed=5).rows
         - start
         for prior in (tiny_prior, half)
     ]
@@ -258,7 +265,7 @@ def test_the_table_tells_what_each_class_cost(tmp_path, classifier, small_prior)
     )
     out = tmp_path / "t.safetensors"
     table = learn_tokens(
-        classifier, small_prior, learning=paper, alignment=None, sampling=SAMPLING, out=out
+        classifier, small_prior, learning=paper, method="plain", sampling=SAMPLING, out=out
     )
     assert {
         number: (end.unet_forward, end.unet_backward) for number, end in table.training.items()

@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from engine.classifiers import load_classifier
+from engine.events import Event, Events, Stepped
 from engine.models import load_prior
 from engine.runners import learn_tokens as learning_job
 from engine.runners import start_word
-from engine.runners.job import prepare
+from engine.runners.asking import asked
 from engine.runners.learn_tokens import learn_tokens
-from engine.runners.start_word import IMAGES_PER_CLASS, LOOKED_AT, WORD_SEED, best_word
+from engine.runners.start_word import IMAGES_PER_CLASS, LOOKED_AT, TRIAL, WORD_SEED, best_word
+from engine.runners.token_source import LEARNING_IMAGES
 from engine.runners.trial import Trial
 from engine.settings import Alignment, Sampling, TokenLearning
+from engine.settings.methods import Plain
 from engine.tokens.state import initial_rows
 
 WORDS = TokenLearning().styles
@@ -25,41 +28,42 @@ def seen_as(l_bn: float, cross_entropy: float = 0.0) -> Trial:
 
 def test_a_classifier_of_sketches_starts_from_sketched() -> None:
     """On the embedded models, where the difference is large: L_BN of the other styles is ten times as high."""
-    job = prepare(
+    drawing = asked(
         "embedded:sketch",
         "embedded",
         ["elephant", "guitar"],
-        alignment=None,
+        method="plain",
         sampling=Sampling(steps=6),
-    )
-    assert best_word(job, WORDS) == "sketched"
+    ).prepare()
+    assert best_word(drawing, WORDS) == "sketched"
 
 
 def test_images_are_plain_few_and_under_the_job_s_own_prompt(monkeypatch) -> None:
-    job = prepare(
+    drawing = asked(
         "embedded:photo",
         alignment=Alignment(),
         sampling=Sampling(steps=2, prompt="an image of {a} {class}"),
-    )
-    many = replace(job, classes=tuple(range(7)) * 100)
+    ).prepare()
+    many = replace(drawing, classes=tuple(range(7)) * 100)
     seen = []
 
-    def observe(job, on_step):
-        seen.append(job)
+    def observe(drawing, events, task):
+        seen.append(drawing)
         return seen_as(l_bn=4.0 - len(seen))
 
     monkeypatch.setattr(start_word, "observe", observe)
     assert best_word(many, ["painted", "sketched"]) == "sketched"
-    assert [job.prompt_of(1) for job in seen] == [
+    assert [drawing.prompt_of(1) for drawing in seen] == [
         "an image of an elephant",
         "an image of an painted elephant",
         "an image of an sketched elephant",
     ]
     assert all(
-        len(job.classes) <= LOOKED_AT and job.images_per_class == IMAGES_PER_CLASS for job in seen
+        len(drawing.classes) <= LOOKED_AT and drawing.request.images_per_class == IMAGES_PER_CLASS
+        for drawing in seen
     )
-    assert all(job.alignment is None and not job.joint for job in seen)
-    assert {job.seed for job in seen} == {many.seed + WORD_SEED}
+    assert all(drawing.alignment is None and not drawing.joint for drawing in seen)
+    assert {drawing.seed for drawing in seen} == {many.seed + WORD_SEED}
     assert best_word(many, ["alone"]) == "alone"
     assert len(seen) == 3
 
@@ -87,13 +91,13 @@ def test_a_word_that_leads_away_from_the_domain_is_none_to_start_from(
         f"a{style} dog": seen_as(*values)
         for style, *values in zip(("", " painted", " sketched"), l_bn, cross_entropy, strict=True)
     }
-    monkeypatch.setattr(start_word, "observe", lambda job, on_step: found[job.prompt_of(0)])
-    job = prepare("embedded:photo", alignment=None, sampling=Sampling(steps=2))
-    assert best_word(job, ["painted", "sketched"]) == word
+    monkeypatch.setattr(start_word, "observe", lambda drawing, *_: found[drawing.prompt_of(0)])
+    drawing = asked("embedded:photo", method="plain", sampling=Sampling(steps=2)).prepare()
+    assert best_word(drawing, ["painted", "sketched"]) == word
 
 
 def test_every_token_starts_from_the_word(monkeypatch) -> None:
-    monkeypatch.setattr(learning_job, "best_word", lambda job, words, on_trial: words[1])
+    monkeypatch.setattr(learning_job, "best_word", lambda drawing, words, events: words[1])
     learning = TokenLearning(
         epochs=1,
         images_per_epoch=1,
@@ -109,7 +113,11 @@ def test_every_token_starts_from_the_word(monkeypatch) -> None:
     prior = load_prior("embedded")
     classifier = load_classifier("embedded:photo")
     table = learn_tokens(
-        classifier, prior, ["dog", "house"], learning, None, Sampling(steps=2, batch=2)
+        classifier,
+        prior,
+        ["dog", "house"],
+        learning,
+        method=Plain(sampling=Sampling(steps=2, batch=2)),
     )
     start = initial_rows(prior, (0, 5), classifier.labels, "cartoon", 0)
     assert torch.allclose(table.rows, start, atol=1e-4)
@@ -135,16 +143,18 @@ def test_the_trial_is_told_step_by_step_and_counted_by_class(cfg, monkeypatch) -
     )
     tried, learned = [], []
 
+    def watch(event: Event) -> None:
+        if isinstance(event, Stepped):
+            {TRIAL: tried, LEARNING_IMAGES: learned}[event.task].append(event.images)
+
     def costs(learning: TokenLearning) -> list[int]:
         table = learn_tokens(
             "embedded:photo",
             "embedded",
             ["dog", "house"],
             learning,
-            None,
-            Sampling(steps=2, cfg=cfg, batch=4),
-            on_step=lambda step, of: learned.append(len(of)),
-            on_trial=lambda step, of: tried.append(len(of)),
+            method=Plain(sampling=Sampling(steps=2, cfg=cfg, batch=4)),
+            events=Events(watch),
         )
         return [end.unet_forward for end in table.training.values()]
 

@@ -14,10 +14,10 @@ from engine.classifiers.base import frozen_classifier
 from engine.errors import ConfigError
 from engine.guidance.objective import Objective
 from engine.memory.micro_batch import MicroBatches
+from engine.methods.drawing import Drawing
 from engine.runners import trial as trying
 from engine.runners import tune as tuning
-from engine.runners.generate import sample_group
-from engine.runners.job import prepare
+from engine.runners.asking import asked
 from engine.runners.tune import TUNING_SEED, ScaleTrial, try_scale
 
 FEW = Sampling(steps=2, batch=3)
@@ -42,7 +42,7 @@ def test_the_least_sum_of_log_l_bn_and_cross_entropy_wins(
 ) -> None:
     """Short steps leave L_BN high, long ones the cross-entropy: neither alone decides."""
     made = {0.1: trial(0.1, 8.0, 0.2), 0.4: trial(0.4, 1.0, 0.5), 0.8: trial(0.8, 0.9, 2.0)}
-    monkeypatch.setattr(tuning, "try_scale", lambda job, _: made[job.alignment.scale])
+    monkeypatch.setattr(tuning, "try_scale", lambda drawing, _: made[drawing.alignment.scale])
     found = tune(
         teacher, small_prior, ["dog"], scales=(0.8, 0.1, 0.4, 0.4), sampling=FEW, images_per_class=2
     )
@@ -55,7 +55,7 @@ def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch
     """With views that show the image itself: L_BN of all images together, whatever groups they came in."""
     monkeypatch.setattr(trying, "augmented", lambda images, _: images)
     alignment = Alignment(scale=0.3)
-    job = prepare(
+    drawing = asked(
         teacher,
         small_prior,
         ["dog", "horse"],
@@ -63,9 +63,9 @@ def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch
         alignment=alignment,
         sampling=FEW,
         seed=TUNING_SEED,
-    )
-    assert len(job.groups()) == 3
-    found = try_scale(job)
+    ).prepare()
+    assert len(drawing.groups()) == 3
+    found = try_scale(drawing)
     samples = list(
         generate(
             teacher,
@@ -93,13 +93,15 @@ def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch
 
 def test_a_trial_in_parts_is_the_whole_one(teacher, tiny_prior, monkeypatch) -> None:
     """As where memory is scarce: the classifier never sees more than two images at once."""
-    job = prepare(teacher, tiny_prior, ["dog", "horse"], 3, sampling=FEW, seed=TUNING_SEED)
-    whole = trying.observe(job)
-    monkeypatch.setattr(trying, "sample_group", lambda *_: made.pop(0))
-    made = [sample_group(job, group) for group in job.groups()]
+    drawing = asked(
+        teacher, tiny_prior, ["dog", "horse"], 3, sampling=FEW, seed=TUNING_SEED
+    ).prepare()
+    whole = trying.observe(drawing)
+    made = [drawing.make(group) for group in drawing.groups()]
+    monkeypatch.setattr(Drawing, "make", lambda *_, **__: made.pop(0))
     sizes: list[int] = []
     hook = teacher.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    found = trying.observe(replace(job, parts=MicroBatches({"decode": 2})))
+    found = trying.observe(replace(drawing, parts=MicroBatches({"decode": 2})))
     hook.remove()
     assert set(sizes) == {1, 2}
     assert found.images == whole.images == 6
@@ -124,10 +126,12 @@ def test_its_images_are_not_those_that_the_scale_then_makes(teacher, small_prior
         )
         == found
     )
-    job = prepare(teacher, small_prior, ["dog"], 2, alignment=found.alignment, sampling=FEW, seed=3)
+    drawing = asked(
+        teacher, small_prior, ["dog"], 2, alignment=found.alignment, sampling=FEW, seed=3
+    ).prepare()
     chosen = next(one for one in found.trials if one.scale == found.alignment.scale)
-    assert try_scale(job) != chosen
-    assert ImageKey(0, 0) in job.groups()[0]
+    assert try_scale(drawing) != chosen
+    assert ImageKey(0, 0) in drawing.groups()[0]
 
 
 @pytest.mark.parametrize("scales", [(), (0.2,), (0.2, 0.2), (0.0, 0.2), (-1, 2)])
@@ -174,7 +178,8 @@ def test_the_command_says_how_to_use_what_it_found(
         images=2, l_bn=1.0, cross_entropy=1.0, recognised=1.0, agreement=1.0, scale=0.2
     )
     monkeypatch.setattr(
-        "engine.runners.tune.try_scale", lambda job, *_: replace(trial, scale=job.alignment.scale)
+        "engine.runners.tune.try_scale",
+        lambda drawing, *_: replace(trial, scale=drawing.alignment.scale),
     )
     command = [
         "tune",

@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.apps.cli import today
-from engine.apps.cli.command import Call, Command, Task, local
+from engine.apps.cli.command import Call, Command, local
 from engine.settings.fields import setting
-from engine.settings.sampling import Sampling
-from engine.settings.tokens import TokenLearning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,22 +22,10 @@ class Demo(Command):
     out: Path = local("folder", "FOLDER", default=Path("out/demo"))
 
     def run(self, call: Call) -> dict[str, Any]:
-        from engine.apps.demo import ROWS, demo
-        from engine.embedded.train.data import CLASSES
+        from engine.apps.demo import demo
 
-        learning = {}
-        if self.learn:
-            learning = today.learning_callbacks(call, TokenLearning(), CLASSES, len(CLASSES))
-        steps = Task(call.events, "image-steps")
-        steps.expect(len(ROWS) * len(CLASSES) * self.images_per_class * Sampling().steps)
         report = demo(
-            self.out,
-            self.domain,
-            self.images_per_class,
-            self.learn,
-            self.seed,
-            steps.advance,
-            **learning,
+            self.out, self.domain, self.images_per_class, self.learn, self.seed, call.events
         )
         self._tell(report, call)
         return report

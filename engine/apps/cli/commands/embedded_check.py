@@ -21,15 +21,9 @@ class EmbeddedCheck(Command):
     seed: int = setting(0, "seed of the samples")
 
     def run(self, call: Call) -> dict[str, Any]:
-        from engine.apps.check_embedded import GOALS, PAIRS, check_embedded
+        from engine.apps.check_embedded import GOALS, check_embedded
 
-        with call.task("prompts", len(PAIRS)) as task:
-            report = check_embedded(
-                self.data,
-                self.images_per_prompt,
-                self.seed,
-                lambda prompt: task.advance(detail=prompt),
-            )
+        report = check_embedded(self.data, self.images_per_prompt, self.seed, call.events)
         lines = [
             [name, "not measured" if value is None else f"{value:.3g}", f">= {GOALS[name]:g}"]
             for name, value in report["measures"].items()

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from engine.apps.cli import today
+from engine.apps.cli import requests
 from engine.apps.cli.command import Call, Command, local, needed
 from engine.request import Execution, Request
 from engine.settings.evaluation import Evaluation
@@ -67,18 +67,17 @@ class Evaluate(Command):
         extractor = load_extractor(
             self.features, self.execution.device, weights=self.inception_weights, **network
         )
-        with call.task("images and resamples", None) as task:
-            report = evaluate(
-                self.folder,
-                self.reference,
-                extractor,
-                domain=self.domain,
-                settings=self.evaluation,
-                statistics=self.statistics,
-                moments_only=self.moments_only,
-                classifier=classifier,
-                on_step=task.advance,
-            )
+        report = evaluate(
+            self.folder,
+            self.reference,
+            extractor,
+            domain=self.domain,
+            settings=self.evaluation,
+            statistics=self.statistics,
+            moments_only=self.moments_only,
+            classifier=classifier,
+            events=call.events,
+        )
         columns = ["metric", "value", f"{report['level']:.0%} from", "to"]
         lines = [[call.in_flags(word) for word in line] for line in _lines(report)]
         call.screen.table(_title(report), columns, lines, result=True)
@@ -105,7 +104,7 @@ class Evaluate(Command):
         shared = self.features == f"{CLASSIFIER}{source.source}"
         own = shared or not self.features.startswith(CLASSIFIER)
         bare = type(source)(source=source.source)
-        classifier = today.load_teacher(source if own else bare, self.execution)
+        classifier = requests.load_teacher(source if own else bare, self.execution)
         return classifier, network if shared or not own else {}
 
 

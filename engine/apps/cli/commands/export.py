@@ -24,6 +24,6 @@ class Export(Command):
     def run(self, call: Call) -> dict[str, Any]:
         from engine.datasets.webdataset import export_webdataset
 
-        shards = export_webdataset(self.folder, self.out, self.images_per_shard)
+        shards = export_webdataset(self.folder, self.out, self.images_per_shard, call.events)
         call.screen.say(f"{len(shards)} shards in {self.out}")
         return {"shards": [str(path) for path in shards]}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.apps.cli import today
+from engine.apps.cli import requests
 from engine.apps.cli.command import MODELS, PRIORS, Call, Command, needed, paper, preset
 from engine.request import Execution, Request
 
@@ -33,18 +33,13 @@ class ExportOnnx(Command):
         return paper(given, method)
 
     def run(self, call: Call) -> dict[str, Any]:
-        from engine.models.decoder import decoder_of
+        from engine.guidance.decoder import decoder_of
         from engine.onnx.export import export_all
 
-        classifier, prior = today.load_models(self.request, self.execution)
-        alignment = today.guidance_of(self.request)
+        classifier, prior = requests.load_models(self.request, self.execution)
+        alignment = requests.guidance_of(self.request)
         decoder = decoder_of(alignment, prior, classifier.preprocess) if alignment else None
-        files = export_all(
-            prior,
-            classifier,
-            alignment,
-            decoder,
-            self.out,
-            lambda file: call.screen.say(str(file)),
-        )
+        files = export_all(prior, classifier, alignment, decoder, self.out, call.events)
+        for file in files:
+            call.screen.say(str(file))
         return {"files": [str(file) for file in files]}

@@ -48,19 +48,18 @@ class Fit(Command):
     def run(self, call: Call) -> dict[str, Any]:
         from engine.downstream.fit import fit
 
-        with call.task("share of training", 1) as task:
-            report = fit(
-                self.folder,
-                self.out,
-                self.architecture,
-                image_px=self.image_px,
-                test=self.test,
-                domain=self.domain,
-                training=self.fitting,
-                seed=self.seed,
-                device=self.execution.device,
-                on_share=task.advance,
-            )
+        report = fit(
+            self.folder,
+            self.out,
+            self.architecture,
+            image_px=self.image_px,
+            test=self.test,
+            domain=self.domain,
+            training=self.fitting,
+            seed=self.seed,
+            device=self.execution.device,
+            events=call.events,
+        )
         for line in self._told(report):
             call.screen.say(line)
         return report

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.apps.cli import today
+from engine.apps.cli import requests
 from engine.apps.cli.command import (
     MODELS,
     RESUMES,
@@ -69,9 +69,9 @@ class Generate(Command):
     def run(self, call: Call) -> dict[str, Any]:
         if self.over_generate is not None:
             return self._over_generate(call, self.over_generate)
-        job = today.job_of(self.request, self.execution, call)
-        total = len(job.classes) * job.images_per_class
-        made = today.write_images(job, self.out, call)
+        prepared = requests.prepare(self.request, self.execution, call)
+        total = len(prepared.labels) * self.request.images_per_class
+        made = requests.write_images(prepared, self.out, call)
         sheet = self.out / "contact_sheet.png"
         call.screen.say(
             f"{total} images in {self.out}, {made} of them made now. Contact sheet: {sheet}"
@@ -86,7 +86,8 @@ class Generate(Command):
     def _over_generate(self, call: Call, factor: float) -> dict[str, Any]:
         """Make more images than are asked for in a folder beside `out`, and keep the better ones of each class."""
         from engine.datasets.dataset import open_dataset
-        from engine.evaluation.select import select, selection_config
+        from engine.evaluation.select import select, selected_from
+        from engine.runners.local import made_by
 
         wanted = self.request.images_per_class
         number = round(factor * wanted)
@@ -98,15 +99,12 @@ class Generate(Command):
         out = self.out.resolve()
         every = out.with_name(f"{out.name}-all")
         request = replace(self.request, images_per_class=number)
-        job = today.job_of(request, self.execution, call)
+        prepared = requests.prepare(request, self.execution, call)
         selection = Selection(keep=wanted / number)
-        labels = {str(index): label for index, label in job.labels.items()}
-        config = selection_config(job.describe() | {"labels": labels}, selection)
-        with open_dataset(self.out, config, job.labels):
+        with open_dataset(self.out, selected_from(made_by(prepared), selection), prepared.labels):
             pass  # refuses now what it would refuse once all images are made
-        made = today.write_images(job, every, call)
-        with call.task("images kept", wanted * len(job.classes)) as task:
-            report = select(every, self.out, selection, job.classifier, task.advance)
+        made = requests.write_images(prepared, every, call)
+        report = select(every, self.out, selection, prepared.classifier, call.events)
         sheet = self.out / "contact_sheet.png"
         call.screen.say(
             f"{report['images']} images in {every}, {made} of them made now; the better {report['kept']} in "

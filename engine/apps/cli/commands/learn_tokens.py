@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.apps.cli import today
+from engine.apps.cli import requests
 from engine.apps.cli.command import (
     MODELS,
     PRIORS,
@@ -18,6 +18,7 @@ from engine.apps.cli.command import (
     preset,
 )
 from engine.errors import ConfigError
+from engine.facts import facts_of
 from engine.request import Execution, Request
 from engine.settings.tokens import TokenLearning
 
@@ -67,23 +68,18 @@ class LearnTokens(Command):
         from engine.runners.learn_tokens import learn_tokens
         from engine.tokens.textual_inversion import export_textual_inversion
 
-        request, learning = self.request, self.learning_of(call)
-        classifier, prior = today.load_models(request, self.execution)
-        classes = len(request.classes or classifier.labels)
+        method = replace(requests.drawing(self.request), tokens=None)
         table = learn_tokens(
-            classifier,
-            prior,
-            request.classes,
-            learning,
-            today.guidance_of(request),
-            today.drawing(request).sampling,
-            request.seed,
-            self.out,
+            replace(self.request, method=method, student=None, runtime="torch"),
+            learning=self.learning_of(call),
+            device=self.execution.device,
             memory=self.execution.memory,
             attention=self.execution.attention,
-            **today.learning_callbacks(call, learning, classifier.labels, classes),
+            out=self.out,
+            events=call.events,
         )
-        trainings = {classifier.labels[place]: one for place, one in table.training.items()}
+        labels = facts_of(table.run)["classes"]
+        trainings = dict(zip(labels, table.training.values(), strict=True))
         columns = "class, start, outcome, epochs, recognised, loss, UNet forward, backward"
         rows = [_row(label, training) for label, training in trainings.items()]
         call.screen.table(f"Tokens in {self.out}", columns.split(", "), rows)
@@ -100,7 +96,7 @@ class LearnTokens(Command):
 
         Raises ConfigError where it came with another number for learning, which would leave it without effect.
         """
-        steps = today.drawing(self.request).sampling.steps
+        steps = requests.drawing(self.request).sampling.steps
         if "request.method.sampling.steps" not in call.given:
             return self.learning
         if "learning.steps" in call.given and self.learning.steps not in (0, steps):

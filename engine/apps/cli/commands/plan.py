@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.apps.cli import today
+from engine.apps.cli import requests
 from engine.apps.cli.command import MODELS, PRIORS, Call, Command, paper, preset
 from engine.request import Execution, Request
 from engine.settings.fields import setting
@@ -55,7 +55,7 @@ class Plan(Command):
     def run(self, call: Call) -> dict[str, Any]:
         from engine.memory.budget import in_words
 
-        planned = today.plan_of(self.request, self.execution, self.image_px)
+        planned = requests.plan_of(self.request, self.execution, self.image_px)
         fits = {
             phase: str(number or "does not fit") for phase, number in planned.micro_batch.items()
         }

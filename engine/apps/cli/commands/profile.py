@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.apps.cli import today
+from engine.apps.cli import requests
 from engine.apps.cli.command import MODELS, Call, Command, local, paper, preset
 from engine.request import Execution, Request
 from engine.settings.fields import setting
@@ -37,15 +37,15 @@ class Profile(Command):
     def run(self, call: Call) -> dict[str, Any]:
         from engine.memory.profile import profile_step
 
-        classifier, prior = today.load_models(self.request, self.execution)
-        alignment = today.guidance_of(self.request)
+        classifier, prior = requests.load_models(self.request, self.execution)
+        alignment = requests.guidance_of(self.request)
         assert alignment is not None
         found = profile_step(
             prior,
             classifier,
             self.images,
             alignment,
-            today.drawing(self.request).sampling,
+            requests.drawing(self.request).sampling,
             self.trace,
         )
         whole = found.milliseconds["step"]

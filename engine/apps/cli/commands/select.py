@@ -52,8 +52,7 @@ class Select(Command):
             classifier = load_classifier(source.source, **network)
         elif self.selection.by == "l_bn_share":
             classifier = load_teacher(self.folder, **network)
-        with call.task("images", None) as task:
-            report = select(self.folder, self.out, self.selection, classifier, task.advance)
+        report = select(self.folder, self.out, self.selection, classifier, call.events)
         call.screen.say(
             f"{report['kept']} of {report['images']} images in {self.out}; the teacher recognises "
             f"{report['recognised_kept']} of them, of all {report['recognised']}."

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.apps.cli import today
+from engine.apps.cli import requests
 from engine.apps.cli.command import MODELS, Call, Command, paper, preset
 from engine.errors import ConfigError
 from engine.request import Execution, Request
@@ -42,8 +42,8 @@ class Tune(Command):
     def run(self, call: Call) -> dict[str, Any]:
         from engine.runners.tune import SCALES, tune
 
-        method = today.drawing(self.request)
-        alignment = today.guidance_of(self.request)
+        method = requests.drawing(self.request)
+        alignment = requests.guidance_of(self.request)
         assert alignment is not None
         if "request.method.alignment.scale" in call.given:
             raise ConfigError(
@@ -55,27 +55,19 @@ class Tune(Command):
                 "raw steps are in units of a classifier's own gradient and there are no --scales, expected some: no "
                 "list suits all classifiers. Name scales over several powers of ten."
             )
-        classifier, prior = today.load_models(self.request, self.execution)
-        scales = self.scales or SCALES
-        classes = len(self.request.classes or classifier.labels)
-        with call.task("images", len(set(scales)) * classes * self.images_per_class) as task:
-
-            def tried(trial: "ScaleTrial") -> None:
-                task.advance(0, f"scale {trial.scale:g}: score {trial.score:.2f}")
-
-            found = tune(
-                classifier,
-                prior,
-                self.request.classes,
-                method.tokens,
-                alignment,
-                method.sampling,
-                scales,
-                self.images_per_class,
-                self.request.seed,
-                tried,
-                lambda _, clean: task.advance(len(clean) / method.sampling.steps),
-            )
+        classifier, prior = requests.load_models(self.request, self.execution)
+        found = tune(
+            classifier,
+            prior,
+            self.request.classes,
+            tokens=method.tokens,
+            alignment=alignment,
+            sampling=method.sampling,
+            scales=self.scales or SCALES,
+            images_per_class=self.images_per_class,
+            seed=self.request.seed,
+            events=call.events,
+        )
         columns = "scale, L_BN of views, cross-entropy of views, score, recognised, in every view"
         best = found.alignment.scale
         call.screen.table(

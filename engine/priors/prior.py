@@ -24,9 +24,10 @@ from engine.priors.roles import (
     text_encoders_of,
 )
 from engine.priors.steps import Step, check_scheduler
+from engine.priors.vae import decoded
 
 
-class PipelinePrior:
+class Prior:
     """A frozen pipeline. It shares the networks it is given and changes neither them nor the pipeline.
 
     Args:
@@ -70,11 +71,11 @@ class PipelinePrior:
 
     @property
     def device(self) -> torch.device:
-        return self.network.device
+        return self._calls.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.network.dtype
+        return self._calls.dtype
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -99,16 +100,16 @@ class PipelinePrior:
         """The text encoders that tokens can be added to."""
         return text_encoders_of(self.pipe)
 
-    def replaced(self, **parts: Any) -> "PipelinePrior":
+    def replaced(self, **parts: Any) -> "Prior":
         """A twin with some components or tokenizers replaced, by name; `tiny` is the tiny decoder."""
         tiny = parts.pop(TINY, self.tiny)
         pipe = copy.copy(self.pipe)
         pipe.__dict__.update(parts)  # past its __setattr__, which registers what it is given
-        return PipelinePrior(pipe, self.name, tiny=tiny, call=self.call, mark=self.fingerprint)
+        return Prior(pipe, self.name, tiny=tiny, call=self.call, mark=self.fingerprint)
 
-    def called_with(self, **call: Any) -> "PipelinePrior":
+    def called_with(self, **call: Any) -> "Prior":
         """A twin with other arguments of the pipeline's call, such as height and width."""
-        return PipelinePrior(
+        return Prior(
             self.pipe, self.name, tiny=self.tiny, call=self.call | call, mark=self.fingerprint
         )
 
@@ -162,9 +163,6 @@ class PipelinePrior:
         clamp=False leaves out the last clamp, which would cut the gradient of every saturated pixel:
         images then stray a little from [0, 1].
         """
-        latents = self.vae_latents(z).to(self.vae.dtype)
-        pixels = self.vae.decode(latents, return_dict=False)[0]
-        if pixels.dim() == 5:  # (N, 3, 1, H, W): a VAE that can do videos
-            pixels = pixels[:, :, 0]
+        pixels = decoded(self.vae, self.vae_latents(z).to(self.vae.dtype))
         images = pixels.to(z.dtype) * 0.5 + 0.5
         return images.clamp(0, 1) if clamp else images

@@ -1,18 +1,18 @@
-"""What computes a job's networks: torch, or ONNX Runtime."""
+"""What computes the networks of a request: torch, or ONNX Runtime."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.errors import ConfigError
+from engine.guidance.decoder import GuidanceDecoder
 from engine.guidance.gradient import Scale
-from engine.models import Prior
-from engine.models.decoder import GuidanceDecoder
+from engine.priors import Prior
 from engine.settings import Alignment
 
 Runtime = Literal["torch", "onnx"]
@@ -38,10 +38,6 @@ def engines(
     With "onnx" the graphs are exported into `cache`, unless they are there. The graph of guidance takes whole batches:
     where a budget or memory has room for a part alone, autograd makes the same gradient in parts.
     """
-    if runtime not in get_args(Runtime):
-        raise ConfigError(
-            f"runtime is {runtime!r}, expected one of {', '.join(map(repr, get_args(Runtime)))}: choose one of these."
-        )
     if runtime == "torch":
         return prior, None
     if prior.dtype == torch.bfloat16 or classifier.dtype == torch.bfloat16:

@@ -14,8 +14,8 @@ from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.errors import ModelError
-from engine.models.decoder import Decoder
 from engine.networks.frozen import seeded
+from engine.priors.vae import Decoder
 
 PREFIX = "arch:"
 CLIP_VOCABULARY = 49_408

@@ -8,9 +8,9 @@ from diffusers import AutoencoderTiny
 from safetensors import SafetensorError
 
 from engine.errors import ModelError, brief
-from engine.models.decoder import Decoder, downscale
 from engine.networks.hub import HUB_ID, fetch
 from engine.networks.quiet import quiet
+from engine.priors.vae import Decoder, downscale
 
 FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 """What diffusers and transformers raise for files that are missing or broken."""

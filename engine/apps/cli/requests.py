@@ -1,0 +1,144 @@
+"""What commands have in common that carry a request out: its models, its images, its plan."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engine.apps.cli.command import Call
+from engine.request import ClassifierSource, Execution, Request
+from engine.settings.alignment import Alignment
+from engine.settings.inversion import InversionSettings
+from engine.settings.methods import DDIS, Plain
+from engine.settings.plain import from_plain, to_plain
+
+if TYPE_CHECKING:
+    from engine.classifiers import Classifier
+    from engine.memory.plan import Plan as MemoryPlan
+    from engine.methods.base import Prepared
+    from engine.priors import Prior
+
+Sized = TypeVar("Sized", bound=InversionSettings)
+FLAG_OF = {
+    "classifier": "request.classifier.source",
+    "prior": "request.prior.source",
+    "student": "request.student.source",
+    "tokens": "request.method.tokens",
+}
+"""The path of the flag that names another model than a record does."""
+
+
+def guidance_of(request: Request) -> Alignment | None:
+    """The guidance of a method that draws with a prior, None for the plain prior."""
+    return request.method.alignment if isinstance(request.method, DDIS) else None
+
+
+def drawing(request: Request) -> DDIS | Plain:
+    """The method, where it draws with a prior: the commands that ask offer no other."""
+    assert isinstance(request.method, DDIS | Plain)
+    return request.method
+
+
+def load_models(request: Request, execution: Execution) -> "tuple[Classifier, Prior]":
+    """The classifier and the prior of a request."""
+    from engine.methods.models import Models
+
+    models = Models(request, execution)
+    return models.classifier, models.prior
+
+
+def load_teacher(source: ClassifierSource, execution: Execution) -> "Classifier":
+    """The classifier of a source, in float32."""
+    from engine.methods.models import Models
+
+    return Models(Request(classifier=source), execution).classifier
+
+
+def prepare(request: Request, execution: Execution, call: Call) -> "Prepared":
+    """The images of a request, with its models loaded and everything checked."""
+    from engine.methods.models import NOTHING, Given, Models
+    from engine.runners.local import LocalRunner
+
+    given = NOTHING
+    if isinstance(request.method, InversionSettings):
+        classifier = Models(request, execution).classifier
+        given = Given(classifier=classifier)
+        request = replace(request, method=sized(request.method, classifier, call.explicit))
+    expected = {
+        name: identity
+        for name, identity in (call.record or {}).get("models", {}).items()
+        if FLAG_OF.get(name) not in call.given
+    }
+    return LocalRunner(execution=execution, given=given, expected=expected).prepare(request)
+
+
+def sized(method: Sized, classifier: "Classifier", explicit: Mapping[str, Any]) -> Sized:
+    """An inversion's settings for the size of the classifier's images, but for those that were given."""
+    given = explicit.get("request", {}).get("method", {})
+    values = to_plain(type(method).for_px(classifier.input_px)) | dict(given)
+    return from_plain(type(method), values, "request.method")
+
+
+def write_images(prepared: "Prepared", out: Path, call: Call) -> int:
+    """Write what is missing of a folder. Returns how many images that were."""
+    from engine.runners.local import LocalRunner
+
+    return sum(1 for _ in LocalRunner(out, events=call.events).images(prepared))
+
+
+def write_folder(
+    request: Request, execution: Execution, classifier: "Classifier", out: Path, call: Call
+) -> None:
+    """Write the images of a request, whose classifier is loaded, or what is missing of them: of all its classes."""
+    from engine.methods.models import Given
+    from engine.runners.local import LocalRunner
+
+    request = Request(
+        classifier=request.classifier,
+        prior=request.prior,
+        method=request.method,
+        images_per_class=request.images_per_class,
+        seed=request.seed,
+    )
+    for _ in LocalRunner(out, execution, call.events, Given(classifier=classifier)).run(request):
+        pass
+
+
+def plan_of(request: Request, execution: Execution, image_px: int | None) -> "MemoryPlan":
+    """How the images of a request fit into the memory of an execution. The prior's weights are not loaded."""
+    from engine.classifiers import load_classifier
+    from engine.memory.plan import device_of, plan
+    from engine.networks.frozen import named_dtype
+    from engine.priors import load_prior
+
+    device = device_of(None, execution.memory, execution.device)
+    dtype = named_dtype(request.dtype, device)
+    prior = load_prior(
+        request.prior.source,
+        variant=request.prior.variant,
+        revision=request.prior.revision,
+        device="meta",
+        dtype=dtype,
+        tiny=request.prior.tiny_decoder,
+    )
+    classifier = load_classifier(
+        request.classifier.source,
+        architecture=request.classifier.architecture,
+        labels=request.classifier.labels,
+        device="meta" if request.classifier.source.startswith("arch:") else "cpu",
+        dtype=dtype,
+        statistics=request.classifier.statistics,
+    )
+    sampling = drawing(request).sampling
+    return plan(
+        prior,
+        classifier,
+        execution.memory,
+        image_px,
+        batch=sampling.batch,
+        alignment=guidance_of(request),
+        sampling=sampling,
+        device=device,
+        attention=execution.attention,
+        graphs=execution.graphs,
+    )

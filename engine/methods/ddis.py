@@ -1,0 +1,117 @@
+"""Methods `ddis` and `plain`: a request for drawn images, made ready.
+
+`plain` is the prior alone: settings without alignment. With tokens it is CAT without DAG.
+"""
+
+from engine.classifiers.base import class_numbers
+from engine.errors import ConfigError
+from engine.guidance.decoder import decoder_of
+from engine.guidance.objective import Objective, check_statistics
+from engine.memory.apply import plan_of
+from engine.memory.budget import AUTO
+from engine.memory.graphs import Graphs, backend_of, graphed_descend, graphed_prior
+from engine.memory.layout import lay_out
+from engine.memory.micro_batch import MicroBatches
+from engine.methods.drawing import Drawing, settings_of
+from engine.methods.models import Models
+from engine.methods.runtime import engines
+from engine.request import Execution, Request
+from engine.settings import AUTO_ATTENTION, TokenLearning
+
+
+def prepare(
+    request: Request,
+    models: Models,
+    execution: Execution,
+    learning: TokenLearning | None = None,
+) -> Drawing:
+    """Load classifier and prior and check them and all settings against each other.
+
+    learning: what the plan must have room for as well, where tokens are learned; images_per_class is then an epoch's.
+    """
+    settings = settings_of(request)
+    alignment, sampling = settings.alignment, settings.sampling
+    _check_settings(request, models)
+    classifier = models.classifier
+    classes = class_numbers(classifier, request.classes)
+    check_statistics(classifier, alignment)
+    prior = models.prior
+    tokens = models.tokens(settings.tokens)
+    prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
+    _check_runtime(request, models, execution)
+    memory = models.given.plan or execution.memory
+    plan = plan_of(
+        memory if request.runtime == "torch" else None,
+        prior,
+        classifier,
+        min(sampling.batch, len(classes) * request.images_per_class),
+        alignment,
+        sampling,
+        learning,
+        execution.attention,
+        execution.graphs,
+    )
+    if plan is not None:
+        lay_out(plan.channels_last, prior, classifier)
+    checkpoint = plan is not None and "guidance" in plan.checkpoint
+    decoder = decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None
+    prior, descend = engines(
+        request.runtime, prior, classifier, alignment, decoder, execution.onnx_cache
+    )
+    replayed = None
+    if execution.graphs and plan is not None and not plan.eager_because:
+        replayed = Graphs(backend_of(prior.device))
+        prior = graphed_prior(prior, replayed)
+        if alignment is not None and decoder is not None:
+            descend = graphed_descend(replayed, Objective(classifier, alignment, decoder))
+    return Drawing(
+        request=request,
+        classifier=classifier,
+        prior=prior,
+        classes=classes,
+        tokens=tokens,
+        decoder=decoder,
+        plan=plan,
+        parts=MicroBatches(
+            plan.micro_batch if plan else None, replayed.release if replayed else lambda: False
+        ),
+        descend=descend,
+    )
+
+
+def _check_settings(request: Request, models: Models) -> None:
+    """Raise ConfigError for what makes no sense whatever the models are."""
+    settings = settings_of(request)
+    if request.student is not None or models.given.student is not None:
+        raise ConfigError(
+            f"a student is given with method {settings.name!r}, expected none: it is for adaptive DeepInversion. Leave "
+            "it out, or pass method=DeepInversion(competition=10)."
+        )
+    if settings.alignment is not None and settings.sampling.steps < 2:
+        raise ConfigError(
+            "sampling has 1 step and alignment is on, expected at least 2 steps: the last step is never guided, so "
+            "nothing would be. Raise the steps, or choose method 'plain'."
+        )
+
+
+def _check_runtime(request: Request, models: Models, execution: Execution) -> None:
+    """Raise ConfigError for what the chosen runtime cannot use."""
+    if request.runtime == "torch" and execution.onnx_cache is not None:
+        raise ConfigError(
+            f"onnx_cache is {execution.onnx_cache!r} with runtime 'torch', expected runtime 'onnx': torch exports no "
+            "graph. Leave the folder out, or choose that runtime."
+        )
+    if request.runtime == "torch":
+        return
+    planned = models.given.plan is not None
+    if planned or execution.memory != AUTO:
+        memory = "a plan" if planned else repr(execution.memory)
+        raise ConfigError(
+            f"memory is {memory} with runtime 'onnx', expected 'auto': ONNX Runtime allocates by itself. Leave the "
+            "budget out, or use runtime 'torch'."
+        )
+    if execution.attention != AUTO_ATTENTION:
+        raise ConfigError(
+            f"attention is {execution.attention!r} with runtime 'onnx', expected 'auto': ONNX Runtime has its own. "
+            "Leave it out, or use runtime 'torch'."
+        )

@@ -1,0 +1,224 @@
+"""Images that a prior draws, guided by a classifier or not: the part that `ddis` and `plain` share.
+
+Images are drawn in groups. With batch statistics the images of a group share their moments, so which images are in it
+is a pure function of the request, stands in each manifest row, and is the unit of resuming.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from engine.classifiers import Classifier
+from engine.events import SILENT, Events, Stepped
+from engine.guidance.decoder import GuidanceDecoder
+from engine.guidance.domain import judged
+from engine.guidance.gradient import loss_scale
+from engine.guidance.move import Guidance, Unguided, guided
+from engine.guidance.objective import Objective
+from engine.memory.apply import applied
+from engine.memory.micro_batch import MicroBatches, denoise_in_parts
+from engine.memory.plan import Plan
+from engine.methods.base import members, mixed_groups
+from engine.methods.runtime import Descend
+from engine.priors import Context, Prior, Step
+from engine.prompts import class_prompt
+from engine.request import Request
+from engine.sampling.loop import OnStep, sample
+from engine.sampling.noise import ImageNoise
+from engine.settings import Alignment, Sampling
+from engine.settings.methods import DDIS, Plain
+from engine.tokens.attached import attached
+from engine.tokens.table import TokenTable
+from engine.types import ImageKey, Sample
+
+IMAGES = "images"
+"""The task whose steps drawing reports."""
+
+
+def settings_of(request: Request) -> DDIS | Plain:
+    """The method's settings of a request for drawn images."""
+    return cast(DDIS | Plain, request.method)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawing:
+    """A request for drawn images with its models loaded and checked; see `engine.methods.base.Prepared`.
+
+    decoder: what guidance sees the latents through; None without guidance. plan: None where batches stay whole. parts:
+    how many images go at once now, which a run out of memory makes fewer. descend: what guidance descends with where
+    that is not autograd, run as it is.
+    """
+
+    request: Request
+    classifier: Classifier
+    prior: Prior
+    classes: tuple[int, ...]
+    tokens: TokenTable | None = None
+    decoder: GuidanceDecoder | None = None
+    plan: Plan | None = None
+    parts: MicroBatches = field(default_factory=MicroBatches)
+    descend: Descend | None = None
+
+    @property
+    def alignment(self) -> Alignment | None:
+        return settings_of(self.request).alignment
+
+    @property
+    def sampling(self) -> Sampling:
+        return settings_of(self.request).sampling
+
+    @property
+    def seed(self) -> int:
+        return self.request.seed
+
+    @property
+    def labels(self) -> dict[int, str]:
+        return {number: self.classifier.labels[number] for number in self.classes}
+
+    @property
+    def device(self) -> torch.device:
+        return self.prior.device
+
+    @property
+    def joint(self) -> bool:
+        return self.alignment is not None and self.alignment.statistics == "batch"
+
+    def asking(self, **changes: Any) -> "Drawing":
+        """The same models, asked for something else: `changes` are fields of the request."""
+        return replace(self, request=replace(self.request, **changes))
+
+    def token_of(self, class_index: int) -> str:
+        """The placeholder in the prompt of a class, "" where it has none."""
+        return self.tokens.name_of(class_index) if self.tokens is not None else ""
+
+    def prompt_of(self, class_index: int) -> str:
+        """The prompt of a class."""
+        label, token = self.classifier.labels[class_index], self.token_of(class_index)
+        return class_prompt(label, token, self.sampling.prompt)
+
+    def guidance(self, keys: Sequence[ImageKey]) -> Guidance:
+        """Fresh guidance for the group of these images."""
+        if self.alignment is None or (decoder := self.decoder) is None:
+            return Unguided()
+        classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
+        return guided(
+            Objective(self.classifier, self.alignment, decoder),
+            self.alignment,
+            classes,
+            loss_scale(decoder.vae.dtype, self.classifier.dtype),
+            partial(self.parts.attempt, "guidance"),
+            None if self.descend is None else partial(self.descend, classes=classes),
+        )
+
+    def groups(self) -> list[list[ImageKey]]:
+        """The images of the request in groups of nearly equal size, classes mixed."""
+        return mixed_groups(self.classes, self.request.images_per_class, self.sampling.batch)
+
+    def identities(self) -> dict[str, Any]:
+        """Name and fingerprint of classifier and prior, and the fingerprint of the tokens, as JSON values."""
+        return {
+            "classifier": self.classifier.describe(),
+            "prior": self.prior.describe(),
+            "tokens": None if self.tokens is None else self.tokens.fingerprint,
+        }
+
+    def encoded(self, prompts: Sequence[str], prior: Prior) -> Context:
+        """The context of prompts, in parts, with the negative prompt where CFG asks for it."""
+        negative = None if self.sampling.cfg == 1 else self.sampling.negative_prompt
+        return Context.join(
+            self.parts.split("text", partial(prior.encode, negative=negative), prompts)
+        )
+
+    def make(
+        self,
+        keys: Sequence[ImageKey],
+        events: Events = SILENT,
+        on_clean: OnStep | None = None,
+        task: str = IMAGES,
+    ) -> list[Sample]:
+        """Draw the images of one group together.
+
+        on_clean: called after each step with it and the clean latents that it went towards. task: whose steps are
+        reported.
+        """
+        prior, classifier, sampling, parts = self.prior, self.classifier, self.sampling, self.parts
+        prompts = [self.prompt_of(key.class_index) for key in keys]
+        guidance = self.guidance(keys)
+        noise = ImageNoise(self.seed, keys, prior.latent_shape(1)[1:], prior.device)
+        watch = reporting(events, task, guidance, on_clean)
+        parts.events = events
+        with torch.no_grad(), applied(self.plan, prior) as phase:
+            with (
+                phase("text"),
+                attached(prior, self.tokens) if self.tokens else nullcontext(prior) as speaking,
+            ):
+                different = list(dict.fromkeys(prompts))
+                context = self.encoded(different, speaking)
+                context = context[[different.index(prompt) for prompt in prompts]]
+            with phase("sampling"):
+                denoise = guidance.before(denoise_in_parts(prior, context, sampling.cfg, parts))
+                schedule = prior.schedule(sampling.steps)
+                z = prior.noise(noise.generators, sampling.steps)
+                z = sample(z, denoise, schedule, guidance.move, watch, sampling.eta, noise)
+            with phase("decode"):
+                finished = parts.split("decode", partial(_finished, prior, classifier), z)
+        images, logits, distances = (torch.cat(values) for values in zip(*finished, strict=True))
+        guidance.check()
+        curves: list[tuple[float, ...]] = [()] * len(keys)
+        skipped = guidance.skipped or [0] * len(keys)
+        if guidance.curve:
+            curves = [
+                tuple(row) for row in torch.stack(guidance.curve).expand(-1, len(keys)).T.tolist()
+            ]
+        confidence = logits.softmax(1)
+        group = members(keys) if self.joint else ""
+        return [
+            Sample(
+                key=key,
+                label=classifier.labels[key.class_index],
+                seed=self.seed,
+                prompt=prompts[row],
+                token=self.token_of(key.class_index),
+                image=images[row].float().cpu(),
+                logits=logits[row].float().cpu(),
+                l_bn=distances[row].item(),
+                confidence=confidence[row, key.class_index].item(),
+                group=group,
+                curve=curves[row],
+                skipped=skipped[row],
+            )
+            for row, key in enumerate(keys)
+        ]
+
+
+def reporting(
+    events: Events,
+    task: str,
+    guidance: Guidance | None = None,
+    on_clean: OnStep | None = None,
+) -> OnStep:
+    """What the sampler calls after each step so that the step is reported, with the loss that guidance measured."""
+    measured = 0
+
+    def report(step: Step, clean: Tensor) -> None:
+        nonlocal measured
+        loss = None
+        if events.losses and guidance is not None and len(guidance.curve) > measured:
+            measured = len(guidance.curve)
+            loss = guidance.curve[-1].mean().item()
+        if on_clean is not None:
+            on_clean(step, clean)
+        events.emit(Stepped(task, len(clean), step.index, step.total, loss))
+
+    return report
+
+
+def _finished(prior: Prior, classifier: Classifier, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Images of finished latents, and what `judged` says of them."""
+    images = prior.decode(z)
+    return images, *judged(classifier, images)

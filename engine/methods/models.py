@@ -1,0 +1,104 @@
+"""The models that a request names, each loaded when a method first asks for it, or handed over as an object."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from engine.classifiers import Classifier, load_classifier
+from engine.errors import ConfigError
+from engine.memory.plan import Plan
+from engine.priors import Prior, load_prior
+from engine.request import OBJECT, Execution, Request
+from engine.tokens.files import load_tokens
+from engine.tokens.table import TokenTable, check_fit
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Given:
+    """Objects that take the place of what a request names, and of a plan for its execution."""
+
+    classifier: Classifier | nn.Module | None = None
+    prior: Prior | None = None
+    student: Classifier | nn.Module | None = None
+    tokens: TokenTable | None = None
+    plan: Plan | None = None
+
+
+NOTHING = Given()
+
+
+class Models:
+    """The models of one request. What is not asked for is not loaded."""
+
+    def __init__(
+        self, request: Request, execution: Execution = Execution(), given: Given = NOTHING
+    ) -> None:
+        self.request, self.execution, self.given = request, execution, given
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        if isinstance(self.given.classifier, Classifier):
+            return self.given.classifier
+        named = self.request.classifier
+        return load_classifier(
+            self.given.classifier or loadable("classifier", named.source),
+            architecture=named.architecture,
+            labels=named.labels,
+            device=self.execution.device,
+            dtype=self.request.dtype,
+            statistics=named.statistics,
+        )
+
+    @cached_property
+    def prior(self) -> Prior:
+        if self.given.prior is not None:
+            return self.given.prior
+        named = self.request.prior
+        return load_prior(
+            loadable("prior", named.source),
+            variant=named.variant,
+            revision=named.revision,
+            device=self.classifier.device,
+            dtype=self.request.dtype,
+            tiny=named.tiny_decoder,
+        )
+
+    @cached_property
+    def student(self) -> Classifier | None:
+        """A network of the same classes; one that is given as a module reads images as the classifier does."""
+        given, named = self.given.student, self.request.student
+        if isinstance(given, Classifier) or named is None:
+            return given if isinstance(given, Classifier) else None
+        return load_classifier(
+            given or loadable("student", named.source),
+            architecture=named.architecture,
+            labels=named.labels or self.classifier.labels,
+            preprocess=self.classifier.preprocess if isinstance(given, nn.Module) else None,
+            device=self.classifier.device,
+            dtype=self.request.dtype,
+            statistics=named.statistics,
+        )
+
+    def tokens(self, named: str | None) -> TokenTable | None:
+        """The token table of a file, or the one that was handed over; it fits the prior and the classifier."""
+        if self.given.tokens is not None:
+            check_fit(self.given.tokens, self.prior, self.classifier)
+            return self.given.tokens
+        if named is None:
+            return None
+        return load_tokens(loadable("token table", named), self.prior, self.classifier)
+
+
+def loadable(what: str, source: str) -> str:
+    """The source of a model. Raises ConfigError where a request names an object that is not there, or nothing."""
+    if source.startswith(OBJECT):
+        raise ConfigError(
+            f"the {what} of the request is {source!r}, expected a source that can be loaded: it was handed over as an "
+            "object. Hand it over again (Given), or name where it can be loaded from."
+        )
+    if not source:
+        raise ConfigError(
+            f"the request names no {what}, expected a source, such as 'embedded:photo': name one."
+        )
+    return source

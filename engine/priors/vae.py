@@ -1,0 +1,47 @@
+"""What the engine asks of VAEs, and what it knows of those of Stable Diffusion."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import Tensor
+
+Decoder: TypeAlias = AutoencoderKL | AutoencoderTiny
+
+TILE = ("tile_latent_min_size", "tile_sample_min_size")
+
+
+def downscale(vae: Decoder) -> int:
+    """How many pixels of the image's side make one latent."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def decoded(vae: Any, latents: Tensor) -> Tensor:
+    """Latents as the VAE takes them, unscaled -> pixels (N, 3, H, W) in about [-1, 1]. Differentiable."""
+    pixels = vae.decode(latents, return_dict=False)[0]
+    return (
+        pixels[:, :, 0] if pixels.dim() == 5 else pixels
+    )  # (N, 3, 1, H, W): one that can do videos
+
+
+@contextmanager
+def decoding_in_parts(vae: Any, slices: bool = False, tile: int = 0) -> Iterator[None]:
+    """Inside the block `vae.decode` takes one image at a time and, of a full VAE, overlapping tiles of `tile` latents.
+
+    Tiles are blended, and seen in the image a little. A tiny autoencoder takes none: they would assume 8 px a latent.
+    A VAE of another class is left as it is.
+    """
+    tiled = isinstance(vae, AutoencoderKL)
+    names = ("use_slicing", "use_tiling", *(TILE if tiled else ()))
+    before = {name: getattr(vae, name) for name in names if hasattr(vae, name)}
+    if "use_slicing" in before:
+        vae.use_slicing = vae.use_slicing or slices
+    if tile and tiled:
+        vae.use_tiling = True
+        vae.tile_latent_min_size, vae.tile_sample_min_size = tile, tile * downscale(vae)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(vae, name, value)

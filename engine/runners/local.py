@@ -1,0 +1,134 @@
+"""Runs in this process, one group after the other."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.datasets.dataset import open_dataset
+from engine.datasets.run_record import differences
+from engine.errors import ModelError
+from engine.events import SILENT, Events, ImageMade
+from engine.facts import with_names_of
+from engine.memory.measure import peak_bytes
+from engine.methods.base import Prepared
+from engine.methods.drawing import IMAGES
+from engine.methods.models import NOTHING, Given, Models
+from engine.methods.registry import prepare
+from engine.request import Execution, Request
+from engine.types import Sample
+
+
+class LocalRunner:
+    """Makes images in this process; see `engine.runners.base.Runner`.
+
+    Args:
+        out: folder of the data set; one that holds a part of the same run is resumed. None keeps nothing.
+        execution: memory, device, attention: how, and never which.
+        events: where the run reports, and by which it is cancelled.
+        given: objects in place of models that a request names.
+        expected: identities that the models must have, as a run.json holds them under "models".
+    """
+
+    def __init__(
+        self,
+        out: str | Path | None = None,
+        execution: Execution = Execution(),
+        events: Events = SILENT,
+        given: Given = NOTHING,
+        expected: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.out = out
+        self.execution = execution
+        self.events = events
+        self.given = given
+        self.expected = expected
+
+    def run(self, request: Request) -> Iterator[Sample]:
+        """Make what a request asks for: load, check, then make images as the iterator is read."""
+        return self.images(self.prepare(request))
+
+    def prepare(self, request: Request) -> Prepared:
+        """Load the models of a request and check everything but the folder."""
+        prepared = prepare(request, Models(request, self.execution, self.given), self.execution)
+        if self.expected is not None:
+            check_models(self.expected, prepared.identities())
+        return prepared
+
+    def images(self, prepared: Prepared) -> Iterator[Sample]:
+        """The images of a request that is prepared. The folder is checked now."""
+        if self.out is None:
+            return self._kept_nowhere(prepared)
+        with open_dataset(self.out, made_by(prepared), prepared.labels):
+            pass  # refuses now what it would refuse at the first image
+        return self._written(prepared, self.out)
+
+    def _kept_nowhere(self, prepared: Prepared) -> Iterator[Sample]:
+        groups = prepared.groups()
+        with self.events.task(IMAGES, sum(map(len, groups))) as task:
+            for group in groups:
+                for image in prepared.make(group, self.events):
+                    self.events.emit(reported(image))
+                    yield image
+            task.peak_bytes = peak_bytes(prepared.device)
+
+    def _written(self, prepared: Prepared, out: str | Path) -> Iterator[Sample]:
+        """Write what is missing of the folder, yielding each image once it is on the disk."""
+        with open_dataset(out, made_by(prepared), prepared.labels) as writer:
+            groups = prepared.groups()
+            lacking = [
+                (group, [key for key in group if key not in writer.done]) for group in groups
+            ]
+            begun = [
+                (group if prepared.joint else missing, missing)
+                for group, missing in lacking
+                if missing
+            ]
+            total, to_make = sum(map(len, groups)), sum(len(group) for group, _ in begun)
+            with self.events.task(IMAGES, total, total - to_make) as task:
+                for group, missing in begun:
+                    for image in prepared.make(group, self.events):
+                        if image.key in missing:
+                            writer.add(image)
+                            self.events.emit(reported(image))
+                            yield image
+                task.peak_bytes = peak_bytes(prepared.device)
+                writer.finish(
+                    {
+                        "device": str(prepared.device),
+                        "peak_bytes": task.peak_bytes,
+                        "seconds": round(task.seconds, 2),
+                        "memory_plan": None if prepared.plan is None else prepared.plan.to_json(),
+                    }
+                )
+
+
+def made_by(prepared: Prepared) -> dict[str, Any]:
+    """What a run.json says of how images come about: the request with its classes named, and its models' identities."""
+    request = replace(prepared.request, classes=tuple(prepared.labels.values()))
+    return {"request": request.to_plain(), "models": prepared.identities()}
+
+
+def check_models(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raise ModelError, naming what differs, where models are not those that a record names."""
+    shared = {name: found[name] for name in expected if name in found}
+    differing = differences(
+        {name: expected[name] for name in shared}, with_names_of(expected, shared)
+    )
+    if differing:
+        raise ModelError(
+            f"the models are not those of the record: {'; '.join(differing)}. Expected the same models, which alone "
+            "make the same images: name where they are, or begin a run of your own with the same settings."
+        )
+
+
+def reported(image: Sample) -> ImageMade:
+    """The event of a finished image."""
+    return ImageMade(
+        class_index=image.key.class_index,
+        index=image.key.index,
+        label=image.label,
+        confidence=image.confidence,
+        l_bn=image.l_bn,
+        skipped=image.skipped,
+    )

@@ -1,0 +1,118 @@
+"""The record of a run that learns tokens, and the file in which it keeps what it has learned so far."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from engine.datasets.run_record import differences
+from engine.errors import OutputError
+from engine.facts import facts_of, with_names_of
+from engine.methods.drawing import Drawing
+from engine.runners.local import made_by
+from engine.settings import TokenLearning
+from engine.settings.plain import to_plain
+from engine.tokens.files import METADATA, read_tensors
+from engine.tokens.state import ON_DEVICE, Outcome, TokenState
+from engine.tokens.table import TokenTable, TokenTraining, encoder_widths, placeholders
+
+JOINT = "joint."
+"""What the names of a shared optimiser's tensors begin with in a progress file."""
+
+
+def described(drawing: Drawing, learning: TokenLearning) -> dict[str, Any]:
+    """The request, the identities of its models and the settings of learning, as JSON values."""
+    return {**made_by(drawing), "learning": to_plain(learning)}
+
+
+def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What tokens depend on, of a run that `described` or version 0.1 wrote down."""
+    made = {key: value for key, value in run.items() if key != "learning"}
+    unread = ("images_per_class", "tokens", "runtime")
+    facts = {key: value for key, value in facts_of(made).items() if key not in unread}
+    return {**facts, "learning": run.get("learning", {})}
+
+
+def check_same_run(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise OutputError, naming each setting that differs, where a file belongs to another run."""
+    old = _facts(there)
+    differing = differences(old, with_names_of(old, _facts(here)))
+    if differing:
+        raise OutputError(
+            f"{path} holds a run with other settings: {'; '.join(differing)}. Expected the same settings to continue "
+            "it: use them, or choose another file."
+        )
+
+
+def packed(state: TokenState, run: Mapping[str, Any]) -> bytes:
+    """A state as the bytes of a safetensors file."""
+    tensors = {
+        entry.name: getattr(state, entry.name).detach().contiguous()
+        for entry in fields(state)
+        if entry.name not in ("classes", "word", "joint")
+    }
+    tensors |= {f"{JOINT}{name}": tensor for name, tensor in state.joint.items()}
+    facts = json.dumps({"classes": state.classes, "word": state.word, "run": run}, sort_keys=True)
+    return save(tensors, metadata={METADATA: facts})
+
+
+def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenState:
+    """The state that `packed` wrote, its rows and their moments on a device.
+
+    Raises OutputError for one of another run, TokenFileError for a damaged one.
+    """
+    tensors, facts = read_tensors(path)
+    check_same_run(path, facts.get("run", {}), run)
+    joint = {
+        name.removeprefix(JOINT): tensors.pop(name)
+        for name in list(tensors)
+        if name.startswith(JOINT)
+    }
+    tensors |= {name: tensors[name].to(device) for name in ON_DEVICE}
+    rows = tensors.pop("rows").requires_grad_()
+    return TokenState(
+        classes=tuple(facts["classes"]), word=facts["word"], rows=rows, joint=joint, **tensors
+    )
+
+
+def table_of(
+    drawing: Drawing, state: TokenState, run: Mapping[str, Any], every_class: bool = False
+) -> TokenTable:
+    """The tokens that were learned; with `every_class` also those of classes that turned out to need none."""
+    names = placeholders(drawing.classifier.labels)
+    kept = [
+        number
+        for number in range(len(state.classes))
+        if every_class or state.outcome[number] not in (Outcome.PASSES_WITHOUT, Outcome.NO_BETTER)
+    ]
+    classes = [state.classes[number] for number in kept]
+    reports = [state.report(number) for number in range(len(state.classes))]
+    training = {
+        report.class_index: TokenTraining(
+            outcome=report.outcome.name.lower().replace("_", " "),
+            epochs=report.epoch,
+            accuracy=report.accuracy,
+            loss=report.loss,
+            finished=report.finished,
+            start=state.word,
+            moved=not torch.equal(state.rows.detach()[number], state.start[number]),
+            unet_forward=report.unet_forward,
+            unet_backward=report.unet_backward,
+        )
+        for number, report in enumerate(reports)
+    }
+    return TokenTable(
+        rows=state.rows if every_class else state.rows.detach()[kept].cpu(),
+        encoders=encoder_widths(drawing.prior),
+        classes=tuple(classes),
+        labels=tuple(drawing.classifier.labels[number] for number in classes),
+        names=tuple(names[number] for number in classes),
+        prior=drawing.prior.fingerprint,
+        classifier=drawing.classifier.fingerprint,
+        training=training,
+        run=run,
+    )

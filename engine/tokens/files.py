@@ -1,0 +1,98 @@
+"""Token tables in files: safetensors, one tensor (D,) per class under the class's placeholder, and JSON metadata."""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from engine.classifiers.base import Classifier
+from engine.errors import TokenFileError
+from engine.files import write_whole
+from engine.priors import Prior
+from engine.tokens.table import TEMPLATE, TokenTable, TokenTraining, check_fit
+
+FORMAT = 2
+OLD_FORMAT, OLD_ENCODER = 1, "clip"
+"""Of version 0.1, which knew one text encoder."""
+METADATA = "ddis"
+"""The one key of a file's metadata: safetensors writes several in random order, and equal tables make equal files."""
+
+
+def save_tokens(table: TokenTable, path: Path | str) -> None:
+    """Write a table. The file appears whole or not at all; equal tables give equal bytes."""
+    facts = {
+        entry.name: getattr(table, entry.name) for entry in fields(table) if entry.name != "rows"
+    }
+    facts["training"] = {str(index): asdict(training) for index, training in table.training.items()}
+    facts |= {"format": FORMAT, "encoders": list(table.encoders.items())}
+    rows = table.rows.detach().float().cpu()
+    tensors = {name: row.clone() for name, row in zip(table.names, rows, strict=True)}
+    write_whole(Path(path), save(tensors, metadata={METADATA: json.dumps(facts, sort_keys=True)}))
+
+
+def read_tokens(path: Path | str) -> TokenTable:
+    """Read a table, whatever prior it is for. Raises TokenFileError for a file that is not one of `save_tokens`."""
+    tensors, facts = read_tensors(Path(path))
+    if facts.get("format") not in (FORMAT, OLD_FORMAT) or facts.get("template") != TEMPLATE:
+        raise TokenFileError(
+            f"{path} has token format {facts.get('format')} and template {facts.get('template')!r}, expected {FORMAT} "
+            f"and {TEMPLATE!r}: learn the tokens again, or read a textual inversion by import_textual_inversion."
+        )
+    try:
+        old = {OLD_ENCODER: facts["width"]} if facts["format"] == OLD_FORMAT else None
+        encoders = {str(key): int(width) for key, width in (old or dict(facts["encoders"])).items()}
+        names = tuple(facts["names"])
+        width = sum(encoders.values())
+        rows = [tensors[name].reshape(width) for name in names]
+        return TokenTable(
+            rows=torch.stack(rows) if rows else torch.empty(0, width),
+            encoders=encoders,
+            classes=tuple(facts["classes"]),
+            labels=tuple(facts["labels"]),
+            names=names,
+            prior=facts["prior"],
+            classifier=facts["classifier"],
+            training={
+                int(index): TokenTraining(**entry) for index, entry in facts["training"].items()
+            },
+            run=facts["run"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise TokenFileError(
+            f"{path} lacks a part of a token table ({error!r}), expected a file that learn_tokens wrote: "
+            "learn the tokens again."
+        ) from error
+
+
+def load_tokens(path: Path | str, prior: Prior, classifier: Classifier | None = None) -> TokenTable:
+    """Read a table and check that it fits. Raises TokenFileError as `read_tokens` and `check_fit` do."""
+    table = read_tokens(path)
+    try:
+        check_fit(table, prior, classifier)
+    except TokenFileError as error:
+        raise TokenFileError(f"{path}: {error}") from None
+    return table
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A safetensors file's tensors, and the engine's metadata or {}. Raises TokenFileError where it is not one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            facts = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+            if not isinstance(facts, dict):
+                raise TokenFileError(
+                    f"{path} has metadata {str(facts)[:40]!r}, expected an object: "
+                    "give the path of a file that was written by learn_tokens."
+                )
+            return {name: file.get_tensor(name) for name in names}, facts
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise TokenFileError(
+            f"{path} cannot be read as safetensors ({error}), expected a token file: "
+            "give the path of a file that was written by learn_tokens."
+        ) from error
