@@ -25,7 +25,7 @@ from engine.embedded.judge import load_judge
 from engine.evaluation.shares import shares
 from engine.events import EpochEnded, Event, Events
 from engine.files import write_whole
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
 from engine.settings import TokenLearning

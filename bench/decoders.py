@@ -30,12 +30,12 @@ from engine.datasets.run_record import versions
 from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.shares import shares
 from engine.files import write_whole
+from engine.guidance.decoder import GuidanceDecoder, guidance_decoder
+from engine.guidance.decoder_stages import tiny_stages
 from engine.guidance.gradient import gradient
 from engine.guidance.objective import Objective
 from engine.methods.drawing import Drawing
-from engine.models import Prior, load_prior
-from engine.models.decoder import GuidanceDecoder, guidance_decoder
-from engine.models.decoder_stages import tiny_stages
+from engine.priors import Prior, load_prior
 from engine.runners.asking import asked
 from engine.settings import Alignment
 
@@ -66,7 +66,7 @@ def ways(prior: Prior) -> dict[str, GuidanceDecoder]:
     """Every way to decode for guidance, by name."""
     full, tiny = (
         guidance_decoder(prior, "full"),
-        guidance_decoder(prior, "tiny", prior.image_px // 2),
+        guidance_decoder(prior, "tiny", prior.image_size[0] // 2),
     )
     layers = list(prior.vae.decoder.layers)
     last = max(place for place, layer in enumerate(layers) if isinstance(layer, nn.Upsample))
@@ -158,7 +158,7 @@ def stable_diffusion_flops(prior: Prior) -> dict[str, float]:
         latents = torch.empty(1, 4, 64, 64)
     for part in (vae, tiny):
         part.eval().requires_grad_(False)
-    large = replace(prior, vae=vae, tiny=tiny, unet=SizedUNet(prior.unet, 64))
+    large = prior.replaced(vae=vae, tiny=tiny, unet=SizedUNet(prior.pipe.unet, 64))
     named = {
         "full VAE, 512 px": guidance_decoder(large, "full"),
         "TAESD, 512 px": guidance_decoder(large, "tiny"),
@@ -210,13 +210,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior, judge = load_prior("embedded", device="cpu"), load_judge()
-    narrow, prior = prior, replace(prior, tiny=prior.vae)
+    narrow, prior = prior, prior.replaced(tiny=prior.vae)
     found = ways(prior) | {NARROW: guidance_decoder(narrow, "tiny")}
     cells: dict[str, dict[str, dict[str, float]]] = {}
     per_way: dict[str, list[dict[str, list[float]]]] = {}
     for domain in chosen.domains:
         classifier = reading(
-            load_classifier(f"embedded:{domain}", device="cpu"), prior.image_px // 2
+            load_classifier(f"embedded:{domain}", device="cpu"), prior.image_size[0] // 2
         )
         for name in (*GENERATED, "no guidance"):
             alignment = Alignment() if name in found else None
@@ -229,7 +229,7 @@ def main() -> None:
             if name == REFERENCE:
                 for way, row in compared(drawing, latents, found).items():
                     per_way.setdefault(way, []).append(row)
-    latents = torch.randn(28, *prior.latent_shape)
+    latents = torch.randn(28, *prior.latent_shape(1)[1:])
     ms, counted = (
         times_ms(found, latents),
         {name: flops(way, latents) for name, way in found.items()},

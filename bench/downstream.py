@@ -27,7 +27,7 @@ from engine.downstream.prune import prune
 from engine.downstream.quantise import quantise
 from engine.embedded.judge import load_judge
 from engine.evaluation.images import open_images
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.settings.downstream import Comparison
 from engine.types import ImageKey
 

@@ -27,8 +27,8 @@ from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs
 from engine.evaluation.metrics import fid, gaussian, kid
 from engine.evaluation.neighbours import neighbours
 from engine.files import write_whole
-from engine.models import Prior, load_prior
-from engine.sampling.ddim import sample
+from engine.priors import Prior, load_prior
+from engine.sampling.loop import sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Sampling
 from engine.types import ImageKey
@@ -50,7 +50,7 @@ def features(judge: Judge, images: Tensor) -> Tensor:
 @torch.no_grad()
 def decoded(prior: Prior, images: Tensor) -> Tensor:
     """Images in [0, 1] through the prior's autoencoder, at the size of its images."""
-    size = (prior.image_px, prior.image_px)
+    size = (prior.image_size[0], prior.image_size[0])
     if images.shape[2:] != size:
         images = interpolate(images, size, mode="bilinear", antialias=True)
     parts = []
@@ -105,7 +105,7 @@ def autoencoder_rows(prior: Prior, judge: Judge, number: int, test: Images) -> d
         "real test images through the autoencoder": row(
             features(judge, decoded(prior, real)), reference
         ),
-        "psnr_db": psnr_db(prior.vae, test.where(test.domains == number), prior.image_px),
+        "psnr_db": psnr_db(prior.vae, test.where(test.domains == number), prior.image_size[0]),
     }
 
 

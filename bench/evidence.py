@@ -30,7 +30,7 @@ from engine.evaluation.shares import shares
 from engine.guidance.domain import judged
 from engine.memory.count import counting
 from engine.methods.compute import flops_per_image as baseline_flops
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.asking import asked
 from engine.runners.generate import generate
 from engine.runners.local import made_by

@@ -7,7 +7,7 @@ from cost_tables import table
 
 from engine.apps.demo import shipped_tokens
 from engine.embedded.judge import load_judge
-from engine.models import Prior
+from engine.priors import Prior
 from engine.tokens.state import initial_rows
 from engine.tokens.table import load_tokens
 

@@ -22,7 +22,7 @@ from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
 from engine.evaluation.shares import shares
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Sampling
 
 SEED = 800

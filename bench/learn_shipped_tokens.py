@@ -20,8 +20,8 @@ from evidence import BEGUN
 
 from engine.classifiers import Classifier, load_classifier
 from engine.embedded.judge import load_judge
-from engine.models import Prior, load_prior
-from engine.models.prior_sources import EMBEDDED
+from engine.priors import Prior, load_prior
+from engine.priors.schemes import EMBEDDED
 from engine.runners.asking import asked
 from engine.runners.learn_tokens import learn_tokens
 from engine.runners.start_word import NO_STYLE

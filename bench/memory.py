@@ -20,7 +20,7 @@ from engine.memory.measure import measuring, peak_bytes
 from engine.memory.phases import PHASES, Case, Subject, count_case, run_case
 from engine.memory.plan import plan
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 
@@ -78,7 +78,7 @@ def whole_run(prior: Prior, classifier: Classifier, images: int) -> dict[str, ob
     )
     networks = {
         id(n): n
-        for n in (prior.unet, prior.vae, prior.text_encoder, prior.tiny, classifier.network)
+        for n in (prior.pipe.unet, prior.vae, prior.pipe.text_encoder, prior.tiny, classifier.network)
     }
     weights = sum(v.nbytes for n in networks.values() for v in (*n.parameters(), *n.buffers()))
     count = -(-images // len(classifier.labels))
@@ -104,7 +104,7 @@ def row_of(
         "classifier": classifier.name,
         "dtype": str(prior.dtype).removeprefix("torch."),
         "decoder": alignment.decoder,
-        "image_px": prior.image_px,
+        "image_px": prior.image_size[0],
         "images": case.images,
         "phase": case.phase,
         "checkpoint": case.checkpoint,
@@ -132,7 +132,7 @@ def main() -> None:
     rows += [whole_run(prior, classifier, 14)]
     if chosen.full:
         prior = load_prior("arch:sd-2.1-base", dtype=torch.bfloat16)
-        prior.unet.register_to_config(sample_size=chosen.px // 8)
+        prior.pipe.unet.register_to_config(sample_size=chosen.px // 8)
         rows += compared(
             prior, load_classifier("arch:resnet50", dtype=torch.bfloat16), Alignment(), 1, STEP
         )

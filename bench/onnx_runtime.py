@@ -21,7 +21,7 @@ from engine.datasets.run_record import versions
 from engine.files import write_whole
 from engine.methods.drawing import Drawing
 from engine.methods.runtime import default_cache
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.runners.asking import asked
 from engine.settings import Alignment, Sampling
 from engine.types import ImageKey
@@ -36,7 +36,7 @@ def parts(drawing: Drawing, batch: int) -> dict[str, Run]:
     keys = [ImageKey(number % 7, number // 7) for number in range(batch)]
     prior, guidance = drawing.prior, drawing.guidance(keys)
     step = prior.schedule(30)[10]
-    z = torch.randn(batch, *prior.latent_shape, generator=torch.Generator().manual_seed(0)).to(
+    z = torch.randn(batch, *prior.latent_shape(1)[1:], generator=torch.Generator().manual_seed(0)).to(
         prior.device
     )
     with torch.no_grad():

@@ -23,7 +23,7 @@ from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
 from engine.evaluation.select import select
 from engine.evaluation.shares import shares
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.settings import Evaluation, Selection
 
 RESULT = Path(__file__).parent / "results" / "selection.json"

@@ -21,7 +21,7 @@ from engine.downstream.fit import fit
 from engine.embedded.captions import STYLED
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Evaluation, Sampling
 from engine.settings.methods import Plain

@@ -39,7 +39,7 @@ from study_tables import cifar_table, guidance_study_table, selection_table
 
 from engine.apps.demo import shipped_tokens
 from engine.embedded.judge import load_judge
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.runners.start_word import NO_STYLE
 from engine.settings import Alignment, Sampling, TokenLearning
 from engine.tokens.table import load_tokens

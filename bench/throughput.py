@@ -21,7 +21,7 @@ from engine.classifiers import Classifier, load_classifier
 from engine.datasets.run_record import versions
 from engine.files import write_whole
 from engine.memory.profile import profile_step
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 

@@ -19,7 +19,7 @@ from engine.classifiers import load_classifier
 from engine.embedded.judge import load_judge
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.extractors import load_extractor
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.runners.asking import asked as requested
 from engine.runners.generate import generate
 from engine.runners.tune import TUNING_SEED, try_scale, with_alignment

@@ -16,7 +16,7 @@ import torch
 from engine.classifiers import Classifier, load_classifier
 from engine.embedded.judge import load_judge
 from engine.files import write_whole
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Sampling
 

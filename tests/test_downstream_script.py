@@ -11,7 +11,7 @@ import torch
 from engine.apps.demo import shipped_tokens
 from engine.classifiers import load_classifier
 from engine.datasets.dataset import open_dataset, read_dataset
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.runners.trial import Trial
 from engine.settings import Sampling
 from engine.tokens.table import load_tokens

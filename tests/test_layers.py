@@ -125,23 +125,23 @@ def test_engine_obeys_the_arrow():
     ("module", "source", "culprit"),
     [
         ("engine.models.prior", "import engine.guidance.move", "engine.guidance.move"),
-        ("engine.guidance.move", "from engine.sampling import ddim", "engine.sampling.ddim"),
+        ("engine.guidance.move", "from engine.sampling import ddim", "engine.sampling.loop"),
         (
             "engine.guidance.move",
             "from ..sampling.ddim import sample",
-            "engine.sampling.ddim.sample",
+            "engine.sampling.loop.sample",
         ),
         (
-            "engine.sampling.ddim",
+            "engine.sampling.loop",
             "def f():\n    from engine.runners import generate",
             "engine.runners.generate",
         ),
         (
             "engine.datasets.dataset",
-            "from engine.models.prior import Prior",
+            "from engine.priors import Prior",
             "engine.models.prior.Prior",
         ),
-        ("engine.settings.sampling", "from engine.models import prior", "engine.models.prior"),
+        ("engine.settings.sampling", "from engine.priors import prior", "engine.models.prior"),
         ("engine.runners.generate", "from engine import generate", "engine.generate"),
         ("engine.runners.generate", "from engine.apps.cli import main", "engine.apps.cli.main"),
         ("engine.tokens.table", "from engine.memory.plan import plan", "engine.memory.plan.plan"),

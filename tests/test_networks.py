@@ -8,7 +8,7 @@ import torch
 
 from engine.classifiers import load_classifier
 from engine.classifiers.statistics.batch_norm import is_batch_norm
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.runners.asking import asked
 
 

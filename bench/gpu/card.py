@@ -12,7 +12,7 @@ from torch import nn
 
 from engine.classifiers import Classifier, load_classifier
 from engine.memory.measure import Measured, measuring
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 
 T = TypeVar("T")
 Work = Callable[[], object]

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from engine import generate
 from engine.classifiers import Classifier, load_classifier
+from engine.guidance.decoder import decoder_of
 from engine.guidance.gradient import fitted
 from engine.guidance.objective import Objective
-from engine.models import Prior, load_prior
-from engine.models.decoder import decoder_of
+from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Sampling
 from gpu.card import Card
 from gpu.record import Record
@@ -59,7 +59,7 @@ def _made(card: Card, device: torch.device | str, dtype: str) -> dict[str, Tenso
 
 def _gradient(prior: Prior, classifier: Classifier, scale: float) -> Tensor:
     noise = torch.Generator().manual_seed(0)
-    z = torch.randn(IMAGES, *prior.latent_shape, generator=noise).to(prior.device)
+    z = torch.randn(IMAGES, *prior.latent_shape(1)[1:], generator=noise).to(prior.device)
     classes = torch.zeros(IMAGES, dtype=torch.int64, device=prior.device)
     decoder = decoder_of(Alignment(), prior, classifier.preprocess)
     objective = Objective(classifier, Alignment(), decoder)

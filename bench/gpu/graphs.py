@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from engine.classifiers import Classifier
+from engine.guidance.decoder import decoder_of
 from engine.guidance.gradient import fitted
 from engine.guidance.objective import Objective
-from engine.models import Prior
-from engine.models.decoder import decoder_of
+from engine.priors import Prior
 from engine.settings import Alignment
 from gpu.card import Card
 from gpu.record import Record
@@ -22,7 +22,7 @@ WAYS = {"ours": Alignment(), "paper": Alignment.paper()}
 
 def measure(record: Record, card: Card) -> None:
     prior, classifier = card.prior(), card.classifier()
-    networks = [prior.unet, prior.vae, classifier.network]
+    networks = [prior.pipe.unet, prior.vae, classifier.network]
     networks += [] if prior.tiny is None else [prior.tiny]
     for layout, memory_format in LAYOUTS.items():
         for network in networks:
@@ -37,13 +37,13 @@ def measure(record: Record, card: Card) -> None:
 def _unet(card: Card, prior: Prior, batch: int) -> dict[str, Any]:
     """One pass of both branches of CFG."""
     rows = 2 * batch
-    z = torch.randn(rows, *prior.latent_shape, device=card.device, dtype=card.dtype)
+    z = torch.randn(rows, *prior.latent_shape(1)[1:], device=card.device, dtype=card.dtype)
     timestep = torch.tensor(prior.schedule(30)[10].timestep, device=card.device)
     with torch.no_grad():
         context = prior.encode_prompts(["a photo"] * rows)
 
         def work() -> object:
-            return prior.unet(z, timestep, encoder_hidden_states=context, return_dict=False)
+            return prior.pipe.unet(z, timestep, encoder_hidden_states=context, return_dict=False)
 
         return {"s": card.seconds(work)} | card.gpu_seconds(work)
 
@@ -54,7 +54,7 @@ def _gradient(
     decoder = decoder_of(alignment, prior, classifier.preprocess)
     classes = torch.zeros(batch, dtype=torch.int64, device=card.device)
     objective = Objective(classifier, alignment, decoder)
-    z = torch.randn(batch, *prior.latent_shape, device=card.device)
+    z = torch.randn(batch, *prior.latent_shape(1)[1:], device=card.device)
 
     def work() -> object:
         return objective.value_and_grad(z, classes, scale=fitted(SCALE))

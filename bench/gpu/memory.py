@@ -25,7 +25,7 @@ from engine.memory.phases import Case, Subject, run_case
 from engine.memory.plan import Plan
 from engine.methods.ddis import prepare
 from engine.methods.drawing import Drawing
-from engine.models import Prior
+from engine.priors import Prior
 from engine.runners.asking import asked
 from engine.settings import Alignment, Sampling, TokenLearning
 from gpu.card import Card
@@ -221,7 +221,7 @@ def _learn(
 
 def networks_of(prior: Prior, classifier: Classifier) -> list[Any]:
     """All networks whose weights a run has on the device."""
-    found = [prior.unet, prior.vae, prior.text_encoder, classifier.network]
+    found = [prior.pipe.unet, prior.vae, prior.pipe.text_encoder, classifier.network]
     return found if prior.tiny is None else [*found, prior.tiny]
 
 

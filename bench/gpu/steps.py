@@ -14,8 +14,8 @@ from engine.guidance.move import Guidance
 from engine.memory.apply import applied
 from engine.memory.micro_batch import denoise_in_parts
 from engine.methods.drawing import Drawing
-from engine.models import Prior
-from engine.sampling.ddim import sample
+from engine.priors import Prior
+from engine.sampling.loop import sample
 from engine.settings import Alignment, Sampling
 from gpu.card import Card
 
@@ -50,7 +50,7 @@ def timed_step(card: Card, drawing: Drawing, rounds: int = 5) -> dict[str, Any]:
     step, guidance = prior.schedule(STEPS)[AT_STEP], drawing.guidance(keys)
     assert guidance.acts_on(step)
     noise = torch.Generator().manual_seed(0)
-    z = torch.randn(len(keys), *prior.latent_shape, generator=noise).to(prior.device)
+    z = torch.randn(len(keys), *prior.latent_shape(1)[1:], generator=noise).to(prior.device)
     with torch.no_grad(), applied(drawing.plan, prior) as phase:
         with phase("text"):
             context, null = prior.encode_prompts(["a photo"]), prior.encode_prompts([""])

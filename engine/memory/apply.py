@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import prod
 
 import torch
-from torch import nn
 
 from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
@@ -15,13 +15,17 @@ from engine.memory.costs import LEARNING, NEEDED, PHASES
 from engine.memory.graphs import eager_because
 from engine.memory.layout import chosen_layouts
 from engine.memory.plan import Plan, plan
+from engine.memory.phases import checkpointed
 from engine.priors import Prior
+from engine.priors.interface import Role
 from engine.priors.vae import decoding_in_parts
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 
 InPhase = Callable[[str], AbstractContextManager[None]]
 """Gives the block in which a phase's parts are on the device."""
 REST = torch.device("cpu")
+DRAWING: tuple[Role, ...] = ("denoiser", "decoder")
+"""Roles of the components that images are drawn with."""
 
 
 SDPA = "sdpa"
@@ -69,7 +73,7 @@ def plan_of(
         return None
     memory = AUTO if memory is None else memory
     if attention == SDPA and isinstance(memory, str) and memory.strip().lower() == AUTO:
-        images = batch * 3 * prior.image_px**2 * prior.dtype.itemsize
+        images = batch * 3 * prod(prior.image_size) * prior.dtype.itemsize
         free = free_bytes(prior.device)
         if (KEPT_LEARNING if learning else KEPT) * images <= free:
             if prior.device.type != "cuda":
@@ -106,7 +110,7 @@ def uncounted(
         classifier=classifier.name,
         device=str(prior.device),
         dtype=str(prior.dtype).removeprefix("torch."),
-        image_px=prior.image_px,
+        image_px=prior.image_size[0],
         batch=batch,
         budget_bytes=free,
         attention=SDPA,
@@ -116,7 +120,7 @@ def uncounted(
         checkpoint=(),
         offload=(),
         tile=0,
-        channels_last=chosen_layouts(prior.device, prior.dtype),
+        channels_last=chosen_layouts(prior.device, prior),
         eager_because=eager_because(
             graphs, prior.device, learning is not None, batch, micro_batch, (), ()
         ),
@@ -134,7 +138,7 @@ def applied(planned: Plan | None, prior: Prior) -> Iterator[InPhase]:
 
         with applied(plan, prior) as phase:
             with phase("text"):
-                context = prior.encode_prompts(prompts)
+                context = prior.encode(prompts)
 
     Parts that the plan offloads are on the device in phases that need them, and in main memory else. Checkpointing of
     guidance is its decoder's (`decoder_of`), that of token learning is switched by `phase("cat")`. Without a plan
@@ -145,40 +149,39 @@ def applied(planned: Plan | None, prior: Prior) -> Iterator[InPhase]:
         return
     check_plan(planned, prior)
     home = prior.device
-    parts: dict[str, nn.Module] = {"text_encoder": prior.text_encoder, "vae": prior.vae}
-    resting = {name: parts[name] for name in planned.offload}
+    resting = [part for part in prior.components() if part.name in planned.offload]
+    drawing = {part.role: part.module for part in prior.components() if part.role in DRAWING}
 
     @contextmanager
     def phase(name: str) -> Iterator[None]:
-        awake = [part for part_name, part in resting.items() if part_name in NEEDED[name]]
-        networks = [prior.unet, prior.vae] if name == "cat" and "cat" in planned.checkpoint else []
+        awake = [part.module for part in resting if part.role in NEEDED[name]]
+        learned_through = drawing.values() if name == "cat" and "cat" in planned.checkpoint else ()
         try:
             for part in awake:
                 part.to(home)
-            for network in networks:
-                network.enable_gradient_checkpointing()
-            with decoding_in_parts(prior.vae, tile=planned.tile if name == "decode" else 0):
+            with (
+                checkpointed(learned_through),
+                decoding_in_parts(prior.vae, tile=planned.tile if name == "decode" else 0),
+            ):
                 yield
         finally:
             for part in awake:
                 part.to(REST)
-            for network in networks:
-                network.disable_gradient_checkpointing()
 
-    with attending([prior.unet, prior.vae], planned.attention, home):
+    with attending([*drawing.values()], planned.attention, home):
         try:
-            for part in resting.values():
-                part.to(REST)
+            for part in resting:
+                part.module.to(REST)
             yield phase
         finally:
-            for part in resting.values():
-                part.to(home)
+            for part in resting:
+                part.module.to(home)
 
 
 def check_plan(planned: Plan, prior: Prior) -> None:
     """Raise ConfigError where a plan was made for another prior than the loaded one."""
     made_for = (planned.dtype, planned.image_px, torch.device(planned.device).type)
-    loaded = (str(prior.dtype).removeprefix("torch."), prior.image_px, prior.device.type)
+    loaded = (str(prior.dtype).removeprefix("torch."), prior.image_size[0], prior.device.type)
     if made_for != loaded:
         raise ConfigError(
             f"the memory plan is for a prior in {made_for[0]} at {made_for[1]} px on {made_for[2]}, expected one for "

@@ -1,16 +1,17 @@
 """What each way of running a phase takes, counted once, and the cheapest of those that fit into a budget."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, combinations
 
 import torch
 from diffusers import AutoencoderKL
-from torch import nn
 
-from engine.guidance.decoder import decoder_of
-from engine.memory.phases import Case, Counted, Subject, count_case
+from engine.memory.phases import Case, Counted, count_case
+from engine.memory.subject import Subject, weights_bytes
+from engine.priors.interface import Role
+from engine.priors.vae import downscale
 
 LEAST_TILE = 4
 """Smaller tiles, in latents, would be all overlap."""
@@ -26,16 +27,17 @@ LEARNING = ("cat", "rows")
 """The phases that learning tokens adds: a gradient by the prompts' context, and from there by the tokens' rows."""
 CHECKPOINTED = ("guidance", "cat")
 """The phases whose backward may compute activations anew."""
-OFFLOADABLE = ("text_encoder", "vae")
-NEEDED = {
-    "text": {"text_encoder"},
-    "sampling": set(),
-    "guidance": set(),
-    "decode": {"vae"},
-    "cat": {"vae"},
-    "rows": {"text_encoder"},
+OFFLOADABLE: tuple[Role, ...] = ("text encoder", "decoder")
+"""Roles of a prior's components that may rest off the device."""
+NEEDED: Mapping[str, frozenset[Role]] = {
+    "text": frozenset({"text encoder"}),
+    "sampling": frozenset(),
+    "guidance": frozenset(),
+    "decode": frozenset({"decoder"}),
+    "cat": frozenset({"decoder"}),
+    "rows": frozenset({"text encoder"}),
 }
-"""Of the parts that may be off the device, those that a phase works with."""
+"""Of these, the roles that a phase works with."""
 
 
 _counted: dict[Hashable, dict[Case, Counted]] = {}
@@ -71,27 +73,27 @@ class Costs:
         self.images = images
         self.steps = steps
         self._tile = 0
-        self._counted = _counted.setdefault(_identity(subject), {})
+        self._counted = _counted.setdefault(subject.identity, {})
 
     @property
     def tile(self) -> int:
         """Side in latents of the tiles in which the full VAE may decode: half an image's, or 0 where that is small."""
         prior = self.subject.prior
-        half = min(prior.latent_shape[1:]) // 2
-        return half if isinstance(prior.vae, AutoencoderKL) and half >= LEAST_TILE else 0
+        if not isinstance(prior.vae, AutoencoderKL):
+            return 0
+        half = min(prior.image_size) // downscale(prior.vae) // 2
+        return half if half >= LEAST_TILE else 0
 
     @cached_property
     def weights(self) -> dict[str, int]:
-        """Bytes of each part's parameters and buffers; what two parts share counts once."""
-        prior, seen = self.subject.prior, set[int]()
-        parts = {
-            "unet": prior.unet,
-            "text_encoder": prior.text_encoder,
-            "vae": prior.vae,
-            "tiny": prior.tiny,
-            "classifier": self.subject.classifier.network,
-        }
-        return {name: weights_bytes(part, seen) for name, part in parts.items() if part is not None}
+        """Bytes of each network's parameters and buffers; what two share counts once."""
+        seen = set[int]()
+        networks = self.subject.networks()
+        return {name: weights_bytes(network, seen) for name, network in networks.items()}
+
+    @cached_property
+    def _roles(self) -> dict[str, Role]:
+        return {part.name: part.role for part in self.subject.prior.components()}
 
     def counted(self, case: Case) -> Counted:
         if case not in self._counted:
@@ -100,7 +102,7 @@ class Costs:
 
     def peak(self, case: Case, offload: tuple[str, ...]) -> int:
         """The predicted peak of a case in bytes, with the weights that are then on the device."""
-        absent = {*offload} - NEEDED[case.phase]
+        absent = {name for name in offload if self._roles[name] not in NEEDED[case.phase]}
         weights = sum(nbytes for name, nbytes in self.weights.items() if name not in absent)
         return (
             weights
@@ -166,21 +168,24 @@ class Costs:
         return 1 + (limit - low) * (more - 1) // max(1, high - low)
 
     def _offloads(self) -> Iterator[tuple[str, ...]]:
-        """Sets of parts that may rest off the device: none on the CPU, nor the VAE where guidance looks through it."""
-        prior, alignment = self.subject.prior, self.subject.alignment
-        decoder = (
-            decoder_of(alignment, prior, self.subject.classifier.preprocess) if alignment else None
-        )
-        resting = [
-            part
-            for part in OFFLOADABLE
-            if part != "vae" or decoder is None or decoder.vae is not prior.vae
-        ]
-        if self.device.type == "cpu":
-            resting = []
-        return chain.from_iterable(
-            combinations(resting, count) for count in range(len(resting) + 1)
-        )
+        """Sets of components that may rest off the device: none on the CPU, nor the decoder that guidance looks through.
+
+        Those of one role rest together.
+        """
+        prior, decoder = self.subject.prior, self.subject.decoder()
+        stays = None if decoder is None else decoder.vae
+        resting = {
+            role: [
+                part.name
+                for part in prior.components()
+                if part.role == role and part.module is not stays
+            ]
+            for role in OFFLOADABLE
+        }
+        groups = [] if self.device.type == "cpu" else [*filter(None, resting.values())]
+        for count in range(len(groups) + 1):
+            for chosen in combinations(groups, count):
+                yield tuple(chain.from_iterable(chosen))
 
     def _choice(self, budget: int, offload: tuple[str, ...]) -> Choice | None:
         cases: dict[str, Case] = {}
@@ -245,23 +250,3 @@ def largest_that(fits: Callable[[int], bool], highest: int) -> int:
         middle = (found + too_many) // 2
         found, too_many = (middle, too_many) if fits(middle) else (found, middle)
     return found
-
-
-def _identity(subject: Subject) -> Hashable:
-    """All that counts depend on: a count is made once in a process."""
-    prior = subject.prior
-    tiny = None if prior.tiny is None else str(prior.tiny.config)
-    shape = (prior.latent_shape, prior.dtype, prior.vae.dtype, tiny)
-    classifier = subject.classifier.fingerprint, subject.classifier.dtype
-    return prior.fingerprint, shape, classifier, subject.alignment, subject.cfg, subject.learning
-
-
-def weights_bytes(module: nn.Module, seen: set[int]) -> int:
-    """Bytes of a module's parameters and buffers that were not seen before."""
-    total = 0
-    for value in (*module.parameters(), *module.buffers()):
-        storage = value.untyped_storage()
-        if storage._cdata not in seen:
-            seen.add(storage._cdata)
-            total += storage.nbytes()
-    return total

@@ -5,19 +5,18 @@ A graph holds all memory of its work between replays. `eager_because` decides wh
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from engine.errors import ModelError, brief
-from engine.guidance.gradient import Scale, fitted
-from engine.guidance.objective import Objective
+from engine.guidance.assembly import Descent
+from engine.guidance.gradient import Scale
 from engine.memory.budget import in_words
-from engine.priors import Prior, timestep_on
-from engine.types import Step
+from engine.priors import Prior
 
 EAGER_CALLS = 2
 """Calls of one shape that run as they are. They warm up (compile kernels, pair layers, fill caches), and work that
@@ -95,13 +94,14 @@ class Graphs:
         self._calls: dict[Hashable, int] = {}
         self._recorded: dict[Hashable, _Recorded] = {}
 
-    def call(self, name: str, work: Work, *inputs: Tensor) -> Tensors:
+    def call(self, name: str, work: Work, *inputs: Tensor, call: Hashable = None) -> Tensors:
         """`work(*inputs)`: run for the first times that a name comes with such shapes, then recorded and replayed.
 
         work: gives the same for the same inputs, reads no other tensors that change, and never waits for the device.
-        Raises ModelError where it does. The results hold no graph of autograd.
+        call: what else tells work of this name apart. Raises ModelError where it waits. The results hold no graph of
+        autograd.
         """
-        key = (name, *((x.shape, x.stride(), x.dtype, x.device) for x in inputs))
+        key = (name, call, *((x.shape, x.stride(), x.dtype, x.device) for x in inputs))
         self._calls[key] = self._calls.get(key, 0) + 1
         if self.backend is None or self._calls[key] <= EAGER_CALLS:
             return work(*inputs)
@@ -134,28 +134,45 @@ class Graphs:
         return _Recorded(kept, results, replay, work)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class GraphedPrior(Prior):
-    """A prior whose UNet is replayed where no gradient passes it."""
+class GraphedNetwork:
+    """Stands in a denoiser's place, and is replayed where no gradient passes it.
 
-    graphs: Graphs = field(repr=False)
+    network: what is asked for everything else. The work is recorded once for each kind of call: arguments that are no
+    tensors are part of the recording.
+    """
 
-    def _unet_output(self, z: Tensor, step: Step, context: Tensor) -> Tensor:
+    def __init__(self, network: Any, graphs: Graphs) -> None:
+        self.network = network
+        self.graphs = graphs
+        self._forms: dict[Hashable, TreeSpec] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["network"], name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled():
-            return super()._unet_output(z, step, context)
-        timestep = timestep_on(z.device, step)
-        return self.graphs.call("sampling", self._outputs, z.to(self.dtype), timestep, context)[
-            0
-        ].to(z.dtype)
+            return self.network(*args, **kwargs)
+        leaves, form = tree_flatten((args, kwargs))
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        fixed = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        call = str(form), repr(fixed)
 
-    def _outputs(self, z: Tensor, timestep: Tensor, context: Tensor) -> Tensors:
-        return (self._evaluate(z, timestep, context),)
+        def work(*inputs: Tensor) -> Tensors:
+            filled = dict(zip(places, inputs, strict=True))
+            given = [filled.get(place, leaf) for place, leaf in enumerate(fixed)]
+            args, kwargs = tree_unflatten(given, form)
+            results, self._forms[call] = tree_flatten(self.network(*args, **kwargs))
+            return tuple(results)
+
+        tensors = (leaves[place] for place in places)
+        found = self.graphs.call("sampling", work, *tensors, call=call)
+        return tree_unflatten(found, self._forms[call])
 
 
-def graphed_prior(prior: Prior, graphs: Graphs) -> GraphedPrior:
-    """The prior with its UNet's work in `graphs`."""
-    parts: dict[str, Any] = {entry.name: getattr(prior, entry.name) for entry in fields(Prior)}
-    return GraphedPrior(**parts, graphs=graphs)
+def graphed_prior(prior: Prior, graphs: Graphs) -> Prior:
+    """The prior with its denoiser's work in `graphs`."""
+    denoisers = (part for part in prior.components() if part.role == "denoiser")
+    return prior.replaced(**{part.name: GraphedNetwork(part.module, graphs) for part in denoisers})
 
 
 def eager_because(
@@ -209,14 +226,11 @@ def peak_with_graphs(peaks: Mapping[str, int], held: int) -> int:
     )
 
 
-def graphed_descend(graphs: Graphs, objective: Objective) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The gradient of an objective of whole groups, replayed.
-
-    Returns a function of latents z (N, 4, h, w), a scale and `classes` (N,), which gives what the objective does.
-    """
+def graphed_descent(graphs: Graphs, descent: Descent) -> Descent:
+    """What guidance descends for whole groups, replayed."""
 
     def work(z: Tensor, classes: Tensor, *scale: Tensor) -> Tensors:
-        return objective.value_and_grad(z, classes, scale=fitted(*scale) if scale else 1.0)
+        return descent(z, scale[0] if scale else 1.0, classes)
 
     def descend(z: Tensor, scale: Scale, classes: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(scale, Tensor):

@@ -16,6 +16,7 @@ from torch import nn
 from engine.classifiers.base import Classifier
 from engine.networks.frozen import freeze, seeded
 from engine.priors import Prior
+from engine.priors.roles import TINY
 
 FASTER = 0.97
 """A block's time over that in torch's usual layout, from which down channels_last is chosen."""
@@ -58,15 +59,16 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 WITHOUT_GRADIENT = ("unet",)
 
 
-def chosen_layouts(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+def chosen_layouts(device: torch.device, prior: Prior) -> tuple[str, ...]:
     """The networks of BLOCKS that shall run channels_last; none on the CPU or on a GPU that is not in this machine."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return ()
     return tuple(
         name
         for name in BLOCKS
-        if block_ms(name, torch.channels_last, device, dtype)
-        <= FASTER * block_ms(name, torch.contiguous_format, device, dtype)
+        if (name in ("classifier", TINY) or hasattr(prior.pipe, name))
+        and block_ms(name, torch.channels_last, device, prior.dtype)
+        <= FASTER * block_ms(name, torch.contiguous_format, device, prior.dtype)
     )
 
 
@@ -95,13 +97,9 @@ def block_ms(
 
 def lay_out(channels_last: Iterable[str], prior: Prior, classifier: Classifier) -> None:
     """Put the weights of some networks (names of BLOCKS) into channels_last, in place and for good."""
-    networks = {
-        "unet": prior.unet,
-        "vae": prior.vae,
-        "tiny": prior.tiny,
-        "classifier": classifier.network,
-    }
+    networks = {part.name: part.module for part in prior.components()}
+    networks |= {TINY: prior.tiny, "classifier": classifier.network}
     for name in channels_last:
-        network = networks[name]
+        network = networks.get(name)
         if network is not None:
             network.to(memory_format=torch.channels_last)

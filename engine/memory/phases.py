@@ -6,37 +6,25 @@ holds of all of them.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.classifiers.base import Classifier
-from engine.guidance.decoder import GuidanceDecoder, decoder_of
-from engine.guidance.domain import judged
-from engine.guidance.gradient import loss_scale
-from engine.guidance.objective import Objective
+from engine.guidance.assembly import guidance_of, is_prepared
+from engine.guidance.decoder import GuidanceDecoder
+from engine.guidance.move import Guidance
 from engine.memory.count import counting
-from engine.priors import Prior
+from engine.memory.subject import Subject
+from engine.priors import Context
 from engine.priors.vae import decoding_in_parts
-from engine.sampling.loop import ddim_step
-from engine.settings import Alignment, TokenLearning
+from engine.sampling.finished import finished
+from engine.sampling.loop import sample
+from engine.settings import Alignment
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Subject:
-    """What is counted: a prior and a classifier, usually on 'meta', and the settings that shape a run.
-
-    learning: of tokens; None for the way that takes most, the published one.
-    """
-
-    prior: Prior
-    classifier: Classifier
-    alignment: Alignment | None
-    cfg: float
-    learning: TokenLearning | None = None
+T = TypeVar("T")
 
 
 class Case(NamedTuple):
@@ -53,7 +41,7 @@ class Case(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What one part of a phase takes beside the weights, and how many parts there are."""
+    """What a phase takes beside the weights: the peak of its parts, and the work of one of `parts`."""
 
     peak_bytes: int
     flops: int
@@ -68,81 +56,82 @@ def run_case(subject: Subject, case: Case) -> object:
 
 def count_case(subject: Subject, case: Case) -> Counted:
     """Run a case and count it."""
-    if case.phase == "guidance" and not _objective(subject, _decoder(subject, case)).is_prepared:
+    if case.phase == "guidance" and not is_prepared(subject.classifier, _alignment(subject)):
         run_case(subject, Case(case.phase, 1, 1))
     with counting() as count:
         run_case(subject, case)
-    return Counted(count.peak, count.flops, count.operators, -(-case.images // case.part))
+    run = -(-_run_together(subject, case) // case.part)
+    parts = -(-case.images // case.part)
+    return Counted(count.peak, count.flops // run, count.operators // run, parts)
+
+
+def _run_together(subject: Subject, case: Case) -> int:
+    """Images of a case that are run: those of one part, or of two where the parts share their moments."""
+    shared = subject.alignment is not None and subject.alignment.statistics == "batch"
+    parts = 2 if case.phase == "guidance" and shared else 1
+    return min(parts * case.part, case.images)
 
 
 def _latents(subject: Subject, images: int) -> Tensor:
-    return torch.empty(images, *subject.prior.latent_shape, device=subject.prior.device)
+    return torch.empty(subject.prior.latent_shape(images), device=subject.prior.device)
 
 
-def _contexts(subject: Subject, images: int) -> tuple[Tensor, Tensor]:
-    """Of the prompts, (images, L, D), and of the null prompt, (1, L, D)."""
-    config = subject.prior.text_encoder.config
-    shape = (config.max_position_embeddings, config.hidden_size)
-    dtype = subject.prior.dtype
-    return torch.empty(images, *shape, dtype=dtype, device=subject.prior.device), torch.empty(
-        1, *shape, dtype=dtype, device=subject.prior.device
-    )
+def _context(subject: Subject, images: int) -> Context:
+    """A context of as many images, in memory of its own."""
+    return subject.context[[0] * images]
 
 
 def text(subject: Subject, case: Case) -> object:
     """The prompts' contexts, no two images of one prompt."""
     with torch.no_grad():
-        held = _contexts(subject, case.images)
-        part = subject.prior.encode_prompts(["a"] * case.part)
+        held = _context(subject, case.images)
+        part = subject.prior.encode(["a"] * case.part, subject.negative)
     return held, part
 
 
 def sampling(subject: Subject, case: Case) -> object:
-    """One DDIM step with classifier-free guidance."""
+    """One step with classifier-free guidance."""
     with torch.no_grad():
-        z, (context, null) = _latents(subject, case.images), _contexts(subject, case.images)
+        z, context = _latents(subject, case.images), _context(subject, case.images)
         held = [torch.empty_like(z) for _ in range(3)]  # what parts predicted, and the next latents
-        step = subject.prior.schedule(2)[0]
-        denoise = subject.prior.denoiser(context[: case.part], null, subject.cfg)
-        return held, ddim_step(denoise(z[: case.part], step), step)
+        denoise = subject.prior.denoiser(context[: case.part], subject.cfg)
+        return held, sample(z[: case.part], denoise, subject.prior.schedule(2)[:1])
 
 
 def guidance(subject: Subject, case: Case) -> object:
-    """The loss of a part of the images and its gradient; the pass for moments first where they are shared."""
-    decode = _decoder(subject, case)
-    objective = _objective(subject, decode)
-    z, held = _latents(subject, case.images), _contexts(subject, case.images)
-    classes = torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device)
+    """The gradient that latents move down, through the decoder and the classifier."""
+    decoder = subject.decoder(case.checkpoint)
+    assert decoder is not None
+    z, held = _latents(subject, case.images), _context(subject, case.images)
     prediction = [torch.empty_like(z) for _ in range(3)]
-    scale = loss_scale(decode.vae.dtype, subject.classifier.dtype)
-    if not objective.per_image and case.part < case.images:
-        with torch.no_grad():
-            objective.value(z[: case.part], classes)
-    return held, prediction, objective.value_and_grad(z[: case.part], classes, scale=scale)
+    rows = z[: _run_together(subject, case)]
+    found = _guidance(subject, decoder, len(rows), case.part)
+    return held, prediction, found.descend(rows, found.scale)
 
 
-def _decoder(subject: Subject, case: Case) -> GuidanceDecoder:
-    """What guidance sees the latents of a case through."""
+def _guidance(subject: Subject, decoder: GuidanceDecoder, images: int, part: int) -> Guidance:
+    """The guidance of a group of images that are seen in parts."""
+    classes = torch.zeros(images, dtype=torch.int64, device=subject.prior.device)
+
+    def at_once(_: int, work: Callable[[int], T]) -> T:
+        return work(part)
+
+    return guidance_of(subject.classifier, _alignment(subject), decoder, classes, at_once)
+
+
+def _alignment(subject: Subject) -> Alignment:
+    """The settings but for weights of layers: these are values, which a skeleton lacks, and change no shape."""
     assert subject.alignment is not None
-    preprocess = subject.classifier.preprocess
-    return decoder_of(subject.alignment, subject.prior, preprocess, case.checkpoint)
-
-
-def _objective(subject: Subject, decode: GuidanceDecoder) -> Objective:
-    """What guidance descends."""
-    assert subject.alignment is not None
-    # Weights of layers are values, which a skeleton lacks, and change no shape.
-    return Objective(subject.classifier, replace(subject.alignment, layers="uniform"), decode)
+    return replace(subject.alignment, layers="uniform")
 
 
 def decode(subject: Subject, case: Case) -> object:
     """The final images, and what the classifier says of them."""
     with torch.no_grad():
-        z, px = _latents(subject, case.images), subject.prior.image_px
-        held = torch.empty(case.images, 3, px, px, device=subject.prior.device)
+        z, size = _latents(subject, case.images), subject.prior.image_size
+        held = torch.empty(case.images, 3, *size, device=subject.prior.device)
         with decoding_in_parts(subject.prior.vae, tile=case.tile):
-            images = subject.prior.decode(z[: case.part])
-        return held, images, judged(subject.classifier, images)
+            return held, finished(subject.prior, subject.classifier, z[: case.part])
 
 
 def cat(subject: Subject, case: Case) -> object:
@@ -151,14 +140,14 @@ def cat(subject: Subject, case: Case) -> object:
     The published last step runs both branches of CFG with a graph, an early one the conditional branch alone.
     """
     prior, learning = subject.prior, subject.learning
-    networks = (prior.unet, prior.vae)
+    drawing = [part.module for part in prior.components() if part.role in ("denoiser", "decoder")]
     cfg = subject.cfg if learning is None or learning.gradient == "last" else 1.0
-    with _checkpointed(networks if case.checkpoint else ()):
-        step = prior.schedule(2)[0]
-        (context, null), z = _contexts(subject, case.images), _latents(subject, case.images)
-        leaf = context[: case.part].requires_grad_()
-        prediction = prior.denoiser(leaf, null, cfg)(z[: case.part], step)
-        logits = subject.classifier.logits(prior.decode(ddim_step(prediction, step)))
+    with checkpointed(drawing if case.checkpoint else ()):
+        context, z = _context(subject, case.images)[: case.part], _latents(subject, case.images)
+        leaf = context.packed().requires_grad_()
+        denoise = prior.denoiser(context.with_packed(leaf), cfg)
+        last = sample(z[: case.part], denoise, prior.schedule(2)[:1])
+        logits = subject.classifier.logits(prior.decode(last))
         loss = cross_entropy(
             logits, torch.zeros(case.part, dtype=torch.int64, device=subject.prior.device)
         )
@@ -168,17 +157,18 @@ def cat(subject: Subject, case: Case) -> object:
 def rows(subject: Subject, case: Case) -> object:
     """The gradient that goes on from the prompts' context to the tokens' rows, no two images of one prompt."""
     found = _EmbeddedRows()
-    handle = subject.prior.text_encoder.get_input_embeddings().register_forward_hook(found)
+    (encoder, *_) = subject.prior.text_encoders()
+    handle = encoder.module.get_input_embeddings().register_forward_hook(found)
     try:
-        held = _contexts(subject, case.images)
-        context = subject.prior.encode_prompts(["a"] * case.part)
+        held = _context(subject, case.images)
+        context = subject.prior.encode(["a"] * case.part).packed()
         return held, torch.autograd.grad(context, found.leaf, torch.empty_like(context))
     finally:
         handle.remove()
 
 
 @contextmanager
-def _checkpointed(networks: Iterable[Any]) -> Iterator[None]:
+def checkpointed(networks: Iterable[Any]) -> Iterator[None]:
     """Inside the block, backward through these networks computes activations anew."""
     networks = list(networks)
     try:

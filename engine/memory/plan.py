@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.classifiers import Classifier, load_classifier
+from engine.classifiers import Classifier
 from engine.errors import ConfigError
-from engine.guidance.decoder import decoder_of
 from engine.memory.attention import chosen_attention
 from engine.memory.budget import (
     AUTO,
@@ -31,14 +30,11 @@ from engine.memory.budget import (
     in_words,
     parse_budget,
 )
-from engine.memory.costs import LEARNING, USABLE, Costs, weights_bytes
+from engine.memory.costs import LEARNING, USABLE, Costs
 from engine.memory.graphs import REPLAYED, eager_because, peak_with_graphs
 from engine.memory.layout import chosen_layouts
-from engine.memory.phases import Subject
-from engine.memory.skeleton import skeleton_classifier, skeleton_prior
-from engine.networks.frozen import indexed, named_device
-from engine.priors import Prior, load_prior
-from engine.priors.vae import downscale
+from engine.memory.subject import device_of, loaded_bytes, subject_of
+from engine.priors import Prior
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 
 
@@ -156,7 +152,9 @@ def plan(
             f"batch is {batch}, expected at least 1: give the images that are sampled together."
         )
     learns = tokens if isinstance(tokens, TokenLearning) else None
-    subject = _subject(prior, classifier, alignment, sampling, dtype, place_on, image_px, learns)
+    subject = subject_of(prior, classifier, alignment, sampling, dtype, place_on, learns)
+    if image_px is not None:
+        subject = subject.at(image_px)
     attention = chosen_attention(attention, place_on, subject.prior.dtype)
     costs = Costs(subject, place_on, batch, sampling.steps, learning=learns is not None)
     chosen = costs.cheapest(nbytes)
@@ -164,7 +162,7 @@ def plan(
     if chosen is None:
         raise BudgetError(
             f"a memory budget of {in_words(nbytes)} is too small for prior {subject.prior.name!r} with classifier "
-            f"{subject.classifier.name!r} at {subject.prior.image_px} px, expected at least {in_words(smallest)}: give "
+            f"{subject.classifier.name!r} at {subject.prior.image_size[0]} px, expected at least {in_words(smallest)}: give "
             "that, or choose a tiny decoder, a half precision or smaller images."
         )
     cases = dict(chosen.cases)
@@ -173,9 +171,7 @@ def plan(
         for phase, (case, fits) in costs.learning_cases(nbytes, chosen.offload).items():
             cases[phase] = case
             unfit |= set() if fits else {phase}
-    decoder = (
-        decoder_of(alignment, subject.prior, subject.classifier.preprocess) if alignment else None
-    )
+    decoder = subject.decoder()
     micro_batch = {
         **dict.fromkeys(LEARNING, 0),
         **{phase: case.part if phase not in unfit else 0 for phase, case in cases.items()},
@@ -202,7 +198,7 @@ def plan(
         classifier=subject.classifier.name,
         device=str(place_on),
         dtype=str(subject.prior.dtype).removeprefix("torch."),
-        image_px=subject.prior.image_px,
+        image_px=subject.prior.image_size[0],
         batch=batch,
         budget_bytes=nbytes,
         attention=attention,
@@ -212,76 +208,11 @@ def plan(
         checkpoint=checkpoint,
         offload=chosen.offload,
         tile=cases["decode"].tile,
-        channels_last=chosen_layouts(place_on, subject.prior.dtype),
+        channels_last=chosen_layouts(place_on, subject.prior),
         eager_because=eager,
         graph_bytes=0 if eager else held,
         peak_bytes=peaks,
         largest_batch=costs.largest_batch(nbytes, chosen.offload) if full else 0,
         smallest_bytes=smallest,
         cost=chosen.cost,
-    )
-
-
-def loaded_bytes(prior: object, classifier: object) -> int:
-    """Bytes of those models that are loaded already, on a device with memory."""
-    networks: list[nn.Module] = []
-    if isinstance(prior, Prior):
-        networks += [
-            prior.unet,
-            prior.vae,
-            prior.text_encoder,
-            *([prior.tiny] if prior.tiny is not None else []),
-        ]
-    if isinstance(classifier, Classifier):
-        networks.append(classifier.network)
-    seen: set[int] = set()
-    return sum(
-        weights_bytes(network, seen)
-        for network in networks
-        if not next(network.parameters()).is_meta
-    )
-
-
-def device_of(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:
-    """The device that a plan is for; see `plan`. It need not be in this machine."""
-    if device is not None:
-        return indexed(named_device(device))
-    if isinstance(prior, Prior) and prior.device.type != "meta":
-        return prior.device
-    automatic = isinstance(budget, str) and budget.strip().lower() == AUTO
-    return indexed(torch.device("cpu" if automatic and not torch.cuda.is_available() else "cuda"))
-
-
-def _subject(
-    prior: str | Path | Prior,
-    classifier: str | Path | nn.Module | Classifier,
-    alignment: Alignment | None,
-    sampling: Sampling,
-    dtype: torch.dtype | None,
-    device: torch.device,
-    image_px: int | None,
-    learning: TokenLearning | None,
-) -> Subject:
-    """Both models on 'meta', at the size and in the dtype that are asked for."""
-    if isinstance(prior, Prior):
-        prior = skeleton_prior(prior, dtype)
-    else:
-        half = torch.float16 if device.type == "cuda" else torch.float32
-        prior = load_prior(prior, device="meta", dtype=dtype or half)
-    if not isinstance(classifier, Classifier):
-        classifier = load_classifier(classifier, device="cpu", dtype=prior.dtype)
-    if image_px is not None:
-        factor = downscale(prior.vae)
-        if image_px < factor or image_px % factor:
-            raise ConfigError(
-                f"image_px is {image_px}, expected a multiple of {factor}: a latent of prior {prior.name!r} stands for "
-                f"{factor} x {factor} pixels. Round it."
-            )
-        prior.unet.register_to_config(sample_size=image_px // factor)
-    return Subject(
-        prior=prior,
-        classifier=skeleton_classifier(classifier),
-        alignment=alignment,
-        cfg=sampling.cfg,
-        learning=learning,
     )

@@ -1,7 +1,6 @@
 """Models without memory: a twin on the device 'meta' that has every shape, and no value."""
 
 import copy
-from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from engine.classifiers.base import Classifier
 from engine.priors import Prior
+from engine.priors.roles import DECODER, TINY, dtypes
 
 Module = TypeVar("Module", bound=nn.Module)
 META = torch.device("meta")
@@ -33,16 +33,18 @@ def skeleton(module: Module, dtype: torch.dtype | None = None) -> Module:
 
 
 def skeleton_prior(prior: Prior, dtype: torch.dtype | None = None) -> Prior:
-    """A prior of the same shapes on 'meta'. A tiny decoder that is its vae stays so."""
-    vae = skeleton(prior.vae, dtype)
-    tiny = vae if prior.tiny is prior.vae else prior.tiny and skeleton(prior.tiny, dtype)
-    return replace(
-        prior,
-        unet=skeleton(prior.unet, dtype),
-        vae=vae,
-        tiny=tiny,
-        text_encoder=skeleton(prior.text_encoder, dtype),
-    )
+    """A prior of the same shapes on 'meta'. A tiny decoder that is its decoder stays so.
+
+    dtype: of its networks, but for those that overflow in it; None keeps each as it is.
+    """
+    chosen = dtypes(prior.pipe, dtype) if dtype is not None else {}
+    twins = {
+        part.name: skeleton(part.module, chosen.get(part.name, dtype))
+        for part in prior.components()
+    }
+    if prior.tiny is not None and TINY not in twins:
+        twins[TINY] = twins[DECODER]
+    return prior.replaced(**twins)
 
 
 def skeleton_classifier(classifier: Classifier) -> Classifier:

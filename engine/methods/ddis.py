@@ -5,11 +5,12 @@
 
 from engine.classifiers.base import class_numbers
 from engine.errors import ConfigError
+from engine.guidance.assembly import descent_of
 from engine.guidance.decoder import decoder_of
-from engine.guidance.objective import Objective, check_statistics
+from engine.guidance.objective import check_statistics
 from engine.memory.apply import plan_of
 from engine.memory.budget import AUTO
-from engine.memory.graphs import Graphs, backend_of, graphed_descend, graphed_prior
+from engine.memory.graphs import Graphs, backend_of, graphed_descent, graphed_prior
 from engine.memory.layout import lay_out
 from engine.memory.micro_batch import MicroBatches
 from engine.methods.drawing import Drawing, settings_of
@@ -63,7 +64,7 @@ def prepare(
         replayed = Graphs(backend_of(prior.device))
         prior = graphed_prior(prior, replayed)
         if alignment is not None and decoder is not None:
-            descend = graphed_descend(replayed, Objective(classifier, alignment, decoder))
+            descend = graphed_descent(replayed, descent_of(classifier, alignment, decoder))
     return Drawing(
         request=request,
         classifier=classifier,

@@ -15,11 +15,9 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.events import SILENT, Events, Stepped
+from engine.guidance.assembly import guidance_of
 from engine.guidance.decoder import GuidanceDecoder
-from engine.guidance.domain import judged
-from engine.guidance.gradient import loss_scale
-from engine.guidance.move import Guidance, Unguided, guided
-from engine.guidance.objective import Objective
+from engine.guidance.move import Guidance, Unguided
 from engine.memory.apply import applied
 from engine.memory.micro_batch import MicroBatches, denoise_in_parts
 from engine.memory.plan import Plan
@@ -28,6 +26,7 @@ from engine.methods.runtime import Descend
 from engine.priors import Context, Prior, Step
 from engine.prompts import class_prompt
 from engine.request import Request
+from engine.sampling.finished import finished
 from engine.sampling.loop import OnStep, sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Alignment, Sampling
@@ -106,11 +105,11 @@ class Drawing:
         if self.alignment is None or (decoder := self.decoder) is None:
             return Unguided()
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
-        return guided(
-            Objective(self.classifier, self.alignment, decoder),
+        return guidance_of(
+            self.classifier,
             self.alignment,
+            decoder,
             classes,
-            loss_scale(decoder.vae.dtype, self.classifier.dtype),
             partial(self.parts.attempt, "guidance"),
             None if self.descend is None else partial(self.descend, classes=classes),
         )
@@ -166,8 +165,8 @@ class Drawing:
                 z = prior.noise(noise.generators, sampling.steps)
                 z = sample(z, denoise, schedule, guidance.move, watch, sampling.eta, noise)
             with phase("decode"):
-                finished = parts.split("decode", partial(_finished, prior, classifier), z)
-        images, logits, distances = (torch.cat(values) for values in zip(*finished, strict=True))
+                ended = parts.split("decode", partial(finished, prior, classifier), z)
+        images, logits, distances = (torch.cat(values) for values in zip(*ended, strict=True))
         guidance.check()
         curves: list[tuple[float, ...]] = [()] * len(keys)
         skipped = guidance.skipped or [0] * len(keys)
@@ -216,9 +215,3 @@ def reporting(
         events.emit(Stepped(task, len(clean), step.index, step.total, loss))
 
     return report
-
-
-def _finished(prior: Prior, classifier: Classifier, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Images of finished latents, and what `judged` says of them."""
-    images = prior.decode(z)
-    return images, *judged(classifier, images)

@@ -3,7 +3,6 @@
 import copy
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.classifiers.cifar_resnet import CifarResNet
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 WORDS = (
@@ -120,6 +119,12 @@ def tiny_pipeline(prediction_type: str, folder: Path) -> StableDiffusionPipeline
     )
 
 
+def marked(prior: Prior, fingerprint: str) -> Prior:
+    """The prior under another fingerprint, where a test gave it other weights."""
+    prior.fingerprint = fingerprint
+    return prior
+
+
 @pytest.fixture(scope="session")
 def tiny_prior_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Diffusers folders of a tiny SD 2.1, by prediction type."""
@@ -157,7 +162,7 @@ def small_prior(tiny_prior: Prior) -> Prior:
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         norm_num_groups=8,
     )
-    return replace(tiny_prior, unet=unet.eval().requires_grad_(False), fingerprint="small")
+    return marked(tiny_prior.replaced(unet=unet.eval().requires_grad_(False)), "small")
 
 
 @pytest.fixture(scope="session")
@@ -169,7 +174,7 @@ def small_prior_folder(
     """The small prior as a diffusers folder."""
     folder = tmp_path_factory.mktemp("small") / "prior"
     shutil.copytree(tiny_prior_folders["epsilon"], folder)
-    small_prior.unet.save_pretrained(folder / "unet")
+    small_prior.pipe.unet.save_pretrained(folder / "unet")
     return folder
 
 

@@ -16,7 +16,7 @@ from engine.embedded.train.data import CLASSES, DOMAINS, load_pacs
 from engine.embedded.train.loop import Recipe
 from engine.embedded.train.stages import RECIPES, STAGES
 from engine.embedded.train.tiny_decoder import as_guidance_sees, likeness_db, train_tiny_decoder
-from engine.models import load_prior
+from engine.priors import load_prior
 
 STEPS = 2
 

@@ -11,16 +11,15 @@ from torch import Tensor, nn
 
 from engine.classifiers import Preprocess, load_classifier
 from engine.errors import ConfigError
-from engine.guidance.objective import Objective
-from engine.models import Prior, load_prior
-from engine.models.decoder import (
+from engine.guidance.decoder import (
     crop_margin,
-    decode,
     decoder_of,
-    decoding_in_parts,
     guidance_decoder,
 )
-from engine.models.decoder_stages import coarse, full_stages, tiny_stages
+from engine.guidance.decoder_stages import coarse, full_stages, tiny_stages
+from engine.guidance.objective import Objective
+from engine.priors import Prior, load_prior
+from engine.priors.vae import decoded, decoding_in_parts
 from engine.settings import CLASSIFIERS_PX, PRIORS_PX, Alignment
 
 
@@ -38,7 +37,7 @@ def taesd(seed: int = 3, levels: int = 4, **config: object) -> AutoencoderTiny:
 @pytest.fixture
 def prior(tiny_prior: Prior) -> Prior:
     """The tiny SD 2.1, of 32 px, with a tiny decoder beside its VAE."""
-    return replace(tiny_prior, tiny=taesd())
+    return tiny_prior.replaced(tiny=taesd())
 
 
 @pytest.mark.parametrize("halvings", [1, 2])
@@ -102,7 +101,8 @@ def test_stages_are_the_decoder_to_the_bit_and_checkpoints_change_nothing(
     else:
         stages = full_stages(vae) if name == "full" else tiny_stages(vae)
         plain = replace(guidance_decoder(prior, name), stages=stages)
-        assert torch.equal(plain(latents), decode(vae, latents, clamp=False))
+        unscaled = latents / vae.config.scaling_factor
+        assert torch.equal(plain(latents), decoded(vae, unscaled) * 0.5 + 0.5)
     (first, first_grad), (second, second_grad) = (
         with_gradient(each, latents) for each in (plain, decoder)
     )
@@ -198,7 +198,12 @@ def test_nothing_is_computed_where_tensors_have_no_values(prior: Prior, name: st
     with torch.device("meta"):
         empty = part.from_config((prior.vae if name == "full" else prior.tiny).config)
     decoder = guidance_decoder(
-        replace(prior, **{"vae" if name == "full" else "tiny": empty}), name, 16, True
+        load_prior(prior.pipe, device="meta").replaced(
+            **{"vae" if name == "full" else "tiny": empty}
+        ),
+        name,
+        16,
+        True,
     )
     leaf = torch.empty(2, 4, 4, 4, device="meta", requires_grad=True)
     images = decoder(leaf)
@@ -208,10 +213,10 @@ def test_nothing_is_computed_where_tensors_have_no_values(prior: Prior, name: st
 
 def test_decoding_in_parts_ends_with_the_block(prior: Prior) -> None:
     latents = torch.randn(3, 4, 4, 4)
-    expected, whole = decode(prior.vae, latents), prior.vae.tile_latent_min_size
+    expected, whole = prior.decode(latents), prior.vae.tile_latent_min_size
     with suppress(KeyError), decoding_in_parts(prior.vae, slices=True, tile=4):
         assert (prior.vae.use_slicing, prior.vae.use_tiling) == (True, True)
-        torch.testing.assert_close(decode(prior.vae, latents), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(prior.decode(latents), expected, atol=1e-5, rtol=0)
         raise KeyError
     assert (prior.vae.use_slicing, prior.vae.use_tiling) == (False, False)
     assert prior.vae.tile_latent_min_size == whole
@@ -252,7 +257,7 @@ def test_the_gradient_through_the_crop_s_window_is_that_of_the_whole_image() -> 
     )
     classifier = replace(classifier, preprocess=CROPPING)
     size, images = 64, F.interpolate(torch.rand(1, 3, 32, 32), (256, 256), mode="bilinear")
-    prior.unet.register_to_config(sample_size=size)
+    prior = prior.called_with(height=256, width=256)
     z = prior.vae.encode(images * 2 - 1).latents * prior.vae.config.scaling_factor
     window = decoder_of(Alignment(), prior, classifier.preprocess)
     whole = replace(window, margin=0)

@@ -11,13 +11,13 @@ from torch.utils._pytree import tree_leaves
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
+from engine.guidance.decoder import decoder_of
 from engine.guidance.gradient import HALF_SCALE, fitted, gradient
 from engine.guidance.move import Guidance, guided
 from engine.guidance.objective import Objective
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
-from engine.models import Prior
-from engine.models.decoder import decoder_of
-from engine.sampling.ddim import sample
+from engine.priors import Prior
+from engine.sampling.loop import sample
 from engine.settings import Alignment
 
 MAKERS = (torch.tensor, torch.as_tensor, torch.from_numpy, Tensor.new_tensor)
@@ -78,7 +78,7 @@ def test_nothing_crosses_in_a_guided_step(
     )
     guidance._scale = torch.empty((), device="meta")  # of the step before
     z, context = (
-        torch.empty(2, *prior.latent_shape, device="meta"),
+        torch.empty(2, *prior.latent_shape(1)[1:], device="meta"),
         torch.empty(2, 16, 32, device="meta"),
     )
     step = prior.schedule(30)[10]
@@ -97,7 +97,9 @@ def test_the_first_step_of_float16_alone_is_looked_at() -> None:
         Alignment(),
         HALF_SCALE,
     )
-    step = type("", (), {"index": 3, "total": 10, "is_last": False, "alpha": torch.tensor(0.5)})()
+    step = type(
+        "", (), {"index": 3, "total": 10, "is_last": False, "noise": 0.7, "uncertainty": 1.0}
+    )()
     z = torch.randn(2, 4, 3, 3)
     looks: list[Tensor] = []
 

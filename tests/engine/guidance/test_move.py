@@ -23,18 +23,25 @@ from engine.guidance.gradient import (
 )
 from engine.guidance.move import Guidance, Unguided, guided, relative_move
 from engine.guidance.objective import Objective
-from engine.sampling.ddim import sample
+from engine.priors import Step
+from engine.sampling.loop import sample
 from engine.settings import Alignment
-from engine.types import Moments, Prediction, Step
+from engine.types import Moments, Prediction
 
 
 def step(index: int = 3, total: int = 10, alpha: float = 0.5, after: float = 0.6) -> Step:
+    """A step of a diffusion that keeps the variance, by the squares of its signals."""
     return Step(
-        index,
-        total,
-        500,
-        torch.tensor(alpha, dtype=torch.float64),
-        torch.tensor(after, dtype=torch.float64),
+        index=index,
+        total=total,
+        timestep=torch.tensor(500),
+        signal=alpha**0.5,
+        noise=(1 - alpha) ** 0.5,
+        signal_next=after**0.5,
+        noise_next=(1 - after) ** 0.5,
+        variance_next=1 - after,
+        fresh=0.0,
+        uncertainty=((1 - alpha) / alpha) ** 0.5,
     )
 
 
@@ -84,8 +91,9 @@ def test_one_guided_step_is_the_papers_equations_9_to_12() -> None:
         toward = one - eta * torch.autograd.grad(loss, leaf)[0]  # eq. 9
         null, prompted = unet(weight_null, toward), unet(weight_prompt, toward)
         noise = null + cfg * (prompted - null)  # eq. 10
-        clean = (toward - (1 - at.alpha).sqrt() * noise) / at.alpha.sqrt()  # eq. 11
-        expected.append(at.alpha_next.sqrt() * clean + (1 - at.alpha_next).sqrt() * noise)  # eq. 12
+        alpha, after = at.signal**2, at.signal_next**2
+        clean = (toward - (1 - alpha) ** 0.5 * noise) / alpha**0.5  # eq. 11
+        expected.append(after**0.5 * clean + (1 - after) ** 0.5 * noise)  # eq. 12
 
     classifier = load_classifier(
         net,
@@ -107,7 +115,7 @@ def test_one_guided_step_is_the_papers_equations_9_to_12() -> None:
     def denoise(z: Tensor, step: Step) -> Prediction:
         null, prompted = unet(weight_null, z), unet(weight_prompt, z)
         noise = null + cfg * (prompted - null)
-        return Prediction((z - (1 - step.alpha) ** 0.5 * noise) / step.alpha**0.5, noise)
+        return Prediction((z - step.noise * noise) / step.signal, noise)
 
     guidance = guided(
         objective, Alignment.paper(eta), torch.zeros(2, dtype=torch.int64), 1.0, whole
@@ -164,9 +172,7 @@ def test_a_relative_move_shifts_the_predicted_noise_by_the_scale() -> None:
     z, at = torch.randn(2, 4, 5, 5, dtype=torch.float64), step(alpha=0.2)
     clean = descending(square, Alignment(scale=0.3)).move(z, at) - z
     noisy = moved(descending(square, Alignment(scale=0.3, target="noisy")), z, at) - z
-    as_noise = (
-        clean * at.alpha.sqrt() / (1 - at.alpha).sqrt()
-    )  # z_t = sqrt(a) clean + sqrt(1 - a) noise
+    as_noise = clean * at.signal / at.noise  # z_t = sqrt(a) clean + sqrt(1 - a) noise
     assert as_noise.square().mean().sqrt().item() == pytest.approx(0.3)
     assert noisy.square().mean().sqrt().item() == pytest.approx(0.3 * 0.8**0.5)
 

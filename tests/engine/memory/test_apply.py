@@ -14,7 +14,7 @@ from engine.memory.apply import applied, plan_of
 from engine.memory.attention import attending, chosen_attention
 from engine.memory.plan import Plan, plan
 from engine.memory.skeleton import skeleton_prior
-from engine.models import Prior
+from engine.priors import Prior
 from engine.settings import Alignment, Sampling, TokenLearning
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def planned(small_prior: Prior, classifier: Classifier) -> Plan:
 
 
 def processors(prior: Prior) -> set[type]:
-    networks = (prior.unet, prior.vae)
+    networks = (prior.pipe.unet, prior.vae)
     return {
         type(part.processor)
         for n in networks
@@ -44,7 +44,10 @@ def processors(prior: Prior) -> set[type]:
 
 @torch.no_grad()
 def prediction(prior: Prior) -> torch.Tensor:
-    z, context = torch.randn(2, *prior.latent_shape), prior.encode_prompts(["a dog", "a horse"])
+    z, context = (
+        torch.randn(2, *prior.latent_shape(1)[1:]),
+        prior.encode_prompts(["a dog", "a horse"]),
+    )
     return prior.decode(
         prior.denoiser(context, prior.encode_prompts([""]), 5.0)(z, prior.schedule(4)[1]).clean
     )
@@ -54,7 +57,7 @@ def test_attention_is_really_replaced_and_gives_the_same_images(small_prior: Pri
     torch.manual_seed(3)
     fused = prediction(small_prior)
     assert processors(small_prior) == {AttnProcessor2_0}
-    with attending([small_prior.unet, small_prior.vae], "vanilla", CPU):
+    with attending([small_prior.pipe.unet, small_prior.vae], "vanilla", CPU):
         assert processors(small_prior) == {AttnProcessor}
         torch.manual_seed(3)
         whole = prediction(small_prior)
@@ -67,11 +70,11 @@ def test_an_adapters_processor_stays(small_prior: Prior) -> None:
     class Adapter(AttnProcessor2_0):
         pass
 
-    layer = next(part for part in small_prior.unet.modules() if isinstance(part, Attention))
+    layer = next(part for part in small_prior.pipe.unet.modules() if isinstance(part, Attention))
     before = layer.processor
     layer.set_processor(Adapter())
     try:
-        with attending([small_prior.unet], "vanilla", CPU):
+        with attending([small_prior.pipe.unet], "vanilla", CPU):
             assert processors(small_prior) == {Adapter, AttnProcessor, AttnProcessor2_0}
     finally:
         layer.set_processor(before)
@@ -154,7 +157,8 @@ def test_parts_are_on_the_device_in_their_phase_alone(
 def test_token_learning_is_checkpointed_where_planned(small_prior: Prior, planned: Plan) -> None:
     def checkpointed() -> bool:
         return bool(
-            small_prior.unet.is_gradient_checkpointing and small_prior.vae.is_gradient_checkpointing
+            small_prior.pipe.unet.is_gradient_checkpointing
+            and small_prior.vae.is_gradient_checkpointing
         )
 
     for wanted in (("cat",), ()):

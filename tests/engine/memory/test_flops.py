@@ -5,7 +5,7 @@ import pytest
 from engine.classifiers import load_classifier
 from engine.memory.phases import Case, Subject, count_case
 from engine.memory.skeleton import skeleton_classifier
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.settings import Alignment
 
 

@@ -7,7 +7,7 @@ import torch
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
-from engine.models import Prior
+from engine.priors import Prior
 from engine.settings import Sampling, TokenLearning
 
 

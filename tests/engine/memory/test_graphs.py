@@ -14,7 +14,7 @@ from engine.errors import ModelError
 from engine.memory.graphs import EAGER_CALLS, Graphs, eager_because, peak_with_graphs
 from engine.memory.plan import Plan, plan
 from engine.methods import ddis
-from engine.models import Prior
+from engine.priors import Prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 from engine.types import ImageKey

@@ -11,7 +11,7 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.memory import layout
 from engine.memory.layout import BLOCKS, block_ms, chosen_layouts, lay_out
 from engine.memory.plan import plan
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Sampling
 

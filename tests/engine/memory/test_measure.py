@@ -8,7 +8,7 @@ from engine.memory.measure import measuring, peak_bytes
 from engine.memory.phases import PHASES, Case, Subject, count_case, run_case
 from engine.memory.plan import plan
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
-from engine.models import Prior
+from engine.priors import Prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 
@@ -47,7 +47,12 @@ def test_a_phase_takes_what_was_predicted(
 def test_a_whole_run_takes_what_was_planned(small_prior: Prior, classifier: Classifier) -> None:
     sampling = Sampling(steps=3, batch=7)
     planned = plan(small_prior, classifier, batch=7, sampling=sampling, tokens=False, full=False)
-    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.network)
+    networks = (
+        small_prior.pipe.unet,
+        small_prior.vae,
+        small_prior.pipe.text_encoder,
+        classifier.network,
+    )
     weights = sum(value.nbytes for n in networks for value in (*n.parameters(), *n.buffers()))
     with measuring(small_prior.device) as measured:
         list(generate(classifier, small_prior, None, 1, sampling=sampling, memory=planned))

@@ -18,7 +18,7 @@ from engine.memory.costs import CUBLAS_BYTES, USABLE, Costs, _identity, largest_
 from engine.memory.count import counting
 from engine.memory.phases import Case, Counted, Subject
 from engine.memory.plan import Plan, plan
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.settings import Alignment
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -113,7 +113,7 @@ def test_what_rests_is_offloaded_where_guidance_has_its_own_decoder(classifier: 
 
 
 def skeleton_at(prior: Prior, px: int) -> Prior:
-    prior.unet.register_to_config(sample_size=px // 8)
+    prior.pipe.unet.register_to_config(sample_size=px // 8)
     return prior
 
 
@@ -121,7 +121,7 @@ def test_the_full_vae_decodes_in_tiles_where_a_whole_image_does_not_fit(
     small_prior: Prior, classifier: Classifier
 ) -> None:
     """And where it fits, it is whole, as tiles are seen in the image. A run does so in the phase of decoding alone."""
-    prior = replace(small_prior, unet=copy.deepcopy(small_prior.unet), fingerprint="larger")
+    prior = small_prior.replaced(unet=copy.deepcopy(small_prior.pipe.unet), fingerprint="larger")
     settings = {"batch": 1, "alignment": None, "tokens": False, "full": False}
     skeleton_at(prior, 128)
     whole = plan(prior, classifier, "1GB", **settings)
@@ -156,7 +156,12 @@ def test_auto_counts_loaded_weights_once(
 ) -> None:
     """On the CPU they are no longer in what is free, and every predicted peak holds them."""
     monkeypatch.setattr(budget, "free_bytes", lambda device: 10**7)
-    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.network)
+    networks = (
+        small_prior.pipe.unet,
+        small_prior.vae,
+        small_prior.pipe.text_encoder,
+        classifier.network,
+    )
     weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
     settings = {"batch": 1, "tokens": False, "full": False}
     assert plan(small_prior, classifier, "auto", **settings).budget_bytes == 10**7 + weights
@@ -222,9 +227,14 @@ def test_a_bound_that_fits_is_tried_alone() -> None:
 def test_a_prediction_holds_weights_and_all_that_is_alive(
     small_prior: Prior, classifier: Classifier, roomy: Plan
 ) -> None:
-    networks = (small_prior.unet, small_prior.vae, small_prior.text_encoder, classifier.network)
+    networks = (
+        small_prior.pipe.unet,
+        small_prior.vae,
+        small_prior.pipe.text_encoder,
+        classifier.network,
+    )
     weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
-    images = torch.randn(4, *small_prior.latent_shape)
+    images = torch.randn(4, *small_prior.latent_shape(1)[1:])
     with torch.no_grad(), counting() as count:
         small_prior.decode(images)
     assert roomy.peak_bytes["decode"] >= weights + count.peak + CUBLAS_BYTES
@@ -293,5 +303,5 @@ def test_size_dtype_and_guidance_are_those_asked_for(
     assert plain.decoder == "none"
     assert "guidance" not in plain.peak_bytes
     assert roomy == replace(roomy)
-    assert small_prior.image_px == 32  # the prior itself is as it was
+    assert small_prior.image_size[0] == 32  # the prior itself is as it was
     assert Alignment().decoder == "auto"

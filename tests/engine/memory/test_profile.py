@@ -12,7 +12,7 @@ from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError
 from engine.memory.profile import covered, told
-from engine.models import Prior
+from engine.priors import Prior
 from engine.settings import Alignment
 
 

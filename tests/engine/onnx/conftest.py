@@ -1,7 +1,6 @@
 """Networks small enough to export in a test, and one cache for all of them: an export takes seconds."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.models import Prior
+from engine.priors import Prior
 
 LABELS = ["dog", "horse", "guitar", "house", "person"]
 
@@ -65,7 +64,7 @@ def smooth_vae() -> AutoencoderTiny:
 def prior(small_prior: Prior) -> Prior:
     """The small prior with a tiny VAE."""
     torch.manual_seed(3)
-    return replace(small_prior, vae=smooth_vae().eval().requires_grad_(False))
+    return small_prior.replaced(vae=smooth_vae().eval().requires_grad_(False))
 
 
 @pytest.fixture(scope="session")

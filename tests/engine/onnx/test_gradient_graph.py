@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from engine.guidance.decoder import decoder_of
 from engine.guidance.objective import Objective
-from engine.models.decoder import decoder_of
 from engine.onnx.export import exported, gradient_graph
 from engine.onnx.session import Session
 from engine.settings import Alignment
@@ -17,7 +17,7 @@ def both(prior, classifier, alignment, cache, batch):
     decoder = decoder_of(alignment, prior, classifier.preprocess)
     graph = gradient_graph(prior, classifier, alignment, decoder)
     session = Session(exported(graph, cache), torch.device("cpu"))
-    z, classes = torch.randn(batch, *prior.latent_shape), torch.randint(0, 5, (batch,))
+    z, classes = torch.randn(batch, *prior.latent_shape(1)[1:]), torch.randint(0, 5, (batch,))
     found = session(z, classes) if alignment.class_weight else session(z)
     return found, Objective(classifier, alignment, decoder, False).value_and_grad(z, classes)
 

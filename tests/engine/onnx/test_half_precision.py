@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.guidance.decoder import decoder_of
 from engine.guidance.gradient import loss_scale
 from engine.guidance.objective import Objective
-from engine.models import Prior
-from engine.models.decoder import decoder_of
 from engine.onnx.export import exported, gradient_graph, unet_graph
 from engine.onnx.session import Session
+from engine.priors import Prior
 from engine.settings import Alignment
 
 pytest.importorskip("onnxruntime")
@@ -39,12 +39,15 @@ def error(found: torch.Tensor, exact: torch.Tensor) -> float:
 def test_a_unet_errs_no_more_than_torchs(prior: Prior, half_prior: Prior, cache):
     session = Session(exported(unet_graph(half_prior), cache), CPU)
     assert session.dtypes == (HALF, torch.int64, HALF)
-    length, width = prior.tokenizer.model_max_length, prior.unet.config.cross_attention_dim
-    z, context = torch.randn(2, *prior.latent_shape), torch.randn(2, length, width)
+    length, width = (
+        prior.pipe.tokenizer.model_max_length,
+        prior.pipe.unet.config.cross_attention_dim,
+    )
+    z, context = torch.randn(2, *prior.latent_shape(1)[1:]), torch.randn(2, length, width)
     step = torch.tensor(7)
     with torch.no_grad():
-        exact = prior.unet(z, step, encoder_hidden_states=context, return_dict=False)[0]
-        half = half_prior.unet(
+        exact = prior.pipe.unet(z, step, encoder_hidden_states=context, return_dict=False)[0]
+        half = half_prior.pipe.unet(
             z.to(HALF), step, encoder_hidden_states=context.to(HALF), return_dict=False
         )[0]
     (found,) = session(z, step, context)
@@ -64,7 +67,7 @@ def test_a_gradient_errs_no_more_than_torchs(
         dtype=HALF,
     )
     alignment = Alignment(class_weight=0.0)
-    z = torch.randn(3, *prior.latent_shape).to(HALF).float()
+    z = torch.randn(3, *prior.latent_shape(1)[1:]).to(HALF).float()
 
     def by_torch(prior: Prior, classifier: Classifier):
         decoder = decoder_of(alignment, prior, classifier.preprocess)

@@ -53,10 +53,10 @@ def test_guided_images_are_torchs_and_no_autograd_runs(prior, kinked, cache, tmp
 
 def test_the_classifier_gives_its_logits_for_any_batch(prior, kinked, cache):
     """`ddis export-onnx` writes it; generate asks torch for them."""
-    graph = export.classifier_graph(kinked, prior.image_px)
+    graph = export.classifier_graph(kinked, prior.image_size[0])
     session = Session(export.exported(graph, cache), torch.device("cpu"))
     for batch in (1, 5, 70):
-        images = torch.rand(batch, 3, prior.image_px, prior.image_px)
+        images = torch.rand(batch, 3, prior.image_size[0], prior.image_size[0])
         (logits,) = session(images)
         torch.testing.assert_close(logits, kinked.logits(images), rtol=1e-4, atol=1e-5)
 
@@ -89,10 +89,10 @@ def test_the_command_writes_every_graph_and_generate_finds_them(
 def test_the_unet_takes_more_images_than_its_export_was_told(prior, cache):
     session = Session(export.exported(export.unet_graph(prior), cache), torch.device("cpu"))
     for batch in (1, export.LARGEST_BATCH + 2):
-        z, step = torch.randn(batch, *prior.latent_shape), torch.tensor(7)
-        context = torch.randn(batch, prior.tokenizer.model_max_length, 32)
+        z, step = torch.randn(batch, *prior.latent_shape(1)[1:]), torch.tensor(7)
+        context = torch.randn(batch, prior.pipe.tokenizer.model_max_length, 32)
         with torch.no_grad():
-            wanted = prior.unet(z, step, encoder_hidden_states=context, return_dict=False)[0]
+            wanted = prior.pipe.unet(z, step, encoder_hidden_states=context, return_dict=False)[0]
         torch.testing.assert_close(session(z, step, context)[0], wanted, rtol=1e-4, atol=1e-4)
 
 

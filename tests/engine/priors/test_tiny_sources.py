@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderTiny
 
 from engine.errors import ModelError
-from engine.models import load_prior
-from engine.models.prior_sources import EMBEDDED
+from engine.priors import load_prior
+from engine.priors.schemes import EMBEDDED
 
 
 def save_tiny(folder: Path, levels: int = 4, **config: object) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from engine.classifiers import Classifier, load_classifier
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 

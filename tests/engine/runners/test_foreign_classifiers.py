@@ -7,7 +7,7 @@ import torch
 from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetForImageClassification
 
 from engine.classifiers import load_classifier
-from engine.models import Prior
+from engine.priors import Prior
 from engine.runners.generate import generate
 from engine.settings import Sampling
 from engine.types import Sample

@@ -9,7 +9,7 @@ from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.guidance.objective import Objective
 from engine.methods import drawing
-from engine.models import Prior
+from engine.priors import Prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 

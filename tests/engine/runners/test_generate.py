@@ -21,7 +21,7 @@ from engine.classifiers import Classifier, Preprocess, load_classifier, save_cla
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, GuidanceError, OutputError
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.asking import asked
 from engine.runners.generate import generate
 from engine.sampling.noise import ImageNoise
@@ -274,7 +274,7 @@ def test_tokens_enter_the_prompts_of_their_classes_alone(
     small_prior: Prior, classifier: Classifier
 ) -> None:
     table = TokenTable(
-        rows=torch.randn(1, small_prior.text_encoder.config.hidden_size),
+        rows=torch.randn(1, small_prior.pipe.text_encoder.config.hidden_size),
         classes=(1,),
         labels=("elephant",),
         names=placeholders(["elephant"]),

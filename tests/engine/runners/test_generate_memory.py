@@ -16,7 +16,7 @@ from engine.errors import ConfigError
 from engine.memory.budget import BudgetError, MemoryWarning, parse_budget
 from engine.memory.micro_batch import OutOfMemoryError
 from engine.memory.plan import Plan, plan
-from engine.models import Prior
+from engine.priors import Prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 from engine.types import ImageKey

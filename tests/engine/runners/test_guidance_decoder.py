@@ -12,8 +12,8 @@ from torch import Tensor
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError, OutputError
-from engine.models import Prior
-from engine.models.decoder import decoder_of
+from engine.guidance.decoder import decoder_of
+from engine.priors import Prior
 from engine.runners.asking import asked
 from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
@@ -44,7 +44,7 @@ def prior(small_prior: Prior) -> Prior:
         decoder_block_out_channels=(8,) * 4,
         num_decoder_blocks=(1,) * 4,
     )
-    return replace(small_prior, tiny=tiny.eval().requires_grad_(False))
+    return small_prior.replaced(tiny=tiny.eval().requires_grad_(False))
 
 
 def image_of(classifier: Classifier, prior: Prior, alignment: Alignment | None) -> Tensor:

@@ -13,8 +13,8 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError
 from engine.guidance.gradient import finite_gradient
 from engine.methods.drawing import Drawing
-from engine.models import Prior, load_prior
 from engine.networks.frozen import named_dtype
+from engine.priors import Prior, load_prior
 from engine.runners.asking import asked
 from engine.settings import Alignment, Sampling
 
@@ -112,7 +112,7 @@ def test_what_comes_out_holds_no_graph(tiny_prior: Prior, tiny_resnet: CifarResN
     with torch.enable_grad():
         (sample,) = drawing.make(drawing.groups()[0], on_clean=lambda _, clean: seen.append(clean))
     assert not any(x.requires_grad for x in (sample.image, sample.logits, *seen))
-    parts = (tiny_prior.unet, tiny_prior.vae, tiny_prior.text_encoder, classifier.network)
+    parts = (tiny_prior.pipe.unet, tiny_prior.vae, tiny_prior.pipe.text_encoder, classifier.network)
     assert not any(
         weight.requires_grad or weight.grad is not None for m in parts for weight in m.parameters()
     )

@@ -16,7 +16,7 @@ from engine.errors import ConfigError
 from engine.memory.budget import BudgetError, MemoryWarning, parse_budget
 from engine.memory.micro_batch import OutOfMemoryError
 from engine.memory.plan import Plan, plan
-from engine.models import Prior
+from engine.priors import Prior
 from engine.runners.learn_tokens import learn_tokens
 from engine.settings import Sampling, TokenLearning
 
@@ -88,7 +88,7 @@ def test_tokens_are_finished_and_right_when_memory_runs_out(
     expected = undisturbed(learning)
     branches = 1 if learning is DRAWN else 2
     with (
-        running_out(small_prior.unet, 4 * branches),
+        running_out(small_prior.pipe.unet, 4 * branches),
         pytest.warns(
             MemoryWarning, match=r"ran out in phase 'cat' with 6 images at once .* going on with 3"
         ),
@@ -102,7 +102,7 @@ def test_the_way_to_the_rows_is_halved_as_well(
 ) -> None:
     expected = undisturbed(DRAWN)
     with (
-        running_out(small_prior.text_encoder.final_layer_norm, 1),
+        running_out(small_prior.pipe.text_encoder.final_layer_norm, 1),
         pytest.warns(
             MemoryWarning, match=r"ran out in phase 'rows' with 2 images at once .* going on with 1"
         ),
@@ -116,7 +116,7 @@ def test_without_room_for_one_image_it_is_an_error(
     small_prior: Prior, classifier: Classifier
 ) -> None:
     said = "ran out in phase 'cat' with one image at a time"
-    with running_out(small_prior.unet, 0), pytest.raises(OutOfMemoryError, match=said):
+    with running_out(small_prior.pipe.unet, 0), pytest.raises(OutOfMemoryError, match=said):
         rows_of(classifier, small_prior)
 
 
@@ -140,13 +140,13 @@ def test_a_small_budget_gives_the_same_tokens(
     assert lean.micro_batch["cat"] == 1
     assert "cat" in lean.checkpoint
     anew: list[int] = []
-    switch = small_prior.unet.enable_gradient_checkpointing
+    switch = small_prior.pipe.unet.enable_gradient_checkpointing
     monkeypatch.setattr(
-        small_prior.unet, "enable_gradient_checkpointing", lambda: anew.append(1) or switch()
+        small_prior.pipe.unet, "enable_gradient_checkpointing", lambda: anew.append(1) or switch()
     )
     found = rows_of(classifier, small_prior, memory=least)
     assert anew
-    assert not small_prior.unet.is_gradient_checkpointing
+    assert not small_prior.pipe.unet.is_gradient_checkpointing
     torch.testing.assert_close(found, expected, atol=ROUNDING, rtol=0)
     with pytest.raises(BudgetError, match="is too small for prior"):
         rows_of(classifier, small_prior, memory=int(0.9 * parse_budget(least, small_prior.device)))
@@ -158,15 +158,17 @@ def test_parts_rest_where_learning_does_not_need_them(
     """A plan for a GPU says it, and the run moves the text encoder to its device for text and rows alone."""
     resting = replace(planned(small_prior, classifier, "1GB"), offload=("text_encoder",))
     moves: list[str] = []
-    monkeypatch.setattr(small_prior.text_encoder, "to", lambda place: moves.append(str(place)))
+    monkeypatch.setattr(small_prior.pipe.text_encoder, "to", lambda place: moves.append(str(place)))
     inside: list[bool] = []
 
     def note(_: nn.Module, inputs: object) -> None:
         inside.append(len(moves) % 2 == 0)  # laid aside once at first, then there and back
 
     handles = [
-        small_prior.text_encoder.register_forward_pre_hook(note),
-        small_prior.unet.register_forward_pre_hook(lambda m, i: inside.append(len(moves) % 2 == 1)),
+        small_prior.pipe.text_encoder.register_forward_pre_hook(note),
+        small_prior.pipe.unet.register_forward_pre_hook(
+            lambda m, i: inside.append(len(moves) % 2 == 1)
+        ),
     ]
     try:
         rows_of(classifier, small_prior, memory=resting)

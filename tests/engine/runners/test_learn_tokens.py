@@ -14,7 +14,7 @@ from torch import nn
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.errors import ConfigError, MissingExtraError, OutputError
 from engine.events import EpochEnded, Event, Events
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
 from engine.runners.token_record import resumed
@@ -89,7 +89,7 @@ def learned(
 
 
 def weights(prior: Prior) -> dict[str, torch.Tensor]:
-    parts = {"text": prior.text_encoder, "unet": prior.unet, "vae": prior.vae}
+    parts = {"text": prior.pipe.text_encoder, "unet": prior.pipe.unet, "vae": prior.vae}
     return {
         f"{part}.{name}": value.clone()
         for part, module in parts.items()
@@ -153,13 +153,13 @@ def test_a_run_cut_after_any_epoch_ends_at_the_same_bytes(
         )
 
     learned(classifier, small_prior, tmp_path / "whole.safetensors")
-    embedding = small_prior.text_encoder.get_input_embeddings()
+    embedding = small_prior.pipe.text_encoder.get_input_embeddings()
     out = tmp_path / "cut.safetensors"
 
     for _ in range(learning.epochs + (learning.check_images > 0)):
         with pytest.raises(Stop):
             learned(classifier, small_prior, out, events=at_epochs(cut))
-        assert small_prior.text_encoder.get_input_embeddings() is embedding
+        assert small_prior.pipe.text_encoder.get_input_embeddings() is embedding
         assert not out.exists()
     learned(classifier, small_prior, out, events=at_epochs(cut))
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()

@@ -25,7 +25,7 @@ from engine.events import (
 )
 from engine.memory.budget import MemoryWarning
 from engine.methods.models import Given
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 from engine.request import ClassifierSource, Execution, PriorSource, Request
 from engine.runners.generate import generate, generate_again
 from engine.runners.local import LocalRunner
@@ -81,7 +81,7 @@ def token_file(request: Request, path: Path) -> str:
     """Tokens of two classes for the models of a request."""
     prior = load_prior(request.prior.source, device="cpu")
     table = TokenTable(
-        rows=torch.randn(2, prior.text_encoder.config.hidden_size),
+        rows=torch.randn(2, prior.pipe.text_encoder.config.hidden_size),
         classes=(0, 4),
         labels=("dog", "horse"),
         names=placeholders(["dog", "horse"]),
@@ -237,7 +237,7 @@ def test_memory_that_runs_out_is_reported(request_: Request, small_prior: Prior)
 
     seen: list[Event] = []
     runner = LocalRunner(None, CPU, Events(seen.append), Given(prior=small_prior))
-    hook = small_prior.unet.conv_in.register_forward_pre_hook(refuse)
+    hook = small_prior.pipe.unet.conv_in.register_forward_pre_hook(refuse)
     try:
         with pytest.warns(MemoryWarning):
             next(runner.run(replace(request_, method=Plain(sampling=SHORT))))

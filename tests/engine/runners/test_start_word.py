@@ -7,7 +7,7 @@ import torch
 
 from engine.classifiers import load_classifier
 from engine.events import Event, Events, Stepped
-from engine.models import load_prior
+from engine.priors import load_prior
 from engine.runners import learn_tokens as learning_job
 from engine.runners import start_word
 from engine.runners.asking import asked

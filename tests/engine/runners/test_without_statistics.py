@@ -14,7 +14,7 @@ from engine.errors import ConfigError, ModelError
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.select import select
 from engine.memory.plan import plan
-from engine.models import Prior
+from engine.priors import Prior
 from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
 from engine.runners.tune import tune

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.errors import GuidanceError
-from engine.models import Prior
+from engine.priors import Context, Prior
+from engine.priors.context import Entry
 from engine.settings import TokenLearning
 from engine.tokens.optimise import learn
 from engine.tokens.scaled import scaled_gradient
@@ -34,21 +35,26 @@ LogitsOf = Callable[[Sequence[ImageKey], Tensor, bool], Tensor]
 """(images, their contexts (N, D), whether with tokens) -> logits (N, K)."""
 
 
+def context_of(rows: Tensor) -> Context:
+    """The rows (N, D) as the context of N prompts."""
+    return Context(((Entry(rows, "prompt"),),), len(rows))
+
+
 class Images:
     """A batch whose images cost 3 evaluations to draw, 1 each way for a gradient, and 2 more to finish."""
 
-    def __init__(self, source: "Rows", keys: Sequence[ImageKey], context: Tensor) -> None:
+    def __init__(self, source: "Rows", keys: Sequence[ImageKey], context: Context) -> None:
         self.source, self.keys, self.context, self.complete = source, keys, context, False
         self.unet_forward = torch.full((len(keys),), 3)
         self.unet_backward = torch.zeros(len(keys), dtype=torch.int64)
 
     def gradient(
-        self, update: int, context: Tensor, targets: Tensor, learning: TokenLearning, scale: float
+        self, update: int, context: Context, targets: Tensor, learning: TokenLearning, scale: float
     ) -> ContextGradient:
         self.unet_forward += 1
         self.unet_backward += 1
-        leaf = context.clone().requires_grad_()
-        logits = self.source.logits_of(self.keys, leaf[:, 0], self.source.with_tokens)
+        leaf = context.packed().clone().requires_grad_()
+        logits = self.source.logits_of(self.keys, leaf, self.source.with_tokens)
         l_bn = leaf.square().mean()
         loss = (
             cross_entropy(logits, targets, reduction="sum")
@@ -63,7 +69,8 @@ class Images:
         self.source.finished.append([self.keys[row] for row in rows])
         self.unet_forward[list(rows)] += 2
         keys = [self.keys[row] for row in rows]
-        return self.source.finished_of(keys, self.context[list(rows), 0], self.source.with_tokens)
+        context = self.context[list(rows)].packed()
+        return self.source.finished_of(keys, context, self.source.with_tokens)
 
 
 class Rows:
@@ -78,24 +85,23 @@ class Rows:
         self.finished: list[list[ImageKey]] = []
         self.drawn: list[weakref.ref[Images]] = []
 
-    def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
+    def encode(self, classes: Sequence[int], with_tokens: bool) -> Context:
         self.with_tokens = with_tokens
         self.encoded.append(len(classes))
-        return self.state.rows.detach()[[self.state.classes.index(number) for number in classes]][
-            :, None
-        ]
+        places = [self.state.classes.index(number) for number in classes]
+        return context_of(self.state.rows.detach()[places])
 
     def to_rows(
         self, classes: Sequence[int], by_context: Tensor, rows: Tensor, scale: float
     ) -> tuple[Tensor, float]:
         places = torch.tensor([self.state.classes.index(number) for number in classes])
-        return torch.zeros_like(rows).index_add_(0, places, by_context[:, 0]), scale
+        return torch.zeros_like(rows).index_add_(0, places, by_context), scale
 
     def lowered(self, scale: float) -> float:
         """The scale that a gradient ends with: as it was, unless a test overflows."""
         return scale
 
-    def draw(self, keys: Sequence[ImageKey], context: Tensor) -> Images:
+    def draw(self, keys: Sequence[ImageKey], context: Context) -> Images:
         images = Images(self, keys, context)
         self.drawn.append(weakref.ref(images))
         return images
@@ -335,9 +341,9 @@ def test_the_check_works_on_rows_of_another_device_than_its_results():
     """'meta' plays a GPU: an operator of tensors on both would raise."""
 
     class OnCpu(Rows):
-        def encode(self, classes: Sequence[int], with_tokens: bool) -> Tensor:
+        def encode(self, classes: Sequence[int], with_tokens: bool) -> Context:
             self.with_tokens = with_tokens
-            return torch.zeros(len(classes), 1, WIDTH)
+            return context_of(torch.zeros(len(classes), WIDTH))
 
     state = TokenState.at_start((0, 1, 2), torch.randn(3, WIDTH).to("meta"))
     state.outcome.fill_(Outcome.EPOCHS_USED_UP)
@@ -533,10 +539,10 @@ def test_rows_start_on_the_prior_s_device(tiny_prior: Prior, monkeypatch):
 
 @pytest.mark.parametrize("init", ["random", "a", "class name"])
 def test_rows_start_where_the_setting_says(tiny_prior: Prior, init):
-    table = tiny_prior.text_encoder.get_input_embeddings().weight
+    table = tiny_prior.pipe.text_encoder.get_input_embeddings().weight
     rows = initial_rows(tiny_prior, (1, 2), ("dog", "elephant", "zoo"), init, seed=3)
     assert rows.shape == (2, 32)
-    vocabulary = tiny_prior.tokenizer.get_vocab()
+    vocabulary = tiny_prior.pipe.tokenizer.get_vocab()
     if init == "random":
         many = initial_rows(tiny_prior, range(400), (), init, seed=3)
         assert abs(many.std() / table.std() - 1) < 0.05
@@ -547,6 +553,6 @@ def test_rows_start_where_the_setting_says(tiny_prior: Prior, init):
         assert torch.equal(rows, table[[vocabulary["a</w>"]] * 2])
     else:
         for row, pieces in zip(
-            rows, (tiny_prior.tokenizer.tokenize("elephant"), ("z", "o", "o</w>")), strict=True
+            rows, (tiny_prior.pipe.tokenizer.tokenize("elephant"), ("z", "o", "o</w>")), strict=True
         ):
             torch.testing.assert_close(row, table[[vocabulary[piece] for piece in pieces]].mean(0))

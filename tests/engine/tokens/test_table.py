@@ -12,19 +12,11 @@ from transformers import CLIPTextModel
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.errors import OutputError, TokenFileError
-from engine.models import Prior
+from engine.priors import Prior
 from engine.prompts import class_prompt
-from engine.tokens.table import (
-    METADATA,
-    TEMPLATE,
-    TokenTable,
-    TokenTraining,
-    attached,
-    load_tokens,
-    placeholders,
-    read_tokens,
-    save_tokens,
-)
+from engine.tokens.attached import attached
+from engine.tokens.files import METADATA, load_tokens, read_tokens, save_tokens
+from engine.tokens.table import TEMPLATE, TokenTable, TokenTraining, placeholders
 
 LABELS = ("dog", "elephant", "guitar")
 NAMES = ("<ddis-dog>", "<ddis-elephant>", "<ddis-guitar>")
@@ -46,6 +38,7 @@ def classifier() -> Classifier:
 def table(tiny_prior: Prior, classifier: Classifier) -> TokenTable:
     return TokenTable(
         rows=torch.randn(2, 32),
+        encoders={"clip": 32},
         classes=(0, 1),
         labels=LABELS[:2],
         names=NAMES[:2],
@@ -80,12 +73,12 @@ def test_a_prompt_with_a_token_has_the_class_name_s_article():
 
 def with_a_larger_embedding(prior: Prior, table: TokenTable) -> Prior:
     """The textbook way, on copies: more words in the tokenizer, more rows in the embedding."""
-    tokenizer, encoder = copy.deepcopy(prior.tokenizer), copy.deepcopy(prior.text_encoder)
+    tokenizer, encoder = copy.deepcopy(prior.pipe.tokenizer), copy.deepcopy(prior.pipe.text_encoder)
     tokenizer.add_tokens(list(table.names))
     encoder.resize_token_embeddings(len(tokenizer))
     with torch.no_grad():
         encoder.get_input_embeddings().weight[-len(table.names) :] = table.rows
-    return replace(prior, tokenizer=tokenizer, text_encoder=encoder)
+    return prior.replaced(tokenizer=tokenizer, text_encoder=encoder)
 
 
 def test_attached_rows_give_the_context_of_a_larger_embedding(tiny_prior, table):
@@ -95,52 +88,53 @@ def test_attached_rows_give_the_context_of_a_larger_embedding(tiny_prior, table)
         "a <ddis-elephant> <ddis-dog>",
         "a dog",
     ]
-    expected = with_a_larger_embedding(tiny_prior, table).encode_prompts(prompts)
+    expected = with_a_larger_embedding(tiny_prior, table).encode(prompts).packed()
     with attached(tiny_prior, table) as prior, torch.no_grad():
-        context = prior.encode_prompts(prompts)
+        context = prior.encode(prompts).packed()
     torch.testing.assert_close(context, expected, rtol=0, atol=0)
-    assert not torch.equal(context[1], tiny_prior.encode_prompts(prompts[1:2])[0])
+    assert not torch.equal(context[1], tiny_prior.encode(prompts[1:2]).packed()[0])
 
 
 def test_gradient_reaches_the_named_row_and_nothing_else(tiny_prior, table):
     rows = table.rows.clone().requires_grad_()
     with attached(tiny_prior, replace(table, rows=rows)) as prior:
-        prior.encode_prompts(["an <ddis-elephant> elephant", "a dog"]).square().sum().backward()
+        context = prior.encode(["an <ddis-elephant> elephant", "a dog"])
+        context.packed().square().sum().backward()
     assert rows.grad[1].abs().max() > 0
     assert torch.equal(rows.grad[0], torch.zeros(32))
-    assert all(weight.grad is None for weight in tiny_prior.text_encoder.parameters())
+    assert all(weight.grad is None for weight in tiny_prior.pipe.text_encoder.parameters())
 
 
 def test_the_prior_is_untouched_within_and_after_even_after_an_error(tiny_prior, table):
-    encoder: CLIPTextModel = tiny_prior.text_encoder
+    encoder: CLIPTextModel = tiny_prior.pipe.text_encoder
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    embedding, words = encoder.get_input_embeddings(), len(tiny_prior.tokenizer)
-    plain = tiny_prior.encode_prompts(["a <ddis-dog> dog"])
+    embedding, words = encoder.get_input_embeddings(), len(tiny_prior.pipe.tokenizer)
+    plain = tiny_prior.encode(["a <ddis-dog> dog"]).packed()
 
     def fail_within() -> None:
         with attached(tiny_prior, table):
-            assert torch.equal(tiny_prior.encode_prompts(["a <ddis-dog> dog"]), plain)
+            assert torch.equal(tiny_prior.encode(["a <ddis-dog> dog"]).packed(), plain)
             assert encoder.state_dict().keys() == before.keys()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail_within()
     assert encoder.get_input_embeddings() is embedding
-    assert len(tiny_prior.tokenizer) == words
+    assert len(tiny_prior.pipe.tokenizer) == words
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
 def test_rows_may_change_while_attached(tiny_prior, table):
     rows = table.rows.clone()
     with attached(tiny_prior, replace(table, rows=rows)) as prior:
-        first = prior.encode_prompts(["a <ddis-dog>"])
+        first = prior.encode(["a <ddis-dog>"]).packed()
         rows += 1
-        assert not torch.equal(prior.encode_prompts(["a <ddis-dog>"]), first)
+        assert not torch.equal(prior.encode(["a <ddis-dog>"]).packed(), first)
 
 
 def test_a_name_that_the_tokenizer_knows_is_refused(tiny_prior, table):
-    known = replace(tiny_prior, tokenizer=copy.deepcopy(tiny_prior.tokenizer))
-    known.tokenizer.add_tokens(["<ddis-dog>"])
+    known = tiny_prior.replaced(tokenizer=copy.deepcopy(tiny_prior.pipe.tokenizer))
+    known.pipe.tokenizer.add_tokens(["<ddis-dog>"])
     with (
         pytest.raises(
             TokenFileError, match=r"already knows some of <ddis-dog>.*expected new words: load"
@@ -158,7 +152,17 @@ def test_a_saved_table_loads_as_it_was_and_equal_tables_are_equal_files(
     loaded = load_tokens(tmp_path / "one.safetensors", tiny_prior, classifier)
     assert torch.equal(loaded.rows, table.rows)
     assert loaded.fingerprint == table.fingerprint
-    facts = ("classes", "labels", "names", "prior", "classifier", "training", "run", "template")
+    facts = (
+        "encoders",
+        "classes",
+        "labels",
+        "names",
+        "prior",
+        "classifier",
+        "training",
+        "run",
+        "template",
+    )
     assert [getattr(loaded, name) for name in facts] == [getattr(table, name) for name in facts]
     assert (loaded.name_of(1), loaded.name_of(2)) == ("<ddis-elephant>", "")
     assert (tmp_path / "one.safetensors").read_bytes() == (
@@ -195,12 +199,12 @@ def test_fingerprints_tell_tables_apart(table):
             r"learned for classifier f{16}, expected \w{16} \(.*\): load the classifier",
         ),
         (
-            {"rows": torch.zeros(2, 8)},
-            r"the tokens are 8 wide, expected 32 for prior .*: load the prior",
+            {"rows": torch.zeros(2, 8), "encoders": {"clip": 8}},
+            r"the tokens are 8 wide for text encoder clip, expected 32 wide for text encoder clip for prior .*: load",
         ),
         (
             {"template": "{class name}"},
-            r"template '\{class name\}', expected 1 and 'a/an .*: learn the tokens again",
+            r"template '\{class name\}', expected 2 and 'a/an .*: learn the tokens again",
         ),
     ],
     ids=["other prior", "other classifier", "other width", "other template"],
@@ -233,7 +237,7 @@ def test_another_safetensors_file_is_refused(tmp_path):
         tmp_path / "t.safetensors",
         metadata={"ddis": json.dumps({"format": 99})},
     )
-    with pytest.raises(TokenFileError, match=r"token format 99 .*, expected 1"):
+    with pytest.raises(TokenFileError, match=r"token format 99 .*, expected 2"):
         read_tokens(tmp_path / "t.safetensors")
 
 
@@ -251,4 +255,35 @@ def test_a_file_whose_metadata_is_not_a_table_s_is_refused(tmp_path: Path, facts
         {"<ddis-dog>": torch.zeros(4)}, tmp_path / "t.safetensors", {METADATA: json.dumps(facts)}
     )
     with pytest.raises(TokenFileError, match=r"t\.safetensors .* expected"):
+        read_tokens(tmp_path / "t.safetensors")
+
+
+def test_a_file_of_version_0_1_is_read(
+    tmp_path: Path, table: TokenTable, tiny_prior: Prior
+) -> None:
+    """It knew one text encoder, and told the width alone."""
+    facts = {
+        "format": 1,
+        "template": TEMPLATE,
+        "width": 32,
+        "classes": [0, 1],
+        "labels": LABELS[:2],
+        "names": NAMES[:2],
+        "prior": tiny_prior.fingerprint,
+        "classifier": table.classifier,
+        "training": {},
+        "run": {},
+    }
+    rows = {name: row.clone() for name, row in zip(table.names, table.rows, strict=True)}
+    save_file(rows, tmp_path / "t.safetensors", {METADATA: json.dumps(facts)})
+    loaded = load_tokens(tmp_path / "t.safetensors", tiny_prior)
+    assert loaded.fingerprint == table.fingerprint
+    assert loaded.encoders == {"clip": 32}
+
+
+def test_a_file_whose_rows_are_of_another_width_than_it_says_is_refused(
+    tmp_path: Path, table: TokenTable
+) -> None:
+    save_tokens(replace(table, encoders={"clip": 31}), tmp_path / "t.safetensors")
+    with pytest.raises(TokenFileError, match="lacks a part of a token table"):
         read_tokens(tmp_path / "t.safetensors")

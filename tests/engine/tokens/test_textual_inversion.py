@@ -7,10 +7,11 @@ from safetensors.torch import save_file
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.errors import TokenFileError
-from engine.models import Prior
-from engine.sampling.ddim import sample
+from engine.priors import Prior
+from engine.sampling.loop import sample
 from engine.sampling.noise import ImageNoise
-from engine.tokens.table import TokenTable, attached
+from engine.tokens.attached import attached
+from engine.tokens.table import TokenTable
 from engine.tokens.textual_inversion import export_textual_inversion, import_textual_inversion
 from engine.types import ImageKey
 
@@ -34,6 +35,7 @@ def classifier() -> Classifier:
 def table(tiny_prior: Prior, classifier: Classifier) -> TokenTable:
     return TokenTable(
         rows=torch.randn(2, 32),
+        encoders={"clip": 32},
         classes=(0, 1),
         labels=("dog", "elephant"),
         names=("<ddis-dog>", "<ddis-elephant>"),
@@ -58,13 +60,14 @@ def test_diffusers_makes_the_engine_s_images_from_exported_tokens(
     pipe.load_textual_inversion(paths["<ddis-elephant>"])  # the file names its token
     theirs, _ = pipe.encode_prompt(PROMPTS, "cpu", 1, False)
     keys = [ImageKey(0, 0), ImageKey(1, 0)]
-    noise = ImageNoise(0, keys, tiny_prior.latent_shape)
+    noise = ImageNoise(0, keys, tiny_prior.latent_shape(1)[1:])
     with attached(tiny_prior, table) as prior, torch.no_grad():
-        torch.testing.assert_close(prior.encode_prompts(PROMPTS), theirs, rtol=0, atol=1e-5)
-        denoise = prior.denoiser(prior.encode_prompts(PROMPTS), prior.encode_prompts([""]), 5.0)
+        context = prior.encode(PROMPTS, "")
+        torch.testing.assert_close(context.packed(), theirs.flatten(1), rtol=0, atol=1e-5)
+        denoise = prior.denoiser(context, 5.0)
         z = sample(noise.draw(), denoise, prior.schedule(3), eta=1.0, noise=noise)
         ours = prior.decode(z)
-    noise = ImageNoise(0, keys, tiny_prior.latent_shape)
+    noise = ImageNoise(0, keys, tiny_prior.latent_shape(1)[1:])
     images = pipe(
         PROMPTS,
         latents=noise.draw(),

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,13 +11,14 @@ from torch.nn.functional import cross_entropy
 
 from engine.errors import GuidanceError
 from engine.guidance.move import Guidance, Unguided
-from engine.models import Prior
-from engine.sampling.ddim import sample
+from engine.priors import Context, Prior, Step
+from engine.sampling.loop import sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Alignment, Sampling
-from engine.tokens.table import TokenTable, attached
+from engine.tokens.attached import attached
+from engine.tokens.table import TokenTable
 from engine.tokens.trajectories import DRAWN_FROM, Trajectories, gradient_steps
-from engine.types import ImageKey, Step
+from engine.types import ImageKey
 
 CLASSES = 3
 KEYS = [ImageKey(0, 0), ImageKey(0, 1)]
@@ -27,14 +27,26 @@ KEYS = [ImageKey(0, 0), ImageKey(0, 1)]
 def double(prior: Prior) -> Prior:
     """A copy of a prior in float64."""
     parts = ("text_encoder", "unet", "vae")
-    return replace(prior, **{name: copy.deepcopy(getattr(prior, name)).double() for name in parts})
+    return prior.replaced(
+        **{name: copy.deepcopy(getattr(prior.pipe, name)).double() for name in parts}
+    )
+
+
+def of_two_dogs(prior: Prior) -> Context:
+    return prior.encode(["a dog"] * 2, "")
+
+
+def leaf_of(context: Context) -> tuple[Tensor, Context]:
+    """A leaf that gradients reach, and the context that it is in."""
+    leaf = context.packed().clone().requires_grad_()
+    return leaf, context.with_packed(leaf)
 
 
 def by_hand(
     prior: Prior, row: Tensor, z: Tensor, steps: int, cfg: float, first_with_graph: int
 ) -> Tensor:
     """Images of 'a S dog' by diffusers' own scheduler and the textbook's CFG, S the last row of a larger embedding."""
-    tokenizer, encoder = copy.deepcopy(prior.tokenizer), copy.deepcopy(prior.text_encoder)
+    tokenizer, encoder = copy.deepcopy(prior.pipe.tokenizer), copy.deepcopy(prior.pipe.text_encoder)
     tokenizer.add_tokens(["<ddis-dog>"])
     ids = tokenizer(["a <ddis-dog> dog", ""], padding="max_length", return_tensors="pt").input_ids
     larger = torch.cat([encoder.get_input_embeddings().weight, row[None]])
@@ -43,12 +55,14 @@ def by_hand(
     )
     encoder.get_input_embeddings().register_forward_hook(lambda *_: larger[ids])
     words, nothing = encoder(ids).last_hidden_state
-    scheduler = copy.deepcopy(prior.scheduler)
+    scheduler = copy.deepcopy(prior.pipe.scheduler)
     scheduler.set_timesteps(steps)
     for number, timestep in enumerate(scheduler.timesteps):
         with torch.set_grad_enabled(number >= first_with_graph):
             noise, free = (
-                prior.unet(z, timestep, encoder_hidden_states=text.expand(len(z), -1, -1)).sample
+                prior.pipe.unet(
+                    z, timestep, encoder_hidden_states=text.expand(len(z), -1, -1)
+                ).sample
                 for text in (words, nothing)
             )
             z = scheduler.step(free + cfg * (noise - free), timestep, z).prev_sample
@@ -59,24 +73,21 @@ def on_the_way(
     prior: Prior,
     sampling: Sampling,
     at: Sequence[int],
-    context: Tensor | None = None,
+    context: Context | None = None,
     **changes: Any,
 ) -> Trajectories:
-    """Two images of "a dog", or of another context (2, L, D)."""
-    context = prior.encode_prompts(["a dog"] * 2) if context is None else context
+    """Two images of "a dog", or of another context."""
+    context = of_two_dogs(prior) if context is None else context
     settings = {"seed": 0, "guide": lambda keys: Unguided(), **changes}
-    null = prior.encode_prompts([""])
-    return Trajectories(prior, KEYS, context, null, sampling, at=at, **settings)
+    return Trajectories(prior, KEYS, context, sampling, at=at, **settings)
 
 
 def sampled_whole(
     prior: Prior, sampling: Sampling, seen: list[tuple[Step, Tensor]] | None = None
 ) -> Tensor:
     """The same two images, flat, as generation makes them."""
-    noise = ImageNoise(0, KEYS, prior.latent_shape, dtype=prior.dtype)
-    denoise = prior.denoiser(
-        prior.encode_prompts(["a dog"] * 2), prior.encode_prompts([""]), sampling.cfg
-    )
+    noise = ImageNoise(0, KEYS, prior.latent_shape(1)[1:], dtype=prior.dtype)
+    denoise = prior.denoiser(of_two_dogs(prior), sampling.cfg)
     on_step = (lambda *step: seen.append(step)) if seen is not None else None
     with torch.no_grad():
         z = sample(
@@ -103,9 +114,9 @@ def test_the_gradient_comes_through_the_last_step_alone(tiny_prior: Prior):
         return torch.autograd.grad(cross_entropy(logits, torch.tensor([0, 0])), leaf)[0]
 
     leaf = row[None].clone().requires_grad_()
-    table = TokenTable(leaf, (0,), ("dog",), ("<ddis-dog>",), prior.fingerprint, "")
+    table = TokenTable(leaf, {"clip": 32}, (0,), ("dog",), ("<ddis-dog>",), prior.fingerprint, "")
     with attached(prior, table) as speaking:
-        context = speaking.encode_prompts(["a <ddis-dog> dog"] * 2)
+        context = speaking.encode(["a <ddis-dog> dog"] * 2, "")
         images = on_the_way(speaking, sampling, [2], context)
         images.prepare(0)
         ours = gradient(images.images(0, context), leaf)[0]
@@ -129,18 +140,18 @@ def test_each_update_reads_what_its_own_step_predicts(tiny_prior: Prior, cfg: fl
     sampled_whole(prior, sampling, seen)
     images = on_the_way(prior, sampling, [3, 1])
     for update, number in enumerate((3, 1)):
-        context = images.context.clone().requires_grad_()
+        leaf, context = leaf_of(images.context)
         images.prepare(update)
         read = images.images(update, context).flatten(1)
         expected = prior.decode(seen[number][1]).flatten(1)
         torch.testing.assert_close(read, expected, rtol=0, atol=1e-9)
-        twin = images.context.clone().requires_grad_()
-        denoise = prior.denoiser(twin, images.null, cfg)
+        twin, whole = leaf_of(images.context)
+        denoise = prior.denoiser(whole, cfg)
         joint = prior.decode(denoise(images.kept[number], images.schedule[number]).clean).flatten(1)
         readout = torch.randn_like(read)
         ours, theirs = (
             torch.autograd.grad((pixels * readout).sum(), leaf)[0]
-            for pixels, leaf in ((read, context), (joint, twin))
+            for pixels, leaf in ((read, leaf), (joint, twin))
         )
         assert theirs.norm() > 0
         assert (ours - theirs).norm() < 1e-6 * theirs.norm()
@@ -190,7 +201,7 @@ def test_guidance_acts_in_every_step_and_sees_the_images_that_it_guides(tiny_pri
 
     images = on_the_way(tiny_prior, Sampling(steps=4, cfg=1.0), [3], guide=Watch)
     images.prepare(0)
-    images.images(0, images.context.clone().requires_grad_())
+    images.images(0, leaf_of(images.context)[1])
     assert seen == [(0, 2, False), (1, 2, False), (2, 2, False), (3, 2, True)]
     seen.clear()
     on_the_way(tiny_prior, Sampling(steps=3, cfg=1.0), [1], guide=Watch).finished([1])

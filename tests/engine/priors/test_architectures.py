@@ -1,6 +1,5 @@
 """Priors and classifiers that are named by their architecture, with random weights or none."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ModelError
 from engine.guidance.domain import judged
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
-from engine.models import Prior, load_prior
+from engine.priors import Prior, load_prior
 
 
 def millions(module: torch.nn.Module) -> float:
@@ -30,22 +29,24 @@ def test_published_sizes_without_a_byte_of_weights(
     name: str, unet: float, text_encoder: float, latent: int, predicts: str
 ) -> None:
     prior = load_prior(f"arch:{name}", device="meta", dtype=torch.float16)
-    assert (millions(prior.unet), millions(prior.text_encoder), millions(prior.vae)) == (
+    assert (millions(prior.pipe.unet), millions(prior.pipe.text_encoder), millions(prior.vae)) == (
         unet,
         text_encoder,
         83.65,
     )
-    assert prior.latent_shape == (4, latent, latent)
-    assert prior.image_px == 8 * latent
-    assert prior.scheduler.config.prediction_type == predicts
+    assert prior.latent_shape(2) == (2, 4, latent, latent)
+    assert prior.image_size == (8 * latent, 8 * latent)
+    assert prior.pipe.scheduler.config.prediction_type == predicts
     assert prior.tiny is not None
     assert millions(prior.tiny) == 2.45
-    assert prior.device.type == prior.vae.device.type == prior.text_encoder.device.type == "meta"
-    assert prior.dtype == prior.vae.dtype == prior.text_encoder.dtype == torch.float16
+    assert (
+        prior.device.type == prior.vae.device.type == prior.pipe.text_encoder.device.type == "meta"
+    )
+    assert prior.dtype == prior.vae.dtype == prior.pipe.text_encoder.dtype == torch.float16
 
 
 def test_its_tokenizer_has_clips_ids_and_length() -> None:
-    tokenizer = load_prior("arch:sd-1.5", device="meta").tokenizer
+    tokenizer = load_prior("arch:sd-1.5", device="meta").pipe.tokenizer
     tokens = tokenizer("a dog", padding="max_length").input_ids
     assert (len(tokenizer), len(tokens), tokens[0], tokens[-1]) == (49_408, 77, 49_406, 49_407)
     assert tokenizer.add_tokens(["<ddis-dog>"]) == 1
@@ -93,7 +94,7 @@ def test_a_folder_gives_its_shapes_without_reading_weights(
 
 
 def shapes(prior: Prior) -> list[tuple[str, torch.Size, torch.dtype]]:
-    networks = (prior.unet, prior.vae, prior.text_encoder)
+    networks = (prior.pipe.unet, prior.vae, prior.pipe.text_encoder)
     return [
         (name, value.shape, value.dtype) for n in networks for name, value in n.state_dict().items()
     ]
@@ -107,7 +108,7 @@ def test_a_skeleton_shares_what_the_model_shares(
     assert twin.device.type == "meta"
     assert tiny_prior.device.type == "cpu"
     own = load_prior("embedded", device="cpu")
-    embedded = skeleton_prior(replace(own, tiny=own.vae), torch.float16)
+    embedded = skeleton_prior(own.replaced(tiny=own.vae), torch.float16)
     assert embedded.tiny is embedded.vae
     assert embedded.dtype == torch.float16
     classifier = load_classifier(
