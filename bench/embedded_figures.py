@@ -15,7 +15,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from engine.guidance.steer import Unguided
 from torch import Tensor
 from torch.nn.functional import interpolate
 

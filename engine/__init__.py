@@ -6,8 +6,6 @@ The public names are resolved when they are first used, so that `import engine` 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from engine.networks.later import import_later
-
 if TYPE_CHECKING:
     from engine.classifiers import Classifier, load_classifier
     from engine.downstream.distill import distill
@@ -119,9 +117,6 @@ __all__ = [
     "select",
     "tune",
 ]
-
-
-import_later()  # before any of our modules imports diffusers
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import MissingExtraError, brief
-from engine.networks.later import bitsandbytes
 from engine.tokens.state import TokenState
 
 ADAM_BETAS = (0.9, 0.999)
@@ -96,7 +95,6 @@ def row_optimizer(
 def adam_8bit() -> Any:
     """bitsandbytes' 8-bit Adam. Raises MissingExtraError where it cannot be imported."""
     try:
-        bitsandbytes()
         from bitsandbytes.optim import Adam8bit
     except (ImportError, OSError) as error:
         raise MissingExtraError(

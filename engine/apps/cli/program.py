@@ -88,16 +88,18 @@ def _carry_out(understood: "Understood", name: str) -> None:
 
 
 def _import(module: str) -> None:
-    """Import a module with all that it brings.
+    """Import a module and all that it needs.
 
-    Imports leave no garbage, and looking for it would take an eighth of their time. Threads of OpenMP that have
-    nothing to do sleep, unless the environment says otherwise: on a busy machine, spinning ones make small models
-    several times slower.
+    Imports leave no garbage, and looking for it would take an eighth of their time. Idle OpenMP threads sleep unless
+    the environment says otherwise: on a busy machine, spinning ones make small models several times slower.
     """
+    from engine.networks.later import bitsandbytes_later
+
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.disable()
     try:
-        import_module(module)
+        with bitsandbytes_later():
+            import_module(module)
     finally:
         gc.enable()
         gc.freeze()
