@@ -64,12 +64,13 @@ def drawn(prior: Prior, pair: int, number: int) -> Tensor:
     """Plain images of one pair of domain and class, told both."""
     domain, label = list(product(DOMAINS, CLASSES))[pair]
     sampling = Sampling()
-    told = prior.encode_prompts([styled_prompt(domain, label)]).expand(number, -1, -1)
+    told = prior.encode([styled_prompt(domain, label)], sampling.negative_prompt)[[0] * number]
     keys = [ImageKey(pair, index) for index in range(number)]
-    noise = ImageNoise(0, keys, prior.latent_shape)
-    denoise = prior.denoiser(told, prior.encode_prompts([""]), sampling.cfg)
+    noise = ImageNoise(0, keys, prior.latent_shape(1)[1:])
+    denoise = prior.denoiser(told, sampling.cfg)
     schedule = prior.schedule(sampling.steps)
-    z = sample(noise.draw(), denoise, schedule, eta=sampling.eta, noise=noise)
+    z = prior.noise(noise.generators, sampling.steps)
+    z = sample(z, denoise, schedule, eta=sampling.eta, noise=noise)
     return prior.decode(z)
 
 
