@@ -126,7 +126,7 @@ def plan_of(request: Request, execution: Execution, image_px: int | None) -> "Me
         request.classifier.source,
         architecture=request.classifier.architecture,
         labels=request.classifier.labels,
-        device="cpu",
+        device="meta" if request.classifier.source.startswith("arch:") else "cpu",
         dtype=dtype,
         statistics=request.classifier.statistics,
     )
