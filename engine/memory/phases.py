@@ -90,7 +90,7 @@ def _guidance(subject: Subject, decoder: GuidanceDecoder, images: int, part: int
     """The guidance of a group of images that are seen in parts."""
     classes = torch.zeros(images, dtype=torch.int64, device=subject.prior.device)
 
-    def at_once(_: int, work: Callable[[int], T]) -> T:
+    def at_once(images: int, work: Callable[[int], T]) -> T:  # noqa: ARG001
         return work(part)
 
     return guidance_of(subject.classifier, _alignment(subject), decoder, classes, at_once)
