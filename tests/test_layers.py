@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "guidance": MODELS,
     "sampling": MODELS | {"guidance"},
     "tokens": MODELS | {"guidance", "sampling"},
-    "memory": MODELS | {"guidance", "sampling"},
+    "memory": MODELS | {"guidance", "sampling", "tokens"},  # counts what learning runs
     "onnx": MODELS | {"guidance", "sampling"},  # another engine for what the sampler is given
     "methods": MODELS | {"guidance", "sampling", "tokens", "memory", "onnx"},
     "evaluation": MAKING | {"datasets"},
