@@ -64,12 +64,12 @@ def drawn(prior: Prior, pair: int, number: int) -> Tensor:
     """Plain images of one pair of domain and class, told both."""
     domain, label = list(product(DOMAINS, CLASSES))[pair]
     sampling = Sampling()
-    context = prior.encode([styled_prompt(domain, label)], sampling.negative_prompt)
+    told = prior.encode([styled_prompt(domain, label)], sampling.negative_prompt)[[0] * number]
     keys = [ImageKey(pair, index) for index in range(number)]
     noise = ImageNoise(0, keys, prior.latent_shape(1)[1:])
-    denoise = prior.denoiser(context[[0] * number], sampling.cfg)
-    z = prior.noise(noise.generators, sampling.steps)
+    denoise = prior.denoiser(told, sampling.cfg)
     schedule = prior.schedule(sampling.steps)
+    z = prior.noise(noise.generators, sampling.steps)
     z = sample(z, denoise, schedule, eta=sampling.eta, noise=noise)
     return prior.decode(z)
 

@@ -78,7 +78,13 @@ def whole_run(prior: Prior, classifier: Classifier, images: int) -> dict[str, ob
     )
     networks = {
         id(n): n
-        for n in (prior.pipe.unet, prior.vae, prior.pipe.text_encoder, prior.tiny, classifier.network)
+        for n in (
+            prior.pipe.unet,
+            prior.vae,
+            prior.pipe.text_encoder,
+            prior.tiny,
+            classifier.network,
+        )
     }
     weights = sum(v.nbytes for n in networks.values() for v in (*n.parameters(), *n.buffers()))
     count = -(-images // len(classifier.labels))

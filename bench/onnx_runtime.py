@@ -36,12 +36,11 @@ def parts(drawing: Drawing, batch: int) -> dict[str, Run]:
     keys = [ImageKey(number % 7, number // 7) for number in range(batch)]
     prior, guidance = drawing.prior, drawing.guidance(keys)
     step = prior.schedule(30)[10]
-    z = torch.randn(batch, *prior.latent_shape(1)[1:], generator=torch.Generator().manual_seed(0)).to(
-        prior.device
-    )
+    z = torch.randn(
+        batch, *prior.latent_shape(1)[1:], generator=torch.Generator().manual_seed(0)
+    ).to(prior.device)
     with torch.no_grad():
-        context = prior.encode_prompts(["a dog"] * batch)
-        denoise = prior.denoiser(context, prior.encode_prompts([""]), drawing.sampling.cfg)
+        denoise = prior.denoiser(prior.encode(["a dog"] * batch, ""), drawing.sampling.cfg)
 
     def guided() -> None:
         with torch.no_grad():

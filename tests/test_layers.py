@@ -17,15 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LEAVES = {"errors", "events", "facts", "files", "prompts", "request", "settings", "types"}
 """What anything may import. They import only each other."""
 
-MODELS = {"networks", "classifiers", "models", "priors", "embedded"}
+MODELS = {"networks", "classifiers", "priors", "embedded"}
 MAKING = MODELS | {"guidance", "sampling", "tokens", "memory", "methods"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
     "networks": set(),
     "classifiers": {"networks", "embedded"},
-    "models": {"networks", "classifiers", "embedded"},
-    "priors": {"networks", "models"},
-    "embedded": {"networks", "classifiers", "models", "datasets"},  # its recipe writes sheets
+    "priors": {"networks"},
+    "embedded": {"networks", "classifiers", "priors", "datasets"},  # its recipe writes sheets
     "datasets": set(),
     "guidance": MODELS,
     "sampling": MODELS | {"guidance"},
@@ -71,7 +70,7 @@ def imported_modules(source: str, package: str) -> Iterator[tuple[str, int]]:
 
 
 def room_of(module: str) -> str:
-    """'engine.models.prior' -> 'models'. A public name (`from engine import generate`) is in '__init__'."""
+    """'engine.priors.prior' -> 'priors'. A public name (`from engine import generate`) is in '__init__'."""
     _, room, *rest = module.split(".") if "." in module else (module, "__init__")
     return room if rest or room in {*MAY_IMPORT, *JOINERS} else "__init__"
 
@@ -124,11 +123,11 @@ def test_engine_obeys_the_arrow():
 @pytest.mark.parametrize(
     ("module", "source", "culprit"),
     [
-        ("engine.models.prior", "import engine.guidance.move", "engine.guidance.move"),
-        ("engine.guidance.move", "from engine.sampling import ddim", "engine.sampling.loop"),
+        ("engine.priors.prior", "import engine.guidance.move", "engine.guidance.move"),
+        ("engine.guidance.move", "from engine.sampling import loop", "engine.sampling.loop"),
         (
             "engine.guidance.move",
-            "from ..sampling.ddim import sample",
+            "from ..sampling.loop import sample",
             "engine.sampling.loop.sample",
         ),
         (
@@ -139,9 +138,9 @@ def test_engine_obeys_the_arrow():
         (
             "engine.datasets.dataset",
             "from engine.priors import Prior",
-            "engine.models.prior.Prior",
+            "engine.priors.Prior",
         ),
-        ("engine.settings.sampling", "from engine.priors import prior", "engine.models.prior"),
+        ("engine.settings.sampling", "from engine.priors import prior", "engine.priors.prior"),
         ("engine.runners.generate", "from engine import generate", "engine.generate"),
         ("engine.runners.generate", "from engine.apps.cli import main", "engine.apps.cli.main"),
         ("engine.tokens.table", "from engine.memory.plan import plan", "engine.memory.plan.plan"),
@@ -161,10 +160,10 @@ def test_an_import_against_the_arrow_is_found(module, source, culprit):
         ),
         (
             "engine.embedded.train.prior",
-            "from ...models.prior import Prior\nfrom .loop import train",
+            "from ...priors.prior import Prior\nfrom .loop import train",
         ),
         (
-            "engine.models.prior",
+            "engine.priors.prior",
             "import torch\nimport ddis_kernels\nfrom engine import errors, prompts",
         ),
         ("engine.evaluation.metrics", "from engine.datasets.manifest import read"),

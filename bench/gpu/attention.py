@@ -42,10 +42,9 @@ def _layer(card: Card, name: str, rows: int, tokens: int, width: int) -> dict[st
 def _unet(card: Card, prior: Prior, name: str, batch: int) -> dict[str, Any]:
     step = prior.schedule(30)[10]
     z = torch.randn(batch, *prior.latent_shape(1)[1:], device=card.device)
-    with torch.no_grad(), attending([prior.pipe.unet], name, card.device):
-        context = prior.encode_prompts(["a photo"] * batch)
-        denoise = prior.denoiser(context, prior.encode_prompts([""]), 4.0)
+    with torch.no_grad(), attending([prior.network], name, card.device):
+        denoise = prior.denoiser(prior.encode(["a photo"] * batch, ""), 4.0)
         seconds = card.seconds(lambda: denoise(z, step))
-        with card.peak(prior.pipe.unet) as found:
+        with card.peak(prior.network) as found:
             denoise(z, step)
     return {"s": seconds, "reserved_bytes": found.peak_bytes}

@@ -22,7 +22,7 @@ WAYS = {"ours": Alignment(), "paper": Alignment.paper()}
 
 def measure(record: Record, card: Card) -> None:
     prior, classifier = card.prior(), card.classifier()
-    networks = [prior.pipe.unet, prior.vae, classifier.network]
+    networks = [prior.network, prior.vae, classifier.network]
     networks += [] if prior.tiny is None else [prior.tiny]
     for layout, memory_format in LAYOUTS.items():
         for network in networks:
@@ -38,12 +38,16 @@ def _unet(card: Card, prior: Prior, batch: int) -> dict[str, Any]:
     """One pass of both branches of CFG."""
     rows = 2 * batch
     z = torch.randn(rows, *prior.latent_shape(1)[1:], device=card.device, dtype=card.dtype)
-    timestep = torch.tensor(prior.schedule(30)[10].timestep, device=card.device)
+    step, network = prior.schedule(30)[10], prior.network
     with torch.no_grad():
-        context = prior.encode_prompts(["a photo"] * rows)
+        packed, width = (
+            prior.encode(["a photo"] * rows).packed(),
+            network.config.cross_attention_dim,
+        )
+        context = packed.view(rows, -1, width)
 
         def work() -> object:
-            return prior.pipe.unet(z, timestep, encoder_hidden_states=context, return_dict=False)
+            return network(z, step.timestep, encoder_hidden_states=context, return_dict=False)
 
         return {"s": card.seconds(work)} | card.gpu_seconds(work)
 

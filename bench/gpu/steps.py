@@ -53,10 +53,9 @@ def timed_step(card: Card, drawing: Drawing, rounds: int = 5) -> dict[str, Any]:
     z = torch.randn(len(keys), *prior.latent_shape(1)[1:], generator=noise).to(prior.device)
     with torch.no_grad(), applied(drawing.plan, prior) as phase:
         with phase("text"):
-            context, null = prior.encode_prompts(["a photo"]), prior.encode_prompts([""])
-        context = context.expand(len(keys), -1, -1)
+            context = prior.encode(["a photo"], "")[[0] * len(keys)]
         with phase("sampling"):
-            denoise = denoise_in_parts(prior, context, null, drawing.sampling.cfg, drawing.parts)
+            denoise = denoise_in_parts(prior, context, drawing.sampling.cfg, drawing.parts)
             plain = card.seconds(lambda: sample(z, denoise, [step]), rounds)
             seen = guidance.before(denoise)
             guided = card.seconds(lambda: sample(z, seen, [step], guidance.move), rounds)

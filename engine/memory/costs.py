@@ -168,7 +168,7 @@ class Costs:
         return 1 + (limit - low) * (more - 1) // max(1, high - low)
 
     def _offloads(self) -> Iterator[tuple[str, ...]]:
-        """Sets of components that may rest off the device: none on the CPU, nor the decoder that guidance looks through.
+        """Sets of components that may rest off the device: none on the CPU, nor what guidance looks through.
 
         Those of one role rest together.
         """

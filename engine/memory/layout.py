@@ -63,10 +63,11 @@ def chosen_layouts(device: torch.device, prior: Prior) -> tuple[str, ...]:
     """The networks of BLOCKS that shall run channels_last; none on the CPU or on a GPU that is not in this machine."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return ()
+    networks = {part.name for part in prior.components()} | {TINY, "classifier"}
     return tuple(
         name
         for name in BLOCKS
-        if (name in ("classifier", TINY) or hasattr(prior.pipe, name))
+        if name in networks
         and block_ms(name, torch.channels_last, device, prior.dtype)
         <= FASTER * block_ms(name, torch.contiguous_format, device, prior.dtype)
     )

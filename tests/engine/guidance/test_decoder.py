@@ -256,7 +256,7 @@ def test_the_gradient_through_the_crop_s_window_is_that_of_the_whole_image() -> 
         load_classifier("embedded:cartoon", device="cpu"),
     )
     classifier = replace(classifier, preprocess=CROPPING)
-    size, images = 64, F.interpolate(torch.rand(1, 3, 32, 32), (256, 256), mode="bilinear")
+    images = F.interpolate(torch.rand(1, 3, 32, 32), (256, 256), mode="bilinear")
     prior = prior.called_with(height=256, width=256)
     z = prior.vae.encode(images * 2 - 1).latents * prior.vae.config.scaling_factor
     window = decoder_of(Alignment(), prior, classifier.preprocess)

@@ -77,14 +77,11 @@ def test_nothing_crosses_in_a_guided_step(
         lambda images, work: work(images),
     )
     guidance._scale = torch.empty((), device="meta")  # of the step before
-    z, context = (
-        torch.empty(2, *prior.latent_shape(1)[1:], device="meta"),
-        torch.empty(2, 16, 32, device="meta"),
-    )
+    z, context = torch.empty(prior.latent_shape(2), device="meta"), prior.encode(["a"] * 2, "")
     step = prior.schedule(30)[10]
     assert guidance.acts_on(step)
     with torch.no_grad():
-        denoise = guidance.before(prior.denoiser(context, context[:1], 5.0))
+        denoise = guidance.before(prior.denoiser(context, 5.0))
         sample(z, denoise, [step], guidance.move)  # what is made once
         with _NoValues():
             sample(z, denoise, [step], guidance.move)

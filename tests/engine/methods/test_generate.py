@@ -40,7 +40,7 @@ def _no_prior(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a baseline loaded a prior")
 
     monkeypatch.setattr("engine.methods.models.load_prior", refuse)
-    monkeypatch.setattr("engine.models.load_prior", refuse)
+    monkeypatch.setattr("engine.priors.load_prior", refuse)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -92,12 +92,12 @@ def test_a_prior_in_half_precision_is_the_same_prior_and_keeps_latents_in_float3
     half = load_prior(tiny_prior_folders["epsilon"], device="cpu", dtype=dtype)
     assert half.fingerprint == tiny_prior.fingerprint
     z, step = torch.randn(2, 4, 4, 4), half.schedule(3)[1]
-    context, null = half.encode_prompts(["a dog", "a horse"]), half.encode_prompts([""])
-    prediction = half.denoiser(context, null, 7.5)(z, step)
-    assert (context.dtype, half.unet.dtype) == (getattr(torch, dtype),) * 2
+    context = half.encode(["a dog", "a horse"], "")
+    prediction = half.denoiser(context, 7.5)(z, step)
+    assert (context.packed().dtype, half.network.dtype) == (getattr(torch, dtype),) * 2
     assert prediction.clean.dtype == prediction.noise.dtype == half.decode(z).dtype == torch.float32
-    single = half.denoiser(context, null, 1)(z, step).noise
-    other = half.denoiser(null.expand_as(context), null, 1)(z, step).noise
+    single = half.denoiser(context, 1)(z, step).noise
+    other = half.denoiser(context.null(), 1)(z, step).noise
     expected = other + 7.5 * (single - other)  # guidance of unrounded halves, in float32
     torch.testing.assert_close(prediction.noise, expected, atol=0.02, rtol=0)
     assert not torch.equal(prediction.noise, prediction.noise.to(half.dtype).float())
