@@ -55,7 +55,7 @@ def load_classifier(
         architecture: the network of a checkpoint file, a name of `ARCHITECTURES`.
         labels: class names in the order of the outputs. Files and modules need them; others have their own.
         preprocess: from images in [0, 1] to what the network reads. Modules need it; others have their own.
-        device: by default the GPU where there is one.
+        device: by default the GPU where there is one; on 'meta' an 'arch:' network is made without weights.
         dtype: of the network but for its BatchNorm layers; 'auto' is float16 on a GPU and float32 on the CPU.
         statistics: where they come from, a name of `statistics.SOURCES`, or 'none'.
 
@@ -68,7 +68,7 @@ def load_classifier(
         _refuse(architecture, name)
         found = Found(copy.deepcopy(source), None, None)
     else:
-        name, found = str(source), _find(str(source), architecture, labels)
+        name, found = str(source), _find(str(source), architecture, labels, str(device) == "meta")
     preprocess = preprocess or found.preprocess
     if preprocess is None:
         raise ConfigError(
@@ -131,11 +131,13 @@ def save_classifier(
     write_whole(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
-def _find(source: str, architecture: str | None, labels: Sequence[str] | None) -> Found:
+def _find(
+    source: str, architecture: str | None, labels: Sequence[str] | None, shapes_alone: bool
+) -> Found:
     scheme, colon, name = source.partition(":")
     if scheme == "arch" and colon:
         _refuse(architecture, source)
-        return _from_architecture(name, labels)
+        return _from_architecture(name, labels, shapes_alone)
     if colon and scheme in SCHEMES:
         _refuse(architecture, source)
         return SCHEMES[scheme](name)
@@ -159,19 +161,25 @@ def _refuse(architecture: str | None, name: str) -> None:
         )
 
 
-def _from_architecture(name: str, labels: Sequence[str] | None) -> Found:
-    """'arch:resnet50': an untrained network of that depth, for plans, benchmarks, and classes without a classifier."""
+def _from_architecture(name: str, labels: Sequence[str] | None, shapes_alone: bool) -> Found:
+    """'arch:resnet50': an untrained network of that depth, for plans, benchmarks, and classes without a classifier.
+
+    shapes_alone: on 'meta', without weights and statistics.
+    """
     known = {f"resnet{depth}": depth for depth in RESIDUAL}
     if name not in known:
         raise ModelError(
             f"unknown architecture {name!r} of a classifier, expected one of "
             f"{', '.join(f'arch:{depth}' for depth in known)}: choose one of these, or load a trained network."
         )
-    with seeded():
-        network = ResNetForImageClassification(
-            residual_config(known[name], num_labels=len(labels or range(1000)))
-        )
-        measure_statistics(network, LARGE)
+    config = residual_config(known[name], num_labels=len(labels or range(1000)))
+    if shapes_alone:
+        with torch.device("meta"):
+            network = ResNetForImageClassification(config)
+    else:
+        with seeded():
+            network = ResNetForImageClassification(config)
+            measure_statistics(network, LARGE)
     return Found(
         network, LARGE, labels or [f"class {number}" for number in range(network.config.num_labels)]
     )

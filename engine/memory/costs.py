@@ -112,10 +112,8 @@ class Costs:
 
     def cheapest(self, budget: int) -> Choice | None:
         """The cheapest way that keeps within a budget, None if there is none."""
-        for tile in (
-            0,
-            self.tile,
-        ):  # tiles are seen in images, so whole ones go first whatever they cost
+        # Tiles are seen in images, so whole ones go first whatever they cost.
+        for tile in (0, self.tile):
             self._tile = tile
             choices = [
                 choice for offload in self._offloads() if (choice := self._choice(budget, offload))

@@ -8,17 +8,16 @@ On 'meta' torch works most results out in Python, over and over for layers that 
 kind of arguments.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
-from weakref import finalize
+from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_iter, tree_unflatten
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
@@ -27,7 +26,22 @@ ATTENTION_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_ca
 
 Kind = tuple[torch.Size, tuple[int, ...], torch.dtype]
 """All that a result depends on in a tensor of 'meta': shape, strides, dtype."""
-_results: dict[Hashable, tuple[list[Kind | None], TreeSpec]] = {}
+
+
+class Result(NamedTuple):
+    """What an operator gives for arguments of some kind. several: as a tuple or a list, not as one tensor."""
+
+    kinds: list[Kind | None]
+    several: type[tuple[Any, ...]] | type[list[Any]] | None
+    flops: int
+
+    def again(self) -> Any:
+        """New tensors of the same kinds."""
+        values = [None if kind is None else _empty(kind) for kind in self.kinds]
+        return self.several(values) if self.several else values[0]
+
+
+_results: dict[Hashable, Result] = {}
 
 
 class Count(TorchDispatchMode):
@@ -39,20 +53,18 @@ class Count(TorchDispatchMode):
         self.peak = 0
         self.flops = 0
         self.operators = 0
-        self._known: dict[int, int] = {}
+        self._known: dict[int, tuple[int, ref[Any]]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for value in tree_iter((args, kwargs)):
-            if isinstance(value, Tensor):
-                self._note(value, 0)
-        out = _result(func, args, kwargs)
-        for value in tree_iter(out):
-            if isinstance(value, Tensor):
-                self._note(value, value.untyped_storage().nbytes())
+        for value in _tensors((*args, *kwargs.values())):
+            self._note(value, 0)
+        out, flops = _result(func, args, kwargs)
+        for value in _tensors((out,)):
+            self._note(value, value.untyped_storage().nbytes())
         self.peak = max(self.peak, self.live)
         self.operators += 1
-        self.flops += _flops(func, args, kwargs, out)
+        self.flops += flops
         return out
 
     def _note(self, value: Tensor, nbytes: int) -> None:
@@ -60,32 +72,42 @@ class Count(TorchDispatchMode):
         storage = value.untyped_storage()
         key = storage._cdata
         if key not in self._known:
-            self._known[key] = nbytes
+            self._known[key] = nbytes, ref(storage, lambda _: self._release(key))
             self.live += nbytes
-            finalize(storage, self._release, key).atexit = False
 
     def _release(self, key: int) -> None:
-        self.live -= self._known.pop(key)
+        nbytes, _ = self._known.pop(key)
+        self.live -= nbytes
 
 
-def _result(func: Any, args: Any, kwargs: Any) -> Any:
-    """What an operator gives; of arguments on 'meta' whose like it was given before, without asking it again."""
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among an operator's arguments or results, and in lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _result(func: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
+    """What an operator gives, and its FLOPs; of arguments like earlier ones on 'meta', without asking it again."""
     try:
         key = (func, _like(args), _like(tuple(kwargs.items()))) if _is_pure(func) else None
         known = _results.get(key)
     except TypeError:  # a tensor that is not on 'meta', or a value that cannot be looked up
         key = known = None
     if known is not None:
-        kinds, spec = known
-        return tree_unflatten([None if kind is None else _empty(kind) for kind in kinds], spec)
+        return known.again(), known.flops
     out = func(*args, **kwargs)
+    flops = _flops(func, args, kwargs, out)
     if key is not None:
-        values, spec = tree_flatten(out)
-        tensors = [value for value in values if isinstance(value, Tensor)]
-        if tensors and all(value is None or _is_whole(value) for value in values):
+        several = type(out) if type(out) in (tuple, list) else None
+        values = out if several else [out]
+        tensors = [value for value in values if value is not None]
+        if tensors and all(map(_is_whole, tensors)):
             kinds = [None if v is None else (v.shape, v.stride(), v.dtype) for v in values]
-            _results[key] = kinds, spec
-    return out
+            _results[key] = Result(kinds, several, flops)
+    return out, flops
 
 
 @cache

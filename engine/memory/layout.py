@@ -7,6 +7,7 @@ typical block of each network in both layouts, once a process. No value changes 
 import time
 from collections.abc import Callable, Iterable
 from functools import cache, partial
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
@@ -98,7 +99,7 @@ def block_ms(
 
 def lay_out(channels_last: Iterable[str], prior: Prior, classifier: Classifier) -> None:
     """Put the weights of some networks (names of BLOCKS) into channels_last, in place and for good."""
-    networks = {part.name: part.module for part in prior.components()}
+    networks: dict[str, Any] = {part.name: part.module for part in prior.components()}
     networks |= {TINY: prior.tiny, "classifier": classifier.network}
     for name in channels_last:
         network = networks.get(name)

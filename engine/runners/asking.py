@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -23,7 +23,7 @@ from engine.tokens.table import TokenTable
 
 AnyClassifier = str | Path | nn.Module | Classifier
 """A source as `load_classifier` takes it, or what that gave."""
-AnyPrior = str | Path | Prior | DiffusionPipeline
+AnyPrior: TypeAlias = str | Path | Prior | DiffusionPipeline
 """A source as `load_prior` takes it, or what that gave."""
 AnyTokens = str | Path | TokenTable
 

@@ -1,7 +1,7 @@
 """The options of a command, read off its fields: one rule for their flags, and messages that name them."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatch
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -84,16 +84,17 @@ def flag_of(path: str, method: str | None = None) -> str:
     return f"{section}.{name}" if section in PREFIXED else name
 
 
-def in_flags(message: str, options: Iterable[Option]) -> str:
+def in_flags(message: str, options: Sequence[Option]) -> str:
     """A message with flags in place of the fields that it names: the one that it begins with, and `quoted` ones."""
-    spelt: dict[str, set[str]] = {}
+    by_path = {option.path: option.spelt for option in options}
+    by_name: dict[str, set[str]] = {}
     for option in options:
-        for name in (option.path, option.path.rpartition(".")[2], option.flag.replace("-", "_")):
-            spelt.setdefault(name, set()).add(option.spelt)
+        for name in (option.path.rpartition(".")[2], option.flag.replace("-", "_")):
+            by_name.setdefault(name, set()).add(option.spelt)
 
     def flag(found: "re.Match[str]") -> str:
-        known = spelt.get(found[1], set())
-        return next(iter(known)) if len(known) == 1 else found[0]
+        known = by_name.get(found[1], {found[0]})
+        return by_path.get(found[1], next(iter(known)) if len(known) == 1 else found[0])
 
     message = re.sub(r"^([a-z_]\w*(?:\.\w+)*)(?:\[\d+\])?(?= (?:is|are|came|has) )", flag, message)
     return re.sub(r"`([a-z_]\w*(?:\.\w+)*)`", flag, message)

@@ -197,3 +197,5 @@ def test_a_message_names_flags_where_it_named_fields() -> None:
         ("the seed is 3", "the seed is 3"),
     ):
         assert in_flags(message, options) == wanted
+    evaluated = options_of(COMMANDS["evaluate"])  # has --statistics of a classifier, too
+    assert in_flags("pass `statistics`", evaluated) == "pass --save-statistics"

@@ -227,7 +227,7 @@ def test_inception_reads_a_local_file_and_says_how_to_get_it(
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(ModelError, match=r"no route to host.*--inception-weights FILE"):
+    with pytest.raises(ModelError, match=r"no route to host.*pass it as `inception_weights`"):
         inception_extractor(None, torch.device("cpu"))
 
 

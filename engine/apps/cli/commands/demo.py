@@ -12,6 +12,7 @@ from engine.settings.fields import setting
 class Demo(Command):
     """Draw plain, CAT, DAG and both side by side, on the embedded models."""
 
+    module = "engine.apps.demo"
     interrupted = "the same command starts over, but for what --learn has learned so far."
 
     domain: str = setting("cartoon", "which embedded classifier", "NAME")

@@ -20,6 +20,7 @@ PROTOCOLS: dict[str, Callable[[], Distillation]] = {
 class Distill(Comparing):
     """Teach a smaller network on a data set folder, and compare with original images, plain ones and noise."""
 
+    module = "engine.downstream.distill"
     common = (
         *("classifier", "out", "student", "protocol", "epochs", "original", "test", "domain"),
         *("plain", "no-plain", "images-per-class", "tokens", "prior", "seeds", "device"),

@@ -12,6 +12,8 @@ from engine.settings.fields import setting
 class EmbeddedCheck(Command):
     """Measure the embedded models against their claims."""
 
+    module = "engine.apps.check_embedded"
+
     data: Path | None = local(
         "folder with pacs64-test.parquet, for accuracies on real images", "FOLDER"
     )

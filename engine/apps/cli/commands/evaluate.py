@@ -21,6 +21,7 @@ class Evaluate(Command):
     name or has it as its label; by default the manifest of `ddis generate` says them.
     """
 
+    module = "engine.evaluation.evaluate"
     names = MappingProxyType({"statistics": "save-statistics"})
     options = ("request.classifier.*", "execution.device", "evaluation.*")
     common = (

@@ -12,6 +12,7 @@ from engine.settings.fields import setting
 class Export(Command):
     """Write a data set folder as WebDataset shards."""
 
+    module = "engine.datasets.webdataset"
     interrupted = (
         "the shards so far are not resumed: empty the folder, then run the same command again."
     )

@@ -14,6 +14,7 @@ from engine.request import Execution, Request
 class ExportOnnx(Command):
     """Write the networks and the guidance gradient as ONNX."""
 
+    module = "engine.onnx.export"
     options = (*MODELS, "request.method.name", "request.method.alignment.*")
     needs = ("request.classifier.source",)
     methods = PRIORS

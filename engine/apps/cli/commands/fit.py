@@ -14,6 +14,7 @@ from engine.settings.fields import setting
 class Fit(Command):
     """Train a BatchNorm classifier on labelled images, such as a style set of your own."""
 
+    module = "engine.downstream.fit"
     options = (
         "execution.device",
         "fitting.epochs",

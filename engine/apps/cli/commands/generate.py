@@ -24,6 +24,7 @@ from engine.settings.selection import Selection
 class Generate(Command):
     """Write a data set for a classifier."""
 
+    module = "engine.runners.generate"
     options = (
         *MODELS,
         "request.method.*",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class LearnTokens(Command):
     """Learn a class alignment token (CAT) for each class."""
 
+    module = "engine.runners.learn_tokens"
     options = (
         *MODELS,
         "request.method.name",

@@ -24,6 +24,7 @@ SAVINGS = {
 class Plan(Command):
     """Show how a run fits into a memory budget, without loading the prior's weights."""
 
+    module = "engine.memory.plan"
     options = (
         *MODELS,
         "request.method.name",

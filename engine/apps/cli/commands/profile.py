@@ -15,6 +15,7 @@ from engine.settings.fields import setting
 class Profile(Command):
     """Measure where the time of a guided step goes."""
 
+    module = "engine.memory.profile"
     options = (*MODELS, "request.method.alignment.*", "request.method.sampling.cfg")
     needs = ("request.classifier.source",)
     methods = ("ddis",)

@@ -12,6 +12,7 @@ from engine.settings.downstream import Distillation, Pruning
 class Prune(Comparing):
     """Cut channels off the classifier and teach it again on a data set folder, compared with other sets."""
 
+    module = "engine.downstream.prune"
     common = (
         *("classifier", "out", "ratio", "epochs", "original", "test", "domain", "plain"),
         *("no-plain", "images-per-class", "tokens", "prior", "seeds", "device"),

@@ -12,6 +12,7 @@ from engine.settings.downstream import Quantisation
 class Quantise(Comparing):
     """Bring the classifier to int8, calibrated on a data set folder, compared with other sets."""
 
+    module = "engine.downstream.quantise"
     common = (
         *("classifier", "out", "calibration-images", "calibration", "original", "test", "domain"),
         *("plain", "no-plain", "images-per-class", "tokens", "prior", "seeds", "device"),

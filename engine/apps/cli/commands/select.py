@@ -17,6 +17,7 @@ class Select(Command):
     The order l_bn_share asks the classifier that the folder was made with; by default the one that its run.json names.
     """
 
+    module = "engine.evaluation.select"
     options = ("request.classifier.*", "execution.device", "selection.*")
     interrupted = RESUMES
 

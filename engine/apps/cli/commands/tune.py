@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class Tune(Command):
     """Find the scale of guidance from the classifier alone."""
 
+    module = "engine.runners.tune"
     options = (*MODELS, "request.method.*", "request.classes", "request.seed")
     needs = ("request.classifier.source",)
     methods = ("ddis",)
