@@ -1,12 +1,13 @@
 """What the embedded models reach, and where their limits lie, by the judge's features.
 
-python bench/embedded_figures.py --data FOLDER [--weights FOLDER] [--images 16] [--out FILE]
+python bench/studies embedded_figures --data FOLDER [--weights FOLDER] [--judge FOLDER] [--images 16] [--out FILE]
 
 Rows for each domain, against the judge's reference (real images that no prior saw): real test images; other real
 images, which the prior was trained on; the test images through the prior's autoencoder; the plain prior's images, told
 class and domain. Beside them the autoencoder's PSNR, the judge's shares of the 28 prompts, and how many images lie
-closer to a training image than all but CLOSE of the real test images do: much more than CLOSE is memorised. Writes
-bench/results/embedded_figures.json, and samples beside it where --sheet names a file.
+closer to a training image than all but CLOSE of the real test images do: much more than CLOSE is memorised. Two priors
+compare by one judge alone, which --judge names. Writes bench/results/embedded_figures.json, and samples where --sheet
+names a file.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs
 from engine.evaluation.metrics import fid, gaussian, kid
 from engine.evaluation.neighbours import neighbours
 from engine.files import write_whole
+from engine.networks.frozen import fingerprint
 from engine.priors import Prior, load_prior
 from engine.sampling.loop import sample
 from engine.sampling.noise import ImageNoise
@@ -122,11 +124,15 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--judge", type=Path, help="folder of another judge than the weights'")
     parser.add_argument("--images", type=int, default=16, help="of each pair; 0 leaves them out")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--sheet", type=Path)
     asked = parser.parse_args()
-    prior, judge = load_prior(asked.weights / "prior"), load_judge(asked.weights / "judge")
+    prior, judge = (
+        load_prior(asked.weights / "prior"),
+        load_judge(asked.judge or asked.weights / "judge"),
+    )
     test, seen = (load_pacs(asked.data / f"pacs64-{part}.parquet") for part in ("test", "prior"))
     result: dict[str, dict[str, object]] = {}
     pairs: dict[str, tuple[float, float]] = {}
@@ -153,7 +159,13 @@ def main() -> None:
     write_whole(
         asked.out,
         json.dumps(
-            {"domains": result, "shares": pairs, "prior": prior.fingerprint}, indent=2
+            {
+                "domains": result,
+                "shares": pairs,
+                "prior": prior.fingerprint,
+                "judge": fingerprint([judge.network]),
+            },
+            indent=2,
         ).encode()
         + b"\n",
     )
