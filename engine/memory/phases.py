@@ -18,8 +18,8 @@ from engine.memory.count import counting
 from engine.memory.learning_phases import cat, rows
 from engine.memory.subject import Subject
 from engine.priors.vae import decoding_in_parts
-from engine.sampling.finished import finished
 from engine.sampling.loop import sample
+from engine.sampling.stages import finished
 from engine.settings import Alignment
 
 T = TypeVar("T")
