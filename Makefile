@@ -49,7 +49,7 @@ format: install-dev
 bench: install-dev
 	mkdir -p bench/results
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=bench/results/benchmarks.json
-	$(BIN)/python bench/sweep.py
+	$(BIN)/python bench/studies sweep
 
 bench-smoke: install-dev
 	$(if $(BENCHES),$(BIN)/python -m pytest bench --benchmark-disable,@echo "no benchmarks")
@@ -61,7 +61,7 @@ gpu: install-dev
 	cp out/gpu/results.json bench/results/gpu.json
 
 tables: install-dev
-	$(BIN)/python bench/tables.py
+	$(BIN)/python bench/reports
 
 clean:
 	rm -rf build out .pytest_cache .ruff_cache .mypy_cache .benchmarks

@@ -1,4 +1,4 @@
-"""channel_moments against the hook, eager torch and a plain read. bench/sweep.py sweeps all shapes, and inductor."""
+"""channel_moments against the hook, eager torch and a plain read. The study `sweep` has all shapes, and inductor."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Whole networks: L_BN with its gradient by the image, over a plain forward pass with the gradient by the image.
 
-    python bench/networks.py                          ResNet-34, 224 px, batch 8; bench/sweep.py runs it too
+    python bench/networks.py                          ResNet-34, 224 px, batch 8; `bench/studies sweep` runs it too
     python bench/networks.py --network embedded:cartoon --batch 28   what `ddis demo` guides with
     python bench/networks.py --px 64 --batch 2        something small
 

@@ -64,12 +64,11 @@ def _same_start():
 
 
 @pytest.fixture
-def bench_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """bench_script("tune"): a script of bench/ as a module, its folder on the path as when it is run.
+def bench_script() -> Iterator[Callable[[str], ModuleType]]:
+    """bench_script("studies.tune"): a module of bench/, new in every test.
 
     A process of its own would import the libraries again, for longer than most scripts take here.
     """
-    monkeypatch.syspath_prepend(str(BENCH))
     before = {*sys.modules}
     yield import_module
     for name in {*sys.modules} - before:

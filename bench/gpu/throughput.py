@@ -1,8 +1,8 @@
-"""bench/throughput.py on this device: images a minute of the embedded models."""
+"""The study of throughput on this device: images a minute of the embedded models."""
 
 import json
 
-import throughput
+from studies import throughput
 
 from gpu.card import Card
 from gpu.record import Record

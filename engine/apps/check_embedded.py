@@ -13,10 +13,11 @@ from engine.embedded.train.autoencoder import psnr_db
 from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs, resized
 from engine.errors import ConfigError
 from engine.events import SILENT, Events
+from engine.guidance.move import Unguided
 from engine.networks.frozen import fingerprint
 from engine.priors import Prior, load_prior
-from engine.sampling.loop import sample
 from engine.sampling.noise import ImageNoise
+from engine.sampling.stages import drawn, encoded
 from engine.settings import Sampling
 from engine.types import ImageKey
 
@@ -93,13 +94,9 @@ def _on_prompts(
             prompt = styled_prompt(domain, label)
             keys = [ImageKey(place, index) for index in range(number)]
             noise = ImageNoise(seed, keys, prior.latent_shape(1)[1:])
-            context = prior.encode([prompt], sampling.negative_prompt)[[0] * number]
-            denoise = prior.denoiser(context, sampling.cfg)
-            z = prior.noise(noise.generators, sampling.steps)
-            schedule = prior.schedule(sampling.steps)
-            z = sample(z, denoise, schedule, eta=sampling.eta, noise=noise)
-            images = prior.decode(z)
-            classes, domains = judge(images)
+            denoise = prior.denoiser(encoded(prior, [prompt] * number, sampling), sampling.cfg)
+            z = drawn(prior, denoise, noise, sampling, Unguided())
+            classes, domains = judge(prior.decode(z))
             right = classes == judge.classes.index(label), domains == judge.domains.index(domain)
             shares[prompt] = (right[0].float().mean().item(), right[1].float().mean().item())
             task.progress(1, prompt)

@@ -24,7 +24,8 @@ from engine.downstream.training import Logits, logits_on, shares, teacher_of
 from engine.errors import ModelError, brief
 from engine.events import SILENT, Advance, Events
 from engine.files import whole_file
-from engine.onnx.export import installed, network_graph, write
+from engine.onnx.export import installed, write
+from engine.onnx.graphs import network_graph
 from engine.onnx.session import Session
 from engine.priors import Prior
 from engine.settings.downstream import Comparison, Quantisation

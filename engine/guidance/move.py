@@ -3,7 +3,7 @@
 clean (as MPGD does):   z~_0 = z_0|t - move,   between the prior's prediction and the next latent
 noisy (paper, eq. 9):   z~_t = z_t - move,     before the prior predicts
 raw move:               scale x gradient
-relative move:          an rms of scale x what is uncertain: noise / signal for z_0|t (`Step.uncertainty`), noise for z_t
+relative move:          an rms of scale x the uncertainty: noise / signal for z_0|t (`Step.uncertainty`), noise for z_t
 """
 
 from collections.abc import Callable

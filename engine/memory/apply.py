@@ -14,7 +14,7 @@ from engine.memory.budget import AUTO, free_bytes
 from engine.memory.costs import LEARNING, NEEDED, PHASES
 from engine.memory.graphs import eager_because
 from engine.memory.layout import chosen_layouts
-from engine.memory.phases import checkpointed
+from engine.memory.learning_phases import checkpointed
 from engine.memory.plan import Plan, plan
 from engine.priors import Prior
 from engine.priors.interface import Role

@@ -112,10 +112,8 @@ class Costs:
 
     def cheapest(self, budget: int) -> Choice | None:
         """The cheapest way that keeps within a budget, None if there is none."""
-        for tile in (
-            0,
-            self.tile,
-        ):  # tiles are seen in images, so whole ones go first whatever they cost
+        # Tiles are seen in images, so whole ones go first whatever they cost.
+        for tile in (0, self.tile):
             self._tile = tile
             choices = [
                 choice for offload in self._offloads() if (choice := self._choice(budget, offload))
@@ -168,7 +166,7 @@ class Costs:
         return 1 + (limit - low) * (more - 1) // max(1, high - low)
 
     def _offloads(self) -> Iterator[tuple[str, ...]]:
-        """Sets of components that may rest off the device: none on the CPU, nor the decoder that guidance looks through.
+        """Sets of components that may rest off the device: none on the CPU, nor what guidance looks through.
 
         Those of one role rest together.
         """

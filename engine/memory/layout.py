@@ -7,6 +7,7 @@ typical block of each network in both layouts, once a process. No value changes 
 import time
 from collections.abc import Callable, Iterable
 from functools import cache, partial
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
@@ -63,10 +64,11 @@ def chosen_layouts(device: torch.device, prior: Prior) -> tuple[str, ...]:
     """The networks of BLOCKS that shall run channels_last; none on the CPU or on a GPU that is not in this machine."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return ()
+    networks = {part.name for part in prior.components()} | {TINY, "classifier"}
     return tuple(
         name
         for name in BLOCKS
-        if (name in ("classifier", TINY) or hasattr(prior.pipe, name))
+        if name in networks
         and block_ms(name, torch.channels_last, device, prior.dtype)
         <= FASTER * block_ms(name, torch.contiguous_format, device, prior.dtype)
     )
@@ -97,7 +99,7 @@ def block_ms(
 
 def lay_out(channels_last: Iterable[str], prior: Prior, classifier: Classifier) -> None:
     """Put the weights of some networks (names of BLOCKS) into channels_last, in place and for good."""
-    networks = {part.name: part.module for part in prior.components()}
+    networks: dict[str, Any] = {part.name: part.module for part in prior.components()}
     networks |= {TINY: prior.tiny, "classifier": classifier.network}
     for name in channels_last:
         network = networks.get(name)

@@ -162,8 +162,8 @@ def plan(
     if chosen is None:
         raise BudgetError(
             f"a memory budget of {in_words(nbytes)} is too small for prior {subject.prior.name!r} with classifier "
-            f"{subject.classifier.name!r} at {subject.prior.image_size[0]} px, expected at least {in_words(smallest)}: give "
-            "that, or choose a tiny decoder, a half precision or smaller images."
+            f"{subject.classifier.name!r} at {subject.prior.image_size[0]} px, expected at least "
+            f"{in_words(smallest)}: give that, or choose a tiny decoder, a half precision or smaller images."
         )
     cases = dict(chosen.cases)
     unfit: set[str] = set()

@@ -14,13 +14,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
-from engine.guidance.decoder import decoder_of
-from engine.guidance.gradient import loss_scale
-from engine.guidance.objective import Objective
-from engine.memory.phases import Case, Subject, count_case
+from engine.guidance.assembly import guidance_of
+from engine.guidance.decoder import GuidanceDecoder, decoder_of
+from engine.memory.phases import Case, count_case
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
+from engine.memory.subject import Subject
 from engine.priors import Prior
-from engine.sampling.loop import ddim_step
+from engine.sampling.loop import sample
 from engine.settings import Alignment, Sampling
 
 OWN_KERNELS = ("ddis::", "_BnActMoments", "_Alignment", "_ChannelMoments")
@@ -95,31 +95,32 @@ def _works(
     prior: Prior, classifier: Classifier, images: int, alignment: Alignment, cfg: float
 ) -> dict[str, Callable[[], object]]:
     """The two halves of a guided step: the plain step ('sampling') and the loss's gradient ('guidance')."""
-    decoder = decoder_of(alignment, prior, classifier.preprocess)
-    scale = loss_scale(decoder.vae.dtype, classifier.dtype)
-    z = torch.randn(images, *prior.latent_shape, device=prior.device)
-    step = prior.schedule(2)[0]
+    decoder = _NamedDecoder(**vars(decoder_of(alignment, prior, classifier.preprocess)))
+    z = torch.randn(prior.latent_shape(images), device=prior.device)
+    schedule = prior.schedule(2)[:1]
     classes = torch.arange(images, device=prior.device) % len(classifier.labels)
     with torch.no_grad():
-        denoise = prior.denoiser(
-            prior.encode_prompts(["a photo"] * images), prior.encode_prompts([""]), cfg
-        )
-
-    def decode(rows: Tensor) -> Tensor:
-        with record_function("decode"):
-            return decoder(rows)
-
-    objective = Objective(classifier, alignment, decode)
+        context = prior.encode(["a photo"] * images, None if cfg == 1 else "")
+        denoise = prior.denoiser(context, cfg)
+    found = guidance_of(classifier, alignment, decoder, classes)
 
     @torch.no_grad()
     def sampling() -> object:
-        return ddim_step(denoise(z, step), step)
+        return sample(z, denoise, schedule)
 
     def guidance() -> object:
         with _named(classifier.network, "classifier"):
-            return objective.value_and_grad(z, classes, scale=scale)
+            return found.descend(z, found.scale)
 
     return {"sampling": sampling, "guidance": guidance}
+
+
+class _NamedDecoder(GuidanceDecoder):
+    """One whose passes stand in profiles as 'decode'."""
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        with record_function("decode"):
+            return super().__call__(latents)
 
 
 @contextmanager

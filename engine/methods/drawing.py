@@ -26,9 +26,9 @@ from engine.methods.runtime import Descend
 from engine.priors import Context, Prior, Step
 from engine.prompts import class_prompt
 from engine.request import Request
-from engine.sampling.finished import finished
-from engine.sampling.loop import OnStep, sample
+from engine.sampling.loop import OnStep
 from engine.sampling.noise import ImageNoise
+from engine.sampling.stages import drawn, encoded, finished
 from engine.settings import Alignment, Sampling
 from engine.settings.methods import DDIS, Plain
 from engine.tokens.attached import attached
@@ -127,11 +127,8 @@ class Drawing:
         }
 
     def encoded(self, prompts: Sequence[str], prior: Prior) -> Context:
-        """The context of prompts, in parts, with the negative prompt where CFG asks for it."""
-        negative = None if self.sampling.cfg == 1 else self.sampling.negative_prompt
-        return Context.join(
-            self.parts.split("text", partial(prior.encode, negative=negative), prompts)
-        )
+        """The context of prompts, in as many parts as memory asks for."""
+        return encoded(prior, prompts, self.sampling, partial(self.parts.split, "text"))
 
     def make(
         self,
@@ -156,14 +153,10 @@ class Drawing:
                 phase("text"),
                 attached(prior, self.tokens) if self.tokens else nullcontext(prior) as speaking,
             ):
-                different = list(dict.fromkeys(prompts))
-                context = self.encoded(different, speaking)
-                context = context[[different.index(prompt) for prompt in prompts]]
+                context = self.encoded(prompts, speaking)
             with phase("sampling"):
-                denoise = guidance.before(denoise_in_parts(prior, context, sampling.cfg, parts))
-                schedule = prior.schedule(sampling.steps)
-                z = prior.noise(noise.generators, sampling.steps)
-                z = sample(z, denoise, schedule, guidance.move, watch, sampling.eta, noise)
+                denoise = denoise_in_parts(prior, context, sampling.cfg, parts)
+                z = drawn(prior, denoise, noise, sampling, guidance, watch)
             with phase("decode"):
                 ended = parts.split("decode", partial(finished, prior, classifier), z)
         images, logits, distances = (torch.cat(values) for values in zip(*ended, strict=True))

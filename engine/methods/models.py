@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from engine.classifiers import Classifier, load_classifier
@@ -19,7 +20,7 @@ class Given:
     """Objects that take the place of what a request names, and of a plan for its execution."""
 
     classifier: Classifier | nn.Module | None = None
-    prior: Prior | None = None
+    prior: Prior | DiffusionPipeline | None = None
     student: Classifier | nn.Module | None = None
     tokens: TokenTable | None = None
     plan: Plan | None = None
@@ -52,8 +53,10 @@ class Models:
 
     @cached_property
     def prior(self) -> Prior:
-        if self.given.prior is not None:
+        if isinstance(self.given.prior, Prior):
             return self.given.prior
+        if self.given.prior is not None:
+            return load_prior(self.given.prior, device=self.classifier.device)
         named = self.request.prior
         return load_prior(
             loadable("prior", named.source),

@@ -1,7 +1,6 @@
 """Sampling on ONNX Runtime: a prior whose networks are sessions, and the gradient of guidance without autograd."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ from torch import Tensor
 from engine.classifiers.base import Classifier
 from engine.errors import ConfigError, ModelError, brief
 from engine.guidance.decoder import GuidanceDecoder
-from engine.onnx.export import decoder_graph, exported, gradient_graph, installed, unet_graph
-from engine.priors import Prior, timestep_on
+from engine.onnx.export import exported, installed
+from engine.onnx.graphs import Graph, decoder_graph, denoiser_graph, gradient_graph
+from engine.onnx.probe import tensors_of
+from engine.priors import Prior
 from engine.settings import Alignment
-from engine.types import Step
 
 Descend = Callable[..., tuple[Tensor, Tensor]]
-"""(latents (N, 4, h, w), classes (N,)) -> loss (G,) and its gradient by the latents."""
+"""(latents (N, ...), classes (N,)) -> loss (G,) and its gradient by the latents."""
 DTYPES = {
     "tensor(float)": torch.float32,
     "tensor(float16)": torch.float16,
@@ -92,30 +92,50 @@ class Session:
         return self.device.type, self.device.index or 0, kind, tuple(value.shape), value.data_ptr()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class OnnxPrior(Prior):
-    """A prior whose UNet and final decoder run in ONNX Runtime; its text encoder stays torch's."""
+class StandIn:
+    """A network whose work a session does. network: what is asked for everything else."""
 
-    unet_session: Session
-    decoder_session: Session
+    def __init__(self, network: Any, session: Session) -> None:
+        self.network = network
+        self.session = session
 
-    def decode(self, latents: Tensor, clamp: bool = True) -> Tensor:
-        if not clamp:
-            return super().decode(latents, clamp)
-        return self.decoder_session(latents)[0].to(latents.dtype)
-
-    def _unet_output(self, z: Tensor, step: Step, context: Tensor) -> Tensor:
-        return self.unet_session(z, timestep_on(z.device, step), context)[0].to(z.dtype)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["network"], name)
 
 
-def onnx_prior(prior: Prior, cache: Path) -> OnnxPrior:
-    """The prior on ONNX Runtime, on the device that it is on; `cache` keeps its graphs."""
-    unet, decoder = (
-        Session(exported(graph, cache), prior.device)
-        for graph in (unet_graph(prior), decoder_graph(prior))
-    )
-    parts = {entry.name: getattr(prior, entry.name) for entry in fields(Prior)}
-    return OnnxPrior(**parts, unet_session=unet, decoder_session=decoder)
+class OnnxDenoiser(StandIn):
+    """Stands in a denoiser's place."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+        z, *others = tensors_of(*args, **kwargs)
+        return (self.session(z, *others)[0].to(z.dtype),)
+
+
+class OnnxDecoder(StandIn):
+    """Stands in a VAE's place to decode; a gradient is torch's."""
+
+    def decode(self, latents: Tensor, return_dict: bool = True) -> Any:
+        if return_dict or (torch.is_grad_enabled() and latents.requires_grad):
+            return self.network.decode(latents, return_dict=return_dict)
+        return (self.session(latents)[0].to(latents.dtype),)
+
+
+def onnx_prior(prior: Prior, cache: Path) -> Prior:
+    """The prior on ONNX Runtime, on the device that it is on; `cache` keeps its graphs.
+
+    Its denoiser and its decoder of final images are sessions; text encoders stay torch's.
+    """
+    kinds: dict[str, tuple[type[StandIn], Callable[[Prior], Graph]]] = {
+        "denoiser": (OnnxDenoiser, denoiser_graph),
+        "decoder": (OnnxDecoder, decoder_graph),
+    }
+    parts = {}
+    for part in prior.components():
+        if part.role in kinds:
+            stand_in, graph_of = kinds[part.role]
+            session = Session(exported(graph_of(prior), cache), prior.device)
+            parts[part.name] = stand_in(part.module, session)
+    return prior.replaced(**parts)
 
 
 def onnx_descend(

@@ -14,7 +14,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DDIMScheduler, DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, SchedulerMixin
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -30,6 +30,7 @@ WITHOUT = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of pipelines that no prior needs."""
 OFF = ("requires_safety_checker", "add_watermarker")
 """Arguments of pipelines' constructors that are switched off."""
+STABLE_DIFFUSION = "StableDiffusionPipeline"
 VARIANT = re.compile(r"(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 """What follows the stem of a file of weights."""
 
@@ -60,7 +61,8 @@ def read_index(folder: Path, source: str) -> Index:
     except FAILURES as error:
         raise _unreadable(source, folder, error) from error
     name = values.get("_class_name")
-    kind = getattr(diffusers, str(name), None)
+    with quiet():
+        kind = getattr(diffusers, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, DiffusionPipeline)):
         raise ModelError(
             f"prior {source!r} is a {name}, expected a pipeline class of diffusers {diffusers.__version__}: choose "
@@ -172,7 +174,7 @@ def _assembled(index: Index, parts: Mapping[str, Any], folder: Path) -> Any:
     takes = signature(index.kind).parameters
     off = {name: False for name in OFF if name in takes}
     without = {name: None for name in WITHOUT if name in takes}
-    if index.kind is not StableDiffusionPipeline:
+    if index.kind.__name__ != STABLE_DIFFUSION:
         return index.kind(**{**parts, **index.arguments, **off, **without})
     # Sampled by DDIM as the method was published, with the config that is in the folder: the
     # constructor warns of some configs and changes them, so it is shown another.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import nn
 
 from engine.errors import ModelError
@@ -90,6 +90,8 @@ def load_architecture(source: str, wanted: Wanted) -> Loaded:
         dict(parts.scheduler), clip_sample=False, thresholding=False
     )
     with quiet():
+        from diffusers import StableDiffusionPipeline  # whose imports have remarks to make
+
         pipe = StableDiffusionPipeline(
             vae=parts.vae,
             text_encoder=parts.text_encoder,

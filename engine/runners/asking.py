@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from engine.classifiers import Classifier, load_classifier
@@ -22,7 +23,8 @@ from engine.tokens.table import TokenTable
 
 AnyClassifier = str | Path | nn.Module | Classifier
 """A source as `load_classifier` takes it, or what that gave."""
-AnyPrior = str | Path | Prior
+AnyPrior: TypeAlias = str | Path | Prior | DiffusionPipeline
+"""A source as `load_prior` takes it, or what that gave."""
 AnyTokens = str | Path | TokenTable
 
 
@@ -128,7 +130,9 @@ def source_of(model: AnyClassifier | AnyPrior | AnyTokens) -> str:
         return str(model)
     if isinstance(model, TokenTable):
         return f"{OBJECT}{model.fingerprint}"
-    return f"{OBJECT}{type(model).__name__ if isinstance(model, nn.Module) else model.name}"
+    if isinstance(model, nn.Module | DiffusionPipeline):
+        return f"{OBJECT}{type(model).__name__}"
+    return f"{OBJECT}{model.name}"
 
 
 def object_of(model: object) -> Any:

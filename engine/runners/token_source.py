@@ -5,21 +5,17 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from engine.classifiers.base import Classifier, statistics_of
 from engine.events import SILENT, Events
-from engine.guidance.domain import Domain
-from engine.guidance.gradient import finite_gradient, loss_scale
-from engine.guidance.two_pass import part_by_part, two_pass
+from engine.guidance.gradient import loss_scale
 from engine.memory.apply import InPhase
 from engine.memory.micro_batch import denoise_in_parts
 from engine.methods.drawing import Drawing, reporting
 from engine.priors import Context, Prior
 from engine.prompts import class_prompt
-from engine.settings import Alignment, TokenLearning
-from engine.tokens.augment import random_views, shown
-from engine.tokens.scaled import scaled_gradient
+from engine.settings import TokenLearning
+from engine.tokens.augment import random_views
+from engine.tokens.gradient import context_gradient, images_of, rows_gradient, token_domain
 from engine.tokens.source import ContextGradient
 from engine.tokens.table import placeholders
 from engine.tokens.trajectories import Trajectories, gradient_steps
@@ -55,8 +51,8 @@ class TokenSource:
         self, classes: Sequence[int], by_context: Tensor, rows: Tensor, scale: float
     ) -> tuple[Tensor, float]:
         def part(numbers: Sequence[int], gradients: Tensor) -> tuple[Tensor, float]:
-            context = self.prior.encode(self._prompts(numbers, True))
-            return scaled_gradient(context.packed(), rows, gradients, scale)
+            prompts = self._prompts(numbers, True)
+            return rows_gradient(self.prior, prompts, gradients, rows, scale)
 
         with torch.enable_grad(), self.phase("rows"):
             grads, scales = zip(
@@ -117,40 +113,17 @@ class DrawnImages:
         self, update: int, context: Context, targets: Tensor, learning: TokenLearning, scale: float
     ) -> ContextGradient:
         source, classifier = self.source, self.source.drawing.classifier
-        share, weight = 1 / learning.images_per_epoch, learning.domain_weight * len(context)
         targets = targets.to(classifier.device)
         views = random_views(len(context), self.rng) if learning.augment else None
         with source.phase("sampling"):
             self.trajectories.prepare(update)
 
-        def logits_of(rows: Tensor, start: int) -> Tensor:
-            part = context[start : start + len(rows)].with_packed(rows)
-            images = self.trajectories.images(update, part, start)
-            if views is not None:
-                images = shown(images, views[start : start + len(rows)])
-            return classifier.logits(images)
+        made = images_of(self.trajectories, update, views)
 
         def in_parts(size: int) -> ContextGradient:
-            seen: dict[int, Tensor] = {}
-
-            def of_classes(output: object, start: int) -> Tensor:
-                assert isinstance(output, Tensor)
-                seen[start] = output.detach()
-                wanted = targets[start : start + len(output)]
-                return share * cross_entropy(output, wanted, reduction="sum")
-
-            def of_rows(rows: Tensor, start: int) -> Tensor:
-                return of_classes(logits_of(rows, start), start)
-
-            def whole(scale: float) -> tuple[Tensor, Tensor]:
-                z = context.packed().float()
-                if source.domain is not None:
-                    domain = source.domain.times(share * weight)
-                    return two_pass(z, logits_of, domain, size, scale, of_classes)
-                return part_by_part(z, of_rows, size, scale)
-
-            _, grad, suits = finite_gradient(whole, scale)
-            return ContextGradient(torch.cat([seen[start] for start in sorted(seen)]), grad, suits)
+            return context_gradient(
+                classifier, made, context, targets, learning, source.domain, size, scale
+            )
 
         with source.phase("cat"):
             return source.drawing.parts.attempt("cat", len(context), in_parts)
@@ -166,11 +139,3 @@ class DrawnImages:
 
         with source.phase("decode"):
             return torch.cat(source.drawing.parts.split("decode", logits_of, z))
-
-
-def token_domain(classifier: Classifier) -> Domain:
-    """The term L_BN of token learning, as `Alignment` weighs it. Raises ModelError where no statistics are known."""
-    known = statistics_of(
-        classifier, "the domain_weight of token learning", "set `learning.domain_weight` to 0"
-    )
-    return Domain.of(classifier.network, known, Alignment().layers, Alignment().norm)

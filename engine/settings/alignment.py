@@ -16,7 +16,7 @@ PRIORS_PX = -1
 class Alignment:
     """Domain alignment guidance (DAG): how the classifier's BatchNorm statistics pull on the latents.
 
-    The defaults come from trials on the embedded models, the last of them `bench/guidance_study.py`;
+    The defaults come from trials on the embedded models, the last of them `bench/studies/guidance_study.py`;
     `bench/results/evidence.json` has what they reach, on other seeds, beside `Alignment.paper()`, DDIS as published.
     With the embedded classifiers L_BN in relative weights falls from about 8 to 0.3 and cross-entropy starts near 1:
     the class counts once the domain is near.

@@ -12,18 +12,16 @@ advances a `TokenState` and reports, and may be left after any report.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from engine.errors import GuidanceError
-from engine.priors import Context
 from engine.settings import TokenLearning
 from engine.tokens.adam import RowOptimizer, row_optimizer
-from engine.tokens.source import Drawn, ImageSource
-from engine.tokens.state import Outcome, TokenEpoch, TokenState, learning_key
+from engine.tokens.epoch import Part, classes_of, count, draw, gradient_by_context, record
+from engine.tokens.source import ImageSource
+from engine.tokens.state import Outcome, TokenEpoch, TokenState
 
 MAX_SKIPPED = 0.1
 """The share of a class's updates so far that may be skipped for a gradient that is not finite."""
@@ -31,19 +29,6 @@ FEWEST = 20
 """Updates that this share is taken of at least: of the first update alone, a single skip would be all."""
 SURE = 2.0
 """Standard errors by which a token must be better than the plain prompt to be kept."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A batch of an epoch: of each image the row's number in the state, its place among the learners, and its class."""
-
-    numbers: Tensor
-    places: Tensor
-    targets: Tensor
-    drawn: Drawn
-
-    def losses(self, logits: Tensor) -> Tensor:
-        return cross_entropy(logits, self.targets.to(logits.device), reduction="none")
 
 
 def learn(
@@ -88,11 +73,11 @@ def _try_without(
 ) -> None:
     """Count on finished images which classes pass with the plain prompt."""
     with torch.no_grad():
-        context = source.encode(_classes(state, waiting), False)
+        context = source.encode(classes_of(state, waiting), False)
         state.accuracy[waiting], state.loss[waiting] = 0.0, 0.0
-        for part in _draw(state, waiting, context, source, learning, batch):
-            _record(state, part, part.drawn.finished(range(len(part.numbers))))
-            _count(state, part)
+        for part in draw(state, waiting, context, source, learning, batch):
+            record(state, part, part.drawn.finished(range(len(part.numbers))))
+            count(state, part)
             del part  # before the next one is drawn
     state.accuracy[waiting] /= learning.images_per_epoch
     state.loss[waiting] /= learning.images_per_epoch
@@ -110,20 +95,20 @@ def _keep_what_helps(
     Better is a smaller mean cross-entropy of finished images, whose noise is the same for all and no update has read;
     than the plain prompt by more than SURE standard errors of the differences between images of one noise.
     """
-    classes, rows = _classes(state, learned), state.rows.detach()
+    classes, rows = classes_of(state, learned), state.rows.detach()
 
     def finished(with_tokens: bool) -> tuple[Tensor, Tensor]:
         """Cross-entropy of each image, and whether it is recognised: (len(learned), check_images) both."""
         losses = torch.zeros(len(learned), learning.check_images, dtype=torch.float64)
         right, filled = torch.zeros_like(losses), [0] * len(learned)
         context = source.encode(classes, with_tokens)
-        for part in _draw(state, learned, context, source, learning, batch, check=True):
+        for part in draw(state, learned, context, source, learning, batch, check=True):
             logits = part.drawn.finished(range(len(part.numbers)))
             found = part.losses(logits).double().cpu(), logits.argmax(1).cpu() == part.targets
             for place, loss, hit in zip(part.places.tolist(), *found, strict=True):
                 losses[place, filled[place]], right[place, filled[place]] = loss, hit
                 filled[place] += 1
-            _count(state, part)
+            count(state, part)
             del part  # before the next one is drawn
         return losses, right
 
@@ -153,18 +138,18 @@ def _learn_epoch(
 ) -> None:
     """Draw an epoch of some classes, stop those that pass and update the others."""
     state.epochs[learners] += 1
-    context = source.encode(_classes(state, learners), True)
-    parts = list(_draw(state, learners, context, source, learning, batch))
+    context = source.encode(classes_of(state, learners), True)
+    parts = list(draw(state, learners, context, source, learning, batch))
     moving = learners
     for update in range(learning.updates_per_trajectory):
         if update > 0:
-            context = source.encode(_classes(state, learners), True)
-        by_context = _by_context(state, learners, context, parts, learning, update)
+            context = source.encode(classes_of(state, learners), True)
+        by_context = gradient_by_context(state, learners, context, parts, learning, update)
         if update == 0:
             moving = _still_learning(state, learners, parts, learning)
         if not moving:
             break
-        classes = _classes(state, learners)
+        classes = classes_of(state, learners)
         grad, scale = source.to_rows(classes, by_context, state.rows, float(state.scale))
         state.scale.fill_(scale)
         is_finite = (
@@ -174,7 +159,7 @@ def _learn_epoch(
         optimizer.step(finite, grad[finite])
         state.skipped[[number for number in moving if number not in finite]] += 1
     for part in parts:
-        _count(state, part)
+        count(state, part)
     state.outcome[learners] = Outcome.RECOGNISED
     state.outcome[moving] = Outcome.LEARNING
     state.outcome[[n for n in moving if state.epochs[n] >= learning.epochs]] = (
@@ -183,74 +168,8 @@ def _learn_epoch(
     _check_skipped(state, learners)
 
 
-def _draw(
-    state: TokenState,
-    chosen: list[int],
-    context: Context,
-    source: ImageSource,
-    learning: TokenLearning,
-    batch: int,
-    check: bool = False,
-) -> Iterator[_Part]:
-    """An epoch's images of some classes in batches of nearly equal size, classes mixed; context: a row a class.
-
-    A batch is drawn when it is asked for, and not held here. check: the images of the check instead, which come behind
-    those of all epochs.
-    """
-    size = learning.images_per_epoch
-    jobs = [
-        (
-            place,
-            learning_key(
-                state.classes[number],
-                learning.epochs + 1 if check else int(state.epochs[number]),
-                image,
-                size,
-            ),
-        )
-        for image in range(learning.check_images if check else size)
-        for place, number in enumerate(chosen)
-    ]
-    groups = -(-len(jobs) // batch)
-    for group in range(groups):
-        part = jobs[len(jobs) * group // groups : len(jobs) * (group + 1) // groups]
-        places = torch.tensor([place for place, _ in part])
-        keys = [key for _, key in part]
-        targets = torch.tensor([key.class_index for key in keys])
-        drawn = source.draw(keys, context[places.tolist()])
-        yield _Part(torch.tensor(chosen)[places], places, targets, drawn)
-
-
-def _by_context(
-    state: TokenState,
-    learners: list[int],
-    context: Context,
-    parts: Sequence[_Part],
-    learning: TokenLearning,
-    update: int,
-) -> Tensor:
-    """The gradient of the sum of the classes' losses by their packed context (len(learners), F), batch by batch.
-
-    The first update of an epoch records accuracy and loss.
-    """
-    summed = torch.zeros_like(context.packed(), dtype=torch.float32)
-    if update == 0:
-        state.accuracy[learners], state.loss[learners] = 0.0, 0.0
-    for part in parts:
-        rows = context[part.places.tolist()]
-        found = part.drawn.gradient(update, rows, part.targets, learning, float(state.scale))
-        state.scale.fill_(found.scale)
-        summed.index_add_(0, part.places.to(summed.device), found.by_context)
-        if update == 0:
-            _record(state, part, found.logits)
-    if update == 0:
-        state.accuracy[learners] /= learning.images_per_epoch
-        state.loss[learners] /= learning.images_per_epoch
-    return summed
-
-
 def _still_learning(
-    state: TokenState, learners: list[int], parts: Sequence[_Part], learning: TokenLearning
+    state: TokenState, learners: list[int], parts: Sequence[Part], learning: TokenLearning
 ) -> list[int]:
     """Those that do not pass. Images that an early step predicted are not trusted where `stop_on` is "finished".
 
@@ -271,22 +190,6 @@ def _still_learning(
             number for number in passing if state.finished[number] > learning.target_accuracy
         ]
     return [number for number in learners if number not in passing]
-
-
-def _record(state: TokenState, part: _Part, logits: Tensor) -> None:
-    """Add how many images of a batch are right, and their losses; the caller divides."""
-    right = logits.detach().argmax(1).cpu() == part.targets
-    state.accuracy.index_add_(0, part.numbers, right.double())
-    state.loss.index_add_(0, part.numbers, part.losses(logits).detach().double().cpu())
-
-
-def _count(state: TokenState, part: _Part) -> None:
-    state.unet_forward.index_add_(0, part.numbers, part.drawn.unet_forward)
-    state.unet_backward.index_add_(0, part.numbers, part.drawn.unet_backward)
-
-
-def _classes(state: TokenState, numbers: Sequence[int]) -> list[int]:
-    return [state.classes[number] for number in numbers]
 
 
 def _check_skipped(state: TokenState, learners: list[int]) -> None:

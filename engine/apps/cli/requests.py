@@ -107,7 +107,8 @@ def write_folder(
 def plan_of(request: Request, execution: Execution, image_px: int | None) -> "MemoryPlan":
     """How the images of a request fit into the memory of an execution. The prior's weights are not loaded."""
     from engine.classifiers import load_classifier
-    from engine.memory.plan import device_of, plan
+    from engine.memory.plan import plan
+    from engine.memory.subject import device_of
     from engine.networks.frozen import named_dtype
     from engine.priors import load_prior
 

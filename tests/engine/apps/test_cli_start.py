@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE
 
@@ -52,14 +53,31 @@ def test_no_library_remarks_on_being_imported() -> None:
     assert done.stderr == ""
 
 
-def started(run: str, words: str = "demo --out out") -> "subprocess.Popen[str]":
-    """A process that runs `ddis demo`, whose work is `run`; it prints 'begun' when it is in it."""
-    code = (
-        "import sys\nfrom engine.apps.cli import main\nfrom engine.apps.cli.commands.demo import Demo\n"
-        f"def run(self, call):\n    print('begun', flush=True)\n    {run}\n"
-        f"Demo.run = run\nsys.exit(main({words.split()!r}))"
-    )
-    return subprocess.Popen([sys.executable, "-c", code], stdout=PIPE, stderr=PIPE, text=True)
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Gives a process that runs `ddis demo`, whose work is `run`; it prints 'begun' when it is in it.
+
+    Ctrl-C reaches it also where the tests themselves run in the background, and it does not outlive its test.
+    """
+    processes = []
+
+    def started(run: str, words: str = "demo --out out") -> "subprocess.Popen[str]":
+        code = (
+            "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from engine.apps.cli import main\nfrom engine.apps.cli.commands.demo import Demo\n"
+            f"def run(self, call):\n    print('begun', flush=True)\n    {run}\n"
+            f"Demo.run = run\nsys.exit(main({words.split()!r}))"
+        )
+        command = [sys.executable, "-c", code]
+        processes.append(subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True))
+        return processes[-1]
+
+    yield started
+    for process in processes:
+        process.kill()
 
 
 LONG = {
@@ -75,9 +93,9 @@ LONG = {
 
 
 @pytest.mark.parametrize("what", LONG)
-def test_an_interruption_ends_the_process_wherever_it_is(what: str) -> None:
+def test_an_interruption_ends_the_process_wherever_it_is(start: Start, what: str) -> None:
     assert GRACE_S < 2
-    process = started(LONG[what])
+    process = start(LONG[what])
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     process.send_signal(2)
@@ -88,8 +106,8 @@ def test_an_interruption_ends_the_process_wherever_it_is(what: str) -> None:
     )
 
 
-def test_an_interrupted_import_says_what_to_do() -> None:
-    process = started("import time; import torch; time.sleep(60)")
+def test_an_interrupted_import_says_what_to_do(start: Start) -> None:
+    process = start("import time; import torch; time.sleep(60)")
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(2)
@@ -109,8 +127,8 @@ def test_a_closed_pipe_ends_quietly(words: str) -> None:
     assert (process.wait(timeout=60), said) == (141, "")
 
 
-def test_results_that_nobody_reads_end_quietly() -> None:
-    process = started("call.screen.say('word ' * 99999, result=True); return {}")
+def test_results_that_nobody_reads_end_quietly(start: Start) -> None:
+    process = start("call.screen.say('word ' * 99999, result=True); return {}")
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     process.stdout.close()

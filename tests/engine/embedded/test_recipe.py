@@ -52,7 +52,7 @@ def work(data, tmp_path_factory):
 def test_every_stage_by_command_then_folders_that_load(work):
     packed = work / "weights"
     loaded = load_prior(packed / "prior")
-    assert loaded.image_px == 32
+    assert loaded.image_size == (32, 32)
     assert load_classifier(packed / "classifier-photo").labels == CLASSES
     classes, domains = load_judge(packed / "judge")(torch.rand(3, 3, 32, 32))
     assert len(classes) == len(domains) == 3
@@ -123,7 +123,7 @@ def test_a_packed_prior_is_trained_further_and_its_card_keeps_both_recipes(data,
     asked = ("--models", "prior", "--start-from", start, "--out", tmp_path / "more")
     assert run("pack", data, tmp_path, *asked) == 0
     old, new = load_prior(start), load_prior(tmp_path / "more" / "prior")
-    for before, after in zip(old.unet.parameters(), new.unet.parameters(), strict=True):
+    for before, after in zip(old.network.parameters(), new.network.parameters(), strict=True):
         torch.testing.assert_close(before, after, atol=5e-3, rtol=0)  # one step of a low rate away
     assert old.fingerprint != new.fingerprint
     assert old.vae.config.scaling_factor == new.vae.config.scaling_factor

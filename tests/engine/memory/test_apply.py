@@ -46,11 +46,9 @@ def processors(prior: Prior) -> set[type]:
 def prediction(prior: Prior) -> torch.Tensor:
     z, context = (
         torch.randn(2, *prior.latent_shape(1)[1:]),
-        prior.encode_prompts(["a dog", "a horse"]),
+        prior.encode(["a dog", "a horse"], ""),
     )
-    return prior.decode(
-        prior.denoiser(context, prior.encode_prompts([""]), 5.0)(z, prior.schedule(4)[1]).clean
-    )
+    return prior.decode(prior.denoiser(context, 5.0)(z, prior.schedule(4)[1]).clean)
 
 
 def test_attention_is_really_replaced_and_gives_the_same_images(small_prior: Prior) -> None:
@@ -139,7 +137,7 @@ def test_parts_are_on_the_device_in_their_phase_alone(
     def note(name: str) -> object:
         return lambda place: places.append((name, str(place)))
 
-    monkeypatch.setattr(twin.text_encoder, "to", note("text_encoder"), raising=False)
+    monkeypatch.setattr(twin.pipe.text_encoder, "to", note("text_encoder"), raising=False)
     monkeypatch.setattr(twin.vae, "to", note("vae"), raising=False)
     resting = replace(planned, offload=("text_encoder", "vae"), device="meta")
     with applied(resting, twin) as phase:
@@ -201,7 +199,7 @@ def test_a_gpu_with_plenty_gets_a_plan_of_layout_and_graphs_without_counting(
     monkeypatch.setattr(Prior, "device", property(lambda self: torch.device("cuda", 0)))
     monkeypatch.setattr(apply, "free_bytes", lambda device: 10**12)
     monkeypatch.setattr(apply, "plan", None)  # it would count
-    monkeypatch.setattr(apply, "chosen_layouts", lambda device, dtype: ("unet",))
+    monkeypatch.setattr(apply, "chosen_layouts", lambda device, prior: ("unet",))
 
     def of(**settings: object) -> Plan:
         found = plan_of("auto", small_prior, classifier, 3, Alignment(), Sampling(), **settings)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.memory.plan import device_of
+from engine.memory.subject import device_of
 from engine.networks.frozen import default_device, indexed
 
 

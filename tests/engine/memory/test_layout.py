@@ -31,16 +31,19 @@ def is_channels_last(network: nn.Module) -> bool:
 
 
 def test_a_network_runs_channels_last_where_its_block_is_clearly_faster(
-    monkeypatch: pytest.MonkeyPatch,
+    small_prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    prior = small_prior
     last = {"unet": 9.0, "vae": 9.9, "tiny": 12.0, "classifier": 1.0}
     monkeypatch.setattr(
         layout, "block_ms", lambda name, how, *_: last[name] if how is torch.channels_last else 10.0
     )
-    assert chosen_layouts(CUDA, torch.float16) == ()  # it is not in this machine
+    assert chosen_layouts(CUDA, prior) == ()  # it is not in this machine
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert chosen_layouts(CUDA, torch.float16) == ("unet", "classifier")
-    assert chosen_layouts(CPU, torch.float32) == ()
+    assert chosen_layouts(CUDA, prior) == ("unet", "classifier")
+    replaced = prior.replaced(unet=None, transformer=prior.network)
+    assert chosen_layouts(CUDA, replaced) == ("classifier",)  # blocks of a UNet say nothing of it
+    assert chosen_layouts(CPU, prior) == ()
 
 
 @pytest.mark.parametrize("name", list(BLOCKS))
@@ -79,8 +82,8 @@ def test_a_run_lays_its_networks_out_as_planned(small_prior: Prior, classifier: 
         return torch.stack([sample.image for sample in made])
 
     before = images(())
-    assert not is_channels_last(own.unet)
+    assert not is_channels_last(own.network)
     after = images(("unet", "vae", "classifier"))
-    assert all(map(is_channels_last, (own.unet, own.vae, classifier.network)))
+    assert all(map(is_channels_last, (own.network, own.vae, classifier.network)))
     torch.testing.assert_close(after, before, atol=0.02, rtol=0)
-    lay_out(("tiny",), replace(own, tiny=None), classifier)
+    lay_out(("tiny",), own.replaced(tiny=None), classifier)

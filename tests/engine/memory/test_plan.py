@@ -1,6 +1,5 @@
 """Plans: what they choose, refuse and promise."""
 
-import copy
 import json
 import warnings
 from dataclasses import replace
@@ -14,10 +13,11 @@ from engine.errors import ConfigError, MissingExtraError
 from engine.memory import budget, costs
 from engine.memory.apply import applied
 from engine.memory.budget import BudgetError, MemoryWarning, in_words
-from engine.memory.costs import CUBLAS_BYTES, USABLE, Costs, _identity, largest_that
+from engine.memory.costs import CUBLAS_BYTES, USABLE, Costs, largest_that
 from engine.memory.count import counting
-from engine.memory.phases import Case, Counted, Subject
+from engine.memory.phases import Case, Counted
 from engine.memory.plan import Plan, plan
+from engine.memory.subject import Subject
 from engine.priors import Prior, load_prior
 from engine.settings import Alignment
 
@@ -98,7 +98,7 @@ def test_the_smallest_budget_that_an_error_names_can_be_met(
 
 def test_what_rests_is_offloaded_where_guidance_has_its_own_decoder(classifier: Classifier) -> None:
     prior = load_prior("arch:sd-1.5", device="meta", dtype=torch.float16)
-    small = skeleton_at(prior, 64)
+    small = prior.called_with(height=64, width=64)
     lean = plan(small, classifier, "2.15GB", batch=1, device="cuda", tokens=False, full=False)
     assert set(lean.offload) == {"text_encoder", "vae"}
     assert lean.dtype == "float16"
@@ -112,18 +112,12 @@ def test_what_rests_is_offloaded_where_guidance_has_its_own_decoder(classifier: 
     )
 
 
-def skeleton_at(prior: Prior, px: int) -> Prior:
-    prior.pipe.unet.register_to_config(sample_size=px // 8)
-    return prior
-
-
 def test_the_full_vae_decodes_in_tiles_where_a_whole_image_does_not_fit(
     small_prior: Prior, classifier: Classifier
 ) -> None:
     """And where it fits, it is whole, as tiles are seen in the image. A run does so in the phase of decoding alone."""
-    prior = small_prior.replaced(unet=copy.deepcopy(small_prior.pipe.unet), fingerprint="larger")
+    prior = small_prior.called_with(height=128, width=128)
     settings = {"batch": 1, "alignment": None, "tokens": False, "full": False}
-    skeleton_at(prior, 128)
     whole = plan(prior, classifier, "1GB", **settings)
     assert whole.peak_bytes["decode"] == whole.generate_bytes
     enough = int(whole.generate_bytes / USABLE) + 1
@@ -147,8 +141,8 @@ def test_counts_of_two_dtypes_of_a_classifier_are_told_apart(
         )
         for dtype in (torch.float32, torch.bfloat16)
     ]
-    assert _identity(both[0]) != _identity(both[1])
-    assert _identity(both[0]) == _identity(replace(both[0]))
+    assert both[0].identity != both[1].identity
+    assert both[0].identity == replace(both[0]).identity
 
 
 def test_auto_counts_loaded_weights_once(

@@ -5,7 +5,8 @@ import torch
 
 from engine.guidance.decoder import decoder_of
 from engine.guidance.objective import Objective
-from engine.onnx.export import exported, gradient_graph
+from engine.onnx.export import exported
+from engine.onnx.graphs import gradient_graph
 from engine.onnx.session import Session
 from engine.settings import Alignment
 

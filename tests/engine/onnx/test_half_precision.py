@@ -1,7 +1,6 @@
 """float16 graphs on the CPU: ONNX Runtime casts what it has no float16 kernel for, and errs no more than torch does."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +9,8 @@ from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.guidance.decoder import decoder_of
 from engine.guidance.gradient import loss_scale
 from engine.guidance.objective import Objective
-from engine.onnx.export import exported, gradient_graph, unet_graph
+from engine.onnx.export import exported
+from engine.onnx.graphs import denoiser_graph, gradient_graph
 from engine.onnx.session import Session
 from engine.priors import Prior
 from engine.settings import Alignment
@@ -24,10 +24,12 @@ CPU = torch.device("cpu")
 def half_prior(prior: Prior) -> Prior:
     """The small prior in float16."""
     parts = {
-        name: copy.deepcopy(getattr(prior, name)).to(HALF)
+        name: copy.deepcopy(getattr(prior.pipe, name)).to(HALF)
         for name in ("unet", "vae", "text_encoder")
     }
-    return replace(prior, **parts, fingerprint="half")
+    half = prior.replaced(**parts)
+    half.fingerprint = "half"
+    return half
 
 
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:
@@ -37,7 +39,7 @@ def error(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 @pytest.mark.slow
 def test_a_unet_errs_no_more_than_torchs(prior: Prior, half_prior: Prior, cache):
-    session = Session(exported(unet_graph(half_prior), cache), CPU)
+    session = Session(exported(denoiser_graph(half_prior), cache), CPU)
     assert session.dtypes == (HALF, torch.int64, HALF)
     length, width = (
         prior.pipe.tokenizer.model_max_length,

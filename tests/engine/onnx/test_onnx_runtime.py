@@ -11,9 +11,11 @@ import torch
 from engine.apps.cli import main, requests
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, MissingExtraError, ModelError
+from engine.guidance.decoder import GuidanceDecoder
 from engine.memory.budget import MemoryWarning
 from engine.methods.runtime import default_cache
 from engine.onnx import export
+from engine.onnx.graphs import classifier_graph, denoiser_graph, gradient_graph
 from engine.onnx.session import Session
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
@@ -53,7 +55,7 @@ def test_guided_images_are_torchs_and_no_autograd_runs(prior, kinked, cache, tmp
 
 def test_the_classifier_gives_its_logits_for_any_batch(prior, kinked, cache):
     """`ddis export-onnx` writes it; generate asks torch for them."""
-    graph = export.classifier_graph(kinked, prior.image_size[0])
+    graph = classifier_graph(kinked, prior.image_size)
     session = Session(export.exported(graph, cache), torch.device("cpu"))
     for batch in (1, 5, 70):
         images = torch.rand(batch, 3, prior.image_size[0], prior.image_size[0])
@@ -87,7 +89,7 @@ def test_the_command_writes_every_graph_and_generate_finds_them(
 
 
 def test_the_unet_takes_more_images_than_its_export_was_told(prior, cache):
-    session = Session(export.exported(export.unet_graph(prior), cache), torch.device("cpu"))
+    session = Session(export.exported(denoiser_graph(prior), cache), torch.device("cpu"))
     for batch in (1, export.LARGEST_BATCH + 2):
         z, step = torch.randn(batch, *prior.latent_shape(1)[1:]), torch.tensor(7)
         context = torch.randn(batch, prior.pipe.tokenizer.model_max_length, 32)
@@ -109,16 +111,16 @@ def test_an_interrupted_export_leaves_nothing(prior, tmp_path, monkeypatch):
 
     monkeypatch.setattr(export, "write", cut)
     with pytest.raises(KeyboardInterrupt):
-        export.exported(export.unet_graph(prior), tmp_path)
+        export.exported(denoiser_graph(prior), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_graphs_of_other_settings_have_other_names(prior, smooth, kinked):
     def key(classifier, alignment):
-        decoder = export.GuidanceDecoder(
-            kind="full", vae=prior.vae, px=8, stages=None, checkpoint=False
+        decoder = GuidanceDecoder(
+            kind="full", prior=prior, vae=prior.vae, px=8, stages=None, checkpoint=False
         )
-        return export.gradient_graph(prior, classifier, alignment, decoder).key
+        return gradient_graph(prior, classifier, alignment, decoder).key
 
     changed = [
         Alignment(norm="l2"),

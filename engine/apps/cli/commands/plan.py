@@ -12,9 +12,7 @@ from engine.settings.fields import setting
 if TYPE_CHECKING:
     from engine.memory.plan import Plan as MemoryPlan
 
-SAVINGS = {
-    "text_encoder": "the text encoder is on the device only while it works",
-    "vae": "the VAE is on the device only while it works",
+RECOMPUTED = {
     "guidance": "guidance recomputes its decoder's activations in the backward pass",
     "cat": "token learning recomputes activations in the backward pass",
 }
@@ -65,8 +63,10 @@ class Plan(Command):
             ["phase", "images at once", "predicted peak"],
             [[phase, fits[phase], in_words(peak)] for phase, peak in planned.peak_bytes.items()],
         )
-        for name in (*planned.offload, *planned.checkpoint):
-            call.screen.say(SAVINGS[name])
+        for name in planned.offload:
+            call.screen.say(f"{name} is on the device only while it works")
+        for name in planned.checkpoint:
+            call.screen.say(RECOMPUTED[name])
         if planned.tile:
             call.screen.say(
                 f"the full VAE decodes in tiles of {planned.tile} latents, whose borders are seen a little"

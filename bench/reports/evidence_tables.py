@@ -1,0 +1,261 @@
+"""Markdown tables of what the images are like and what they teach."""
+
+from collections.abc import Mapping
+from statistics import mean
+
+from reports.current import Shipped
+from reports.markdown import table
+
+
+def embedded_table(result: dict) -> str:
+    """`ddis embedded check --json`: what the embedded models reach, beside what is asked of them."""
+    goals = result["goals"]
+    rows = [
+        [
+            name.replace("_", " "),
+            "not measured" if value is None else f"{value:.3g}",
+            f"{goals[name]:g}",
+        ]
+        for name, value in result["measures"].items()
+    ]
+    return table(["embedded models", "reached", "goal"], rows)
+
+
+def _cells(result: dict, method: str, domain: str) -> list[dict]:
+    """What the study `evidence` counted of each class and seed of one row."""
+    seeds = result["rows"].get(f"{method}/{domain}", {}).get("seeds", {})
+    return [cell for by_class in seeds.values() for cell in by_class.values()]
+
+
+def _domains(result: dict) -> list[str]:
+    return list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
+
+
+def guidance_table(result: dict) -> str:
+    """The study `evidence`: shares by domain and method, each the mean over its seeds."""
+    methods = [
+        m
+        for m in ("plain", "paper DAG", "DAG")
+        if any(_cells(result, m, d) for d in _domains(result))
+    ]
+
+    def shown(cells: list[dict]) -> str:
+        if not cells:
+            return "not measured"
+        domain, kind, distance = (
+            mean(c[key] for c in cells) for key in ("judge_domain", "judge_class", "l_bn")
+        )
+        return f"{domain:.2f} / {kind:.2f} / {distance:.0f}"
+
+    domains = _domains(result)
+    rows = [[d.replace("_", " "), *(shown(_cells(result, m, d)) for m in methods)] for d in domains]
+    rows.append(
+        ["mean", *(shown([c for d in domains for c in _cells(result, m, d)]) for m in methods)]
+    )
+    numbers = ", ".join(
+        f"{m} {max(sum(c['images'] for c in _cells(result, m, d)) for d in domains)}"
+        for m in methods
+    )
+    return (
+        f"Judge's share in the domain / in the class / L_BN; neutral prompts; images of each row and column: {numbers}."
+        "\n\n" + table(["classifier of", *methods], rows)
+    )
+
+
+def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
+    """The study `evidence`: accuracies on the classes that the teacher recognises worst, without and with tokens."""
+    methods = ("plain", "CAT", "DAG", "both")
+
+    def cells(method: str, domain: str) -> list[dict]:
+        seeds = result["rows"].get(f"{method}/{domain}", {}).get("seeds", {})
+        return [by_class[label] for by_class in seeds.values() for label in worst[domain]]
+
+    def shown(found: list[dict]) -> str:
+        if not found:
+            return "not measured"
+        return f"{mean(c['teacher_class'] for c in found):.2f} / {mean(c['judge_class'] for c in found):.2f}"
+
+    rows = [
+        [domain.replace("_", " "), ", ".join(kinds), *(shown(cells(m, domain)) for m in methods)]
+        for domain, kinds in worst.items()
+    ]
+    rows.append(["mean", "", *(shown([c for d in worst for c in cells(m, d)]) for m in methods)])
+    images = max(sum(c["images"] for c in cells(m, d)) for m in methods for d in worst)
+    return (
+        "Teacher's / judge's accuracy on the classes that the teacher recognises worst in plain images; "
+        f"{images} images a row and column, on seeds that learning did not see.\n\n"
+        + table(["classifier of", "classes", *methods], rows)
+    )
+
+
+def shipped_table(tokens: Mapping[str, Shipped | None]) -> str:
+    """The tokens that ship: of each classifier the classes that have one, and where it is a word."""
+    rows = []
+    for domain, shipped in tokens.items():
+        words = {} if shipped is None else shipped.words
+        moved = [label for label, word in words.items() if not word]
+        unmoved = [f"{label} ({word})" for label, word in words.items() if word]
+        cells = (", ".join(names) or "none" for names in (moved, unmoved))
+        rows.append([domain.replace("_", " "), *cells])
+    return table(["classifier of", "learned tokens", "a word, unmoved"], rows)
+
+
+def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:
+    """The study `worst_classes`: domain -> the classes that its classifier recognises least, in alphabetical order."""
+    domains = [name.removeprefix("embedded:") for name in next(iter(found["recognised"].values()))]
+    return {
+        domain: sorted(
+            sorted(
+                found["recognised"],
+                key=lambda label: found["recognised"][label][f"embedded:{domain}"],
+            )[:number]
+        )
+        for domain in domains
+    }
+
+
+SHOWN = {"paper DDIS": "the paper's guidance, our tokens"}
+"""Methods by what a table calls them, where a shorter name would say too much."""
+
+
+def methods_table(result: dict, methods: list[str], seconds: bool = False) -> str:
+    """The study `evidence`: FID, KID, precision and recall of each method against the domain's real images.
+
+    Means are over all domains, or missing. seconds: also what an image took.
+    """
+    domains = _domains(result)
+
+    def interval(row: dict) -> str:
+        if "metrics" not in row:
+            return "not measured"
+        fid = row["metrics"]["fid"]
+        return f"{fid['value']:.1f} ({fid['low']:.1f} to {fid['high']:.1f})"
+
+    rows = []
+    for method in methods:
+        found = [result["rows"].get(f"{method}/{domain}", {}) for domain in domains]
+        whole = [row for row in found if "metrics" in row]
+        if not whole:
+            continue
+        cells = [SHOWN.get(method, method), *map(interval, found)]
+        for key, digits in (("fid", 1), ("kid", 3), ("precision", 2), ("recall", 2)):
+            value = mean(row["metrics"][key]["value"] for row in whole)
+            cells.append(f"{value:.{digits}f}" if len(whole) == len(domains) else "")
+        cells.append(f"{mean(row['flops_per_image'] for row in whole) / 1e9:.0f}")
+        cells += [f"{mean(row['seconds_per_image'] for row in whole):.2g}"] if seconds else []
+        rows.append([*cells, str(whole[0]["images"])])
+    header = [
+        "method",
+        *(f"FID {d.replace('_', ' ')}" for d in domains),
+        "FID",
+        "KID",
+        "precision",
+        "recall",
+        "GFLOP an image",
+        *(["seconds an image"] if seconds else []),
+        "images",
+    ]
+    return table(header, rows)
+
+
+def tune_table(result: dict) -> str:
+    """The study `tune`: each scale's score without data beside its FID by real images."""
+    domains = list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
+    scales = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
+    rows = []
+    for domain in domains:
+        found = {
+            scale: result["rows"][f"{domain}/{scale}"]
+            for scale in scales
+            if f"{domain}/{scale}" in result["rows"]
+        }
+        chosen, best = (min(found, key=lambda scale: found[scale][key]) for key in ("score", "fid"))
+        cells = [f"{row['score']:.2f} / {row['fid']:.1f}" for row in found.values()]
+        ratio = found[chosen]["fid"] / found[best]["fid"]
+        rows.append([domain.replace("_", " "), *cells, chosen, best, f"{ratio:.2f}"])
+    header = [
+        "classifier of",
+        *(f"scale {scale}" for scale in scales),
+        "tuned",
+        "best by FID",
+        "FID tuned / best",
+    ]
+    return "Score (least is chosen) / FID.\n\n" + table(header, rows)
+
+
+MORE_SETS = {"told": "plain prior, told the domain", "more": "twice as many of ours"}
+"""Tasks of the study `downstream` that distil from one more set, by what the table calls them."""
+
+
+def _more(result: dict, domain: str) -> dict[str, dict]:
+    """What students of MORE_SETS reached."""
+    rows = {kind: result["rows"].get(f"{kind}/{domain}") for kind in MORE_SETS}
+    return {kind: row["rows"]["folder"] for kind, row in rows.items() if row}
+
+
+def downstream_table(result: dict, task: str) -> str:
+    """The study `downstream`: accuracy on real test images after learning from each set, in percent.
+
+    Means over the domains, of the sets that all have. Students have more sets: see MORE_SETS.
+    """
+    found = {
+        name.split("/")[1]: row
+        for name, row in result["rows"].items()
+        if name.startswith(f"{task}/")
+    }
+    if not found:
+        return f"Not measured yet: `python bench/studies downstream --data FOLDER --tasks {task}`."
+    if task == "distill":
+        found = {
+            domain: row | {"rows": row["rows"] | _more(result, domain)}
+            for domain, row in found.items()
+        }
+
+    def shown(entry: dict | None) -> str:
+        if entry is None:
+            return ""
+        spread = "" if entry["spread"] is None else f" ± {100 * entry['spread']:.1f}"
+        return f"{100 * entry['mean']:.1f}{spread}"
+
+    sets = list(dict.fromkeys(name for row in found.values() for name in row["rows"]))
+    rows = [
+        [
+            domain.replace("_", " "),
+            str(next(iter(row["rows"].values()))["images"]),
+            f"{100 * row['teacher']['accuracy']:.1f}",
+            *(
+                shown(row["rows"][name]["accuracy"] if name in row["rows"] else None)
+                for name in sets
+            ),
+        ]
+        for domain, row in found.items()
+    ]
+    if len(found) > 1:
+        means = {
+            name: mean(row["rows"][name]["accuracy"]["mean"] for row in found.values())
+            for name in sets
+            if all(name in row["rows"] for row in found.values())
+        }
+        teacher = mean(row["teacher"]["accuracy"] for row in found.values())
+        shares = (f"{100 * means[name]:.1f}" if name in means else "" for name in sets)
+        rows.append(["mean", "", f"{100 * teacher:.1f}", *shares])
+    names = {"folder": "ours", "plain": "plain prior", **MORE_SETS}
+    return table(
+        ["classifier of", "images", "classifier", *(names.get(name, name) for name in sets)], rows
+    )
+
+
+def styles_table(result: dict) -> str:
+    """The study `styles`: FID against each style's own set."""
+    rows = [
+        [
+            style.replace("_", " "),
+            *(
+                f"{row['accuracy'][what]:.2f}" if what in row["accuracy"] else ""
+                for what in ("training", "test")
+            ),
+            *(f"{row['fid'][method]:.1f}" for method in ("plain", "ours")),
+        ]
+        for style, row in result["rows"].items()
+    ]
+    return table(["style", "classifier on its set", "on more of it", "FID plain", "FID ours"], rows)

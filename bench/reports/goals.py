@@ -1,0 +1,135 @@
+"""What was aimed at beside what was reached: goals.toml, held against results."""
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from operator import ge, gt, le, lt
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from reports.markdown import table
+
+FILE = Path(__file__).with_name("goals.toml")
+NOT_MEASURED = "not measured"
+
+
+LIMITS: dict[str, Callable[[float, float], bool]] = {
+    "at_least": ge,
+    "above": gt,
+    "at_most": le,
+    "below": lt,
+    "within": lambda reached, limit: abs(reached) <= limit,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """One entry of goals.toml, which explains the fields. path: the measure's."""
+
+    name: str
+    file: str
+    path: Sequence[str]
+    left: Sequence[str]
+    show: str
+    right: Sequence[str] = ()
+    compare: str = "ratio"
+    each: str = "domain"
+    unit: float = 1
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    within: float | None = None
+
+    def __post_init__(self) -> None:
+        if (number := sum(getattr(self, name) is not None for name in LIMITS)) != 1:
+            raise ValueError(
+                f"{self.name} has {number} limits, expected one of {', '.join(LIMITS)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """What one comparison of a goal came to. which: the name on its left."""
+
+    left: float
+    right: float | None
+    reached: float
+    which: str
+
+
+def read_goals(file: Path = FILE) -> list[Goal]:
+    """The goals of a file, in its order."""
+    found = tomllib.loads(file.read_text())
+    return [Goal(path=found["measures"][entry.pop("measure")], **entry) for entry in found["goals"]]
+
+
+def holds(goal: Goal, reached: float) -> bool:
+    """Whether a value reaches the goal."""
+    return all(
+        held(reached, limit)
+        for name, held in LIMITS.items()
+        if (limit := getattr(goal, name)) is not None
+    )
+
+
+def reach(goal: Goal, result: Mapping[str, Any], domains: Sequence[str]) -> Reached:
+    """What comes off worst of all that a goal compares. Raises KeyError where the result lacks a value."""
+
+    def value(of: str) -> float:
+        return mean(_at(goal, result, of, domain) for domain in domains)
+
+    found = []
+    for left, right in product(goal.left, goal.right or [None]):
+        ours, other = value(left), None if right is None else value(right)
+        found.append(
+            Reached(left=ours, right=other, reached=_compared(goal, ours, other), which=left)
+        )
+
+    def goodness(one: Reached) -> float:
+        if goal.within is not None:
+            return -abs(one.reached)
+        return one.reached if goal.at_most is None and goal.below is None else -one.reached
+
+    return min(found, key=goodness)
+
+
+def goals_table(results: Mapping[str, Mapping[str, Any]], goals: Sequence[Goal]) -> str:
+    """A row for each goal: what each domain reached, bold where that is short of it."""
+    domains = list(dict.fromkeys(name.split("/")[1] for name in results["evidence"]["rows"]))
+
+    def cell(goal: Goal, where: Sequence[str]) -> tuple[str, bool | None]:
+        try:
+            found = reach(goal, results[goal.file], where)
+        except KeyError:
+            return NOT_MEASURED, None
+        held, shown = holds(goal, found.reached), goal.show.format(**vars(found))
+        return shown if held else f"**{shown}**", held
+
+    rows = []
+    for goal in goals:
+        if goal.each == "domain":
+            cells = [cell(goal, [domain]) for domain in domains]
+            held = [here for _, here in cells if here is not None]
+            verdict = f"{sum(held)} of {len(held)}" if held else ""
+            rows.append([goal.name, *(shown for shown, _ in cells), verdict])
+        else:
+            shown, here = cell(goal, domains if goal.each == "mean" else [""])
+            verdict = {True: "yes", False: "no", None: ""}[here]
+            rows.append([goal.name, *[""] * (len(domains) - 1), shown, verdict])
+    return table(["goal", *(domain.replace("_", " ") for domain in domains), "reached"], rows)
+
+
+def _at(goal: Goal, result: Mapping[str, Any], of: str, domain: str) -> float:
+    found: Any = result
+    for step in goal.path:
+        found = found[step.format(of=of, domain=domain)]
+    return found / goal.unit if goal.unit != 1 else found
+
+
+def _compared(goal: Goal, left: float, right: float | None) -> float:
+    if right is None:
+        return left
+    return 100 * (left - right) if goal.compare == "points" else left / right

@@ -1,0 +1,59 @@
+"""Lines below tables whose results their study would not keep, being of another prior or of settings that changed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reports.current import Current
+
+OF_DEFAULT_SAMPLING = ("tune", "styles", "worst_classes")
+"""Results whose rows are all made with `Sampling()`."""
+
+
+def changed(then: object, now: object) -> bool:
+    """Whether settings that a result was made with are other ones now.
+
+    A setting that has come since is none: it came with a default that changed nothing.
+    """
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        return any(key not in now or changed(value, now[key]) for key, value in then.items())
+    return then != now
+
+
+def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
+    """What the result of a name holds of another prior, or of settings that are gone; empty where it is up to date.
+
+    Known are the methods of the evidence and the variants of the study of guidance, and what others align with:
+    `Alignment()`.
+    """
+    settings, rows = result.get("settings", result), result.get("rows")
+    if (made := settings.get("prior", now.prior)) != now.prior:
+        return f"\n\n**Out of date:** made with prior {made}; {now.prior} ships now."
+    if changed(settings.get("alignment", now.alignment), now.alignment):
+        return "\n\n**Out of date:** made with another alignment than today's default."
+    if name in OF_DEFAULT_SAMPLING and changed(settings.get("sampling"), now.sampling):
+        return "\n\n**Out of date:** made with another sampling than today's default."
+    if name == "cifar" or not isinstance(rows, dict):  # rows of CIFAR-10 have no prior
+        return ""
+    known = now.variants if name == "guidance_study" else now.methods
+    methods = settings.get("methods", {})  # of the tasks of `downstream`
+
+    def differs(row_name: str, row: Mapping[str, Any]) -> bool:
+        kind, _, domain = row_name.partition("/")
+        method = known.get(methods.get(kind, settings.get("method", kind)), {})
+        return _differs(row, method, domain, now)
+
+    if old := [row_name for row_name, row in rows.items() if differs(row_name, row)]:
+        return f"\n\n**Out of date:** made with other settings than today's: {', '.join(old)}."
+    return ""
+
+
+def _differs(row: Mapping[str, Any], method: Mapping[str, Any], domain: str, now: Current) -> bool:
+    tokens = now.tokens.get(domain)
+    fingerprint = None if tokens is None else tokens.fingerprint
+    plain = now.methods.get("plain")
+    return (
+        row.get("token_file") not in (None, fingerprint)
+        or changed(row.get("alignment", now.alignment), now.alignment)
+        or changed(row.get("plain", plain), plain)
+        or changed(row.get("settings", {}), method)
+    )

@@ -1,0 +1,135 @@
+"""Markdown tables of the studies that are runs of their own."""
+
+from statistics import mean
+
+from reports.markdown import table
+
+
+def guidance_study_table(result: dict) -> str:
+    """The study `guidance_study`: each variant's FID by domain, and means over the domains it was run in."""
+    domains = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
+    variants = list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
+    rows = []
+    for variant in variants:
+        found = {d: row for d in domains if (row := result["rows"].get(f"{variant}/{d}"))}
+        fid = {domain: row["metrics"]["fid"]["value"] for domain, row in found.items()}
+        shares = {
+            key: mean(row["shares"][key] for row in found.values())
+            for key in ("judge_domain", "judge_class", "teacher_class", "l_bn")
+        }
+        rows.append(
+            [
+                variant,
+                *(f"{fid[domain]:.1f}" if domain in fid else "" for domain in domains),
+                f"{mean(fid.values()):.1f}",
+                f"{mean(row['metrics']['recall']['value'] for row in found.values()):.2f}",
+                *(f"{shares[key]:.2f}" for key in ("judge_domain", "judge_class", "teacher_class")),
+                f"{shares['l_bn']:.0f}",
+                f"{mean(row['flops_per_image'] for row in found.values()) / 1e9:.1f}",
+            ]
+        )
+    images = sorted({row["images"] for row in result["rows"].values()})
+    half = mean(
+        (entry["high"] - entry["low"]) / 2
+        for entry in (row["metrics"]["fid"] for row in result["rows"].values())
+    )
+    header = [
+        "variant",
+        *(f"FID {d.replace('_', ' ')}" for d in domains),
+        "FID",
+        "recall",
+        "judge's domain",
+        "judge's class",
+        "teacher",
+        "L_BN",
+        "GFLOP an image",
+    ]
+    return (
+        f"{' or '.join(map(str, images))} images of each variant and domain, {len(domains)} "
+        f"domain{'s' * (len(domains) > 1)}; the columns without a domain are means over those that the row has. An "
+        f"FID's interval is about ± {half:.1f}.\n\n{table(header, rows)}"
+    )
+
+
+def selection_table(result: dict) -> str:
+    """The study `selection`: FID and shares of the images that each way keeps."""
+    domains = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
+    rows = []
+    for way in dict.fromkeys(name.split("/")[0] for name in result["rows"]):
+        found = {d: row for d in domains if (row := result["rows"].get(f"{way}/{d}"))}
+        fid = {domain: row["metrics"]["fid"]["value"] for domain, row in found.items()}
+        recall, precision = (
+            mean(row["metrics"][key]["value"] for row in found.values())
+            for key in ("recall", "precision")
+        )
+        shares = (
+            mean(row["shares"][key] for row in found.values())
+            for key in ("judge_domain", "judge_class", "teacher_class")
+        )
+        rows.append(
+            [
+                way,
+                *(f"{fid[domain]:.1f}" if domain in fid else "" for domain in domains),
+                f"{mean(fid.values()):.1f}",
+                *(f"{value:.2f}" for value in (precision, recall, *shares)),
+            ]
+        )
+    images = " or ".join(
+        str(number) for number in sorted({row["images"] for row in result["rows"].values()})
+    )
+    header = [
+        "kept by",
+        *(f"FID {d.replace('_', ' ')}" for d in domains),
+        "FID",
+        "precision",
+        "recall",
+        "judge's domain",
+        "judge's class",
+        "teacher",
+    ]
+    return (
+        f"{images} images of each row and domain, a share of {result['settings']['keep']:g} of those of "
+        f"`{result['settings']['method']}` in the first tables.\n\n{table(header, rows)}"
+    )
+
+
+CIFAR_SETS = {
+    "original": "original",
+    "deepinversion": "DeepInversion",
+    "plugin-inversion": "Plug-In Inversion",
+    "natural-inversion": "NaturalInversion",
+    "noise": "noise",
+}
+
+
+def cifar_table(result: dict) -> str:
+    """The study `cifar`: top-1 of the students of each set, in percent, beside what its images cost."""
+    rows = []
+    for name, shown in CIFAR_SETS.items():
+        if (row := result["rows"].get(name)) is None:
+            continue
+        top, agreement = (row[key] for key in ("accuracy", "agreement"))
+        spread = "" if top["spread"] is None else f" ± {100 * top['spread']:.1f}"
+        made = "flops_per_image" in row
+        rows.append(
+            [
+                shown,
+                f"{100 * top['mean']:.1f}{spread}",
+                f"{100 * agreement['mean']:.1f}",
+                f"{row['flops_per_image'] / 1e9:.0f}" if made else "",
+                f"{row['seconds_per_image']:.1f}" if made else "",
+            ]
+        )
+    any_row, asked = next(iter(result["rows"].values())), result["settings"]
+    where = result["environment"]
+    return (
+        f"{any_row['images']} images of each set, {asked['seeds']} students each, {any_row['distillation']['epochs']} "
+        f"passes; top-1 in percent on {any_row['measured_images']} test images, where the teacher has "
+        f"{100 * any_row['teacher']['accuracy']:.1f}. {asked['iterations']} iterations of DeepInversion, and of the "
+        f"others in proportion. Seconds on {where['device']}, {where['threads']} "
+        f"thread{'s' * (where['threads'] > 1)}.\n\n"
+        + table(
+            ["images", "top-1", "agreement with the teacher", "GFLOP an image", "seconds an image"],
+            rows,
+        )
+    )

@@ -1,0 +1,1 @@
+"""The slower studies, one module each; `python bench/studies` lists them."""

@@ -1,0 +1,38 @@
+"""Run a study. Each writes a JSON file in bench/results, from which `make tables` makes its table.
+
+python bench/studies                        list them
+python bench/studies evidence --seeds 3     run one, with its options
+python bench/studies evidence --help        list its options
+"""
+
+import ast
+import sys
+from importlib import import_module
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def studies() -> dict[str, str]:
+    """The first line of each study's docstring, by name. Nothing is imported."""
+    found = {}
+    for file in sorted(HERE.glob("[!_]*.py")):
+        module = ast.parse(file.read_text())
+        functions = {part.name for part in module.body if isinstance(part, ast.FunctionDef)}
+        if "main" in functions:
+            found[file.stem] = (ast.get_docstring(module) or "").split("\n")[0]
+    return found
+
+
+def main() -> object:
+    known, (name, *arguments) = studies(), sys.argv[1:] or [""]
+    if name not in known:
+        print(__doc__, *(f"{study:22}{what}" for study, what in known.items()), sep="\n")
+        return 0 if name in {"", "-h", "--help"} else f"\nthere is no study {name!r}"
+    sys.path[0] = str(HERE.parent)  # as for all of bench/
+    sys.argv = [f"python bench/studies {name}", *arguments]
+    return import_module(f"studies.{name}").main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""What the embedded models reach, and where their limits lie, by the judge's features.
+
+python bench/embedded_figures.py --data FOLDER [--weights FOLDER] [--images 16] [--out FILE]
+
+Rows for each domain, against the judge's reference (real images that no prior saw): real test images; other real
+images, which the prior was trained on; the test images through the prior's autoencoder; the plain prior's images, told
+class and domain. Beside them the autoencoder's PSNR, the judge's shares of the 28 prompts, and how many images lie
+closer to a training image than all but CLOSE of the real test images do: much more than CLOSE is memorised. Writes
+bench/results/embedded_figures.json, and samples beside it where --sheet names a file.
+"""
+
+import argparse
+import json
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from engine.embedded.captions import styled_prompt
+from engine.embedded.judge import Judge, load_judge
+from engine.embedded.train.autoencoder import psnr_db
+from engine.embedded.train.cards import sheet
+from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs
+from engine.evaluation.metrics import fid, gaussian, kid
+from engine.evaluation.neighbours import neighbours
+from engine.files import write_whole
+from engine.priors import Prior, load_prior
+from engine.sampling.loop import sample
+from engine.sampling.noise import ImageNoise
+from engine.settings import Sampling
+from engine.types import ImageKey
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS = ROOT / "engine" / "embedded" / "weights"
+OUT = ROOT / "bench" / "results" / "embedded_figures.json"
+CLOSE = 0.05
+SHOWN = 4
+"""Images of each pair on a sheet."""
+
+
+@torch.no_grad()
+def features(judge: Judge, images: Tensor) -> Tensor:
+    """The judge's features of images (N, 3, H, W) in [0, 1]."""
+    return torch.cat([judge.features(part) for part in images.split(100)])
+
+
+@torch.no_grad()
+def decoded(prior: Prior, images: Tensor) -> Tensor:
+    """Images in [0, 1] through the prior's autoencoder, at the size of its images."""
+    size = (prior.image_size[0], prior.image_size[0])
+    if images.shape[2:] != size:
+        images = interpolate(images, size, mode="bilinear", antialias=True)
+    parts = []
+    for part in images.split(50):
+        latents = prior.vae.encode(part * 2 - 1).latents
+        parts.append((prior.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def drawn(prior: Prior, pair: int, number: int) -> Tensor:
+    """Plain images of one pair of domain and class, told both."""
+    domain, label = list(product(DOMAINS, CLASSES))[pair]
+    sampling = Sampling()
+    context = prior.encode([styled_prompt(domain, label)], sampling.negative_prompt)
+    keys = [ImageKey(pair, index) for index in range(number)]
+    noise = ImageNoise(0, keys, prior.latent_shape(1)[1:])
+    denoise = prior.denoiser(context[[0] * number], sampling.cfg)
+    z = prior.noise(noise.generators, sampling.steps)
+    schedule = prior.schedule(sampling.steps)
+    z = sample(z, denoise, schedule, eta=sampling.eta, noise=noise)
+    return prior.decode(z)
+
+
+def row(found: Tensor, reference: Tensor) -> dict[str, float]:
+    """Distances of a set of features to the reference's."""
+    near = neighbours(found, reference)
+    return {
+        "images": len(found),
+        "fid": fid(gaussian(found), gaussian(reference)),
+        "kid": kid(found, reference).mean,
+        "precision": near.precise.double().mean().item(),
+        "recall": near.recalled.double().mean().item(),
+        "coverage": near.covered.double().mean().item(),
+    }
+
+
+def nearest(found: Tensor, others: Tensor) -> Tensor:
+    """The distance of each row to the nearest of the others."""
+    return torch.cdist(found.double(), others.double()).amin(1)
+
+
+def of_domain(images: Images, number: int) -> Tensor:
+    return images.where(images.domains == number).pixels / 255
+
+
+def autoencoder_rows(prior: Prior, judge: Judge, number: int, test: Images) -> dict[str, object]:
+    """The real rows of one domain, and what its autoencoder leaves of them."""
+    reference = judge.reference[judge.reference_domains == number]
+    real = of_domain(test, number)
+    return {
+        "real test images": row(features(judge, real), reference),
+        "real test images through the autoencoder": row(
+            features(judge, decoded(prior, real)), reference
+        ),
+        "psnr_db": psnr_db(prior.vae, test.where(test.domains == number), prior.image_size[0]),
+    }
+
+
+def shares(judge: Judge, images: Tensor, pair: int) -> tuple[float, float]:
+    """The judge's shares of images in their class and in their domain."""
+    classes, domains = judge(images)
+    domain, label = divmod(pair, len(CLASSES))
+    return (classes == label).double().mean().item(), (domains == domain).double().mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--images", type=int, default=16, help="of each pair; 0 leaves them out")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--sheet", type=Path)
+    asked = parser.parse_args()
+    prior, judge = load_prior(asked.weights / "prior"), load_judge(asked.weights / "judge")
+    test, seen = (load_pacs(asked.data / f"pacs64-{part}.parquet") for part in ("test", "prior"))
+    result: dict[str, dict[str, object]] = {}
+    pairs: dict[str, tuple[float, float]] = {}
+    rows = []
+    for number, domain in enumerate(DOMAINS):
+        result[domain] = autoencoder_rows(prior, judge, number, test)
+        other = features(judge, of_domain(seen, number))
+        reference = judge.reference[judge.reference_domains == number]
+        result[domain]["other real images"] = row(other, reference)
+        if asked.images:
+            made = []
+            for label in range(len(CLASSES)):
+                pair = number * len(CLASSES) + label
+                made.append(drawn(prior, pair, asked.images))
+                pairs[styled_prompt(domain, CLASSES[label])] = shares(judge, made[-1], pair)
+            rows.append(torch.cat([images[:SHOWN] for images in made]))
+            found = features(judge, torch.cat(made))
+            limit = nearest(features(judge, of_domain(test, number)), other).quantile(CLOSE)
+            result[domain]["plain prior"] = row(found, reference)
+            result[domain]["close to a training image"] = (
+                (nearest(found, other) < limit).double().mean().item()
+            )
+        print(domain, json.dumps(result[domain]), flush=True)
+    write_whole(
+        asked.out,
+        json.dumps(
+            {"domains": result, "shares": pairs, "prior": prior.fingerprint}, indent=2
+        ).encode()
+        + b"\n",
+    )
+    for name, place in (("class", 0), ("domain", 1)) if pairs else ():
+        found_shares = [share[place] for share in pairs.values()]
+        mean, worst = sum(found_shares) / len(found_shares), min(found_shares)
+        print(f"{name} share {mean:.3f}, worst pair {worst:.3f}")
+    if asked.sheet is not None and rows:
+        sheet(rows).save(asked.sheet)
+
+
+if __name__ == "__main__":
+    main()

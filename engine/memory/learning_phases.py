@@ -1,0 +1,96 @@
+"""The phases that learning tokens adds: a gradient by the prompts' context, and from there by the tokens' rows."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from engine.guidance.move import Unguided
+from engine.memory.case import Case, context_of, latents_of, run_together
+from engine.memory.subject import Subject
+from engine.priors import Context
+from engine.settings import Sampling, TokenLearning
+from engine.tokens.attached import attached
+from engine.tokens.augment import random_views
+from engine.tokens.gradient import context_gradient, images_of, rows_gradient, token_domain
+from engine.tokens.table import TokenTable, encoder_widths, placeholders
+from engine.tokens.trajectories import Trajectories
+from engine.types import ImageKey
+
+
+def cat(subject: Subject, case: Case) -> object:
+    """A token's gradient back to the prompts' context: through the classifier, the decoder and one step.
+
+    The published last step runs both branches of CFG with a graph, an early one the conditional branch alone.
+    """
+    prior, learning = subject.prior, subject.learning or TokenLearning.paper()
+    drawing = [part.module for part in prior.components() if part.role in ("denoiser", "decoder")]
+    with checkpointed(drawing if case.checkpoint else ()):
+        held = context_of(subject, case.images), latents_of(subject, case.images)
+        images = run_together(subject, case)
+        context = held[0][:images]
+        targets = torch.zeros(images, dtype=torch.int64, device=prior.device)
+        trajectories = _trajectories(subject, learning, context)
+        domain = token_domain(subject.classifier, "uniform") if learning.domain_weight else None
+        views = random_views(images, torch.Generator()) if learning.augment else None
+        found = context_gradient(
+            subject.classifier,
+            images_of(trajectories, 0, views),
+            context,
+            targets,
+            learning,
+            domain,
+            case.part,
+            1.0,
+        )
+        return held, found
+
+
+def _trajectories(subject: Subject, learning: TokenLearning, context: Context) -> Trajectories:
+    """Images that wait at the step of a gradient, which is a schedule's first here, so that none is sampled."""
+    steps = 1 if learning.gradient == "last" else 2
+    keys = [ImageKey(0, number) for number in range(len(context))]
+    sampling = Sampling(steps=steps, cfg=subject.cfg)
+    found = Trajectories(subject.prior, keys, context, sampling, 0, lambda _: Unguided(), at=[0])
+    if not found.complete:
+        found.kept_null[0] = torch.empty_like(found.kept[0])  # left over from sampling
+    return found
+
+
+def rows(subject: Subject, case: Case) -> object:
+    """The gradient that goes on from the prompts' context to the tokens' rows, no two images of one prompt."""
+    prior, held = subject.prior, context_of(subject, case.images)
+    table = _table(subject)
+    with attached(prior, table) as speaking:
+        prompts = [f"a {table.names[0]}"] * case.part
+        by_context = torch.empty_like(held[: case.part].packed())
+        return held, rows_gradient(speaking, prompts, by_context, table.rows, 1.0)
+
+
+def _table(subject: Subject) -> TokenTable:
+    """A table of one token without values."""
+    widths, classifier = encoder_widths(subject.prior), subject.classifier
+    width = sum(widths.values())
+    return TokenTable(
+        rows=torch.empty(1, width, device=subject.prior.device).requires_grad_(),
+        encoders=widths,
+        classes=(0,),
+        labels=classifier.labels[:1],
+        names=placeholders(classifier.labels[:1]),
+        prior=subject.prior.fingerprint,
+        classifier=classifier.fingerprint,
+    )
+
+
+@contextmanager
+def checkpointed(networks: Iterable[Any]) -> Iterator[None]:
+    """Inside the block, backward through those networks that can do so recomputes activations."""
+    networks = [n for n in networks if getattr(n, "_supports_gradient_checkpointing", False)]
+    try:
+        for network in networks:
+            network.enable_gradient_checkpointing()
+        yield
+    finally:
+        for network in networks:
+            network.disable_gradient_checkpointing()

@@ -1,0 +1,69 @@
+"""Parts of results by hand, what ships with them, and the cells of the tables that are made of them."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import pytest
+from reports.current import Current, Shipped
+
+from engine.settings import Alignment, Sampling
+
+
+@pytest.fixture
+def metrics() -> Callable[..., dict]:
+    """metrics(fid): what the evaluator says of one row."""
+
+    def of(fid: float, precision: float = 0.5, recall: float = 0.25) -> dict:
+        values = {"fid": fid, "kid": 0.1, "precision": precision, "recall": recall}
+        return {
+            name: {"value": value, "low": value, "high": value} for name, value in values.items()
+        }
+
+    return of
+
+
+@pytest.fixture
+def made(metrics) -> Callable[..., dict]:
+    """made(fid): a row of the evidence."""
+
+    def of(fid: float, flops: float = 1e9, **more: float) -> dict:
+        row = {"metrics": metrics(fid, **more), "flops_per_image": flops}
+        return row | {"seconds_per_image": 1.0, "images": 7}
+
+    return of
+
+
+@pytest.fixture
+def taught() -> Callable[..., dict]:
+    """taught(mean): the accuracy of what learned from one set."""
+
+    def of(mean: float, images: int = 7) -> dict:
+        return {"images": images, "accuracy": {"mean": mean, "spread": None, "values": [mean]}}
+
+    return of
+
+
+@pytest.fixture
+def cells() -> Callable[[str, str], list[str]]:
+    """cells(table, first): the cells of the row that begins with `first`, bold or not, without the first."""
+
+    def of(table: str, first: str) -> list[str]:
+        (line,) = [line for line in table.splitlines() if line.startswith(f"| {first} |")]
+        return [cell.strip() for cell in line.split("|")[2:-1]]
+
+    return of
+
+
+@pytest.fixture
+def now() -> Current:
+    """A prior "now", tokens "a" of photo and none of sketch, today's defaults, and two methods of one name each."""
+    dag = {"alignment": asdict(Alignment()), "sampling": asdict(Sampling())}
+    plain = {"alignment": None, "sampling": asdict(Sampling())}
+    return Current(
+        prior="now",
+        tokens={"photo": Shipped(fingerprint="a", words={"dog": None}), "sketch": None},
+        alignment=asdict(Alignment()),
+        sampling=asdict(Sampling()),
+        methods={"DAG": dag, "plain": plain},
+        variants={"base": dag},
+    )

@@ -1,0 +1,154 @@
+"""Tables of what the images are like and what they teach, from results by hand."""
+
+from reports.current import Shipped
+from reports.evidence_tables import (
+    downstream_table,
+    guidance_table,
+    methods_table,
+    shipped_table,
+    styles_table,
+    tokens_table,
+    tune_table,
+    worst_of,
+)
+
+
+def cell(**changed: float) -> dict[str, float]:
+    return {
+        "images": 7,
+        "judge_domain": 0.2,
+        "judge_class": 0.5,
+        "teacher_class": 0.25,
+        "l_bn": 100.0,
+    } | changed
+
+
+def test_guidance_is_averaged_over_classes_and_seeds() -> None:
+    seeds = {
+        "0": {"dog": cell(), "cat": cell(judge_domain=0.6)},
+        "1": {"dog": cell(), "cat": cell(l_bn=140.0)},
+    }
+    table = guidance_table(
+        {"rows": {"plain/sketch": {"seeds": seeds}, "DAG/photo": {"seeds": seeds}}}
+    )
+    assert "| classifier of | plain | DAG |" in table
+    assert "| sketch | 0.30 / 0.50 / 110 | not measured |" in table
+    assert "| mean | 0.30 / 0.50 / 110 | 0.30 / 0.50 / 110 |" in table
+    assert "plain 28, DAG 28." in table
+
+
+def test_tokens_are_counted_on_the_worst_classes_alone() -> None:
+    recognised = {
+        "cat": {"embedded:sketch": 9, "embedded:photo": 1},
+        "dog": {"embedded:sketch": 1, "embedded:photo": 9},
+    }
+    worst = worst_of({"recognised": recognised}, 1)
+    assert worst == {"sketch": ["dog"], "photo": ["cat"]}
+    plain = {"0": {"dog": cell(), "cat": cell(judge_class=0.75)}}
+    tokens = {"0": {"dog": cell(judge_class=1.0), "cat": cell()}}
+    rows = {f"{m}/{d}": {"seeds": s} for m, s in (("plain", plain), ("CAT", tokens)) for d in worst}
+    table = tokens_table({"rows": rows}, worst)
+    assert "| sketch | dog | 0.25 / 0.50 | 0.25 / 1.00 | not measured | not measured |" in table
+    assert "| photo | cat | 0.25 / 0.75 | 0.25 / 0.50 | not measured" in table
+    assert "| mean |  | 0.25 / 0.62 | 0.25 / 0.75 |" in table
+    assert "7 images a row" in table
+
+
+def test_a_method_has_means_where_each_domain_was_measured() -> None:
+    entry = {"value": 4.0, "low": 3.0, "high": 5.0}
+    row = {"seeds": {}, "images": 9, "flops_per_image": 2e9}
+    row["metrics"] = dict.fromkeys(("fid", "kid", "precision", "recall"), entry)
+    rows = {
+        "plain/photo": row,
+        "plain/sketch": row,
+        "both/photo": row,
+        "both/sketch": {"seeds": {}},
+    }
+    table = methods_table({"rows": rows}, ["plain", "both"])
+    assert (
+        "| plain | 4.0 (3.0 to 5.0) | 4.0 (3.0 to 5.0) | 4.0 | 4.000 | 4.00 | 4.00 | 2 | 9 |"
+        in table
+    )
+    assert "| both | 4.0 (3.0 to 5.0) | not measured |  |  |  |  | 2 | 9 |" in table
+    assert "none" not in methods_table({"rows": rows}, ["plain", "none"])
+
+
+def test_downstream_accuracies_are_in_percent_beside_the_classifier() -> None:
+    def entry(mean: float, spread: float | None) -> dict:
+        return {"images": 350, "accuracy": {"mean": mean, "spread": spread}}
+
+    row = {
+        "teacher": {"accuracy": 0.8},
+        "rows": {"original": entry(0.5, 0.01), "folder": entry(0.45, None)},
+    }
+    result = {"rows": {"distill/photo": row, "prune/photo": {}}}
+    table = downstream_table(result, "distill")
+    assert "| classifier of | images | classifier | original | ours |" in table
+    assert "| photo | 350 | 80.0 | 50.0 ± 1.0 | 45.0 |" in table
+
+
+def test_tune_chooses_the_least_score_and_is_held_against_the_least_fid(cells) -> None:
+    rows = {
+        "photo/0.2": {"score": 0.1, "fid": 8.0},
+        "photo/0.4": {"score": -0.2, "fid": 6.0},
+        "photo/0.8": {"score": 0.3, "fid": 5.0},
+    }
+    assert cells(tune_table({"rows": rows}), "photo")[-3:] == ["0.4", "0.8", "1.20"]
+
+
+def test_a_style_without_test_images_has_an_empty_cell(cells) -> None:
+    row = {"accuracy": {"training": 1.0}, "fid": {"plain": 20.04, "ours": 4.96}}
+    assert cells(styles_table({"rows": {"own": row}}), "own") == ["1.00", "", "20.0", "5.0"]
+
+
+def test_a_method_that_is_not_measured_everywhere_has_no_mean(made, cells) -> None:
+    rows = {"plain/a": made(10), "plain/b": made(20), "paper DDIS/a": made(30)}
+    table = methods_table({"rows": rows}, ["plain", "paper DDIS", "gone"])
+    assert cells(table, "plain")[2] == "15.0"
+    assert cells(table, "the paper's guidance, our tokens")[:3] == [
+        "30.0 (30.0 to 30.0)",
+        "not measured",
+        "",
+    ]
+    assert "gone" not in table
+
+
+def test_means_of_what_images_teach_are_over_sets_that_all_domains_have(taught, cells) -> None:
+    rows = {
+        "prune/a": {
+            "teacher": {"accuracy": 0.8},
+            "rows": {"folder": taught(0.6), "noise": taught(0.2)},
+        },
+        "prune/b": {"teacher": {"accuracy": 0.6}, "rows": {"folder": taught(0.4)}},
+        "distill/a": {"teacher": {"accuracy": 0.1}, "rows": {"folder": taught(0.1)}},
+    }
+    table = downstream_table({"rows": rows}, "prune")
+    assert cells(table, "mean") == ["", "70.0", "50.0", ""]
+    assert cells(downstream_table({"rows": rows}, "distill"), "a") == ["7", "10.0", "10.0"]
+
+
+def test_students_of_more_sets_stand_beside_the_others_and_only_there(taught, cells) -> None:
+    rows = {
+        "more/b": {"rows": {"folder": taught(0.7, images=14)}},
+        "distill/a": {"teacher": {"accuracy": 0.8}, "rows": {"folder": taught(0.5)}},
+        "distill/b": {"teacher": {"accuracy": 0.8}, "rows": {"folder": taught(0.6)}},
+        "prune/b": {"teacher": {"accuracy": 0.8}, "rows": {"folder": taught(0.4)}},
+    }
+    table = downstream_table({"rows": rows}, "distill")
+    assert "| ours | twice as many of ours |" in table
+    assert cells(table, "b") == ["7", "80.0", "60.0", "70.0"]
+    assert cells(table, "a") == ["7", "80.0", "50.0", ""]
+    assert cells(downstream_table({"rows": rows}, "prune"), "b") == ["7", "80.0", "40.0"]
+
+
+def test_tokens_that_ship_are_learned_or_still_a_word(cells) -> None:
+    words = {"dog": None, "cat": "a", "house": None}
+    tokens = {"art_painting": None, "photo": Shipped(fingerprint="f", words=words)}
+    table = shipped_table(tokens)
+    assert cells(table, "art painting") == ["none", "none"]
+    assert cells(table, "photo") == ["dog, house", "cat (a)"]
+
+
+def test_a_task_that_was_not_run_names_its_command() -> None:
+    rows = {"distill/a": {"teacher": {"accuracy": 0.1}, "rows": {}}}
+    assert "--tasks prune`" in downstream_table({"rows": rows}, "prune")

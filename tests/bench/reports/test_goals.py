@@ -1,0 +1,123 @@
+"""Goals of goals.toml, held against results by hand."""
+
+from pathlib import Path
+
+import pytest
+from reports.goals import Goal, goals_table, holds, reach, read_goals
+
+METRICS = ("fid", "kid", "inception_score", "precision", "recall", "density", "coverage")
+
+
+def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so(
+    made, taught, cells
+) -> None:
+    ours, theirs = made(4, precision=0.9, recall=0.1), made(20, 3e9)
+    found = {
+        "evidence": {
+            "rows": {"plain/a": theirs, "DAG/a": made(3), "both/a": ours, "paper DAG/a": theirs}
+        },
+        "methods": {
+            "rows": {
+                "both/a": ours,
+                "DeepInversion/a": made(5),
+                "Plug-In Inversion/a": made(50),
+                "NaturalInversion/a": made(40),
+            }
+        },
+        "guidance_study": {
+            "rows": {
+                "90 % of the schedule, CFG 4/a": made(9),
+                "paper/a": made(30),
+                "paper, step of 0.05/a": made(8),
+                "paper, step of 0.01/a": made(20),
+            }
+        },
+        "downstream": {
+            "rows": {
+                "distill/a": {
+                    "rows": {"folder": taught(0.6), "original": taught(0.7), "plain": taught(0.5)}
+                },
+                "quantise/a": {"rows": {"folder": taught(0.5), "original": taught(0.52)}},
+            }
+        },
+        "evaluator": {
+            "equal": {
+                "values": {
+                    name: {"relative_gap": gap}
+                    for name, gap in zip(METRICS, (1e-9, 0, 0, 0, 0, 0, 1e-2), strict=True)
+                }
+            },
+            "stream": {"peak_bytes": 2**29, "width": 2048, "values": {"rows": 200_000}},
+            "narrow_neighbours": {"peak_bytes": 2**30, "width": 128, "values": {"rows": 100_000}},
+        },
+    }
+    table = goals_table(found, read_goals())
+    assert cells(table, "FID: both below DAG") == ["**4.0 / 3.0**", "0 of 1"]
+    assert cells(table, "FID: DAG below plain") == ["3.0 / 20.0", "1 of 1"]
+    assert cells(table, "FID: CAT below plain") == ["not measured", ""]
+    assert cells(table, "recall: plain below both") == ["**0.25 / 0.10**", "0 of 1"]
+    of_paper = "FID, of 56 images: DAG below the paper's guidance with the best of three steps"
+    assert cells(table, of_paper) == ["**9.0 / 8.0**", "0 of 1"]
+    assert "**1.25 (DeepInversion)**" in table
+    assert "**0.86**" in table
+    assert "+10.0" in table
+    int8 = "int8 calibrated on ours within 1 point of original images"
+    assert cells(table, int8) == ["**-2.0**", "0 of 1"]
+    assert cells(table, "mean FID of both at most half of plain's") == ["0.20", "yes"]
+    assert cells(table, "compute of an image at most the paper's guidance's") == ["0.33", "yes"]
+    equal = "evaluator's values within 1e-3 of kept libraries'"
+    assert cells(table, equal) == ["**1e-02 (coverage)**", "no"]
+    assert cells(table, "FID and neighbours of large sets in less than 2 GiB") == [
+        "1.00 GiB",
+        "yes",
+    ]
+    assert cells(table, "rows of each of those sets at least 100,000") == ["100,000", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "reached", "held"),
+    [
+        ({"at_least": 1.0}, 1.0, True),
+        ({"at_least": 1.0}, 0.9, False),
+        ({"above": 0}, 0.0, False),
+        ({"above": 0}, 0.1, True),
+        ({"at_most": 1.0}, 1.0, True),
+        ({"at_most": 1.0}, 1.1, False),
+        ({"below": 1.0}, 1.0, False),
+        ({"below": 1.0}, 0.9, True),
+        ({"within": 1.0}, -1.0, True),
+        ({"within": 1.0}, -1.1, False),
+    ],
+)
+def test_a_limit_is_part_of_the_goal_or_not(limit: dict, reached: float, held: bool) -> None:
+    goal = Goal(name="", file="", path=["{of}"], left=["a"], show="", **limit)
+    assert holds(goal, reached) is held
+
+
+@pytest.mark.parametrize(
+    ("limit", "which"), [("at_least", "low"), ("below", "high"), ("within", "far")]
+)
+def test_of_several_names_the_one_that_comes_off_worst_counts(limit: str, which: str) -> None:
+    result = {"low": 1.0, "high": 2.0} | ({"far": -3.0} if which == "far" else {})
+    goal = Goal(name="", file="", path=["{of}"], left=[*result], show="", **{limit: 1.5})
+    assert reach(goal, result, [""]).which == which
+
+
+def test_a_mean_is_taken_before_the_ratio() -> None:
+    result = {"a/x": 1.0, "a/y": 3.0, "b/x": 4.0, "b/y": 4.0}
+    goal = Goal(
+        name="", file="", path=["{of}/{domain}"], left=["a"], right=["b"], show="", at_most=1
+    )
+    assert reach(goal, result, ["x", "y"]).reached == 0.5
+
+
+def test_a_goal_with_a_word_that_is_none_or_with_two_limits_is_refused(tmp_path: Path) -> None:
+    entry = '[measures]\nm = ["{of}"]\n[[goals]]\nname = "n"\nfile = "f"\nmeasure = "m"\n'
+    entry += 'left = ["a"]\nshow = ""\nbelow = 1\n'
+    file = tmp_path / "goals.toml"
+    file.write_text(entry + "bellow = 2\n")
+    with pytest.raises(TypeError, match="bellow"):
+        read_goals(file)
+    file.write_text(entry + "above = 0\n")
+    with pytest.raises(ValueError, match="n has 2 limits, expected one"):
+        read_goals(file)

@@ -1,0 +1,64 @@
+"""Tables of studies that are runs of their own, from results by hand."""
+
+from reports.study_tables import cifar_table, guidance_study_table, selection_table
+
+
+def test_a_variant_of_guidance_is_told_by_domain_and_by_means_over_those_it_has() -> None:
+    def row(fid: float, share: float) -> dict:
+        shares = {"judge_domain": share, "judge_class": 1.0, "teacher_class": 0.75, "l_bn": 400.4}
+        interval = {"value": fid, "low": fid - 1, "high": fid + 2}
+        return {
+            "images": 56,
+            "metrics": {"fid": interval, "recall": {"value": share / 2}},
+            "shares": shares,
+            "flops_per_image": 33.08e9,
+        }
+
+    rows = {
+        "default/photo": row(10.0, 0.5),
+        "default/art_painting": row(20.0, 0.75),
+        "CFG 2/photo": row(8.0, 0.25),
+    }
+    table = guidance_study_table({"rows": rows})
+    assert "56 images of each variant and domain, 2 domains;" in table
+    assert "about ± 1.5." in table
+    assert "| variant | FID photo | FID art painting | FID | recall | judge's domain |" in table
+    assert "| default | 10.0 | 20.0 | 15.0 | 0.31 | 0.62 | 1.00 | 0.75 | 400 | 33.1 |" in table
+    assert "| CFG 2 | 8.0 |  | 8.0 | 0.12 | 0.25 |" in table
+
+
+def test_students_of_cifar_are_told_beside_what_their_images_cost() -> None:
+    def row(mean: float, spread: float | None, **cost: float) -> dict:
+        facts = {"images": 500, "measured_images": 10000, "teacher": {"accuracy": 0.85}}
+        facts |= {"distillation": {"epochs": 30}, "agreement": {"mean": 0.5}}
+        return facts | {"accuracy": {"mean": mean, "spread": spread}} | cost
+
+    rows = {"deepinversion": row(0.25, 0.012, flops_per_image=155e9, seconds_per_image=1.84)}
+    rows |= {"noise": row(0.1, None), "original": row(0.4, 0.01)}
+    result = {"rows": rows, "settings": {"seeds": 3, "iterations": 240}}
+    result["environment"] = {"device": "cpu", "threads": 1}
+    table = cifar_table(result)
+    assert (
+        "500 images of each set, 3 students each, 30 passes; top-1 in percent on 10000 test images"
+        in table
+    )
+    assert "the teacher has 85.0. 240 iterations of DeepInversion" in table
+    assert "on cpu, 1 thread." in table
+    lines = table.splitlines()
+    assert lines[-3:] == [
+        "| original | 40.0 ± 1.0 | 50.0 |  |  |",
+        "| DeepInversion | 25.0 ± 1.2 | 50.0 | 155 | 1.8 |",
+        "| noise | 10.0 | 50.0 |  |  |",
+    ]
+
+
+def test_selection_means_over_the_domains(metrics, cells) -> None:
+    shares = {"judge_domain": 0.5, "judge_class": 0.75, "teacher_class": 1.0}
+    rows = {
+        f"{way}/{domain}": {"metrics": metrics(fid), "shares": shares, "images": 14}
+        for way, domain, fid in (("chance", "a", 4), ("chance", "b", 8), ("l_bn_share", "a", 3))
+    }
+    table = selection_table({"rows": rows, "settings": {"keep": 0.5, "method": "both"}})
+    assert table.startswith("14 images")
+    assert cells(table, "chance") == ["4.0", "8.0", "6.0", "0.50", "0.25", "0.50", "0.75", "1.00"]
+    assert cells(table, "l_bn_share")[:3] == ["3.0", "", "3.0"]

@@ -1,0 +1,140 @@
+"""How the studies of evidence and of what it teaches put their sets together, and which tokens ship."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from engine.apps.demo import shipped_tokens
+from engine.classifiers import load_classifier
+from engine.datasets.dataset import open_dataset, read_dataset
+from engine.priors import load_prior
+from engine.runners.trial import Trial
+from engine.settings import Sampling
+from engine.tokens.files import load_tokens
+from engine.types import ImageKey, Sample
+
+Script = Callable[[str], ModuleType]
+
+
+def one_seed(folder: Path, grey: float, images: int = 2) -> Path:
+    with open_dataset(folder, {"seed": grey}, {0: "dog", 1: "horse"}) as writer:
+        for number in range(2 * images):
+            writer.add(
+                Sample(
+                    key=ImageKey(number % 2, number // 2),
+                    label=("dog", "horse")[number % 2],
+                    seed=0,
+                    prompt="a",
+                    token="",
+                    image=torch.full((3, 8, 8), grey),
+                    logits=torch.zeros(2),
+                    l_bn=grey,
+                    confidence=0.5,
+                    group="",
+                )
+            )
+        writer.finish({"images": 2 * images})
+    return folder
+
+
+def test_seeds_are_numbered_on_and_cut_class_by_class(tmp_path: Path, bench_script: Script) -> None:
+    seeds = [one_seed(tmp_path / str(seed), seed / 2) for seed in range(3)]
+    together = bench_script("studies.downstream").together
+
+    def kept(folder: Path) -> list[tuple[int, int, float]]:
+        return sorted((row.class_index, row.index, row.l_bn) for _, row in read_dataset(folder))
+
+    numbers = [(0, 0.0), (1, 0.0), (2, 0.5), (3, 0.5), (4, 1.0), (5, 1.0)]
+    assert kept(together(seeds, tmp_path / "all")) == [
+        (kind, *at) for kind in (0, 1) for at in numbers
+    ]
+    cut = kept(together(seeds, tmp_path / "cut", {"dog": 3, "horse": 9}))
+    assert cut == [(0, *at) for at in numbers[:3]] + [(1, *at) for at in numbers]
+
+
+def test_a_prompt_that_tells_the_domain_has_a_shared_folder_for_each(
+    tmp_path: Path, bench_script: Script
+) -> None:
+    evidence = bench_script("studies.evidence")
+    told = evidence.Method(None, sampling=Sampling(steps=1), told=True)
+    prior = load_prior("embedded")
+    for domain in ("photo", "sketch"):
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+        evidence.draw(
+            told, classifier, prior, domain, 1, 900, tmp_path / domain, tmp_path / "plain" / "900"
+        )
+        (row,) = [row for _, row in read_dataset(tmp_path / domain) if row.label == "dog"]
+        assert row.prompt == f"a {domain} of a dog"
+    assert {folder.name for folder in (tmp_path / "plain").iterdir()} == {"photo", "sketch"}
+    assert evidence.Method(None).sampling_for("sketch") == Sampling()
+
+
+def test_without_tokens_a_row_is_the_method_without_them(
+    tmp_path: Path, bench_script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence, prior = bench_script("studies.evidence"), load_prior("embedded")
+    classifier = load_classifier("embedded:cartoon", device=prior.device)
+    how, root = evidence.folder_of("both", "cartoon", classifier, prior, tmp_path)
+    assert how.tokens
+    assert root.parent == tmp_path / prior.fingerprint / "cartoon" / "both"
+    monkeypatch.setattr(evidence, "shipped_tokens", lambda domain: tmp_path / "none.safetensors")
+    for method, same in (("both", "DAG"), ("CAT", "plain"), ("CAT at CFG 7.5", "plain at CFG 7.5")):
+        how, root = evidence.folder_of(method, "cartoon", classifier, prior, tmp_path)
+        assert how == evidence.METHODS[same]
+        assert root == tmp_path / prior.fingerprint / "cartoon" / same.replace(" ", "_")
+        assert evidence.shared_folder(how, prior, tmp_path, 900).parent.name == same.replace(
+            " ", "_"
+        )
+
+
+def test_what_began_without_a_style_is_not_learned_twice(
+    bench_script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, prior = bench_script("studies.learn_shipped_tokens"), load_prior("embedded")
+    classifier = load_classifier("embedded:cartoon", device=prior.device)
+    table, asked = load_tokens(shipped_tokens("cartoon"), prior, classifier), []
+    few = replace(
+        table,
+        rows=table.rows[:2],
+        classes=table.classes[:2],
+        labels=table.labels[:2],
+        names=table.names[:2],
+        run={"learning": {"init": "words"}},
+    )
+
+    def learned(start: str) -> Callable:
+        def learn_tokens(classifier, prior, left, learning, **_):
+            asked.append((learning.init, list(left)))
+            training = {
+                number: replace(found, start=start) for number, found in table.training.items()
+            }
+            return replace(few, training=training, run={"learning": {"init": learning.init}})
+
+        return learn_tokens
+
+    monkeypatch.setattr(script, "learn_tokens", learned("cartoon"))
+    script.helping(classifier, prior)
+    assert asked == [("words", list(classifier.labels)), ("a", list(classifier.labels[2:]))]
+    asked.clear()
+    monkeypatch.setattr(script, "learn_tokens", learned("a"))
+    assert script.helping(classifier, prior).labels == table.labels[:2]
+    assert asked == [("words", list(classifier.labels))]
+
+
+@pytest.mark.parametrize(("l_bn", "ships"), [((2.0, 1.9), True), ((2.0, 2.0), False)])
+def test_tokens_ship_that_together_lead_towards_the_domain(
+    l_bn, ships, bench_script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, prior = bench_script("studies.learn_shipped_tokens"), load_prior("embedded")
+    classifier = load_classifier("embedded:cartoon", device=prior.device)
+    without, those = (
+        Trial(images=56, l_bn=value, cross_entropy=1.0, recognised=1.0, agreement=1.0)
+        for value in l_bn
+    )
+    monkeypatch.setattr(script, "observe", lambda drawing: those if drawing.tokens else without)
+    table = load_tokens(shipped_tokens("cartoon"), prior, classifier)
+    assert script.nearer(classifier, prior, table) is ships

@@ -1,0 +1,36 @@
+"""`python bench/studies`: lists the studies, and says so where a name is none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+STUDIES = Path(__file__).resolve().parents[3] / "bench" / "studies"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, STUDIES, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_every_study_is_listed_with_what_it_does() -> None:
+    done = run()
+    assert done.returncode == 0
+    listed = done.stdout.split("\n\n")[-1].splitlines()
+    modules = {file.stem for file in STUDIES.glob("[!_]*.py")}
+    assert {line.split()[0] for line in listed} == modules - {"rows"}  # what they share
+    assert all(len(line.split()) > 3 for line in listed)
+
+
+def test_a_name_that_is_no_study_is_an_error() -> None:
+    done = run("evidense")
+    assert done.returncode == 1
+    assert "evidence" in done.stdout
+    assert "there is no study 'evidense'" in done.stderr
+
+
+def test_a_study_gets_its_own_arguments() -> None:
+    done = run("golden", "--help")
+    assert done.returncode == 0
+    assert "BASE" in done.stdout.upper()
+    assert "--keep" in done.stdout

@@ -1,0 +1,156 @@
+"""The studies of guidance and of CIFAR-10 run, write what they say, and go on where they stopped."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from reports.goals import read_goals
+
+from engine.classifiers.cifar_resnet import CifarResNet
+from engine.datasets.images import png_bytes, to_picture
+from engine.settings import Alignment, Sampling
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(bench_script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """run("cifar", "--seeds", 1): what the script prints with these arguments."""
+
+    def printed(script: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        bench_script(f"studies.{script}").main()
+        return capsys.readouterr().out
+
+    return printed
+
+
+def test_the_goals_compare_todays_defaults_with_the_paper_in_the_study(
+    bench_script: Callable[[str], ModuleType],
+) -> None:
+    study = bench_script("studies.guidance_study")
+    (goal,) = [goal for goal in read_goals() if goal.file == "guidance_study"]
+    (ours,) = goal.left
+    assert study.VARIANTS[ours] == study.Method(Alignment(), sampling=Sampling())
+    assert {study.VARIANTS[name].sampling for name in goal.right} == {Sampling.paper()}
+
+
+def test_variants_of_guidance_are_measured_once_each(
+    tmp_path: Path,
+    run: Run,
+    bench_script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = bench_script("studies.guidance_study")
+    short = {
+        name: replace(study.VARIANTS[name], sampling=Sampling(steps=4))
+        for name in ("base", "plain")
+    }
+    monkeypatch.setattr(study, "VARIANTS", short)
+    monkeypatch.setattr(study, "METRICS", replace(study.METRICS, resamples=5, prd_clusters=5))
+    out = tmp_path / "study.json"
+    asked = (
+        "guidance_study",
+        "--domains",
+        "photo",
+        "--images",
+        1,
+        "--work",
+        tmp_path,
+        "--out",
+        out,
+    )
+    run(*asked, "--variants", "base")
+    printed = run(*asked, "--variants", "base", "plain")
+    assert "plain/photo" in printed
+    assert "base/photo" not in printed
+    rows = json.loads(out.read_text())["rows"]
+    assert list(rows) == ["base/photo", "plain/photo"]
+    assert rows["plain/photo"]["settings"]["alignment"] is None
+    for row in rows.values():
+        assert row["images"] == row["shares"]["images"] == 7
+        assert row["metrics"]["fid"]["low"] <= row["metrics"]["fid"]["high"]
+    assert rows["base/photo"]["flops_per_image"] > rows["plain/photo"]["flops_per_image"]
+
+
+@pytest.fixture
+def cifar_folder(tmp_path: Path) -> Path:
+    """Data and models in one folder: a few images of noise, and a network that knows nothing."""
+    labels = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
+    for part, number in (("train", 3), ("test", 2)):
+        rows = [
+            {
+                "image": {"bytes": png_bytes(to_picture(torch.rand(3, 32, 32))), "path": None},
+                "label": label,
+            }
+            for label in labels * number
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"cifar10-{part}.parquet")
+    network = CifarResNet(44, widths=(4, 4, 4))
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "resnet44-0123.th")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_students_of_cifar_learn_from_each_set_once(
+    tmp_path: Path,
+    cifar_folder: Path,
+    run: Run,
+    bench_script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench_script("studies.cifar"), "STUDENT", "resnet8")
+    out = tmp_path / "cifar.json"
+    asked = (
+        "cifar",
+        "--images-per-class",
+        1,
+        "--iterations",
+        16,
+        "--seeds",
+        1,
+        "--data",
+        cifar_folder,
+    )
+    asked += ("--models", cifar_folder, "--work", tmp_path / "work", "--out", out)
+    run(*asked, "--methods", "deepinversion")
+    printed = run(*asked, "--methods", "deepinversion", "plugin-inversion")
+    assert "plugin-inversion" in printed
+    assert "deepinversion" not in printed
+    result = json.loads(out.read_text())
+    assert list(result["rows"]) == ["original", "deepinversion", "noise", "plugin-inversion"]
+    for name, row in result["rows"].items():
+        assert (row["images"], row["measured_images"]) == (10, 20)
+        assert ("flops_per_image" in row) == ("inversion" in name)
+    assert result["rows"]["deepinversion"]["settings"]["iterations"] == 16
+    assert (
+        result["rows"]["plugin-inversion"]["settings"]["iterations"] == 1
+    )  # of each of its stages
+
+
+def test_students_of_cifar_need_the_data(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run("cifar", "--data", tmp_path)
+    said = capsys.readouterr().err
+    assert "there is no" in said
+    assert "set DDIS_DATA, or give --data and --models" in said
