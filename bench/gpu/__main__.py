@@ -16,7 +16,7 @@ def main() -> int:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
     )  # else `networks` would be gpu/networks.py
-    from gpu.runner import PARTS, absent, run_parts
+    from gpu.runner import PARTS, absent, limits, run_parts
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -41,7 +41,13 @@ def main() -> int:
     if said := absent(chosen.device):
         parser.error(said)
     return run_parts(
-        chosen.out, chosen.device, chosen.only, chosen.total, chosen.add, chosen.wheels
+        chosen.out,
+        chosen.device,
+        chosen.only,
+        chosen.total,
+        chosen.add,
+        chosen.wheels,
+        limits(chosen.device),
     )
 
 

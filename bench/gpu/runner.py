@@ -38,6 +38,8 @@ PARTS: dict[str, int] = {
     "inductor": 70,
 }
 """Seconds that each part may take. The most important come first: what the time runs out for is at the end."""
+PATIENCE = 5
+"""How much longer a part of a dry run may take: on a CPU that others use too, seconds say little."""
 OWN_WHEELS = {"attention": "xformers", "cat": "bitsandbytes"}
 """Packages that one part alone may import. diffusers imports them wherever they are on the path, so a build that does
 not fit the machine's torch would break every part."""
@@ -115,6 +117,11 @@ def run_parts(
     # On CUDA a row may fail for reasons that are results: memory that ran out under a cap, an absent package.
     failed = list(failures(results)) if device == "cpu" else []
     return int(bool(ended_badly or failed))
+
+
+def limits(device: str) -> dict[str, int]:
+    """Seconds that each part may take on a device."""
+    return {name: seconds * (PATIENCE if device == "cpu" else 1) for name, seconds in PARTS.items()}
 
 
 def absent(device: str) -> str:

@@ -145,7 +145,8 @@ def test_a_real_part_starts_afresh_with_packages_of_its_own(
 def test_without_a_cuda_device_nothing_starts(gpu, tmp_path: Path, monkeypatch, capsys) -> None:
     main, runner = gpu("__main__").main, gpu("runner")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(runner, "run_parts", lambda *_: 0)
+    given: list[object] = []
+    monkeypatch.setattr(runner, "run_parts", lambda *arguments: given.extend(arguments) or 0)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stopped:
@@ -155,3 +156,6 @@ def test_without_a_cuda_device_nothing_starts(gpu, tmp_path: Path, monkeypatch, 
     assert re.search(words, capsys.readouterr().err)
     monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path), "--device", "cpu"])
     assert main() == 0
+    longer = {name: 5 * seconds for name, seconds in runner.PARTS.items()}
+    assert given[-1] == longer  # a dry run may share its CPU
+    assert runner.limits("cuda") == runner.PARTS
