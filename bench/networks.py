@@ -85,12 +85,14 @@ def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
 
 
 def case(device: str, name: str, px: int, batch: int, layout: str) -> tuple[nn.Module, Tensor]:
-    """The network and its images: float32 on the CPU, float16 on CUDA."""
+    """The network and its images, of `px` or an embedded network's own size: float32 on the CPU, float16 on CUDA."""
     dtype = torch.float16 if device == "cuda" else torch.float32
     depth = name.removeprefix("ResNet-")
-    network = (
-        resnet(int(depth), px) if depth != name else load_classifier(name, device=device).network
-    )
+    if depth != name:
+        network = resnet(int(depth), px)
+    else:
+        classifier = load_classifier(name, device=device)
+        network, px = classifier.network, classifier.input_px
     network = network.to(device, dtype, memory_format=LAYOUTS[layout])
     x = torch.randn(batch, 3, px, px).to(device, dtype, memory_format=LAYOUTS[layout])
     return network, x
@@ -143,7 +145,7 @@ def measured_network(
 
 def measured_networks(device: str) -> list[dict[str, Any]]:
     """The network of the claims in both layouts, and the classifier that `ddis demo` guides with."""
-    embedded = {"name": "embedded:cartoon", "px": 32, "batch": 28, "rounds": 29}
+    embedded = {"name": "embedded:cartoon", "batch": 28, "rounds": 29}
     return [
         *(measured_network(device, layout=layout) for layout in LAYOUTS),
         measured_network(device, **embedded),
@@ -170,10 +172,8 @@ def peak_alone(options: argparse.Namespace) -> int | None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--network", default="ResNet-34", choices=NETWORKS, help="embedded ones read --px 32"
-    )
-    parser.add_argument("--px", type=int, default=224)
+    parser.add_argument("--network", default="ResNet-34", choices=NETWORKS)
+    parser.add_argument("--px", type=int, default=224, help="embedded networks read their own size")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--layout", default="contiguous", choices=list(LAYOUTS))

@@ -39,7 +39,7 @@ class Card:
         return load_prior(self.pick(PRIOR, "embedded"), device=self.device, dtype=self.dtype)
 
     def classifier(self, dtype: torch.dtype | None = None) -> Classifier:
-        """ResNet-50 at 224 px with random weights, in a dry run an embedded one at 32 px."""
+        """ResNet-50 at 224 px with random weights, in a dry run an embedded one."""
         name = self.pick("arch:resnet50", "embedded:cartoon")
         return load_classifier(name, device=self.device, dtype=dtype or self.dtype)
 

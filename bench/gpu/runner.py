@@ -117,11 +117,23 @@ def run_parts(
     return int(bool(ended_badly or failed))
 
 
-def _start_method(parts: Mapping[str, int]) -> str:
-    """Import what the parts import; 'fork' if that left CUDA alone, else 'spawn'."""
+def absent(device: str) -> str:
+    """Why nothing can be measured on this device, or "" where torch finds it."""
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = (
         "1"  # asking for a device does not initialise CUDA then
     )
+    import torch
+
+    if device == "cpu" or torch.cuda.is_available():
+        return ""
+    return (
+        f"torch {torch.__version__} finds no CUDA device, expected one: run on a machine with an NVIDIA GPU, its "
+        "driver and a CUDA build of torch, or pass --device cpu for a dry run."
+    )
+
+
+def _start_method(parts: Mapping[str, int]) -> str:
+    """Import what the parts import; 'fork' if that left CUDA alone, else 'spawn'."""
     for name in parts:
         import_module(f"gpu.{name}")
     gc.freeze()  # what was imported stays: collecting would look at all of it, in every part

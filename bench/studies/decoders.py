@@ -3,11 +3,11 @@
 python bench/studies decoders [--images 4] [--domains photo sketch ...]
 
 "truncated" leaves out a decoder's last upsampling; the distilled one is the embedded prior's own tiny decoder, at the
-full size. The embedded prior stands for a large one: its 32 px are the full size, and its classifiers, trained at 32
-px, are made to read 16, as a 224 px classifier needs 256 of Stable Diffusion's 512. Cosines are of dL/dz, over a
-batch, at clean latents z_0|t that the guided sampler itself predicts in some of its 30 steps; shares are the judge's,
-of images whose guidance looked through each way and which the full decoder then made. FLOPs and times: decoding and
-its gradient by the latents. Writes bench/results/decoders.json.
+full size. The embedded prior stands for a large one: its images are the full size, and its classifiers are made to read
+half of that, as a 224 px classifier needs 256 of Stable Diffusion's 512. Cosines are of dL/dz, over a batch, at clean
+latents z_0|t that the guided sampler itself predicts in some of its 30 steps; shares are the judge's, of images whose
+guidance looked through each way and which the full decoder then made. FLOPs and times: decoding and its gradient by the
+latents. Writes bench/results/decoders.json.
 """
 
 import argparse

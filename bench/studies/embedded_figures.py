@@ -1,18 +1,20 @@
 """What the embedded models reach, and where their limits lie, by the judge's features.
 
-python bench/embedded_figures.py --data FOLDER [--weights FOLDER] [--images 16] [--out FILE]
+python bench/studies embedded_figures --data FOLDER [--weights FOLDER] [--judge FOLDER] [--images 16] [--out FILE]
 
 Rows for each domain, against the judge's reference (real images that no prior saw): real test images; other real
 images, which the prior was trained on; the test images through the prior's autoencoder; the plain prior's images, told
 class and domain. Beside them the autoencoder's PSNR, the judge's shares of the 28 prompts, and how many images lie
-closer to a training image than all but CLOSE of the real test images do: much more than CLOSE is memorised. Writes
-bench/results/embedded_figures.json, and samples beside it where --sheet names a file.
+closer to a training image than all but CLOSE of the real test images do: much more than CLOSE is memorised. Two priors
+compare by one judge alone, which --judge names. Writes bench/results/embedded_figures.json, samples where --sheet names
+a file, and with --card what was found into the prior's card.
 """
 
 import argparse
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,11 +23,12 @@ from torch.nn.functional import interpolate
 from engine.embedded.captions import styled_prompt
 from engine.embedded.judge import Judge, load_judge
 from engine.embedded.train.autoencoder import psnr_db
-from engine.embedded.train.cards import sheet
+from engine.embedded.train.cards import add_to_card, sheet
 from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs
 from engine.evaluation.metrics import fid, gaussian, kid
 from engine.evaluation.neighbours import neighbours
 from engine.files import write_whole
+from engine.networks.frozen import fingerprint
 from engine.priors import Prior, load_prior
 from engine.sampling.loop import sample
 from engine.sampling.noise import ImageNoise
@@ -36,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "engine" / "embedded" / "weights"
 OUT = ROOT / "bench" / "results" / "embedded_figures.json"
 CLOSE = 0.05
+CLOSE_ONES = "close to a training image"
 SHOWN = 4
 """Images of each pair on a sheet."""
 
@@ -116,19 +120,47 @@ def shares(judge: Judge, images: Tensor, pair: int) -> tuple[float, float]:
     return (classes == label).double().mean().item(), (domains == domain).double().mean().item()
 
 
+def facts_of(
+    result: dict[str, dict[str, Any]], pairs: dict[str, tuple[float, float]]
+) -> dict[str, str]:
+    """Lines for the prior's card."""
+    facts = {}
+    for what, place in (("class", 0), ("domain", 1)):
+        found = {prompt: both[place] for prompt, both in pairs.items()}
+        mean, worst = sum(found.values()) / len(found), min(found, key=found.__getitem__)
+        facts[f"{what} as told, by the judge"] = (
+            f"{mean:.2f} of images, {found[worst]:.2f} of '{worst}'"
+        )
+    for name in ("real test images through the autoencoder", "plain prior"):
+        facts[f"FID to other real images, {name}"] = ", ".join(
+            f"{domain} {rows[name]['fid']:.1f}" for domain, rows in result.items()
+        )
+    facts["memorised"] = (
+        "share of its images that lie closer to a training image than "
+        f"{1 - CLOSE:.0%} of real test images do, by the judge's features ({CLOSE} if nothing is memorised): "
+        + ", ".join(f"{domain} {rows[CLOSE_ONES]:.2f}" for domain, rows in result.items())
+    )
+    return facts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--judge", type=Path, help="folder of another judge than the weights'")
     parser.add_argument("--images", type=int, default=16, help="of each pair; 0 leaves them out")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--card", action="store_true", help="add the figures to the prior's card")
     asked = parser.parse_args()
-    prior, judge = load_prior(asked.weights / "prior"), load_judge(asked.weights / "judge")
+    prior, judge = (
+        load_prior(asked.weights / "prior"),
+        load_judge(asked.judge or asked.weights / "judge"),
+    )
     test, seen = (load_pacs(asked.data / f"pacs64-{part}.parquet") for part in ("test", "prior"))
-    result: dict[str, dict[str, object]] = {}
+    result: dict[str, dict[str, Any]] = {}
     pairs: dict[str, tuple[float, float]] = {}
     rows = []
     for number, domain in enumerate(DOMAINS):
@@ -146,21 +178,26 @@ def main() -> None:
             found = features(judge, torch.cat(made))
             limit = nearest(features(judge, of_domain(test, number)), other).quantile(CLOSE)
             result[domain]["plain prior"] = row(found, reference)
-            result[domain]["close to a training image"] = (
-                (nearest(found, other) < limit).double().mean().item()
-            )
+            result[domain][CLOSE_ONES] = (nearest(found, other) < limit).double().mean().item()
         print(domain, json.dumps(result[domain]), flush=True)
     write_whole(
         asked.out,
         json.dumps(
-            {"domains": result, "shares": pairs, "prior": prior.fingerprint}, indent=2
+            {
+                "domains": result,
+                "shares": pairs,
+                "prior": prior.fingerprint,
+                "judge": fingerprint([judge.network]),
+            },
+            indent=2,
         ).encode()
         + b"\n",
     )
-    for name, place in (("class", 0), ("domain", 1)) if pairs else ():
-        found_shares = [share[place] for share in pairs.values()]
-        mean, worst = sum(found_shares) / len(found_shares), min(found_shares)
-        print(f"{name} share {mean:.3f}, worst pair {worst:.3f}")
+    if pairs:
+        facts = facts_of(result, pairs)
+        print(*(f"{name}: {value}" for name, value in facts.items()), sep="\n")
+        if asked.card:
+            add_to_card(asked.weights / "prior", facts)
     if asked.sheet is not None and rows:
         sheet(rows).save(asked.sheet)
 

@@ -41,6 +41,15 @@ def card(folder: Path, title: str, summary: str, facts: dict[str, str]) -> None:
     (folder / "README.md").write_text("\n".join([*lines, "", LICENCE, ""]))
 
 
+def add_to_card(folder: Path, facts: dict[str, str]) -> None:
+    """Put facts behind those that a card has, in place of those of the same names."""
+    file = folder / "README.md"
+    old = file.read_text().removesuffix(f"\n{LICENCE}\n").splitlines()
+    kept = [line for line in old if not line.startswith(tuple(f"- **{name}**: " for name in facts))]
+    added = [f"- **{name}**: {value}" for name, value in facts.items()]
+    file.write_text("\n".join([*kept, *added, "", LICENCE, ""]))
+
+
 def forget_origin(folder: Path) -> None:
     """Take the folder that a continued part was read from out of the configs: it is nobody's business."""
     for config in folder.rglob("config.json"):

@@ -8,16 +8,34 @@ from types import ModuleType
 import pytest
 import torch
 
-from engine.apps.demo import shipped_tokens
-from engine.classifiers import load_classifier
+from engine.classifiers import Classifier, load_classifier
 from engine.datasets.dataset import open_dataset, read_dataset
-from engine.priors import load_prior
+from engine.priors import Prior, load_prior
 from engine.runners.trial import Trial
 from engine.settings import Sampling
-from engine.tokens.files import load_tokens
+from engine.tokens.files import save_tokens
+from engine.tokens.table import TokenTable, TokenTraining, encoder_widths, placeholders
 from engine.types import ImageKey, Sample
 
 Script = Callable[[str], ModuleType]
+
+
+def made_up_tokens(classifier: Classifier, prior: Prior) -> TokenTable:
+    """A token for each class, of nothing learned: which tokens ship changes with the models."""
+    number, widths = len(classifier.labels), encoder_widths(prior)
+    return TokenTable(
+        rows=torch.randn(number, sum(widths.values())),
+        encoders=widths,
+        classes=tuple(range(number)),
+        labels=tuple(classifier.labels),
+        names=placeholders(classifier.labels),
+        prior=prior.fingerprint,
+        classifier=classifier.fingerprint,
+        training={
+            place: TokenTraining("learned", epochs=1, accuracy=1.0, loss=0.0, finished=1.0)
+            for place in range(number)
+        },
+    )
 
 
 def one_seed(folder: Path, grey: float, images: int = 2) -> Path:
@@ -78,6 +96,8 @@ def test_without_tokens_a_row_is_the_method_without_them(
 ) -> None:
     evidence, prior = bench_script("studies.evidence"), load_prior("embedded")
     classifier = load_classifier("embedded:cartoon", device=prior.device)
+    save_tokens(made_up_tokens(classifier, prior), tmp_path / "some.safetensors")
+    monkeypatch.setattr(evidence, "shipped_tokens", lambda domain: tmp_path / "some.safetensors")
     how, root = evidence.folder_of("both", "cartoon", classifier, prior, tmp_path)
     assert how.tokens
     assert root.parent == tmp_path / prior.fingerprint / "cartoon" / "both"
@@ -96,7 +116,7 @@ def test_what_began_without_a_style_is_not_learned_twice(
 ) -> None:
     script, prior = bench_script("studies.learn_shipped_tokens"), load_prior("embedded")
     classifier = load_classifier("embedded:cartoon", device=prior.device)
-    table, asked = load_tokens(shipped_tokens("cartoon"), prior, classifier), []
+    table, asked = made_up_tokens(classifier, prior), []
     few = replace(
         table,
         rows=table.rows[:2],
@@ -136,5 +156,5 @@ def test_tokens_ship_that_together_lead_towards_the_domain(
         for value in l_bn
     )
     monkeypatch.setattr(script, "observe", lambda drawing: those if drawing.tokens else without)
-    table = load_tokens(shipped_tokens("cartoon"), prior, classifier)
+    table = made_up_tokens(classifier, prior)
     assert script.nearer(classifier, prior, table) is ships
