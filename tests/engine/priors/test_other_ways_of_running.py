@@ -10,9 +10,10 @@ from torch import Tensor
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.memory.apply import applied
+from engine.memory.case import Case
 from engine.memory.graphs import EAGER_CALLS, Graphs, graphed_prior
 from engine.memory.measure import measuring
-from engine.memory.phases import PHASES, Case, count_case, run_case
+from engine.memory.phases import PHASES, count_case, run_case
 from engine.memory.plan import plan
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.memory.subject import Subject
