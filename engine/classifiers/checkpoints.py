@@ -37,6 +37,7 @@ BROKEN = (
 
 def load_architecture(path: Path, architecture: str | None) -> tuple[nn.Module, Preprocess]:
     """The network of that name with the weights of a checkpoint file, and what it reads unless told otherwise."""
+    _check_there(path)
     if architecture is None or architecture not in ARCHITECTURES:
         given = "no architecture" if architecture is None else f"architecture {architecture!r}"
         raise ConfigError(
@@ -82,11 +83,15 @@ def read_weights(path: Path) -> StateDict:
     return {_bare(key): value for key, value in content.items()}
 
 
-def _read(path: Path) -> Any:
+def _check_there(path: Path) -> None:
     if not path.is_file():
         raise ModelError(
             f"there is no checkpoint file {path}, expected a .safetensors, .pt or .th file: check the path."
         )
+
+
+def _read(path: Path) -> Any:
+    _check_there(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -36,11 +36,11 @@ def distill(
 
     classifier: the teacher that the folder was generated for, as `generate` takes it. student: an architecture, such
     as 'resnet14', or a module, of which each student is a copy; without one, a network for the teacher's input size.
-    out: keeps every student, and report.json; continued if it was cut. original: images of the training set, a folder
-    with one folder for each class or a parquet file. plain: a folder of the plain prior, or 'generate' to draw one with
-    `prior` and the folder's own settings. test: real images that accuracy is measured on; without them students are
-    compared by their agreement with the teacher on a held-out part of the folder. domain: only these rows of parquet
-    files.
+    out: keeps every student, and report.json; resumed if it was interrupted. original: images of the training set, a
+    folder with one folder for each class or a parquet file. plain: a folder of the plain prior, or 'generate' to draw
+    one with `prior` and the folder's own settings. test: real images that accuracy is measured on; without them
+    students are compared by their agreement with the teacher on a held-out part of the folder. domain: only these rows
+    of parquet files.
 
     Gives the report, as JSON values. Raises EngineError's children for each mistake that is the caller's.
     """

@@ -33,13 +33,13 @@ def parse_budget(budget: str | int, device: torch.device) -> int:
     by_name = UNITS | {name.lower(): size for name, size in UNITS.items()}
     if unit and unit not in by_name:
         raise BudgetError(
-            f"memory budget is {budget!r}, expected a number with one of the units {', '.join(UNITS)}, such as '12GB' "
+            f"memory is {budget!r}, expected a number with one of the units {', '.join(UNITS)}, such as '12GB' "
             "or '11.5GiB', a number of bytes, or 'auto': write it so."
         )
     nbytes = int(float(number) * by_name[unit or "B"])
     if nbytes < 1:
         raise BudgetError(
-            f"memory budget is {budget!r}, expected more than nothing: give what the run may use."
+            f"memory is {budget!r}, expected more than nothing: give what the run may use."
         )
     return nbytes
 

@@ -64,7 +64,7 @@ class Comparing(Command):
         "a finished folder of `ddis generate`, or with --images-per-class one to be made",
         positional=True,
     )
-    out: Path = needed("folder of networks and report; resumed if it was cut")
+    out: Path = needed("folder of networks and report; resumed if it was interrupted")
     original: Path | None = local(
         "row of original images: a folder with one folder a class, or a parquet file with image and label",
         "PATH",
@@ -85,7 +85,7 @@ class Comparing(Command):
     no_plain: bool = switch("as --plain none")
     images_per_class: int | None = local(
         "generate the folder first, with N images of each class and as --prior, --tokens and so on say; resumed if it "
-        "was cut",
+        "was interrupted",
         "N",
     )
     preset: Literal["default", "paper"] = preset()

@@ -172,6 +172,11 @@ def test_unknown_sources_are_answered_with_what_is_accepted(
         load_classifier(source, architecture=None if ":" in source else "resnet20", labels=LABELS)
 
 
+def test_a_checkpoint_that_is_missing_is_said_before_its_architecture_is_asked_for() -> None:
+    with pytest.raises(ModelError, match=r"no checkpoint file nowhere/net\.pt, expected"):
+        load_classifier("nowhere/net.pt", labels=LABELS)
+
+
 def test_an_architecture_where_the_source_says_it_itself_is_refused(
     tiny_resnet: CifarResNet, tmp_path: Path
 ) -> None:

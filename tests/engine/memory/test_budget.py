@@ -31,9 +31,7 @@ def test_budgets(budget: str | int, nbytes: int | None) -> None:
     if nbytes is not None:
         assert parse_budget(budget, CPU) == nbytes
         return
-    with pytest.raises(
-        BudgetError, match=r"memory budget is .*, expected .*: (write it so|give what)"
-    ):
+    with pytest.raises(BudgetError, match=r"^memory is .*, expected .*: (write it so|give what)"):
         parse_budget(budget, CPU)
 
 

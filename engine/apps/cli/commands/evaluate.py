@@ -17,8 +17,8 @@ from engine.settings.fields import setting
 class Evaluate(Command):
     """Measure images against a reference.
 
-    --classifier is asked for accuracy, confidence and L_BN of the images, of which each class lies in a folder of its
-    name or has it as its label; by default the manifest of `ddis generate` says them.
+    Accuracy, confidence and L_BN come from the manifest of `ddis generate`. With --classifier they are measured, which
+    works for any images whose folder, or label in a parquet file, is the name of their class.
     """
 
     module = "engine.evaluation.evaluate"

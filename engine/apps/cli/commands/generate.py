@@ -45,7 +45,7 @@ class Generate(Command):
     interrupted = RESUMES
 
     request: Request = field(default_factory=Request)
-    out: Path = needed("folder of the data set; resumed if it was cut")
+    out: Path = needed("folder of the data set; resumed if it was interrupted")
     preset: Literal["default", "paper"] = preset()
     over_generate: float | None = setting(
         None,

@@ -52,7 +52,7 @@ class LearnTokens(Command):
     interrupted = RESUMES
 
     request: Request = field(default_factory=Request)
-    out: Path = needed("token file (.safetensors); resumed if it was cut", "FILE")
+    out: Path = needed("token file (.safetensors); resumed if it was interrupted", "FILE")
     textual_inversion: Path | None = local(
         "also write one file a class here, for diffusers", "FOLDER"
     )

@@ -14,7 +14,8 @@ from engine.settings.selection import Selection
 class Select(Command):
     """Keep the better part of a data set.
 
-    The order l_bn_share asks the classifier that the folder was made with; by default the one that its run.json names.
+    The order l_bn_share runs the classifier that the folder was made for: the one that its run.json names, unless
+    --classifier says where it is now.
     """
 
     module = "engine.evaluation.select"
