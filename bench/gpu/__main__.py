@@ -16,7 +16,7 @@ def main() -> int:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
     )  # else `networks` would be gpu/networks.py
-    from gpu.runner import PARTS, run_parts
+    from gpu.runner import PARTS, absent, limits, run_parts
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,8 +38,16 @@ def main() -> int:
         help="folder with a subfolder of unpacked packages for each part that needs its own",
     )
     chosen = parser.parse_args()
+    if said := absent(chosen.device):
+        parser.error(said)
     return run_parts(
-        chosen.out, chosen.device, chosen.only, chosen.total, chosen.add, chosen.wheels
+        chosen.out,
+        chosen.device,
+        chosen.only,
+        chosen.total,
+        chosen.add,
+        chosen.wheels,
+        limits(chosen.device),
     )
 
 

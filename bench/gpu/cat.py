@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
-from engine.memory.phases import Case, Subject, run_case
+from engine.memory.case import Case
+from engine.memory.phases import run_case
+from engine.memory.subject import Subject
 from engine.settings import Alignment, TokenLearning
 from engine.tokens.adam import row_optimizer
 from engine.tokens.state import TokenState

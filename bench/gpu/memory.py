@@ -19,10 +19,12 @@ from engine.errors import EngineError, brief
 from engine.events import EpochEnded, Event, Events
 from engine.memory.apply import applied
 from engine.memory.budget import BudgetError, MemoryWarning, parse_budget
+from engine.memory.case import Case
 from engine.memory.costs import LEARNING, PHASES
 from engine.memory.micro_batch import is_out_of_memory
-from engine.memory.phases import Case, Subject, run_case
+from engine.memory.phases import run_case
 from engine.memory.plan import Plan
+from engine.memory.subject import Subject
 from engine.methods.ddis import prepare
 from engine.methods.drawing import Drawing
 from engine.priors import Prior
@@ -221,8 +223,7 @@ def _learn(
 
 def networks_of(prior: Prior, classifier: Classifier) -> list[Any]:
     """All networks whose weights a run has on the device."""
-    found = [prior.pipe.unet, prior.vae, prior.pipe.text_encoder, classifier.network]
-    return found if prior.tiny is None else [*found, prior.tiny]
+    return [*(part.module for part in prior.components()), classifier.network]
 
 
 def _shown(planned: Plan) -> dict[str, Any]:

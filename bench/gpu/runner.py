@@ -38,6 +38,8 @@ PARTS: dict[str, int] = {
     "inductor": 70,
 }
 """Seconds that each part may take. The most important come first: what the time runs out for is at the end."""
+PATIENCE = 5
+"""How much longer a part of a dry run may take: on a CPU that others use too, seconds say little."""
 OWN_WHEELS = {"attention": "xformers", "cat": "bitsandbytes"}
 """Packages that one part alone may import. diffusers imports them wherever they are on the path, so a build that does
 not fit the machine's torch would break every part."""
@@ -117,11 +119,28 @@ def run_parts(
     return int(bool(ended_badly or failed))
 
 
-def _start_method(parts: Mapping[str, int]) -> str:
-    """Import what the parts import; 'fork' if that left CUDA alone, else 'spawn'."""
+def limits(device: str) -> dict[str, int]:
+    """Seconds that each part may take on a device."""
+    return {name: seconds * (PATIENCE if device == "cpu" else 1) for name, seconds in PARTS.items()}
+
+
+def absent(device: str) -> str:
+    """Why nothing can be measured on this device, or "" where torch finds it."""
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = (
         "1"  # asking for a device does not initialise CUDA then
     )
+    import torch
+
+    if device == "cpu" or torch.cuda.is_available():
+        return ""
+    return (
+        f"torch {torch.__version__} finds no CUDA device, expected one: run on a machine with an NVIDIA GPU, its "
+        "driver and a CUDA build of torch, or pass --device cpu for a dry run."
+    )
+
+
+def _start_method(parts: Mapping[str, int]) -> str:
+    """Import what the parts import; 'fork' if that left CUDA alone, else 'spawn'."""
     for name in parts:
         import_module(f"gpu.{name}")
     gc.freeze()  # what was imported stays: collecting would look at all of it, in every part

@@ -17,10 +17,12 @@ import torch
 from result_files import RESULTS, write_result
 
 from engine.classifiers import Classifier, load_classifier
+from engine.memory.case import Case
 from engine.memory.measure import measuring, peak_bytes
-from engine.memory.phases import PHASES, Case, Subject, count_case, run_case
+from engine.memory.phases import PHASES, count_case, run_case
 from engine.memory.plan import plan
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
+from engine.memory.subject import Subject
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
@@ -77,17 +79,8 @@ def whole_run(prior: Prior, classifier: Classifier, images: int) -> dict[str, ob
         batch=images,
         **settings,
     )
-    networks = {
-        id(n): n
-        for n in (
-            prior.pipe.unet,
-            prior.vae,
-            prior.pipe.text_encoder,
-            prior.tiny,
-            classifier.network,
-        )
-    }
-    weights = sum(v.nbytes for n in networks.values() for v in (*n.parameters(), *n.buffers()))
+    networks = [*(part.module for part in prior.components()), classifier.network]
+    weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
     count = -(-images // len(classifier.labels))
     with measuring(prior.device) as measured:
         for _ in generate(classifier, prior, None, count, memory=planned, **settings):
@@ -139,7 +132,7 @@ def main() -> None:
     rows += [whole_run(prior, classifier, 14)]
     if chosen.full:
         prior = load_prior("arch:sd-2.1-base", dtype=torch.bfloat16)
-        prior.pipe.unet.register_to_config(sample_size=chosen.px // 8)
+        prior = prior.called_with(height=chosen.px, width=chosen.px)
         rows += compared(
             prior, load_classifier("arch:resnet50", dtype=torch.bfloat16), Alignment(), 1, STEP
         )

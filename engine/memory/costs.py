@@ -8,7 +8,8 @@ from itertools import chain, combinations
 import torch
 from diffusers import AutoencoderKL
 
-from engine.memory.phases import Case, Counted, count_case
+from engine.memory.case import Case
+from engine.memory.phases import Counted, count_case
 from engine.memory.subject import Subject, weights_bytes
 from engine.priors.interface import Role
 from engine.priors.vae import downscale

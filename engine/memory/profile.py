@@ -16,7 +16,8 @@ from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
 from engine.guidance.assembly import guidance_of
 from engine.guidance.decoder import GuidanceDecoder, decoder_of
-from engine.memory.phases import Case, count_case
+from engine.memory.case import Case
+from engine.memory.phases import count_case
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.memory.subject import Subject
 from engine.priors import Prior

@@ -11,6 +11,7 @@ from engine.classifiers import Classifier, load_classifier
 from engine.errors import ConfigError
 from engine.guidance.decoder import GuidanceDecoder, decoder_of
 from engine.memory.budget import AUTO
+from engine.memory.count import counting
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.networks.frozen import indexed, named_device
 from engine.priors import Context, Prior, load_prior
@@ -41,7 +42,7 @@ class Subject:
     def __post_init__(self) -> None:
         self.prior.schedule(1)  # a prior reads its scheduler once
         self.prior.schedule(2)
-        with torch.no_grad():
+        with torch.no_grad(), counting():  # counting is faster on 'meta' than not counting
             context = self.prior.encode(["a"], self.negative)
         object.__setattr__(self, "context", context)
 

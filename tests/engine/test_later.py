@@ -1,4 +1,4 @@
-"""bitsandbytes waits until something uses it, wherever diffusers is imported from, and is then the package itself."""
+"""A command leaves bitsandbytes out of its imports; whoever uses it then has the package itself."""
 
 import subprocess
 import sys
@@ -7,32 +7,65 @@ import pytest
 
 pytest.importorskip("bitsandbytes")
 UTILS = "diffusers.quantizers.bitsandbytes.utils"
+WITHIN = "from engine.networks.later import bitsandbytes_later\nwith bitsandbytes_later():\n    "
 
 
 def printed(code: str) -> str:
+    """What a fresh process prints after importing sys and running some code."""
+    code = f"import sys\n{code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
     return done.stdout.strip()
 
 
-def test_our_import_of_diffusers_leaves_it_out_until_it_is_used() -> None:
+def test_diffusers_does_without_it_until_it_is_used() -> None:
     code = (
-        f"import engine, sys; from diffusers import AutoencoderKL; import {UTILS} as utils\n"
-        "print('bitsandbytes' in sys.modules, 'torch._inductor.compile_fx' in sys.modules)\n"
+        f"{WITHIN}import {UTILS} as utils\n"
+        "print('bitsandbytes' in sys.modules, 'bitsandbytes.nn' in sys.modules)\n"
         "layer = utils.bnb.nn.Linear8bitLt\n"
-        "import bitsandbytes; print(layer is bitsandbytes.nn.Linear8bitLt, hasattr(utils.bnb, '__no__'))"
+        "import bitsandbytes; print(layer is bitsandbytes.nn.Linear8bitLt, hasattr(utils.bnb, 'no'))"
     )
     assert printed(code) == "False False\nTrue False"
 
 
-def test_what_was_imported_before_stays() -> None:
-    code = f"import bitsandbytes, engine; import {UTILS} as utils; print(utils.bnb is bitsandbytes)"
-    assert printed(code) == "True"
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import bitsandbytes; found = bitsandbytes.nn.Linear8bitLt",
+        "from bitsandbytes.nn import Linear8bitLt as found",
+        "from bitsandbytes import nn; found = nn.Linear8bitLt",
+    ],
+)
+def test_it_may_be_used_at_once(use: str) -> None:
+    code = f"{WITHIN}{use}\nimport bitsandbytes; print(found.__name__, bitsandbytes.__file__)"
+    name, file = printed(code).split()
+    assert (name, file.endswith("__init__.py")) == ("Linear8bitLt", True)
 
 
-def test_the_package_is_found_while_it_waits() -> None:
+def test_a_library_that_looks_for_it_finds_it() -> None:
     code = (
-        "import engine; from diffusers.utils import is_bitsandbytes_available as there\n"
-        f"import {UTILS}; from importlib.util import find_spec; print(there(), find_spec('bitsandbytes').name)"
+        f"{WITHIN}from diffusers.utils import is_bitsandbytes_available as there; import {UTILS}\n"
+        f"    from importlib.util import find_spec; print(there(), find_spec('bitsandbytes').name)"
     )
     assert printed(code) == "True bitsandbytes"
+
+
+@pytest.mark.parametrize("before", ["import bitsandbytes", "sys.modules['bitsandbytes'] = None"])
+def test_what_is_there_already_stays(before: str) -> None:
+    code = (
+        f"{before}\nbefore = sys.modules['bitsandbytes']\n"
+        f"{WITHIN}print(sys.modules['bitsandbytes'] is before)\n"
+        "print(sys.modules['bitsandbytes'] is before)"
+    )
+    assert printed(code) == "True\nTrue"
+
+
+@pytest.mark.parametrize("command", ["plan", "generate"])
+def test_no_command_spends_time_on_it(command: str) -> None:
+    """Nor does a library that looks through all modules, as `inspect` does while torch is imported."""
+    code = (
+        "from engine.apps.cli.program import _import\n"
+        "from engine.apps.cli.registry import COMMANDS\n"
+        f"_import(COMMANDS[{command!r}].module)\n"
+        "print('diffusers.quantizers.auto' in sys.modules, 'bitsandbytes' in sys.modules)"
+    )
+    assert printed(code) == "True False"

@@ -118,6 +118,7 @@ def test_counters_of_finished_programs_are_kept_by_stream_and_never_cleared(monk
     first = _triton_moments._counters(device)
     assert _triton_moments._counters(device) is first
     assert len(made) == 1
+    assert first.item() == 1  # as it was made
     Stream.cuda_stream = 8
     assert _triton_moments._counters(device) is not first
     capturing[0] = True

@@ -1,12 +1,14 @@
 """Parts run in processes of their own: one that fails, hangs or has no time left does not take the others with it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import torch
 
 BENCH = Path(__file__).resolve().parents[3] / "bench"
 PARTS = {
@@ -138,3 +140,22 @@ def test_a_real_part_starts_afresh_with_packages_of_its_own(
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert code == 0
     assert results["env"]["first_kernel_error"] < 1e-5
+
+
+def test_without_a_cuda_device_nothing_starts(gpu, tmp_path: Path, monkeypatch, capsys) -> None:
+    main, runner = gpu("__main__").main, gpu("runner")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    given: list[object] = []
+    monkeypatch.setattr(runner, "run_parts", lambda *arguments: given.extend(arguments) or 0)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    words = r"finds no CUDA device, expected one: run on .*, or pass\s+--device cpu"
+    assert re.search(words, capsys.readouterr().err)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path), "--device", "cpu"])
+    assert main() == 0
+    longer = {name: 5 * seconds for name, seconds in runner.PARTS.items()}
+    assert given[-1] == longer  # a dry run may share its CPU
+    assert runner.limits("cuda") == runner.PARTS

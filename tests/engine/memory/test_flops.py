@@ -3,8 +3,10 @@
 import pytest
 
 from engine.classifiers import load_classifier
-from engine.memory.phases import Case, Subject, count_case
+from engine.memory.case import Case
+from engine.memory.phases import count_case
 from engine.memory.skeleton import skeleton_classifier
+from engine.memory.subject import Subject
 from engine.priors import load_prior
 from engine.settings import Alignment
 

@@ -4,10 +4,12 @@ import pytest
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
+from engine.memory.case import Case
 from engine.memory.measure import measuring, peak_bytes
-from engine.memory.phases import PHASES, Case, Subject, count_case, run_case
+from engine.memory.phases import PHASES, count_case, run_case
 from engine.memory.plan import plan
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
+from engine.memory.subject import Subject
 from engine.priors import Prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling

@@ -7,8 +7,8 @@ import torch
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
+from engine.guidance import assembly
 from engine.guidance.objective import Objective
-from engine.methods import drawing
 from engine.priors import Prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
@@ -43,7 +43,7 @@ def test_generate_fuses_and_its_images_equal_the_references(
         return torch.stack([sample.image for sample in run])
 
     plain, fused = images(None), images(alignment)
-    monkeypatch.setattr(drawing, "Objective", partial(Objective, fused=False))
+    monkeypatch.setattr(assembly, "Objective", partial(Objective, fused=False))
     reference = images(alignment)
     assert (fused - plain).abs().max() > 0.02
     torch.testing.assert_close(fused, reference, atol=1e-3, rtol=0)

@@ -26,7 +26,7 @@ from engine.runners.asking import asked
 from engine.runners.generate import generate
 from engine.sampling.noise import ImageNoise
 from engine.settings import Alignment, Sampling
-from engine.tokens.table import TokenTable, placeholders
+from engine.tokens.table import TokenTable, encoder_widths, placeholders
 from engine.types import ImageKey
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -274,7 +274,8 @@ def test_tokens_enter_the_prompts_of_their_classes_alone(
     small_prior: Prior, classifier: Classifier
 ) -> None:
     table = TokenTable(
-        rows=torch.randn(1, small_prior.pipe.text_encoder.config.hidden_size),
+        rows=torch.randn(1, sum(encoder_widths(small_prior).values())),
+        encoders=encoder_widths(small_prior),
         classes=(1,),
         labels=("elephant",),
         names=placeholders(["elephant"]),

@@ -85,7 +85,7 @@ CASES = {
 
 def part_of(prior: Prior, path: str) -> nn.Module:
     name, _, inner = path.partition(".")
-    network = getattr(prior, name)
+    network = getattr(prior.pipe, name)
     return (
         network.get_input_embeddings() if name == "text_encoder" else network.get_submodule(inner)
     )

@@ -19,8 +19,9 @@ from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
 from engine.runners.token_record import resumed
 from engine.settings import Alignment, Sampling, TokenLearning
+from engine.tokens.files import load_tokens, read_tensors
 from engine.tokens.state import ON_DEVICE, initial_rows
-from engine.tokens.table import TokenTable, load_tokens, read_tensors
+from engine.tokens.table import TokenTable
 
 LABELS = ("dog", "elephant")
 LEARNING = TokenLearning(

@@ -33,7 +33,8 @@ from engine.runners.registry import RUNNERS, runner_class
 from engine.settings import Alignment, Sampling, Selection
 from engine.settings.inversion import DeepInversion
 from engine.settings.methods import DDIS, Plain
-from engine.tokens.table import TokenTable, placeholders, save_tokens
+from engine.tokens.files import save_tokens
+from engine.tokens.table import TokenTable, encoder_widths, placeholders
 from engine.types import ImageKey
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -81,7 +82,8 @@ def token_file(request: Request, path: Path) -> str:
     """Tokens of two classes for the models of a request."""
     prior = load_prior(request.prior.source, device="cpu")
     table = TokenTable(
-        rows=torch.randn(2, prior.pipe.text_encoder.config.hidden_size),
+        rows=torch.randn(2, sum(encoder_widths(prior).values())),
+        encoders=encoder_widths(prior),
         classes=(0, 4),
         labels=("dog", "horse"),
         names=placeholders(["dog", "horse"]),
