@@ -2,8 +2,7 @@
 
 import pytest
 
-from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers import Classifier
 from engine.memory.measure import measuring, peak_bytes
 from engine.memory.phases import PHASES, Case, Subject, count_case, run_case
 from engine.memory.plan import plan
@@ -13,13 +12,6 @@ from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 
 TOLERANCE = 0.1
-
-
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
-    )
 
 
 @pytest.mark.parametrize("phase", PHASES)
