@@ -1,11 +1,11 @@
 """From a command's arguments to the teacher and the sets; the plain prior's images are drawn where that is asked."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.classifiers import Classifier, load_classifier
 from engine.datasets.manifest import MANIFEST
@@ -14,6 +14,7 @@ from engine.downstream.comparison import PLAIN_IMAGES, check_out
 from engine.downstream.origins import guided_by, origins
 from engine.downstream.rows import Sets, load_sets
 from engine.downstream.sources import Inputs, check_ahead, path_of
+from engine.downstream.training import Logits, logits_on, shares, teacher_of
 from engine.errors import ConfigError, ModelError, brief
 from engine.events import Events
 from engine.priors import Prior, load_prior
@@ -27,11 +28,33 @@ GENERATE = "generate"
 """In place of the folder of the plain prior's images: draw them."""
 
 
-class Prepared(NamedTuple):
-    """A teacher, and the sets as it reads them."""
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A teacher, the sets as it reads them, and what is measured of networks on them."""
 
     teacher: Classifier
     sets: Sets
+
+    @cached_property
+    def ask(self) -> Logits:
+        """The teacher as a function of images."""
+        return teacher_of(self.teacher)
+
+    @cached_property
+    def taught(self) -> Tensor:
+        """The teacher's logits (N, K) on the images that all networks are measured on."""
+        return logits_on(self.ask, self.sets.test, self.teacher.device)
+
+    def measured(self, network: Logits, device: torch.device) -> dict[str, float | None]:
+        """Accuracy of a network on this device, where it can be known, and its agreement with the teacher."""
+        return self._shares(logits_on(network, self.sets.test, device))
+
+    def measured_teacher(self) -> dict[str, float | None]:
+        """The same of the teacher."""
+        return self._shares(self.taught)
+
+    def _shares(self, found: Tensor) -> dict[str, float | None]:
+        return shares(found, self.taught, self.sets.test, self.sets.tested)
 
 
 def prepare(

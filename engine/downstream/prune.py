@@ -22,7 +22,7 @@ from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
 from engine.downstream.sources import Inputs
 from engine.downstream.students import keep_student, size_of
-from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
+from engine.downstream.training import reading, teach
 from engine.errors import ConfigError, MissingExtraError, ModelError, brief
 from engine.events import SILENT, Advance, Events
 from engine.priors import Prior
@@ -55,19 +55,17 @@ def prune(
     library = pruning_library()
     inputs = Inputs.of(folder, original, test, domain)
     stored = distillation.soft_labels == "manifest"
-    teacher, sets = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)
-    ask = teacher_of(teacher)
-    taught = logits_on(ask, sets.test, teacher.device)
+    ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)
+    teacher = ready.teacher
     name = architecture_of(teacher.network)
     pruned = pruned_copy(library, teacher.network, teacher.preprocess, pruning.ratio)
 
     def measured(network: nn.Module) -> dict[str, float | None]:
-        found = logits_on(reading(network, teacher.preprocess), sets.test, teacher.device)
-        return shares(found, taught, sets.test, sets.tested)
+        return ready.measured(reading(network, teacher.preprocess), teacher.device)
 
     def run(images: Images, seed: int, place: Path, advance: Advance) -> dict[str, Any]:
         network = copy.deepcopy(pruned)
-        teach(network, teacher.preprocess, ask, images, distillation, seed, advance)
+        teach(network, teacher.preprocess, ready.ask, images, distillation, seed, advance)
         measures = measured(network)
         keep_student(place, network, name, teacher, seed=seed, ratio=pruning.ratio, **measures)
         return measures
@@ -77,12 +75,12 @@ def prune(
         "pruning": asdict(pruning),
         "distillation": asdict(distillation),
     }
-    report = compare("prune", Path(out), sets, comparison.seeds, request, run, events)
+    report = compare("prune", Path(out), ready.sets, comparison.seeds, request, run, events)
     before, after = (size_of(network, teacher.preprocess) for network in (teacher.network, pruned))
     kept = {f"{key}_kept": after[key] / before[key] for key in after}
     report |= {
         "folder": str(folder),
-        "teacher": shares(taught, taught, sets.test, sets.tested) | before,
+        "teacher": ready.measured_teacher() | before,
         "network": measured(pruned) | after | kept,
     }
     write_report(Path(out), report)

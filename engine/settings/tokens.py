@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, check_positive, setting
+from engine.settings.fields import check_choices, check_not_negative, check_positive, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +97,7 @@ class TokenLearning:
             raise ConfigError(
                 f"target_accuracy is {self.target_accuracy}, expected a fraction from 0 to 1: write 70 % as 0.7."
             )
-        if not 0 <= self.domain_weight < float("inf"):
-            raise ConfigError(
-                f"domain_weight is {self.domain_weight}, expected a finite number >= 0: 0 leaves the token to the "
-                "cross-entropy alone."
-            )
+        check_not_negative(self, domain_weight="0 leaves the token to the cross-entropy alone")
 
     @property
     def styles(self) -> tuple[str, ...]:
