@@ -223,8 +223,7 @@ def _learn(
 
 def networks_of(prior: Prior, classifier: Classifier) -> list[Any]:
     """All networks whose weights a run has on the device."""
-    found = [prior.pipe.unet, prior.vae, prior.pipe.text_encoder, classifier.network]
-    return found if prior.tiny is None else [*found, prior.tiny]
+    return [*(part.module for part in prior.components()), classifier.network]
 
 
 def _shown(planned: Plan) -> dict[str, Any]:

@@ -199,7 +199,3 @@ def main() -> None:
             add_to_card(asked.weights / "prior", facts)
     if asked.sheet is not None and rows:
         sheet(rows).save(asked.sheet)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,6 +10,7 @@ from engine.classifiers import Classifier
 from engine.downstream.comparison import compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
+from engine.downstream.sources import Inputs
 from engine.downstream.students import identity, keep_student, new_student, size_of, student_name
 from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
 from engine.events import SILENT, Advance, Events
@@ -44,19 +45,9 @@ def distill(
 
     Gives the report, as JSON values. Raises EngineError's children for each mistake that is the caller's.
     """
-    teacher, sets = prepare(
-        classifier,
-        folder,
-        Path(out),
-        original,
-        plain,
-        prior,
-        test,
-        domain,
-        comparison,
-        distillation.soft_labels == "manifest",
-        events,
-    )
+    inputs = Inputs.of(folder, original, test, domain)
+    stored = distillation.soft_labels == "manifest"
+    teacher, sets = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)
     name = student_name(student, teacher)
     chosen = student if isinstance(student, nn.Module) else name
     ask = teacher_of(teacher)
@@ -67,16 +58,8 @@ def distill(
         teach(network, teacher.preprocess, ask, images, distillation, seed, advance)
         found = logits_on(reading(network, teacher.preprocess), sets.test, teacher.device)
         measures = shares(found, taught, sets.test, sets.tested)
-        keep_student(
-            place,
-            network,
-            name if chosen is name else None,
-            teacher.labels,
-            teacher.preprocess,
-            teacher=teacher.name,
-            seed=seed,
-            **measures,
-        )
+        architecture = name if chosen is name else None
+        keep_student(place, network, architecture, teacher, seed=seed, **measures)
         return measures
 
     request = {

@@ -20,6 +20,7 @@ from engine.classifiers.architectures import architecture_of
 from engine.downstream.comparison import compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
+from engine.downstream.sources import Inputs
 from engine.downstream.students import keep_student, size_of
 from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
 from engine.errors import ConfigError, MissingExtraError, ModelError, brief
@@ -52,19 +53,9 @@ def prune(
     Raises MissingExtraError without torch-pruning, and what `distill` raises.
     """
     library = pruning_library()
-    teacher, sets = prepare(
-        classifier,
-        folder,
-        Path(out),
-        original,
-        plain,
-        prior,
-        test,
-        domain,
-        comparison,
-        distillation.soft_labels == "manifest",
-        events,
-    )
+    inputs = Inputs.of(folder, original, test, domain)
+    stored = distillation.soft_labels == "manifest"
+    teacher, sets = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)
     ask = teacher_of(teacher)
     taught = logits_on(ask, sets.test, teacher.device)
     name = architecture_of(teacher.network)
@@ -78,17 +69,7 @@ def prune(
         network = copy.deepcopy(pruned)
         teach(network, teacher.preprocess, ask, images, distillation, seed, advance)
         measures = measured(network)
-        keep_student(
-            place,
-            network,
-            name,
-            teacher.labels,
-            teacher.preprocess,
-            teacher=teacher.name,
-            seed=seed,
-            ratio=pruning.ratio,
-            **measures,
-        )
+        keep_student(place, network, name, teacher, seed=seed, ratio=pruning.ratio, **measures)
         return measures
 
     request = {

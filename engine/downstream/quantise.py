@@ -20,6 +20,7 @@ from engine.classifiers import Classifier
 from engine.downstream.comparison import compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
+from engine.downstream.sources import Inputs
 from engine.downstream.training import Logits, logits_on, shares, teacher_of
 from engine.errors import ModelError, brief
 from engine.events import SILENT, Advance, Events
@@ -56,19 +57,8 @@ def quantise(
     MissingExtraError without ONNX Runtime, and what `distill` raises.
     """
     check_packages()
-    teacher, sets = prepare(
-        classifier,
-        folder,
-        Path(out),
-        original,
-        plain,
-        prior,
-        test,
-        domain,
-        comparison,
-        False,
-        events,
-    )
+    inputs = Inputs.of(folder, original, test, domain)
+    teacher, sets = prepare(classifier, inputs, plain, prior, Path(out), comparison, False, events)
     taught = logits_on(teacher_of(teacher), sets.test, teacher.device)
 
     def measured(file: Path) -> dict[str, float | None]:

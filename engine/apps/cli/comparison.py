@@ -1,23 +1,13 @@
 """What `ddis distill`, `prune` and `quantise` have in common: a folder compared with other sets of images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import (
-    PRIORS,
-    RESUMES,
-    Call,
-    Command,
-    local,
-    needed,
-    paper,
-    preset,
-    switch,
-)
+from engine.apps.cli.command import PRIORS, RESUMES, Call, Command, local, needed, preset, switch
 from engine.errors import ConfigError
 from engine.request import Execution, Request
 from engine.settings.downstream import Comparison
@@ -92,10 +82,6 @@ class Comparing(Command):
     request: Request = field(default_factory=Request)
     comparison: Comparison = field(default_factory=Comparison)
     execution: Execution = field(default_factory=Execution)
-
-    @classmethod
-    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
-        return paper(given, method)
 
     def compare(
         self,

@@ -8,11 +8,13 @@ from diffusers import UNet2DConditionModel
 from torch import Generator, nn
 
 from engine.embedded.captions import every_caption
+from engine.embedded.train import __main__ as recipe
 from engine.embedded.train import autoencoder, loop, prior, prior_networks
 from engine.embedded.train.augment import erased, jittered, mixed, warped
 from engine.embedded.train.data import Images, load_pacs, random_crops
 from engine.embedded.train.loop import Machine, Recipe, rate_at, train
 from engine.embedded.train.perception import Perception
+from engine.embedded.train.stages import STAGES
 from engine.errors import ConfigError
 
 RECIPE = Recipe(steps=12, batch=4, learning_rate=0.1, warmup=1, averaging=0.5)
@@ -173,3 +175,50 @@ def test_a_deeper_unet_takes_a_packed_one_for_its_deepest_levels():
         unet.time_embedding.linear_1(unet.time_proj(times)) for unet in (deep, shallow)
     )
     assert torch.nn.functional.cosine_similarity(deep_time, shallow_time).min() > 0.7
+
+
+def test_the_command_says_where_and_how_a_stage_trains(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setitem(STAGES, "judge", seen.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    place = ["--data", str(tmp_path), "--work", str(tmp_path)]
+    assert recipe.main(["judge", *place]) == 0
+    how = ["--device", "cuda:1", "--seconds", "9", "--compile"]
+    assert recipe.main(["judge", *place, *how]) == 0
+    on_cpu, on_gpu = seen
+    assert on_cpu.machine == Machine()
+    assert on_gpu.machine == Machine(device="cuda:1", seconds=9.0, compiled=True)
+    assert on_gpu.recipes["judge"].batch == 8 * on_cpu.recipes["judge"].batch
+
+
+def test_a_gpu_that_is_not_there_is_an_error(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    place = ["--data", str(tmp_path), "--work", str(tmp_path)]
+    assert recipe.main(["judge", *place, "--device", "cuda"]) == 2
+    assert "device is 'cuda', expected one that is here" in capsys.readouterr().err
+
+
+def test_a_gpu_computes_in_bfloat16_and_compiles_where_that_is_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: asked.append((args, kwargs)))
+    Machine(device="cuda:1").autocast()
+    Machine().autocast()
+    assert asked == [
+        (("cuda", torch.bfloat16), {"enabled": True}),
+        (("cpu", torch.bfloat16), {"enabled": False}),
+    ]
+    monkeypatch.setattr(torch, "compile", lambda module: ("compiled", module))
+    network = nn.Linear(1, 1)
+    assert Machine(compiled=True).fast(network) == ("compiled", network)
+    assert Machine().fast(network) is network
+
+
+def test_what_batches_are_drawn_from_is_on_the_device():
+    """'meta' plays a GPU: what has values would have to be copied there in each step."""
+    images = Images(pixels(4), torch.tensor([0, 0, 3, 3]), torch.tensor([2, 2, 3, 3]))
+    there = images.to("meta")
+    assert {there.pixels.device.type, there.classes.device.type, there.domains.device.type} == {
+        "meta"
+    }
+    balanced = prior.Balanced(images, every_caption(images.class_names), "meta")
+    assert {balanced.counts.device.type, balanced.members.device.type} == {"meta"}

@@ -2,8 +2,7 @@
 
 import pytest
 
-from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers import Classifier
 from engine.memory.case import Case
 from engine.memory.measure import measuring, peak_bytes
 from engine.memory.phases import PHASES, count_case, run_case
@@ -15,13 +14,6 @@ from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 
 TOLERANCE = 0.1
-
-
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
-    )
 
 
 @pytest.mark.parametrize("phase", PHASES)
