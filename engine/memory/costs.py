@@ -138,7 +138,6 @@ class Costs:
 
     def largest_batch(self, budget: int, offload: tuple[str, ...]) -> int:
         """The most images that pass every phase of sampling undivided and without checkpointing; 0 if not one does."""
-
         limit = int(USABLE * budget)
 
         def fits(phase: str, images: int) -> bool:
