@@ -94,7 +94,7 @@ def own_folder(classifier: Classifier, folder: Path) -> LabelledSet:
 def other_set(
     name: str, path: Path, domain: str | None, classifier: Classifier, wanted: Counter[int]
 ) -> LabelledSet:
-    """Another set; images of classes that the folder has not count as of none."""
+    """Another set; images of classes that the folder lacks count as having none."""
     images = open_images(path, None if path.is_dir() else domain, takes=IMAGE_SETS)
     labels = images.labels()
     numbers = {

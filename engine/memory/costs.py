@@ -27,7 +27,7 @@ PHASES = ("text", "sampling", "guidance", "decode")
 LEARNING = ("cat", "rows")
 """The phases that learning tokens adds: a gradient by the prompts' context, and from there by the tokens' rows."""
 CHECKPOINTED = ("guidance", "cat")
-"""The phases whose backward may compute activations anew."""
+"""The phases whose backward may recompute activations."""
 OFFLOADABLE: tuple[Role, ...] = ("text encoder", "decoder")
 """Roles of a prior's components that may rest off the device."""
 NEEDED: Mapping[str, frozenset[Role]] = {

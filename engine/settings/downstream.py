@@ -111,7 +111,7 @@ class Quantisation:
 
     calibration_images: int = setting(
         128,
-        "images that the ranges of the activations are read from, drawn anew for each seed; all of a row that has no "
+        "images that the ranges of the activations are read from, drawn again for each seed; all of a row that has no "
         "more, whose seeds then agree",
     )
     calibration: Literal["minmax", "entropy", "percentile"] = setting(

@@ -47,7 +47,7 @@ class TokenLearning:
     )
     domain_weight: float = setting(
         0.3,
-        "weight of the batch's L_BN, in relative weights and squared, beside the cross-entropy (paper: 0)",
+        "weight of the batch's L_BN, in relative weights and squared, besides the cross-entropy (paper: 0)",
     )
     augment: bool = setting(
         True, "show the classifier each image flipped, shifted and zoomed at random (paper: not)"

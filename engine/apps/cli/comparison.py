@@ -95,7 +95,7 @@ class Comparing(Command):
         from engine.downstream.comparison import finished_runs
 
         self._check_effects(call)
-        classifier = requests.load_teacher(self.request.classifier, self.execution)
+        classifier = requests.load_classifier_of(self.request.classifier, self.execution)
         if self.images_per_class is not None:
             self._make_folder(classifier, check, call)
         plain, prior = self._plain_row(classifier, call)

@@ -10,7 +10,7 @@ from torch._C._autograd import DeviceType
 from engine import profile
 from engine.classifiers import Classifier
 from engine.errors import ConfigError
-from engine.memory.profile import covered, told
+from engine.memory.profile import by_part, covered
 from engine.priors import Prior
 from engine.settings import Alignment
 
@@ -85,7 +85,7 @@ def test_what_cuda_repeats_on_its_own_timeline_counts_once() -> None:
         for on in (cpu, cuda)
     ]
     events += [event("gemm", cuda, 5, 35, 30, False), event("conv", cuda, 50, 90, 40, False)]
-    parts = told(events, True)
+    parts = by_part(events, True)
     assert parts == {
         "unet": 0.03,
         "decode": 0.015,

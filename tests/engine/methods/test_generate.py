@@ -143,11 +143,11 @@ def test_a_module_can_be_the_student(classifier: Classifier) -> None:
         ),
         (
             {"method": Plain(), "sampling": Sampling(steps=3)},
-            "sampling is given beside the settings of method 'plain'",
+            "sampling is given together with the settings of method 'plain'",
         ),
         (
             {"method": Plain(tokens="a"), "tokens": "b"},
-            "tokens is given beside the settings of method 'plain'",
+            "tokens is given together with the settings of method 'plain'",
         ),
         (
             {"method": "plain", "alignment": Alignment(scale=1)},

@@ -143,10 +143,10 @@ def test_objects_are_named_and_cannot_be_loaded_elsewhere(
 def test_a_request_is_asked_alone(request_: Request) -> None:
     assert len(list(generate(replace(request_, images_per_class=1)))) == 3
     with pytest.raises(
-        ConfigError, match=r"seed is given beside a request, .*replace\(request, se"
+        ConfigError, match=r"seed is given together with a request, .*replace\(request, se"
     ):
         generate(request_, seed=4)
-    with pytest.raises(ConfigError, match="prior is given beside a request"):
+    with pytest.raises(ConfigError, match="prior is given together with a request"):
         generate(request_, "other")
 
 
