@@ -4,10 +4,10 @@ python bench/studies embedded_figures --data FOLDER [--weights FOLDER] [--judge 
 
 Rows for each domain, against the judge's reference (real images that no prior saw): real test images; other real
 images, which the prior was trained on; the test images through the prior's autoencoder; the plain prior's images, whose
-prompts name class and domain. Beside them the autoencoder's PSNR, the judge's shares of the 28 prompts, and how many images lie
-closer to a training image than all but CLOSE of the real test images do: much more than CLOSE is memorised. Two priors
-compare by one judge alone, which --judge names. Writes bench/results/embedded_figures.json, samples where --sheet names
-a file, and with --card what was found into the prior's card.
+prompts name class and domain. Beside them the autoencoder's PSNR, the judge's shares of the 28 prompts, and how many
+images lie closer to a training image than all but CLOSE of the real test images do: much more than CLOSE is memorised.
+Two priors compare by one judge alone, which --judge names. Writes bench/results/embedded_figures.json, samples where
+--sheet names a file, and with --card what was found into the prior's card.
 """
 
 import argparse
