@@ -17,6 +17,9 @@ from engine.settings.alignment import Alignment
 from engine.settings.plain import from_plain, to_plain
 from engine.settings.sampling import Sampling
 
+RUN_FORMAT = "ddis-run/2"
+RUN_FORMAT_0_1 = "ddis-dataset/1"
+"""Formats of a run.json: the one that is written, and that of version 0.1, which is read as well."""
 SELECTED_FROM = "selected_from"
 """Where the record of a selection has that of the folder it was made from."""
 TOGETHER = "together"

@@ -131,6 +131,16 @@ def unlock_folder(folder: Path, descriptor: int) -> None:
     os.close(descriptor)
 
 
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Be the only writer of `folder` inside the block. Raises OutputError where another process is."""
+    descriptor = lock_folder(folder)
+    try:
+        yield
+    finally:
+        unlock_folder(folder, descriptor)
+
+
 def _names(path: Path, descriptor: int) -> bool:
     """Whether `path` still is the file that `descriptor` has open."""
     try:

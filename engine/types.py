@@ -40,12 +40,12 @@ class ImageKey:
 
 @dataclass(frozen=True)
 class Sample:
-    """One finished image and what the teacher says of it.
+    """One finished image and what the classifier says of it.
 
-    image: (3, H, W) in [0, 1], on the CPU. logits: (K,) of the teacher. l_bn: distance of this image's moments to the
-    teacher's statistics (the paper's sum of 2-norms, unweighted, of this image alone), NaN if it has none. confidence:
-    the teacher's probability of the image's own class. curve: what guidance descended at each guided step, empty if
-    unguided. skipped: its guided steps that were not taken because the gradient was not finite.
+    image: (3, H, W) in [0, 1], on the CPU. logits: (K,) of the classifier. l_bn: distance of this image's moments to
+    the classifier's statistics (the paper's sum of 2-norms, unweighted, of this image alone), NaN if it has none.
+    confidence: the classifier's probability of the image's own class. curve: what guidance descended at each guided
+    step, empty if unguided. skipped: its guided steps that were not taken because the gradient was not finite.
     """
 
     key: ImageKey

@@ -53,6 +53,7 @@ OPTIONAL = {
     "triton",
     "xformers",
 }
+MOST_LINES = 250
 FOREIGN_TO_KERNELS = {"engine", "diffusers", "transformers"}
 
 
@@ -119,6 +120,14 @@ def test_engine_obeys_the_arrow():
             file.read_text("utf-8"), module_name(file, ROOT), is_package=file.name == "__init__.py"
         )
     ] == []
+
+
+def test_a_module_of_the_engine_is_read_in_one_sitting():
+    lengths = {
+        module_name(file, ROOT): len(file.read_text("utf-8").splitlines())
+        for file in modules(ROOT / "engine")
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}
 
 
 def test_the_arrow_has_no_circles():

@@ -20,7 +20,6 @@ from statistics import mean, median
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, AutoencoderTiny
 from methods import guided
 from result_files import RESULTS, environment, write_result
 from torch import Tensor, nn
@@ -52,12 +51,6 @@ GENERATED = (
     POOLED,
 )
 """The ways that also guide whole images."""
-SD_VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-}
 RESULT = RESULTS / "decoders.json"
 
 
@@ -150,27 +143,16 @@ def times_ms(
     return {name: median(values) for name, values in taken.items()}
 
 
-def stable_diffusion_flops(prior: Prior) -> dict[str, float]:
+def stable_diffusion_flops() -> dict[str, float]:
     """TFLOPs an image of 512 px, on Stable Diffusion's and TAESD's architectures without weights."""
-    with torch.device("meta"):
-        vae, tiny = (AutoencoderKL(**SD_VAE), AutoencoderTiny())
-        latents = torch.empty(1, 4, 64, 64)
-    for part in (vae, tiny):
-        part.eval().requires_grad_(False)
-    large = prior.replaced(vae=vae, tiny=tiny, unet=SizedUNet(prior.pipe.unet, 64))
+    large = load_prior("arch:sd-2.1-base", device="meta")
+    latents = torch.empty(large.latent_shape(1), device="meta")
     named = {
         "full VAE, 512 px": guidance_decoder(large, "full"),
         "TAESD, 512 px": guidance_decoder(large, "tiny"),
         "TAESD truncated, 256 px": guidance_decoder(large, "tiny", 256),
     }
     return {name: round(flops(decoder, latents) / 1e12, 4) for name, decoder in named.items()}
-
-
-class SizedUNet:
-    """A UNet's config with another size of latents: all that `guidance_decoder` asks of it."""
-
-    def __init__(self, unet: nn.Module, side: int) -> None:
-        self.config = type("Config", (), {**unet.config, "sample_size": side})
 
 
 def generated(
@@ -251,7 +233,7 @@ def main() -> None:
         },
         "ways": rows,
         "generated": cells,
-        "stable_diffusion_tflops": stable_diffusion_flops(prior),
+        "stable_diffusion_tflops": stable_diffusion_flops(),
         "environment": environment("cpu"),
     }
     write_result(chosen.out, result)

@@ -3,11 +3,11 @@
 python bench/studies embedded_figures --data FOLDER [--weights FOLDER] [--judge FOLDER] [--images 16] [--out FILE]
 
 Rows for each domain, against the judge's reference (real images that no prior saw): real test images; other real
-images, which the prior was trained on; the test images through the prior's autoencoder; the plain prior's images, told
-class and domain. Beside them the autoencoder's PSNR, the judge's shares of the 28 prompts, and how many images lie
-closer to a training image than all but CLOSE of the real test images do: much more than CLOSE is memorised. Two priors
-compare by one judge alone, which --judge names. Writes bench/results/embedded_figures.json, samples where --sheet names
-a file, and with --card what was found into the prior's card.
+images, which the prior was trained on; the test images through the prior's autoencoder; the plain prior's images,
+whose prompts name class and domain. Beside them the autoencoder's PSNR, the judge's shares of the 28 prompts, and how
+many images lie closer to a training image than all but CLOSE of the real test images do: much more than CLOSE is
+memorised. Two priors compare by one judge alone, which --judge names. Writes bench/results/embedded_figures.json,
+samples where --sheet names a file, and with --card what was found into the prior's card.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_files import RESULTS
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -28,16 +29,17 @@ from engine.embedded.train.data import CLASSES, DOMAINS, Images, load_pacs
 from engine.evaluation.metrics import fid, gaussian, kid
 from engine.evaluation.neighbours import neighbours
 from engine.files import write_whole
+from engine.guidance.move import Unguided
 from engine.networks.frozen import fingerprint
 from engine.priors import Prior, load_prior
-from engine.sampling.loop import sample
+from engine.priors.schemes import EMBEDDED
 from engine.sampling.noise import ImageNoise
+from engine.sampling.stages import drawn, encoded
 from engine.settings import Sampling
 from engine.types import ImageKey
 
-ROOT = Path(__file__).parents[1]
-WEIGHTS = ROOT / "engine" / "embedded" / "weights"
-OUT = ROOT / "bench" / "results" / "embedded_figures.json"
+WEIGHTS = EMBEDDED
+OUT = RESULTS / "embedded_figures.json"
 CLOSE = 0.05
 CLOSE_ONES = "close to a training image"
 SHOWN = 4
@@ -64,18 +66,15 @@ def decoded(prior: Prior, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def drawn(prior: Prior, pair: int, number: int) -> Tensor:
-    """Plain images of one pair of domain and class, told both."""
+def plain_images(prior: Prior, pair: int, number: int) -> Tensor:
+    """Plain images of one pair of domain and class, whose prompt names both."""
     domain, label = list(product(DOMAINS, CLASSES))[pair]
     sampling = Sampling()
-    context = prior.encode([styled_prompt(domain, label)], sampling.negative_prompt)
+    context = encoded(prior, [styled_prompt(domain, label)] * number, sampling)
     keys = [ImageKey(pair, index) for index in range(number)]
     noise = ImageNoise(0, keys, prior.latent_shape(1)[1:])
-    denoise = prior.denoiser(context[[0] * number], sampling.cfg)
-    z = prior.noise(noise.generators, sampling.steps)
-    schedule = prior.schedule(sampling.steps)
-    z = sample(z, denoise, schedule, eta=sampling.eta, noise=noise)
-    return prior.decode(z)
+    denoise = prior.denoiser(context, sampling.cfg)
+    return prior.decode(drawn(prior, denoise, noise, sampling, Unguided()))
 
 
 def row(found: Tensor, reference: Tensor) -> dict[str, float]:
@@ -172,7 +171,7 @@ def main() -> None:
             made = []
             for label in range(len(CLASSES)):
                 pair = number * len(CLASSES) + label
-                made.append(drawn(prior, pair, asked.images))
+                made.append(plain_images(prior, pair, asked.images))
                 pairs[styled_prompt(domain, CLASSES[label])] = shares(judge, made[-1], pair)
             rows.append(torch.cat([images[:SHOWN] for images in made]))
             found = features(judge, torch.cat(made))

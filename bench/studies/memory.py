@@ -79,17 +79,8 @@ def whole_run(prior: Prior, classifier: Classifier, images: int) -> dict[str, ob
         batch=images,
         **settings,
     )
-    networks = {
-        id(n): n
-        for n in (
-            prior.pipe.unet,
-            prior.vae,
-            prior.pipe.text_encoder,
-            prior.tiny,
-            classifier.network,
-        )
-    }
-    weights = sum(v.nbytes for n in networks.values() for v in (*n.parameters(), *n.buffers()))
+    networks = [*(part.module for part in prior.components()), classifier.network]
+    weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
     count = -(-images // len(classifier.labels))
     with measuring(prior.device) as measured:
         for _ in generate(classifier, prior, None, count, memory=planned, **settings):
@@ -141,7 +132,7 @@ def main() -> None:
     rows += [whole_run(prior, classifier, 14)]
     if chosen.full:
         prior = load_prior("arch:sd-2.1-base", dtype=torch.bfloat16)
-        prior.pipe.unet.register_to_config(sample_size=chosen.px // 8)
+        prior = prior.called_with(height=chosen.px, width=chosen.px)
         rows += compared(
             prior, load_classifier("arch:resnet50", dtype=torch.bfloat16), Alignment(), 1, STEP
         )

@@ -30,7 +30,7 @@ TORCHVISION_KEYS = (
 
 
 class Architecture(NamedTuple):
-    """How to build the network that a checkpoint fits, and what it reads unless told otherwise."""
+    """How to build the network that a checkpoint fits, and what it reads by default."""
 
     build: Callable[[StateDict], tuple[nn.Module, StateDict]]
     preprocess: Preprocess

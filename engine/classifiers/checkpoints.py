@@ -36,7 +36,7 @@ BROKEN = (
 
 
 def load_architecture(path: Path, architecture: str | None) -> tuple[nn.Module, Preprocess]:
-    """The network of that name with the weights of a checkpoint file, and what it reads unless told otherwise."""
+    """The network of that name with the weights of a checkpoint file, and what it reads by default."""
     _check_there(path)
     if architecture is None or architecture not in ARCHITECTURES:
         given = "no architecture" if architecture is None else f"architecture {architecture!r}"

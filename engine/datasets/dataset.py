@@ -1,7 +1,7 @@
 """The folder that a run leaves behind, and that any trainer reads.
 
     images/<class>/<index>.png   one folder per class: torchvision's ImageFolder, datasets' "imagefolder"
-    manifest.parquet             one row per image, by class and index: seed, prompt, teacher's logits, ...
+    manifest.parquet             one row per image, by class and index: seed, prompt, logits, ...
     labels.json                  class number, label and folder name: loaders number the folders by name, not by class
     run.json                     request, models, versions, device, peak bytes, seconds
     contact_sheet.png
@@ -13,7 +13,6 @@ with the same bytes as an undisturbed one (but for what `run.json` measured).
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -138,12 +137,7 @@ class DatasetWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _begin(self) -> None:
@@ -190,7 +184,7 @@ class DatasetWriter:
 
 
 def read_dataset(folder: Path | str) -> Iterator[tuple[Path, Row]]:
-    """Image file and manifest row, with the teacher's logits, of each image of a finished data set, by class and index.
+    """Image file and manifest row, with the logits, of each image of a finished data set, by class and index.
 
     Raises OutputError where the folder is no finished data set.
     """

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,9 +47,9 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One image of a data set. logits: (K,) float32, the teacher's; path: relative to the folder, with '/'.
+    """One image of a data set. logits: (K,) float32, the classifier's; path: relative to the folder, with '/'.
 
-    skipped: as of `Sample`; 0 in a manifest that does not tell.
+    skipped: as in `Sample`; 0 in a manifest without it.
     """
 
     class_index: int
@@ -87,12 +87,6 @@ class Row:
     def key(self) -> ImageKey:
         return ImageKey(self.class_index, self.index)
 
-    def soft_label(self, temperature: float = 1.0) -> NDArray[np.float32]:
-        """The teacher's class probabilities at a temperature: (K,), they sum to 1."""
-        scaled = self.logits / np.float32(temperature)
-        weights = np.exp(scaled - scaled.max())
-        return cast(NDArray[np.float32], weights / weights.sum())
-
 
 class Journal:
     """The lines of finished images. Holds where each line starts, not what it says."""
@@ -129,7 +123,7 @@ class Journal:
         self._size += len(line)
 
     def forget(self, key: ImageKey) -> None:
-        """Take one image as not done; a later `add` writes it anew."""
+        """Take one image as not done; a later `add` writes it again."""
         self._starts.pop(key, None)
 
     def delete(self) -> None:

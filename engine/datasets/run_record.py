@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import OutputError
-from engine.facts import SELECTED_FROM, facts_of, first_run, with_names_of
+from engine.facts import (
+    RUN_FORMAT,
+    RUN_FORMAT_0_1,
+    SELECTED_FROM,
+    facts_of,
+    first_run,
+    with_names_of,
+)
 from engine.files import explained, write_whole
 
 RUN = "run.json"
-FORMAT = "ddis-run/2"
-FORMAT_0_1 = "ddis-dataset/1"
 PACKAGES = ("torch", "diffusers", "transformers", "ddis")
 MOST_SHOWN = 5
 _ABSENT = object()
@@ -65,7 +70,7 @@ def write_run(
     if begun_with != now:
         measured = {**measured, "versions_at_the_end": now}
     record = {
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         **made,
         "labels": labels,
         "versions": begun_with,
@@ -85,9 +90,9 @@ def read_run(place: Path) -> RunRecord:
     try:
         record = json.loads(content)
         form = record.pop("format")
-        if form == FORMAT_0_1:
+        if form == RUN_FORMAT_0_1:
             record |= record.pop("config")
-        if form in (FORMAT, FORMAT_0_1):
+        if form in (RUN_FORMAT, RUN_FORMAT_0_1):
             return RunRecord(
                 labels=record.pop("labels", {}),
                 versions=record.pop("versions"),
@@ -98,8 +103,8 @@ def read_run(place: Path) -> RunRecord:
         form = None
     raise OutputError(
         f"{path} is {'no record' if form is None else f'a record of format {form!r}'}, expected one of format "
-        f"{FORMAT!r} or {FORMAT_0_1!r}: choose another folder, move this one away, or install the version of ddis that "
-        "wrote it."
+        f"{RUN_FORMAT!r} or {RUN_FORMAT_0_1!r}: choose another folder, move this one away, or install the version of "
+        "ddis that wrote it."
     )
 
 

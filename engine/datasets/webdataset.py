@@ -68,7 +68,7 @@ def _members(folder: Path, row: Row) -> Iterator[tuple[str, bytes]]:
     except FileNotFoundError as error:
         raise OutputError(
             f"{folder / row.path} is missing, expected all images of the manifest: "
-            "call generate again with the same settings to make it anew."
+            "call generate again with the same settings to make it again."
         ) from error
     content = asdict(row) | {"logits": row.logits.tolist()}
     yield f"{name}.png", image

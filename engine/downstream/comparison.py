@@ -19,15 +19,7 @@ from engine.downstream.pixels import Images, fingerprint_of
 from engine.downstream.rows import Sets
 from engine.errors import OutputError
 from engine.events import Advance, Events
-from engine.files import (
-    OURS,
-    explained,
-    lock_folder,
-    make_folder,
-    remove_leftovers,
-    unlock_folder,
-    write_whole,
-)
+from engine.files import OURS, explained, locked_folder, make_folder, remove_leftovers, write_whole
 
 REQUEST, MEASURES, REPORT = "request.json", "measures.json", "report.json"
 PLAIN_IMAGES = "plain-images"
@@ -149,8 +141,7 @@ def _folder(out: Path, asked: Mapping[str, Any]) -> Iterator[None]:
     """Hold the folder for this request alone."""
     check_out(out)
     make_folder(out)
-    lock = lock_folder(out)
-    try:
+    with locked_folder(out):
         remove_leftovers(out)
         if (out / REQUEST).exists():
             differing = differences(json.loads((out / REQUEST).read_bytes()), asked)
@@ -162,5 +153,3 @@ def _folder(out: Path, asked: Mapping[str, Any]) -> Iterator[None]:
         else:
             write_whole(out / REQUEST, json.dumps(asked, indent=1).encode() + b"\n")
         yield
-    finally:
-        unlock_folder(out, lock)

@@ -10,8 +10,9 @@ from engine.classifiers import Classifier
 from engine.downstream.comparison import compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
+from engine.downstream.sources import Inputs
 from engine.downstream.students import identity, keep_student, new_student, size_of, student_name
-from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
+from engine.downstream.training import reading, teach
 from engine.events import SILENT, Advance, Events
 from engine.priors import Prior
 from engine.settings.downstream import Comparison, Distillation
@@ -44,39 +45,19 @@ def distill(
 
     Gives the report, as JSON values. Raises EngineError's children for each mistake that is the caller's.
     """
-    teacher, sets = prepare(
-        classifier,
-        folder,
-        Path(out),
-        original,
-        plain,
-        prior,
-        test,
-        domain,
-        comparison,
-        distillation.soft_labels == "manifest",
-        events,
-    )
+    inputs = Inputs.of(folder, original, test, domain)
+    stored = distillation.soft_labels == "manifest"
+    ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)
+    teacher = ready.teacher
     name = student_name(student, teacher)
     chosen = student if isinstance(student, nn.Module) else name
-    ask = teacher_of(teacher)
-    taught = logits_on(ask, sets.test, teacher.device)
 
     def run(images: Images, seed: int, place: Path, advance: Advance) -> dict[str, Any]:
         network = new_student(chosen, teacher, seed)
-        teach(network, teacher.preprocess, ask, images, distillation, seed, advance)
-        found = logits_on(reading(network, teacher.preprocess), sets.test, teacher.device)
-        measures = shares(found, taught, sets.test, sets.tested)
-        keep_student(
-            place,
-            network,
-            name if chosen is name else None,
-            teacher.labels,
-            teacher.preprocess,
-            teacher=teacher.name,
-            seed=seed,
-            **measures,
-        )
+        teach(network, teacher.preprocess, ready.ask, images, distillation, seed, advance)
+        measures = ready.measured(reading(network, teacher.preprocess), teacher.device)
+        architecture = name if chosen is name else None
+        keep_student(place, network, architecture, teacher, seed=seed, **measures)
         return measures
 
     request = {
@@ -84,11 +65,10 @@ def distill(
         "student": identity(chosen),
         "distillation": asdict(distillation),
     }
-    report = compare("distill", Path(out), sets, comparison.seeds, request, run, events)
+    report = compare("distill", Path(out), ready.sets, comparison.seeds, request, run, events)
     report |= {
         "folder": str(folder),
-        "teacher": shares(taught, taught, sets.test, sets.tested)
-        | size_of(teacher.network, teacher.preprocess),
+        "teacher": ready.measured_teacher() | size_of(teacher.network, teacher.preprocess),
         "network": size_of(new_student(chosen, teacher, 0), teacher.preprocess),
     }
     students, teachers = report["network"]["parameters"], report["teacher"]["parameters"]

@@ -1,10 +1,11 @@
 """From a command's arguments to the teacher and the sets; the plain prior's images are drawn where that is asked."""
 
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.classifiers import Classifier, load_classifier
 from engine.datasets.manifest import MANIFEST
@@ -12,7 +13,8 @@ from engine.datasets.run_record import made_with
 from engine.downstream.comparison import PLAIN_IMAGES, check_out
 from engine.downstream.origins import guided_by, origins
 from engine.downstream.rows import Sets, load_sets
-from engine.downstream.sources import Inputs, check_ahead
+from engine.downstream.sources import Inputs, check_ahead, path_of
+from engine.downstream.training import Logits, logits_on, shares, teacher_of
 from engine.errors import ConfigError, ModelError, brief
 from engine.events import Events
 from engine.priors import Prior, load_prior
@@ -26,39 +28,55 @@ GENERATE = "generate"
 """In place of the folder of the plain prior's images: draw them."""
 
 
-class Prepared(NamedTuple):
-    """A teacher, and the sets as it reads them."""
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A teacher, the sets as it reads them, and what is measured of networks on them."""
 
     teacher: Classifier
     sets: Sets
 
+    @cached_property
+    def ask(self) -> Logits:
+        """The teacher as a function of images."""
+        return teacher_of(self.teacher)
+
+    @cached_property
+    def taught(self) -> Tensor:
+        """The teacher's logits (N, K) on the images that all networks are measured on."""
+        return logits_on(self.ask, self.sets.test, self.teacher.device)
+
+    def measured(self, network: Logits, device: torch.device) -> dict[str, float | None]:
+        """Accuracy of a network on this device, where it can be known, and its agreement with the teacher."""
+        return self._shares(logits_on(network, self.sets.test, device))
+
+    def measured_teacher(self) -> dict[str, float | None]:
+        """The same of the teacher."""
+        return self._shares(self.taught)
+
+    def _shares(self, found: Tensor) -> dict[str, float | None]:
+        return shares(found, self.taught, self.sets.test, self.sets.tested)
+
 
 def prepare(
     classifier: str | Path | nn.Module | Classifier,
-    folder: str | Path,
-    out: Path,
-    original: str | Path | None,
+    inputs: Inputs,
     plain: str | Path | None,
     prior: str | Path | Prior,
-    test: str | Path | None,
-    domain: str | None,
+    out: Path,
     comparison: Comparison,
     stored_labels: bool,
     events: Events,
 ) -> Prepared:
-    """Check and load everything that a comparison reads. Raises EngineError's children for what does not fit."""
+    """Check and load everything that a comparison reads. Raises EngineError's children for what does not fit.
+
+    plain: the folder of the plain prior's images, or GENERATE.
+    """
     check_out(out)
     teacher = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
-    _check_domain(domain, _path(original), _path(test))
+    _check_domain(inputs)
     if plain is not None and str(plain) == GENERATE:
-        plain = _drawn(teacher, Path(folder), prior, out / PLAIN_IMAGES, events)
-    inputs = Inputs(
-        folder=Path(folder),
-        original=_path(original),
-        plain=_path(plain),
-        test=_path(test),
-        domain=domain,
-    )
+        plain = _drawn(teacher, inputs.folder, prior, out / PLAIN_IMAGES, events)
+    inputs = replace(inputs, plain=path_of(plain))
     return Prepared(teacher, load_sets(teacher, inputs, comparison, stored_labels))
 
 
@@ -72,7 +90,7 @@ def check_before_drawing(
             "one."
         )
     check_out(out)
-    _check_domain(inputs.domain, inputs.original, inputs.test)
+    _check_domain(inputs)
     check_ahead(teacher, inputs, images_per_class)
 
 
@@ -97,12 +115,12 @@ def prior_of(folder: Path, device: torch.device) -> Prior | str:
     return found
 
 
-def _check_domain(domain: str | None, original: Path | None, test: Path | None) -> None:
-    real = [path for path in (original, test) if path is not None]
-    if domain is not None and all(path.is_dir() for path in real):
+def _check_domain(inputs: Inputs) -> None:
+    real = [path for path in (inputs.original, inputs.test) if path is not None]
+    if inputs.domain is not None and all(path.is_dir() for path in real):
         raise ConfigError(
-            f"domain {domain!r} was given without original or test images in a parquet file, expected one: it chooses "
-            "their rows. Leave it out, or give `original` or `test` as a parquet file."
+            f"domain {inputs.domain!r} was given without original or test images in a parquet file, expected one: it "
+            "chooses their rows. Leave it out, or give `original` or `test` as a parquet file."
         )
 
 
@@ -139,7 +157,3 @@ def _drawn(
     for _ in images:
         pass
     return out
-
-
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path).expanduser()

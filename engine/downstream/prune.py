@@ -20,8 +20,9 @@ from engine.classifiers.architectures import architecture_of
 from engine.downstream.comparison import compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
+from engine.downstream.sources import Inputs
 from engine.downstream.students import keep_student, size_of
-from engine.downstream.training import logits_on, reading, shares, teach, teacher_of
+from engine.downstream.training import reading, teach
 from engine.errors import ConfigError, MissingExtraError, ModelError, brief
 from engine.events import SILENT, Advance, Events
 from engine.priors import Prior
@@ -52,43 +53,21 @@ def prune(
     Raises MissingExtraError without torch-pruning, and what `distill` raises.
     """
     library = pruning_library()
-    teacher, sets = prepare(
-        classifier,
-        folder,
-        Path(out),
-        original,
-        plain,
-        prior,
-        test,
-        domain,
-        comparison,
-        distillation.soft_labels == "manifest",
-        events,
-    )
-    ask = teacher_of(teacher)
-    taught = logits_on(ask, sets.test, teacher.device)
+    inputs = Inputs.of(folder, original, test, domain)
+    stored = distillation.soft_labels == "manifest"
+    ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)
+    teacher = ready.teacher
     name = architecture_of(teacher.network)
     pruned = pruned_copy(library, teacher.network, teacher.preprocess, pruning.ratio)
 
     def measured(network: nn.Module) -> dict[str, float | None]:
-        found = logits_on(reading(network, teacher.preprocess), sets.test, teacher.device)
-        return shares(found, taught, sets.test, sets.tested)
+        return ready.measured(reading(network, teacher.preprocess), teacher.device)
 
     def run(images: Images, seed: int, place: Path, advance: Advance) -> dict[str, Any]:
         network = copy.deepcopy(pruned)
-        teach(network, teacher.preprocess, ask, images, distillation, seed, advance)
+        teach(network, teacher.preprocess, ready.ask, images, distillation, seed, advance)
         measures = measured(network)
-        keep_student(
-            place,
-            network,
-            name,
-            teacher.labels,
-            teacher.preprocess,
-            teacher=teacher.name,
-            seed=seed,
-            ratio=pruning.ratio,
-            **measures,
-        )
+        keep_student(place, network, name, teacher, seed=seed, ratio=pruning.ratio, **measures)
         return measures
 
     request = {
@@ -96,12 +75,12 @@ def prune(
         "pruning": asdict(pruning),
         "distillation": asdict(distillation),
     }
-    report = compare("prune", Path(out), sets, comparison.seeds, request, run, events)
+    report = compare("prune", Path(out), ready.sets, comparison.seeds, request, run, events)
     before, after = (size_of(network, teacher.preprocess) for network in (teacher.network, pruned))
     kept = {f"{key}_kept": after[key] / before[key] for key in after}
     report |= {
         "folder": str(folder),
-        "teacher": shares(taught, taught, sets.test, sets.tested) | before,
+        "teacher": ready.measured_teacher() | before,
         "network": measured(pruned) | after | kept,
     }
     write_report(Path(out), report)

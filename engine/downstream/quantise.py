@@ -20,7 +20,8 @@ from engine.classifiers import Classifier
 from engine.downstream.comparison import compare, write_report
 from engine.downstream.inputs import prepare
 from engine.downstream.pixels import Images
-from engine.downstream.training import Logits, logits_on, shares, teacher_of
+from engine.downstream.sources import Inputs
+from engine.downstream.training import Logits
 from engine.errors import ModelError, brief
 from engine.events import SILENT, Advance, Events
 from engine.files import whole_file
@@ -56,25 +57,13 @@ def quantise(
     MissingExtraError without ONNX Runtime, and what `distill` raises.
     """
     check_packages()
-    teacher, sets = prepare(
-        classifier,
-        folder,
-        Path(out),
-        original,
-        plain,
-        prior,
-        test,
-        domain,
-        comparison,
-        False,
-        events,
-    )
-    taught = logits_on(teacher_of(teacher), sets.test, teacher.device)
+    inputs = Inputs.of(folder, original, test, domain)
+    ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, False, events)
+    teacher = ready.teacher
 
     def measured(file: Path) -> dict[str, float | None]:
-        found = logits_on(_running(file), sets.test, CPU)
         size: dict[str, float | None] = {"file_bytes": file.stat().st_size}
-        return shares(found, taught, sets.test, sets.tested) | size
+        return ready.measured(_running(file), CPU) | size
 
     with TemporaryDirectory(prefix="ddis-int8-") as scratch:
         single = float_network(teacher, Path(scratch))
@@ -88,12 +77,12 @@ def quantise(
             return measured(place / INT8)
 
         request = {"classifier": teacher.describe(), "quantisation": asdict(quantisation)}
-        report = compare("quantise", Path(out), sets, comparison.seeds, request, run, events)
+        report = compare("quantise", Path(out), ready.sets, comparison.seeds, request, run, events)
         used = min(quantisation.calibration_images, report["rows"]["folder"]["images"])
         report |= {
             "folder": str(folder),
             "calibration_images": used,
-            "teacher": shares(taught, taught, sets.test, sets.tested),
+            "teacher": ready.measured_teacher(),
             "network": measured(single),
         }
     write_report(Path(out), report)

@@ -28,6 +28,19 @@ class Inputs:
     test: Path | None = None
     domain: str | None = None
 
+    @classmethod
+    def of(
+        cls,
+        folder: str | Path,
+        original: str | Path | None,
+        test: str | Path | None,
+        domain: str | None,
+    ) -> "Inputs":
+        """The sets by the arguments of `distill` and its kin, but for the plain images, which may have to be drawn."""
+        return cls(
+            folder=Path(folder), original=path_of(original), test=path_of(test), domain=domain
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledSet:
@@ -81,7 +94,7 @@ def own_folder(classifier: Classifier, folder: Path) -> LabelledSet:
 def other_set(
     name: str, path: Path, domain: str | None, classifier: Classifier, wanted: Counter[int]
 ) -> LabelledSet:
-    """Another set; images of classes that the folder has not count as of none."""
+    """Another set; images of classes that the folder lacks count as having none."""
     images = open_images(path, None if path.is_dir() else domain, takes=IMAGE_SETS)
     labels = images.labels()
     numbers = {
@@ -137,3 +150,8 @@ def check_ahead(classifier: Classifier, inputs: Inputs, images_per_class: int) -
         check_plain(inputs.plain, inputs.folder)
         found = other_set(PLAIN, inputs.plain, None, classifier, wanted)
         check_classes(PLAIN, found.counts(), wanted, classifier.labels)
+
+
+def path_of(path: str | Path | None) -> Path | None:
+    """A path that may be missing, with the user's home in place of ~."""
+    return None if path is None else Path(path).expanduser()

@@ -1,7 +1,6 @@
 """Students: built by name or given as they are, and kept so that they can be loaded again."""
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -71,18 +70,21 @@ def keep_student(
     folder: Path,
     network: nn.Module,
     architecture: str | None,
-    labels: Sequence[str],
-    preprocess: Preprocess,
+    teacher: Classifier,
     **facts: object,
 ) -> None:
-    """Write a network for `load_classifier(folder)`; one of no known architecture as weights alone, for its class."""
+    """Write a network for `load_classifier(folder)`; one of no known architecture as weights alone, for its class.
+
+    It has the labels of its teacher and reads images as that does.
+    """
     if architecture is not None:
         save_classifier(
             folder,
             network,
             architecture=architecture,
-            labels=labels,
-            preprocess=preprocess,
+            labels=teacher.labels,
+            preprocess=teacher.preprocess,
+            teacher=teacher.name,
             **facts,
         )
         return

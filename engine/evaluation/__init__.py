@@ -1,1 +1,1 @@
-"""What finished images are worth, told by networks that guidance never saw."""
+"""What finished images are worth, by networks that guidance never saw."""

@@ -24,7 +24,7 @@ RESAMPLED: dict[str, str | None] = {
     "l_bn": "images",
     "set_l_bn": None,
 }
-"""Which set is drawn anew for a metric's interval, the other one held fixed; None: it has no interval."""
+"""Which set is resampled for a metric's interval, the other one held fixed; None: it has no interval."""
 
 SHARE = (0.0, 1.0)
 RANGES = {

@@ -54,10 +54,10 @@ def evaluate(
     `domain` and among the judge's; folders and statistics have none and are taken whole. features: 'judge',
     'classifier:<source>', 'inception', or an Extractor. statistics: where to keep the folder's own features, for later
     calls. classifier: asked for accuracy, confidence and L_BN of the images, whose labels must be its classes; without
-    one a data set's manifest tells what its own teacher said. One of reference, statistics and classifier is needed.
+    one a data set's manifest tells what its own classifier said. One of reference, statistics and classifier is needed.
 
     Gives JSON values: "images" and "reference_images", "metrics" (name -> value, low and high; None where it needs
-    what is not there, as "missing" says), "settings", "warnings", and in "resampled" which set an interval draws anew:
+    what is not there, as "missing" says), "settings", "warnings", and in "resampled" which set an interval resamples:
     recall and coverage the reference, all others the measured images; PRD and "set_l_bn" have no interval. "set_l_bn"
     is L_BN of the moments of all images, "l_bn" the mean of L_BN of each. Raises ConfigError for what cannot be
     measured, and says why.
@@ -128,7 +128,7 @@ def _check_request(
         raise ConfigError(
             "evaluate got no reference, expected a folder of images, a parquet file, a .safetensors file of "
             "statistics, or 'judge' for the embedded real features: pass `reference`, or `classifier` alone for what "
-            "a teacher says of the images."
+            "it says of the images."
         )
     if moments_only and statistics is None:
         raise ConfigError(
@@ -198,7 +198,7 @@ def _taught(
     settings: Evaluation,
     advance: Advance,
 ) -> tuple[dict[str, Any], int | None]:
-    """What a teacher says of the images, and of how many; None where there is none to ask."""
+    """What a classifier says of the images, and of how many; None where there is none to ask."""
     metrics: dict[str, Any] = dict.fromkeys((*BY_IMAGE, "set_l_bn"))
     if classifier is None:
         columns = by_manifest(folders)

@@ -233,7 +233,7 @@ def _pixels(name: str, content: Path | io.BytesIO) -> Tensor:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         kind = "is no image" if isinstance(error, UnidentifiedImageError) else "cannot be read"
         raise ConfigError(
-            f"{name} {kind} ({brief(error)}), expected a whole image file: make it anew or take it out."
+            f"{name} {kind} ({brief(error)}), expected a whole image file: write it again or take it out."
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 

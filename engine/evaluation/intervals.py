@@ -1,6 +1,6 @@
 """Bootstrap intervals of the metrics: how far each would move with other images of the same origin.
 
-Rows are drawn anew with replacement (Efron 1979). An interval holds the middle `LEVEL` of the resampled values, moved
+Rows are resampled with replacement (Efron 1979). An interval holds the middle `LEVEL` of the resampled values, moved
 so that their mean is the estimate: a resample has fewer distinct images, which alone raises FID.
 """
 

@@ -106,7 +106,7 @@ def greedy_by_share(
 
 
 def _without_mistaken(pool: list[int], rows: Sequence[Row], quota: dict[int, int]) -> list[int]:
-    """The pool without images that the teacher takes for another class, but for those that a quota needs."""
+    """The pool without images that the classifier takes for another class, but for those that a quota needs."""
     left = {number: sum(row.class_index == number for row in rows) for number in quota}
     stay = []
     for n in pool:

@@ -1,4 +1,4 @@
-"""How many images of each class a selection keeps, and which the teacher recognises."""
+"""How many images of each class a selection keeps, and which the classifier recognises."""
 
 from collections.abc import Sequence
 
@@ -11,5 +11,5 @@ def quotas(classes: Sequence[int], keep: float) -> dict[int, int]:
 
 
 def is_recognised(row: Row) -> bool:
-    """Whether the teacher names the image's own class."""
+    """Whether the classifier names the image's own class."""
     return int(row.logits.argmax()) == row.class_index

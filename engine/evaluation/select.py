@@ -1,8 +1,8 @@
 """Keep the better part of a data set: generate more than is needed, then select, class by class.
 
-Images that the teacher takes for another class go first. Then, by `Selection.by`:
+Images that the classifier takes for another class go first. Then, by `Selection.by`:
 
-energy       E = -logsumexp(logits) is high: the teacher has seen little like it (GenQ, arXiv 2312.05272)
+energy       E = -logsumexp(logits) is high: the classifier has seen little like it (GenQ, arXiv 2312.05272)
 l_bn         the image's own L_BN is high
 l_bn_share   without it, L_BN of the moments of *all* images that are left falls most: one is taken out at a time
 """
@@ -36,17 +36,17 @@ def select(
 ) -> dict[str, Any]:
     """Write the images of the finished data set `folder` that are kept into the data set `out`, under their own names.
 
-    classifier: the teacher that `folder` was made with; only `l_bn_share` looks at the images through it, and loads the
+    classifier: the one that `folder` was made with; only `l_bn_share` looks at the images through it, and loads the
     one that the folder names where none is given. Returns, as JSON values, how many images there were and are, and how
-    many of both the teacher recognises. Raises ConfigError for another classifier or none that can be loaded,
+    many of both the classifier recognises. Raises ConfigError for another classifier or none that can be loaded,
     OutputError for a folder that is not finished or cannot be written.
     """
     if Path(out).resolve() == Path(folder).resolve():
         raise ConfigError(f"out is {folder} itself, expected another folder: name a new one.")
     files, rows = map(list, zip(*read_dataset(folder), strict=True))
     if selection.by == "l_bn_share":
-        classifier = classifier or load_teacher(folder)
-        _check_teacher(Path(folder), classifier)
+        classifier = classifier or classifier_of(folder)
+        _check_classifier(Path(folder), classifier)
     kept = _kept(files, rows, selection, classifier)
     made = selected_from(read_run(Path(folder)).made, selection)
     labels = {row.class_index: row.label for row in rows}
@@ -72,10 +72,10 @@ def selected_from(made: Mapping[str, Any], selection: Selection) -> dict[str, An
     return {SELECTED_FROM: dict(made), "selection": vars(selection)}
 
 
-def load_teacher(folder: Path | str, **options: Any) -> Classifier | None:
+def classifier_of(folder: Path | str, **options: Any) -> Classifier | None:
     """The classifier that a data set was made with, by the name in its record; None where that names no such one.
 
-    options: what `load_classifier` takes beside the name.
+    options: what `load_classifier` takes besides the name.
     """
     if not (Path(folder) / RUN).exists():
         return None
@@ -123,16 +123,16 @@ def _badness(rows: Sequence[Row], selection: Selection) -> list[float]:
     ).tolist()
 
 
-def _check_teacher(folder: Path, classifier: Classifier | None) -> None:
-    teacher = made_with(folder).get("classifier", {})
+def _check_classifier(folder: Path, classifier: Classifier | None) -> None:
+    named = made_with(folder).get("classifier", {})
     if classifier is None:
         raise ConfigError(
-            f"selection by 'l_bn_share' got no classifier, expected {teacher.get('name')!r}, which {folder} was made "
+            f"selection by 'l_bn_share' got no classifier, expected {named.get('name')!r}, which {folder} was made "
             "with: name it, or select by 'energy' or 'l_bn', which the manifest knows."
         )
-    if teacher.get("fingerprint") != classifier.fingerprint:
+    if named.get("fingerprint") != classifier.fingerprint:
         raise ConfigError(
-            f"{folder} was made with the classifier {teacher.get('name')!r} and {classifier.name!r} is another, "
+            f"{folder} was made with the classifier {named.get('name')!r} and {classifier.name!r} is another, "
             f"expected the same: see 'classifier' in its {RUN}."
         )
     selecting_statistics(classifier)

@@ -1,4 +1,4 @@
-"""Shares: how many images the judge and the teacher see as the class and the domain that was asked for."""
+"""Shares: how many images the judge and the classifier see as the class and the domain that was asked for."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,10 +36,10 @@ def shares(samples: Iterable[Sample], judge: Judge, domain: str) -> Shares:
     while part := list(islice(samples, BATCH)):
         classes, domains = judge(torch.stack([sample.image for sample in part]))
         truth = torch.tensor([judge.classes.index(sample.label) for sample in part])
-        teacher = torch.tensor(
+        own = torch.tensor(
             [int(sample.logits.argmax()) == sample.key.class_index for sample in part]
         )
-        right += torch.stack([(classes == truth).sum(), (domains == wanted).sum(), teacher.sum()])
+        right += torch.stack([(classes == truth).sum(), (domains == wanted).sum(), own.sum()])
         distance += sum(sample.l_bn for sample in part)
         number += len(part)
     judge_class, judge_domain, teacher_class = (right / number).tolist()

@@ -1,4 +1,4 @@
-"""What a teacher says of measured images: from the manifest of the run that made them, or by running it."""
+"""What a classifier says of measured images: from the manifest of the run that made them, or by running it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from engine.types import Moments
 BY_IMAGE = ("teacher_accuracy", "teacher_confidence", "l_bn")
 """What is known of each image: 1 where its class is named, else 0; the probability of its class; its own L_BN.
 
-L_BN is NaN where the teacher has no statistics.
+L_BN is NaN where the classifier has no statistics.
 """
 
 

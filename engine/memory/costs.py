@@ -27,7 +27,7 @@ PHASES = ("text", "sampling", "guidance", "decode")
 LEARNING = ("cat", "rows")
 """The phases that learning tokens adds: a gradient by the prompts' context, and from there by the tokens' rows."""
 CHECKPOINTED = ("guidance", "cat")
-"""The phases whose backward may compute activations anew."""
+"""The phases whose backward may recompute activations."""
 OFFLOADABLE: tuple[Role, ...] = ("text encoder", "decoder")
 """Roles of a prior's components that may rest off the device."""
 NEEDED: Mapping[str, frozenset[Role]] = {
@@ -138,7 +138,6 @@ class Costs:
 
     def largest_batch(self, budget: int, offload: tuple[str, ...]) -> int:
         """The most images that pass every phase of sampling undivided and without checkpointing; 0 if not one does."""
-
         limit = int(USABLE * budget)
 
         def fits(phase: str, images: int) -> bool:

@@ -35,7 +35,7 @@ class GraphBackend(Protocol):
         ...
 
     def record(self, work: Callable[[], Tensors]) -> tuple[Tensors, Callable[[], None]]:
-        """What work gives, in memory of its own, and a function that computes it anew there."""
+        """What work gives, in memory of its own, and a function that computes it there again."""
         ...
 
 
@@ -195,7 +195,7 @@ def eager_because(
         learning: whether tokens are learned.
         batch: the images that are sampled together.
         micro_batch: how many of them go through each phase at once.
-        checkpoint: phases whose backward computes activations anew.
+        checkpoint: phases whose backward recomputes activations.
         offload: parts that are on the device only while they work.
         limit: what may be used, in bytes; None where memory is plentiful.
         held: what the graphs hold between replays, in bytes.
@@ -211,7 +211,7 @@ def eager_because(
     if parts:
         return f"{parts[0]} goes in parts of {micro_batch[parts[0]]} of {batch} images"
     if "guidance" in checkpoint:
-        return "guidance computes its decoder's activations anew to save memory"
+        return "guidance recomputes its decoder's activations to save memory"
     if offload:
         return f"{' and '.join(offload)} rest off the device to save memory"
     if limit is not None and peak_with_graphs(peaks, held) > limit:
@@ -220,7 +220,7 @@ def eager_because(
 
 
 def peak_with_graphs(peaks: Mapping[str, int], held: int) -> int:
-    """The peak of `generate` in bytes, where graphs hold so much beside the phases that replay none of them."""
+    """The peak of `generate` in bytes, where graphs hold so much besides the phases that replay none of them."""
     return max(
         (peak + (0 if phase in REPLAYED else held) for phase, peak in peaks.items()), default=0
     )

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Counted(NamedTuple):
-    """What a phase takes beside the weights: the peak of its parts, and the work of one of `parts`."""
+    """What a phase takes besides the weights: the peak of its parts, and the work of one of `parts`."""
 
     peak_bytes: int
     flops: int

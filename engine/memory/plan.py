@@ -43,11 +43,11 @@ class Plan:
     """How a run uses memory.
 
     micro_batch: how many images of a batch go through each phase at once; 0 where a phase of token learning (cat, rows)
-    does not happen or does not fit. checkpoint: phases whose backward computes activations anew. offload: parts that
+    does not happen or does not fit. checkpoint: phases whose backward recomputes activations. offload: parts that
     are on the device only while they work. tile: side in latents of the tiles in which the full VAE decodes finished
     images, 0 for whole ones; tiles are seen a little, and planned only where not one whole image fits. channels_last:
     the networks whose channels are innermost in memory (`layout`). eager_because: why UNet and guidance are not
-    replayed from CUDA graphs, "" where they are; graph_bytes: what these hold then beside the other phases. peak_bytes:
+    replayed from CUDA graphs, "" where they are; graph_bytes: what these hold besides the other phases. peak_bytes:
     predicted, by phase, without that; empty where memory was so plentiful that nothing was counted. largest_batch: the
     most images that go through all phases of `generate` undivided.
     smallest_bytes: the smallest budget that can be met. cost: in about seconds of a large GPU a batch; for comparing

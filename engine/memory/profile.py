@@ -1,4 +1,4 @@
-"""Where the time of a guided step goes, and what guidance costs beside the plain one."""
+"""Where the time of a guided step goes, and what guidance costs compared with the plain one."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -174,10 +174,10 @@ def _parts(
     if trace is not None:
         trace.parent.mkdir(parents=True, exist_ok=True)
         found.export_chrome_trace(str(trace))
-    return told(list(found.events() or ()), cuda)
+    return by_part(list(found.events() or ()), cuda)
 
 
-def told(events: Sequence[Any], cuda: bool) -> dict[str, float]:
+def by_part(events: Sequence[Any], cuda: bool) -> dict[str, float]:
     """Milliseconds of each part from a profile's events.
 
     On CUDA the profiler repeats each of our names as an annotation of the GPU's own timeline, which spans the gaps

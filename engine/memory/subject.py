@@ -17,6 +17,9 @@ from engine.networks.frozen import indexed, named_device
 from engine.priors import Context, Prior, load_prior
 from engine.settings import Alignment, Sampling, TokenLearning
 
+ARCHITECTURE = "arch:"
+"""How the names of classifiers with random weights begin."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Subject:
@@ -40,9 +43,9 @@ class Subject:
     context: Context = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prior.schedule(1)  # a prior reads its scheduler once
-        self.prior.schedule(2)
         with torch.no_grad(), counting():  # counting is faster on 'meta' than not counting
+            self.prior.schedule(1)  # a prior reads its scheduler once
+            self.prior.schedule(2)
             context = self.prior.encode(["a"], self.negative)
         object.__setattr__(self, "context", context)
 
@@ -99,7 +102,7 @@ def subject_of(
         half = torch.float16 if device.type == "cuda" else torch.float32
         prior = load_prior(prior, device="meta", dtype=dtype or half)
     if not isinstance(classifier, Classifier):
-        classifier = load_classifier(classifier, device="cpu", dtype=prior.dtype)
+        classifier = _loaded(classifier, prior.dtype)
     return Subject(
         prior=prior,
         classifier=skeleton_classifier(classifier),
@@ -107,6 +110,17 @@ def subject_of(
         cfg=sampling.cfg,
         learning=learning,
     )
+
+
+def _loaded(source: str | Path | nn.Module, dtype: torch.dtype) -> Classifier:
+    """The classifier of a source; without weights where these are random anyway.
+
+    Others are loaded in full, so that a damaged file is reported.
+    """
+    if isinstance(source, str) and source.startswith(ARCHITECTURE):
+        with counting():
+            return load_classifier(source, device="meta", dtype=dtype)
+    return load_classifier(source, device="cpu", dtype=dtype)
 
 
 def device_of(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:

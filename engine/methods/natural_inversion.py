@@ -39,25 +39,25 @@ def natural_inversion(
 ) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] of these classes, at the classifier's input size. student: of no use here."""
     canvas = Canvas(classifier)
-    teacher = read_at(classifier, canvas.size)
+    reader = read_at(classifier, canvas.size)
     watch = Watch(settings.iterations, labels, on_iteration)
     target = torch.tensor(labels, device=classifier.device)
     z = torch.randn(len(labels), settings.latent, generator=generator).to(classifier.device)
     known = feature_statistics(classifier)
-    drawer, pyramid = _networks(teacher, known.taps, canvas.size, settings, generator)
+    drawer, pyramid = _networks(reader, known.taps, canvas.size, settings, generator)
     scaling = torch.ones(1, 3, 1, 1, device=classifier.device, requires_grad=True)
 
     def draw() -> Tensor:
         pixels = drawer(z)
         with recording_features(known.taps) as features:
-            teacher.logits(canvas.images(pixels))
+            reader.logits(canvas.images(pixels))
             return scaling * pyramid(pixels, [f.float() for f in features.values()])
 
     with Domain.of(classifier.network, known).watched() as l_bn:
 
         def loss() -> Tensor:
             x = draw()
-            value = settings.class_weight * cross_entropy(teacher.logits(canvas.images(x)), target)
+            value = settings.class_weight * cross_entropy(reader.logits(canvas.images(x)), target)
             value = value + settings.bn_weight * l_bn()
             return (
                 value + settings.tv_weight * total_variation(x) + settings.l2_weight * image_norm(x)

@@ -38,7 +38,7 @@ def plug_in_inversion(
 ) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] of these classes, at the classifier's input size. student: of no use here."""
     canvas = Canvas(classifier)
-    teacher = read_at(classifier, canvas.size)
+    reader = read_at(classifier, canvas.size)
     watch = Watch(settings.stages * settings.iterations, labels, on_iteration)
     target = torch.tensor(labels, device=classifier.device).repeat(settings.copies)
 
@@ -51,7 +51,7 @@ def plug_in_inversion(
             copies = color_shifted(
                 seen, settings.copies, settings.color_shift, settings.color_spread, generator
             )
-            return cross_entropy(teacher.logits(canvas.images(copies)), target)
+            return cross_entropy(reader.logits(canvas.images(copies)), target)
 
         groups = [{"params": [x], "lr": settings.learning_rate}]
         descend(groups, loss, settings.iterations, BETAS, watch, lambda: canvas.clamp_(x.data))

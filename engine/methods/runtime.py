@@ -17,7 +17,7 @@ from engine.settings import Alignment
 
 Runtime = Literal["torch", "onnx"]
 Descend = Callable[..., tuple[Tensor, Tensor]]
-"""(latents (N, 4, h, w), scale, classes=(N,)) -> what guidance descends, (G,), and its gradient by the latents."""
+"""(latents (N, ...), scale, classes=(N,)) -> what guidance descends, (G,), and its gradient by the latents."""
 
 
 def default_cache() -> Path:

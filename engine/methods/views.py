@@ -1,4 +1,4 @@
-"""How the baselines look at an image anew in each iteration. Pure: what is random comes from the given generator."""
+"""Views in which the inversions see an image, another in each iteration. Pure: randomness comes from the generator."""
 
 import torch
 from torch import Generator, Tensor

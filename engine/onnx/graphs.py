@@ -69,7 +69,7 @@ class Calls(nn.Module):
 def denoiser_graph(prior: Prior) -> Graph:
     """The tensors that the pipeline hands its denoiser -> the denoiser's own output (N, ...).
 
-    For a UNet these are latents (N, 4, h, w), timestep () and context (N, L, D).
+    For a UNet these are latents (N, C, h, w), timestep () and context (N, L, D).
     """
     name = next(part.name for part in prior.components() if part.role == "denoiser")
     call = probed(prior, BATCH)

@@ -32,7 +32,7 @@ class Step:
     Attributes:
         index: Number of the step, from 0.
         total: Number of steps of the whole schedule.
-        timestep: What the network is told, () in the scheduler's dtype, on the prior's device.
+        timestep: What the network gets, () in the scheduler's dtype, on the prior's device.
         signal: Factor of the clean latent in z.
         noise: Factor of the unit noise in z.
         signal_next: Factor of the clean latent after the step.

@@ -168,18 +168,18 @@ def _completed(
             )
         if not by_name and (name != "tokens" or own[name] is not None):
             raise ConfigError(
-                f"{name} is given beside the settings of method {settings.name!r}, expected it in one place: put it "
-                "into the settings."
+                f"{name} is given together with the settings of method {settings.name!r}, expected it in one place: "
+                "put it into the settings."
             )
     return replace(settings, **given)
 
 
 def _check_alone(**given: Any) -> None:
-    """Raise ConfigError for an argument that says beside a request what the request says."""
+    """Raise ConfigError for an argument that says what a request says, given together with one."""
     parameters = signature(asked).parameters
     for name, value in given.items():
         if value != parameters[name].default:
             raise ConfigError(
-                f"{name} is given beside a request, expected it in one place: change the request, with "
+                f"{name} is given together with a request, expected it in one place: change the request, with "
                 f"dataclasses.replace(request, {name}=...)."
             )

@@ -67,5 +67,5 @@ def best_word(drawing: Drawing, words: Sequence[str], events: Events = SILENT) -
 
 
 def _distance(trial: Trial) -> float:
-    """How far images are from the domain, as far as their teacher knows."""
+    """How far images are from the domain, as far as the classifier knows."""
     return trial.score if trial.l_bn is None else trial.l_bn

@@ -1,7 +1,7 @@
-"""What some images look like to the teacher alone: how a choice is made without a real image.
+"""What some images look like to the classifier alone: how a choice is made without a real image.
 
 Images outside the training domain show in their L_BN, and images that lost their class, or in which guidance left
-patterns that only this network reads as its domain, in the teacher's cross-entropy. Both are measured on finished
+patterns that only this network reads as its domain, in its cross-entropy. Both are measured on finished
 images, through views that guidance did not optimise (flipped, shifted, zoomed).
 """
 
@@ -26,11 +26,11 @@ VIEWS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What drawn images look like to the teacher, over VIEWS random views of each.
+    """What drawn images look like to the classifier, over VIEWS random views of each.
 
     l_bn: of all views together, each layer relative to its own stored statistics, squared (`Alignment.layers`,
-    `norm`); None where the teacher has no statistics. cross_entropy: mean of the views, by the images' own classes.
-    recognised, agreement: shares of the images whose own class the teacher names in the image, and in each view of it.
+    `norm`); None where it has no statistics. cross_entropy: mean of the views, by the images' own classes.
+    recognised, agreement: shares of the images whose own class it names in the image, and in each view of it.
     """
 
     images: int

@@ -1,8 +1,8 @@
-"""The length of a guidance step, found from what a user without data has: the teacher alone.
+"""The length of a guidance step, found from what a user without data has: the classifier alone.
 
 Too short a step leaves the images outside the training domain; too long a one leaves them where the denoiser cannot
 repair them, full of patterns that only this network reads as its domain. Both show in finished images seen through
-views that guidance did not optimise (flipped, shifted, zoomed): the first in their L_BN, the second in the teacher's
+views that guidance did not optimise (flipped, shifted, zoomed): the first in their L_BN, the second in its
 cross-entropy. The scale with the least sum of both is taken.
 """
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, setting
+from engine.settings.fields import check_choices, check_not_negative, setting
 
 CLASSIFIERS_PX = 0
 """`Alignment.decode_px`: the least size that the classifier's own preprocessing needs."""
@@ -73,23 +73,16 @@ class Alignment:
                 f"start is {self.start} and stop is {self.stop}, expected 0 <= start < stop <= 1: "
                 "both are fractions of the schedule, not step numbers. Divide a step number by the number of steps."
             )
-        if not 0 <= self.class_weight < float("inf"):
-            raise ConfigError(
-                f"class_weight is {self.class_weight}, expected a finite number >= 0: 0 leaves the class to the prompt."
-            )
-        if not 0 <= self.domain_weight < float("inf"):
-            raise ConfigError(
-                f"domain_weight is {self.domain_weight}, expected a finite number >= 0: 0 leaves L_BN out."
-            )
+        check_not_negative(
+            self,
+            class_weight="0 leaves the class to the prompt",
+            domain_weight="0 leaves L_BN out",
+            scale="0 turns guidance off, a negative one would push away from the training domain",
+        )
         if not self.domain_weight and not self.class_weight:
             raise ConfigError(
                 "domain_weight is 0 and so is `class_weight`, expected one above 0: guidance would have nothing to "
                 "descend. Raise one of them, or choose method 'plain'."
-            )
-        if not 0 <= self.scale < float("inf"):
-            raise ConfigError(
-                f"scale is {self.scale}, expected a finite number >= 0: "
-                "0 turns guidance off, a negative one would push away from the training domain."
             )
         if self.decode_px < PRIORS_PX:
             raise ConfigError(

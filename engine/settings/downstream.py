@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, check_positive, setting
+from engine.settings.fields import check_choices, check_not_negative, check_positive, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,7 @@ class Distillation:
             raise ConfigError(
                 f"learning_rate is {self.learning_rate}, expected a finite number > 0: try 0.003."
             )
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ConfigError(
-                f"weight_decay is {self.weight_decay}, expected a finite number >= 0: 0 leaves weights as they are."
-            )
+        check_not_negative(self, weight_decay="0 leaves weights as they are")
         if not 0 < self.temperature < float("inf"):
             raise ConfigError(
                 f"temperature is {self.temperature}, expected a finite number > 0: 1 leaves the logits as they are."
@@ -114,7 +111,7 @@ class Quantisation:
 
     calibration_images: int = setting(
         128,
-        "images that the ranges of the activations are read from, drawn anew for each seed; all of a row that has no "
+        "images that the ranges of the activations are read from, drawn again for each seed; all of a row that has no "
         "more, whose seeds then agree",
     )
     calibration: Literal["minmax", "entropy", "percentile"] = setting(

@@ -33,3 +33,12 @@ def check_positive(config: Any, *names: str) -> None:
             raise ConfigError(
                 f"{name} is {getattr(config, name)}, expected at least 1: give a positive whole number."
             )
+
+
+def check_not_negative(config: Any, **meanings: str) -> None:
+    """Raise ConfigError where one of these fields is negative or not finite. meanings: by name, what 0 does."""
+    for name, meaning in meanings.items():
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}, expected a finite number >= 0: {meaning}."
+            )

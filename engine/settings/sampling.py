@@ -9,7 +9,7 @@ from engine.settings.fields import check_positive, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The DDIM loop with classifier-free guidance."""
+    """The sampling loop with classifier-free guidance."""
 
     steps: int = setting(30, "number of denoising steps")
     cfg: float = setting(

@@ -14,7 +14,7 @@ class Selection:
     keep: float = setting(
         0.5, "share of each class's images that is kept; 0.5 where twice as many were made"
     )
-    agreement: bool = setting(True, "images that the teacher takes for another class go first")
+    agreement: bool = setting(True, "images that the classifier takes for another class go first")
     by: Literal["l_bn_share", "l_bn", "energy", "chance"] = setting(
         "l_bn_share",
         "what goes next; l_bn_share: images without which L_BN of all that is left falls most; l_bn: a high L_BN of "

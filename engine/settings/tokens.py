@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, check_positive, setting
+from engine.settings.fields import check_choices, check_not_negative, check_positive, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class TokenLearning:
     )
     domain_weight: float = setting(
         0.3,
-        "weight of the batch's L_BN, in relative weights and squared, beside the cross-entropy (paper: 0)",
+        "weight of the batch's L_BN, in relative weights and squared, besides the cross-entropy (paper: 0)",
     )
     augment: bool = setting(
         True, "show the classifier each image flipped, shifted and zoomed at random (paper: not)"
@@ -97,11 +97,7 @@ class TokenLearning:
             raise ConfigError(
                 f"target_accuracy is {self.target_accuracy}, expected a fraction from 0 to 1: write 70 % as 0.7."
             )
-        if not 0 <= self.domain_weight < float("inf"):
-            raise ConfigError(
-                f"domain_weight is {self.domain_weight}, expected a finite number >= 0: 0 leaves the token to the "
-                "cross-entropy alone."
-            )
+        check_not_negative(self, domain_weight="0 leaves the token to the cross-entropy alone")
 
     @property
     def styles(self) -> tuple[str, ...]:

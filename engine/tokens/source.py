@@ -66,7 +66,7 @@ class ImageSource(Protocol):
     ) -> tuple[Tensor, float]:
         """A gradient by the packed context of prompts with tokens, (n, F), taken on to the tokens' rows (K, D).
 
-        The prompts are encoded anew for it, so that their graph is not held while images are drawn and seen, nor the
+        The prompts are encoded again for it, so that their graph is not held while images are drawn and seen, nor the
         text encoder. Returns also the scale; see `ContextGradient`.
         """
         ...

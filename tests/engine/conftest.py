@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.priors import Prior, load_prior
 
+LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 WORDS = (
     "a",
@@ -201,3 +204,37 @@ def tiny_resnet(resnet_and_random_state: tuple[CifarResNet, Tensor]) -> CifarRes
 def shared_resnet(resnet_and_random_state: tuple[CifarResNet, Tensor]) -> CifarResNet:
     """A copy of that network for all tests of a module, which leave it as it is."""
     return copy.deepcopy(resnet_and_random_state[0])
+
+
+@pytest.fixture
+def classifier(tiny_resnet: CifarResNet) -> Classifier:
+    """That copy as a classifier of images of 16 px."""
+    return load_classifier(
+        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
+    )
+
+
+@pytest.fixture
+def classifier_folder(tmp_path: Path, tiny_resnet: CifarResNet) -> Path:
+    """The same classifier as its user would save it."""
+    folder = tmp_path / "classifier"
+    reads = Preprocess.squash(16)
+    save_classifier(folder, tiny_resnet, architecture="resnet8", labels=LABELS, preprocess=reads)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """(data set folder) -> every file's bytes, hidden ones too; of run.json what was not measured."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        files = {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        record = json.loads(files["run.json"])
+        assert "seconds" in record.pop("measured")
+        return files | {"run.json": json.dumps(record).encode()}
+
+    return read

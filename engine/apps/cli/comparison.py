@@ -1,23 +1,13 @@
 """What `ddis distill`, `prune` and `quantise` have in common: a folder compared with other sets of images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import (
-    PRIORS,
-    RESUMES,
-    Call,
-    Command,
-    local,
-    needed,
-    paper,
-    preset,
-    switch,
-)
+from engine.apps.cli.command import PRIORS, RESUMES, Call, Command, local, needed, preset, switch
 from engine.errors import ConfigError
 from engine.request import Execution, Request
 from engine.settings.downstream import Comparison
@@ -93,10 +83,6 @@ class Comparing(Command):
     comparison: Comparison = field(default_factory=Comparison)
     execution: Execution = field(default_factory=Execution)
 
-    @classmethod
-    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
-        return paper(given, method)
-
     def compare(
         self,
         call: Call,
@@ -109,7 +95,7 @@ class Comparing(Command):
         from engine.downstream.comparison import finished_runs
 
         self._check_effects(call)
-        classifier = requests.load_teacher(self.request.classifier, self.execution)
+        classifier = requests.load_classifier_of(self.request.classifier, self.execution)
         if self.images_per_class is not None:
             self._make_folder(classifier, check, call)
         plain, prior = self._plain_row(classifier, call)

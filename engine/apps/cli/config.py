@@ -16,12 +16,10 @@ from typing import Any, get_type_hints
 
 from engine.apps.cli.command import METHODS, PRIORS, Command
 from engine.errors import ConfigError, brief
-from engine.facts import request_of
+from engine.facts import RUN_FORMAT, RUN_FORMAT_0_1, request_of
 from engine.settings.plain import from_plain, nearest, to_plain
 
 FORMAT = "ddis-config/1"
-RUN_FORMAT = "ddis-run/2"
-OLD_RUN_FORMAT = "ddis-dataset/1"
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def read_config(path: Path, commands: Mapping[str, type[Command]]) -> Found:
     """
     values = _parsed(path)
     form = values.pop("format", FORMAT)
-    if form in (RUN_FORMAT, OLD_RUN_FORMAT):
+    if form in (RUN_FORMAT, RUN_FORMAT_0_1):
         try:
             request, models = request_of(values.get("config", values), path)
         except ConfigError as error:

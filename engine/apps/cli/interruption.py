@@ -8,7 +8,7 @@ whole or not at all (`engine.files`), so that a run can be resumed however it en
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 GRACE_S = 1.5
@@ -37,12 +37,7 @@ class Interruption:
             threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._before is not None:
             self._done.set()
             signal.set_wakeup_fd(-1)

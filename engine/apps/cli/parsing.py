@@ -6,17 +6,12 @@ once, by `engine.settings.plain`, wherever it comes from.
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypedDict, Union, get_args, get_origin
 
 from engine.apps.cli.command import Command
 from engine.apps.cli.options import Option, options_of, unknown_option
 from engine.errors import ConfigError
-
-METAVARS = {int: "N", float: "X", str: "TEXT", bool: "", Path: "PATH"}
-REQUIRED = object()
-"""Stands for the value of an option that must be given."""
 
 
 def typed(command: type[Command], words: Sequence[str], prog: str) -> dict[Option, Any]:

@@ -47,7 +47,7 @@ def load_models(request: Request, execution: Execution) -> "tuple[Classifier, Pr
     return models.classifier, models.prior
 
 
-def load_teacher(source: ClassifierSource, execution: Execution) -> "Classifier":
+def load_classifier_of(source: ClassifierSource, execution: Execution) -> "Classifier":
     """The classifier of a source, in float32."""
     from engine.methods.models import Models
 

@@ -11,8 +11,6 @@ from engine.apps.cli.registry import COMMANDS
 from engine.apps.cli.requests import load_models
 from engine.apps.cli.settings import understand
 from engine.apps.progress import Bars, Progress
-from engine.classifiers import Preprocess, save_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.dataset import read_dataset
 from engine.errors import ConfigError
 from engine.events import EpochEnded, Event, Events, Progressed, Started, Stepped
@@ -21,42 +19,24 @@ from engine.runners.learn_tokens import EPOCHS
 from engine.runners.start_word import IMAGES_PER_CLASS, TRIAL
 from engine.settings import Sampling
 
-LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
-
 
 @pytest.fixture
-def models(
-    tmp_path: Path, tiny_prior_folders: dict[str, Path], tiny_resnet: CifarResNet
-) -> list[str]:
-    folder = tmp_path / "classifier"
-    save_classifier(
-        folder, tiny_resnet, architecture="resnet8", labels=LABELS, preprocess=Preprocess.squash(16)
-    )
-    return [
-        "--classifier",
-        str(folder),
-        "--prior",
-        str(tiny_prior_folders["epsilon"]),
-        "--device",
-        "cpu",
-    ]
+def models(classifier_folder: Path, tiny_prior_folders: dict[str, Path]) -> list[str]:
+    words = ["--classifier", str(classifier_folder), "--device", "cpu"]
+    return [*words, "--prior", str(tiny_prior_folders["epsilon"])]
+
+
+def generating(models: list[str], images_per_class: int, *classes: str) -> list[str]:
+    """The words of a short `ddis generate`, but for its folder."""
+    few = ["--images-per-class", str(images_per_class), "--steps", "2"]
+    return ["generate", *models, *few, "--classes", *classes]
 
 
 def test_generate_prints_one_json_object(
     tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "set"
-    asked = [
-        "generate",
-        *models,
-        "--classes",
-        "dog",
-        "horse",
-        "--images-per-class",
-        "1",
-        "--steps",
-        "2",
-    ]
+    asked = generating(models, 1, "dog", "horse")
     assert main([*asked, "--out", str(out), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["images"] == printed["made_now"] == 2
@@ -70,19 +50,7 @@ def test_generate_prints_one_json_object(
 def test_the_plain_method_is_the_prior_without_guidance(
     tmp_path: Path, models: list[str], capsys
 ) -> None:
-    asked = [
-        "generate",
-        *models,
-        "--classes",
-        "dog",
-        "--images-per-class",
-        "2",
-        "--steps",
-        "2",
-        "--json",
-        "--out",
-        str(tmp_path / "set"),
-    ]
+    asked = [*generating(models, 2, "dog"), "--json", "--out", str(tmp_path / "set")]
     assert main([*asked, "--method", "plain"]) == 0
     assert json.loads(capsys.readouterr().out)["made_now"] == 2
     assert main([*asked, "--alignment", "none"]) == 2
@@ -93,21 +61,7 @@ def test_over_generation_keeps_the_number_that_was_asked_for(
     tmp_path: Path, models: list[str], capsys
 ) -> None:
     out = tmp_path / "set"
-    asked = [
-        "generate",
-        *models,
-        "--classes",
-        "dog",
-        "horse",
-        "--images-per-class",
-        "2",
-        "--steps",
-        "2",
-        "--out",
-        str(out),
-        "--method",
-        "plain",
-    ]
+    asked = [*generating(models, 2, "dog", "horse"), "--out", str(out), "--method", "plain"]
     assert main([*asked, "--over-generate", "1.6", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     every = tmp_path / "set-all"
@@ -130,20 +84,7 @@ def test_over_generation_refuses_before_it_makes_an_image(
     tmp_path: Path, models: list[str], capsys
 ) -> None:
     out = tmp_path / "set"
-    asked = [
-        "generate",
-        *models,
-        "--classes",
-        "dog",
-        "--images-per-class",
-        "1",
-        "--steps",
-        "2",
-        "--out",
-        str(out),
-        "--method",
-        "plain",
-    ]
+    asked = [*generating(models, 1, "dog"), "--out", str(out), "--method", "plain"]
     for factor, message in (
         ("1", "--over-generate is 1, expected a number above 1"),
         ("nan", "--over-generate is nan, expected a number above 1"),
@@ -250,17 +191,7 @@ def test_a_continued_run_shows_the_images_that_it_makes(
     tmp_path: Path, models: list[str], bars: dict[str, list[float]], method: str, again: int
 ) -> None:
     out = tmp_path / "set"
-    asked = [
-        "generate",
-        *models,
-        "--classes",
-        "dog",
-        "horse",
-        "--images-per-class",
-        "1",
-        "--steps",
-        "2",
-    ]
+    asked = generating(models, 1, "dog", "horse")
     for number, images in enumerate((2, again, 0)):
         if number == 1:
             (out / "images" / "horse" / "00000.png").unlink()
@@ -271,34 +202,19 @@ def test_a_continued_run_shows_the_images_that_it_makes(
 def test_learning_shows_the_trial_of_words_and_its_epochs(
     tmp_path: Path, models: list[str], bars: dict[str, list[float]]
 ) -> None:
-    asked = [
-        "learn-tokens",
-        *models,
-        "--classes",
-        "dog",
-        "horse",
-        "--out",
-        str(tmp_path / "t.safetensors"),
-        "--steps",
-        "2",
-        "--learning.steps",
-        "2",
-        "--learning.epochs",
-        "2",
-        "--learning.target-accuracy",
-        "1",
-        "--learning.words",
-        "red, blue",
-        "--learning.images-per-epoch",
-        "2",
-        "--learning.check-images",
-        "2",
-        "--learning.gradient",
-        "last",
-        "--learning.updates-per-trajectory",
-        "1",
-        "--learning.no-skip-passing",
-    ]
+    learning = {
+        "steps": "2",
+        "epochs": "2",
+        "target-accuracy": "1",
+        "words": "red, blue",
+        "images-per-epoch": "2",
+        "check-images": "2",
+        "gradient": "last",
+        "updates-per-trajectory": "1",
+    }
+    settings = [word for name, value in learning.items() for word in (f"--learning.{name}", value)]
+    out = ["--classes", "dog", "horse", "--steps", "2", "--out", str(tmp_path / "t.safetensors")]
+    asked = ["learn-tokens", *models, *out, *settings, "--learning.no-skip-passing"]
     assert main(asked) == 0
     total = IMAGES_PER_CLASS * 2 * (2 + 1)  # of both classes, of each word and of none
     assert bars == {

@@ -86,7 +86,6 @@ def test_rows_come_back_exactly(finished, make_sample):
     assert row.logits.dtype == np.float32
     assert torch.equal(torch.from_numpy(row.logits.copy()), sample.logits)
     assert (row.l_bn, row.prompt, row.token, row.group) == (1 / 3, "a cat", "<ddis-1>", "0/0")
-    assert torch.allclose(torch.from_numpy(row.soft_label(2.0)), (sample.logits / 2).softmax(0))
     pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
     assert (pixels / 255 - sample.image).abs().max() <= 0.5 / 255 + 1e-6
     assert json.loads((finished / "run.json").read_text())["measured"] == {

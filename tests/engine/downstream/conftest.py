@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets import open_dataset
 from engine.datasets.images import png_bytes, to_picture
@@ -44,6 +44,17 @@ def teacher() -> Classifier:
         optimizer.step()
     reads = Preprocess.squash(PX, mean=(0.5,) * 3, std=(0.25,) * 3)
     return load_classifier(network, labels=LABELS, preprocess=reads, device="cpu")
+
+
+@pytest.fixture
+def teacher_folder(tmp_path: Path, teacher: Classifier) -> Path:
+    """The teacher as its user would save it."""
+    folder = tmp_path / "net"
+    reads = teacher.preprocess
+    save_classifier(
+        folder, teacher.network, architecture="resnet8", labels=LABELS, preprocess=reads
+    )
+    return folder
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from engine import Alignment, Comparison, Distillation, Sampling, distill, generate, load_classifier
-from engine.classifiers import Preprocess
 from engine.datasets.run_record import read_run
 from engine.downstream import students
 from engine.downstream.comparison import REPORT
@@ -128,10 +127,10 @@ def test_any_module_may_be_a_student(tmp_path: Path, teacher, make_set) -> None:
         )
 
 
-def test_a_students_weights_are_written_whole(tmp_path: Path, monkeypatch) -> None:
+def test_a_students_weights_are_written_whole(tmp_path: Path, teacher, monkeypatch) -> None:
     """A write that is cut leaves the file that was there, and nothing beside it."""
-    network, reads = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), Preprocess.squash(12)
-    keep_student(tmp_path, network, None, ["a"], reads)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    keep_student(tmp_path, network, None, teacher)
     kept = (tmp_path / "model.safetensors").read_bytes()
 
     def cut(module: nn.Module, name: str) -> None:
@@ -140,7 +139,7 @@ def test_a_students_weights_are_written_whole(tmp_path: Path, monkeypatch) -> No
 
     monkeypatch.setattr(students, "save_model", cut)
     with pytest.raises(KeyboardInterrupt):
-        keep_student(tmp_path, network, None, ["a"], reads)
+        keep_student(tmp_path, network, None, teacher)
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
     assert (tmp_path / "model.safetensors").read_bytes() == kept
 

@@ -7,24 +7,17 @@ import pytest
 
 from engine import Sampling, generate
 from engine.apps.cli import main
-from engine.classifiers import load_classifier, save_classifier
+from engine.classifiers import load_classifier
 from engine.datasets.manifest import read_manifest
 from engine.datasets.run_record import made_with
 
 
 @pytest.fixture
-def command(tmp_path: Path, teacher) -> list[str]:
+def command(tmp_path: Path, teacher_folder: Path) -> list[str]:
     """Options of a short run, all but the folder."""
-    save_classifier(
-        tmp_path / "net",
-        teacher.network,
-        architecture="resnet8",
-        labels=teacher.labels,
-        preprocess=teacher.preprocess,
-    )
     return [
         "--classifier",
-        str(tmp_path / "net"),
+        str(teacher_folder),
         "--device",
         "cpu",
         "--student",

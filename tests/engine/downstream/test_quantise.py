@@ -9,7 +9,6 @@ import torch
 
 from engine import Comparison, Quantisation, quantise
 from engine.apps.cli import main
-from engine.classifiers import save_classifier
 from engine.downstream.quantise import _running, float_network, int8_network
 from engine.errors import MissingExtraError
 
@@ -58,20 +57,13 @@ def test_rows_are_reported_beside_the_float_network(
 
 @pytest.mark.parametrize("calibration", ["entropy", "percentile"])
 def test_the_command_prints_one_object(
-    tmp_path: Path, teacher, make_set, capsys, calibration: str
+    tmp_path: Path, teacher_folder: Path, make_set, capsys, calibration: str
 ) -> None:
-    save_classifier(
-        tmp_path / "net",
-        teacher.network,
-        architecture="resnet8",
-        labels=teacher.labels,
-        preprocess=teacher.preprocess,
-    )
     command = [
         "quantise",
         str(make_set(tmp_path / "ours", 3)),
         "--classifier",
-        str(tmp_path / "net"),
+        str(teacher_folder),
         "--seeds",
         "1",
         "--calibration",

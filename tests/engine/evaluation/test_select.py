@@ -192,14 +192,9 @@ def test_another_teacher_is_refused(folder: Path, tmp_path: Path, teacher) -> No
 
 
 def test_the_teacher_that_the_folder_names_is_loaded(
-    tmp_path, tiny_resnet, tiny_prior, capsys
+    tmp_path, classifier_folder: Path, tiny_prior, capsys
 ) -> None:
-    labels = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
-    net = tmp_path / "net"
-    save_classifier(
-        net, tiny_resnet, architecture="resnet8", labels=labels, preprocess=Preprocess.squash(16)
-    )
-    named = load_classifier(net, device="cpu")
+    named = load_classifier(classifier_folder, device="cpu")
     sampling = Sampling(steps=2)
     list(
         generate(
@@ -216,15 +211,16 @@ def test_the_teacher_that_the_folder_names_is_loaded(
         == 0
     )
     assert kept(tmp_path / "command") == kept(tmp_path / "told")
+    labels = named.labels[::-1]
     save_classifier(
-        net,
-        tiny_resnet,
+        classifier_folder,
+        named.network,
         architecture="resnet8",
-        labels=labels[::-1],
-        preprocess=Preprocess.squash(16),
+        labels=labels,
+        preprocess=named.preprocess,
     )
     with pytest.raises(
-        ConfigError, match=r"got no classifier, expected '.*net', which"
+        ConfigError, match=r"got no classifier, expected '.*classifier', which"
     ):  # another one by that name
         select(tmp_path / "all", tmp_path / "none")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine import Evaluation, Sampling, evaluate, generate
 from engine.apps.cli import main
-from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
+from engine.classifiers import Classifier
 from engine.errors import ConfigError
 from engine.evaluation.images import open_pool
 from engine.evaluation.teacher import by_classifier
@@ -22,10 +22,8 @@ NO_INTERVALS = Evaluation(resamples=0)
 
 
 @pytest.fixture
-def teacher(tiny_resnet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
-    )
+def teacher(classifier: Classifier) -> Classifier:
+    return classifier
 
 
 def read_whole(folder: Path) -> Tensor:
@@ -115,22 +113,15 @@ def test_images_without_the_classifier_s_labels_are_refused(
 
 
 def test_the_command(
-    tmp_path: Path, make_folder, tiny_resnet, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, make_folder, classifier_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_classifier(
-        tmp_path / "net",
-        tiny_resnet,
-        architecture="resnet8",
-        labels=LABELS,
-        preprocess=Preprocess.squash(16),
-    )
     folder = make_folder(tmp_path / "real", 5)
     asked = ["evaluate", str(folder), "--device", "cpu", "--classifier"]
-    assert main([*asked, str(tmp_path / "net")]) == 0
+    assert main([*asked, str(classifier_folder)]) == 0
     shown = capsys.readouterr().out
     assert f"{folder}: 5 images, without a reference" in shown
     assert "set_l_bn" in shown
     assert "teacher_accuracy" in shown
     assert "needs --reference" in shown
-    file = str(tmp_path / "net" / "model.safetensors")
+    file = str(classifier_folder / "model.safetensors")
     assert main([*asked, file, "--architecture", "resnet8", "--labels", *LABELS]) == 0

@@ -55,23 +55,24 @@ def test_a_convolution_behind_a_left_out_upsampling_gives_the_means_of_its_pixel
 def test_a_smaller_image_is_the_whole_one_made_small_as_far_as_a_trained_decoder_goes() -> None:
     """Against leaving the upsampling out and nothing else, on latents of smooth images, and by its gradient."""
     prior = load_prior("embedded", device="cpu")
-    images = F.interpolate(torch.rand(8, 3, 6, 6), (32, 32), mode="bicubic").clamp(0, 1)
+    side, half = prior.image_size[0], prior.image_size[0] // 2
+    images = F.interpolate(torch.rand(8, 3, 6, 6), (side, side), mode="bicubic").clamp(0, 1)
     latents = prior.vae.encode(images * 2 - 1).latents * prior.vae.config.scaling_factor
     layers = list(prior.vae.decoder.layers)
     last = max(place for place, layer in enumerate(layers) if isinstance(layer, nn.Upsample))
     skipped = nn.Sequential(*layers[:last], *layers[last + 1 :])
-    weights = torch.randn(8, 3, 16, 16)
+    weights = torch.randn(8, 3, half, half)
 
     def seen(decoder) -> tuple[Tensor, Tensor]:
         leaf = latents.clone().requires_grad_()
         image = decoder(leaf)
         return image.detach(), torch.autograd.grad(
-            (F.interpolate(image, 16, mode="area") * weights).sum(), leaf
+            (F.interpolate(image, half, mode="area") * weights).sum(), leaf
         )[0]
 
     whole, gradient = seen(guidance_decoder(prior))
     small = {
-        "ours": seen(guidance_decoder(prior, "tiny", 16)),
+        "ours": seen(guidance_decoder(prior, "tiny", half)),
         "skipped": seen(lambda z: skipped(torch.tanh(z / prior.vae.config.scaling_factor / 3) * 3)),
     }
     error = {

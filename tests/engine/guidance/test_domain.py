@@ -17,13 +17,6 @@ from engine.types import Moments
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
 
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet):
-    return load_classifier(
-        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
-    )
-
-
 def by_hand(network: CifarResNet, pixels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Moments of each BatchNorm's input, from the layers called one by one."""
     taken = []

@@ -8,19 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
 from engine.classifiers.statistics import Statistics, Tap
 from engine.errors import ConfigError, ModelError
 from engine.guidance.objective import Objective
 from engine.settings import Alignment
 from engine.types import Moments
-
-
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
-    )
 
 
 def decode(z: Tensor) -> Tensor:

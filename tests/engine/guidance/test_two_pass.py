@@ -4,23 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers import Classifier
 from engine.errors import ConfigError
 from engine.guidance.domain import Domain
 from engine.guidance.objective import Objective
 from engine.guidance.two_pass import two_pass
 from engine.settings import Alignment
 
-LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 SETTINGS = [Alignment(), Alignment(norm="l2", layers="first")]
-
-
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
-    )
 
 
 def domain_of(classifier: Classifier, alignment: Alignment) -> Domain:

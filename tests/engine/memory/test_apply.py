@@ -6,8 +6,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
-from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers import Classifier
 from engine.errors import ConfigError, MissingExtraError
 from engine.memory import apply, attention
 from engine.memory.apply import applied, plan_of
@@ -18,13 +17,6 @@ from engine.priors import Prior
 from engine.settings import Alignment, Sampling, TokenLearning
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
-    )
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 
-from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers import Classifier
 from engine.priors import Prior
 from engine.settings import Sampling, TokenLearning
 
@@ -19,13 +18,6 @@ def memory(bench_script):
 @pytest.fixture
 def card(bench_script):
     return bench_script("gpu.card").Card("cpu")
-
-
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
-    )
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ def test_the_cpu_records_nothing(
             {"micro_batch": {"sampling": 1, "guidance": 2}},
             "sampling goes in parts of 1 of 4 images",
         ),
-        ({"checkpoint": ("guidance",)}, "guidance computes its decoder's activations anew"),
+        ({"checkpoint": ("guidance",)}, "guidance recomputes its decoder's activations"),
         ({"offload": ("text_encoder", "vae")}, "text_encoder and vae rest off the device"),
         ({"limit": 79}, "they would hold 30B while images are decoded"),
         ({"limit": 80}, ""),

@@ -2,8 +2,7 @@
 
 import pytest
 
-from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers import Classifier
 from engine.memory.case import Case
 from engine.memory.measure import measuring, peak_bytes
 from engine.memory.phases import PHASES, count_case, run_case
@@ -15,13 +14,6 @@ from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 
 TOLERANCE = 0.1
-
-
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
-    )
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -46,16 +38,11 @@ def test_a_phase_takes_what_was_predicted(
     assert count_case(hollow, case).peak_bytes == pytest.approx(measured.peak_bytes, rel=TOLERANCE)
 
 
-def test_a_whole_run_takes_what_was_planned(small_prior: Prior, classifier: Classifier) -> None:
+def test_a_whole_run_takes_what_was_planned(
+    small_prior: Prior, classifier: Classifier, weights: int
+) -> None:
     sampling = Sampling(steps=3, batch=7)
     planned = plan(small_prior, classifier, batch=7, sampling=sampling, tokens=False, full=False)
-    networks = (
-        small_prior.pipe.unet,
-        small_prior.vae,
-        small_prior.pipe.text_encoder,
-        classifier.network,
-    )
-    weights = sum(value.nbytes for n in networks for value in (*n.parameters(), *n.buffers()))
     with measuring(small_prior.device) as measured:
         list(generate(classifier, small_prior, None, 1, sampling=sampling, memory=planned))
     assert planned.generate_bytes - weights == pytest.approx(measured.peak_bytes, rel=TOLERANCE)

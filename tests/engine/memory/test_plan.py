@@ -147,17 +147,10 @@ def test_counts_of_two_dtypes_of_a_classifier_are_told_apart(
 
 
 def test_auto_counts_loaded_weights_once(
-    small_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    small_prior: Prior, classifier: Classifier, weights: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the CPU they are no longer in what is free, and every predicted peak holds them."""
     monkeypatch.setattr(budget, "free_bytes", lambda device: 10**7)
-    networks = (
-        small_prior.pipe.unet,
-        small_prior.vae,
-        small_prior.pipe.text_encoder,
-        classifier.network,
-    )
-    weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
     settings = {"batch": 1, "tokens": False, "full": False}
     assert plan(small_prior, classifier, "auto", **settings).budget_bytes == 10**7 + weights
     assert plan(small_prior, classifier, 10**7, **settings).budget_bytes == 10**7
@@ -220,15 +213,8 @@ def test_a_bound_that_fits_is_tried_alone() -> None:
 
 
 def test_a_prediction_holds_weights_and_all_that_is_alive(
-    small_prior: Prior, classifier: Classifier, roomy: Plan
+    small_prior: Prior, classifier: Classifier, weights: int, roomy: Plan
 ) -> None:
-    networks = (
-        small_prior.pipe.unet,
-        small_prior.vae,
-        small_prior.pipe.text_encoder,
-        classifier.network,
-    )
-    weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
     images = torch.randn(4, *small_prior.latent_shape(1)[1:])
     with torch.no_grad(), counting() as count:
         small_prior.decode(images)

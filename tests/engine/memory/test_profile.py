@@ -8,19 +8,11 @@ import pytest
 from torch._C._autograd import DeviceType
 
 from engine import profile
-from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers import Classifier
 from engine.errors import ConfigError
-from engine.memory.profile import covered, told
+from engine.memory.profile import by_part, covered
 from engine.priors import Prior
 from engine.settings import Alignment
-
-
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=list("abcdefg"), preprocess=Preprocess.squash(16), device="cpu"
-    )
 
 
 def test_a_step_is_told_in_parts_with_a_trace(
@@ -93,7 +85,7 @@ def test_what_cuda_repeats_on_its_own_timeline_counts_once() -> None:
         for on in (cpu, cuda)
     ]
     events += [event("gemm", cuda, 5, 35, 30, False), event("conv", cuda, 50, 90, 40, False)]
-    parts = told(events, True)
+    parts = by_part(events, True)
     assert parts == {
         "unet": 0.03,
         "decode": 0.015,

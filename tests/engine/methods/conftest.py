@@ -9,13 +9,6 @@ LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
 
 @pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
-    )
-
-
-@pytest.fixture
 def student() -> Classifier:
     network = CifarResNet(depth=8, widths=(4, 4, 4), classes=7).eval()
     return load_classifier(network, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu")

@@ -11,7 +11,7 @@ import torch
 from engine.apps.cli import main
 from engine.apps.cli.options import options_of
 from engine.apps.cli.registry import COMMANDS
-from engine.classifiers import Classifier, Preprocess, save_classifier
+from engine.classifiers import Classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, OutputError
@@ -43,21 +43,9 @@ def _no_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.priors.load_prior", refuse)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes; of run.json what was not measured."""
-    files = {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    record = json.loads(files["run.json"])
-    record.pop("measured")
-    return files | {"run.json": json.dumps(record).encode()}
-
-
 @pytest.mark.parametrize("method", SHORT, ids=lambda method: method.name)
 def test_a_folder_that_was_cut_is_continued_to_the_same_bytes(
-    tmp_path: Path, classifier: Classifier, method: InversionSettings
+    tmp_path: Path, classifier: Classifier, contents, method: InversionSettings
 ) -> None:
     def run(name: str, images: int | None = None) -> int:
         made = generate(
@@ -155,11 +143,11 @@ def test_a_module_can_be_the_student(classifier: Classifier) -> None:
         ),
         (
             {"method": Plain(), "sampling": Sampling(steps=3)},
-            "sampling is given beside the settings of method 'plain'",
+            "sampling is given together with the settings of method 'plain'",
         ),
         (
             {"method": Plain(tokens="a"), "tokens": "b"},
-            "tokens is given beside the settings of method 'plain'",
+            "tokens is given together with the settings of method 'plain'",
         ),
         (
             {"method": "plain", "alignment": Alignment(scale=1)},
@@ -181,16 +169,9 @@ def test_what_belongs_to_another_method_is_refused(
 
 
 @pytest.fixture
-def asked(tmp_path: Path, tiny_resnet: CifarResNet, classifier: Classifier) -> Callable[..., int]:
-    folder = tmp_path / "classifier"
-    save_classifier(
-        folder,
-        tiny_resnet,
-        architecture="resnet8",
-        labels=classifier.labels,
-        preprocess=Preprocess.squash(16),
-    )
-    options = ["--classifier", str(folder), "--device", "cpu", "--images-per-class", "1", "--json"]
+def asked(tmp_path: Path, classifier_folder: Path) -> Callable[..., int]:
+    models = ["--classifier", str(classifier_folder), "--device", "cpu"]
+    options = [*models, "--images-per-class", "1", "--json"]
     return lambda *more: main(["generate", *options, "--out", str(tmp_path / "set"), *more])
 
 

@@ -5,28 +5,19 @@ from functools import partial
 import pytest
 import torch
 
-from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers import Classifier
 from engine.guidance import assembly
 from engine.guidance.objective import Objective
 from engine.priors import Prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 
-LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 PAPER = Alignment.paper(2.0)
 
 
 def guided(alignment: Alignment | None) -> dict[str, object]:
     """Arguments of `generate` for some guidance, or for none."""
     return {"method": "plain"} if alignment is None else {"alignment": alignment}
-
-
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
-    )
 
 
 @pytest.mark.parametrize("alignment", [Alignment(), PAPER], ids=["ours", "paper"])

@@ -17,8 +17,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers import Classifier
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, GuidanceError, OutputError
 from engine.priors import Prior, load_prior
@@ -29,20 +28,12 @@ from engine.settings import Alignment, Sampling
 from engine.tokens.table import TokenTable, encoder_widths, placeholders
 from engine.types import ImageKey
 
-LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 SHORT = Sampling(steps=3, batch=4)
 
 
 def guided(alignment: Alignment | None) -> dict[str, object]:
     """Arguments of `generate` for some guidance, or for none."""
     return {"method": "plain"} if alignment is None else {"alignment": alignment}
-
-
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
-    )
 
 
 def images_of(*arguments: object, **settings: object) -> dict[ImageKey, torch.Tensor]:
@@ -304,27 +295,21 @@ def test_tokens_enter_the_prompts_of_their_classes_alone(
 
 
 def test_gradients_that_are_not_finite_end_in_an_error(
-    small_prior: Prior, tiny_resnet: CifarResNet
+    small_prior: Prior, classifier: Classifier
 ) -> None:
     with torch.no_grad():
-        tiny_resnet.layer3[0].conv1.weight.fill_(float("nan"))
-    classifier = load_classifier(
-        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
-    )
+        classifier.network.layer3[0].conv1.weight.fill_(float("nan"))
     with pytest.raises(GuidanceError, match="NaN or infinite, expected at most 10%"):
         list(generate(classifier, small_prior, ["dog"], 1, sampling=SHORT))
 
 
 def test_skipped_steps_are_written_down_also_of_a_run_that_was_cut(
-    tmp_path: Path, small_prior: Prior, tiny_resnet: CifarResNet, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 3 steps the first two are guided, and here all are skipped; each image is a group of its own."""
     monkeypatch.setattr("engine.guidance.move.MAX_SKIPPED", 1.0)
     with torch.no_grad():
-        tiny_resnet.layer3[0].conv1.weight.fill_(float("nan"))
-    classifier = load_classifier(
-        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
-    )
+        classifier.network.layer3[0].conv1.weight.fill_(float("nan"))
     images = partial(
         generate,
         classifier,
@@ -371,21 +356,14 @@ def test_a_request_that_makes_no_sense_is_refused(
 
 
 def test_killed_at_20_random_moments_and_continued(
-    tmp_path: Path, small_prior_folder: Path, tiny_resnet: CifarResNet
+    tmp_path: Path, classifier_folder: Path, small_prior_folder: Path, contents
 ) -> None:
-    save_classifier(
-        tmp_path / "classifier",
-        tiny_resnet,
-        architecture="resnet8",
-        labels=LABELS,
-        preprocess=Preprocess.squash(16),
-    )
     process = subprocess.Popen(
         [
             sys.executable,
             str(Path(__file__).with_name("generate_process.py")),
             str(small_prior_folder),
-            str(tmp_path / "classifier"),
+            str(classifier_folder),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -426,18 +404,6 @@ def test_killed_at_20_random_moments_and_continued(
         assert codes.count(-signal.SIGKILL) > 10
     finally:
         process.kill()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes; of run.json what was not measured."""
-    files = {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    record = json.loads(files["run.json"])
-    record.pop("measured")
-    return files | {"run.json": json.dumps(record).encode()}
 
 
 def test_the_prompts_template_is_what_is_drawn_and_written_down(small_prior, classifier) -> None:

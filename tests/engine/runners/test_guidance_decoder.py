@@ -9,8 +9,7 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers import Classifier
 from engine.errors import ConfigError, OutputError
 from engine.guidance.decoder import decoder_of
 from engine.priors import Prior
@@ -19,20 +18,12 @@ from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
 from engine.settings import Alignment, Sampling
 
-LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 SHORT = Sampling(steps=3, batch=4)
 
 
 def guided(alignment: Alignment | None) -> dict[str, object]:
     """Arguments of `generate` for some guidance, or for none."""
     return {"method": "plain"} if alignment is None else {"alignment": alignment}
-
-
-@pytest.fixture
-def classifier(tiny_resnet: CifarResNet) -> Classifier:
-    return load_classifier(
-        tiny_resnet, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
-    )
 
 
 @pytest.fixture

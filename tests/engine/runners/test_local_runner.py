@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.classifiers import Preprocess, load_classifier, save_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers import load_classifier
 from engine.datasets.run_record import read_run
 from engine.errors import ConfigError, ModelError, OutputError
 from engine.evaluation.select import select
@@ -43,35 +42,16 @@ CPU = Execution(device="cpu")
 
 
 @pytest.fixture
-def request_(tmp_path: Path, small_prior_folder: Path, tiny_resnet: CifarResNet) -> Request:
+def request_(classifier_folder: Path, small_prior_folder: Path) -> Request:
     """Two images of three classes, in two groups."""
-    save_classifier(
-        tmp_path / "classifier",
-        tiny_resnet,
-        architecture="resnet8",
-        labels=LABELS,
-        preprocess=Preprocess.squash(16),
-    )
     return Request(
-        classifier=ClassifierSource(source=str(tmp_path / "classifier")),
+        classifier=ClassifierSource(source=str(classifier_folder)),
         prior=PriorSource(source=str(small_prior_folder)),
         method=DDIS(sampling=SHORT),
         classes=("dog", "horse", "person"),
         images_per_class=2,
         seed=3,
     )
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes; of run.json what was not measured."""
-    files = {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    record = json.loads(files["run.json"])
-    record.pop("measured")
-    return files | {"run.json": json.dumps(record).encode()}
 
 
 def made(request: Request, out: Path | None, watch: Callable[[Event], object] = id) -> int:
@@ -104,7 +84,7 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_json_makes_the_same_bytes_in_another_folder(
-    tmp_path: Path, request_: Request, name: str
+    tmp_path: Path, contents, request_: Request, name: str
 ) -> None:
     method = METHODS[name]
     if name == "with tokens":
@@ -140,7 +120,7 @@ def test_the_classes_of_a_record_are_named_whatever_the_request_left_open(
 
 
 def test_objects_are_named_and_cannot_be_loaded_elsewhere(
-    tmp_path: Path, request_: Request
+    tmp_path: Path, contents, request_: Request
 ) -> None:
     prior = load_prior(request_.prior.source, device="cpu")
     classifier = load_classifier(request_.classifier.source, device="cpu")
@@ -163,10 +143,10 @@ def test_objects_are_named_and_cannot_be_loaded_elsewhere(
 def test_a_request_is_asked_alone(request_: Request) -> None:
     assert len(list(generate(replace(request_, images_per_class=1)))) == 3
     with pytest.raises(
-        ConfigError, match=r"seed is given beside a request, .*replace\(request, se"
+        ConfigError, match=r"seed is given together with a request, .*replace\(request, se"
     ):
         generate(request_, seed=4)
-    with pytest.raises(ConfigError, match="prior is given beside a request"):
+    with pytest.raises(ConfigError, match="prior is given together with a request"):
         generate(request_, "other")
 
 
@@ -212,7 +192,7 @@ def test_losses_are_read_for_those_who_ask(request_: Request) -> None:
 
 @pytest.mark.parametrize("kind", [Stepped, ImageMade])
 def test_a_cancelled_run_is_resumed_to_the_same_bytes(
-    tmp_path: Path, request_: Request, kind: type[Event]
+    tmp_path: Path, contents, request_: Request, kind: type[Event]
 ) -> None:
     made(request_, tmp_path / "whole")
     left = iter(range(100))

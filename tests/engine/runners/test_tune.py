@@ -54,29 +54,12 @@ def test_the_least_sum_of_log_l_bn_and_cross_entropy_wins(
 def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch) -> None:
     """With views that show the image itself: L_BN of all images together, whatever groups they came in."""
     monkeypatch.setattr(trying, "augmented", lambda images, _: images)
-    alignment = Alignment(scale=0.3)
-    drawing = asked(
-        teacher,
-        small_prior,
-        ["dog", "horse"],
-        4,
-        alignment=alignment,
-        sampling=FEW,
-        seed=TUNING_SEED,
-    ).prepare()
+    images_asked = (teacher, small_prior, ["dog", "horse"], 4)
+    settings = {"alignment": Alignment(scale=0.3), "sampling": FEW, "seed": TUNING_SEED}
+    drawing = asked(*images_asked, **settings).prepare()
     assert len(drawing.groups()) == 3
     found = try_scale(drawing)
-    samples = list(
-        generate(
-            teacher,
-            small_prior,
-            ["dog", "horse"],
-            4,
-            alignment=alignment,
-            sampling=FEW,
-            seed=TUNING_SEED,
-        )
-    )
+    samples = list(generate(*images_asked, **settings))
     images = torch.stack([sample.image for sample in samples])
     classes = torch.tensor([sample.key.class_index for sample in samples])
     with torch.no_grad():
@@ -111,21 +94,9 @@ def test_a_trial_in_parts_is_the_whole_one(teacher, tiny_prior, monkeypatch) -> 
 
 
 def test_its_images_are_not_those_that_the_scale_then_makes(teacher, small_prior) -> None:
-    found = tune(
-        teacher, small_prior, ["dog"], scales=(0.2, 0.5), sampling=FEW, images_per_class=2, seed=3
-    )
-    assert (
-        tune(
-            teacher,
-            small_prior,
-            ["dog"],
-            scales=(0.2, 0.5),
-            sampling=FEW,
-            images_per_class=2,
-            seed=3,
-        )
-        == found
-    )
+    settings = {"scales": (0.2, 0.5), "sampling": FEW, "images_per_class": 2, "seed": 3}
+    found = tune(teacher, small_prior, ["dog"], **settings)
+    assert tune(teacher, small_prior, ["dog"], **settings) == found
     drawing = asked(
         teacher, small_prior, ["dog"], 2, alignment=found.alignment, sampling=FEW, seed=3
     ).prepare()
@@ -141,20 +112,9 @@ def test_scales_between_which_nothing_is_to_choose(teacher, small_prior, scales)
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    command = [
-        "tune",
-        "--classifier",
-        "embedded:photo",
-        "--classes",
-        "dog",
-        "--images-per-class",
-        "2",
-        "--steps",
-        "2",
-        "--scales",
-        "0.2",
-        "0.6",
-    ]
+    models = ["--classifier", "embedded:photo", "--classes", "dog"]
+    few = ["--images-per-class", "2", "--steps", "2"]
+    command = ["tune", *models, *few, "--scales", "0.2", "0.6"]
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["scale"] in (0.2, 0.6)

@@ -10,46 +10,15 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
-from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.errors import OutputError, TokenFileError
 from engine.priors import Prior
 from engine.prompts import class_prompt
 from engine.tokens.attached import attached
 from engine.tokens.files import METADATA, load_tokens, read_tokens, save_tokens
-from engine.tokens.table import TEMPLATE, TokenTable, TokenTraining, placeholders
+from engine.tokens.table import TEMPLATE, TokenTable, placeholders
 
 LABELS = ("dog", "elephant", "guitar")
 NAMES = ("<ddis-dog>", "<ddis-elephant>", "<ddis-guitar>")
-
-
-@pytest.fixture
-def classifier() -> Classifier:
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3),
-        torch.nn.BatchNorm2d(4),
-        torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Flatten(),
-        torch.nn.Linear(4, 3),
-    )
-    return load_classifier(network, labels=LABELS, preprocess=Preprocess.squash(8), device="cpu")
-
-
-@pytest.fixture
-def table(tiny_prior: Prior, classifier: Classifier) -> TokenTable:
-    return TokenTable(
-        rows=torch.randn(2, 32),
-        encoders={"clip": 32},
-        classes=(0, 1),
-        labels=LABELS[:2],
-        names=NAMES[:2],
-        prior=tiny_prior.fingerprint,
-        classifier=classifier.fingerprint,
-        training={
-            0: TokenTraining("recognised", 3, 0.75, 0.5),
-            2: TokenTraining("passes without", 0, 1.0, 0.1),
-        },
-        run={"seed": 7, "learning": {"epochs": 3}},
-    )
 
 
 def test_placeholders_are_safe_and_unique():

@@ -63,7 +63,7 @@ class Evaluate(Command):
 
         if self.out is not None:
             check_writable(self.out)
-        classifier, network = self._teacher()
+        classifier, network = self._classifier()
         extractor = load_extractor(
             self.features, self.execution.device, weights=self.inception_weights, **network
         )
@@ -89,8 +89,8 @@ class Evaluate(Command):
             write_whole(self.out, json.dumps(report, indent=1).encode() + b"\n")
         return report
 
-    def _teacher(self) -> tuple[Any, dict[str, Any]]:
-        """The classifier that is asked, if any, and what the network of --features is told.
+    def _classifier(self) -> tuple[Any, dict[str, Any]]:
+        """The classifier that is asked, if any, and what the network of --features is loaded with.
 
         Architecture and labels are of the one that is named by a checkpoint file: of --classifier, unless the features
         are a classifier's.
@@ -104,7 +104,7 @@ class Evaluate(Command):
         shared = self.features == f"{CLASSIFIER}{source.source}"
         own = shared or not self.features.startswith(CLASSIFIER)
         bare = type(source)(source=source.source)
-        classifier = requests.load_teacher(source if own else bare, self.execution)
+        classifier = requests.load_classifier_of(source if own else bare, self.execution)
         return classifier, network if shared or not own else {}
 
 

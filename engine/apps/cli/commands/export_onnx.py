@@ -1,12 +1,11 @@
 """`ddis export-onnx`: the networks and the guidance gradient as ONNX graphs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import MODELS, PRIORS, Call, Command, needed, paper, preset
+from engine.apps.cli.command import MODELS, PRIORS, Call, Command, needed, preset
 from engine.request import Execution, Request
 
 
@@ -27,10 +26,6 @@ class ExportOnnx(Command):
     out: Path = needed("folder; serves `ddis generate` as its --onnx-cache")
     preset: Literal["default", "paper"] = preset()
     execution: Execution = field(default_factory=Execution)
-
-    @classmethod
-    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
-        return paper(given, method)
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.guidance.decoder import decoder_of

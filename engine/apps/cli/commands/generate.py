@@ -5,15 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import (
-    MODELS,
-    RESUMES,
-    Call,
-    Command,
-    needed,
-    paper,
-    preset,
-)
+from engine.apps.cli.command import MODELS, RESUMES, Call, Command, needed, preset
 from engine.errors import ConfigError
 from engine.request import Execution, Request
 from engine.settings.fields import setting
@@ -61,10 +53,6 @@ class Generate(Command):
                 f"over_generate is {self.over_generate:g}, expected a number above 1: 2 makes twice as many images as "
                 "are kept. Leave it out to keep all."
             )
-
-    @classmethod
-    def preset_values(cls, given: Any, method: str) -> dict[str, Any]:
-        return paper(given, method)
 
     def run(self, call: Call) -> dict[str, Any]:
         if self.over_generate is not None:

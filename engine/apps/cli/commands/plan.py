@@ -1,11 +1,10 @@
 """`ddis plan`: a run's memory before it starts."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import MODELS, PRIORS, Call, Command, paper, preset
+from engine.apps.cli.command import MODELS, PRIORS, Call, Command, preset
 from engine.request import Execution, Request
 from engine.settings.fields import setting
 
@@ -45,10 +44,6 @@ class Plan(Command):
     image_px: int | None = setting(None, "side of the images; by default the prior's own", "N")
     preset: Literal["default", "paper"] = preset()
     execution: Execution = field(default_factory=Execution)
-
-    @classmethod
-    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
-        return paper(given, method)
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.memory.budget import in_words

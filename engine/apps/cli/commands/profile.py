@@ -1,12 +1,11 @@
 """`ddis profile`: a guided step's time."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import MODELS, Call, Command, local, paper, preset
+from engine.apps.cli.command import MODELS, Call, Command, local, preset
 from engine.request import Execution, Request
 from engine.settings.fields import setting
 
@@ -29,10 +28,6 @@ class Profile(Command):
     trace: Path | None = local("also write a Chrome trace of the step here (.json)", "FILE")
     preset: Literal["default", "paper"] = preset()
     execution: Execution = field(default_factory=Execution)
-
-    @classmethod
-    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
-        return paper(given, method)
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.memory.profile import profile_step

@@ -30,7 +30,7 @@ class Select(Command):
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.classifiers import load_classifier
-        from engine.evaluation.select import load_teacher, select
+        from engine.evaluation.select import classifier_of, select
 
         unread = [
             path.removesuffix(".source").rpartition(".")[2]
@@ -52,10 +52,10 @@ class Select(Command):
         if self.selection.by == "l_bn_share" and source.source:
             classifier = load_classifier(source.source, **network)
         elif self.selection.by == "l_bn_share":
-            classifier = load_teacher(self.folder, **network)
+            classifier = classifier_of(self.folder, **network)
         report = select(self.folder, self.out, self.selection, classifier, call.events)
         call.screen.say(
-            f"{report['kept']} of {report['images']} images in {self.out}; the teacher recognises "
+            f"{report['kept']} of {report['images']} images in {self.out}; the classifier recognises "
             f"{report['recognised_kept']} of them, of all {report['recognised']}."
         )
         return report

@@ -1,11 +1,10 @@
 """`ddis tune`: the length of a guidance step, found without data."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import MODELS, Call, Command, paper, preset
+from engine.apps.cli.command import MODELS, Call, Command, preset
 from engine.errors import ConfigError
 from engine.request import Execution, Request
 from engine.settings.fields import setting
@@ -34,10 +33,6 @@ class Tune(Command):
     images_per_class: int = setting(4, "images of each class and scale")
     preset: Literal["default", "paper"] = preset()
     execution: Execution = field(default_factory=Execution)
-
-    @classmethod
-    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
-        return paper(given, method)
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.runners.tune import SCALES, tune
