@@ -58,7 +58,7 @@ class Command:
     options: which paths of its sections are options, as patterns. names: flags that differ from the rule of
     `options.flag_of`. needs: paths that must have a value. methods: those that `--method` may name. common: flags that
     `--help` shows, all if empty; `--help-all` shows the others too. module: where its work is done; it is imported
-    before `run`. interrupted: what becomes of a run that is cut.
+    before `run`, if there is one. interrupted: what becomes of a run that is interrupted.
     """
 
     options: ClassVar[tuple[str, ...]] = ("*",)
@@ -66,7 +66,7 @@ class Command:
     needs: ClassVar[tuple[str, ...]] = ()
     methods: ClassVar[tuple[str, ...]] = tuple(METHODS)
     common: ClassVar[tuple[str, ...]] = ()
-    module: ClassVar[str]
+    module: ClassVar[str | None] = None
     interrupted: ClassVar[str] = STARTS_OVER
 
     config: Path | None = local(

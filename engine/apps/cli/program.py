@@ -76,7 +76,8 @@ def _carry_out(understood: "Understood", name: str) -> None:
 
     screen = Progress(quiet=command.quiet or str(command.events) == "-", silent=command.json)
     try:
-        _import(command.module)
+        if command.module is not None:
+            _import(command.module)
         with watching(screen, command.events) as events:
             given, explicit = understood.given, understood.explicit
             call = Call(given, explicit, understood.record, screen, events, flagged)

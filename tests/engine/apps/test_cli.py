@@ -1,12 +1,17 @@
 """The command line: built from the configs, one clear error, exit code 2, nothing half-written."""
 
 import json
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
-from engine.apps.cli import main
+from engine.apps.cli import main, registry
+from engine.apps.cli.command import Call, Command
 from engine.apps.cli.registry import COMMANDS
 from engine.apps.cli.requests import load_models
 from engine.apps.cli.settings import understand
@@ -18,6 +23,7 @@ from engine.networks.frozen import default_device
 from engine.runners.learn_tokens import EPOCHS
 from engine.runners.start_word import IMAGES_PER_CLASS, TRIAL
 from engine.settings import Sampling
+from engine.settings.fields import setting
 
 
 @pytest.fixture
@@ -260,6 +266,28 @@ def test_an_interruption_says_what_becomes_of_the_run(
     monkeypatch.setattr(COMMANDS[command[0]], "run", interrupted)
     assert main(command) == 130
     assert says in capsys.readouterr().err
+
+
+def test_a_new_command_is_a_class_and_an_entry(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Count(Command):
+        """Count to a number."""
+
+        to: int = setting(2, "where it ends")
+
+        def run(self, call: Call) -> dict[str, Any]:
+            return {"counted": list(range(1, self.to + 1))}
+
+    module = ModuleType("engine.apps.cli.commands.count")
+    module.Count = Count
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(registry._HOMES, "count", "count:Count")
+    assert main(["count", "--to", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"counted": [1, 2, 3]}
+    assert main(["--help"]) == 0
+    assert "count           Count to a number" in capsys.readouterr().out
 
 
 def test_quiet_hides_bars_alone_and_json_all_words(capsys: pytest.CaptureFixture[str]) -> None:
