@@ -40,8 +40,6 @@ NEEDED: Mapping[str, frozenset[Role]] = {
     "rows": frozenset({"text encoder"}),
 }
 """Of these, the roles that a phase works with."""
-
-
 _counts: dict[Hashable, Counts] = {}
 
 

@@ -1,11 +1,12 @@
 """What a whole batch takes at any size, from the traces of two sizes.
 
 A trace lists what was allocated and released, in order. Where the traces of two sizes agree change by change, each
-change is either the same at both sizes or proportional to the size; so is it at any other size, and
+change is either the same at both sizes or proportional to the size. So it is at any size between them, and
 
     peak(n) = max over prefixes of the sum of (fixed + each * n)
 
-A batch of one is left out: torch passes over copies along an axis of length 1, so its trace may be another.
+Sizes outside are counted: networks may do otherwise from some size on, as diffusers' upsampling does from 64 images.
+A batch of one is always counted: torch passes over copies along an axis of length 1.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,7 +57,7 @@ class Timeline:
         return cls(frozenset(_sums(changes)), work, one.operators)
 
     def at(self, images: int) -> Counted:
-        """What a whole batch of two images or more takes."""
+        """What a whole batch of a size between the two takes."""
         peak = max(level.at(images) for level in self.levels)
         return Counted(peak, self.flops.at(images), self.operators, 1)
 
@@ -92,8 +93,8 @@ class Counts:
 
     def __init__(self) -> None:
         self._counted: dict[Case, Counted] = {}
-        self._traces: dict[Case, Trace] = {}
-        self._timelines: dict[Case, Timeline] = {}
+        self._traces: dict[Case, list[Trace]] = {}
+        self._timelines: dict[Case, list[tuple[range, Timeline]]] = {}
 
     def of(self, subject: Subject, case: Case) -> Counted:
         """The count of a case."""
@@ -103,17 +104,18 @@ class Counts:
         return self._counted[case]
 
     def _whole(self, subject: Subject, case: Case) -> Counted:
-        kind = case._replace(images=0, part=0)
-        if kind in self._timelines:
-            return self._timelines[kind].at(case.images)
+        kind, images = case._replace(images=0, part=0), case.images
+        timelines = self._timelines.setdefault(kind, [])
+        for sizes, timeline in timelines:
+            if images in sizes:
+                return timeline.at(images)
         record = Record()
         counted = count_case(subject, case, record)
-        trace = Trace(case.images, counted.operators, record)
-        earlier = self._traces.get(kind)
-        timeline = None if earlier is None else Timeline.through(earlier, trace)
-        if timeline is None:
-            self._traces[kind] = trace
-        else:
-            self._timelines[kind] = timeline
-            del self._traces[kind]
+        trace = Trace(images, counted.operators, record)
+        traces = self._traces.setdefault(kind, [])
+        for earlier in traces:
+            if found := Timeline.through(earlier, trace):
+                low, high = sorted((earlier.images, images))
+                timelines.append((range(low, high + 1), found))
+        traces.append(trace)
         return counted
