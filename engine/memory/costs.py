@@ -9,8 +9,9 @@ import torch
 from diffusers import AutoencoderKL
 
 from engine.memory.case import Case
-from engine.memory.phases import Counted, count_case
+from engine.memory.phases import Counted
 from engine.memory.subject import Subject, weights_bytes
+from engine.memory.timeline import Counts
 from engine.priors.interface import Role
 from engine.priors.vae import downscale
 
@@ -39,9 +40,7 @@ NEEDED: Mapping[str, frozenset[Role]] = {
     "rows": frozenset({"text encoder"}),
 }
 """Of these, the roles that a phase works with."""
-
-
-_counted: dict[Hashable, dict[Case, Counted]] = {}
+_counts: dict[Hashable, Counts] = {}
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Costs:
         self.images = images
         self.steps = steps
         self._tile = 0
-        self._counted = _counted.setdefault(subject.identity, {})
+        self._counts = _counts.setdefault(subject.identity, Counts())
 
     @property
     def tile(self) -> int:
@@ -97,19 +96,14 @@ class Costs:
         return {part.name: part.role for part in self.subject.prior.components()}
 
     def counted(self, case: Case) -> Counted:
-        if case not in self._counted:
-            self._counted[case] = count_case(self.subject, case)
-        return self._counted[case]
+        return self._counts.of(self.subject, case)
 
     def peak(self, case: Case, offload: tuple[str, ...]) -> int:
         """The predicted peak of a case in bytes, with the weights that are then on the device."""
         absent = {name for name in offload if self._roles[name] not in NEEDED[case.phase]}
         weights = sum(nbytes for name, nbytes in self.weights.items() if name not in absent)
-        return (
-            weights
-            + self.counted(case).peak_bytes
-            + (CUBLAS_BYTES if self.device.type == "cuda" else 0)
-        )
+        workspaces = CUBLAS_BYTES if self.device.type == "cuda" else 0
+        return weights + self.counted(case).peak_bytes + workspaces
 
     def cheapest(self, budget: int) -> Choice | None:
         """The cheapest way that keeps within a budget, None if there is none."""
@@ -133,7 +127,11 @@ class Costs:
     def smallest(self) -> int:
         """The smallest budget that can be met."""
         offload = max(self._offloads(), key=len)
-        peak = max(self.peak(self._leanest(phase), offload) for phase in self.phases)
+        whole = {p: self.peak(Case(p, self.images, self.images), offload) for p in self.phases}
+        peak = 0
+        for phase in sorted(whole, key=lambda phase: whole[phase], reverse=True):
+            if whole[phase] > peak:  # else another phase decides
+                peak = max(peak, self.peak(self._leanest(phase), offload))
         return int(peak / USABLE) + 1
 
     def largest_batch(self, budget: int, offload: tuple[str, ...]) -> int:
@@ -143,8 +141,8 @@ class Costs:
         def fits(phase: str, images: int) -> bool:
             return self.peak(Case(phase, images, images), offload) <= limit
 
-        if not all(fits(phase, 1) for phase in self.phases):
-            return 0
+        if not all(fits(phase, 2) for phase in self.phases):
+            return int(all(fits(phase, 1) for phase in self.phases))
         bounds = {phase: self._largest_part(phase, limit, offload) for phase in self.phases}
         found = min(bounds.values())
         # The scarcest phase first: the others mostly fit at once.
@@ -153,17 +151,17 @@ class Costs:
         return found
 
     def _largest_part(self, phase: str, limit: int, offload: tuple[str, ...]) -> int:
-        """An upper bound: where a line through two peaks, of one image and of more, reaches the limit.
+        """An upper bound: where a line through two peaks, of two images and of more, reaches the limit.
 
         Peaks are convex in the number of images (the highest of many straight lines), so that beyond its two points the
         line lies below them. The second point is the batch, which is counted for the plan anyway; where it does not
         fit, it is the bound.
         """
-        more = max(2, self.images)
-        low, high = (self.peak(Case(phase, images, images), offload) for images in (1, more))
+        more = max(3, self.images)
+        low, high = (self.peak(Case(phase, images, images), offload) for images in (2, more))
         if high > limit:
             return more - 1
-        return 1 + (limit - low) * (more - 1) // max(1, high - low)
+        return 2 + (limit - low) * (more - 2) // max(1, high - low)
 
     def _offloads(self) -> Iterator[tuple[str, ...]]:
         """Sets of components that may rest off the device: none on the CPU, nor what guidance looks through.
@@ -196,8 +194,10 @@ class Costs:
         return Choice(cases, offload, moved + sum(self._cost(case) for case in cases.values()))
 
     def _best(self, phase: str, budget: int, offload: tuple[str, ...]) -> Case | None:
-        whole = self._case(phase, self.images)
-        if self.peak(whole, offload) <= USABLE * budget:
+        one, whole = (self._case(phase, part) for part in (1, self.images))
+        # Learning seldom fits whole, and never where one image does not.
+        tried = (one, whole) if phase in LEARNING and phase in CHECKPOINTED else (whole,)
+        if all(self.peak(case, offload) <= USABLE * budget for case in tried):
             return whole
         ways = [False, True] if phase in CHECKPOINTED else [False]
         cases = [case for way in ways if (case := self._largest(phase, way, budget, offload))]

@@ -10,6 +10,7 @@ kind of arguments.
 
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 from weakref import ref
@@ -44,11 +45,20 @@ class Result(NamedTuple):
 _results: dict[Hashable, Result] = {}
 
 
+@dataclass
+class Record:
+    """What a count adds up, in order. changes: bytes allocated, negative where released. flops: none is left out."""
+
+    changes: list[int] = field(default_factory=list)
+    flops: list[int] = field(default_factory=list)
+
+
 class Count(TorchDispatchMode):
     """What was counted so far. live, peak: bytes. flops: of matrix products, convolutions and attention."""
 
-    def __init__(self) -> None:
+    def __init__(self, record: Record | None = None) -> None:
         super().__init__()
+        self.record = record
         self.live = 0
         self.peak = 0
         self.flops = 0
@@ -70,19 +80,31 @@ class Count(TorchDispatchMode):
         self.peak = max(self.peak, self.live)
         self.operators += 1
         self.flops += flops
+        if self.record is not None and flops:
+            self.record.flops.append(flops)
         return out
 
     def _note(self, value: Tensor, nbytes: int) -> None:
         """Count the storage of a tensor that was not seen before; an input is an older one, and counts nothing."""
         storage = value.untyped_storage()
-        key = storage._cdata
+        key = _storage(value)
         if key not in self._known:
             self._known[key] = nbytes, ref(storage, lambda _: self._release(key))
-            self.live += nbytes
+            self._change(nbytes)
 
     def _release(self, key: int) -> None:
         nbytes, _ = self._known.pop(key)
-        self.live -= nbytes
+        self._change(-nbytes)
+
+    def _change(self, nbytes: int) -> None:
+        self.live += nbytes
+        if self.record is not None and nbytes:
+            self.record.changes.append(nbytes)
+
+
+def _storage(value: Tensor) -> int:
+    """What tells a storage from others while it is alive."""
+    return value.untyped_storage()._cdata
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -109,7 +131,9 @@ def _result(func: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
         several = type(out) if type(out) in (tuple, list) else None
         values = out if several else [out]
         tensors = [value for value in values if value is not None]
-        if tensors and all(map(_is_whole, tensors)):
+        # Some share an argument's storage and do not say so in their schema, such as _unsafe_view.
+        given = {_storage(value) for value in _tensors((*args, *kwargs.values()))}
+        if tensors and all(_is_whole(v) and _storage(v) not in given for v in tensors):
             kinds = [None if v is None else (v.shape, v.stride(), v.dtype) for v in values]
             _results[key] = Result(kinds, several, flops)
     return out, flops
@@ -147,9 +171,9 @@ def _empty(kind: Kind) -> Tensor:
 
 
 @contextmanager
-def counting() -> Iterator[Count]:
-    """Count what runs within the block on this thread."""
-    with _fused_attention_on_meta(), Count() as count:
+def counting(record: Record | None = None) -> Iterator[Count]:
+    """Count what runs within the block on this thread, and record it where there is a record."""
+    with _fused_attention_on_meta(), Count(record) as count:
         yield count
 
 

@@ -14,7 +14,7 @@ from engine.guidance.assembly import guidance_of, is_prepared
 from engine.guidance.decoder import GuidanceDecoder
 from engine.guidance.move import Guidance
 from engine.memory.case import Case, context_of, latents_of, run_together
-from engine.memory.count import counting
+from engine.memory.count import Record, counting
 from engine.memory.learning_phases import cat, rows
 from engine.memory.subject import Subject
 from engine.priors.vae import decoding_in_parts
@@ -39,11 +39,11 @@ def run_case(subject: Subject, case: Case) -> object:
     return PHASES[case.phase](subject, case)
 
 
-def count_case(subject: Subject, case: Case) -> Counted:
-    """Run a case and count it."""
+def count_case(subject: Subject, case: Case, record: Record | None = None) -> Counted:
+    """Run a case and count it, and record it where there is a record."""
     if not _is_prepared(subject, case.phase):
         run_case(subject, Case(case.phase, 1, 1))
-    with counting() as count:
+    with counting(record) as count:
         run_case(subject, case)
     run = -(-run_together(subject, case) // case.part)
     parts = -(-case.images // case.part)
