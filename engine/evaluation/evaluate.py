@@ -53,8 +53,8 @@ def evaluate(
     images. domain: picks rows wherever there is a choice, in measured and reference parquet files with a column
     `domain` and among the judge's; folders and statistics have none and are taken whole. features: 'judge',
     'classifier:<source>', 'inception', or an Extractor. statistics: where to keep the folder's own features, for later
-    calls. classifier: asked for accuracy, confidence and L_BN of the images, whose labels must be its classes; without
-    one a data set's manifest tells what its own classifier said. One of reference, statistics and classifier is needed.
+    calls. classifier: measures accuracy, confidence and L_BN of the images, whose labels must be its classes; without
+    one they come from the data set's manifest. One of reference, statistics and classifier is needed.
 
     Gives JSON values: "images" and "reference_images", "metrics" (name -> value, low and high; None where it needs
     what is not there, as "missing" says), "settings", "warnings", and in "resampled" which set an interval resamples:

@@ -45,13 +45,13 @@ class Plan:
     micro_batch: how many images of a batch go through each phase at once; 0 where a phase of token learning (cat, rows)
     does not happen or does not fit. checkpoint: phases whose backward recomputes activations. offload: parts that
     are on the device only while they work. tile: side in latents of the tiles in which the full VAE decodes finished
-    images, 0 for whole ones; tiles are seen a little, and planned only where not one whole image fits. channels_last:
+    images, 0 for whole ones; tiles show slightly, and are planned only where not one whole image fits. channels_last:
     the networks whose channels are innermost in memory (`layout`). eager_because: why UNet and guidance are not
     replayed from CUDA graphs, "" where they are; graph_bytes: what these hold besides the other phases. peak_bytes:
     predicted, by phase, without that; empty where memory was so plentiful that nothing was counted. largest_batch: the
     most images that go through all phases of `generate` undivided.
-    smallest_bytes: the smallest budget that can be met. cost: in about seconds of a large GPU a batch; for comparing
-    plans of one request."""
+    smallest_bytes: the smallest budget that can be met. cost: roughly the seconds that a large GPU takes
+    for a batch; for comparing plans of one request."""
 
     prior: str
     classifier: str
@@ -123,15 +123,16 @@ def plan(
 ) -> Plan:
     """Plan a run of `generate` that keeps within a budget, and of `learn_tokens` where `tokens` says how they learn.
 
-    tokens: True tells what learning them would take, in the way that takes most, whether or not it fits.
-
     prior, classifier: objects, or what `load_prior` and `load_classifier` take; of a prior that is named, configs alone
     are read. budget: '12GB', '11.5GiB', bytes, or 'auto', what the device has free. image_px: the prior's own size if
     None. batch: the images that are sampled together. dtype: of the networks that are not loaded yet, and of a loaded
     prior where it is given; by default float16 on CUDA, float32 on the CPU. device: a loaded prior's own; else 'cuda'
     for a budget in bytes, on a machine without one too. full: whether to find `largest_batch` and `smallest_bytes` as
-    well, which takes some counting; else they are 0. graphs: whether CUDA graphs may be replayed. Raises BudgetError
-    for a budget that makes no sense or is too small, naming the smallest; warns of one above what the device has.
+    well, which takes some counting; else they are 0. graphs: whether CUDA graphs may be replayed. tokens: how they are
+    learned; or True, for what learning takes in the way that takes most, whether or not it fits.
+
+    Raises BudgetError for a budget that makes no sense or is too small, naming the smallest; warns of one above what
+    the device has.
     """
     place_on = device_of(prior, budget, device)
     nbytes = parse_budget(budget, place_on)
