@@ -89,18 +89,16 @@ def write_images(prepared: "Prepared", out: Path, call: Call) -> int:
 def write_folder(
     request: Request, execution: Execution, classifier: "Classifier", out: Path, call: Call
 ) -> None:
-    """Write the images of a request, whose classifier is loaded, or what is missing of them: of all its classes."""
-    from engine.methods.models import Given
+    """Write the images of a request, or what is missing of them: of all classes of its classifier.
+
+    classifier: loaded in float32; a request in another precision loads its own.
+    """
+    from engine.methods.models import NOTHING, Given
     from engine.runners.local import LocalRunner
 
-    request = Request(
-        classifier=request.classifier,
-        prior=request.prior,
-        method=request.method,
-        images_per_class=request.images_per_class,
-        seed=request.seed,
-    )
-    for _ in LocalRunner(out, execution, call.events, Given(classifier=classifier)).run(request):
+    request = replace(request, classes=None, student=None)
+    given = Given(classifier=classifier) if request.dtype == "float32" else NOTHING
+    for _ in LocalRunner(out, execution, call.events, given).run(request):
         pass
 
 
