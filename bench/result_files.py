@@ -45,8 +45,8 @@ def chip(device: str) -> str:
     """The name of the GPU or the CPU."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    if (told := Path("/proc/cpuinfo")).exists():
-        for line in told.read_text().splitlines():
+    if (cpu_info := Path("/proc/cpuinfo")).exists():
+        for line in cpu_info.read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":")[1].strip()
     return platform.processor() or platform.machine()

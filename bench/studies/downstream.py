@@ -6,7 +6,7 @@ For each embedded classifier the seeds of a method of ours are put together, and
 original images come from pacs64-train of the domain, and accuracy is measured on pacs64-test of the domain, which no
 setting was chosen on. `told` and `more` distil from other sets, to say what ours lack: see FURTHER. Images are those
 that evidence.py left in --work; what is missing is drawn. Cut runs go on where they stopped, and several with
-other --tasks or --domains may run at once. A row of images that other settings or tokens made is run anew.
+other --tasks or --domains may run at once. A row of images that other settings or tokens made is run again.
 """
 
 import argparse

@@ -127,7 +127,7 @@ def facts_of(
     for what, place in (("class", 0), ("domain", 1)):
         found = {prompt: both[place] for prompt, both in pairs.items()}
         mean, worst = sum(found.values()) / len(found), min(found, key=found.__getitem__)
-        facts[f"{what} as told, by the judge"] = (
+        facts[f"{what} as in the prompt, by the judge"] = (
             f"{mean:.2f} of images, {found[worst]:.2f} of '{worst}'"
         )
     for name in ("real test images through the autoencoder", "plain prior"):

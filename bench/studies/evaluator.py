@@ -2,7 +2,7 @@
 
 python bench/studies evaluator [--rows 100000] [--neighbour-rows 10000] [--width 2048] [--parts stream neighbours ...]
 
-Each part runs in a process of its own, whose peak of resident memory is told; a part that is done is written at once.
+Each part runs in a process of its own, whose peak memory is recorded; a part that is done is written at once.
 """
 
 import argparse

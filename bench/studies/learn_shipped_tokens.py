@@ -6,7 +6,7 @@ Every class of a classifier learns one, without guidance: from the style word th
 none does, or that helps no more than chance would have it (`TokenLearning.check_images`), from the word "a". A class
 that neither helps is asked for by its plain prompt. Tokens that together take plain images away from the domain do not
 ship, and a classifier without any has no file. Every choice reads the teacher alone. evidence.py counts what the
-tokens do, on other seeds. Files that are there are left alone: delete one to learn it anew.
+tokens do, on other seeds. Files that are there are left alone: delete one to learn it again.
 """
 
 import argparse

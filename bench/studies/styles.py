@@ -5,7 +5,7 @@ python bench/studies styles --prompt "a manga drawing of {a} {class}" --classes 
 python bench/studies styles                                                     sets drawn by the embedded prior
 
 The classifier sees the set alone; FID is by the judge's features, against the set. Several runs with other --styles may
-go on at once. A row that another alignment made is run anew.
+go on at once. A row that another alignment made is run again.
 """
 
 import argparse

@@ -4,7 +4,7 @@ Writes bench/results/kernels.json, from which `make tables` makes kernels.md.
 
     python bench/studies sweep                 all shapes, batch 1, 8, 32, both layouts: some minutes
     python bench/studies sweep --quick         the shapes that the README quotes
-    python bench/studies sweep --only channel_moments networks   these anew; the rest of the result stays as it is
+    python bench/studies sweep --only channel_moments networks   measure these again; keep the rest of the result
     python bench/studies sweep --device cuda   the same on a GPU
 
 Contenders take turns, and the best of each counts. Run it on a quiet machine.
@@ -111,7 +111,7 @@ def run(device: str, quick: bool, budget_s: float) -> dict[str, object]:
 def renewed(
     file: Path, device: str, quick: bool, budget_s: float, parts: Sequence[str]
 ) -> dict[str, object]:
-    """A result with some ops or the networks measured anew, on the same machine and with the same versions."""
+    """A result with some ops or the networks measured again, on the same machine and with the same versions."""
     kept, now = read_result(file), hardware(device)
     if kept.get("environment") != now:
         raise SystemExit(

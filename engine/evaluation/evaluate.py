@@ -208,11 +208,11 @@ def _taught(
     if columns is None:
         return metrics, None
     drawn = drawn_rows(columns.shape[1], settings)
-    told = {
+    judged = {
         name: None if values.isnan().any() else mean_entry(name, values, drawn)
         for name, values in zip(BY_IMAGE, columns, strict=True)
     }
-    return metrics | told, columns.shape[1]
+    return metrics | judged, columns.shape[1]
 
 
 def _missing(

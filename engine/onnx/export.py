@@ -30,8 +30,9 @@ from engine.priors import Prior
 from engine.settings import Alignment
 
 LARGEST_BATCH = 63
-"""What torch.export is told: from 64 images on diffusers lays a tensor out anew before it is upsampled, of which ONNX
-knows nothing. Without this bound the export fails, and torch.onnx does it again with it. The file takes more."""
+"""The bound on the batch that torch.export gets: from 64 images on diffusers makes a tensor contiguous before it is
+upsampled, for which ONNX has no operator. Without the bound the export fails and torch.onnx repeats it with one. The
+file takes larger batches all the same."""
 
 
 def export_all(

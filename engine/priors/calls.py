@@ -58,8 +58,8 @@ class Calls:
         guided = None
         if negative is not None:
             with torch.no_grad():
-                told = negative_argument(self.pipe, negative, 1)
-                guided = self._results(prompts[:1], ANY_CFG, told)
+                arguments = negative_argument(self.pipe, negative, 1)
+                guided = self._results(prompts[:1], ANY_CFG, arguments)
         context = Context.of(results, guided, len(prompts))
         if self._blank is None:
             self._blank = context[:1].detach()

@@ -165,4 +165,5 @@ class Trajectories:
         null = self.denoiser(self.context.null(), 1.0)(z, step)
         self.kept_null[step.index] = null.clean
         pairs = zip(null, conditional, strict=True)
-        return Prediction(*(free + self.sampling.cfg * (told - free) for free, told in pairs))
+        cfg = self.sampling.cfg
+        return Prediction(*(free + cfg * (prompted - free) for free, prompted in pairs))

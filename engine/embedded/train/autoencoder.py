@@ -114,9 +114,9 @@ def finish_autoencoder(
         if not decoder_alone:
             value = value + PULL * latents.square().mean()
         if progress > CRITIC_FROM - 0.1:
-            told = relu(1 - critic(views)).mean() + relu(1 + critic(again.detach())).mean()
+            critic_loss = relu(1 - critic(views)).mean() + relu(1 + critic(again.detach())).mean()
             teach.zero_grad(set_to_none=True)
-            told.backward()
+            critic_loss.backward()
             teach.step()
         if progress > CRITIC_FROM:
             value = value - CRITIC * critic(again).mean()

@@ -74,8 +74,8 @@ class Balanced:
         place = {text: number for number, text in enumerate(captions)}
         for row, pair in enumerate(found):
             domain, noun = divmod(pair, len(images.class_names))
-            told = caption_chances(images.domain_names[domain], images.class_names[noun])
-            for text, chance in told.items():
+            by_caption = caption_chances(images.domain_names[domain], images.class_names[noun])
+            for text, chance in by_caption.items():
                 chances[row, place[text]] = chance
         self.chances = chances.to(device)
 
@@ -121,7 +121,7 @@ def train_prior(
 
     def loss(rng: Generator, _: float) -> Tensor:
         number, place = recipe.batch, rng.device
-        index, told = balanced.draw(number, rng)
+        index, caption = balanced.draw(number, rng)
         clean = latents[torch.randint(0, VIEWS, (number,), generator=rng, device=place), index]
         order = torch.randperm(number, generator=rng, device=place)
         stratum = (order + torch.rand(number, generator=rng, device=place)) / number
@@ -130,7 +130,7 @@ def train_prior(
         signal = kept[timesteps][:, None, None, None]
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
         velocity = signal.sqrt() * noise - (1 - signal).sqrt() * clean
-        error = (fast(noisy, timesteps, ids, told).float() - velocity).square().mean((1, 2, 3))
+        error = (fast(noisy, timesteps, ids, caption).float() - velocity).square().mean((1, 2, 3))
         return (error * (STRONGEST * (1 - kept[timesteps])).clamp(max=1)).mean()
 
     train(model, loss, recipe, folder, machine)

@@ -126,7 +126,9 @@ def test_nothing_is_copied_to_the_device_in_a_step(embedded: Prior) -> None:
     denoise = hollow.denoiser(context, 4.0)
     hollow.decode(denoise(z, schedule[0]).clean)  # what is made once
     with _NoCopies():
-        hollow.vae_latents(next_latents(denoise(z, schedule[1]), schedule[1]))
+        latents = hollow.vae_latents(next_latents(denoise(z, schedule[1]), schedule[1]))
+    assert latents.is_meta
+    assert latents.shape == hollow.latent_shape(4)
 
 
 class _NoCopies(torch.overrides.TorchFunctionMode):
