@@ -24,7 +24,18 @@ def loaded_by(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "words",
-    ["--help", "--version", "--completion bash", "generate --help", "generate --hlep", "generat"],
+    [
+        *(
+            "--help",
+            "--version",
+            "--completion bash",
+            "generate --help",
+            "generate --hlep",
+            "generat",
+        ),
+        *("plan --classifier arch:resnet5", "plan --classifier arch:resnet50 --prior arch:sd21"),
+        *("generate --out o --classifier resnet", "generate --out o --classifier tim:resnet"),
+    ],
 )
 def test_what_needs_no_torch_loads_none(words: str) -> None:
     code = f"from engine.apps.cli import main\nassert main({words.split()!r}) in (0, 2)"
