@@ -11,7 +11,7 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.classifiers.sources import SCHEMES
 from engine.errors import ModelError
 from engine.guidance.domain import judged
-from engine.memory.skeleton import skeleton_classifier, skeleton_prior
+from engine.memory.skeleton import skeleton, skeleton_classifier, skeleton_prior
 from engine.priors import Prior, load_prior
 from engine.priors.architectures.families import PRIOR_ARCHITECTURES
 from engine.priors.architectures.tokenizers import TOKENIZERS
@@ -111,6 +111,13 @@ def test_classifiers_have_imagenets_size(name: str, size: float) -> None:
     assert millions(classifier.network) == size
     assert len(classifier.labels) == 1000
     assert classifier.input_px == 224
+
+
+def test_a_skeleton_is_its_own_skeleton_unless_its_dtype_changes() -> None:
+    found = skeleton(torch.nn.Linear(2, 3))
+    assert skeleton(found) is skeleton(found, torch.float32) is found
+    half = skeleton(found, torch.float16)
+    assert (half.weight.dtype, found.weight.dtype) == (torch.float16, torch.float32)
 
 
 def test_the_names_that_need_no_library_are_those_of_the_tables() -> None:
