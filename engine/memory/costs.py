@@ -229,9 +229,9 @@ class Costs:
 
     def _cost(self, case: Case) -> float:
         count = self.counted(case)
-        times = self.steps if case.phase in ("sampling", "guidance") else 1
+        times = {"sampling": self.steps, "guidance": self.steps * self.subject.moves}
         flops = count.flops * case.images / case.part
-        return times * (
+        return times.get(case.phase, 1) * (
             flops / FLOPS_A_SECOND + count.operators * count.parts * SECONDS_AN_OPERATOR
         )
 

@@ -55,6 +55,16 @@ def test_plenty_of_memory_changes_nothing(roomy: Plan) -> None:
     assert set(roomy.peak_bytes) == {"text", "sampling", "guidance", "decode", "cat", "rows"}
 
 
+def test_moves_cost_time_and_no_memory(
+    small_prior: Prior, classifier: Classifier, roomy: Plan
+) -> None:
+    several = plan(
+        small_prior, classifier, "10GB", batch=4, device="cuda", alignment=Alignment(moves=4)
+    )
+    assert several.cost > 1.5 * roomy.cost
+    assert several.peak_bytes == roomy.peak_bytes
+
+
 def test_a_plan_survives_json(roomy: Plan) -> None:
     assert Plan.from_json(json.loads(json.dumps(roomy.to_json()))) == roomy
     with pytest.raises(
