@@ -21,7 +21,6 @@ from engine.guidance.objective import Objective
 from engine.priors.interface import Denoise
 from engine.priors.steps import Step
 from engine.settings import Alignment
-from engine.types import Prediction
 
 MAX_SKIPPED = 0.1
 """The share of moves that may be skipped for a gradient that is not finite."""
@@ -71,10 +70,11 @@ class Guidance:
         if self.alignment.target == "clean":
             return denoise
 
-        def moved(z: Tensor, step: Step) -> Prediction:
-            return denoise(self._moved(z, step), step)
+        return lambda z, step: denoise(self.seen(z, step), step)
 
-        return moved
+    def seen(self, z: Tensor, step: Step) -> Tensor:
+        """The latents (N, ...) that the denoiser sees of z: moved ones where the settings move z_t."""
+        return self._moved(z, step) if self.alignment.target == "noisy" else z
 
     def acts_on(self, step: Step) -> bool:
         """Whether a step lies in the window. The last one never does: nothing would clean up after it."""
@@ -152,7 +152,7 @@ class Unguided(Guidance):
 def guided(
     objective: Objective,
     alignment: Alignment,
-    classes: Tensor,
+    classes: Tensor | None,
     scale: float,
     at_once: AtOnce,
     whole: Descend | None = None,
@@ -162,7 +162,7 @@ def guided(
     Args:
         objective: of the latents of these images.
         alignment: how the objective moves them.
-        classes: of the images, (N,).
+        classes: of the images, (N,); None leaves their term out.
         scale: what the objective is multiplied by at first on its way back, of `loss_scale`.
         at_once: says how many images there is room for.
         whole: what gives the objective and its gradient while there is room for all images, in place of autograd.
