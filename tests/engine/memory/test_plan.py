@@ -14,10 +14,11 @@ from engine.memory import budget
 from engine.memory.apply import applied
 from engine.memory.budget import BudgetError, MemoryWarning, in_words
 from engine.memory.case import Case
-from engine.memory.costs import CUBLAS_BYTES, USABLE, Costs, largest_that
+from engine.memory.costs import CUBLAS_BYTES, USABLE, Costs
 from engine.memory.count import counting
 from engine.memory.phases import Counted
 from engine.memory.plan import Plan, plan
+from engine.memory.search import largest_that
 from engine.memory.subject import Subject
 from engine.priors import Prior, load_prior
 from engine.settings import Alignment
