@@ -9,7 +9,7 @@ line, the runners and `run.json` share it. How a run is carried out is an `Execu
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from engine.errors import ConfigError
 from engine.settings.fields import check_choices, check_positive, setting
@@ -24,7 +24,9 @@ SEEDS = 2**62
 """Seeds end here: what is added to one (for tuning, say) still fits the manifest's 64-bit column."""
 
 Method = DDIS | Plain | DeepInversion | PlugInInversion | NaturalInversion
-"""Settings of any method; `name` tells them apart."""
+"""Settings of any method; `name` tells them apart. This is the registry: a new method is one more."""
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in get_args(Method)}
+"""Settings of each method by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +76,9 @@ class Request:
     """What is asked for. classes: some of the classifier's labels, all of them if None."""
 
     classifier: ClassifierSource = field(default_factory=ClassifierSource)
-    prior: PriorSource = field(default_factory=PriorSource)
+    prior: PriorSource = field(default_factory=PriorSource, metadata={"of": "prior"})
     method: Method = field(default_factory=DDIS)
-    student: ClassifierSource | None = None
+    student: ClassifierSource | None = field(default=None, metadata={"of": "student"})
     classes: tuple[str, ...] | None = setting(None, "only these of the labels", "NAME")
     images_per_class: int = setting(8, "images of each class")
     seed: int = setting(0, "seed of the run")
@@ -85,7 +87,7 @@ class Request:
         "of the networks; what is computed between them is float32; auto: float16 on a GPU, float32 on the CPU",
     )
     runtime: Literal["torch", "onnx"] = setting(
-        "torch", "what computes the networks; onnx: ONNX Runtime, without autograd"
+        "torch", "what computes the networks; onnx: ONNX Runtime, without autograd", of="prior"
     )
 
     def __post_init__(self) -> None:
@@ -121,7 +123,10 @@ class Execution:
     """How a run is carried out: never which images come out."""
 
     memory: str = setting(
-        "auto", "what the run may take: 12GB, 11.5GiB, bytes, or auto for all that is free", "SIZE"
+        "auto",
+        "what the run may take: 12GB, 11.5GiB, bytes, or auto for all that is free",
+        "SIZE",
+        of="prior",
     )
     device: str | None = setting(
         None, "cpu, cuda, cuda:1; by default the GPU where there is one", "NAME"
@@ -130,15 +135,23 @@ class Execution:
         "auto",
         "what computes attention; auto: xformers on CUDA where it is installed and no slower; vanilla: whole matrices, "
         "for comparison",
+        of="prior",
     )
     graphs: bool = setting(
         True,
         "on CUDA, replay UNet and guidance from CUDA graphs where there is room for these",
+        of="prior",
     )
     onnx_cache: str | None = setting(
         None,
         "where exported graphs are kept; by default ddis/onnx in the user's cache folder",
         "FOLDER",
+        of="prior",
+    )
+    runner: str = setting(
+        "local",
+        "who carries the run out: local, this process, or another that is registered",
+        "NAME",
     )
 
     def __post_init__(self) -> None:

@@ -116,7 +116,19 @@ def made_with(folder: Path) -> dict[str, Any]:
 def check_same_run(folder: Path, made: Mapping[str, Any], labels: Mapping[str, str]) -> None:
     """Raise OutputError, naming what differs, where `folder` was begun as another run."""
     there = read_run(folder)
-    if (SELECTED_FROM in there.made) != (SELECTED_FROM in made):
+    check_kind(folder, there, SELECTED_FROM in made)
+    here = with_names_of(there.facts, facts_of(made))
+    differing = differences({**there.facts, "labels": there.labels}, {**here, "labels": labels})
+    if differing:
+        raise OutputError(
+            f"{folder} holds a run with other settings: {'; '.join(differing)}. "
+            "Expected the same settings to continue it: use them, or choose another folder."
+        )
+
+
+def check_kind(folder: Path, there: RunRecord, selection: bool) -> None:
+    """Raise OutputError where `folder` was begun as a selection and is to hold generated images, or the reverse."""
+    if (SELECTED_FROM in there.made) != selection:
         what = (
             "images selected from another folder"
             if SELECTED_FROM in there.made
@@ -125,13 +137,6 @@ def check_same_run(folder: Path, made: Mapping[str, Any], labels: Mapping[str, s
         raise OutputError(
             f"{folder} holds {what}, expected a new folder or a run of the same kind and settings to continue: choose "
             "another folder."
-        )
-    here = with_names_of(there.facts, facts_of(made))
-    differing = differences({**there.facts, "labels": there.labels}, {**here, "labels": labels})
-    if differing:
-        raise OutputError(
-            f"{folder} holds a run with other settings: {'; '.join(differing)}. "
-            "Expected the same settings to continue it: use them, or choose another folder."
         )
 
 

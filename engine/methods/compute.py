@@ -7,7 +7,7 @@ import torch
 from engine.classifiers.base import Classifier
 from engine.memory.count import counting
 from engine.methods.inversion import InversionMethod
-from engine.methods.registry import METHODS, resolved
+from engine.methods.registry import prepare_of
 from engine.settings.inversion import InversionSettings
 
 ITERATIONS = ("iterations", "half_size_iterations")
@@ -23,7 +23,8 @@ def flops_per_image(
     The work of one iteration is the difference between a run of two and a run of one, on two images; the rest is
     multiplication.
     """
-    method: InversionMethod = resolved(METHODS[settings.name].prepare)
+    method = prepare_of(settings)
+    assert isinstance(method, InversionMethod)
 
     def counted(**iterations: int) -> int:
         rng = torch.Generator().manual_seed(0)

@@ -18,6 +18,7 @@ from engine.methods.models import Models
 from engine.methods.runtime import engines
 from engine.request import Execution, Request
 from engine.settings import AUTO_ATTENTION, TokenLearning
+from engine.settings.methods import DrawingSettings
 
 
 def prepare(
@@ -32,7 +33,7 @@ def prepare(
     """
     settings = settings_of(request)
     alignment, sampling = settings.alignment, settings.sampling
-    _check_settings(request, models)
+    _check_settings(settings_of(request))
     classifier = models.classifier
     classes = class_numbers(classifier, request.classes)
     check_statistics(classifier, alignment)
@@ -80,14 +81,8 @@ def prepare(
     )
 
 
-def _check_settings(request: Request, models: Models) -> None:
+def _check_settings(settings: DrawingSettings) -> None:
     """Raise ConfigError for what makes no sense whatever the models are."""
-    settings = settings_of(request)
-    if request.student is not None or models.given.student is not None:
-        raise ConfigError(
-            f"a student is given with method {settings.name!r}, expected none: it is for adaptive DeepInversion. Leave "
-            "it out, or pass method=DeepInversion(competition=10)."
-        )
     if settings.alignment is not None and settings.sampling.steps < 2:
         raise ConfigError(
             "sampling has 1 step and alignment is on, expected at least 2 steps: the last step is never guided, so "

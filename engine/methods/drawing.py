@@ -30,7 +30,7 @@ from engine.sampling.loop import OnStep
 from engine.sampling.noise import ImageNoise
 from engine.sampling.stages import drawn, encoded, finished
 from engine.settings import Alignment, Sampling
-from engine.settings.methods import DDIS, Plain
+from engine.settings.methods import DrawingSettings
 from engine.tokens.attached import attached
 from engine.tokens.table import TokenTable
 from engine.types import ImageKey, Sample
@@ -39,9 +39,9 @@ IMAGES = "images"
 """The task whose steps drawing reports."""
 
 
-def settings_of(request: Request) -> DDIS | Plain:
+def settings_of(request: Request) -> DrawingSettings:
     """The method's settings of a request for drawn images."""
-    return cast(DDIS | Plain, request.method)
+    return cast(DrawingSettings, request.method)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -19,7 +19,7 @@ from engine.guidance.domain import judged
 from engine.methods.base import members, mixed_groups
 from engine.methods.descent import Iteration, OnIteration
 from engine.methods.models import Models
-from engine.request import Execution, PriorSource, Request
+from engine.request import Execution, Request
 from engine.settings.inversion import InversionSettings
 from engine.types import ImageKey, Sample, group_rng
 
@@ -115,15 +115,15 @@ class InversionMethod:
     """An inversion as the registry names it: called with a request, it loads the models and checks them."""
 
     synthesise: Synthesise
-    check: Check
+    check: Check | None = None
 
     def __call__(self, request: Request, models: Models, execution: Execution) -> Inversion:
         settings = request.method
         assert isinstance(settings, InversionSettings)
-        _check_unused(request, models, execution)
         classifier, student = models.classifier, models.student
         check_dtype(settings, classifier, student)
-        self.check(classifier, settings, student)
+        if self.check is not None:
+            self.check(classifier, settings, student)
         return Inversion(
             request=request,
             settings=settings,
@@ -142,36 +142,4 @@ def check_dtype(
         raise ConfigError(
             f"method {settings.name!r} has a network in float16, expected float32 or bfloat16: gradients by pixels "
             "leave float16's range. Load it in another dtype."
-        )
-
-
-def refuse_student(
-    classifier: Classifier,  # noqa: ARG001
-    settings: InversionSettings,
-    student: Classifier | None,
-) -> None:
-    """Raise ConfigError where a student is given: the check of a method that has no use for one."""
-    if student is not None:
-        raise ConfigError(
-            f"a student is given with method {settings.name!r}, expected none: only 'deepinversion' has an adaptive "
-            "variant. Leave the student out."
-        )
-
-
-def _check_unused(request: Request, models: Models, execution: Execution) -> None:
-    """Raise ConfigError for what belongs to methods that draw with a prior."""
-    plain, given = Execution(), models.given
-    used = {
-        "prior": request.prior != PriorSource() or given.prior is not None,
-        "tokens": given.tokens is not None,
-        "memory": execution.memory != plain.memory or given.plan is not None,
-        "runtime": request.runtime != "torch",
-        "onnx_cache": execution.onnx_cache != plain.onnx_cache,
-        "attention": execution.attention != plain.attention,
-        "graphs": execution.graphs != plain.graphs,
-    }
-    for name in (name for name, is_used in used.items() if is_used):
-        raise ConfigError(
-            f"{name} is given with method {request.method.name!r}, expected none: it belongs to methods that draw with "
-            "a prior. Leave it out."
         )

@@ -21,7 +21,7 @@ from engine.classifiers.base import Classifier, statistics_of
 from engine.classifiers.statistics import Statistics, Tap
 from engine.guidance.domain import Domain
 from engine.methods.descent import Canvas, OnIteration, Watch, descend, read_at
-from engine.methods.inversion import InversionMethod, refuse_student
+from engine.methods.inversion import InversionMethod
 from engine.methods.penalties import image_norm, total_variation
 from engine.methods.pyramid import FeaturePyramid, ImageGenerator, recording_features
 from engine.settings.inversion import NaturalInversion
@@ -98,9 +98,12 @@ def _networks(
     return drawer.to(classifier.device).train(), pyramid.to(classifier.device).train()
 
 
-def check(classifier: Classifier, settings: NaturalInversion, student: Classifier | None) -> None:
-    """Raise ConfigError or ModelError where NaturalInversion cannot work on this classifier, or a student is given."""
-    refuse_student(classifier, settings, student)
+def check(
+    classifier: Classifier,
+    settings: NaturalInversion,  # noqa: ARG001
+    student: Classifier | None,  # noqa: ARG001
+) -> None:
+    """Raise ConfigError or ModelError where NaturalInversion cannot work on this classifier."""
     feature_statistics(classifier)
 
 

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from engine.classifiers.base import Classifier
 from engine.methods.descent import Canvas, OnIteration, Watch, descend, read_at
-from engine.methods.inversion import InversionMethod, refuse_student
+from engine.methods.inversion import InversionMethod
 from engine.methods.views import color_shifted, jittered
 from engine.settings.inversion import PlugInInversion
 
@@ -87,4 +87,4 @@ def grown(x: Tensor, frame: Tensor, zoom: float) -> Tensor:
     return grown
 
 
-METHOD = InversionMethod(plug_in_inversion, refuse_student)
+METHOD = InversionMethod(plug_in_inversion)

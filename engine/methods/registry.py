@@ -1,48 +1,38 @@
-"""The methods by name, each imported when it is used.
+"""From a method's settings to what makes its images.
 
-A method is its settings, which a request carries, and a function that prepares a request (`engine.methods.base`). To
-add one, write both, name the settings in `engine.request.Method` and add a line here.
+To add a method, write its settings (`engine.settings.methods.MethodSettings`, a module that imports no heavy library)
+and its function (`engine.methods.base.Prepare`), which the settings name, and add the settings to `Method` in
+`engine.request`. Methods are imported when they are used.
 """
 
 from collections.abc import Callable
+from dataclasses import fields
 from importlib import import_module
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
 from engine.methods.base import Prepare, Prepared
-from engine.methods.models import Models
-from engine.request import Execution, Method, Request
+from engine.methods.models import Given, Models
+from engine.request import METHODS, Execution, Method, Request
+from engine.settings.methods import MethodSettings
 from engine.settings.plain import nearest
-
-
-class Line(NamedTuple):
-    """Where a method's settings and its function are, as '<module>:<name>'."""
-
-    settings: str
-    prepare: str
-
-
-DRAWN, INVERTED = "engine.settings.methods", "engine.settings.inversion"
-METHODS = {
-    "ddis": Line(f"{DRAWN}:DDIS", "engine.methods.ddis:prepare"),
-    "plain": Line(f"{DRAWN}:Plain", "engine.methods.ddis:prepare"),
-    "deepinversion": Line(f"{INVERTED}:DeepInversion", "engine.methods.deepinversion:METHOD"),
-    "plugin-inversion": Line(
-        f"{INVERTED}:PlugInInversion", "engine.methods.plugin_inversion:METHOD"
-    ),
-    "natural-inversion": Line(
-        f"{INVERTED}:NaturalInversion", "engine.methods.natural_inversion:METHOD"
-    ),
-}
 
 
 def prepare(
     request: Request, models: Models | None = None, execution: Execution = Execution()
 ) -> Prepared:
     """A request made ready by its method: models loaded, everything checked. Nothing is written."""
-    function: Prepare = resolved(METHODS[request.method.name].prepare)
-    return function(request, models or Models(request, execution), execution)
+    models = models or Models(request, execution)
+    check_used(request, execution, models.given)
+    return prepare_of(request.method)(request, models, execution)
+
+
+def prepare_of(settings: MethodSettings) -> Prepare:
+    """The function that the settings of a method name."""
+    module, _, name = settings.prepared_by.partition(":")
+    function: Prepare = getattr(import_module(module), name)
+    return function
 
 
 def settings_class(name: str) -> type[Method]:
@@ -52,7 +42,7 @@ def settings_class(name: str) -> type[Method]:
             f"unknown method {name!r}, expected one of {', '.join(map(repr, METHODS))}, or the settings of one of "
             f"these, such as DeepInversion(): choose one.{nearest(str(name), METHODS)}"
         )
-    return resolved(METHODS[name].settings)
+    return METHODS[name]
 
 
 def settings_of(method: str | Method, classifier: Callable[[], Classifier]) -> Method:
@@ -62,12 +52,31 @@ def settings_of(method: str | Method, classifier: Callable[[], Classifier]) -> M
     """
     if isinstance(method, get_args(Method)):
         return method
-    kind = settings_class(str(method))
+    kind: Any = settings_class(str(method))
     sized = getattr(kind, "for_px", None)
     return kind() if sized is None else sized(classifier().input_px)
 
 
-def resolved(place: str) -> Any:
-    """What '<module>:<name>' names."""
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+def check_used(request: Request, execution: Execution, given: Given) -> None:
+    """Raise ConfigError for a setting or an object of a model that the method does not use."""
+    objects: dict[str, dict[str, Any]] = {
+        "prior": {"prior": given.prior, "tokens": given.tokens, "memory": given.plan},
+        "student": {"student": given.student},
+    }
+    named = [
+        (entry.metadata["of"], entry.name)
+        for config in (request, execution)
+        for entry in fields(config)
+        if entry.metadata.get("of")
+        and getattr(config, entry.name) != getattr(type(config)(), entry.name)
+    ]
+    handed = [
+        (of, name) for of, held in objects.items() for name, one in held.items() if one is not None
+    ]
+    for of, name in named + handed:
+        if of not in request.method.uses:
+            users = [repr(kind.name) for kind in METHODS.values() if of in kind.uses]
+            raise ConfigError(
+                f"{name} is given with method {request.method.name!r}, expected none: it is for {' and '.join(users)}. "
+                "Leave it out, or choose such a method."
+            )

@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from engine.errors import ModelError
 from engine.networks.frozen import freeze
 from engine.networks.hub import HUB_ID, fetch
 from engine.networks.quiet import quiet
-from engine.priors.architectures import PREFIX, PRIOR_ARCHITECTURES, build_prior
+from engine.priors.architectures.build import PREFIX, build_prior
+from engine.priors.architectures.families import PRIOR_ARCHITECTURES
 from engine.priors.fit import check_fit
 from engine.priors.folder import INDEX, patterns, read_index, read_pipeline
+from engine.priors.hollow import callable_on_meta
 from engine.priors.marks import marked
-from engine.priors.roles import check_pipeline, dtypes, networks
+from engine.priors.roles import check_pipeline, dtypes, networks, text_encoder_names
 from engine.priors.twin import frozen_twin
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
@@ -82,27 +84,11 @@ def load_embedded(source: str, wanted: Wanted) -> Loaded:
 
 
 def load_architecture(source: str, wanted: Wanted) -> Loaded:
-    """A Stable Diffusion with random weights, the same each time; on 'meta' with none."""
+    """An architecture with random weights, the same each time; on 'meta' with none."""
     assert wanted.device is not None
     assert wanted.dtype is not None
-    parts = build_prior(source.removeprefix(PREFIX), wanted.device, wanted.dtype)
-    scheduler = DDIMScheduler.from_config(
-        dict(parts.scheduler), clip_sample=False, thresholding=False
-    )
-    with quiet():
-        from diffusers import StableDiffusionPipeline  # whose imports have remarks to make
-
-        pipe = StableDiffusionPipeline(
-            vae=parts.vae,
-            text_encoder=parts.text_encoder,
-            tokenizer=parts.tokenizer,
-            unet=parts.unet,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    return _frozen(Loaded(pipe, parts.tiny), wanted)
+    built = build_prior(source.removeprefix(PREFIX), wanted.device, wanted.dtype)
+    return _frozen(Loaded(built.pipe, built.tiny), wanted)
 
 
 def load_folder(source: str | Path, wanted: Wanted) -> Loaded:
@@ -141,6 +127,8 @@ def _frozen(found: Loaded, wanted: Wanted) -> Loaded:
     with quiet():
         for name, network in networks(found.pipe).items():
             freeze(network).to(wanted.device, chosen[name])
+            if wanted.hollow and name in text_encoder_names(found.pipe):
+                callable_on_meta(network)
     return found._replace(mark=mark)
 
 
@@ -156,7 +144,7 @@ SCHEMES = (
     ),
     Scheme("'embedded'", lambda source: source == "embedded", load_embedded),
     Scheme(
-        f"for random weights one of {', '.join(PREFIX + name for name in PRIOR_ARCHITECTURES)}",
+        f"for random weights {PREFIX}<name>, one of {', '.join(PRIOR_ARCHITECTURES)}",
         lambda source: _is_name(source) and source.startswith(PREFIX),
         load_architecture,
     ),

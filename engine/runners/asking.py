@@ -64,6 +64,7 @@ def asked(
     attention: str = AUTO_ATTENTION,
     onnx_cache: str | Path | None = None,
     graphs: bool = True,
+    runner: str = "local",
 ) -> Asked:
     """What the arguments of `generate` ask for. Raises ConfigError for those that do not go together."""
     plan = memory if isinstance(memory, Plan) else None
@@ -73,6 +74,7 @@ def asked(
         attention=attention,  # type: ignore[arg-type]
         onnx_cache=None if onnx_cache is None else str(onnx_cache),
         graphs=graphs,
+        runner=runner,
     )
     if isinstance(classifier, Request):
         _check_alone(

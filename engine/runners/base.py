@@ -1,19 +1,39 @@
 """What a runner is: it carries requests out, and it alone writes."""
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
-from engine.request import Request
+from engine.events import Events
+from engine.methods.models import Given
+from engine.request import Execution, Request
 from engine.types import Sample
 
 
 class Runner(Protocol):
-    """Carries out requests, on this machine or others. Where, how and into which folder is said when it is made."""
+    """Carries out requests, on this machine or others.
+
+    Args:
+        out: folder of the data set; one that holds a part of the same run is resumed. None keeps nothing.
+        execution: memory, device, attention: how, and never which.
+        events: where the run reports, and by which it is cancelled.
+        given: objects in place of models that a request names.
+        expected: identities that the models must have, as a run.json holds them under "models".
+    """
+
+    def __init__(
+        self,
+        out: str | Path | None,
+        execution: Execution,
+        events: Events,
+        given: Given,
+        expected: Mapping[str, Any] | None,
+    ) -> None: ...
 
     def run(self, request: Request) -> Iterator[Sample]:
         """Load the models and check everything; then make images as the iterator is read.
 
-        With a folder each image is yielded once it is on the disk, and what is there already is neither made nor
-        yielded again. Raises EngineError's children before the first image for each mistake that is the caller's, and
-        Cancelled once its events are cancelled: the same call then resumes.
+        With a folder, its run.json is there once this returns, each image is yielded once it is on the disk, and what
+        is there already is neither made nor yielded again. Raises EngineError's children before the first image for
+        each mistake that is the caller's, and Cancelled once its events are cancelled: the same call then resumes.
         """

@@ -10,7 +10,7 @@ from engine.memory.budget import AUTO
 from engine.memory.plan import Plan
 from engine.request import Execution, Method, Request
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, asked
-from engine.runners.local import LocalRunner
+from engine.runners.registry import runner_for
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling
 from engine.types import Sample
 
@@ -33,6 +33,7 @@ def generate(
     attention: str = AUTO_ATTENTION,
     onnx_cache: str | Path | None = None,
     graphs: bool = True,
+    runner: str = "local",
     out: str | Path | None = None,
     events: Events = SILENT,
 ) -> Iterator[Sample]:
@@ -61,6 +62,7 @@ def generate(
         onnx_cache: folder of the graphs of runtime "onnx", which the first run with these models and settings exports.
         graphs: on CUDA, whether UNet and guidance may be replayed from CUDA graphs, where the plan has room for them;
             it changes no image.
+        runner: who carries the run out: "local", this process, or another of `engine.runners.registry`.
         out: folder of the data set; one that holds a part of the same run is resumed, and only what was missing is
             yielded.
         events: where the run reports, and by which it is cancelled.
@@ -88,8 +90,9 @@ def generate(
         attention=attention,
         onnx_cache=onnx_cache,
         graphs=graphs,
+        runner=runner,
     )
-    return LocalRunner(out, wanted.execution, events, wanted.given).run(wanted.request)
+    return runner_for(wanted.execution, out, events, wanted.given).run(wanted.request)
 
 
 def generate_again(
@@ -105,4 +108,4 @@ def generate_again(
     """
     found = read_run(Path(record))
     request, models = request_of(found.made, record)
-    return LocalRunner(out, execution, events, expected=models).run(request)
+    return runner_for(execution, out, events, expected=models).run(request)

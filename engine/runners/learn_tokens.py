@@ -23,7 +23,7 @@ from engine.runners.start_word import best_word, looked_at, trial_images
 from engine.runners.token_record import check_same_run, described, packed, resumed, table_of
 from engine.runners.token_source import TokenSource
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
-from engine.settings.methods import DDIS, Plain
+from engine.settings.methods import DrawingSettings
 from engine.tokens.adam import adam_8bit
 from engine.tokens.attached import attached
 from engine.tokens.files import read_tokens, save_tokens
@@ -129,7 +129,7 @@ def learn_tokens(
 def learning_request(request: Request, learning: TokenLearning) -> Request:
     """The request for an epoch's images. Raises ConfigError for one of which no token can be learned."""
     settings = request.method
-    if not isinstance(settings, DDIS | Plain):
+    if not isinstance(settings, DrawingSettings):
         raise ConfigError(
             f"tokens are to be learned with method {settings.name!r}, expected one that draws with a prior: choose "
             "'ddis' or 'plain'."

@@ -20,15 +20,7 @@ from engine.types import Sample
 
 
 class LocalRunner:
-    """Makes images in this process; see `engine.runners.base.Runner`.
-
-    Args:
-        out: folder of the data set; one that holds a part of the same run is resumed. None keeps nothing.
-        execution: memory, device, attention: how, and never which.
-        events: where the run reports, and by which it is cancelled.
-        given: objects in place of models that a request names.
-        expected: identities that the models must have, as a run.json holds them under "models".
-    """
+    """Makes images in this process; see `engine.runners.base.Runner`, also for what it is made with."""
 
     def __init__(
         self,
@@ -46,17 +38,9 @@ class LocalRunner:
 
     def run(self, request: Request) -> Iterator[Sample]:
         """Make what a request asks for: load, check, then make images as the iterator is read."""
-        return self.images(self.prepare(request))
-
-    def prepare(self, request: Request) -> Prepared:
-        """Load the models of a request and check everything but the folder."""
         prepared = prepare(request, Models(request, self.execution, self.given), self.execution)
         if self.expected is not None:
             check_models(self.expected, prepared.identities())
-        return prepared
-
-    def images(self, prepared: Prepared) -> Iterator[Sample]:
-        """The images of a request that is prepared. The folder is checked now."""
         if self.out is None:
             return self._kept_nowhere(prepared)
         with open_dataset(self.out, made_by(prepared), prepared.labels):

@@ -1,8 +1,14 @@
 """The runners by name, each imported when it is used. To add one, write it (`engine.runners.base`) and add a line."""
 
+from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from engine.errors import ConfigError
+from engine.events import SILENT, Events
+from engine.methods.models import NOTHING, Given
+from engine.request import Execution
 from engine.runners.base import Runner
 from engine.settings.plain import nearest
 
@@ -12,11 +18,22 @@ RUNNERS = {
 """'<module>:<class>' of each runner."""
 
 
+def runner_for(
+    execution: Execution,
+    out: str | Path | None = None,
+    events: Events = SILENT,
+    given: Given = NOTHING,
+    expected: Mapping[str, Any] | None = None,
+) -> Runner:
+    """The runner that an execution names; the rest as `engine.runners.base.Runner` is made with."""
+    return runner_class(execution.runner)(out, execution, events, given, expected)
+
+
 def runner_class(name: str) -> type[Runner]:
     """The class of a runner by its name. Raises ConfigError for an unknown one."""
     if name not in RUNNERS:
         raise ConfigError(
-            f"unknown runner {name!r}, expected one of {', '.join(map(repr, RUNNERS))}: choose one."
+            f"runner is {name!r}, expected one of {', '.join(map(repr, RUNNERS))}: choose one."
             f"{nearest(name, RUNNERS)}"
         )
     module, _, kind = RUNNERS[name].partition(":")

@@ -6,9 +6,12 @@ from typing import Any, Literal, get_args, get_type_hints
 from engine.errors import ConfigError
 
 
-def setting(default: Any, help: str, metavar: str = "") -> Any:
-    """A config field with its one default and what the command line shows: its text, and a word for its value."""
-    return field(default=default, metadata={"help": help, "metavar": metavar})
+def setting(default: Any, help: str, metavar: str = "", *, of: str = "") -> Any:
+    """A config field with its one default and what the command line shows: its text, and a word for its value.
+
+    of: the model that it is a setting of, where not every method uses that one (`MethodSettings.uses`).
+    """
+    return field(default=default, metadata={"help": help, "metavar": metavar, "of": of})
 
 
 def check_choices(config: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from engine.errors import ConfigError
 from engine.settings.fields import setting
+from engine.settings.methods import MethodSettings
 
 LARGE_PX = 96
 """Images of this side and larger take the settings for ImageNet."""
@@ -24,11 +25,10 @@ def sized(small: Any, large: Any, help: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InversionSettings:
+class InversionSettings(MethodSettings):
     """Settings of a method that needs no prior. Those without another word are for images below 96 px."""
 
-    name: ClassVar[str]
-    """What `--method` calls the method."""
+    uses = frozenset()
     positive: ClassVar[tuple[str, ...]] = ("batch",)
     not_negative: ClassVar[tuple[str, ...]] = ()
 
@@ -60,7 +60,9 @@ class InversionSettings:
 class DeepInversion(InversionSettings):
     """DeepInversion: optimise pixels by cross-entropy and L_BN."""
 
-    name: ClassVar[str] = "deepinversion"
+    name = "deepinversion"
+    prepared_by = "engine.methods.deepinversion:METHOD"
+    uses = frozenset({"student"})
     positive: ClassVar[tuple[str, ...]] = ("batch", "iterations", "learning_rate")
     not_negative: ClassVar[tuple[str, ...]] = (
         "half_size_iterations",
@@ -101,7 +103,8 @@ class DeepInversion(InversionSettings):
 class PlugInInversion(InversionSettings):
     """Plug-In Inversion: optimise pixels by cross-entropy on augmented copies, from the centre out."""
 
-    name: ClassVar[str] = "plugin-inversion"
+    name = "plugin-inversion"
+    prepared_by = "engine.methods.plugin_inversion:METHOD"
     positive: ClassVar[tuple[str, ...]] = (
         "batch",
         "stages",
@@ -142,7 +145,8 @@ class PlugInInversion(InversionSettings):
 class NaturalInversion(InversionSettings):
     """NaturalInversion: optimise a small generator with a feature pyramid for each batch."""
 
-    name: ClassVar[str] = "natural-inversion"
+    name = "natural-inversion"
+    prepared_by = "engine.methods.natural_inversion:METHOD"
     positive: ClassVar[tuple[str, ...]] = (
         "batch",
         "iterations",

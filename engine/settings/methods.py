@@ -1,4 +1,4 @@
-"""Settings of the methods that draw with a prior: the package's own, and the prior alone."""
+"""What the settings of every method say of it, and those of the methods that draw with a prior."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -8,12 +8,33 @@ from engine.settings.fields import setting
 from engine.settings.sampling import Sampling
 
 
+class MethodSettings:
+    """Settings of a method: a frozen dataclass, named in the registry of methods, `engine.request.Method`."""
+
+    name: ClassVar[str]
+    """What `--method` calls the method."""
+    prepared_by: ClassVar[str]
+    """The function that makes a request ready (`engine.methods.base.Prepare`), as '<module>:<name>'."""
+    uses: ClassVar[frozenset[str]]
+    """Which models it works with beside the classifier: 'prior', 'student'. Settings of others are refused."""
+
+
+class DrawingSettings(MethodSettings):
+    """Settings of a method that draws with a prior, guided where they have an alignment."""
+
+    prepared_by = "engine.methods.ddis:prepare"
+    uses = frozenset({"prior"})
+    alignment: Alignment | None
+    sampling: Sampling
+    tokens: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
-class Plain:
+class Plain(DrawingSettings):
     """The prior alone, unguided. With tokens it is CAT without DAG."""
 
-    name: ClassVar[str] = "plain"
-    alignment: ClassVar[None] = None
+    name = "plain"
+    alignment = None
 
     sampling: Sampling = field(default_factory=Sampling)
     tokens: str | None = setting(
@@ -27,10 +48,10 @@ class Plain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDIS:
+class DDIS(DrawingSettings):
     """Domain alignment guidance (DAG) and, with a token file, class alignment tokens (CAT)."""
 
-    name: ClassVar[str] = "ddis"
+    name = "ddis"
 
     alignment: Alignment = field(default_factory=Alignment)
     sampling: Sampling = field(default_factory=Sampling)

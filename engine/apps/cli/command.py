@@ -8,19 +8,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.errors import ConfigError
 from engine.events import Events
-from engine.request import Method
+from engine.request import METHODS
 from engine.settings.plain import to_plain
 
 if TYPE_CHECKING:
     from engine.apps.progress import Progress
 
-METHODS: dict[str, type] = {kind.name: kind for kind in get_args(Method)}
-"""Settings of each method by its name."""
-PRIORS = ("ddis", "plain")
+WITH_PRIOR = tuple(name for name, kind in METHODS.items() if "prior" in kind.uses)
 """Methods that draw with a prior."""
 MODELS = ("request.classifier.*", "request.prior.*", "request.dtype", "execution.device")
 """Options of a command that loads a classifier and a prior, as patterns of `Command.options`."""
@@ -95,13 +93,13 @@ def paper(given: Mapping[str, Any], method: str, **sections: Any) -> dict[str, A
     """What `--preset paper` stands for: published settings of the method, and of other sections by their names."""
     if given.get("preset", "default") == "default":
         return {}
-    if given["preset"] != "paper" or method not in PRIORS:
+    if given["preset"] != "paper" or method not in WITH_PRIOR:
         raise ConfigError(
             f"preset is {given['preset']!r} with --method {method}, expected 'default', or 'paper' with --method "
-            f"{' or '.join(PRIORS)}: choose one of these."
+            f"{' or '.join(WITH_PRIOR)}: choose one of these."
         )
     published = {name: to_plain(kind.paper()) for name, kind in sections.items()}
-    settings = to_plain(METHODS[method].paper())  # type: ignore[attr-defined]
+    settings = to_plain(METHODS[method].paper())  # type: ignore[union-attr]
     del settings["tokens"]
     return {"request": {"method": settings}, **published}
 

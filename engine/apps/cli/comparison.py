@@ -7,7 +7,16 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import PRIORS, RESUMES, Call, Command, local, needed, preset, switch
+from engine.apps.cli.command import (
+    RESUMES,
+    WITH_PRIOR,
+    Call,
+    Command,
+    local,
+    needed,
+    preset,
+    switch,
+)
 from engine.errors import ConfigError
 from engine.request import Execution, Request
 from engine.settings.downstream import Comparison
@@ -47,7 +56,7 @@ class Comparing(Command):
     )
     names = MappingProxyType({"request.seed": "generate-seed"})
     needs = ("request.classifier.source",)
-    methods = PRIORS
+    methods = WITH_PRIOR
     interrupted = RESUMES
 
     folder: Path = needed(

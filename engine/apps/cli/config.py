@@ -14,9 +14,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from engine.apps.cli.command import METHODS, PRIORS, Command
+from engine.apps.cli.command import WITH_PRIOR, Command
 from engine.errors import ConfigError, brief
 from engine.facts import RUN_FORMAT, RUN_FORMAT_0_1, request_of
+from engine.request import METHODS
 from engine.settings.plain import from_plain, nearest, to_plain
 
 FORMAT = "ddis-config/1"
@@ -89,7 +90,7 @@ def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     name = over.get("name")
     if name in METHODS and base.get("name", name) != name:
         default = to_plain(METHODS[name]())
-        both = {base["name"], name} <= {*PRIORS}
+        both = {base["name"], name} <= {*WITH_PRIOR}
         base = default | {
             key: base[key] for key in default if both and key in base and key != "name"
         }

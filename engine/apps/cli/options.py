@@ -6,18 +6,12 @@ from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatch
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from engine.apps.cli.command import METHODS, PRIORS, Command
+from engine.apps.cli.command import WITH_PRIOR, Command
+from engine.request import METHODS
 from engine.settings.plain import nearest
 
 PREFIXED = {"alignment", "learning", *METHODS}
 """Sections whose options carry their name: `--alignment.scale`."""
-ONLY_WITH = {
-    "request.student.*": frozenset({"deepinversion"}),
-    "request.prior.*": frozenset(PRIORS),
-    "request.runtime": frozenset(PRIORS),
-    "execution.[!d]*": frozenset(PRIORS),
-}
-"""Methods that read these fields; the fields of a method's settings are its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +51,7 @@ def options_of(command: type[Command]) -> tuple[Option, ...]:
     """All options of a command, of all its methods: its own first, then what all commands have. Flags are unique."""
     shared = {entry.name for entry in fields(Command)}
     found: dict[str, Option] = {}
-    for option in sorted(_walk(command, command, "", None), key=lambda one: one.path in shared):
+    for option in sorted(_walk(command, command, ""), key=lambda one: one.path in shared):
         known = found.get(option.flag)
         if known is not None:
             assert known.path == option.path, f"{known.path} and {option.path} share a flag"
@@ -118,13 +112,19 @@ def unknown_option(word: str, command: type[Command], prog: str) -> str:
     return f"{word} is no option of {prog}, expected one that `{prog} --help-all` shows: correct it.{near}"
 
 
-def _walk(command: type[Command], kind: Any, path: str, method: str | None) -> Iterator[Option]:
-    """The options of one dataclass: of a command, of its sections, and of each method's settings."""
+def _walk(
+    command: type[Command], kind: Any, path: str, method: str | None = None, of: str = ""
+) -> Iterator[Option]:
+    """The options of one dataclass: of a command, of its sections, and of each method's settings.
+
+    of: the model that the section is of, where not every method uses that one.
+    """
     hints = get_type_hints(kind)
     for entry in fields(kind):
         place = f"{path}.{entry.name}" if path else entry.name
         kinds = get_args(hints[entry.name]) or (hints[entry.name],)
         settings: list[Any] = [one for one in kinds if is_dataclass(one)]
+        model = entry.metadata.get("of") or of
         if len(settings) > 1:
             if _offered(command, f"{place}.name"):
                 yield _choice_of_method(command, f"{place}.name")
@@ -132,9 +132,9 @@ def _walk(command: type[Command], kind: Any, path: str, method: str | None) -> I
                 if one.name in command.methods:
                     yield from _walk(command, one, place, one.name)
         elif settings:
-            yield from _walk(command, settings[0], place, method)
+            yield from _walk(command, settings[0], place, method, model)
         elif _offered(command, place):
-            yield _option(command, entry, hints[entry.name], place, method)
+            yield _option(command, entry, hints[entry.name], place, method, model)
 
 
 def _offered(command: type[Command], path: str) -> bool:
@@ -147,17 +147,17 @@ def _choice_of_method(command: type[Command], path: str) -> Option:
         flag="method",
         kind=str,
         help="how images are made: with guidance, or by the prior alone (plain)"
-        + ("; the others need no prior" if len(command.methods) > len(PRIORS) else ""),
+        + ("; the others need no prior" if len(command.methods) > len(WITH_PRIOR) else ""),
         choices=command.methods,
     )
 
 
 def _option(
-    command: type[Command], entry: "Field[Any]", kind: Any, path: str, method: str | None
+    command: type[Command], entry: "Field[Any]", kind: Any, path: str, method: str | None, of: str
 ) -> Option:
     methods = None if method is None else frozenset([method])
-    for pattern, names in ONLY_WITH.items():
-        methods = names if fnmatch(path, pattern) else methods
+    if of:
+        methods = frozenset(name for name, one in METHODS.items() if of in one.uses)
     flag = command.names.get(path) or flag_of(path, method)
     return Option(
         path=path,

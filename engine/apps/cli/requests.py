@@ -1,22 +1,21 @@
 """What commands have in common that carry a request out: its models, its images, its plan."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.apps.cli.command import Call
 from engine.request import ClassifierSource, Execution, Request
-from engine.settings.alignment import Alignment
 from engine.settings.inversion import InversionSettings
-from engine.settings.methods import DDIS, Plain
+from engine.settings.methods import DrawingSettings
 from engine.settings.plain import from_plain, to_plain
 
 if TYPE_CHECKING:
     from engine.classifiers import Classifier
     from engine.memory.plan import Plan as MemoryPlan
-    from engine.methods.base import Prepared
     from engine.priors import Prior
+    from engine.types import Sample
 
 Sized = TypeVar("Sized", bound=InversionSettings)
 FLAG_OF = {
@@ -28,14 +27,9 @@ FLAG_OF = {
 """The path of the flag that names another model than a record does."""
 
 
-def guidance_of(request: Request) -> Alignment | None:
-    """The guidance of a method that draws with a prior, None for the plain prior."""
-    return request.method.alignment if isinstance(request.method, DDIS) else None
-
-
-def drawing(request: Request) -> DDIS | Plain:
+def drawing(request: Request) -> DrawingSettings:
     """The method, where it draws with a prior: the commands that ask offer no other."""
-    assert isinstance(request.method, DDIS | Plain)
+    assert isinstance(request.method, DrawingSettings)
     return request.method
 
 
@@ -54,22 +48,30 @@ def load_classifier_of(source: ClassifierSource, execution: Execution) -> "Class
     return Models(Request(classifier=source), execution).classifier
 
 
-def prepare(request: Request, execution: Execution, call: Call) -> "Prepared":
-    """The images of a request, with its models loaded and everything checked."""
-    from engine.methods.models import NOTHING, Given, Models
-    from engine.runners.local import LocalRunner
+def images_of(
+    request: Request,
+    execution: Execution,
+    out: Path,
+    call: Call,
+    classifier: "Classifier | None" = None,
+) -> "Iterator[Sample]":
+    """The images of a request that its folder lacks, written as they are read. Everything is checked now.
 
-    given = NOTHING
+    classifier: that of the request, if it is loaded already.
+    """
+    from engine.methods.models import Given, Models
+    from engine.runners.registry import runner_for
+
     if isinstance(request.method, InversionSettings):
-        classifier = Models(request, execution).classifier
-        given = Given(classifier=classifier)
+        classifier = classifier or Models(request, execution).classifier
         request = replace(request, method=sized(request.method, classifier, call.explicit))
     expected = {
         name: identity
         for name, identity in (call.record or {}).get("models", {}).items()
         if FLAG_OF.get(name) not in call.given
     }
-    return LocalRunner(execution=execution, given=given, expected=expected).prepare(request)
+    given = Given(classifier=classifier)
+    return runner_for(execution, out, call.events, given, expected).run(request)
 
 
 def sized(method: Sized, classifier: "Classifier", explicit: Mapping[str, Any]) -> Sized:
@@ -77,13 +79,6 @@ def sized(method: Sized, classifier: "Classifier", explicit: Mapping[str, Any]) 
     given = explicit.get("request", {}).get("method", {})
     values = to_plain(type(method).for_px(classifier.input_px)) | dict(given)
     return from_plain(type(method), values, "request.method")
-
-
-def write_images(prepared: "Prepared", out: Path, call: Call) -> int:
-    """Write what is missing of a folder. Returns how many images that were."""
-    from engine.runners.local import LocalRunner
-
-    return sum(1 for _ in LocalRunner(out, events=call.events).images(prepared))
 
 
 def write_folder(
@@ -94,11 +89,11 @@ def write_folder(
     classifier: loaded in float32; a request in another precision loads its own.
     """
     from engine.methods.models import NOTHING, Given
-    from engine.runners.local import LocalRunner
+    from engine.runners.registry import runner_for
 
     request = replace(request, classes=None, student=None)
     given = Given(classifier=classifier) if request.dtype == "float32" else NOTHING
-    for _ in LocalRunner(out, execution, call.events, given).run(request):
+    for _ in runner_for(execution, out, call.events, given).run(request):
         pass
 
 
@@ -128,15 +123,15 @@ def plan_of(request: Request, execution: Execution, image_px: int | None) -> "Me
         dtype=dtype,
         statistics=request.classifier.statistics,
     )
-    sampling = drawing(request).sampling
+    method = drawing(request)
     return plan(
         prior,
         classifier,
         execution.memory,
         image_px,
-        batch=sampling.batch,
-        alignment=guidance_of(request),
-        sampling=sampling,
+        batch=method.sampling.batch,
+        alignment=method.alignment,
+        sampling=method.sampling,
         device=device,
         attention=execution.attention,
         graphs=execution.graphs,

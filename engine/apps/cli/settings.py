@@ -5,12 +5,13 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.apps.cli.command import METHODS, Command
+from engine.apps.cli.command import Command
 from engine.apps.cli.config import Found, overlaid, read_config
 from engine.apps.cli.manual import REQUIRED, show_help, value_at
 from engine.apps.cli.options import Option, in_flags, options_of
 from engine.apps.cli.parsing import typed
 from engine.errors import ConfigError
+from engine.request import METHODS
 from engine.settings.plain import from_plain, nearest, to_plain
 
 

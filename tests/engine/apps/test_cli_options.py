@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from engine.apps.cli import main
-from engine.apps.cli.command import METHODS
 from engine.apps.cli.options import in_flags, options_of
 from engine.apps.cli.registry import COMMANDS
 from engine.apps.cli.settings import Understood, understand
 from engine.errors import ConfigError
+from engine.request import METHODS
 from engine.settings import Alignment, Sampling, TokenLearning
 from engine.settings.downstream import Distillation
 from engine.settings.methods import DDIS, Plain

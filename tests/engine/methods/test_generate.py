@@ -16,7 +16,7 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, OutputError
 from engine.guidance.domain import judged
-from engine.methods.registry import METHODS, settings_class
+from engine.request import METHODS
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 from engine.settings.inversion import (
@@ -135,8 +135,14 @@ def test_a_module_can_be_the_student(classifier: Classifier) -> None:
         ({"runtime": "onnx"}, "runtime is given with method"),
         ({"images_per_class": 0}, "images_per_class is 0"),
         ({"classes": ["cat"]}, "class 'cat' is not a label"),
-        ({"method": "ddis", "student": "x"}, "a student is given with method 'ddis'"),
-        ({"method": "plain", "student": "x"}, "a student is given with method 'plain'"),
+        (
+            {"method": "ddis", "student": "x"},
+            "student is given with method 'ddis', expected none: it is for 'deepinversion'",
+        ),
+        (
+            {"method": "plain", "student": "x"},
+            "student is given with method 'plain', expected none: it is for 'deep",
+        ),
         (
             {"method": "plain", "alignment": None},
             "alignment is None, expected settings of guidance: for the prior alone choose",
@@ -236,7 +242,7 @@ def test_a_mistake_is_one_error(
 def test_every_setting_is_an_option() -> None:
     known = {option.flag: option for option in options_of(COMMANDS["generate"])}
     for name in METHODS:
-        settings = settings_class(name)()
+        settings = METHODS[name]()
         if isinstance(settings, InversionSettings):
             assert {f"{name}.{field.replace('_', '-')}" for field in asdict(settings)} <= {*known}
     assert {*METHODS} == {*known["method"].choices}

@@ -1,7 +1,6 @@
 """What does not fit together is refused in words; compute is counted."""
 
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from engine.errors import ConfigError
 from engine.memory.count import counting
 from engine.methods.compute import flops_per_image
 from engine.methods.models import Given, Models
-from engine.methods.registry import METHODS, prepare, resolved, settings_class, settings_of
-from engine.request import Execution, Method, Request
+from engine.methods.registry import prepare, prepare_of, settings_of
+from engine.request import METHODS, Execution, Request
 from engine.settings.inversion import (
     DeepInversion,
     InversionSettings,
@@ -119,11 +118,12 @@ def test_a_name_is_the_defaults_for_the_classifiers_images(classifier: Classifie
         assert settings_of(name, lambda: pytest.fail("not needed")) == expected
 
 
-def test_a_request_and_the_registry_know_the_same_methods() -> None:
-    assert {kind.name: kind for kind in get_args(Method)} == {
-        name: settings_class(name) for name in METHODS
-    }
-    assert all(callable(resolved(line.prepare)) for line in METHODS.values())
+def test_the_settings_of_each_method_name_what_makes_its_images() -> None:
+    assert [*METHODS] == ["ddis", "plain", "deepinversion", "plugin-inversion", "natural-inversion"]
+    for name, kind in METHODS.items():
+        assert kind.name == name
+        assert callable(prepare_of(kind()))
+        assert kind.uses <= {"prior", "student"}
 
 
 def test_compute_is_that_of_forward_and_backward_passes(

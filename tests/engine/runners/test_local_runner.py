@@ -28,7 +28,6 @@ from engine.priors import Prior, load_prior
 from engine.request import ClassifierSource, Execution, PriorSource, Request
 from engine.runners.generate import generate, generate_again
 from engine.runners.local import LocalRunner
-from engine.runners.registry import RUNNERS, runner_class
 from engine.settings import Alignment, Sampling, Selection
 from engine.settings.inversion import DeepInversion
 from engine.settings.methods import DDIS, Plain
@@ -243,10 +242,3 @@ def test_a_selection_keeps_where_its_images_come_from(tmp_path: Path, request_: 
         LocalRunner(tmp_path / "half", CPU).run(request_)
     with pytest.raises(ConfigError, match="record of a selection"):
         generate_again(tmp_path / "half", tmp_path / "again", CPU)
-
-
-def test_runners_are_found_by_name() -> None:
-    assert runner_class("local") is LocalRunner
-    assert all(callable(runner_class(name).run) for name in RUNNERS)
-    with pytest.raises(ConfigError, match=r"unknown runner 'locl', .* Did you mean 'local'\?"):
-        runner_class("locl")

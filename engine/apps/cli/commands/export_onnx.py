@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import MODELS, PRIORS, Call, Command, needed, preset
+from engine.apps.cli.command import MODELS, WITH_PRIOR, Call, Command, needed, preset
 from engine.request import Execution, Request
 
 
@@ -16,7 +16,7 @@ class ExportOnnx(Command):
     module = "engine.onnx.export"
     options = (*MODELS, "request.method.name", "request.method.alignment.*")
     needs = ("request.classifier.source",)
-    methods = PRIORS
+    methods = WITH_PRIOR
     common = (
         *("classifier", "prior", "out", "method", "preset", "dtype", "device", "architecture"),
         "labels",
@@ -32,7 +32,7 @@ class ExportOnnx(Command):
         from engine.onnx.export import export_all
 
         classifier, prior = requests.load_models(self.request, self.execution)
-        alignment = requests.guidance_of(self.request)
+        alignment = requests.drawing(self.request).alignment
         decoder = decoder_of(alignment, prior, classifier.preprocess) if alignment else None
         files = export_all(prior, classifier, alignment, decoder, self.out, call.events)
         for file in files:

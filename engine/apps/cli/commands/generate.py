@@ -57,9 +57,11 @@ class Generate(Command):
     def run(self, call: Call) -> dict[str, Any]:
         if self.over_generate is not None:
             return self._over_generate(call, self.over_generate)
-        prepared = requests.prepare(self.request, self.execution, call)
-        total = len(prepared.labels) * self.request.images_per_class
-        made = requests.write_images(prepared, self.out, call)
+        from engine.datasets.run_record import read_run
+
+        images = requests.images_of(self.request, self.execution, self.out, call)
+        made = sum(1 for _ in images)
+        total = len(read_run(self.out).labels) * self.request.images_per_class
         sheet = self.out / "contact_sheet.png"
         call.screen.say(
             f"{total} images in {self.out}, {made} of them made now. Contact sheet: {sheet}"
@@ -74,8 +76,9 @@ class Generate(Command):
     def _over_generate(self, call: Call, factor: float) -> dict[str, Any]:
         """Make more images than are asked for in a folder beside `out`, and keep the better ones of each class."""
         from engine.datasets.dataset import open_dataset
+        from engine.datasets.run_record import RUN, check_kind, read_run
         from engine.evaluation.select import select, selected_from
-        from engine.runners.local import made_by
+        from engine.methods.models import Models
 
         wanted = self.request.images_per_class
         number = round(factor * wanted)
@@ -84,15 +87,19 @@ class Generate(Command):
                 f"over_generate is {factor:g} with {wanted} images a class, expected enough for one more to choose "
                 "from: raise it, or --images-per-class."
             )
+        if (self.out / RUN).exists():
+            check_kind(self.out, read_run(self.out), selection=True)
         out = self.out.resolve()
         every = out.with_name(f"{out.name}-all")
         request = replace(self.request, images_per_class=number)
-        prepared = requests.prepare(request, self.execution, call)
-        selection = Selection(keep=wanted / number)
-        with open_dataset(self.out, selected_from(made_by(prepared), selection), prepared.labels):
+        classifier = Models(request, self.execution).classifier
+        images = requests.images_of(request, self.execution, every, call, classifier)
+        selection, begun = Selection(keep=wanted / number), read_run(every)
+        labels = {int(number): label for number, label in begun.labels.items()}
+        with open_dataset(self.out, selected_from(begun.made, selection), labels):
             pass  # refuses now what it would refuse once all images are made
-        made = requests.write_images(prepared, every, call)
-        report = select(every, self.out, selection, prepared.classifier, call.events)
+        made = sum(1 for _ in images)
+        report = select(every, self.out, selection, classifier, call.events)
         sheet = self.out / "contact_sheet.png"
         call.screen.say(
             f"{report['images']} images in {every}, {made} of them made now; the better {report['kept']} in "

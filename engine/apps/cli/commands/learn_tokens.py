@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from engine.apps.cli import requests
 from engine.apps.cli.command import (
     MODELS,
-    PRIORS,
     RESUMES,
+    WITH_PRIOR,
     Call,
     Command,
     local,
@@ -20,6 +20,7 @@ from engine.apps.cli.command import (
 from engine.errors import ConfigError
 from engine.facts import facts_of
 from engine.request import Execution, Request
+from engine.settings.methods import DrawingSettings
 from engine.settings.tokens import TokenLearning
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class LearnTokens(Command):
         "learning.*",
     )
     needs = ("request.classifier.source",)
-    methods = PRIORS
+    methods = WITH_PRIOR
     common = (
         *("classifier", "out", "textual-inversion", "classes", "seed", "prior", "method", "preset"),
         *("learning.epochs", "learning.images-per-epoch", "learning.steps", "alignment.scale"),
@@ -68,9 +69,12 @@ class LearnTokens(Command):
         from engine.runners.learn_tokens import learn_tokens
         from engine.tokens.textual_inversion import export_textual_inversion
 
-        method = replace(requests.drawing(self.request), tokens=None)
+        method = self.request.method
+        assert isinstance(method, DrawingSettings)  # no other is offered
         table = learn_tokens(
-            replace(self.request, method=method, student=None, runtime="torch"),
+            replace(
+                self.request, method=replace(method, tokens=None), student=None, runtime="torch"
+            ),
             learning=self.learning_of(call),
             device=self.execution.device,
             memory=self.execution.memory,

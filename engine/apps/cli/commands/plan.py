@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import MODELS, PRIORS, Call, Command, preset
+from engine.apps.cli.command import MODELS, WITH_PRIOR, Call, Command, preset
 from engine.request import Execution, Request
 from engine.settings.fields import setting
 
@@ -34,7 +34,7 @@ class Plan(Command):
         "execution.graphs",
     )
     needs = ("request.classifier.source",)
-    methods = PRIORS
+    methods = WITH_PRIOR
     common = (
         *("classifier", "prior", "memory", "batch", "image-px", "dtype", "device", "method"),
         *("preset", "steps", "cfg", "architecture", "labels", "attention"),

@@ -33,7 +33,7 @@ class Profile(Command):
         from engine.memory.profile import profile_step
 
         classifier, prior = requests.load_models(self.request, self.execution)
-        alignment = requests.guidance_of(self.request)
+        alignment = requests.drawing(self.request).alignment
         assert alignment is not None
         found = profile_step(
             prior,

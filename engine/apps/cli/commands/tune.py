@@ -38,7 +38,7 @@ class Tune(Command):
         from engine.runners.tune import SCALES, tune
 
         method = requests.drawing(self.request)
-        alignment = requests.guidance_of(self.request)
+        alignment = requests.drawing(self.request).alignment
         assert alignment is not None
         if "request.method.alignment.scale" in call.given:
             raise ConfigError(

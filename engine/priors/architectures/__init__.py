@@ -1,0 +1,1 @@
+"""Priors that are named by their architecture, `arch:<name>`: published configs, and what builds them."""
