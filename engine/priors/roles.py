@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.errors import ConfigError, ModelError
+from engine.errors import ModelError
 from engine.priors.interface import Component, TextEncoder
 
 DENOISERS = ("unet", "transformer")
@@ -23,9 +23,6 @@ OTHER_TASKS = {
     "num_frames": "makes videos",
 }
 """Arguments of pipelines that are no text-to-image pipelines, and what these do."""
-CFG_ARGUMENTS = ("true_cfg_scale", "guidance_scale")
-"""What pipelines call the scale of classifier-free guidance. One with both means a distilled
-guidance by the second."""
 FAMILIES: Mapping[str, str] = {
     "clip_text_model": "clip",
     "t5": "t5",
@@ -135,31 +132,3 @@ def text_encoders_of(pipe: Any) -> tuple[TextEncoder, ...]:
             )
         )
     return tuple(found)
-
-
-def guidance_arguments(pipe: Any, cfg: float | None) -> dict[str, Any]:
-    """What tells a pipeline the scale of classifier-free guidance; nothing for its own default.
-
-    Raises ConfigError for a scale other than 1 where the pipeline has no such guidance.
-    """
-    takes = arguments_of(pipe.__class__)
-    named = next((name for name in CFG_ARGUMENTS if name in takes), None)
-    if cfg is None or (named is None and cfg == 1):
-        return {}
-    if named is None:
-        raise ConfigError(
-            f"cfg is {cfg} and a {type(pipe).__name__} has no classifier-free guidance, expected 1: leave it out."
-        )
-    return {named: float(cfg)}
-
-
-def negative_argument(pipe: Any, negative: str, images: int) -> dict[str, Any]:
-    """What tells a pipeline the negative prompt of N images.
-
-    An empty one is left out, so that each pipeline does what it does without one (SDXL: zeros). Those
-    with `true_cfg_scale` have no CFG unless they are given some text.
-    """
-    takes = arguments_of(pipe.__class__)
-    if "negative_prompt" not in takes or (not negative and CFG_ARGUMENTS[0] not in takes):
-        return {}
-    return {"negative_prompt": [negative] * images}
