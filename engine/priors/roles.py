@@ -17,6 +17,8 @@ TINY = "tiny"
 TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 NEEDED = ("encode_prompt", "prepare_latents")
 """Methods at which a pipeline is interrupted, besides its scheduler's and its VAE's."""
+OFFLOADING = ("group_offloading", "lazy_prefetch_group_offloading", "layer_execution_tracker")
+"""Hooks of diffusers that move weights."""
 OTHER_TASKS = {
     "strength": "changes an image that it is given",
     "mask_image": "fills a part of an image that it is given",
@@ -61,15 +63,22 @@ def check_pipeline(pipe: Any) -> None:
             "choose such a model."
         )
     hooked = [
-        name
-        for name, module in networks(pipe).items()
-        if any(hasattr(part, "_hf_hook") for part in module.modules())
+        name for name, module in networks(pipe).items() if any(map(_is_offloaded, module.modules()))
     ]
     if hooked:
         raise ModelError(
             f"parts of the prior are offloaded by hooks ({', '.join(hooked)}), expected networks that stay where they "
-            "are: leave out enable_model_cpu_offload and the like; a memory plan moves what it must."
+            "are: leave out enable_model_cpu_offload, group offloading and the like, which move weights away before a "
+            "gradient comes back to them. `ddis plan` shows what saves memory instead."
         )
+
+
+def _is_offloaded(module: nn.Module) -> bool:
+    """Whether hooks of accelerate or of diffusers move a module's weights."""
+    registry = getattr(module, "_diffusers_hook", None)
+    return hasattr(module, "_hf_hook") or (
+        registry is not None and any(map(registry.get_hook, OFFLOADING))
+    )
 
 
 def networks(pipe: Any) -> dict[str, Any]:
