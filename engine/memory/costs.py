@@ -1,15 +1,15 @@
 """What each way of running a phase takes, counted once, and the cheapest of those that fit into a budget."""
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain, combinations
 
 import torch
 from diffusers import AutoencoderKL
 
 from engine.memory.case import Case
 from engine.memory.phases import Counted
+from engine.memory.residence import bytes_on_device, offloads
 from engine.memory.search import largest_that
 from engine.memory.subject import Subject, weights_bytes
 from engine.memory.timeline import Counts
@@ -34,17 +34,6 @@ WAYS = {
     "cat": (PLAIN, (False, True), (True, False), (True, True)),
 }
 """(checkpoint, staged) of the phases whose gradient can save memory: the cheapest way first, the leanest last."""
-OFFLOADABLE: tuple[Role, ...] = ("text encoder", "decoder")
-"""Roles of a prior's components that may rest off the device."""
-NEEDED: Mapping[str, frozenset[Role]] = {
-    "text": frozenset({"text encoder"}),
-    "sampling": frozenset(),
-    "guidance": frozenset(),
-    "decode": frozenset({"decoder"}),
-    "cat": frozenset({"decoder"}),
-    "rows": frozenset({"text encoder"}),
-}
-"""Of these, the roles that a phase works with."""
 _counts: dict[Hashable, Counts] = {}
 
 
@@ -105,8 +94,7 @@ class Costs:
 
     def peak(self, case: Case, offload: tuple[str, ...]) -> int:
         """The predicted peak of a case in bytes, with the weights that are then on the device."""
-        absent = {name for name in offload if self._roles[name] not in NEEDED[case.phase]}
-        weights = sum(nbytes for name, nbytes in self.weights.items() if name not in absent)
+        weights = bytes_on_device(case.phase, self.weights, self._roles, offload)
         workspaces = CUBLAS_BYTES if self.device.type == "cuda" else 0
         return weights + self.counted(case).peak_bytes + workspaces
 
@@ -116,7 +104,9 @@ class Costs:
         for tile in (0, self.tile):
             self._tile = tile
             choices = [
-                choice for offload in self._offloads() if (choice := self._choice(budget, offload))
+                choice
+                for offload in offloads(self.subject, self.device)
+                if (choice := self._choice(budget, offload))
             ]
             if choices or not self.tile:
                 break
@@ -131,7 +121,7 @@ class Costs:
 
     def smallest(self) -> int:
         """The smallest budget that can be met."""
-        offload = max(self._offloads(), key=len)
+        offload = max(offloads(self.subject, self.device), key=len)
         whole = {p: self.peak(Case(p, self.images, self.images), offload) for p in self.phases}
         peak = 0
         for phase in sorted(whole, key=lambda phase: whole[phase], reverse=True):
@@ -167,26 +157,6 @@ class Costs:
         if high > limit:
             return more - 1
         return 2 + (limit - low) * (more - 2) // max(1, high - low)
-
-    def _offloads(self) -> Iterator[tuple[str, ...]]:
-        """Sets of components that may rest off the device: none on the CPU, nor what guidance looks through.
-
-        Those of one role rest together.
-        """
-        prior, decoder = self.subject.prior, self.subject.decoder()
-        stays = None if decoder is None else decoder.vae
-        resting = {
-            role: [
-                part.name
-                for part in prior.components()
-                if part.role == role and part.module is not stays
-            ]
-            for role in OFFLOADABLE
-        }
-        groups = [] if self.device.type == "cpu" else [*filter(None, resting.values())]
-        for count in range(len(groups) + 1):
-            for chosen in combinations(groups, count):
-                yield tuple(chain.from_iterable(chosen))
 
     def _choice(self, budget: int, offload: tuple[str, ...]) -> Choice | None:
         cases: dict[str, Case] = {}

@@ -65,7 +65,14 @@ class Subject:
         prior, classifier = self.prior, self.classifier
         parts = tuple((part.name, str(dtype_of(part.module))) for part in prior.components())
         tiny = None if prior.tiny is None else str(prior.tiny.config)
-        shape = (prior.latent_shape(1), prior.image_size, repr(prior.call), parts, tiny)
+        shape = (
+            prior.latent_shape(1),
+            prior.image_size,
+            repr(prior.call),
+            parts,
+            tiny,
+            prior.quantise,
+        )
         settings = self.alignment, self.cfg, self.learning
         return prior.fingerprint, shape, classifier.fingerprint, classifier.dtype, settings
 

@@ -12,7 +12,8 @@ from engine.networks.quiet import quiet
 from engine.priors.cfg import guidance_arguments, negative_argument
 from engine.priors.context import Context
 from engine.priors.interface import Denoise
-from engine.priors.roles import denoiser_name
+from engine.priors.resting import one_at_a_time
+from engine.priors.roles import denoiser_name, text_encoder_names
 from engine.priors.seams import Script, interrupted, run
 from engine.priors.stand_ins import InDtype, StoppedDecoder, Tap
 from engine.priors.steps import Levels, Step, levels, predict
@@ -36,17 +37,23 @@ class Calls:
     """The calls of one pipeline, each ended at a seam.
 
     pipe: the pipeline. name: what messages call it. arguments: those of its call that differ from its
-    defaults.
+    defaults. device: where it computes; where its denoiser is if None.
     """
 
-    def __init__(self, pipe: Any, name: str, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        name: str,
+        arguments: Mapping[str, Any],
+        device: torch.device | None = None,
+    ) -> None:
         self.pipe = pipe
         self.name = name
         self.arguments = dict(arguments)
         self.network_name = denoiser_name(pipe)
         network = getattr(pipe, self.network_name)
         # Asked once: diffusers goes through all modules for an answer.
-        self.device: torch.device = network.device
+        self.device: torch.device = device or network.device
         self.dtype: torch.dtype = network.dtype
         self._network = InDtype(network, self.dtype)
         self._timed: dict[int, Timed] = {}
@@ -157,7 +164,9 @@ class Calls:
     def _context(self, images: int) -> Context:
         """Any context of N images, for calls in which the network does not run."""
         if self._blank is None:
-            with torch.no_grad():
+            encoders = [getattr(self.pipe, name) for name in text_encoder_names(self.pipe)]
+            resting = [one for one in encoders if one.device != self.device]
+            with torch.no_grad(), one_at_a_time(resting, self.device):
                 self.encoded([""], None)
         assert self._blank is not None
         return self._blank if images == 1 else self._blank[[0] * images]

@@ -11,7 +11,7 @@ PADDED = "sdpa_padded"
 
 
 def padded_mask(*args: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
-    """SDPA's mask of texts of which some are padded: it is made without a look at its values, which there are none of."""
+    """SDPA's mask of texts of which some are padded: made without a look at values, as there are none."""
     if attention_mask is not None:
         options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     return sdpa_mask(*args, attention_mask=attention_mask, **options)
@@ -19,6 +19,7 @@ def padded_mask(*args: Any, attention_mask: Tensor | None = None, **options: Any
 
 def callable_on_meta(encoder: nn.Module) -> None:
     """Let a text encoder of transformers be called on 'meta', as it is with prompts of several lengths."""
-    AttentionInterface.register(PADDED, sdpa_attention_forward)
-    AttentionMaskInterface.register(PADDED, padded_mask)
-    encoder.set_attn_implementation(PADDED)  # type: ignore[operator]
+    if encoder.config._attn_implementation == "sdpa":  # type: ignore[union-attr]
+        AttentionInterface.register(PADDED, sdpa_attention_forward)
+        AttentionMaskInterface.register(PADDED, padded_mask)
+        encoder.set_attn_implementation(PADDED)  # type: ignore[operator]

@@ -1,7 +1,7 @@
 """The architectures that `arch:` names, each with the public configs of its parts."""
 
 from engine.priors.architectures import networks, texts
-from engine.priors.architectures.part import Part, PriorArchitecture
+from engine.priors.architectures.part import Config, Part, PriorArchitecture
 
 _DIFFUSION = {
     "beta_start": 0.00085,
@@ -31,9 +31,7 @@ TAESD = Part("AutoencoderTiny", networks.TAESD)
 TAESD_16 = Part("AutoencoderTiny", networks.TAESD_16)
 
 
-def _stable_diffusion(
-    unet: networks.Config, vae: networks.Config, text: Part, scheduler: Part
-) -> PriorArchitecture:
+def _stable_diffusion(unet: Config, vae: Config, text: Part, scheduler: Part) -> PriorArchitecture:
     return PriorArchitecture(
         pipeline="StableDiffusionPipeline",
         networks={
@@ -52,7 +50,7 @@ def _stable_diffusion(
     )
 
 
-def _sd_3(transformer: networks.Config) -> PriorArchitecture:
+def _sd_3(transformer: Config) -> PriorArchitecture:
     return PriorArchitecture(
         pipeline="StableDiffusion3Pipeline",
         networks={
@@ -68,7 +66,7 @@ def _sd_3(transformer: networks.Config) -> PriorArchitecture:
     )
 
 
-def _flux(transformer: networks.Config, scheduler: Part) -> PriorArchitecture:
+def _flux(transformer: Config, scheduler: Part) -> PriorArchitecture:
     return PriorArchitecture(
         pipeline="FluxPipeline",
         networks={
@@ -104,7 +102,7 @@ def _one_text(
     )
 
 
-def _klein(transformer: networks.Config, text: Part) -> PriorArchitecture:
+def _klein(transformer: Config, text: Part) -> PriorArchitecture:
     return _one_text(
         "Flux2KleinPipeline",
         Part("Flux2Transformer2DModel", transformer),

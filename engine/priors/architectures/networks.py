@@ -1,4 +1,4 @@
-"""Published configs of denoisers and autoencoders, as diffusers takes them; what one leaves out is its class's default."""
+"""Published configs of denoisers and autoencoders, as diffusers takes them, without what is their classes' default."""
 
 from engine.priors.architectures.part import Config
 

@@ -52,7 +52,12 @@ _QWEN_3: Config = {
     "num_key_value_heads": 8,
     "head_dim": 128,
 }
-_QWEN_3_4B: Config = {**_QWEN_3, "hidden_size": 2560, "intermediate_size": 9728}
+_QWEN_3_4B: Config = {
+    **_QWEN_3,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "tie_word_embeddings": True,
+}
 _QWEN_3_8B: Config = {**_QWEN_3, "hidden_size": 4096, "intermediate_size": 12_288}
 _QWEN_2_5_VL_7B: Config = {
     "text_config": {

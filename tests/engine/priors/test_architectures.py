@@ -11,6 +11,8 @@ from engine.errors import ModelError
 from engine.guidance.domain import judged
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.priors import Prior, load_prior
+from engine.priors.architectures.families import PRIOR_ARCHITECTURES
+from engine.priors.architectures.tokenizers import TOKENIZERS
 
 
 def millions(module: torch.nn.Module) -> float:
@@ -45,6 +47,47 @@ def test_published_sizes_without_a_byte_of_weights(
     assert prior.dtype == prior.vae.dtype == prior.pipe.text_encoder.dtype == torch.float16
 
 
+PUBLISHED = {
+    "sdxl": {"unet": 2567.46, "text_encoder": 123.06, "text_encoder_2": 694.66},
+    "sd-3-medium": {"transformer": 2028.33, "text_encoder_3": 4762.31},
+    "sd-3.5-medium": {"transformer": 2243.17, "text_encoder_2": 694.66},
+    "sd-3.5-large": {"transformer": 8056.63, "text_encoder": 123.65},
+    "pixart-sigma": {"transformer": 610.86, "text_encoder": 4762.31},
+    "sana-1.6b": {"transformer": 1604.46, "text_encoder": 2614.34, "vae": 312.25},
+    "flux.1-dev": {"transformer": 11901.41, "text_encoder_2": 4762.31},
+    "flux.1-schnell": {"transformer": 11891.18},
+    "chroma": {"transformer": 8899.98},
+    "flux.2-klein-4b": {"transformer": 3875.54, "text_encoder": 4022.47},
+    "flux.2-klein-9b": {"transformer": 9078.58, "text_encoder": 8190.74},
+    "z-image": {"transformer": 6154.91, "text_encoder": 4022.47},
+    "lumina-2": {"transformer": 2609.77, "text_encoder": 2614.34},
+    "auraflow": {"transformer": 6833.44, "text_encoder": 1223.55},
+    "qwen-image": {"transformer": 20430.4, "text_encoder": 8292.17},
+}
+"""Millions of parameters of some parts. Model cards round these: 2.6 billion, 12 billion, 4 billion, ..."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_each_family_has_its_published_size(name: str) -> None:
+    prior = load_prior(f"arch:{name}", device="meta", dtype=torch.bfloat16)
+    sizes = {part.name: millions(part.module) for part in prior.components()}
+    assert {part: sizes[part] for part in PUBLISHED[name]} == PUBLISHED[name]
+    assert all(part.module.device.type == "meta" for part in prior.components())
+    assert prior.schedule(4)[0].noise > 0
+
+
+def test_every_architecture_is_tested() -> None:
+    assert {*PUBLISHED, "sd-1.5", "sd-2.1-base", "sd-2.1"} == {*PRIOR_ARCHITECTURES}
+
+
+@pytest.mark.parametrize("family", TOKENIZERS)
+def test_stand_ins_read_any_text_and_pad_it(family: str) -> None:
+    tokenizer = TOKENIZERS[family]()
+    found = tokenizer(["a dog", "größe 7 ☂"], padding="max_length", max_length=64)
+    assert [len(ids) for ids in found.input_ids] == [64, 64]
+    assert tokenizer.decode(found.input_ids[1], skip_special_tokens=True).strip() == "größe 7 ☂"
+
+
 def test_its_tokenizer_has_clips_ids_and_length() -> None:
     tokenizer = load_prior("arch:sd-1.5", device="meta").pipe.tokenizer
     tokens = tokenizer("a dog", padding="max_length").input_ids
@@ -72,6 +115,8 @@ def test_unknown_architectures_are_refused() -> None:
         ModelError, match=r"unknown architecture 'sd-9' of a prior, expected one of arch:sd-1\.5"
     ):
         load_prior("arch:sd-9")
+    with pytest.raises(ModelError, match=r"Did you mean 'flux\.1-dev'\?"):
+        load_prior("arch:flux-dev", device="meta")
     with pytest.raises(
         ModelError,
         match="unknown architecture 'vgg' of a classifier, expected one of arch:resnet18",
