@@ -119,7 +119,7 @@ class PipelineGuide:
     def _prior(self, z: Tensor) -> Prior:
         """The pipeline as a prior of images of the size that is sampled now."""
         vae, denoiser = self.pipe.vae, getattr(self.pipe, denoiser_name(self.pipe))
-        made_for = (id(vae), vae.device, vae.dtype, denoiser.device)
+        made_for = (vae, vae.device, vae.dtype, denoiser.device)
         if made_for != self._made_for:
             own = self._new_prior()
             self._priors, self._made_for = {own.image_size: own}, made_for
