@@ -9,15 +9,11 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError, brief
 from engine.networks.quiet import quiet
+from engine.priors.cfg import guidance_arguments, negative_argument
 from engine.priors.context import Context
 from engine.priors.interface import Denoise
 from engine.priors.resting import one_at_a_time
-from engine.priors.roles import (
-    denoiser_name,
-    guidance_arguments,
-    negative_argument,
-    text_encoder_names,
-)
+from engine.priors.roles import denoiser_name, text_encoder_names
 from engine.priors.seams import Script, interrupted, run
 from engine.priors.stand_ins import InDtype, StoppedDecoder, Tap
 from engine.priors.steps import Levels, Step, levels, predict

@@ -111,15 +111,19 @@ class Trajectories:
 
         context: of these rows, with a graph. Nothing here changes, so it may be run again, and in parts.
         """
+        return self.prior.decode(self.latents(update, context, start))
+
+    def latents(self, update: int, context: Context, start: int = 0) -> Tensor:
+        """The latents (n, ...) of these images."""
         number, rows = self.at[update], range(start, start + len(context))
         if number == len(self.schedule) - 1:
-            return self.prior.decode(self._last_latents(context, rows))
+            return self._last_latents(context, rows)
         z, step = self.kept[number][rows.start : rows.stop], self.schedule[number]
         clean = self.prior.denoiser(context, 1.0)(z, step).clean
         if self.sampling.cfg != 1:
             null = self.kept_null[number][rows.start : rows.stop]
             clean = null + self.sampling.cfg * (clean - null)
-        return self.prior.decode(clean)
+        return clean
 
     @torch.no_grad()
     def finished(self, rows: Sequence[int]) -> Tensor:

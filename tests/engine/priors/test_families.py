@@ -1,13 +1,18 @@
 """Each family of priors computes what its own pipeline computes, and leaves the pipeline alone."""
 
 import copy
+import functools
+import inspect
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
 
+from engine.errors import ConfigError
 from engine.priors import Prior, load_prior
+from engine.priors.steps import levels
 from engine.sampling.step import next_latents
 
 PROMPTS = ["a dog", "a red cat"]
@@ -18,36 +23,43 @@ def generators(images: int = 2) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(number) for number in range(images)]
 
 
-def own_loop(prior: Prior, negative: str, cfg: float) -> tuple[Tensor, Tensor]:
+def own_loop(
+    prior: Prior, negative: str, cfg: float, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Final latents and images."""
     denoise = prior.denoiser(prior.encode(PROMPTS, negative), cfg)
-    z = prior.noise(generators(), STEPS)
+    z = prior.noise(generators(), STEPS) if noise is None else noise
     for step in prior.schedule(STEPS):
         z = next_latents(denoise(z, step), step)
     return z, prior.decode(z)
 
 
 def pipelines_loop(
-    pipe: Any, call: dict[str, Any], noise: Tensor, negative: str, cfg: float
-) -> tuple[Tensor, Tensor]:
-    """Final latents and images of the pipeline itself from the same noise."""
+    family: Any, pipe: Any, call: dict[str, Any], negative: str, cfg: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """First and final latents, and images, of the pipeline itself."""
     seen = []
+    more = {family.cfg: cfg - family.less}
+    if negative or family.cfg == "true_cfg_scale":
+        more["negative_prompt"] = [negative] * len(PROMPTS)
+    own = pipe.scheduler.step
 
-    def watched(_pipe: Any, _index: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict:
-        seen.append(tensors["latents"])
-        return tensors
+    @functools.wraps(own)
+    def watched(output: Tensor, timestep: Tensor, z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        stepped = own(output, timestep, z, *args, **kwargs)
+        seen.extend([z, stepped[0]])
+        return stepped
 
-    images = pipe(
-        prompt=PROMPTS,
-        negative_prompt=[negative] * len(PROMPTS) if negative else None,
-        guidance_scale=cfg,
-        num_inference_steps=STEPS,
-        latents=noise,
-        output_type="pt",
-        callback_on_step_end=watched,
-        **call,
-    ).images
-    return seen[-1], images
+    with patch.object(pipe.scheduler, "step", watched):
+        images = pipe(
+            prompt=list(PROMPTS),
+            num_inference_steps=STEPS,
+            generator=generators(),
+            output_type="pt",
+            **call,
+            **more,
+        ).images
+    return seen[0], seen[-1], images
 
 
 @pytest.mark.parametrize(("negative", "cfg"), [("", 1.0), ("", 5.0), ("an ugly one", 5.0)])
@@ -55,13 +67,21 @@ def pipelines_loop(
 def test_an_unguided_run_is_the_pipeline_s_own(
     family: Any, pipe: Any, prior: Prior, negative: str, cfg: float
 ) -> None:
-    noise = torch.stack(
-        [torch.randn(prior.latent_shape(1)[1:], generator=rng) for rng in generators()]
-    )
-    latents, images = pipelines_loop(pipe, family.call, noise, negative, cfg)
-    z, own = own_loop(prior, negative, cfg)
+    if negative and "negative_prompt" not in inspect.signature(pipe.__call__).parameters:
+        with pytest.raises(ConfigError, match="'an ugly one' and a .* takes none, expected ''"):
+            own_loop(prior, negative, cfg)
+        return
+    first, latents, images = pipelines_loop(family, pipe, prior.call, negative, cfg)
+    start = levels(pipe.scheduler).start / getattr(pipe.scheduler, "init_noise_sigma", 1.0)
+    noise = prior.noise(generators(), STEPS)
+    if first.dim() == 3:  # packed: the same numbers, in patches
+        assert torch.equal(noise.flatten(1).sort().values, first.flatten(1).sort().values)
+        noise = first
+    torch.testing.assert_close(noise, first * start, atol=1e-6, rtol=0)
+    z, own = own_loop(prior, negative, cfg, noise)
     torch.testing.assert_close(z, latents, atol=1e-5, rtol=0)
-    torch.testing.assert_close(own, images, atol=1e-6, rtol=0)
+    torch.testing.assert_close(own, images, atol=family.image_error, rtol=0)
+    torch.testing.assert_close(prior.decode(latents), images, atol=1e-6, rtol=0)
     assert own.shape == (2, 3, *prior.image_size)
 
 
