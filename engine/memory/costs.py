@@ -136,9 +136,12 @@ class Costs:
         def fits(phase: str, images: int) -> bool:
             return self.peak(Case(phase, images, images), offload) <= limit
 
-        if not all(fits(phase, 2) for phase in self.phases):
+        # A phase that takes the whole batch takes fewer images, and only the others bound the number.
+        scarce = [p for p in self.phases if self.images > 1 and not fits(p, self.images)]
+        bounding = scarce or self.phases
+        if not all(fits(phase, 2) for phase in bounding):
             return int(all(fits(phase, 1) for phase in self.phases))
-        bounds = {phase: self._largest_part(phase, limit, offload) for phase in self.phases}
+        bounds = {phase: self._largest_part(phase, limit, offload) for phase in bounding}
         found = min(bounds.values())
         # The scarcest phase first: the others mostly fit at once.
         for phase in sorted(bounds, key=lambda phase: bounds[phase]):
@@ -148,9 +151,8 @@ class Costs:
     def _largest_part(self, phase: str, limit: int, offload: tuple[str, ...]) -> int:
         """An upper bound: where a line through two peaks, of two images and of more, reaches the limit.
 
-        Peaks are convex in the number of images (the highest of many straight lines), so that beyond its two points the
-        line lies below them. The second point is the batch, which is counted for the plan anyway; where it does not
-        fit, it is the bound.
+        Peaks are convex in the number of images, as the highest of many straight lines: beyond its two points the line
+        lies below them. The second point is the batch, which is counted anyway; where it does not fit, it is the bound.
         """
         more = max(3, self.images)
         low, high = (self.peak(Case(phase, images, images), offload) for images in (2, more))
