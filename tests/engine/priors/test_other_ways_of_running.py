@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,12 @@ from engine.memory.subject import Subject
 from engine.onnx.probe import probed
 from engine.priors import Context, Prior
 from engine.settings import Alignment, TokenLearning
+
+
+@pytest.fixture(scope="session", params=["sd", "sdxl", "sd3"])
+def family(request: pytest.FixtureRequest, families: dict[str, Any]) -> Any:
+    """One family of each kind of network; counting, replaying and exporting take their time."""
+    return families[request.param]
 
 
 @pytest.fixture
