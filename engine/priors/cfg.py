@@ -5,6 +5,8 @@ guidance_scale     most; where a pipeline computes p + g (p - n) (Z-Image) it is
 neither            pipelines of distilled networks, whose own guidance is an argument of the call
 """
 
+import inspect
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -15,6 +17,11 @@ TRUE_CFG, GUIDANCE = "true_cfg_scale", "guidance_scale"
 NEGATIVE = "negative_prompt"
 DISTILLED = ("guidance_embeds", "time_cond_proj_dim")
 """Of networks' configs: whether they are told the scale of a guidance that was distilled into them."""
+
+RESCALES = ("cfg_normalization", "guidance_rescale")
+"""Arguments of calls that bring what guidance gives to the length of the prompt's branch."""
+ALWAYS_RESCALES = ("QwenImagePipeline",)
+"""Pipelines that do so without being asked."""
 
 
 class CfgRule(NamedTuple):
@@ -47,6 +54,15 @@ def _guides(pipe: Any, scale: float) -> bool:
     """Whether a pipeline would compute two branches at this value of its guidance_scale."""
     twin = SimpleNamespace(**{**pipe.__dict__, "_guidance_scale": scale, "config": pipe.config})
     return bool(type(pipe).do_classifier_free_guidance.fget(twin))
+
+
+def cfg_is_affine(pipe: Any, call: Mapping[str, Any]) -> bool:
+    """Whether a pipeline called so computes `n + s (p - n)` and nothing behind it: branches may then run apart."""
+    if any(kind.__name__ in ALWAYS_RESCALES for kind in type(pipe).__mro__):
+        return False
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    defaults = {name: parameters[name].default for name in RESCALES if name in parameters}
+    return not any({**defaults, **call}[name] for name in defaults)
 
 
 def guidance_arguments(pipe: Any, cfg: float | None) -> dict[str, Any]:

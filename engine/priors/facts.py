@@ -54,9 +54,8 @@ def defaults_of(pipe: Any) -> dict[str, Any]:
 def check_call(pipe: Any, call: Mapping[str, Any]) -> None:
     """Raise ConfigError for arguments that a pipeline does not take, or that are not the caller's to set."""
     takes, kind = arguments_of(pipe.__class__), type(pipe).__name__
-    refused = dict.fromkeys(BY_STEP_NUMBER) | OURS
     scale = cfg_rule(pipe).argument
-    free = sorted(takes - refused.keys() - {"self", scale})
+    free = sorted(takes - OURS.keys() - BY_STEP_NUMBER.keys() - {"self", scale})
     for name in call:
         if name not in takes:
             raise ConfigError(

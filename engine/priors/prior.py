@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.networks.frozen import fingerprint
 from engine.priors.calls import Calls
+from engine.priors.cfg import cfg_is_affine
 from engine.priors.context import Context
 from engine.priors.facts import check_call, defaults_of
 from engine.priors.interface import Component, Denoise, TextEncoder
@@ -90,6 +91,14 @@ class Prior:
     def image_size(self) -> tuple[int, int]:
         """Height and width of an image, in pixels."""
         return self._calls.prepared(1).size
+
+    @property
+    def cfg_is_affine(self) -> bool:
+        """Whether classifier-free guidance may be combined from its two branches' clean latents.
+
+        If not, the pipeline rescales what it gives, and only a step with both branches is the pipeline's own.
+        """
+        return cfg_is_affine(self.pipe, self.call)
 
     def describe(self) -> dict[str, Any]:
         """What images depend on, as JSON values."""

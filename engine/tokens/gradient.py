@@ -150,6 +150,8 @@ def rows_gradient(
     prior: Speaks the tokens, whose `rows` are a leaf.
     """
     context = prior.encode(prompts)
+    # Prompts that were encoded with longer ones were padded behind.
+    by_context = by_context[:, : sum(context.widths)]
     return scaled_gradient(context.packed(), rows, by_context, scale)
 
 

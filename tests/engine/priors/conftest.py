@@ -16,7 +16,6 @@ from diffusers import (
     ChromaPipeline,
     ChromaTransformer2DModel,
     DDIMScheduler,
-    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
@@ -611,6 +610,7 @@ class Family:
         entries: Of a context, how many prompts' and negative ones'.
         cfg: What its call names the scale of classifier-free guidance; "" for none.
         less: How much less than the engine's scale that is.
+        row_scale: What its text encoders multiply rows of their embeddings by.
         image_error: How far its images may be from its pipeline's: what its VAE makes of latents that are
             1e-5 apart.
     """
@@ -622,6 +622,7 @@ class Family:
     call: dict[str, Any] = field(default_factory=dict)
     cfg: str = "guidance_scale"
     less: float = 0.0
+    row_scale: float = 1.0
     image_error: float = 1e-6
 
 
@@ -644,10 +645,11 @@ FAMILIES = (
         ("gemma",),
         2,
         {**LARGER, **SHORT, "complex_human_instruction": None},
+        row_scale=8**0.5,
         image_error=4e-6,
     ),
-    Family("flux-dev", flux, ("clip", "t5"), 2, {**SIZE, **SHORT}, TRUE_CFG),
-    Family("flux-schnell", flux_schnell, ("clip", "t5"), 2, {**SIZE, **SHORT}, TRUE_CFG),
+    Family("flux-dev", flux, ("clip_l", "t5"), 2, {**SIZE, **SHORT}, TRUE_CFG),
+    Family("flux-schnell", flux_schnell, ("clip_l", "t5"), 2, {**SIZE, **SHORT}, TRUE_CFG),
     Family("chroma", chroma, ("t5",), 2, {**SIZE, **SHORT}),
     Family(
         "flux2-klein", klein, ("qwen",), 2, {**SIZE, **SHORT, "text_encoder_out_layers": (1, 2, 3)}
@@ -671,6 +673,12 @@ def built(family: Family) -> Any:
             part.eval()
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def families() -> dict[str, Family]:
+    """All families by name."""
+    return {family.name: family for family in FAMILIES}
 
 
 @pytest.fixture(scope="session", params=FAMILIES, ids=lambda family: family.name)
