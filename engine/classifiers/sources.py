@@ -27,12 +27,9 @@ from engine.classifiers.statistics import BATCH_NORM
 from engine.errors import ConfigError, ModelError, brief
 from engine.files import explained, write_whole
 from engine.networks.frozen import default_device, named_dtype, seeded
+from engine.settings.sources import ARCHITECTURE, check_classifier
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
-ACCEPTED = (
-    "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'onnx:<file>', "
-    "'arch:<resnet18, 34 or 50>', a folder of save_classifier, or a checkpoint file with architecture=..."
-)
 
 
 def load_classifier(
@@ -145,11 +142,8 @@ def _find(
     if path.is_dir():
         _refuse(architecture, source)
         return _from_folder(path)
-    if path.is_file() or path.suffix:
-        return Found(*load_architecture(path, architecture), None)
-    raise ModelError(
-        f"unknown classifier {source!r}, expected {ACCEPTED}: check the spelling, or that the file exists."
-    )
+    check_classifier(source)
+    return Found(*load_architecture(path, architecture), None)
 
 
 def _refuse(architecture: str | None, name: str) -> None:
@@ -167,11 +161,7 @@ def _from_architecture(name: str, labels: Sequence[str] | None, shapes_alone: bo
     shapes_alone: on 'meta', without weights and statistics.
     """
     known = {f"resnet{depth}": depth for depth in RESIDUAL}
-    if name not in known:
-        raise ModelError(
-            f"unknown architecture {name!r} of a classifier, expected one of "
-            f"{', '.join(f'arch:{depth}' for depth in known)}: choose one of these, or load a trained network."
-        )
+    check_classifier(f"{ARCHITECTURE}{name}")
     config = residual_config(known[name], num_labels=len(labels or range(1000)))
     if shapes_alone:
         with torch.device("meta"):

@@ -14,8 +14,8 @@ from engine.memory.budget import AUTO, free_bytes
 from engine.memory.costs import LEARNING, PHASES
 from engine.memory.graphs import eager_because
 from engine.memory.layout import chosen_layouts
-from engine.memory.learning_phases import checkpointed
 from engine.memory.plan import Plan, plan
+from engine.memory.recompute import checkpointed
 from engine.memory.residence import IN_TURN, NEEDED
 from engine.priors import Prior
 from engine.priors.interface import Role
@@ -119,6 +119,7 @@ def uncounted(
         decode_px=decoder.px if decoder else 0,
         micro_batch=dict.fromkeys(LEARNING, 0) | micro_batch,
         checkpoint=(),
+        staged=(),
         offload=(),
         tile=0,
         channels_last=chosen_layouts(prior.device, prior),

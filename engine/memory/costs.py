@@ -1,6 +1,6 @@
 """What each way of running a phase takes, counted once, and the cheapest of those that fit into a budget."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from engine.memory.case import Case
 from engine.memory.phases import Counted
 from engine.memory.residence import bytes_on_device, offloads
+from engine.memory.search import largest_that
 from engine.memory.subject import Subject, weights_bytes
 from engine.memory.timeline import Counts
 from engine.priors.interface import Role
@@ -27,8 +28,12 @@ FLOPS_A_SECOND, BYTES_A_SECOND, SECONDS_AN_OPERATOR = 5e13, 1e10, 1e-5
 PHASES = ("text", "sampling", "guidance", "decode")
 LEARNING = ("cat", "rows")
 """The phases that learning tokens adds: a gradient by the prompts' context, and from there by the tokens' rows."""
-CHECKPOINTED = ("guidance", "cat")
-"""The phases whose backward may recompute activations."""
+PLAIN = (False, False)
+WAYS = {
+    "guidance": (PLAIN, (True, False)),
+    "cat": (PLAIN, (False, True), (True, False), (True, True)),
+}
+"""(checkpoint, staged) of the phases whose gradient can save memory: the cheapest way first, the leanest last."""
 _counts: dict[Hashable, Counts] = {}
 
 
@@ -131,9 +136,12 @@ class Costs:
         def fits(phase: str, images: int) -> bool:
             return self.peak(Case(phase, images, images), offload) <= limit
 
-        if not all(fits(phase, 2) for phase in self.phases):
+        # A phase that takes the whole batch takes fewer images, and only the others bound the number.
+        scarce = [p for p in self.phases if self.images > 1 and not fits(p, self.images)]
+        bounding = scarce or self.phases
+        if not all(fits(phase, 2) for phase in bounding):
             return int(all(fits(phase, 1) for phase in self.phases))
-        bounds = {phase: self._largest_part(phase, limit, offload) for phase in self.phases}
+        bounds = {phase: self._largest_part(phase, limit, offload) for phase in bounding}
         found = min(bounds.values())
         # The scarcest phase first: the others mostly fit at once.
         for phase in sorted(bounds, key=lambda phase: bounds[phase]):
@@ -143,9 +151,8 @@ class Costs:
     def _largest_part(self, phase: str, limit: int, offload: tuple[str, ...]) -> int:
         """An upper bound: where a line through two peaks, of two images and of more, reaches the limit.
 
-        Peaks are convex in the number of images (the highest of many straight lines), so that beyond its two points the
-        line lies below them. The second point is the batch, which is counted for the plan anyway; where it does not
-        fit, it is the bound.
+        Peaks are convex in the number of images, as the highest of many straight lines: beyond its two points the line
+        lies below them. The second point is the batch, which is counted anyway; where it does not fit, it is the bound.
         """
         more = max(3, self.images)
         low, high = (self.peak(Case(phase, images, images), offload) for images in (2, more))
@@ -166,55 +173,45 @@ class Costs:
     def _best(self, phase: str, budget: int, offload: tuple[str, ...]) -> Case | None:
         one, whole = (self._case(phase, part) for part in (1, self.images))
         # Learning seldom fits whole, and never where one image does not.
-        tried = (one, whole) if phase in LEARNING and phase in CHECKPOINTED else (whole,)
+        tried = (one, whole) if phase in LEARNING and phase in WAYS else (whole,)
         if all(self.peak(case, offload) <= USABLE * budget for case in tried):
             return whole
-        ways = [False, True] if phase in CHECKPOINTED else [False]
-        cases = [case for way in ways if (case := self._largest(phase, way, budget, offload))]
+        cases: list[Case] = []
+        for way in WAYS.get(phase, (PLAIN,)):
+            cases += self._largest(phase, way, budget, offload)
+            if cases and cases[-1].part == self.images:
+                break  # in one piece, the ways behind it only cost more
         return min(cases, key=self._cost, default=None)
 
     def _largest(
-        self, phase: str, checkpoint: bool, budget: int, offload: tuple[str, ...]
-    ) -> Case | None:
-        """The case with the largest parts that fit, parts of nearly equal size."""
-        one, whole = (self._case(phase, part, checkpoint) for part in (1, self.images))
+        self, phase: str, way: tuple[bool, bool], budget: int, offload: tuple[str, ...]
+    ) -> list[Case]:
+        """The case with the largest parts that fit, parts of nearly equal size; none where one image does not."""
+        one, whole = (self._case(phase, part, *way) for part in (1, self.images))
         limit = USABLE * budget
         if self.peak(one, offload) > limit:
-            return None
+            return []
         if self.peak(whole, offload) <= limit:
-            return whole
+            return [whole]
         lowest, highest = self.peak(one, offload), self.peak(whole, offload)
         # Peaks are convex in the size of a part, so the straight line lies above them: what it allows, fits.
         part = 1 + int((limit - lowest) * (self.images - 1) / (highest - lowest))
-        return self._case(phase, -(-self.images // -(-self.images // part)), checkpoint)
+        return [self._case(phase, -(-self.images // -(-self.images // part)), *way)]
 
-    def _case(self, phase: str, part: int, checkpoint: bool = False) -> Case:
-        return Case(phase, self.images, part, checkpoint, self._tile if phase == "decode" else 0)
+    def _case(self, phase: str, part: int, checkpoint: bool = False, staged: bool = False) -> Case:
+        tile = self._tile if phase == "decode" else 0
+        return Case(phase, self.images, part, checkpoint, tile, staged)
 
     def _leanest(self, phase: str) -> Case:
         tile = self.tile if phase == "decode" else 0
-        ways = (False, True) if phase in CHECKPOINTED else (False,)
-        cases = [Case(phase, self.images, 1, way, tile) for way in ways]
+        ways = WAYS.get(phase, (PLAIN,))[-2:]
+        cases = [Case(phase, self.images, 1, way[0], tile, way[1]) for way in ways]
         return min(cases, key=lambda case: self.counted(case).peak_bytes)
 
     def _cost(self, case: Case) -> float:
         count = self.counted(case)
-        times = self.steps if case.phase in ("sampling", "guidance") else 1
+        times = {"sampling": self.steps, "guidance": self.steps * self.subject.moves}
         flops = count.flops * case.images / case.part
-        return times * (
+        return times.get(case.phase, 1) * (
             flops / FLOPS_A_SECOND + count.operators * count.parts * SECONDS_AN_OPERATOR
         )
-
-
-def largest_that(fits: Callable[[int], bool], highest: int) -> int:
-    """The largest number from 1 to `highest` that fits, where 1 does and nothing fits above one that does not.
-
-    It is sought near `highest`: down in steps that double, then by halves.
-    """
-    found, too_many, step = highest, highest + 1, 1
-    while found > 1 and not fits(found):
-        found, too_many, step = max(1, found - step), found, 2 * step
-    while too_many - found > 1:
-        middle = (found + too_many) // 2
-        found, too_many = (middle, too_many) if fits(middle) else (found, middle)
-    return found

@@ -8,7 +8,7 @@ On 'meta' torch works most results out in Python, over and over for layers that 
 kind of arguments.
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,7 +23,6 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 aten = torch.ops.aten
 ATTENTION_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
-
 
 Kind = tuple[torch.Size, tuple[int, ...], torch.dtype]
 """All that a result depends on in a tensor of 'meta': shape, strides, dtype."""
@@ -72,13 +71,20 @@ class Count(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for value in _tensors((*args, *kwargs.values())):
-            self._note(value, 0)
-        out, flops = _result(func, args, kwargs)
+        operator = _operator(func)
+        self.operators += 1
+        if operator.gives_arguments:
+            return func(*args, **kwargs)
+        key, known = _remembered(func, args, kwargs) if operator.pure else (None, None)
+        if known is not None:
+            out, flops = known.again(), known.flops
+        else:
+            for value in _tensors((*args, *kwargs.values())):
+                self._note(value, 0)
+            out, flops = _computed(func, operator, args, kwargs, key)
         for value in _tensors((out,)):
             self._note(value, value.untyped_storage().nbytes())
         self.peak = max(self.peak, self.live)
-        self.operators += 1
         self.flops += flops
         if self.record is not None and flops:
             self.record.flops.append(flops)
@@ -116,17 +122,49 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _result(func: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
-    """What an operator gives, and its FLOPs; of arguments like earlier ones on 'meta', without asking it again."""
+class Operator(NamedTuple):
+    """What is known of an operator whatever its arguments are.
+
+    pure: it only makes new tensors: no view, nothing in place. gives_arguments: its results lie in the memory of its
+    arguments, as those of views do, and it has no FLOPs. formula: of its FLOPs; None where it has none.
+    """
+
+    pure: bool
+    gives_arguments: bool
+    formula: Any
+
+
+@cache
+def _operator(func: Any) -> Operator:
+    arguments, returns = func._schema.arguments, func._schema.returns
+    formula = _FORMULAS.get(func) or flop_registry.get(getattr(func, "_overloadpacket", None))
+    return Operator(
+        pure=not any(value.alias_info for value in (*arguments, *returns)),
+        gives_arguments=bool(returns)
+        and all(value.alias_info for value in returns)
+        and formula is None,
+        formula=formula,
+    )
+
+
+def _remembered(func: Any, args: Any, kwargs: Any) -> tuple[Hashable, Result | None]:
+    """What is equal for calls that have like results, and what such a call gave before.
+
+    Neither for a call with values that cannot be looked up, such as a tensor that is not on 'meta'.
+    """
     try:
-        key = (func, _like(args), _like(tuple(kwargs.items()))) if _is_pure(func) else None
-        known = _results.get(key)
-    except TypeError:  # a tensor that is not on 'meta', or a value that cannot be looked up
-        key = known = None
-    if known is not None:
-        return known.again(), known.flops
+        key = func, _like(args), _like(tuple(kwargs.items()))
+        return key, _results.get(key)
+    except TypeError:
+        return None, None
+
+
+def _computed(
+    func: Any, operator: Operator, args: Any, kwargs: Any, key: Hashable
+) -> tuple[Any, int]:
+    """What an operator gives, and its FLOPs; remembered under a key, if there is one."""
     out = func(*args, **kwargs)
-    flops = _flops(func, args, kwargs, out)
+    flops = int(operator.formula(*args, **kwargs, out_val=out)) if operator.formula else 0
     if key is not None:
         several = type(out) if type(out) in (tuple, list) else None
         values = out if several else [out]
@@ -137,13 +175,6 @@ def _result(func: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
             kinds = [None if v is None else (v.shape, v.stride(), v.dtype) for v in values]
             _results[key] = Result(kinds, several, flops)
     return out, flops
-
-
-@cache
-def _is_pure(func: Any) -> bool:
-    """Whether an operator only makes new tensors: no view, nothing in place."""
-    schema = func._schema
-    return not any(value.alias_info for value in (*schema.arguments, *schema.returns))
 
 
 def _like(value: Any) -> Hashable:
@@ -208,12 +239,12 @@ def _fused_attention_on_meta() -> Iterator[None]:
         functional.scaled_dot_product_attention = original
 
 
-def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    if func is aten._scaled_dot_product_flash_attention_for_cpu.default:
-        query, key, value = args[:3]
-        return int(sdpa_flop_count(query.shape, key.shape, value.shape))
-    if func is aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
-        grad, query, key, value = args[:4]
-        return int(sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape))
-    formula = flop_registry.get(getattr(func, "_overloadpacket", None))
-    return int(formula(*args, **kwargs, out_val=out)) if formula else 0
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    aten._scaled_dot_product_flash_attention_for_cpu.default: (
+        lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape)
+    ),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: (
+        lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
+    ),
+}
+"""FLOPs of operators that torch's registry lacks."""

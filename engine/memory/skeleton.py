@@ -17,8 +17,14 @@ META = torch.device("meta")
 def skeleton(module: Module, dtype: torch.dtype | None = None) -> Module:
     """A copy of a module whose parameters and buffers are on 'meta'; nothing of the module's own is copied.
 
-    dtype: of its floating-point tensors; None keeps each as it is. Tensors that are shared stay shared.
+    dtype: of its floating-point tensors; None keeps each as it is. Tensors that are shared stay shared. A module that
+    is a skeleton already is returned as it is.
     """
+    if all(
+        value.is_meta and (dtype in (None, value.dtype) or not value.is_floating_point())
+        for value in (*module.parameters(), *module.buffers())
+    ):
+        return module
     twins: dict[int, Tensor] = {}
     for value in (*module.parameters(), *module.buffers()):
         twin = torch.empty_like(value, device=META)

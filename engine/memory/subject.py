@@ -55,6 +55,11 @@ class Subject:
         return None if self.cfg == 1 else ""
 
     @property
+    def moves(self) -> int:
+        """The moves of a guided step; 0 without guidance."""
+        return self.alignment.moves if self.alignment else 0
+
+    @property
     def identity(self) -> Hashable:
         """All that counts depend on: a count is made once in a process."""
         prior, classifier = self.prior, self.classifier

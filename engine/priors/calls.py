@@ -9,15 +9,12 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError, brief
 from engine.networks.quiet import quiet
+from engine.priors.cfg import guidance_arguments, negative_argument
 from engine.priors.context import Context
+from engine.priors.hollow import Outside
 from engine.priors.interface import Denoise
 from engine.priors.resting import one_at_a_time
-from engine.priors.roles import (
-    denoiser_name,
-    guidance_arguments,
-    negative_argument,
-    text_encoder_names,
-)
+from engine.priors.roles import denoiser_name, text_encoder_names
 from engine.priors.seams import Script, interrupted, run
 from engine.priors.stand_ins import InDtype, StoppedDecoder, Tap
 from engine.priors.steps import Levels, Step, levels, predict
@@ -59,7 +56,8 @@ class Calls:
         # Asked once: diffusers goes through all modules for an answer.
         self.device: torch.device = device or network.device
         self.dtype: torch.dtype = network.dtype
-        self._network = InDtype(network, self.dtype)
+        called = Outside(network) if self.device.type == "meta" else network
+        self._network = InDtype(called, self.dtype)
         self._timed: dict[int, Timed] = {}
         self._prepared: dict[int, Script] = {}
         self._blank: Context | None = None
@@ -72,7 +70,7 @@ class Calls:
             with torch.no_grad():
                 arguments = negative_argument(self.pipe, negative, 1)
                 guided = self._results(prompts[:1], ANY_CFG, arguments)
-        context = Context.of(results, guided, len(prompts))
+        context = Context.of(results, guided, len(prompts), self._blank)
         if self._blank is None:
             self._blank = context[:1].detach()
         return context

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from engine.networks.frozen import fingerprint
 from engine.priors.calls import Calls
+from engine.priors.cfg import cfg_is_affine
 from engine.priors.context import Context
+from engine.priors.facts import check_call, defaults_of
 from engine.priors.interface import Component, Denoise, TextEncoder
 from engine.priors.marks import marked
 from engine.priors.roles import (
@@ -34,13 +36,15 @@ class Prior:
         pipe: A text-to-image pipeline whose networks are frozen and in evaluation mode.
         name: What messages and records call it.
         tiny: A small decoder of the same latents, for guidance; None for none.
-        call: Arguments of the pipeline's call that differ from its defaults, such as its height.
+        call: Arguments of the pipeline's call that differ from its defaults, such as its height; to these
+            come those of `facts.DEFAULTS`.
         mark: The fingerprint; computed if None.
         device: Where it computes; where the denoiser is if None. Networks may rest elsewhere (see `resting`).
         quantise: How the linear layers of its denoiser and text encoders are quantised.
 
     Raises:
         ModelError: The pipeline or its scheduler is of a kind that cannot be a prior.
+        ConfigError: The call has an argument that the pipeline does not take, or that is the engine's.
     """
 
     def __init__(
@@ -56,10 +60,11 @@ class Prior:
     ) -> None:
         check_pipeline(pipe)
         check_scheduler(pipe.scheduler)
+        check_call(pipe, call or {})
         self.pipe = pipe
         self.name = name
         self.tiny = tiny
-        self.call = dict(call or {})
+        self.call = defaults_of(pipe) | dict(call or {})
         self.quantise = quantise
         self.fingerprint = marked(pipe) if mark is None else mark
         self._calls = Calls(pipe, name, self.call, device)
@@ -86,6 +91,14 @@ class Prior:
     def image_size(self) -> tuple[int, int]:
         """Height and width of an image, in pixels."""
         return self._calls.prepared(1).size
+
+    @property
+    def cfg_is_affine(self) -> bool:
+        """Whether classifier-free guidance may be combined from its two branches' clean latents.
+
+        If not, the pipeline rescales what it gives, and only a step with both branches is the pipeline's own.
+        """
+        return cfg_is_affine(self.pipe, self.call)
 
     def describe(self) -> dict[str, Any]:
         """What images depend on, as JSON values."""

@@ -18,10 +18,9 @@ from engine.priors.architectures.build import PREFIX, build_prior
 from engine.priors.architectures.families import PRIOR_ARCHITECTURES
 from engine.priors.fit import check_fit
 from engine.priors.folder import INDEX, patterns, read_index, read_pipeline
-from engine.priors.hollow import callable_on_meta
 from engine.priors.marks import marked
 from engine.priors.resting import REST
-from engine.priors.roles import DECODER, check_pipeline, dtypes, networks, text_encoder_names
+from engine.priors.roles import DECODER, check_pipeline, dtypes, networks
 from engine.priors.twin import frozen_twin
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
@@ -139,8 +138,6 @@ def _frozen(found: Loaded, wanted: Wanted) -> Loaded:
     with quiet():
         for name, network in networks(found.pipe).items():
             freeze(network).to(wanted.place, chosen[name])
-            if wanted.hollow and name in text_encoder_names(found.pipe):
-                callable_on_meta(network)
     _quantise(found, wanted)
     return found._replace(mark=mark)
 

@@ -8,14 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import pre_tokenizers
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
-from engine.classifiers.cifar_resnet import CifarResNet
-from engine.priors import Prior, load_prior
+from engine.networks.later import bitsandbytes_later
+
+with bitsandbytes_later():  # few tests need it, and it takes longer than all the others
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
+    from engine.classifiers.cifar_resnet import CifarResNet
+    from engine.priors import Prior, load_prior
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 PREDICTION_TYPES = ("epsilon", "v_prediction")

@@ -19,7 +19,7 @@ CASES = {
     "odd plane": (3, 9, 7, 7),
     "exactly one block": (1, 2, 64, 64),
     "one more than a block": (1, 2, 17, 241),
-    "several blocks": (3, 2, 70, 61),
+    "several blocks": (3, 2, 70, 31),
 }
 
 

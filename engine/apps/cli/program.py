@@ -16,6 +16,7 @@ from engine.apps.cli.interruption import Interruption
 from engine.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
+    from engine.apps.cli.command import Command
     from engine.apps.cli.settings import Understood
 
 INTERRUPTED = 130
@@ -68,6 +69,7 @@ def _carry_out(understood: "Understood", name: str) -> None:
     if command.print_config:
         print(written(command, name), end="")
         return
+    _check_sources(command)
     from engine.apps.cli.command import Call
     from engine.apps.progress import Progress, watching
 
@@ -86,6 +88,19 @@ def _carry_out(understood: "Understood", name: str) -> None:
         raise EngineError(flagged(str(error))) from error
     if command.json:
         print(json.dumps(result))
+
+
+def _check_sources(command: "Command") -> None:
+    """Refuse models whose names alone are wrong, before libraries are imported for them."""
+    from engine.request import OBJECT, Request
+    from engine.settings.sources import check_classifier, check_prior
+
+    request = getattr(command, "request", None)
+    if isinstance(request, Request):
+        for named in (request.classifier, request.student):
+            if named is not None and named.source and not named.source.startswith(OBJECT):
+                check_classifier(named.source)
+        check_prior(request.prior.source)
 
 
 def _import(module: str) -> None:

@@ -5,16 +5,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from engine.errors import ModelError
 from engine.networks.frozen import seeded
 from engine.networks.quiet import quiet
 from engine.priors.architectures.families import PRIOR_ARCHITECTURES
 from engine.priors.architectures.part import Part
 from engine.priors.architectures.tokenizers import TOKENIZERS
 from engine.priors.tiny_decoder import VARIANTS, TinyDecoder
-from engine.settings.plain import nearest
+from engine.settings.sources import ARCHITECTURE, check_prior
 
-PREFIX = "arch:"
+PREFIX = ARCHITECTURE
 
 
 class Built(NamedTuple):
@@ -29,12 +28,7 @@ def build_prior(name: str, device: torch.device, dtype: torch.dtype) -> Built:
 
     Raises ModelError.
     """
-    if name not in PRIOR_ARCHITECTURES:
-        raise ModelError(
-            f"unknown architecture {name!r} of a prior, expected one of "
-            f"{', '.join(f'{PREFIX}{known}' for known in PRIOR_ARCHITECTURES)}: choose one of these, or name a folder "
-            f"or hub id to load weights.{nearest(name, PRIOR_ARCHITECTURES)}"
-        )
+    check_prior(PREFIX + name)
     found = PRIOR_ARCHITECTURES[name]
     before = torch.get_default_dtype()
     try:

@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.classifiers.architectures import RESIDUAL
 from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers.sources import SCHEMES
 from engine.errors import ModelError
 from engine.guidance.domain import judged
-from engine.memory.skeleton import skeleton_classifier, skeleton_prior
+from engine.memory.skeleton import skeleton, skeleton_classifier, skeleton_prior
 from engine.priors import Prior, load_prior
 from engine.priors.architectures.families import PRIOR_ARCHITECTURES
 from engine.priors.architectures.tokenizers import TOKENIZERS
+from engine.settings import sources
 
 
 def millions(module: torch.nn.Module) -> float:
@@ -104,10 +107,23 @@ def test_a_tiny_decoder_may_be_refused() -> None:
     ("name", "size"), [("resnet18", 11.69), ("resnet34", 21.8), ("resnet50", 25.56)]
 )
 def test_classifiers_have_imagenets_size(name: str, size: float) -> None:
-    classifier = load_classifier(f"arch:{name}", device="cpu")
+    classifier = load_classifier(f"arch:{name}", device="meta")
     assert millions(classifier.network) == size
     assert len(classifier.labels) == 1000
     assert classifier.input_px == 224
+
+
+def test_a_skeleton_is_its_own_skeleton_unless_its_dtype_changes() -> None:
+    found = skeleton(torch.nn.Linear(2, 3))
+    assert skeleton(found) is skeleton(found, torch.float32) is found
+    half = skeleton(found, torch.float16)
+    assert (half.weight.dtype, found.weight.dtype) == (torch.float16, torch.float32)
+
+
+def test_the_names_that_need_no_library_are_those_of_the_tables() -> None:
+    assert {*sources.PRIOR_ARCHITECTURES} == {*PRIOR_ARCHITECTURES}
+    assert tuple(f"resnet{depth}" for depth in RESIDUAL) == sources.CLASSIFIER_ARCHITECTURES
+    assert {*sources.CLASSIFIER_SCHEMES} == {"arch", *SCHEMES}
 
 
 def test_unknown_architectures_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,12 @@ from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling, TokenLearning
 
 SHORT = Sampling(steps=2, batch=2)
+
+
+@pytest.fixture(scope="session", params=["sd", "sdxl", "sd3"])
+def family(request: pytest.FixtureRequest, families: dict[str, Any]) -> Any:
+    """One family of each kind of network; counting, replaying and exporting take their time."""
+    return families[request.param]
 
 
 @pytest.fixture

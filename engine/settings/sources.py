@@ -1,0 +1,58 @@
+"""Names of models that are known without a library: a wrong one is refused before seconds of imports.
+
+A test holds these names and the tables of what they stand for together.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.errors import ModelError
+from engine.settings.plain import nearest
+
+ARCHITECTURE = "arch:"
+"""How the source of a model with random weights begins."""
+CLASSIFIER_ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
+PRIOR_ARCHITECTURES = (
+    *("sd-1.5", "sd-2.1-base", "sd-2.1", "sdxl", "sd-3-medium", "sd-3.5-medium", "sd-3.5-large"),
+    *("pixart-sigma", "sana-1.6b", "flux.1-dev", "flux.1-schnell", "chroma", "flux.2-klein-4b"),
+    *("flux.2-klein-9b", "z-image", "lumina-2", "auraflow", "qwen-image"),
+)
+CLASSIFIER_SCHEMES = ("arch", "embedded", "hf", "onnx", "timm", "torchvision")
+"""What may stand before the colon in the source of a classifier."""
+CLASSIFIERS = (
+    "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'onnx:<file>', "
+    "'arch:<resnet18, 34 or 50>', a folder of save_classifier, or a checkpoint file with architecture=..."
+)
+
+
+def check_prior(source: str) -> None:
+    """Raise ModelError for the source of a prior that names an unknown architecture."""
+    if source.startswith(ARCHITECTURE):
+        name = source.removeprefix(ARCHITECTURE)
+        _check_architecture(
+            name, PRIOR_ARCHITECTURES, "a prior", "name a folder or hub id to load weights"
+        )
+
+
+def check_classifier(source: str) -> None:
+    """Raise ModelError for the source of a classifier that is of no known kind, or names an unknown architecture."""
+    scheme, colon, name = source.partition(":")
+    if source.startswith(ARCHITECTURE):
+        _check_architecture(
+            name, CLASSIFIER_ARCHITECTURES, "a classifier", "load a trained network"
+        )
+    elif not (colon and scheme in CLASSIFIER_SCHEMES):
+        path = Path(source).expanduser()
+        if not (path.is_dir() or path.is_file() or path.suffix):
+            raise ModelError(
+                f"unknown classifier {source!r}, expected {CLASSIFIERS}: check the spelling, or that the file exists."
+            )
+
+
+def _check_architecture(name: str, known: Sequence[str], of: str, otherwise: str) -> None:
+    if name not in known:
+        raise ModelError(
+            f"unknown architecture {name!r} of {of}, expected one of "
+            f"{', '.join(ARCHITECTURE + one for one in known)}: choose one of these, or {otherwise}."
+            f"{nearest(name, known)}"
+        )
