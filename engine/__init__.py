@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from engine.downstream.fit import fit
     from engine.downstream.prune import prune
     from engine.downstream.quantise import quantise
+    from engine.drop_in.callback import guiding_callback
+    from engine.drop_in.scheduler import GuidedScheduler
     from engine.errors import EngineError
     from engine.evaluation.evaluate import evaluate
     from engine.evaluation.select import select
@@ -43,6 +45,8 @@ _HOMES = {
     "downstream.fit": ("fit",),
     "downstream.prune": ("prune",),
     "downstream.quantise": ("quantise",),
+    "drop_in.callback": ("guiding_callback",),
+    "drop_in.scheduler": ("GuidedScheduler",),
     "errors": ("EngineError",),
     "events": ("Cancelled", "Events"),
     "evaluation.evaluate": ("evaluate",),
@@ -80,6 +84,7 @@ __all__ = [
     "Evaluation",
     "Events",
     "Execution",
+    "GuidedScheduler",
     "ImageKey",
     "LocalRunner",
     "NaturalInversion",
@@ -104,6 +109,7 @@ __all__ = [
     "fit",
     "generate",
     "generate_again",
+    "guiding_callback",
     "import_textual_inversion",
     "learn_tokens",
     "load_classifier",

@@ -63,9 +63,16 @@ class PriorSource:
     )
     variant: str | None = setting(None, "which weight files of the prior, such as fp16", "NAME")
     revision: str | None = setting(None, "branch, tag or commit of the prior on the hub", "NAME")
+    quantise: Literal["none", "nf4", "int8"] = setting(
+        "none",
+        "keep the linear layers of the prior's denoiser and text encoders in 4.5 bits a weight (nf4, which needs the "
+        "extra gpu) or in 8 (int8)",
+        flag="prior.quantise",
+    )
     tiny_decoder: str | None = setting(
         None,
-        "an AutoencoderTiny that guidance sees through: folder or hub id such as madebyollin/taesd; 'none' for none; "
+        "a tiny decoder that guidance sees through: folder, file or hub id such as madebyollin/taesd; auto: the one "
+        "published for the prior's family; 'none' for none; "
         "by default the one in the prior's folder, or its VAE if that is tiny",
         "SOURCE",
     )

@@ -44,8 +44,8 @@ class Sample:
 
     image: (3, H, W) in [0, 1], on the CPU. logits: (K,) of the classifier. l_bn: distance of this image's moments to
     the classifier's statistics (the paper's sum of 2-norms, unweighted, of this image alone), NaN if it has none.
-    confidence: the classifier's probability of the image's own class. curve: what guidance descended at each guided
-    step, empty if unguided. skipped: its guided steps that were not taken because the gradient was not finite.
+    confidence: the classifier's probability of the image's own class. curve: what guidance descended, before each
+    move; empty if unguided. skipped: moves that were not made because the gradient was not finite.
     """
 
     key: ImageKey

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sampling": MODELS | {"guidance"},
     "tokens": MODELS | {"guidance", "sampling"},
     "memory": MODELS | {"guidance", "sampling", "tokens"},  # counts what learning runs
+    "drop_in": MODELS | {"guidance", "memory"},  # guidance for pipelines that sample themselves
     "onnx": MODELS | {"guidance", "sampling"},  # another engine for what the sampler is given
     "methods": MODELS | {"guidance", "sampling", "tokens", "memory", "onnx"},
     "evaluation": MAKING | {"datasets"},

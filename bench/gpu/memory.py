@@ -46,6 +46,7 @@ SHOWN = (
     "dtype",
     "micro_batch",
     "checkpoint",
+    "staged",
     "offload",
     "tile",
     "channels_last",
@@ -259,7 +260,14 @@ def _phases(
 
     def measured(name: str, phase: Any) -> dict[str, Any]:
         tile = planned.tile if name == "decode" else 0
-        case = Case(name, batch, planned.micro_batch[name], name in planned.checkpoint, tile)
+        case = Case(
+            name,
+            batch,
+            planned.micro_batch[name],
+            name in planned.checkpoint,
+            tile,
+            name in planned.staged,
+        )
         with phase(name):
             if name == "guidance":
                 run_case(

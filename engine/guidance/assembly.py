@@ -26,7 +26,7 @@ def guidance_of(
     classifier: Classifier,
     alignment: Alignment,
     decoder: GuidanceDecoder,
-    classes: Tensor,
+    classes: Tensor | None,
     at_once: AtOnce = whole,
     descend: Descend | None = None,
 ) -> Guidance:
@@ -36,7 +36,7 @@ def guidance_of(
         classifier: Whose domain and classes count.
         alignment: The settings.
         decoder: What latents are seen through.
-        classes: Of the images, (N,).
+        classes: Of the images, (N,); None leaves their term out.
         at_once: Says how many images there is room for; see `AtOnce`.
         descend: What gives the objective and its gradient while there is room for all images, in
             place of autograd.

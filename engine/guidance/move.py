@@ -4,6 +4,9 @@ clean (as MPGD does):   z~_0 = z_0|t - move,   between the prior's prediction an
 noisy (paper, eq. 9):   z~_t = z_t - move,     before the prior predicts
 raw move:               scale x gradient
 relative move:          an rms of scale x the uncertainty: noise / signal for z_0|t (`Step.uncertainty`), noise for z_t
+
+A step makes `Alignment.moves` moves. Where there are several, those of z_0|t are relative to the noise' / signal' that
+the step leads to: in a schedule of few steps this is a fraction of noise / signal, and nothing larger is cleaned up.
 """
 
 from collections.abc import Callable
@@ -18,10 +21,9 @@ from engine.guidance.objective import Objective
 from engine.priors.interface import Denoise
 from engine.priors.steps import Step
 from engine.settings import Alignment
-from engine.types import Prediction
 
 MAX_SKIPPED = 0.1
-"""The share of guidance steps that may be skipped for a gradient that is not finite."""
+"""The share of moves that may be skipped for a gradient that is not finite."""
 
 HEADROOM = 2.0**-4
 """How much smaller the scale is that guided steps have behind the first, whose gradient was looked at."""
@@ -46,8 +48,8 @@ class Guidance:
     skipped and lowers the scale of the next.
 
     Attributes:
-        curve: the objective (G,) at each guided step.
-        taken: whether each image took the step, (N,) bool: one whose gradient is not finite is skipped.
+        curve: the objective (G,) before each move.
+        taken: whether each image made the move, (N,) bool: one whose gradient is not finite is skipped.
         scale: of the first guided step, see `fitted`; once lowered it stays so.
     """
 
@@ -68,10 +70,11 @@ class Guidance:
         if self.alignment.target == "clean":
             return denoise
 
-        def moved(z: Tensor, step: Step) -> Prediction:
-            return denoise(self._moved(z, step), step)
+        return lambda z, step: denoise(self.seen(z, step), step)
 
-        return moved
+    def seen(self, z: Tensor, step: Step) -> Tensor:
+        """The latents (N, ...) that the denoiser sees of z: moved ones where the settings move z_t."""
+        return self._moved(z, step) if self.alignment.target == "noisy" else z
 
     def acts_on(self, step: Step) -> bool:
         """Whether a step lies in the window. The last one never does: nothing would clean up after it."""
@@ -81,6 +84,11 @@ class Guidance:
     def _moved(self, z: Tensor, step: Step) -> Tensor:
         if not self.acts_on(step):
             return z
+        for _ in range(self.alignment.moves):
+            z = self._moved_once(z, step)
+        return z
+
+    def _moved_once(self, z: Tensor, step: Step) -> Tensor:
         values, grad = self._descended(z)
         self.curve.append(values)
         joint = self.alignment.statistics == "batch"
@@ -113,20 +121,23 @@ class Guidance:
 
     def _length(self, step: Step) -> float:
         """The rms of a relative move at this step."""
-        noisy = self.alignment.target == "noisy"
-        return self.alignment.scale * (step.noise if noisy else step.uncertainty)
+        if self.alignment.target == "noisy":
+            return self.alignment.scale * step.noise
+        if self.alignment.moves == 1:
+            return self.alignment.scale * step.uncertainty
+        return self.alignment.scale * step.noise_next / step.signal_next
 
     @property
     def skipped(self) -> list[int]:
-        """How many steps of each image were skipped; [] where none was guided."""
+        """How many moves of each image were skipped; [] where none was guided."""
         return (~torch.stack(self.taken)).sum(0).tolist() if self.taken else []
 
     def check(self) -> None:
-        """Raise GuidanceError if more than a tenth of the image-steps had to be skipped."""
+        """Raise GuidanceError if more than a tenth of all images' moves had to be skipped."""
         skipped, guided = sum(self.skipped), sum(map(len, self.taken))
         if skipped > MAX_SKIPPED * guided:
             raise GuidanceError(
-                f"{skipped} of {guided} guidance steps had a gradient that is NaN or infinite, expected at "
+                f"{skipped} of {guided} guidance moves had a gradient that is NaN or infinite, expected at "
                 f"most {MAX_SKIPPED:.0%}: lower the alignment scale, or sample in float32."
             )
 
@@ -141,7 +152,7 @@ class Unguided(Guidance):
 def guided(
     objective: Objective,
     alignment: Alignment,
-    classes: Tensor,
+    classes: Tensor | None,
     scale: float,
     at_once: AtOnce,
     whole: Descend | None = None,
@@ -151,7 +162,7 @@ def guided(
     Args:
         objective: of the latents of these images.
         alignment: how the objective moves them.
-        classes: of the images, (N,).
+        classes: of the images, (N,); None leaves their term out.
         scale: what the objective is multiplied by at first on its way back, of `loss_scale`.
         at_once: says how many images there is room for.
         whole: what gives the objective and its gradient while there is room for all images, in place of autograd.

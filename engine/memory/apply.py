@@ -11,19 +11,20 @@ from engine.errors import ConfigError
 from engine.guidance.decoder import decoder_of
 from engine.memory.attention import attending, chosen_attention
 from engine.memory.budget import AUTO, free_bytes
-from engine.memory.costs import LEARNING, NEEDED, PHASES
+from engine.memory.costs import LEARNING, PHASES
 from engine.memory.graphs import eager_because
 from engine.memory.layout import chosen_layouts
-from engine.memory.learning_phases import checkpointed
 from engine.memory.plan import Plan, plan
+from engine.memory.recompute import checkpointed
+from engine.memory.residence import IN_TURN, NEEDED
 from engine.priors import Prior
 from engine.priors.interface import Role
+from engine.priors.resting import REST, on_device, one_at_a_time
 from engine.priors.vae import decoding_in_parts
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 
 InPhase = Callable[[str], AbstractContextManager[None]]
 """Gives the block in which a phase's parts are on the device."""
-REST = torch.device("cpu")
 DRAWING: tuple[Role, ...] = ("denoiser", "decoder")
 """Roles of the components that images are drawn with."""
 
@@ -118,6 +119,7 @@ def uncounted(
         decode_px=decoder.px if decoder else 0,
         micro_batch=dict.fromkeys(LEARNING, 0) | micro_batch,
         checkpoint=(),
+        staged=(),
         offload=(),
         tile=0,
         channels_last=chosen_layouts(prior.device, prior),
@@ -140,9 +142,9 @@ def applied(planned: Plan | None, prior: Prior) -> Iterator[InPhase]:
             with phase("text"):
                 context = prior.encode(prompts)
 
-    Parts that the plan offloads are on the device in phases that need them, and in main memory else. Checkpointing of
-    guidance is its decoder's (`decoder_of`), that of token learning is switched by `phase("cat")`. Without a plan
-    nothing is done.
+    Parts that the plan offloads are on the device in phases that need them, and in main memory else; where no gradient
+    is taken, one after the other. Checkpointing of guidance is its decoder's (`decoder_of`), that of token learning is
+    switched by `phase("cat")`. Without a plan nothing is done.
     """
     if planned is None:
         yield lambda name: nullcontext()
@@ -155,27 +157,31 @@ def applied(planned: Plan | None, prior: Prior) -> Iterator[InPhase]:
     @contextmanager
     def phase(name: str) -> Iterator[None]:
         awake = [part.module for part in resting if part.role in NEEDED[name]]
+        present = one_at_a_time if name in IN_TURN else on_device
         learned_through = drawing.values() if name == "cat" and "cat" in planned.checkpoint else ()
-        try:
-            for part in awake:
-                part.to(home)
-            with (
-                checkpointed(learned_through),
-                decoding_in_parts(prior.vae, tile=planned.tile if name == "decode" else 0),
-            ):
-                yield
-        finally:
-            for part in awake:
-                part.to(REST)
+        with (
+            present(awake, home),
+            checkpointed(learned_through),
+            decoding_in_parts(prior.vae, tile=planned.tile if name == "decode" else 0),
+        ):
+            yield
 
     with attending([*drawing.values()], planned.attention, home):
+        places = [next(part.module.parameters()).device for part in resting]
         try:
             for part in resting:
                 part.module.to(REST)
             yield phase
         finally:
-            for part in resting:
-                part.module.to(home)
+            for part, place in zip(resting, places, strict=True):
+                part.module.to(place)
+
+
+def settle(planned: Plan | None, prior: Prior) -> None:
+    """Bring those networks of a prior to its device that do not rest by a plan: without one all."""
+    for part in prior.components():
+        if planned is None or part.name not in planned.offload:
+            part.module.to(prior.device)
 
 
 def check_plan(planned: Plan, prior: Prior) -> None:

@@ -12,7 +12,8 @@ from engine.priors import Context
 class Case(NamedTuple):
     """One phase as it might be run: a part of the images at a time, with or without checkpointing.
 
-    tile: latents on a side of the tiles in which the full VAE decodes; 0 for whole images.
+    tile: latents on a side of the tiles in which the full VAE decodes; 0 for whole images. staged: whether a gradient
+    passes the decoder first and then the denoiser, so that only one of them has a graph; see `context_gradient`.
     """
 
     phase: str
@@ -20,6 +21,7 @@ class Case(NamedTuple):
     part: int
     checkpoint: bool = False
     tile: int = 0
+    staged: bool = False
 
 
 def run_together(subject: Subject, case: Case) -> int:

@@ -1,15 +1,16 @@
 """What each way of running a phase takes, counted once, and the cheapest of those that fit into a budget."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain, combinations
 
 import torch
 from diffusers import AutoencoderKL
 
 from engine.memory.case import Case
 from engine.memory.phases import Counted
+from engine.memory.residence import bytes_on_device, offloads
+from engine.memory.search import largest_that
 from engine.memory.subject import Subject, weights_bytes
 from engine.memory.timeline import Counts
 from engine.priors.interface import Role
@@ -27,19 +28,12 @@ FLOPS_A_SECOND, BYTES_A_SECOND, SECONDS_AN_OPERATOR = 5e13, 1e10, 1e-5
 PHASES = ("text", "sampling", "guidance", "decode")
 LEARNING = ("cat", "rows")
 """The phases that learning tokens adds: a gradient by the prompts' context, and from there by the tokens' rows."""
-CHECKPOINTED = ("guidance", "cat")
-"""The phases whose backward may recompute activations."""
-OFFLOADABLE: tuple[Role, ...] = ("text encoder", "decoder")
-"""Roles of a prior's components that may rest off the device."""
-NEEDED: Mapping[str, frozenset[Role]] = {
-    "text": frozenset({"text encoder"}),
-    "sampling": frozenset(),
-    "guidance": frozenset(),
-    "decode": frozenset({"decoder"}),
-    "cat": frozenset({"decoder"}),
-    "rows": frozenset({"text encoder"}),
+PLAIN = (False, False)
+WAYS = {
+    "guidance": (PLAIN, (True, False)),
+    "cat": (PLAIN, (False, True), (True, False), (True, True)),
 }
-"""Of these, the roles that a phase works with."""
+"""(checkpoint, staged) of the phases whose gradient can save memory: the cheapest way first, the leanest last."""
 _counts: dict[Hashable, Counts] = {}
 
 
@@ -100,8 +94,7 @@ class Costs:
 
     def peak(self, case: Case, offload: tuple[str, ...]) -> int:
         """The predicted peak of a case in bytes, with the weights that are then on the device."""
-        absent = {name for name in offload if self._roles[name] not in NEEDED[case.phase]}
-        weights = sum(nbytes for name, nbytes in self.weights.items() if name not in absent)
+        weights = bytes_on_device(case.phase, self.weights, self._roles, offload)
         workspaces = CUBLAS_BYTES if self.device.type == "cuda" else 0
         return weights + self.counted(case).peak_bytes + workspaces
 
@@ -111,7 +104,9 @@ class Costs:
         for tile in (0, self.tile):
             self._tile = tile
             choices = [
-                choice for offload in self._offloads() if (choice := self._choice(budget, offload))
+                choice
+                for offload in offloads(self.subject, self.device)
+                if (choice := self._choice(budget, offload))
             ]
             if choices or not self.tile:
                 break
@@ -126,7 +121,7 @@ class Costs:
 
     def smallest(self) -> int:
         """The smallest budget that can be met."""
-        offload = max(self._offloads(), key=len)
+        offload = max(offloads(self.subject, self.device), key=len)
         whole = {p: self.peak(Case(p, self.images, self.images), offload) for p in self.phases}
         peak = 0
         for phase in sorted(whole, key=lambda phase: whole[phase], reverse=True):
@@ -165,23 +160,6 @@ class Costs:
             return more - 1
         return 2 + (limit - low) * (more - 2) // max(1, high - low)
 
-    def _offloads(self) -> Iterator[tuple[str, ...]]:
-        """Sets of roles' components that may rest off the device: none on the CPU, nor what guidance looks through."""
-        prior, decoder = self.subject.prior, self.subject.decoder()
-        stays = None if decoder is None else decoder.vae
-        resting = {
-            role: [
-                part.name
-                for part in prior.components()
-                if part.role == role and part.module is not stays
-            ]
-            for role in OFFLOADABLE
-        }
-        groups = [] if self.device.type == "cpu" else [*filter(None, resting.values())]
-        for count in range(len(groups) + 1):
-            for chosen in combinations(groups, count):
-                yield tuple(chain.from_iterable(chosen))
-
     def _choice(self, budget: int, offload: tuple[str, ...]) -> Choice | None:
         cases: dict[str, Case] = {}
         for phase in self.phases:
@@ -195,55 +173,45 @@ class Costs:
     def _best(self, phase: str, budget: int, offload: tuple[str, ...]) -> Case | None:
         one, whole = (self._case(phase, part) for part in (1, self.images))
         # Learning seldom fits whole, and never where one image does not.
-        tried = (one, whole) if phase in LEARNING and phase in CHECKPOINTED else (whole,)
+        tried = (one, whole) if phase in LEARNING and phase in WAYS else (whole,)
         if all(self.peak(case, offload) <= USABLE * budget for case in tried):
             return whole
-        ways = [False, True] if phase in CHECKPOINTED else [False]
-        cases = [case for way in ways if (case := self._largest(phase, way, budget, offload))]
+        cases: list[Case] = []
+        for way in WAYS.get(phase, (PLAIN,)):
+            cases += self._largest(phase, way, budget, offload)
+            if cases and cases[-1].part == self.images:
+                break  # in one piece, the ways behind it only cost more
         return min(cases, key=self._cost, default=None)
 
     def _largest(
-        self, phase: str, checkpoint: bool, budget: int, offload: tuple[str, ...]
-    ) -> Case | None:
-        """The case with the largest parts that fit, parts of nearly equal size."""
-        one, whole = (self._case(phase, part, checkpoint) for part in (1, self.images))
+        self, phase: str, way: tuple[bool, bool], budget: int, offload: tuple[str, ...]
+    ) -> list[Case]:
+        """The case with the largest parts that fit, parts of nearly equal size; none where one image does not."""
+        one, whole = (self._case(phase, part, *way) for part in (1, self.images))
         limit = USABLE * budget
         if self.peak(one, offload) > limit:
-            return None
+            return []
         if self.peak(whole, offload) <= limit:
-            return whole
+            return [whole]
         lowest, highest = self.peak(one, offload), self.peak(whole, offload)
         # Peaks are convex in the size of a part, so the straight line lies above them: what it allows, fits.
         part = 1 + int((limit - lowest) * (self.images - 1) / (highest - lowest))
-        return self._case(phase, -(-self.images // -(-self.images // part)), checkpoint)
+        return [self._case(phase, -(-self.images // -(-self.images // part)), *way)]
 
-    def _case(self, phase: str, part: int, checkpoint: bool = False) -> Case:
-        return Case(phase, self.images, part, checkpoint, self._tile if phase == "decode" else 0)
+    def _case(self, phase: str, part: int, checkpoint: bool = False, staged: bool = False) -> Case:
+        tile = self._tile if phase == "decode" else 0
+        return Case(phase, self.images, part, checkpoint, tile, staged)
 
     def _leanest(self, phase: str) -> Case:
         tile = self.tile if phase == "decode" else 0
-        ways = (False, True) if phase in CHECKPOINTED else (False,)
-        cases = [Case(phase, self.images, 1, way, tile) for way in ways]
+        ways = WAYS.get(phase, (PLAIN,))[-2:]
+        cases = [Case(phase, self.images, 1, way[0], tile, way[1]) for way in ways]
         return min(cases, key=lambda case: self.counted(case).peak_bytes)
 
     def _cost(self, case: Case) -> float:
         count = self.counted(case)
-        times = self.steps if case.phase in ("sampling", "guidance") else 1
+        times = {"sampling": self.steps, "guidance": self.steps * self.subject.moves}
         flops = count.flops * case.images / case.part
-        return times * (
+        return times.get(case.phase, 1) * (
             flops / FLOPS_A_SECOND + count.operators * count.parts * SECONDS_AN_OPERATOR
         )
-
-
-def largest_that(fits: Callable[[int], bool], highest: int) -> int:
-    """The largest number from 1 to `highest` that fits, where 1 does and nothing fits above one that does not.
-
-    It is sought near `highest`: down in steps that double, then by halves.
-    """
-    found, too_many, step = highest, highest + 1, 1
-    while found > 1 and not fits(found):
-        found, too_many, step = max(1, found - step), found, 2 * step
-    while too_many - found > 1:
-        middle = (found + too_many) // 2
-        found, too_many = (middle, too_many) if fits(middle) else (found, middle)
-    return found

@@ -1,19 +1,16 @@
 """The phases that learning tokens adds: a gradient by the prompts' context, and from there by the tokens' rows."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 
 from engine.guidance.move import Unguided
 from engine.memory.case import Case, context_of, latents_of, run_together
+from engine.memory.recompute import checkpointed
 from engine.memory.subject import Subject
 from engine.priors import Context
 from engine.settings import Sampling, TokenLearning
 from engine.tokens.attached import attached
 from engine.tokens.augment import random_views
-from engine.tokens.gradient import context_gradient, images_of, rows_gradient, token_domain
+from engine.tokens.gradient import context_gradient, rows_gradient, shown_of, token_domain
 from engine.tokens.table import TokenTable, encoder_widths, placeholders
 from engine.tokens.trajectories import Trajectories
 from engine.types import ImageKey
@@ -36,13 +33,14 @@ def cat(subject: Subject, case: Case) -> object:
         views = random_views(images, torch.Generator()) if learning.augment else None
         found = context_gradient(
             subject.classifier,
-            images_of(trajectories, 0, views),
+            shown_of(trajectories, 0, views),
             context,
             targets,
             learning,
             domain,
             case.part,
             1.0,
+            case.staged,
         )
         return held, found
 
@@ -81,16 +79,3 @@ def _table(subject: Subject) -> TokenTable:
         prior=subject.prior.fingerprint,
         classifier=classifier.fingerprint,
     )
-
-
-@contextmanager
-def checkpointed(networks: Iterable[Any]) -> Iterator[None]:
-    """Inside the block, backward through those networks that can do so recomputes activations."""
-    networks = [n for n in networks if getattr(n, "_supports_gradient_checkpointing", False)]
-    try:
-        for network in networks:
-            network.enable_gradient_checkpointing()
-        yield
-    finally:
-        for network in networks:
-            network.disable_gradient_checkpointing()

@@ -43,7 +43,8 @@ class Plan:
     """How a run uses memory.
 
     micro_batch: how many images of a batch go through each phase at once; 0 where a phase of token learning (cat, rows)
-    does not happen or does not fit. checkpoint: phases whose backward recomputes activations. offload: parts that
+    does not happen or does not fit. checkpoint: phases whose backward recomputes activations. staged: phases whose
+    gradient passes the decoder first and then the denoiser, one graph at a time. offload: parts that
     are on the device only while they work. tile: side in latents of the tiles in which the full VAE decodes finished
     images, 0 for whole ones; tiles show slightly, and are planned only where not one whole image fits. channels_last:
     the networks whose channels are innermost in memory (`layout`). eager_because: why UNet and guidance are not
@@ -65,6 +66,7 @@ class Plan:
     decode_px: int
     micro_batch: dict[str, int]
     checkpoint: tuple[str, ...]
+    staged: tuple[str, ...]
     offload: tuple[str, ...]
     tile: int
     channels_last: tuple[str, ...]
@@ -177,9 +179,8 @@ def plan(
         **dict.fromkeys(LEARNING, 0),
         **{phase: case.part if phase not in unfit else 0 for phase, case in cases.items()},
     }
-    checkpoint = tuple(
-        phase for phase, case in cases.items() if case.checkpoint and phase not in unfit
-    )
+    fit = [case for phase, case in cases.items() if phase not in unfit]
+    checkpoint = tuple(case.phase for case in fit if case.checkpoint)
     peaks = {phase: costs.peak(case, chosen.offload) for phase, case in cases.items()}
     held = max(costs.counted(cases[phase]).peak_bytes for phase in REPLAYED if phase in cases)
     eager = eager_because(
@@ -207,6 +208,7 @@ def plan(
         decode_px=decoder.px if decoder else 0,
         micro_batch=micro_batch,
         checkpoint=checkpoint,
+        staged=tuple(case.phase for case in fit if case.staged),
         offload=chosen.offload,
         tile=cases["decode"].tile,
         channels_last=chosen_layouts(place_on, subject.prior),

@@ -87,7 +87,7 @@ def profile_step(
         plain_ms=round(plain, 3),
         guided_ms=round(plain + guidance, 3),
         time_ratio=round(1 + guidance / plain, 4),
-        flops_ratio=round(1 + flops["guidance"] / flops["sampling"], 4),
+        flops_ratio=round(1 + alignment.moves * flops["guidance"] / flops["sampling"], 4),
         trace=str(trace) if trace else "",
     )
 
@@ -95,7 +95,7 @@ def profile_step(
 def _works(
     prior: Prior, classifier: Classifier, images: int, alignment: Alignment, cfg: float
 ) -> dict[str, Callable[[], object]]:
-    """The two halves of a guided step: the plain step ('sampling') and the loss's gradient ('guidance')."""
+    """The two halves of a guided step: the plain step ('sampling') and the gradients of its moves ('guidance')."""
     decoder = _NamedDecoder(**vars(decoder_of(alignment, prior, classifier.preprocess)))
     z = torch.randn(prior.latent_shape(images), device=prior.device)
     schedule = prior.schedule(2)[:1]
@@ -111,7 +111,7 @@ def _works(
 
     def guidance() -> object:
         with _named(classifier.network, "classifier"):
-            return found.descend(z, found.scale)
+            return [found.descend(z, found.scale) for _ in range(alignment.moves)]
 
     return {"sampling": sampling, "guidance": guidance}
 

@@ -55,12 +55,24 @@ class Subject:
         return None if self.cfg == 1 else ""
 
     @property
+    def moves(self) -> int:
+        """The moves of a guided step; 0 without guidance."""
+        return self.alignment.moves if self.alignment else 0
+
+    @property
     def identity(self) -> Hashable:
         """All that counts depend on: a count is made once in a process."""
         prior, classifier = self.prior, self.classifier
         parts = tuple((part.name, str(dtype_of(part.module))) for part in prior.components())
         tiny = None if prior.tiny is None else str(prior.tiny.config)
-        shape = (prior.latent_shape(1), prior.image_size, repr(prior.call), parts, tiny)
+        shape = (
+            prior.latent_shape(1),
+            prior.image_size,
+            repr(prior.call),
+            parts,
+            tiny,
+            prior.quantise,
+        )
         settings = self.alignment, self.cfg, self.learning
         return prior.fingerprint, shape, classifier.fingerprint, classifier.dtype, settings
 

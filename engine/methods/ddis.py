@@ -8,7 +8,7 @@ from engine.errors import ConfigError
 from engine.guidance.assembly import descent_of
 from engine.guidance.decoder import decoder_of
 from engine.guidance.objective import check_statistics
-from engine.memory.apply import plan_of
+from engine.memory.apply import plan_of, settle
 from engine.memory.budget import AUTO
 from engine.memory.graphs import Graphs, backend_of, graphed_descent, graphed_prior
 from engine.memory.layout import lay_out
@@ -53,6 +53,7 @@ def prepare(
         execution.attention,
         execution.graphs,
     )
+    settle(plan, prior)
     if plan is not None:
         lay_out(plan.channels_last, prior, classifier)
     checkpoint = plan is not None and "guidance" in plan.checkpoint

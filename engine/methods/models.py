@@ -53,6 +53,7 @@ class Models:
 
     @cached_property
     def prior(self) -> Prior:
+        """The prior; one that is loaded rests in main memory until it is settled (`memory.apply`)."""
         if isinstance(self.given.prior, Prior):
             return self.given.prior
         if self.given.prior is not None:
@@ -65,6 +66,8 @@ class Models:
             device=self.classifier.device,
             dtype=self.request.dtype,
             tiny=named.tiny_decoder,
+            rests=True,
+            quantise=named.quantise,
         )
 
     @cached_property

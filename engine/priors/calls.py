@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError, brief
 from engine.networks.quiet import quiet
+from engine.priors.cfg import guidance_arguments, negative_argument
 from engine.priors.context import Context
+from engine.priors.hollow import Outside
 from engine.priors.interface import Denoise
-from engine.priors.roles import denoiser_name, guidance_arguments, negative_argument
+from engine.priors.resting import one_at_a_time
+from engine.priors.roles import denoiser_name, text_encoder_names
 from engine.priors.seams import Script, interrupted, run
 from engine.priors.stand_ins import InDtype, StoppedDecoder, Tap
 from engine.priors.steps import Levels, Step, levels, predict
@@ -35,19 +38,26 @@ class Calls:
     """The calls of one pipeline, each ended at a seam.
 
     pipe: the pipeline. name: what messages call it. arguments: those of its call that differ from its
-    defaults.
+    defaults. device: where it computes; where its denoiser is if None.
     """
 
-    def __init__(self, pipe: Any, name: str, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        name: str,
+        arguments: Mapping[str, Any],
+        device: torch.device | None = None,
+    ) -> None:
         self.pipe = pipe
         self.name = name
         self.arguments = dict(arguments)
         self.network_name = denoiser_name(pipe)
         network = getattr(pipe, self.network_name)
         # Asked once: diffusers goes through all modules for an answer.
-        self.device: torch.device = network.device
+        self.device: torch.device = device or network.device
         self.dtype: torch.dtype = network.dtype
-        self._network = InDtype(network, self.dtype)
+        called = Outside(network) if self.device.type == "meta" else network
+        self._network = InDtype(called, self.dtype)
         self._timed: dict[int, Timed] = {}
         self._prepared: dict[int, Script] = {}
         self._blank: Context | None = None
@@ -60,7 +70,7 @@ class Calls:
             with torch.no_grad():
                 arguments = negative_argument(self.pipe, negative, 1)
                 guided = self._results(prompts[:1], ANY_CFG, arguments)
-        context = Context.of(results, guided, len(prompts))
+        context = Context.of(results, guided, len(prompts), self._blank)
         if self._blank is None:
             self._blank = context[:1].detach()
         return context
@@ -156,7 +166,9 @@ class Calls:
     def _context(self, images: int) -> Context:
         """Any context of N images, for calls in which the network does not run."""
         if self._blank is None:
-            with torch.no_grad():
+            encoders = [getattr(self.pipe, name) for name in text_encoder_names(self.pipe)]
+            resting = [one for one in encoders if one.device != self.device]
+            with torch.no_grad(), one_at_a_time(resting, self.device):
                 self.encoded([""], None)
         assert self._blank is not None
         return self._blank if images == 1 else self._blank[[0] * images]

@@ -7,42 +7,14 @@ differ with and without guidance, and between one prompt and several.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.errors import ModelError
-
-Rows: TypeAlias = slice | Sequence[int] | Tensor
-Owner = Literal["prompt", "negative", "shared"]
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One value of a result. With an owner other than "shared" it is a tensor (N, ...) or a list of N."""
-
-    value: Any
-    owner: Owner
-
-    def rows(self, rows: Rows) -> "Entry":
-        if self.owner == "shared":
-            return self
-        if isinstance(self.value, Tensor):
-            places = rows if isinstance(rows, slice | Tensor) else list(rows)
-            return replace(self, value=self.value[places])
-        numbers = range(len(self.value))[rows] if isinstance(rows, slice) else [*map(int, rows)]
-        return replace(self, value=[self.value[number] for number in numbers])
-
-    @property
-    def is_differentiable(self) -> bool:
-        """Whether gradients of a prompt can reach it."""
-        return (
-            self.owner == "prompt"
-            and isinstance(self.value, Tensor)
-            and self.value.is_floating_point()
-        )
+from engine.priors.entries import Entry, Rows, entries_of, paired, prompts_call
+from engine.priors.joining import joined_call
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,33 +28,44 @@ class Context:
     images: int
 
     @classmethod
-    def of(cls, results: Sequence[Any], guided: Sequence[Any] | None, images: int) -> "Context":
+    def of(
+        cls,
+        results: Sequence[Any],
+        guided: Sequence[Any] | None,
+        images: int,
+        known: "Context | None" = None,
+    ) -> "Context":
         """The context of N prompts.
 
         Args:
             results: What the calls returned for the N prompts without guidance.
             guided: What they returned for one prompt with guidance; None for a context without it.
             images: N.
+            known: A context of the same pipeline, whose shared entries are shared in any.
         """
         if guided is None:
+            alike = known.calls if known is not None else [()] * len(results)
             calls = tuple(
-                tuple(_prompts_entry(value, images) for value in entries_of(r)) for r in results
+                prompts_call(result, images, call)
+                for result, call in zip(results, alike, strict=False)
             )
             return cls(calls, images)
         calls = tuple(
-            _paired(entries_of(results[number]) if number < len(results) else None, one, images)
+            paired(entries_of(results[number]) if number < len(results) else None, one, images)
             for number, one in enumerate(map(entries_of, guided))
         )
         return cls(calls, images)
 
     @classmethod
     def join(cls, parts: Sequence["Context"]) -> "Context":
-        """The images of several contexts of one prior, in their order."""
+        """The images of several contexts of one prior, in their order.
+
+        Prompts that were encoded apart may be of different lengths: they get the longest, and a mask that tells.
+        """
         if len(parts) == 1:
             return parts[0]
         calls = tuple(
-            tuple(_joined(entries) for entries in zip(*same, strict=True))
-            for same in zip(*(part.calls for part in parts), strict=True)
+            joined_call(same) for same in zip(*(part.calls for part in parts), strict=True)
         )
         return cls(calls, sum(part.images for part in parts))
 
@@ -110,6 +93,17 @@ class Context:
 
     def null(self) -> "Context":
         """The context of the negative prompt as if it were the prompt, for a denoiser without CFG."""
+        half = len(self.calls) // 2
+        first, second = self.calls[:half], self.calls[half:]
+        if (
+            half
+            and _owners(first).isdisjoint(_owners(second) - {"shared"})
+            and "negative" in _owners(second)
+        ):
+            # The negative prompt has a call of its own, whose results go together.
+            return Context(
+                (*(tuple(map(_as_prompt, call)) for call in second), *second), self.images
+            )
         entries = [entry for call in self.calls for entry in call]
         negatives = [entry for entry in entries if entry.owner == "negative"]
         prompts = [entry for entry in entries if entry.owner == "prompt"]
@@ -120,32 +114,25 @@ class Context:
             )
         pairs = iter(negatives)
         return self._mapped(
-            lambda entry: (
-                replace(entry, value=next(pairs).value) if entry.owner == "prompt" else entry
-            )
+            lambda entry: _as_prompt(next(pairs)) if entry.owner == "prompt" else entry
         )
 
     def packed(self) -> Tensor:
         """All that gradients of the prompts can reach, as one tensor (N, F)."""
-        found = [entry.value.flatten(1) for entry in self._differentiable()]
+        found = [entry.packed() for entry in self._differentiable()]
         return found[0] if len(found) == 1 else torch.cat(found, 1)
 
     def with_packed(self, rows: Tensor) -> "Context":
         """This context with what `packed` gave replaced by `rows` (N, F), in the dtypes it had."""
-        sizes = [0]
-        for entry in self._differentiable():
-            sizes.append(sizes[-1] + entry.value[0].numel())
-        spans = iter(pairwise(sizes))
+        parts = iter(rows.split(self.widths, 1))
+        return self._mapped(
+            lambda entry: entry.with_packed(next(parts)) if entry.is_differentiable else entry
+        )
 
-        def filled(entry: Entry) -> Entry:
-            if not entry.is_differentiable:
-                return entry
-            start, stop = next(spans)
-            return replace(
-                entry, value=rows[:, start:stop].view(entry.value.shape).to(entry.value.dtype)
-            )
-
-        return self._mapped(filled)
+    @property
+    def widths(self) -> list[int]:
+        """How many of the F numbers of `packed` each entry has."""
+        return [entry.width or entry.value[0].numel() for entry in self._differentiable()]
 
     def _differentiable(self) -> list[Entry]:
         return [entry for call in self.calls for entry in call if entry.is_differentiable]
@@ -154,52 +141,20 @@ class Context:
         return Context(tuple(tuple(map(change, call)) for call in self.calls), self.images)
 
 
-def entries_of(result: Any) -> tuple[Any, ...]:
-    """The values of one result; an empty list is as good as None."""
-    values = result if isinstance(result, tuple) else (result,)
-    return tuple(None if isinstance(value, list) and not value else value for value in values)
+def _owners(calls: Sequence[Sequence[Entry]]) -> set[str]:
+    return {entry.owner for call in calls for entry in call}
 
 
-def _prompts_entry(value: Any, images: int) -> Entry:
-    """Without a second result to compare with, what has N rows is taken to have one per image."""
-    counted = isinstance(value, Tensor | list) and len(value) == images
-    return Entry(value, "prompt" if counted else "shared")
-
-
-def _paired(
-    prompts: tuple[Any, ...] | None, one: tuple[Any, ...], images: int
-) -> tuple[Entry, ...]:
-    """The entries of one call; prompts: None for a call that guidance alone makes."""
-    given = prompts if prompts is not None else (None,) * len(one)
-    return tuple(_entry(many, single, images) for many, single in zip(given, one, strict=True))
-
-
-def _entry(many: Any, single: Any, images: int) -> Entry:
-    """many: without guidance, for N prompts. single: with it, for one."""
-    counted = isinstance(single, Tensor | list) and len(single) == 1
-    if many is not None:
-        by_image = counted and isinstance(many, Tensor | list) and len(many) == images
-        return Entry(many, "prompt" if by_image else "shared")
-    if not counted:
-        return Entry(single, "shared")
-    if isinstance(single, Tensor):
-        return Entry(single.expand(images, *single.shape[1:]), "negative")
-    return Entry(single * images, "negative")
-
-
-def _joined(entries: Sequence[Entry]) -> Entry:
-    first = entries[0]
-    if first.owner == "shared":
-        return first
-    if isinstance(first.value, list):
-        return replace(first, value=[value for entry in entries for value in entry.value])
-    return replace(first, value=torch.cat([entry.value for entry in entries]))
+def _as_prompt(entry: Entry) -> Entry:
+    return replace(entry, owner="prompt") if entry.owner == "negative" else entry
 
 
 def _on(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [_on(one, device) for one in value]
-    return value.to(device) if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor) or (device.type == "meta" and not value.is_floating_point()):
+        return value  # integers for 'meta' keep their values
+    return value.to(device)
 
 
 def _detached(value: Any) -> Any:

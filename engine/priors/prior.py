@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from engine.networks.frozen import fingerprint
 from engine.priors.calls import Calls
+from engine.priors.cfg import cfg_is_affine
 from engine.priors.context import Context
+from engine.priors.facts import check_call, defaults_of
 from engine.priors.interface import Component, Denoise, TextEncoder
 from engine.priors.marks import marked
 from engine.priors.roles import (
@@ -34,11 +36,15 @@ class Prior:
         pipe: A text-to-image pipeline whose networks are frozen and in evaluation mode.
         name: What messages and records call it.
         tiny: A small decoder of the same latents, for guidance; None for none.
-        call: Arguments of the pipeline's call that differ from its defaults, such as its height.
+        call: Arguments of the pipeline's call that differ from its defaults, such as its height; to these
+            come those of `facts.DEFAULTS`.
         mark: The fingerprint; computed if None.
+        device: Where it computes; where the denoiser is if None. Networks may rest elsewhere (see `resting`).
+        quantise: How the linear layers of its denoiser and text encoders are quantised.
 
     Raises:
         ModelError: The pipeline or its scheduler is of a kind that cannot be a prior.
+        ConfigError: The call has an argument that the pipeline does not take, or that is the engine's.
     """
 
     def __init__(
@@ -49,15 +55,19 @@ class Prior:
         tiny: nn.Module | None = None,
         call: Mapping[str, Any] | None = None,
         mark: str | None = None,
+        device: torch.device | None = None,
+        quantise: str = "none",
     ) -> None:
         check_pipeline(pipe)
         check_scheduler(pipe.scheduler)
+        check_call(pipe, call or {})
         self.pipe = pipe
         self.name = name
         self.tiny = tiny
-        self.call = dict(call or {})
+        self.call = defaults_of(pipe) | dict(call or {})
+        self.quantise = quantise
         self.fingerprint = marked(pipe) if mark is None else mark
-        self._calls = Calls(pipe, name, self.call)
+        self._calls = Calls(pipe, name, self.call, device)
 
     @property
     def network(self) -> Any:
@@ -82,6 +92,14 @@ class Prior:
         """Height and width of an image, in pixels."""
         return self._calls.prepared(1).size
 
+    @property
+    def cfg_is_affine(self) -> bool:
+        """Whether classifier-free guidance may be combined from its two branches' clean latents.
+
+        If not, the pipeline rescales what it gives, and only a step with both branches is the pipeline's own.
+        """
+        return cfg_is_affine(self.pipe, self.call)
+
     def describe(self) -> dict[str, Any]:
         """What images depend on, as JSON values."""
         facts: dict[str, Any] = {
@@ -90,7 +108,8 @@ class Prior:
             "dtype": str(self.dtype),
             "tiny": None if self.tiny is None else fingerprint([self.tiny]),
         }
-        return facts | ({"call": self.call} if self.call else {})
+        facts |= {"call": self.call} if self.call else {}
+        return facts | ({"quantise": self.quantise} if self.quantise != "none" else {})
 
     def components(self) -> tuple[Component, ...]:
         """The networks, each once."""
@@ -105,12 +124,23 @@ class Prior:
         tiny = parts.pop(TINY, self.tiny)
         pipe = copy.copy(self.pipe)
         pipe.__dict__.update(parts)  # past its __setattr__, which registers what it is given
-        return Prior(pipe, self.name, tiny=tiny, call=self.call, mark=self.fingerprint)
+        device = None if self._calls.network_name in parts else self.device
+        return self._twin(pipe, tiny, self.call, device)
 
     def called_with(self, **call: Any) -> "Prior":
         """A twin with other arguments of the pipeline's call, such as height and width."""
+        return self._twin(self.pipe, self.tiny, self.call | call, self.device)
+
+    def _twin(
+        self,
+        pipe: Any,
+        tiny: nn.Module | None,
+        call: Mapping[str, Any],
+        device: torch.device | None,
+    ) -> "Prior":
+        mark, quantise = self.fingerprint, self.quantise
         return Prior(
-            self.pipe, self.name, tiny=self.tiny, call=self.call | call, mark=self.fingerprint
+            pipe, self.name, tiny=tiny, call=call, mark=mark, device=device, quantise=quantise
         )
 
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Context:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.errors import ConfigError, ModelError
+from engine.errors import ModelError
 from engine.priors.interface import Component, TextEncoder
 
 DENOISERS = ("unet", "transformer")
@@ -17,15 +17,14 @@ TINY = "tiny"
 TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 NEEDED = ("encode_prompt", "prepare_latents")
 """Methods at which a pipeline is interrupted, besides its scheduler's and its VAE's."""
+OFFLOADING = ("group_offloading", "lazy_prefetch_group_offloading", "layer_execution_tracker")
+"""Hooks of diffusers that move weights."""
 OTHER_TASKS = {
     "strength": "changes an image that it is given",
     "mask_image": "fills a part of an image that it is given",
     "num_frames": "makes videos",
 }
 """Arguments of pipelines that are no text-to-image pipelines, and what these do."""
-CFG_ARGUMENTS = ("true_cfg_scale", "guidance_scale")
-"""What pipelines call the scale of classifier-free guidance. One with both means a distilled
-guidance by the second."""
 FAMILIES: Mapping[str, str] = {
     "clip_text_model": "clip",
     "t5": "t5",
@@ -64,15 +63,22 @@ def check_pipeline(pipe: Any) -> None:
             "choose such a model."
         )
     hooked = [
-        name
-        for name, module in networks(pipe).items()
-        if any(hasattr(part, "_hf_hook") for part in module.modules())
+        name for name, module in networks(pipe).items() if any(map(_is_offloaded, module.modules()))
     ]
     if hooked:
         raise ModelError(
             f"parts of the prior are offloaded by hooks ({', '.join(hooked)}), expected networks that stay where they "
-            "are: leave out enable_model_cpu_offload and the like; a memory plan moves what it must."
+            "are: leave out enable_model_cpu_offload, group offloading and the like, which move weights away before a "
+            "gradient comes back to them. `ddis plan` shows what saves memory instead."
         )
+
+
+def _is_offloaded(module: nn.Module) -> bool:
+    """Whether hooks of accelerate or of diffusers move a module's weights."""
+    registry = getattr(module, "_diffusers_hook", None)
+    return hasattr(module, "_hf_hook") or (
+        registry is not None and any(map(registry.get_hook, OFFLOADING))
+    )
 
 
 def networks(pipe: Any) -> dict[str, Any]:
@@ -135,31 +141,3 @@ def text_encoders_of(pipe: Any) -> tuple[TextEncoder, ...]:
             )
         )
     return tuple(found)
-
-
-def guidance_arguments(pipe: Any, cfg: float | None) -> dict[str, Any]:
-    """What tells a pipeline the scale of classifier-free guidance; nothing for its own default.
-
-    Raises ConfigError for a scale other than 1 where the pipeline has no such guidance.
-    """
-    takes = arguments_of(pipe.__class__)
-    named = next((name for name in CFG_ARGUMENTS if name in takes), None)
-    if cfg is None or (named is None and cfg == 1):
-        return {}
-    if named is None:
-        raise ConfigError(
-            f"cfg is {cfg} and a {type(pipe).__name__} has no classifier-free guidance, expected 1: leave it out."
-        )
-    return {named: float(cfg)}
-
-
-def negative_argument(pipe: Any, negative: str, images: int) -> dict[str, Any]:
-    """What tells a pipeline the negative prompt of N images.
-
-    An empty one is left out, so that each pipeline does what it does without one (SDXL: zeros). Those
-    with `true_cfg_scale` have no CFG unless they are given some text.
-    """
-    takes = arguments_of(pipe.__class__)
-    if "negative_prompt" not in takes or (not negative and CFG_ARGUMENTS[0] not in takes):
-        return {}
-    return {"negative_prompt": [negative] * images}

@@ -12,14 +12,15 @@ from torch import nn
 from engine.errors import ModelError
 from engine.networks.frozen import freeze
 from engine.networks.hub import HUB_ID, fetch
+from engine.networks.quantised import quantise
 from engine.networks.quiet import quiet
 from engine.priors.architectures.build import PREFIX, build_prior
 from engine.priors.architectures.families import PRIOR_ARCHITECTURES
 from engine.priors.fit import check_fit
 from engine.priors.folder import INDEX, patterns, read_index, read_pipeline
-from engine.priors.hollow import callable_on_meta
 from engine.priors.marks import marked
-from engine.priors.roles import check_pipeline, dtypes, networks, text_encoder_names
+from engine.priors.resting import REST
+from engine.priors.roles import DECODER, check_pipeline, dtypes, networks
 from engine.priors.twin import frozen_twin
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
@@ -35,6 +36,13 @@ class Wanted:
     revision: str | None = None
     tiny: str | Path | None = None
     local_files_only: bool = False
+    rests: bool = False
+    quantise: str = "none"
+
+    @property
+    def place(self) -> torch.device | None:
+        """Where the networks are once they are loaded."""
+        return REST if self.rests and not self.hollow else self.device
 
     @property
     def hollow(self) -> bool:
@@ -87,7 +95,8 @@ def load_architecture(source: str, wanted: Wanted) -> Loaded:
     """An architecture with random weights, the same each time; on 'meta' with none."""
     assert wanted.device is not None
     assert wanted.dtype is not None
-    built = build_prior(source.removeprefix(PREFIX), wanted.device, wanted.dtype)
+    place = wanted.place or wanted.device
+    built = build_prior(source.removeprefix(PREFIX), place, wanted.dtype)
     return _frozen(Loaded(built.pipe, built.tiny), wanted)
 
 
@@ -110,7 +119,9 @@ def load_object(source: DiffusionPipeline, wanted: Wanted) -> Loaded:
     """A pipeline that the caller has, which stays as it is."""
     check_pipeline(source)
     check_fit(source, type(source).__name__)
-    return Loaded(frozen_twin(source, wanted.device, wanted.dtype))
+    found = Loaded(frozen_twin(source, wanted.device, wanted.dtype))
+    _quantise(found, wanted)
+    return found
 
 
 def _from(folder: Path, source: str, wanted: Wanted) -> Loaded:
@@ -126,10 +137,16 @@ def _frozen(found: Loaded, wanted: Wanted) -> Loaded:
     mark, chosen = marked(found.pipe), dtypes(found.pipe, wanted.dtype)
     with quiet():
         for name, network in networks(found.pipe).items():
-            freeze(network).to(wanted.device, chosen[name])
-            if wanted.hollow and name in text_encoder_names(found.pipe):
-                callable_on_meta(network)
+            freeze(network).to(wanted.place, chosen[name])
+    _quantise(found, wanted)
     return found._replace(mark=mark)
+
+
+def _quantise(found: Loaded, wanted: Wanted) -> None:
+    """Quantise the denoiser and the text encoders, if that is wanted."""
+    for name, network in networks(found.pipe).items():
+        if name != DECODER and wanted.quantise != "none":
+            quantise(network, wanted.quantise, wanted.device)
 
 
 def _is_name(source: Any) -> bool:

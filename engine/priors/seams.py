@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import ModelError
+from engine.priors.hollow import hollow_calls, placed, with_values
 from engine.priors.stand_ins import NoBar, Reached
 
 
@@ -66,10 +67,11 @@ class Interrupted:
     def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
         script = self.script
         if script.answers is None:
-            script.encoded.append(self._own("encode_prompt")(*args, **kwargs))
-            return script.encoded[-1]
+            result = self._own("encode_prompt")(*args, **kwargs)
+            script.encoded.append(with_values(result))
+            return result
         script.asked += 1
-        return script.answers[script.asked - 1]
+        return placed(script.answers[script.asked - 1], script.device)
 
     def prepare_latents(self, *args: Any, **kwargs: Any) -> Any:
         script = self.script
@@ -115,7 +117,8 @@ def run(twin: Any, arguments: Mapping[str, Any]) -> None:
     """Call a twin until a seam ends it, in the caller's own gradient mode."""
     call = type(twin).__call__
     try:
-        getattr(call, "__wrapped__", call)(twin, **arguments)
+        with hollow_calls(twin.script.device):
+            getattr(call, "__wrapped__", call)(twin, **arguments)
     except Reached:
         return
     raise ModelError(

@@ -24,6 +24,8 @@ def load_prior(
     dtype: torch.dtype | str | None = None,
     tiny: str | Path | None = None,
     local_files_only: bool = False,
+    rests: bool = False,
+    quantise: str = "none",
     call: dict[str, Any] | None = None,
 ) -> Prior:
     """Load and freeze a prior.
@@ -37,15 +39,20 @@ def load_prior(
             every shape is there, but no weight.
         dtype: Of the networks; 'auto' is float16 on a GPU and float32 on the CPU. By default float32,
             or a pipeline object's own.
-        tiny: A tiny decoder for guidance, a folder or hub id of an AutoencoderTiny such as
-            'madebyollin/taesd'; 'none' for none. By default the architecture's, that in the subfolder
+        tiny: A tiny decoder for guidance: a folder or hub id of an AutoencoderTiny such as
+            'madebyollin/taesd', a file of TAEF2 or TAESANA, 'auto' for the one that is published for
+            the prior's family, 'none' for none. By default the architecture's, that in the subfolder
             `tiny` of a local prior, or the prior's own VAE if it is one.
         local_files_only: Whether to leave the hub alone.
+        rests: Whether networks stay in main memory, for a plan to bring them to the device while they work.
+        quantise: 'nf4' or 'int8' for linear layers of the denoiser and the text encoders in 4.5 or 8
+            bits a weight; images then differ a little.
         call: Arguments of the pipeline's call that differ from its defaults, such as its height.
 
     Raises:
         ModelError: A source is unknown, unreachable, broken, of another kind, or does not fit another.
         ConfigError: A setting makes no sense with the source.
+        MissingExtraError: NF4 is asked for and bitsandbytes is not installed.
     """
     scheme = _scheme_of(source)
     _check_settings(source, scheme, variant=variant, revision=revision)
@@ -58,10 +65,20 @@ def load_prior(
         revision=revision,
         tiny=tiny,
         local_files_only=local_files_only,
+        rests=rests and named,
+        quantise=quantise,
     )
     found = scheme.load(source, wanted)
     name = str(source) if named else type(source).__name__
-    return Prior(found.pipe, name, tiny=_tiny(found, name, wanted), call=call, mark=found.mark)
+    return Prior(
+        found.pipe,
+        name,
+        tiny=_tiny(found, name, wanted),
+        call=call,
+        mark=found.mark,
+        device=place_on,
+        quantise=quantise,
+    )
 
 
 def _dtype(

@@ -77,10 +77,11 @@ class Levels(NamedTuple):
     kind: str
 
     def steps(self, device: torch.device) -> tuple[Step, ...]:
-        """The steps, timesteps descending, with timesteps on a device."""
+        """The steps, timesteps descending, with timesteps on a device; those for 'meta' keep their values."""
         total = len(self.timesteps)
         numbers = torch.stack(self[1:8]).T.tolist()
-        timesteps = self.timesteps.to(device).unbind()
+        place = "cpu" if device.type == "meta" else device
+        timesteps = self.timesteps.to(place).unbind()
         return tuple(
             Step(index, total, timestep, *values)
             for index, (timestep, values) in enumerate(zip(timesteps, numbers, strict=True))

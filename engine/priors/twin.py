@@ -22,12 +22,19 @@ def frozen_twin(
         dtype: What they shall compute in; None for what the pipeline's do.
     """
     twin, chosen = copy.copy(pipe), dtypes(pipe, dtype)
-    with quiet():
-        for name, network in networks(pipe).items():
-            # Past the pipeline's __setattr__, which would enter the twin's parts into its config.
-            twin.__dict__[name] = freeze(_sharing(network)).to(device, chosen[name])
+    for name, network in networks(pipe).items():
+        # Past the pipeline's __setattr__, which would enter the twin's parts into its config.
+        twin.__dict__[name] = frozen_copy(network, device, chosen[name])
     twin.__dict__["scheduler"] = copy.deepcopy(pipe.scheduler)
     return twin
+
+
+def frozen_copy(
+    network: nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Any:
+    """A frozen copy of a network in evaluation mode, on the same memory where it is neither moved nor cast."""
+    with quiet():
+        return freeze(_sharing(network)).to(device, dtype)
 
 
 def _sharing(network: nn.Module) -> nn.Module:

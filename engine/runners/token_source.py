@@ -15,7 +15,7 @@ from engine.priors import Context, Prior
 from engine.prompts import class_prompt
 from engine.settings import TokenLearning
 from engine.tokens.augment import random_views
-from engine.tokens.gradient import context_gradient, images_of, rows_gradient, token_domain
+from engine.tokens.gradient import context_gradient, rows_gradient, shown_of, token_domain
 from engine.tokens.source import ContextGradient
 from engine.tokens.table import placeholders
 from engine.tokens.trajectories import Trajectories, gradient_steps
@@ -41,6 +41,7 @@ class TokenSource:
         self.names = placeholders(drawing.classifier.labels)
         self.domain = token_domain(drawing.classifier) if learning.domain_weight else None
         self.scale = loss_scale(prior.dtype, drawing.classifier.dtype)
+        self.staged = drawing.plan is not None and "cat" in drawing.plan.staged
 
     @torch.no_grad()
     def encode(self, classes: Sequence[int], with_tokens: bool) -> Context:
@@ -118,11 +119,19 @@ class DrawnImages:
         with source.phase("sampling"):
             self.trajectories.prepare(update)
 
-        made = images_of(self.trajectories, update, views)
+        made = shown_of(self.trajectories, update, views)
 
         def in_parts(size: int) -> ContextGradient:
             return context_gradient(
-                classifier, made, context, targets, learning, source.domain, size, scale
+                classifier,
+                made,
+                context,
+                targets,
+                learning,
+                source.domain,
+                size,
+                scale,
+                source.staged,
             )
 
         with source.phase("cat"):

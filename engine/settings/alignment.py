@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, check_not_negative, setting
+from engine.settings.fields import check_choices, check_not_negative, check_positive, setting
 
 CLASSIFIERS_PX = 0
 """`Alignment.decode_px`: the least size that the classifier's own preprocessing needs."""
@@ -30,7 +30,12 @@ class Alignment:
         "relative",
         "relative: a move of scale x the noise level, in rms; raw: scale x gradient, to be re-tuned per classifier",
     )
-    scale: float = setting(0.4, "length of a guidance step, in the unit that `step` names")
+    scale: float = setting(0.4, "length of a move, in the unit that `step` names")
+    moves: int = setting(
+        1,
+        "moves of a guided step, each at the cost of decoder and classifier and none of the denoiser; for sampling in "
+        "few steps. The unit of several relative moves is the noise level that the step leads to",
+    )
     start: float = setting(0.0, "fraction of the schedule at which guidance begins")
     stop: float = setting(
         0.9, "fraction of the schedule at which guidance ends; the last step is never guided"
@@ -68,6 +73,7 @@ class Alignment:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_positive(self, "moves")
         if not 0 <= self.start < self.stop <= 1:
             raise ConfigError(
                 f"start is {self.start} and stop is {self.stop}, expected 0 <= start < stop <= 1: "
@@ -97,6 +103,7 @@ class Alignment:
             target="noisy",
             step="raw",
             scale=scale,
+            moves=1,
             start=0.0,
             stop=1.0,
             statistics="image",

@@ -6,12 +6,14 @@ from typing import Any, Literal, get_args, get_type_hints
 from engine.errors import ConfigError
 
 
-def setting(default: Any, help: str, metavar: str = "", *, of: str = "") -> Any:
+def setting(default: Any, help: str, metavar: str = "", *, of: str = "", flag: str = "") -> Any:
     """A config field with its one default and what the command line shows: its text, and a word for its value.
 
-    of: the model that it is a setting of, where not every method uses that one (`MethodSettings.uses`).
+    of: the model that it is a setting of, where not every method uses that one (`MethodSettings.uses`). flag: the
+    option's name, where it differs from the rule.
     """
-    return field(default=default, metadata={"help": help, "metavar": metavar, "of": of})
+    marks = {"help": help, "metavar": metavar, "of": of, "flag": flag}
+    return field(default=default, metadata=marks)
 
 
 def check_choices(config: Any) -> None:

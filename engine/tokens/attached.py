@@ -58,8 +58,9 @@ class _WithRows(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(N, L) token ids -> (N, L, width of the span)."""
-        places = torch.searchsorted(self.ids, input_ids).clamp(max=len(self.ids) - 1)
-        is_learned = self.ids[places] == input_ids
+        ids = self.ids.to(input_ids.device)  # which the network may come to only now
+        places = torch.searchsorted(ids, input_ids).clamp(max=len(ids) - 1)
+        is_learned = ids[places] == input_ids
         frozen = self.look_up(input_ids.masked_fill(is_learned, 0))
         learned = self.rows[:, self.span][places.to(self.rows.device)]
         learned = learned.to(frozen.device, frozen.dtype)

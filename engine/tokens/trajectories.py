@@ -4,7 +4,8 @@
 
 A clean prediction is affine in the UNet's output, so classifier-free guidance (CFG) may be combined behind it. Tokens
 are in the conditional branch alone: an early step's gradient costs one forward and one backward pass through the UNet,
-and its null branch is left over from sampling. The published last step is differentiated as it is sampled.
+and its null branch is left over from sampling. Where a pipeline rescales what CFG gives (`Prior.cfg_is_affine`), the
+graph has both branches. The published last step is differentiated as it is sampled.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,6 +70,7 @@ class Trajectories:
         self.noise = ImageNoise(seed, keys, prior.latent_shape(1)[1:], prior.device, dtype)
         self.schedule = prior.schedule(sampling.steps)
         self.branches = 1 if sampling.cfg == 1 else 2
+        self.apart = self.branches > 1 and prior.cfg_is_affine
         self.unet_forward = torch.zeros(len(keys), dtype=torch.int64)
         self.unet_backward = self.unet_forward.clone()
         self.kept: dict[int, Tensor] = {}
@@ -98,7 +100,8 @@ class Trajectories:
     def prepare(self, update: int) -> None:
         """Compute what the images of an update need without a graph, and count its UNet evaluations."""
         number = self.at[update]
-        branches = self.branches if number == len(self.schedule) - 1 else 1
+        is_last = number == len(self.schedule) - 1
+        branches = 1 if self.apart and not is_last else self.branches
         if self.branches > branches and number not in self.kept_null:
             denoise = self.denoiser(self.context.null(), 1.0)
             self.kept_null[number] = denoise(self.kept[number], self.schedule[number]).clean
@@ -111,15 +114,19 @@ class Trajectories:
 
         context: of these rows, with a graph. Nothing here changes, so it may be run again, and in parts.
         """
+        return self.prior.decode(self.latents(update, context, start))
+
+    def latents(self, update: int, context: Context, start: int = 0) -> Tensor:
+        """The latents (n, ...) of these images."""
         number, rows = self.at[update], range(start, start + len(context))
         if number == len(self.schedule) - 1:
-            return self.prior.decode(self._last_latents(context, rows))
+            return self._last_latents(context, rows)
         z, step = self.kept[number][rows.start : rows.stop], self.schedule[number]
+        if not self.apart:
+            return self.prior.denoiser(context, self.sampling.cfg)(z, step).clean
         clean = self.prior.denoiser(context, 1.0)(z, step).clean
-        if self.sampling.cfg != 1:
-            null = self.kept_null[number][rows.start : rows.stop]
-            clean = null + self.sampling.cfg * (clean - null)
-        return self.prior.decode(clean)
+        null = self.kept_null[number][rows.start : rows.stop]
+        return null + self.sampling.cfg * (clean - null)
 
     @torch.no_grad()
     def finished(self, rows: Sequence[int]) -> Tensor:
@@ -156,12 +163,11 @@ class Trajectories:
 
     def _denoise(self, z: Tensor, step: Step) -> Prediction:
         """A step without a graph; one that a gradient will read keeps its latents and its null branch."""
-        if step.index not in self.at:
+        if step.index in self.at:
+            self.kept[step.index] = z
+        if step.index not in self.at or not self.apart:
             return self.denoiser(self.context, self.sampling.cfg)(z, step)
-        self.kept[step.index] = z
         conditional = self.denoiser(self.context, 1.0)(z, step)
-        if self.sampling.cfg == 1:
-            return conditional
         null = self.denoiser(self.context.null(), 1.0)(z, step)
         self.kept_null[step.index] = null.clean
         pairs = zip(null, conditional, strict=True)

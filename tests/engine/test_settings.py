@@ -16,6 +16,7 @@ from engine.settings import PRIORS_PX, Alignment, Sampling, TokenLearning
         (lambda: Alignment(start=0.5, stop=0.5), "start is 0.5 and stop is 0.5"),
         (lambda: Alignment(scale=-1), "scale is -1, expected a finite number >= 0"),
         (lambda: Alignment(scale=float("nan")), "scale is nan"),
+        (lambda: Alignment(moves=0), "moves is 0, expected at least 1: give a positive whole"),
         (
             lambda: Alignment(target="x0"),
             r"target is 'x0', expected one of 'clean', 'noisy'",

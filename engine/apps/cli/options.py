@@ -158,7 +158,7 @@ def _option(
     methods = None if method is None else frozenset([method])
     if of:
         methods = frozenset(name for name, one in METHODS.items() if of in one.uses)
-    flag = command.names.get(path) or flag_of(path, method)
+    flag = command.names.get(path) or entry.metadata.get("flag") or flag_of(path, method)
     return Option(
         path=path,
         flag=flag,

@@ -35,9 +35,11 @@ def drawing(request: Request) -> DrawingSettings:
 
 def load_models(request: Request, execution: Execution) -> "tuple[Classifier, Prior]":
     """The classifier and the prior of a request."""
+    from engine.memory.apply import settle
     from engine.methods.models import Models
 
     models = Models(request, execution)
+    settle(None, models.prior)
     return models.classifier, models.prior
 
 
@@ -114,6 +116,7 @@ def plan_of(request: Request, execution: Execution, image_px: int | None) -> "Me
         device="meta",
         dtype=dtype,
         tiny=request.prior.tiny_decoder,
+        quantise=request.prior.quantise,
     )
     classifier = load_classifier(
         request.classifier.source,

@@ -80,6 +80,30 @@ def test_variants_of_guidance_are_measured_once_each(
     assert rows["base/photo"]["flops_per_image"] > rows["plain/photo"]["flops_per_image"]
 
 
+def test_few_steps_are_measured_once(tmp_path: Path, run: Run) -> None:
+    out, name = tmp_path / "few.json", "4 steps, 4 moves of 0.4"
+    asked = ("few_steps", "--domains", "photo", "--images", 1, "--variants", name)
+    asked += ("--work", tmp_path / "work", "--out", out)
+    assert f"{name}/photo: class " in run(*asked)
+    assert run(*asked) == ""
+    result = json.loads(out.read_text())
+    row = result["rows"][f"{name}/photo"]
+    assert (row["settings"]["alignment"]["moves"], row["settings"]["sampling"]["steps"]) == (4, 4)
+    assert row["shares"]["images"] == 7
+    assert {"settings", "environment"} < result.keys()
+
+
+def test_the_goal_of_few_steps_is_among_the_variants(
+    bench_script: Callable[[str], ModuleType],
+) -> None:
+    study = bench_script("studies.few_steps")
+    goals = [goal for goal in read_goals() if goal.file == "few_steps"]
+    assert goals
+    assert {name for goal in goals for name in (*goal.left, *goal.right)} <= study.VARIANTS.keys()
+    assert set(study.SMOKE) <= study.VARIANTS.keys()
+    assert study.VARIANTS["guided, 30 steps"] == study.Method(Alignment())
+
+
 @pytest.fixture
 def cifar_folder(tmp_path: Path) -> Path:
     """Data and models in one folder: a few images of noise, and a network that knows nothing."""

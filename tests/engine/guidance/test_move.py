@@ -177,6 +177,23 @@ def test_a_relative_move_shifts_the_predicted_noise_by_the_scale() -> None:
     assert noisy.square().mean().sqrt().item() == pytest.approx(0.3 * 0.8**0.5)
 
 
+def test_several_moves_are_as_many_descents_each_as_long_as_what_the_step_leads_to() -> None:
+    z, at = torch.randn(2, 4, 5, 5, dtype=torch.float64), step(alpha=0.2, after=0.8)
+    guidance = descending(square, Alignment(scale=0.1, moves=3))
+    found = guidance.move(z, at)
+    expected = z
+    for _ in range(3):
+        expected = expected - relative_move(2 * expected, 0.1 * (0.2 / 0.8) ** 0.5, True)
+    torch.testing.assert_close(found, expected)
+    assert len(guidance.curve) == len(guidance.taken) == 3
+    assert guidance.curve[2].sum() < guidance.curve[1].sum() < guidance.curve[0].sum()
+    noisy = moved(descending(square, Alignment(scale=0.1, moves=2, target="noisy")), z, at)
+    once = z - relative_move(2 * z, 0.1 * at.noise, True)
+    torch.testing.assert_close(noisy, once - relative_move(2 * once, 0.1 * at.noise, True))
+    raw = Alignment(step="raw", scale=0.1, moves=2, statistics="image")
+    torch.testing.assert_close(descending(square, raw).move(z, at), z * 0.8**2)
+
+
 def test_guidance_acts_in_its_window_and_never_at_the_last_step() -> None:
     guidance = descending(square, Alignment(start=0.2, stop=0.6))
     assert [n for n in range(10) if guidance.acts_on(step(n))] == [2, 3, 4, 5]
@@ -201,7 +218,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(
     assert int((found != z).flatten(1).any(1).sum()) == moved
     assert guidance.skipped == skipped
     with pytest.raises(
-        GuidanceError, match=rf"{sum(skipped)} of 3 guidance steps had a gradient that is NaN"
+        GuidanceError, match=rf"{sum(skipped)} of 3 guidance moves had a gradient that is NaN"
     ):
         guidance.check()
 

@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from engine.classifiers import Classifier
 from engine.errors import ConfigError, MissingExtraError
 from engine.memory import apply, attention
-from engine.memory.apply import applied, plan_of
+from engine.memory.apply import applied, plan_of, settle
 from engine.memory.attention import attending, chosen_attention
 from engine.memory.plan import Plan, plan
 from engine.memory.skeleton import skeleton_prior
@@ -133,8 +133,15 @@ def test_parts_are_on_the_device_in_their_phase_alone(
     monkeypatch.setattr(twin.vae, "to", note("vae"), raising=False)
     resting = replace(planned, offload=("text_encoder", "vae"), device="meta")
     with applied(resting, twin) as phase:
+        assert places == [("text_encoder", "cpu"), ("vae", "cpu")]
+        places.clear()
         with phase("text"):
-            assert places == [("text_encoder", "cpu"), ("vae", "cpu"), ("text_encoder", "meta")]
+            assert places == []  # it comes when it is called
+            twin.encode(["a"])
+            assert places == [("text_encoder", "meta"), ("text_encoder", "cpu")]
+        places.clear()
+        with phase("rows"):
+            assert places == [("text_encoder", "meta")]  # and stays for the backward pass
         places.clear()
         with phase("sampling"):
             assert places == []
@@ -142,6 +149,20 @@ def test_parts_are_on_the_device_in_their_phase_alone(
             assert places == [("vae", "meta")]
         places.clear()
     assert places == [("text_encoder", "meta"), ("vae", "meta")]
+
+
+def test_networks_that_do_not_rest_are_brought_to_the_device(
+    small_prior: Prior, planned: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came: list[str] = []
+    for part in small_prior.components():
+        monkeypatch.setattr(
+            part.module, "to", lambda *_, name=part.name: came.append(name), raising=False
+        )
+    settle(replace(planned, offload=("unet", "text_encoder")), small_prior)
+    assert came == ["vae"]
+    settle(None, small_prior)
+    assert came == ["vae", "unet", "text_encoder", "vae"]
 
 
 def test_token_learning_is_checkpointed_where_planned(small_prior: Prior, planned: Plan) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from engine.classifiers import Classifier
 from engine.memory.case import Case
+from engine.memory.costs import PLAIN, WAYS
 from engine.memory.measure import measuring, peak_bytes
 from engine.memory.phases import PHASES, count_case, run_case
 from engine.memory.plan import plan
@@ -16,13 +17,17 @@ from engine.settings import Alignment, Sampling
 TOLERANCE = 0.1
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("checkpoint", [False, True])
+CASES = [
+    *((phase, PLAIN) for phase in PHASES if phase not in WAYS),
+    *((phase, way) for phase, ways in WAYS.items() for way in ways),
+]
+
+
+@pytest.mark.parametrize(("phase", "way"), CASES)
 def test_a_phase_takes_what_was_predicted(
-    small_prior: Prior, classifier: Classifier, phase: str, checkpoint: bool
+    small_prior: Prior, classifier: Classifier, phase: str, way: tuple[bool, bool]
 ) -> None:
-    if checkpoint and phase not in ("guidance", "cat"):
-        pytest.skip("only gradients are checkpointed")
+    checkpoint, staged = way
     real = Subject(prior=small_prior, classifier=classifier, alignment=Alignment(), cfg=7.5)
     hollow = Subject(
         prior=skeleton_prior(small_prior),
@@ -30,7 +35,7 @@ def test_a_phase_takes_what_was_predicted(
         alignment=Alignment(),
         cfg=7.5,
     )
-    case = Case(phase, 3, 3, checkpoint)
+    case = Case(phase, 3, 3, checkpoint, staged=staged)
     if phase == "guidance":
         run_case(real, Case(phase, 1, 1))
     with measuring(small_prior.device) as measured:

@@ -14,13 +14,14 @@ from engine.memory import budget
 from engine.memory.apply import applied
 from engine.memory.budget import BudgetError, MemoryWarning, in_words
 from engine.memory.case import Case
-from engine.memory.costs import CUBLAS_BYTES, USABLE, Costs, largest_that
+from engine.memory.costs import CUBLAS_BYTES, USABLE, Costs
 from engine.memory.count import counting
 from engine.memory.phases import Counted
 from engine.memory.plan import Plan, plan
-from engine.memory.subject import Subject
+from engine.memory.search import largest_that
+from engine.memory.subject import Subject, subject_of
 from engine.priors import Prior, load_prior
-from engine.settings import Alignment
+from engine.settings import Alignment, Sampling, TokenLearning
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
@@ -53,6 +54,37 @@ def test_plenty_of_memory_changes_nothing(roomy: Plan) -> None:
     )
     assert roomy.largest_batch > 100
     assert set(roomy.peak_bytes) == {"text", "sampling", "guidance", "decode", "cat", "rows"}
+
+
+def test_moves_cost_time_and_no_memory(
+    small_prior: Prior, classifier: Classifier, roomy: Plan
+) -> None:
+    several = plan(
+        small_prior, classifier, "10GB", batch=4, device="cuda", alignment=Alignment(moves=4)
+    )
+    assert several.cost > 1.5 * roomy.cost
+    assert several.peak_bytes == roomy.peak_bytes
+
+
+def test_learning_passes_its_networks_one_after_the_other_where_both_graphs_do_not_fit(
+    small_prior: Prior, classifier: Classifier
+) -> None:
+    """The published gradient, which passes both branches of CFG and the VAE, in one piece."""
+    learning = TokenLearning.paper()
+    cuda = torch.device("cuda")
+    subject = subject_of(small_prior, classifier, None, Sampling(), None, cuda, learning)
+    costs = Costs(subject, cuda, 4, 30, learning=True)
+    cases = [Case("cat", 4, 4, staged=way) for way in (False, True)]
+    counted = [costs.counted(case).peak_bytes for case in cases]
+    assert counted[1] < 0.9 * counted[0]
+    together, staged = (costs.peak(case, ()) for case in cases)
+    settings = {"batch": 4, "device": "cuda", "alignment": None, "full": False}
+    for peak, way in ((staged, ("cat",)), (together, ())):
+        budget = int(peak / USABLE) + 1
+        planned = plan(small_prior, classifier, budget, tokens=learning, **settings)
+        assert (planned.staged, planned.checkpoint) == (way, ())
+        assert planned.micro_batch["cat"] == 4
+        assert planned.peak_bytes["cat"] == peak
 
 
 def test_a_plan_survives_json(roomy: Plan) -> None:
@@ -92,7 +124,8 @@ def test_the_smallest_budget_that_an_error_names_can_be_met(
     settings = {"batch": 4, "device": "cuda", "tokens": False, "full": False}
     least = plan(small_prior, classifier, named, **settings)
     assert least.micro_batch["guidance"] == 1
-    assert least.offload == ("text_encoder",)  # guidance looks through the VAE, which has to stay
+    # Guidance looks through the VAE, which has to stay.
+    assert set(least.offload) == {"text_encoder", "unet"}
     with pytest.raises(BudgetError):
         plan(small_prior, classifier, int(roomy.smallest_bytes * 0.98), **settings)
 

@@ -45,6 +45,13 @@ def test_the_paper_costs_no_less(small_prior: Prior, classifier: Classifier) -> 
     )  # ours has a cross-entropy, of a few FLOPs, as well
 
 
+def test_each_move_of_a_step_costs_another_pass(small_prior: Prior, classifier: Classifier) -> None:
+    one, three = (
+        profile(small_prior, classifier, 1, Alignment(moves=moves), repeats=1) for moves in (1, 3)
+    )
+    assert three.flops_ratio - 1 == pytest.approx(3 * (one.flops_ratio - 1), rel=1e-3)
+
+
 def test_nothing_cannot_be_profiled(small_prior: Prior, classifier: Classifier) -> None:
     with pytest.raises(
         ConfigError, match="profiling got 0 images and 3 repeats, expected at least 1 of each"

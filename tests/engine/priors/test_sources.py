@@ -15,6 +15,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
 )
+from diffusers.hooks import apply_group_offloading
 
 from engine.errors import ConfigError, ModelError
 from engine.priors import load_prior, schemes
@@ -225,6 +226,14 @@ def test_pipelines_for_other_tasks_are_refused(pipe: Any) -> None:
 def test_a_pipeline_with_offloading_hooks_is_refused(pipe: Any) -> None:
     pipe.unet._hf_hook = object()
     with pytest.raises(ModelError, match=r"offloaded by hooks \(unet\), expected .* leave out"):
+        load_prior(pipe)
+
+
+def test_a_pipeline_whose_groups_of_layers_are_offloaded_is_refused(pipe: Any) -> None:
+    """Weights that are gone when a gradient comes back would make it NaN."""
+    cpu = torch.device("cpu")
+    apply_group_offloading(pipe.vae, cpu, cpu, offload_type="leaf_level")
+    with pytest.raises(ModelError, match=r"offloaded by hooks \(vae\), expected .* group offload"):
         load_prior(pipe)
 
 

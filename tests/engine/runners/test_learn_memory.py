@@ -19,6 +19,7 @@ from engine.memory.plan import Plan, plan
 from engine.priors import Prior
 from engine.runners.learn_tokens import learn_tokens
 from engine.settings import Sampling, TokenLearning
+from engine.tokens import gradient as gradient_module
 
 DRAWN = TokenLearning(
     epochs=1,
@@ -150,6 +151,27 @@ def test_a_small_budget_gives_the_same_tokens(
     torch.testing.assert_close(found, expected, atol=ROUNDING, rtol=0)
     with pytest.raises(BudgetError, match="is too small for prior"):
         rows_of(classifier, small_prior, memory=int(0.9 * parse_budget(least, small_prior.device)))
+
+
+@pytest.mark.parametrize("learning", [DRAWN, LAST], ids=["drawn", "last"])
+def test_tokens_stay_the_same_where_a_plan_lets_no_two_graphs_be_held(
+    small_prior: Prior,
+    classifier: Classifier,
+    undisturbed: Callable[[TokenLearning], Tensor],
+    learning: TokenLearning,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = planned(small_prior, classifier, "1GB", tokens=learning)
+    assert whole.staged == ()
+    calls: list[int] = []
+    stages = gradient_module._in_stages
+    monkeypatch.setattr(
+        gradient_module, "_in_stages", lambda *given: calls.append(1) or stages(*given)
+    )
+    staged = replace(whole, staged=("cat",))
+    found = rows_of(classifier, small_prior, learning, memory=staged)
+    assert calls
+    torch.testing.assert_close(found, undisturbed(learning), atol=ROUNDING, rtol=0)
 
 
 def test_parts_rest_where_learning_does_not_need_them(

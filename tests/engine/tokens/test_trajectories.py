@@ -215,7 +215,7 @@ def test_guidance_that_fails_too_often_is_an_error(tiny_prior: Prior):
             Alignment(statistics="image"),
         )
 
-    with pytest.raises(GuidanceError, match=r"4 of 4 guidance steps had a gradient that is NaN"):
+    with pytest.raises(GuidanceError, match=r"4 of 4 guidance moves had a gradient that is NaN"):
         on_the_way(tiny_prior, Sampling(steps=4, cfg=1.0), [2], guide=broken)
 
 

@@ -62,6 +62,10 @@ class Plan(Command):
             call.screen.say(f"{name} is on the device only while it works")
         for name in planned.checkpoint:
             call.screen.say(RECOMPUTED[name])
+        if planned.staged:
+            call.screen.say(
+                "learning tokens: the gradient passes VAE and denoiser one after the other"
+            )
         if planned.tile:
             call.screen.say(
                 f"the full VAE decodes in tiles of {planned.tile} latents, whose borders are seen a little"

@@ -1,0 +1,1 @@
+"""Domain alignment for users of a diffusers pipeline, who go on calling it as ever."""

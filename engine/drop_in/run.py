@@ -1,0 +1,30 @@
+"""What one run of a pipeline's scheduler goes through, and the guidance of its images."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from engine.drop_in.guide import PipelineGuide
+from engine.guidance.move import Guidance
+from engine.priors.steps import EXPLODING, Step, levels
+
+
+class Run(NamedTuple):
+    """One run of a scheduler, from `set_timesteps` to its last step.
+
+    timesteps: the scheduler's own tensor. kind: what the network predicts, one of PREDICTIONS. grows: whether latents
+    grow with their noise, so that they are z / signal.
+    """
+
+    timesteps: Tensor
+    steps: tuple[Step, ...]
+    kind: str
+    grows: bool
+    guidance: Guidance
+
+    @classmethod
+    def of(cls, scheduler: Any, guide: PipelineGuide, z: Tensor) -> "Run":
+        """The run that begins with latents z: (N, ...)."""
+        found, grows = levels(scheduler), type(scheduler).__name__ in EXPLODING
+        steps, guidance = found.steps(z.device), guide.begin(z)
+        return cls(scheduler.timesteps, steps, found.kind, grows, guidance)

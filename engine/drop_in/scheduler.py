@@ -1,0 +1,184 @@
+"""A pipeline's own scheduler, whose steps are guided.
+
+    z' = scheduler.step(output, t, z)  +  factor (moved - clean)
+
+clean is the clean latent that the network's output predicts at t, moved is where guidance takes it, and factor is the
+clean latent's share in z': `Step.signal_next`, or 1 for schedulers whose latents grow with their noise (Euler). Noise
+that a stochastic step renews is the scheduler's own.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.drop_in.guide import AnyClassifier, AnyTiny, PipelineGuide
+from engine.drop_in.run import Run
+from engine.errors import ConfigError
+from engine.priors.steps import predict
+from engine.settings import Alignment
+
+
+class GuidedScheduler:
+    """Stands in the place of a pipeline's scheduler, and moves its images to a classifier's training domain.
+
+        pipe.scheduler = GuidedScheduler(pipe, classifier, Alignment())
+        images = pipe("a photo of a dog", num_images_per_prompt=8).images
+
+    Everything but `step` is the scheduler's own, its class and its config too, so that a pipeline is saved with it.
+    `pipe.scheduler = pipe.scheduler.inner` takes guidance away. The images of one call share their statistics. Latents
+    of half precision are float32 from one step to the next, as long as the pipeline hands back what it was given.
+
+    Args:
+        pipe: A text-to-image pipeline of diffusers.
+        classifier: Whose training domain the images shall have; a `Classifier`, or what `load_classifier` takes.
+        alignment: How they are moved there.
+        classes: Names or numbers of the classifier's classes, one for each image of a call or one for all. Without
+            them `Alignment.class_weight` has no effect: a scheduler sees no prompt.
+        tiny: A small decoder of the same latents to look through, a module, folder or hub id.
+        call: Arguments of the pipeline's call without which it encodes no prompt.
+        at_once: How many images may hold a graph at once; None for all, and fewer once memory ran out.
+        checkpoint: Whether backward recomputes the decoder's activations.
+
+    Raises:
+        ModelError: The pipeline, its scheduler or the classifier is of a kind that cannot be used.
+        ConfigError: Settings make no sense together.
+    """
+
+    inner: Any
+    guide: PipelineGuide
+
+    def __init__(
+        self,
+        pipe: Any,
+        classifier: AnyClassifier,
+        alignment: Alignment = Alignment(),
+        *,
+        classes: Sequence[int | str] | None = None,
+        tiny: AnyTiny = None,
+        call: Mapping[str, Any] | None = None,
+        at_once: int | None = None,
+        checkpoint: bool = False,
+    ) -> None:
+        if alignment.target != "clean":
+            raise ConfigError(
+                "target is 'noisy' and a scheduler is guided, expected 'clean': it is called behind the network. Use "
+                "guiding_callback, which moves what the network sees next."
+            )
+        scheduler = getattr(pipe, "scheduler", None)
+        inner = scheduler.inner if isinstance(scheduler, GuidedScheduler) else scheduler
+        guide = PipelineGuide(
+            pipe,
+            inner,
+            classifier,
+            alignment,
+            classes=classes,
+            tiny=tiny,
+            call=call,
+            at_once=at_once,
+            checkpoint=checkpoint,
+        )
+        self._bind(inner, guide)
+
+    def _bind(self, inner: Any, guide: PipelineGuide) -> None:
+        @wraps(inner.step)  # pipelines look for `eta` and `generator` in its signature
+        def step(*args: Any, **kwargs: Any) -> Any:
+            return self._step(*args, **kwargs)
+
+        # Not by __setattr__, which sets the scheduler's own. __module__: see __class__.
+        self.__dict__.update(
+            inner=inner,
+            guide=guide,
+            step=step,
+            __module__=type(inner).__module__,
+            _run=None,
+            _given=None,
+            _exact=None,
+        )
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The scheduler's: pipelines save, load and recognise it by its class."""
+        return type(self.inner)
+
+    def __getattr__(self, name: str) -> Any:
+        if "inner" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__["inner"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.inner, name, value)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __repr__(self) -> str:
+        return f"GuidedScheduler of {self.inner!r}"
+
+    def __copy__(self) -> "GuidedScheduler":
+        return self._around(copy.copy(self.inner))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "GuidedScheduler":
+        return self._around(copy.deepcopy(self.inner, memo))
+
+    def _around(self, inner: Any) -> "GuidedScheduler":
+        """Another scheduler with the same guidance, whose models are shared."""
+        twin = object.__new__(GuidedScheduler)
+        twin._bind(inner, self.guide)
+        return twin
+
+    def _step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not self.guide.alignment.scale:
+            return self.inner.step(model_output, timestep, sample, *args, **kwargs)
+        if kwargs.get("s_churn"):
+            raise ConfigError(
+                f"s_churn is {kwargs['s_churn']} and the scheduler is guided, expected 0: a step would begin at a "
+                "noise level that is not in the schedule. Leave it out; for renewed noise take "
+                "EulerAncestralDiscreteScheduler."
+            )
+        z = self._exact if sample is self._given else sample
+        z = z.to(torch.promote_types(sample.dtype, torch.float32))
+        output = model_output.to(z.dtype)
+        found = self.inner.step(output, timestep, z, *args, **kwargs)
+        is_tuple = isinstance(found, tuple)
+        following = self._guided(output, timestep, z, found[0] if is_tuple else found.prev_sample)
+        given = following.to(sample.dtype)
+        self.__dict__.update(_given=given, _exact=following)
+        if is_tuple:
+            return given, *found[1:]
+        found.prev_sample = given
+        return found
+
+    def _guided(self, output: Tensor, timestep: Any, z: Tensor, following: Tensor) -> Tensor:
+        """What the scheduler makes of z, (N, ...), with the move of guidance in it."""
+        # Outside of inference mode, in which autograd records nothing.
+        with torch.inference_mode(False), torch.no_grad():
+            run, index = self._run_at(timestep, z)
+            step = run.steps[index]
+            if run.guidance.acts_on(step):
+                seen = z.clone() * step.signal if run.grows else z.clone()
+                clean = predict(output.clone(), seen, step, run.kind).clean
+                moved = run.guidance.move(clean, step) - clean
+                following = following + (1.0 if run.grows else step.signal_next) * moved
+        if step.is_last:
+            run.guidance.check()
+            self.__dict__.update(_run=None, _given=None, _exact=None)
+        return following
+
+    def _run_at(self, timestep: Any, z: Tensor) -> tuple[Run, int]:
+        """The run, after the scheduler's own step, and the number of that step."""
+        inner, run = self.inner, self._run
+        counted = getattr(inner, "step_index", None)
+        if counted is None:
+            index = inner.timesteps.tolist().index(int(timestep))
+        else:
+            index = counted - 1
+        if run is None or run.timesteps is not inner.timesteps or index == 0:
+            run = Run.of(inner, self.guide, z)
+            self.__dict__["_run"] = run
+        return run, index

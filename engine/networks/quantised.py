@@ -1,0 +1,170 @@
+"""Frozen linear layers whose weights take 4.5 or 8 bits, and that pass on the gradient by their input.
+
+    nf4    blocks of 64 weights, each weight one of 16 levels that are equally likely under a normal distribution, times
+           the block's largest (Dettmers et al., QLoRA, NeurIPS 2023); kernels of bitsandbytes
+    int8   rows of weights, each rounded to one of 255 levels of the row's largest
+
+The weight is put together in the network's dtype for each product, forward and backward, and not kept between them. All
+that is kept are buffers that no cast of the network changes, so that a layer moves between devices as any other does,
+and has its size on 'meta' too, where it needs no package.
+"""
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from engine.errors import ConfigError, MissingExtraError
+
+Quantisation = Literal["none", "nf4", "int8"]
+BLOCK = 64
+"""Weights of NF4 that share a scale."""
+LEAST = 1024
+"""Weights of the smallest layer that is worth it."""
+
+
+class QuantisedLinear(nn.Module):
+    """`nn.Linear` without a weight: a frozen one that is put together where it is used.
+
+    dtype: what the weight is put together in.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, of: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = of.in_features, of.out_features
+        self.dtype = of.weight.dtype
+        self.bias = of.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """A weight without memory of its own: some networks ask for its dtype and shape."""
+        one = torch.empty((), dtype=self.dtype, device=self._kept().device)
+        return one.expand(self.out_features, self.in_features)
+
+    @abstractmethod
+    def assembled(self) -> Tensor:
+        """The weight (out, in) in `dtype`."""
+
+    @abstractmethod
+    def _kept(self) -> Tensor:
+        """A buffer that says where the layer is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)"""
+        return _Product.apply(x, self)
+
+
+class Linear4bit(QuantisedLinear):
+    """NF4. packed: two weights a byte. scales: the largest of each block, as the bits of a float32."""
+
+    packed: Tensor
+    scales: Tensor
+
+    def __init__(self, of: nn.Linear) -> None:
+        super().__init__(of)
+        if of.weight.is_meta:
+            count = of.weight.numel()
+            packed = torch.empty(-(-count // 2), 1, dtype=torch.uint8, device="meta")
+            scales = torch.empty(-(-count // BLOCK), dtype=torch.int32, device="meta")
+        else:
+            packed, state = _bitsandbytes().functional.quantize_4bit(
+                of.weight.data, blocksize=BLOCK, quant_type="nf4"
+            )
+            scales = state.absmax.view(torch.int32)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scales", scales)
+
+    def assembled(self) -> Tensor:
+        shape = (self.out_features, self.in_features)
+        if self.packed.is_meta:
+            return torch.empty(shape, dtype=self.dtype, device="meta")
+        _bitsandbytes()
+        scales = self.scales.view(torch.float32)
+        put_together = torch.ops.bitsandbytes.dequantize_4bit
+        made: Tensor = put_together(self.packed, scales, BLOCK, "nf4", shape, self.dtype)
+        return made
+
+    def _kept(self) -> Tensor:
+        return self.packed
+
+
+class Linear8bit(QuantisedLinear):
+    """int8. levels: (out, in). scales: a step of each row, as the bits of a float32 (out, 1)."""
+
+    levels: Tensor
+    scales: Tensor
+
+    def __init__(self, of: nn.Linear) -> None:
+        super().__init__(of)
+        weight = of.weight.data.float()
+        step = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        self.register_buffer("levels", (weight / step).round().to(torch.int8))
+        self.register_buffer("scales", step.view(torch.int32))
+
+    def assembled(self) -> Tensor:
+        return self.levels.to(self.dtype) * self.scales.view(torch.float32).to(self.dtype)
+
+    def _kept(self) -> Tensor:
+        return self.levels
+
+
+class _Product(torch.autograd.Function):
+    """`x W^T + b` of a quantised layer, whose weight is put together again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
+        ctx.layer = layer
+        ctx.dtype = x.dtype
+        bias = None if layer.bias is None else layer.bias.to(layer.dtype)
+        return linear(x.to(layer.dtype), layer.assembled(), bias).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        return (grad.to(ctx.layer.dtype) @ ctx.layer.assembled()).to(ctx.dtype), None
+
+
+KINDS: dict[str, type[QuantisedLinear]] = {"nf4": Linear4bit, "int8": Linear8bit}
+
+
+def quantise(network: nn.Module, kind: str, device: torch.device | None = None) -> None:
+    """Put quantised layers in the place of a frozen network's linear layers, one after the other.
+
+    Those stay that the network wants in float32, that are small, or whose rows do not divide into blocks. `device`
+    does the rounding, where it is given; each layer is then back where it was.
+
+    Raises ConfigError for a kind that there is none of, MissingExtraError without the package that NF4 needs.
+    """
+    if kind not in KINDS:
+        raise ConfigError(
+            f"quantise is {kind!r}, expected one of 'none', {', '.join(map(repr, KINDS))}: choose one of these."
+        )
+    precise = getattr(network, "_keep_in_fp32_modules", None) or ()
+    for path, layer in [*network.named_modules()]:
+        if type(layer) is not nn.Linear or not _worth_it(layer):
+            continue
+        if any(part in precise for part in path.split(".")):
+            continue
+        home = layer.weight.device
+        away = home if layer.weight.is_meta or device is None else device
+        parent, _, name = path.rpartition(".")
+        setattr(network.get_submodule(parent), name, KINDS[kind](layer.to(away)).to(home))
+
+
+def _worth_it(layer: nn.Linear) -> bool:
+    return layer.weight.numel() >= LEAST and layer.in_features % 2 == 0
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise MissingExtraError(
+            "bitsandbytes is not installed, expected it for weights in NF4: install the extra 'gpu' "
+            "(pip install 'ddis[gpu]'), or choose 'int8', which needs no package."
+        ) from error
+    return bitsandbytes
