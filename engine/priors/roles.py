@@ -34,6 +34,9 @@ FAMILIES: Mapping[str, str] = {
     "qwen2_5_vl": "qwen",
 }
 """Keys of text encoders, by the model type in their configs."""
+CLIPS = ("clip_l", "clip_g")
+"""Keys of CLIP's text encoders where there are several encoders, in their order."""
+ENCODER_KEYS = frozenset((*FAMILIES.values(), *CLIPS))
 
 
 @cache
@@ -128,7 +131,7 @@ def text_encoders_of(pipe: Any) -> tuple[TextEncoder, ...]:
     """The text encoders with their tokenizers. Several of CLIP are clip_l and clip_g, in this order."""
     found = []
     names = text_encoder_names(pipe)
-    clips = iter(("clip_l", "clip_g"))
+    clips = iter(CLIPS)
     for name in names:
         module = getattr(pipe, name)
         family = FAMILIES.get(module.config.model_type, module.config.model_type)
