@@ -130,6 +130,8 @@ def uncounted(
         peak_bytes={},
         largest_batch=0,
         smallest_bytes=0,
+        quantise=prior.quantise,
+        weights_bytes={},
         cost=0.0,
     )
 
