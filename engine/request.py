@@ -71,7 +71,8 @@ class PriorSource:
     )
     tiny_decoder: str | None = setting(
         None,
-        "an AutoencoderTiny that guidance sees through: folder or hub id such as madebyollin/taesd; 'none' for none; "
+        "a tiny decoder that guidance sees through: folder, file or hub id such as madebyollin/taesd; auto: the one "
+        "published for the prior's family; 'none' for none; "
         "by default the one in the prior's folder, or its VAE if that is tiny",
         "SOURCE",
     )

@@ -7,8 +7,8 @@ from math import ceil
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
-from torch import Tensor
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
@@ -16,7 +16,8 @@ from engine.classifiers.preprocess import Preprocess
 from engine.errors import ConfigError
 from engine.guidance.decoder_stages import full_stages, sides, tiny_stages
 from engine.priors.prior import Prior
-from engine.priors.vae import decoded, downscale
+from engine.priors.tiny_sources import published_for
+from engine.priors.vae import TINY_DECODERS, decoded, downscale
 from engine.settings import CLASSIFIERS_PX, PRIORS_PX, Alignment
 
 HALO = 1
@@ -72,10 +73,11 @@ def guidance_decoder(
     ConfigError where a tiny decoder is not there.
     """
     if decoder == "tiny" and prior.tiny is None:
+        published = published_for(prior.vae)
+        known = f" (published for its family: {published})" if published else ""
         raise ConfigError(
             f"alignment.decoder is 'tiny' and prior {prior.name!r} has no tiny decoder, expected one: load it with "
-            "load_prior(..., tiny=<folder or hub id>) or set `tiny_decoder` (for Stable Diffusion 1.x and 2.x: "
-            "madebyollin/taesd), or choose 'auto' or 'full'."
+            f"load_prior(..., tiny=<folder or hub id>) or set `tiny_decoder`{known}, or choose 'auto' or 'full'."
         )
     tiny, side = prior.tiny, prior.image_size[0]
     if tiny is None or decoder == "full":
@@ -90,6 +92,7 @@ def guidance_decoder(
     wanted = side if px is None else min(px, side)
     halvings = max(k for k, smaller in enumerate(sides(tiny, side)) if smaller >= wanted)
     stages = tiny_stages(tiny, halvings) if checkpoint or halvings else None
+    sees_all = any(isinstance(part, nn.GroupNorm) for part in tiny.modules())
     return GuidanceDecoder(
         kind="tiny",
         prior=prior,
@@ -100,7 +103,7 @@ def guidance_decoder(
         margin=crop_margin(
             tuple(length // downscale(tiny) for length in prior.image_size),
             side >> halvings,
-            preprocess,
+            None if sees_all else preprocess,
         ),
     )
 
@@ -109,7 +112,7 @@ def stages_of(vae: Any) -> tuple[Callable[[Tensor], Tensor], ...] | None:
     """The stages of a VAE's decoder, None where it is of a class whose stages are not known."""
     if isinstance(vae, AutoencoderKL):
         return full_stages(vae)
-    return tiny_stages(vae) if isinstance(vae, AutoencoderTiny) else None
+    return tiny_stages(vae) if isinstance(vae, TINY_DECODERS) else None
 
 
 def crop_margin(latents: tuple[int, ...], px: int, preprocess: Preprocess | None) -> int:

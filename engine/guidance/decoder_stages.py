@@ -12,10 +12,10 @@ It is exact for the first one, and up to what the activations between them do to
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ def _parts(block: nn.Module) -> Iterator[Stage]:
         yield lambda x: block(x, None)
 
 
-def tiny_stages(vae: AutoencoderTiny, halvings: int = 0) -> tuple[Stage, ...]:
+def tiny_stages(vae: Any, halvings: int = 0) -> tuple[Stage, ...]:
     """The decoder of a tiny autoencoder, without its last `halvings` upsamplings.
 
     From latents, divided by their scale, to images in [-1, 1]. A stage is a residual block, or an upsampling with the
@@ -64,7 +64,7 @@ def tiny_stages(vae: AutoencoderTiny, halvings: int = 0) -> tuple[Stage, ...]:
     return (lambda z: torch.tanh(z / 3) * 3), *middle, (lambda x: x.mul(2).sub(1))
 
 
-def sides(vae: AutoencoderTiny, side: int) -> list[int]:
+def sides(vae: Any, side: int) -> list[int]:
     """The sides of image, in pixels, that a tiny decoder can give where its own is `side`, from the largest."""
     return [side >> halvings for halvings in range(len(_upsamplings(vae.decoder.layers)) + 1)]
 

@@ -34,6 +34,7 @@ from engine.memory.costs import LEARNING, USABLE, Costs
 from engine.memory.graphs import REPLAYED, eager_because, peak_with_graphs
 from engine.memory.layout import chosen_layouts
 from engine.memory.subject import device_of, loaded_bytes, subject_of
+from engine.memory.weights import sizes_of
 from engine.priors import Prior
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 
@@ -51,8 +52,9 @@ class Plan:
     replayed from CUDA graphs, "" where they are; graph_bytes: what these hold besides the other phases. peak_bytes:
     predicted, by phase, without that; empty where memory was so plentiful that nothing was counted. largest_batch: the
     most images that go through all phases of `generate` undivided.
-    smallest_bytes: the smallest budget that can be met. cost: roughly the seconds that a large GPU takes
-    for a batch; for comparing plans of one request."""
+    smallest_bytes: the smallest budget that can be met. quantise: how the prior's linear layers are. weights_bytes: of
+    each network, by how it may be quantised ('none' for its dtype); empty where nothing was counted. cost: roughly the
+    seconds that a large GPU takes for a batch; for comparing plans of one request."""
 
     prior: str
     classifier: str
@@ -75,6 +77,8 @@ class Plan:
     peak_bytes: dict[str, int]
     largest_batch: int
     smallest_bytes: int
+    quantise: str
+    weights_bytes: dict[str, dict[str, int]]
     cost: float
 
     @property
@@ -166,7 +170,8 @@ def plan(
         raise BudgetError(
             f"a memory budget of {in_words(nbytes)} is too small for prior {subject.prior.name!r} with classifier "
             f"{subject.classifier.name!r} at {subject.prior.image_size[0]} px, expected at least "
-            f"{in_words(smallest)}: give that, or choose a tiny decoder, a half precision or smaller images."
+            f"{in_words(smallest)}: give that, or choose a tiny decoder, a half precision, linear layers in 4.5 bits "
+            "(quantise='nf4') or smaller images."
         )
     cases = dict(chosen.cases)
     unfit: set[str] = set()
@@ -217,5 +222,7 @@ def plan(
         peak_bytes=peaks,
         largest_batch=costs.largest_batch(nbytes, chosen.offload) if full else 0,
         smallest_bytes=smallest,
+        quantise=subject.prior.quantise,
+        weights_bytes=sizes_of(subject),
         cost=chosen.cost,
     )

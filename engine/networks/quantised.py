@@ -129,13 +129,40 @@ class _Product(torch.autograd.Function):
 
 
 KINDS: dict[str, type[QuantisedLinear]] = {"nf4": Linear4bit, "int8": Linear8bit}
+SCALE_BYTES = 4
+
+
+def bytes_of(network: nn.Module, kind: str) -> int:
+    """Bytes of a network's parameters and buffers, were it quantised so; kind 'none': in its own dtype.
+
+    It may be quantised already: its layers know what they were.
+    """
+    layers: list[nn.Linear | QuantisedLinear] = [layer for _, layer in _quantisable(network)]
+    layers += [part for part in network.modules() if isinstance(part, QuantisedLinear)]
+    inside = {id(v) for layer in layers for v in (layer._buffers | layer._parameters).values()}
+    storages = {
+        value.untyped_storage()._cdata: value.untyped_storage().nbytes()
+        for value in (*network.parameters(), *network.buffers())
+        if id(value) not in inside
+    }
+    biases = sum(layer.bias.nbytes for layer in layers if layer.bias is not None)
+    return sum(storages.values()) + biases + sum(_weight_bytes(layer, kind) for layer in layers)
+
+
+def _weight_bytes(layer: nn.Linear | QuantisedLinear, kind: str) -> int:
+    count = layer.in_features * layer.out_features
+    if kind == "nf4":
+        return -(-count // 2) + SCALE_BYTES * -(-count // BLOCK)
+    if kind == "int8":
+        return count + SCALE_BYTES * layer.out_features
+    return count * layer.weight.dtype.itemsize
 
 
 def quantise(network: nn.Module, kind: str, device: torch.device | None = None) -> None:
     """Put quantised layers in the place of a frozen network's linear layers, one after the other.
 
-    Those stay that the network wants in float32, that are small, or whose rows do not divide into blocks. `device`
-    does the rounding, where it is given; each layer is then back where it was.
+    Those stay that the network wants in float32, that share an embedding's weight, or that are small. `device` does the
+    rounding, where it is given; each layer is then back where it was.
 
     Raises ConfigError for a kind that there is none of, MissingExtraError without the package that NF4 needs.
     """
@@ -143,16 +170,25 @@ def quantise(network: nn.Module, kind: str, device: torch.device | None = None) 
         raise ConfigError(
             f"quantise is {kind!r}, expected one of 'none', {', '.join(map(repr, KINDS))}: choose one of these."
         )
-    precise = getattr(network, "_keep_in_fp32_modules", None) or ()
-    for path, layer in [*network.named_modules()]:
-        if type(layer) is not nn.Linear or not _worth_it(layer):
-            continue
-        if any(part in precise for part in path.split(".")):
-            continue
+    for path, layer in _quantisable(network):
         home = layer.weight.device
         away = home if layer.weight.is_meta or device is None else device
         parent, _, name = path.rpartition(".")
         setattr(network.get_submodule(parent), name, KINDS[kind](layer.to(away)).to(home))
+
+
+def _quantisable(network: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """The layers that are quantised, by their paths. A weight that an embedding shares is kept for that one anyway."""
+    precise = getattr(network, "_keep_in_fp32_modules", None) or ()
+    shared = {id(part.weight) for part in network.modules() if isinstance(part, nn.Embedding)}
+    return [
+        (path, layer)
+        for path, layer in network.named_modules()
+        if type(layer) is nn.Linear
+        and _worth_it(layer)
+        and id(layer.weight) not in shared
+        and not any(part in precise for part in path.split("."))
+    ]
 
 
 def _worth_it(layer: nn.Linear) -> bool:

@@ -39,8 +39,9 @@ def load_prior(
             every shape is there, but no weight.
         dtype: Of the networks; 'auto' is float16 on a GPU and float32 on the CPU. By default float32,
             or a pipeline object's own.
-        tiny: A tiny decoder for guidance, a folder or hub id of an AutoencoderTiny such as
-            'madebyollin/taesd'; 'none' for none. By default the architecture's, that in the subfolder
+        tiny: A tiny decoder for guidance: a folder or hub id of an AutoencoderTiny such as
+            'madebyollin/taesd', a file of TAEF2 or TAESANA, 'auto' for the one that is published for
+            the prior's family, 'none' for none. By default the architecture's, that in the subfolder
             `tiny` of a local prior, or the prior's own VAE if it is one.
         local_files_only: Whether to leave the hub alone.
         rests: Whether networks stay in main memory, for a plan to bring them to the device while they work.

@@ -7,14 +7,24 @@ from typing import Any, TypeAlias
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
-Decoder: TypeAlias = AutoencoderKL | AutoencoderTiny
+from engine.priors.tiny_decoder import TinyDecoder
+
+Decoder: TypeAlias = Any
+"""A VAE of diffusers, or a TinyDecoder: what has a config and `decode`."""
+TINY_DECODERS = (AutoencoderTiny, TinyDecoder)
 
 TILE = ("tile_latent_min_size", "tile_sample_min_size")
 
 
 def downscale(vae: Decoder) -> int:
     """How many pixels of the image's side make one latent."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+    told = getattr(vae, "spatial_compression_ratio", None)  # by those with another config
+    return int(told) if told else 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def latent_channels(vae: Decoder) -> int:
+    """Channels of the latents that a VAE reads."""
+    return int(vae.config.get("latent_channels") or vae.config["z_dim"])
 
 
 def decoded(vae: Any, latents: Tensor) -> Tensor:

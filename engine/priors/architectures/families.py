@@ -29,6 +29,7 @@ KL_FLUX = Part("AutoencoderKL", networks.KL_FLUX)
 KL_XL = Part("AutoencoderKL", networks.KL_XL)
 TAESD = Part("AutoencoderTiny", networks.TAESD)
 TAESD_16 = Part("AutoencoderTiny", networks.TAESD_16)
+TAEF2, TAESANA = Part("taef2"), Part("taesana")
 
 
 def _stable_diffusion(unet: Config, vae: Config, text: Part, scheduler: Part) -> PriorArchitecture:
@@ -110,6 +111,7 @@ def _klein(transformer: Config, text: Part) -> PriorArchitecture:
         text,
         "qwen",
         FLOW_BY_SIZE,
+        TAEF2,
         is_distilled=True,
     )
 
@@ -150,6 +152,7 @@ PRIOR_ARCHITECTURES = {
         texts.GEMMA_2_2B,
         "gemma",
         FLOW_DPM,
+        TAESANA,
     ),
     "flux.1-dev": _flux(networks.FLUX_DEV, FLOW_BY_SIZE),
     "flux.1-schnell": _flux(networks.FLUX_SCHNELL, FLOW_UNSHIFTED),

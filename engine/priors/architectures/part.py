@@ -9,7 +9,7 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a pipeline: its class in diffusers or transformers, and its config."""
+    """A part of a pipeline: its class in diffusers or transformers, or a tiny decoder of `VARIANTS`, and its config."""
 
     kind: str
     config: Config = field(default_factory=dict)

@@ -56,7 +56,7 @@ def test_latents_of_other_channels_are_refused(source: Path, tmp_path: Path) -> 
     folder = save_tiny(tmp_path / "taesd3", latent_channels=16)
     with pytest.raises(
         ModelError,
-        match=r"reads latents of 16 channels and prior .* has 4, expected as many: .* take",
+        match=r"reads latents of 16 channels and prior .* has 4, expected as many: .* Take",
     ):
         load_prior(source, tiny=folder, device="cpu")
 

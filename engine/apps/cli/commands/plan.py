@@ -11,6 +11,15 @@ from engine.settings.fields import setting
 if TYPE_CHECKING:
     from engine.memory.plan import Plan as MemoryPlan
 
+DOES = {
+    "text": "prompts become contexts",
+    "sampling": "a step of the denoiser, with CFG",
+    "guidance": "a gradient through decoder and classifier",
+    "decode": "finished images",
+    "cat": "learning tokens: the gradient back to the contexts",
+    "rows": "learning tokens: on to the tokens' embeddings",
+}
+"""What happens in each phase."""
 RECOMPUTED = {
     "guidance": "guidance recomputes its decoder's activations in the backward pass",
     "cat": "token learning recomputes activations in the backward pass",
@@ -55,11 +64,14 @@ class Plan(Command):
         call.screen.table(
             f"{planned.prior} with {planned.classifier} in {planned.dtype} on {planned.device}: {planned.batch} images "
             f"of {planned.image_px} px within {in_words(planned.budget_bytes)}",
-            ["phase", "images at once", "predicted peak"],
-            [[phase, fits[phase], in_words(peak)] for phase, peak in planned.peak_bytes.items()],
+            ["phase", "what it does", "images at once", "predicted peak"],
+            [
+                [phase, DOES[phase], fits[phase], in_words(peak)]
+                for phase, peak in planned.peak_bytes.items()
+            ],
         )
-        for name in planned.offload:
-            call.screen.say(f"{name} is on the device only while it works")
+        call.screen.say(_device(planned, self.execution))
+        _weights(planned, call)
         for name in planned.checkpoint:
             call.screen.say(RECOMPUTED[name])
         if planned.staged:
@@ -80,6 +92,48 @@ class Plan(Command):
             f"largest batch in one piece: {planned.largest_batch}; smallest budget: {in_words(planned.smallest_bytes)}"
         )
         return planned.to_json()
+
+
+def _device(planned: "MemoryPlan", execution: Execution) -> str:
+    """For which device the plan is, and why."""
+    import torch
+
+    if execution.device is not None:
+        return f"planned for {planned.device}, as --device says"
+    if torch.cuda.is_available():
+        return f"planned for {planned.device}, the GPU of this machine"
+    if planned.device.startswith("cuda"):
+        return (
+            "planned for a GPU, though torch sees none here: a budget in bytes is taken for one. "
+            "--device cpu plans for this machine's main memory"
+        )
+    return "planned for the CPU: torch sees no GPU here. --memory 12GB plans for a GPU of another machine"
+
+
+def _weights(planned: "MemoryPlan", call: Call) -> None:
+    """The table of the networks: their sizes by precision, the chosen one marked, and where they are."""
+    from engine.memory.budget import in_words
+
+    columns = {"none": planned.dtype, "nf4": "nf4", "int8": "int8"}
+
+    def size(sizes: dict[str, int], kind: str) -> str:
+        if kind not in sizes:
+            return ""
+        chosen = kind == (planned.quantise if planned.quantise in sizes else "none")
+        return f"{in_words(sizes[kind])}{' *' if chosen else ''}"
+
+    call.screen.table(
+        "weights by precision; * is planned, --prior.quantise chooses another",
+        ["network", *columns.values(), "on the device"],
+        [
+            [
+                name,
+                *(size(sizes, kind) for kind in columns),
+                "while it works" if name in planned.offload else "always",
+            ]
+            for name, sizes in planned.weights_bytes.items()
+        ],
+    )
 
 
 def _speed(planned: "MemoryPlan") -> str:

@@ -1,0 +1,119 @@
+"""What each family of priors takes: bytes by network and phase, compute, and whether a guided image fits on one card.
+
+    python bench/studies family_plans                        every family, in the first precision of FAMILIES that fits
+    python bench/studies family_plans --only sdxl z-image    others' rows stay in the result
+
+Counted from published configs, without a weight: one image of the prior's own size with a ResNet-50, for a GPU of
+--memory. It needs no quiet machine, and half a minute to two of a CPU core for each family.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from result_files import RESULTS
+
+from engine import load_classifier, load_prior
+from engine.memory.budget import BudgetError
+from engine.memory.case import Case
+from engine.memory.costs import Costs
+from engine.memory.plan import Plan, plan
+from engine.memory.subject import subject_of
+from engine.priors import Prior
+from engine.settings import Alignment, Sampling
+from studies.rows import Rows
+
+RESULT = RESULTS / "family_plans.json"
+CLASSIFIER = "arch:resnet50"
+DTYPE = "bfloat16"
+CUDA = torch.device("cuda")
+
+
+class Family(NamedTuple):
+    """licence: of the published weights. quantise: ways that are tried, the most exact first."""
+
+    licence: str
+    quantise: tuple[str, ...] = ("none", "nf4")
+
+
+APACHE = Family("Apache-2.0")
+STABILITY = Family("Stability AI Community")
+RAIL = Family("OpenRAIL++-M")
+FAMILIES = {
+    "sd-1.5": Family("CreativeML OpenRAIL-M"),
+    "sd-2.1": RAIL,
+    "sdxl": RAIL,
+    "sd-3.5-medium": STABILITY,
+    "sd-3.5-large": STABILITY,
+    "pixart-sigma": RAIL,
+    "sana-1.6b": Family("NVIDIA's; Gemma's terms"),
+    "flux.1-dev": Family("FLUX.1 dev, non-commercial"),
+    "flux.1-schnell": APACHE,
+    "chroma": APACHE,
+    "flux.2-klein-4b": APACHE,
+    "flux.2-klein-9b": Family("FLUX, non-commercial"),
+    "z-image": APACHE,
+    "lumina-2": Family("Apache-2.0; Gemma's terms"),
+    "auraflow": APACHE,
+    "qwen-image": APACHE,
+}
+"""By the name of the architecture."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--memory", default="12GB", help="of the GPU (default: 12GB)")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args(arguments)
+    settings = {"memory": chosen.memory, "classifier": CLASSIFIER, "dtype": DTYPE, "images": 1}
+    rows = Rows(chosen.out, settings | {"alignment": asdict(Alignment())}, CUDA, names=FAMILIES)
+    for name in chosen.only:
+        row = row_of(name, FAMILIES[name], chosen.memory)
+        print(name, row["quantise"], "fits" if row["fits"] else row["why"], flush=True)
+        rows.add(name, row)
+
+
+def row_of(name: str, family: Family, memory: str) -> dict[str, Any]:
+    """The first way that fits, or the last with the reason why it does not."""
+    row: dict[str, Any] = {}
+    for quantise in family.quantise:
+        prior = load_prior(f"arch:{name}", device="meta", dtype=DTYPE, quantise=quantise)
+        row = {"licence": family.licence, "quantise": quantise, "fits": False}
+        try:
+            planned = plan(
+                prior,
+                load_classifier(CLASSIFIER, device="meta", dtype=DTYPE),
+                memory,
+                batch=1,
+                device=CUDA,
+                tokens=False,
+            )
+        except BudgetError as error:
+            row["why"] = str(error)
+            continue
+        return row | {"fits": True} | facts(prior, planned)
+    return row
+
+
+def facts(prior: Prior, planned: Plan) -> dict[str, Any]:
+    """What a plan says, and the compute of a step without and with guidance."""
+    kept = ("image_px", "decoder", "decode_px", "checkpoint", "offload", "tile")
+    kept += ("micro_batch", "peak_bytes", "weights_bytes", "smallest_bytes")
+    subject = subject_of(prior, CLASSIFIER, Alignment(), Sampling(), None, CUDA, None)
+    costs = Costs(subject, CUDA, 1, Sampling().steps)
+    flops = {phase: costs.counted(Case(phase, 1, 1)).flops for phase in ("sampling", "guidance")}
+    found = planned.to_json()
+    return {
+        **{key: found[key] for key in kept},
+        "components": {part.name: part.role for part in prior.components()},
+        "step_flops": flops["sampling"],
+        "guided_over_plain_flops": 1 + Alignment().moves * flops["guidance"] / flops["sampling"],
+    }
+
+
+if __name__ == "__main__":
+    main()

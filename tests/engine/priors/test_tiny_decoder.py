@@ -1,0 +1,155 @@
+"""Tiny decoders that diffusers has no class for, and which of the published ones read a prior's latents."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from engine.classifiers import Preprocess
+from engine.errors import ModelError
+from engine.guidance.decoder import guidance_decoder
+from engine.priors import load_prior
+from engine.priors.tiny_decoder import VARIANTS, PooledBlock, TinyDecoder, decoder_with
+from engine.priors.tiny_sources import load_tiny, published_for
+
+KLEIN = "arch:flux.2-klein-4b"
+
+
+def made(name: str) -> TinyDecoder:
+    torch.manual_seed(3)
+    return TinyDecoder(**VARIANTS[name]).requires_grad_(False)
+
+
+def as_its_author_names(decoder: TinyDecoder, prefix: str) -> dict[str, Tensor]:
+    """Weights by the names of the author's own code, where a clamp without weights is layer 0."""
+    found = {}
+    for name, value in decoder.state_dict().items():
+        place, rest = name.removeprefix("decoder.layers.").split(".", 1)
+        found[f"{prefix}{int(place) + 1}.{rest}"] = value
+    return found
+
+
+@pytest.mark.parametrize(("name", "millions"), [("taef2", 1.34), ("taesana", 8.3)])
+def test_they_have_their_sizes(name: str, millions: float) -> None:
+    count = sum(value.numel() for value in made(name).parameters()) / 1e6
+    assert round(count, 2) == millions
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("names", ["hub", "author", "author's decoder file"])
+def test_weights_are_known_by_their_shapes(name: str, names: str) -> None:
+    decoder = made(name)
+    weights = {
+        "hub": decoder.state_dict() | {"encoder.layers.0.weight": torch.zeros(2)},
+        "author": as_its_author_names(decoder, "decoder."),
+        "author's decoder file": as_its_author_names(decoder, ""),
+    }[names]
+    found = decoder_with(weights)
+    z = torch.randn(1, 32, 2, 2)
+    assert found is not None
+    assert torch.equal(found.decode(z)[0], decoder.decode(z)[0])
+
+
+def test_other_weights_are_of_none() -> None:
+    weights = made("taef2").state_dict()
+    weights.pop("decoder.layers.0.bias")
+    assert decoder_with(weights) is None
+
+
+@pytest.mark.parametrize(("name", "px"), [("taef2", 8), ("taesana", 32)])
+def test_a_decoder_makes_images_of_its_size(name: str, px: int) -> None:
+    (image,) = made(name).decode(torch.randn(2, 32, 2, 3))
+    assert image.shape == (2, 3, 2 * px, 3 * px)
+
+
+def test_a_pooled_block_is_the_published_formula() -> None:
+    block = PooledBlock(8)
+    x = torch.randn(2, 8, 4, 4)
+    first, norm, _, second = block.pool
+    hidden = norm(nn.functional.conv2d(x, first.weight)).relu()
+    inner = x + nn.functional.conv2d(hidden, second.weight)
+    assert norm.num_groups == 4
+    assert norm.num_channels == 32
+    torch.testing.assert_close(block(x), (block.conv(inner) + inner).relu())
+
+
+def test_of_klein_it_reads_the_latents_that_the_pipeline_samples() -> None:
+    """Before the normalisation of the full VAE is undone, in the layout of an image."""
+    prior = load_prior(KLEIN, device="meta", dtype="bfloat16")
+    tiny = prior.tiny
+    assert isinstance(tiny, TinyDecoder)
+    z = torch.empty(prior.latent_shape(2), device="meta")
+    assert prior.vae_latents(z, tiny).shape == (2, 32, 128, 128)
+    real = TinyDecoder(**VARIANTS["taef2"])
+    scale = torch.sqrt(real.bn.running_var + real.config.batch_norm_eps)
+    assert torch.equal(scale, torch.ones(128))
+    assert torch.equal(real.bn.running_mean, torch.zeros(128))
+
+
+def test_guidance_sees_a_whole_image_through_a_decoder_that_normalises_all_of_it() -> None:
+    prior = load_prior(KLEIN, device="meta", dtype="bfloat16")
+    crop = Preprocess.squash(224)
+    assert guidance_decoder(prior, px=256, preprocess=crop).margin == 0
+    sana = load_prior("arch:sana-1.6b", device="meta", dtype="bfloat16")
+    seen = guidance_decoder(sana, px=256, preprocess=crop)
+    assert (seen.kind, seen.px) == ("tiny", 256)
+    images = seen(torch.empty(sana.latent_shape(1), device="meta"))
+    assert images.shape == (1, 3, 256, 256)
+
+
+def vae_of(source: str) -> Any:
+    return load_prior(source, device="meta", dtype="bfloat16", tiny="none").vae
+
+
+def test_a_file_is_read_for_the_family_that_it_fits(tmp_path: Path) -> None:
+    file = tmp_path / "taef2.safetensors"
+    save_file(made("taef2").state_dict(), file)
+    klein = vae_of(KLEIN)
+    for source in (file, tmp_path):
+        found = load_tiny(source, klein, "klein", dtype=torch.bfloat16)
+        assert isinstance(found, TinyDecoder)
+        assert found.dtype == torch.bfloat16
+    torch.save(as_its_author_names(made("taesana"), ""), tmp_path / "taesana_decoder.pth")
+    with pytest.raises(
+        ModelError, match=r"makes 32 px of a latent's side .* Take 'madebyollin/taef2'"
+    ):
+        load_tiny(tmp_path / "taesana_decoder.pth", klein, "klein")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="are none of taef2, taesana, expected one of these"):
+        load_tiny(tmp_path / "other.safetensors", klein, "klein")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("sd-2.1", "madebyollin/taesd"),
+        ("sdxl", "madebyollin/taesdxl"),
+        ("pixart-sigma", "madebyollin/taesdxl"),
+        ("sd-3.5-medium", "madebyollin/taesd3"),
+        ("flux.1-dev", "madebyollin/taef1"),
+        ("z-image", "madebyollin/taef1"),
+        ("flux.2-klein-9b", "madebyollin/taef2"),
+        ("qwen-image", None),
+    ],
+)
+def test_each_family_has_its_published_one(source: str, expected: str | None) -> None:
+    assert published_for(vae_of(f"arch:{source}")) == expected
+
+
+def test_one_of_another_family_is_refused_by_its_name() -> None:
+    """The shapes of TAESD fit SDXL, those of TAESD3 fit FLUX.1."""
+    for source, named in [("sdxl", "taesd"), ("flux.1-dev", "taesd3")]:
+        with pytest.raises(
+            ModelError, match=r"reads the latents of another VAE .* expected 'madebyollin/tae"
+        ):
+            load_tiny(f"madebyollin/{named}", vae_of(f"arch:{source}"), "it")
+
+
+def test_where_none_is_known_auto_says_so() -> None:
+    vae = SimpleNamespace(config={})
+    with pytest.raises(ModelError, match=r"'auto' and none is known for the SimpleNamespace"):
+        load_tiny("auto", vae, "it")
