@@ -62,12 +62,12 @@ class PriorCall:
         None,
         "tokens of a prompt that the prior's largest text encoder reads at most",
         "TOKENS",
-        flag="prior.call.max_sequence_length",
+        flag="prior.call.max-sequence-length",
     )
     guidance_scale: float | None = setting(
         None,
         "guidance that was distilled into the prior's network, as into FLUX.1 dev's; cfg is another",
-        flag="prior.call.guidance_scale",
+        flag="prior.call.guidance-scale",
     )
 
     def given(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class PriorSource:
 
     source: str = setting(
         "embedded",
-        "embedded, a diffusers folder, a hub id, or arch:<name> for random weights",
+        "embedded, a diffusers folder, a .safetensors file, a hub id, or arch:<name> for random weights",
         "SOURCE",
     )
     variant: str | None = setting(None, "which weight files of the prior, such as fp16", "NAME")
