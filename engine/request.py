@@ -53,12 +53,35 @@ class ClassifierSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PriorCall:
+    """Arguments that a prior's pipeline is called with; None for its own default. `load_prior(call=...)` takes any."""
+
+    height: int | None = setting(None, "height of images in pixels", "PX", flag="prior.call.height")
+    width: int | None = setting(None, "width of images in pixels", "PX", flag="prior.call.width")
+    max_sequence_length: int | None = setting(
+        None,
+        "tokens of a prompt that the prior's largest text encoder reads at most",
+        "TOKENS",
+        flag="prior.call.max-sequence-length",
+    )
+    guidance_scale: float | None = setting(
+        None,
+        "guidance that was distilled into the prior's network, as into FLUX.1 dev's; cfg is another",
+        flag="prior.call.guidance-scale",
+    )
+
+    def given(self) -> dict[str, Any]:
+        """Those that are set."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
 class PriorSource:
     """Where a prior comes from."""
 
     source: str = setting(
         "embedded",
-        "embedded, a diffusers folder, a hub id, or arch:<name> for random weights",
+        "embedded, a diffusers folder, a .safetensors file, a hub id, or arch:<name> for random weights",
         "SOURCE",
     )
     variant: str | None = setting(None, "which weight files of the prior, such as fp16", "NAME")
@@ -76,6 +99,7 @@ class PriorSource:
         "by default the one in the prior's folder, or its VAE if that is tiny",
         "SOURCE",
     )
+    call: PriorCall = field(default_factory=PriorCall)
 
 
 @dataclass(frozen=True, kw_only=True)

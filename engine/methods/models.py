@@ -68,6 +68,7 @@ class Models:
             tiny=named.tiny_decoder,
             rests=True,
             quantise=named.quantise,
+            call=named.call.given(),
         )
 
     @cached_property

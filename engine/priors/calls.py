@@ -11,12 +11,13 @@ from engine.errors import ConfigError, brief
 from engine.networks.quiet import quiet
 from engine.priors.cfg import guidance_arguments, negative_argument
 from engine.priors.context import Context
+from engine.priors.facts import decodes_last_step
 from engine.priors.hollow import Outside
 from engine.priors.interface import Denoise
 from engine.priors.resting import one_at_a_time
 from engine.priors.roles import denoiser_name, text_encoder_names
 from engine.priors.seams import Script, interrupted, run
-from engine.priors.stand_ins import InDtype, StoppedDecoder, Tap
+from engine.priors.stand_ins import IdleNetwork, IdleTap, InDtype, StoppedDecoder, Tap
 from engine.priors.steps import Levels, Step, levels, predict
 from engine.types import Prediction
 
@@ -131,11 +132,11 @@ class Calls:
         script = self._script(images, tuple(self._context(images).results()))
         script.latents = z
         stopped = StoppedDecoder(decoder, self.device)
-        tap = Tap(self.pipe.scheduler, NO_STEPS)
-        run(
-            interrupted(self.pipe, script, scheduler=tap, vae=stopped),
-            self._call(images, NO_CFG, {}),
-        )
+        parts: dict[str, Any] = {"scheduler": Tap(self.pipe.scheduler, NO_STEPS)}
+        if decodes_last_step(self.pipe):
+            parts["scheduler"] = IdleTap(self.pipe.scheduler, torch.zeros(1, dtype=torch.int64))
+            parts[self.network_name] = IdleNetwork(self._network)
+        run(interrupted(self.pipe, script, vae=stopped, **parts), self._call(images, NO_CFG, {}))
         return stopped.latents
 
     def _results(
@@ -144,9 +145,10 @@ class Calls:
         """The results of the pipeline's `encode_prompt`, call by call."""
         script = Script(self.device)
         twin = interrupted(self.pipe, script, scheduler=Tap(self.pipe.scheduler, NO_STEPS))
+        call = self._call(len(prompts), cfg, negative) | {"prompt": list(prompts)}
         try:
             with quiet():
-                run(twin, self._call(len(prompts), cfg, negative) | {"prompt": list(prompts)})
+                run(twin, call)
         except ValueError as error:
             raise ConfigError(
                 f"prior {self.name!r} refuses its call ({brief(error)}), expected arguments that a "

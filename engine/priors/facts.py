@@ -44,6 +44,13 @@ BY_STEP_NUMBER: Mapping[str, str] = {
 """Arguments that count a pipeline's steps, and what each does. The engine calls it for one step at a time, so that
 it would take every step for the first."""
 
+DECODES_LAST_STEP = ("LatentConsistencyModelPipeline",)
+"""Pipelines that decode what their last step gave beside latents: they need one, if only an idle one."""
+
+
+def decodes_last_step(pipe: Any) -> bool:
+    return any(kind.__name__ in DECODES_LAST_STEP for kind in type(pipe).__mro__)
+
 
 def defaults_of(pipe: Any) -> dict[str, Any]:
     """The arguments of a pipeline's call whose defaults are replaced."""

@@ -31,6 +31,8 @@ WITHOUT = ("safety_checker", "feature_extractor", "image_encoder")
 OFF = ("requires_safety_checker", "add_watermarker")
 """Arguments of pipelines' constructors that are switched off."""
 STABLE_DIFFUSION = "StableDiffusionPipeline"
+DISTILLED = ("LCMScheduler",)
+"""Schedulers of networks that were distilled for their steps, and have no others."""
 VARIANT = re.compile(r"(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 """What follows the stem of a file of weights."""
 
@@ -175,7 +177,8 @@ def assembled(index: Index, parts: Mapping[str, Any], folder: Path) -> Any:
     takes = signature(index.kind).parameters
     off = {name: False for name in OFF if name in takes}
     without = {name: None for name in WITHOUT if name in takes}
-    if index.kind.__name__ != STABLE_DIFFUSION:
+    own = type(parts["scheduler"]).__name__
+    if index.kind.__name__ != STABLE_DIFFUSION or own in DISTILLED:
         return index.kind(**{**parts, **index.arguments, **off, **without})
     # Sampled by DDIM as the method was published, with the config that is in the folder: the
     # constructor warns of some configs and changes them, so it is shown another.

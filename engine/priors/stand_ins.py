@@ -82,6 +82,26 @@ class Tap:
         return self._outputs.pop()
 
 
+class IdleTap(Tap):
+    """A scheduler whose steps leave the latents as they are."""
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **_: Any) -> Any:
+        return sample, sample
+
+
+class IdleNetwork:
+    """Stands in a network's place, and answers with the latents that it is given."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["inner"], name)
+
+    def __call__(self, latents: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
+        return (latents,)
+
+
 class StoppedDecoder:
     """Stands in the VAE's place, and stops at `decode`. latents: what it was handed.
 

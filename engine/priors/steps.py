@@ -156,6 +156,18 @@ def _read_ddim(scheduler: Any) -> Levels:
     )
 
 
+def _read_lcm(scheduler: Any) -> Levels:
+    """Every step renews all noise but for the last, which has none; that is a fresh part as large as the noise.
+
+    At their first timesteps, networks for it are blended with their input: 7e-6 of it at most, and left out.
+    """
+    alpha = scheduler.alphas_cumprod[scheduler.timesteps.long().cpu()].double().cpu()
+    alpha = torch.cat([alpha, torch.ones(1, dtype=torch.float64)])
+    signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
+    found = _between(scheduler, signal, noise, (noise / signal)[:-1], 1.0)
+    return found._replace(fresh=noise[1:])
+
+
 def _read_sigmas(scheduler: Any) -> Levels:
     """Sigma is noise / signal. Euler's latents grow with it; ours, and those of DPM++, do not."""
     sigma = scheduler.sigmas.double().cpu()
@@ -208,6 +220,7 @@ READERS: dict[str, Callable[[Any], Levels]] = {
     **dict.fromkeys(EXPLODING, _read_sigmas),
     "DPMSolverMultistepScheduler": _read_multistep,
     "FlowMatchEulerDiscreteScheduler": _read_flow,
+    "LCMScheduler": _read_lcm,
 }
 """Schedulers whose noise levels can be read, by class."""
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from engine.errors import ConfigError
-from engine.request import ClassifierSource, PriorSource, Request
+from engine.request import ClassifierSource, PriorCall, PriorSource, Request
 from engine.settings import Alignment, Sampling
 from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
 from engine.settings.methods import DDIS, Plain
@@ -93,3 +93,11 @@ def test_a_mistake_is_named_by_its_path(values, words):
 def test_a_seed_outside_the_manifest_is_refused():
     with pytest.raises(ConfigError, match="seed is -1"):
         replace(Request(), seed=-1)
+
+
+def test_arguments_of_the_prior_s_call_are_in_the_request() -> None:
+    call = PriorCall(height=48)
+    request = Request(prior=PriorSource(call=call))
+    assert request.to_plain()["prior"]["call"]["height"] == 48
+    assert Request.from_plain(request.to_plain()) == request
+    assert call.given() == {"height": 48}

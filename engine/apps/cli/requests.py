@@ -117,6 +117,7 @@ def plan_of(request: Request, execution: Execution, image_px: int | None) -> "Me
         dtype=dtype,
         tiny=request.prior.tiny_decoder,
         quantise=request.prior.quantise,
+        call=request.prior.call.given(),
     )
     classifier = load_classifier(
         request.classifier.source,

@@ -662,6 +662,8 @@ FAMILIES = (
     Family("qwen-image", qwen_image, ("qwen",), 2, {**SIZE, "max_sequence_length": 300}, TRUE_CFG),
 )
 """A new family is a builder and an entry here."""
+LCM = Family("lcm", latent_consistency, ("clip",), 0)
+"""Its every step draws noise, and it has no CFG."""
 
 
 def built(family: Family) -> Any:
@@ -678,7 +680,7 @@ def built(family: Family) -> Any:
 @pytest.fixture(scope="session")
 def families() -> dict[str, Family]:
     """All families by name."""
-    return {family.name: family for family in FAMILIES}
+    return {family.name: family for family in (*FAMILIES, LCM)}
 
 
 @pytest.fixture(scope="session", params=FAMILIES, ids=lambda family: family.name)

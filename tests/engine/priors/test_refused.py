@@ -113,7 +113,7 @@ def test_a_gated_repository_says_whose_turn_it_is(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(hub, "snapshot_download", refuse)
     with pytest.raises(
-        ModelError, match=r"someone/gated' is gated .* expected an account .* hf auth log"
+        ModelError, match=r"someone/gated' is gated .* expected an account .*hf auth log"
     ):
         load_prior("someone/gated")
 

@@ -50,7 +50,7 @@ def test_guidance_brings_a_pipeline_s_images_nearer_to_the_domain(
         assert {tuple(sample.image.shape) for sample in made} == {(3, *prior.image_size)}
         return sum(sample.l_bn for sample in made) / len(made)
 
-    assert mean_l_bn(alignment=Alignment(scale=0.5)) < mean_l_bn(method="plain")
+    assert mean_l_bn(alignment=Alignment(scale=0.2)) < mean_l_bn(method="plain")
 
 
 def test_a_token_of_each_text_encoder_is_learned_and_drawn_with(
