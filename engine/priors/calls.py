@@ -143,10 +143,11 @@ class Calls:
     ) -> list[Any]:
         """The results of the pipeline's `encode_prompt`, call by call."""
         script = Script(self.device)
+        arguments = self._call(len(prompts), cfg, negative) | {"prompt": list(prompts)}
         twin = interrupted(self.pipe, script, scheduler=Tap(self.pipe.scheduler, NO_STEPS))
         try:
             with quiet():
-                run(twin, self._call(len(prompts), cfg, negative) | {"prompt": list(prompts)})
+                run(twin, arguments)
         except ValueError as error:
             raise ConfigError(
                 f"prior {self.name!r} refuses its call ({brief(error)}), expected arguments that a "
