@@ -137,7 +137,7 @@ def bytes_of(network: nn.Module, kind: str) -> int:
 
     It may be quantised already: its layers know what they were.
     """
-    layers = [layer for _, layer in _quantisable(network)]
+    layers: list[nn.Linear | QuantisedLinear] = [layer for _, layer in _quantisable(network)]
     layers += [part for part in network.modules() if isinstance(part, QuantisedLinear)]
     inside = {id(v) for layer in layers for v in (layer._buffers | layer._parameters).values()}
     storages = {
