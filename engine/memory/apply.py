@@ -16,7 +16,7 @@ from engine.memory.graphs import eager_because
 from engine.memory.layout import chosen_layouts
 from engine.memory.plan import Plan, plan
 from engine.memory.recompute import checkpointed
-from engine.memory.residence import IN_TURN, NEEDED
+from engine.memory.residence import IN_TURN, NEEDED, resting_bytes
 from engine.priors import Prior
 from engine.priors.interface import Role
 from engine.priors.resting import REST, on_device, one_at_a_time
@@ -75,7 +75,7 @@ def plan_of(
     memory = AUTO if memory is None else memory
     if attention == SDPA and isinstance(memory, str) and memory.strip().lower() == AUTO:
         images = batch * 3 * prod(prior.image_size) * prior.dtype.itemsize
-        free = free_bytes(prior.device)
+        free = free_bytes(prior.device) - resting_bytes(prior)
         if (KEPT_LEARNING if learning else KEPT) * images <= free:
             if prior.device.type != "cuda":
                 return None

@@ -5,7 +5,8 @@ from itertools import chain, combinations
 
 import torch
 
-from engine.memory.subject import Subject
+from engine.memory.subject import Subject, weights_bytes
+from engine.priors import Prior
 from engine.priors.interface import Role
 
 OFFLOADABLE: tuple[Role, ...] = ("text encoder", "decoder", "denoiser")
@@ -39,6 +40,16 @@ def offloads(subject: Subject, device: torch.device) -> Iterator[tuple[str, ...]
     for count in range(len(groups) + 1):
         for chosen in combinations(groups, count):
             yield tuple(chain.from_iterable(chosen))
+
+
+def resting_bytes(prior: Prior) -> int:
+    """Bytes of those networks that are not on the prior's device yet."""
+    seen: set[int] = set()
+    return sum(
+        weights_bytes(part.module, seen)
+        for part in prior.components()
+        if next(part.module.parameters()).device != prior.device
+    )
 
 
 def bytes_on_device(

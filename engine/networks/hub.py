@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -41,6 +42,12 @@ def fetch(
         raise ModelError(
             f"hub repository {repository!r} has no revision {revision!r}, expected a branch, tag or commit "
             f"of it: look them up on https://huggingface.co/{repository}, or leave the revision out."
+        ) from error
+    except GatedRepoError as error:
+        raise ModelError(
+            f"hub repository {repository!r} is gated and does not open to you, expected an account that may read it: "
+            f"accept its licence on https://huggingface.co/{repository}, then run `hf auth login` with a token of that "
+            "account."
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(

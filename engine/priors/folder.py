@@ -140,7 +140,7 @@ def read_pipeline(
                 name: _part(folder, name, library, part, variant, read_as, hollow)
                 for name, (library, part) in index.parts.items()
             }
-            return _assembled(index, parts, folder)
+            return assembled(index, parts, folder)
     except FAILURES as error:
         raise _unreadable(source, folder, error, variant, index) from error
 
@@ -170,7 +170,8 @@ def _part(
     return whole_part(part, folder, name, **weights, **{key: dtype})
 
 
-def _assembled(index: Index, parts: Mapping[str, Any], folder: Path) -> Any:
+def assembled(index: Index, parts: Mapping[str, Any], folder: Path) -> Any:
+    """A pipeline of its parts. folder: where the scheduler's config is."""
     takes = signature(index.kind).parameters
     off = {name: False for name in OFF if name in takes}
     without = {name: None for name in WITHOUT if name in takes}

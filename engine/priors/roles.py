@@ -19,6 +19,7 @@ NEEDED = ("encode_prompt", "prepare_latents")
 """Methods at which a pipeline is interrupted, besides its scheduler's and its VAE's."""
 OFFLOADING = ("group_offloading", "lazy_prefetch_group_offloading", "layer_execution_tracker")
 """Hooks of diffusers that move weights."""
+PIXELS = ", not one that denoises pixels"
 OTHER_TASKS = {
     "strength": "changes an image that it is given",
     "mask_image": "fills a part of an image that it is given",
@@ -34,6 +35,9 @@ FAMILIES: Mapping[str, str] = {
     "qwen2_5_vl": "qwen",
 }
 """Keys of text encoders, by the model type in their configs."""
+CLIPS = ("clip_l", "clip_g")
+"""Keys of CLIP's text encoders where there are several encoders, in their order."""
+ENCODER_KEYS = frozenset((*FAMILIES.values(), *CLIPS))
 
 
 @cache
@@ -60,7 +64,7 @@ def check_pipeline(pipe: Any) -> None:
         raise ModelError(
             f"the prior is a {kind} without {', '.join(lacks)}, expected a latent text-to-image pipeline of "
             f"diffusers, which has {', '.join((*NEEDED, 'scheduler', DECODER))} and one of {', '.join(DENOISERS)}: "
-            "choose such a model."
+            f"choose such a model{PIXELS if DECODER in lacks else ''}."
         )
     hooked = [
         name for name, module in networks(pipe).items() if any(map(_is_offloaded, module.modules()))
@@ -128,7 +132,7 @@ def text_encoders_of(pipe: Any) -> tuple[TextEncoder, ...]:
     """The text encoders with their tokenizers. Several of CLIP are clip_l and clip_g, in this order."""
     found = []
     names = text_encoder_names(pipe)
-    clips = iter(("clip_l", "clip_g"))
+    clips = iter(CLIPS)
     for name in names:
         module = getattr(pipe, name)
         family = FAMILIES.get(module.config.model_type, module.config.model_type)

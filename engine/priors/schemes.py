@@ -21,6 +21,7 @@ from engine.priors.folder import INDEX, patterns, read_index, read_pipeline
 from engine.priors.marks import marked
 from engine.priors.resting import REST
 from engine.priors.roles import DECODER, check_pipeline, dtypes, networks
+from engine.priors.single_file import is_single_file, read_single_file
 from engine.priors.twin import frozen_twin
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
@@ -105,6 +106,16 @@ def load_folder(source: str | Path, wanted: Wanted) -> Loaded:
     return _from(Path(source).expanduser(), str(source), wanted)
 
 
+def load_single_file(source: str | Path, wanted: Wanted) -> Loaded:
+    """A file of weights, whose configs come from the hub or its cache."""
+    assert wanted.dtype is not None
+    path = Path(source).expanduser()
+    pipe = read_single_file(path, str(source), wanted.dtype, wanted.local_files_only)
+    check_pipeline(pipe)
+    check_fit(pipe, str(source))
+    return _frozen(Loaded(pipe), wanted)
+
+
 def load_from_hub(source: str, wanted: Wanted) -> Loaded:
     """A repository of the hub: first its index, then the files that the index names."""
     where = (wanted.revision, wanted.local_files_only)
@@ -166,6 +177,7 @@ SCHEMES = (
         lambda source: _is_name(source) and source.startswith(PREFIX),
         load_architecture,
     ),
+    Scheme("a model's .safetensors file", is_single_file, load_single_file),
     Scheme(
         "a local folder in diffusers' format (as save_pretrained writes it)",
         lambda source: isinstance(source, str | Path) and Path(source).expanduser().is_dir(),

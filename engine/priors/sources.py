@@ -31,8 +31,8 @@ def load_prior(
     """Load and freeze a prior.
 
     Args:
-        source: 'embedded', a diffusers folder, a hub id, 'arch:<name>' for random weights, or a
-            text-to-image pipeline object, which stays as it is.
+        source: 'embedded', a diffusers folder, a model's .safetensors file, a hub id, 'arch:<name>' for
+            random weights, or a text-to-image pipeline object, which stays as it is.
         variant: Which files of weights, such as 'fp16'.
         revision: Branch, tag or commit on the hub.
         device: The GPU if there is one, or where a pipeline object is; 'meta' reads configs alone, and

@@ -12,7 +12,9 @@ from engine.memory import apply, attention
 from engine.memory.apply import applied, plan_of, settle
 from engine.memory.attention import attending, chosen_attention
 from engine.memory.plan import Plan, plan
+from engine.memory.residence import resting_bytes
 from engine.memory.skeleton import skeleton_prior
+from engine.memory.subject import weights_bytes
 from engine.priors import Prior
 from engine.settings import Alignment, Sampling, TokenLearning
 
@@ -149,6 +151,13 @@ def test_parts_are_on_the_device_in_their_phase_alone(
             assert places == [("vae", "meta")]
         places.clear()
     assert places == [("text_encoder", "meta"), ("vae", "meta")]
+
+
+def test_networks_that_are_yet_to_come_take_memory_that_is_free(small_prior: Prior) -> None:
+    assert resting_bytes(small_prior) == 0
+    elsewhere = Prior(small_prior.pipe, "prior", mark="", device=torch.device("meta"))
+    weights = [part.module for part in small_prior.components()]
+    assert resting_bytes(elsewhere) == sum(weights_bytes(module, set()) for module in weights)
 
 
 def test_networks_that_do_not_rest_are_brought_to_the_device(

@@ -688,6 +688,12 @@ def family(request: pytest.FixtureRequest) -> Family:
 
 
 @pytest.fixture
+def pipe_of(families: dict[str, Family]) -> Callable[[str], Any]:
+    """A tiny pipeline of the family with a name, that a test may change."""
+    return lambda name: built(families[name])
+
+
+@pytest.fixture
 def new_pipe(family: Family) -> Any:
     """A tiny pipeline of the family that a test may change."""
     return built(family)

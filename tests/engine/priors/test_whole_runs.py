@@ -1,6 +1,7 @@
 """Each family of priors through the engine: plans, tokens, and data sets that guidance moves."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,12 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import TokenFileError
 from engine.priors import Prior, load_prior
 from engine.tokens.attached import attached
+from engine.tokens.files import load_tokens, save_tokens
 from engine.tokens.table import TokenTable, encoder_widths
+from engine.tokens.textual_inversion import (
+    export_textual_inversion,
+    import_textual_inversion,
+)
 
 SAMPLING = Sampling(steps=4, batch=2, cfg=3.0)
 LEARNING = TokenLearning(
@@ -34,15 +40,14 @@ def classifier(tiny_resnet: CifarResNet) -> Classifier:
 
 
 def test_guidance_brings_a_pipeline_s_images_nearer_to_the_domain(
-    pipe: Any, classifier: Classifier
+    prior: Prior, classifier: Classifier
 ) -> None:
-    """The pipeline itself is handed over; where the prior takes it, so does the guided run."""
 
     def mean_l_bn(**settings: Any) -> float:
-        made = list(generate(classifier, pipe, ["a", "b"], 2, sampling=SAMPLING, **settings))
+        made = list(generate(classifier, prior, ["a", "b"], 2, sampling=SAMPLING, **settings))
         assert len(made) == 4
         assert all(sample.image.isfinite().all() for sample in made)
-        assert {tuple(sample.image.shape) for sample in made} == {(3, 16, 16)}
+        assert {tuple(sample.image.shape) for sample in made} == {(3, *prior.image_size)}
         return sum(sample.l_bn for sample in made) / len(made)
 
     assert mean_l_bn(alignment=Alignment(scale=0.5)) < mean_l_bn(method="plain")
@@ -126,7 +131,7 @@ def test_the_pooled_output_is_taken_where_the_prompt_ends(new_pipe: Any, family:
     for name in ("text_encoder", "text_encoder_2"):
         network = getattr(new_pipe, name, None)
         for part in network.modules() if network is not None else ():
-            if hasattr(part, "eos_token_id"):
+            if "CLIP" in type(part).__name__ and hasattr(part, "eos_token_id"):
                 part.eos_token_id = 2
     prior = load_prior(new_pipe, call=family.call)
     rows = torch.zeros(1, sum(encoder_widths(prior).values()))
@@ -152,3 +157,32 @@ def test_tokens_of_another_family_are_refused(prior: Prior, tiny_prior: Prior) -
         attached(prior, table),
     ):
         pass
+
+
+def test_diffusers_reads_exported_tokens_as_the_engine_does(
+    family: Any, new_pipe: Any, prior: Prior, classifier: Classifier, tmp_path: Path
+) -> None:
+    """One file and call for each encoder; pipelines without `load_textual_inversion` have the engine's own files."""
+    width = sum(encoder_widths(prior).values())
+    table = tokens_of(prior, torch.randn(1, width, generator=torch.Generator().manual_seed(5)))
+    paths = export_textual_inversion(table, tmp_path)
+    files = dict(zip(table.labels, paths.values(), strict=True))
+    assert torch.equal(import_textual_inversion(files, prior, classifier).rows, table.rows)
+    if not hasattr(new_pipe, "load_textual_inversion"):
+        save_tokens(table, tmp_path / "tokens.safetensors")
+        assert torch.equal(load_tokens(tmp_path / "tokens.safetensors", prior).rows, table.rows)
+        return
+    path = paths["<ddis-a>"]
+    for encoder in prior.text_encoders():
+        new_pipe.load_textual_inversion(
+            path / f"{encoder.key}.safetensors" if path.is_dir() else path,
+            token="<ddis-a>",
+            text_encoder=getattr(new_pipe, encoder.name),
+            tokenizer=getattr(new_pipe, encoder.tokenizer_name),
+        )
+    loaded = load_prior(new_pipe, call=family.call)
+    with torch.no_grad(), attached(prior, table) as speaking:
+        expected = speaking.encode(["a <ddis-a> dog"]).packed()
+        torch.testing.assert_close(
+            loaded.encode(["a <ddis-a> dog"]).packed(), expected, atol=1e-5, rtol=1e-5
+        )

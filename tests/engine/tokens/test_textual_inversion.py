@@ -80,7 +80,8 @@ def test_a_file_in_diffusers_own_shape_is_read(tmp_path, tiny_prior, classifier)
 def test_a_file_of_another_kind_is_refused(tmp_path, tiny_prior, classifier, tensors):
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(
-        TokenFileError, match=r"x.safetensors holds .*, expected one vector of width 32: give"
+        TokenFileError,
+        match=r"x.safetensors holds .*, expected one vector of width 32 for text encoder clip: give",
     ):
         import_textual_inversion({"dog": tmp_path / "x.safetensors"}, tiny_prior, classifier)
 
@@ -91,3 +92,46 @@ def test_a_class_that_the_classifier_lacks_is_refused(tmp_path, tiny_prior, clas
         match=r"'cat' is not a label .*, expected some of 'dog', 'elephant', 'guitar': name",
     ):
         import_textual_inversion({"cat": tmp_path / "x.safetensors"}, tiny_prior, classifier)
+
+
+@pytest.mark.parametrize("wrapped", [dict, torch.nn.ParameterDict], ids=["dict", "ParameterDict"])
+def test_an_embedding_of_automatic1111_is_read(tmp_path, tiny_prior, classifier, wrapped):
+    vector = torch.randn(1, 32)
+    content = {"string_to_token": {"*": 265}, "name": "toy", "step": 3, "sd_checkpoint": None}
+    torch.save(content | {"string_to_param": wrapped({"*": vector})}, tmp_path / "toy.pt")
+    table = import_textual_inversion({"dog": tmp_path / "toy.pt"}, tiny_prior, classifier)
+    assert torch.equal(table.rows, vector)
+
+
+class Harmful:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return type(self.file).touch, (self.file,)
+
+
+def test_no_code_of_a_pickled_file_is_run(tmp_path, tiny_prior, classifier):
+    torch.save({"<x>": Harmful(tmp_path / "harm")}, tmp_path / "x.pt")
+    with pytest.raises(
+        TokenFileError, match=r"x.pt cannot be read without running code .* convert"
+    ):
+        import_textual_inversion({"dog": tmp_path / "x.pt"}, tiny_prior, classifier)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_pickled_model_is_no_embedding(tmp_path, tiny_prior, classifier):
+    torch.save({"epoch": 3, "weights": {"a": torch.zeros(2)}}, tmp_path / "x.pt")
+    with pytest.raises(
+        TokenFileError, match=r"x.pt holds no textual inversion, expected a token an"
+    ):
+        import_textual_inversion({"dog": tmp_path / "x.pt"}, tiny_prior, classifier)
+
+
+def test_a_file_for_another_encoder_is_refused(tmp_path, tiny_prior, classifier):
+    """Of the right width, by chance."""
+    save_file({"t5": torch.zeros(1, 32)}, tmp_path / "x.safetensors")
+    with pytest.raises(
+        TokenFileError, match=r"holds {'t5': \(1, 32\)}, expected one .* encoder clip: "
+    ):
+        import_textual_inversion({"dog": tmp_path / "x.safetensors"}, tiny_prior, classifier)

@@ -1,0 +1,87 @@
+"""Reading a model from a single .safetensors file, as far as diffusers can: the file has weights alone.
+
+Its pipeline, configs and tokenizers are those of the repository that diffusers takes the weights to be of.
+"""
+
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import fetch_diffusers_config, infer_diffusers_model_type
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from engine.errors import ModelError, brief
+from engine.networks.hub import fetch
+from engine.networks.quiet import quiet
+from engine.priors.folder import INDEX, OFF, WITHOUT, assembled, patterns, read_index
+from engine.priors.tiny_sources import FAILURES
+
+SUFFIX = ".safetensors"
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+LORA = ("lora_", ".lora.", "lora_A", "lora_B", "hada_w1", "lokr_w1")
+"""What stands in the names of a LoRA's tensors."""
+
+
+def is_single_file(source: Any) -> bool:
+    """Whether a source names a file of weights, there or not."""
+    return isinstance(source, str | Path) and Path(source).suffix in (SUFFIX, *PICKLED)
+
+
+def read_single_file(path: Path, source: str, dtype: torch.dtype, local_files_only: bool) -> Any:
+    """The pipeline of a file's weights, its networks in a dtype and not yet frozen.
+
+    Raises ModelError for a file that is missing, broken, pickled, a LoRA, or of a model that is no prior.
+    """
+    checkpoint = _checkpoint(path, source)
+    name = fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"]
+    folder = fetch(name, [INDEX], None, local_files_only)
+    index = read_index(folder, source)
+    folder = fetch(name, patterns(index, None, hollow=True), None, local_files_only)
+    takes = signature(index.kind).parameters
+    off = {key: False for key in OFF if key in takes} | {
+        key: None for key in WITHOUT if key in takes
+    }
+    try:
+        with quiet():
+            pipe = index.kind.from_single_file(  # type: ignore[attr-defined]
+                str(path), config=str(folder), local_files_only=True, torch_dtype=dtype, **off
+            )
+            return assembled(index, {key: getattr(pipe, key) for key in index.parts}, folder)
+    except FAILURES as error:
+        raise ModelError(
+            f"prior {source!r} cannot be read as a {index.kind.__name__} ({brief(error)}), expected all weights of one "
+            f"in the file, named as diffusers knows them: fetch the model as a folder in diffusers' format, such as "
+            f"{name}."
+        ) from error
+
+
+def _checkpoint(path: Path, source: str) -> dict[str, torch.Tensor]:
+    if path.suffix in PICKLED:
+        raise ModelError(
+            f"prior {source!r} is a pickled file, which can run code when it is read, expected {SUFFIX}: convert it "
+            "where you trust it, or fetch the model's .safetensors."
+        )
+    if not path.is_file():
+        raise ModelError(
+            f"prior {source!r} is no file, expected the path of a model's {SUFFIX}: check the spelling."
+        )
+    try:
+        checkpoint = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"prior {source!r} cannot be read as safetensors ({brief(error)}), expected a model's weights: fetch the "
+            "file again."
+        ) from error
+    if any(part in name for name in checkpoint for part in LORA):
+        raise ModelError(
+            f"prior {source!r} is a LoRA, which changes a model and is none, expected a whole model: load its base "
+            "model with diffusers, call `pipe.load_lora_weights(...)` and `pipe.fuse_lora()`, and give the pipeline."
+        )
+    if "inpaint" in infer_diffusers_model_type(checkpoint):
+        raise ModelError(
+            f"prior {source!r} is an inpainting model, whose network reads 9 channels, expected one from text to "
+            "image: choose the base model."
+        )
+    return checkpoint

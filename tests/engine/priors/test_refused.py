@@ -1,0 +1,180 @@
+"""What cannot be a prior, or not be asked of one: each is one error of three parts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    IFPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    WanPipeline,
+)
+from huggingface_hub.errors import GatedRepoError
+from safetensors.torch import save_file
+
+from engine.errors import ConfigError, ModelError
+from engine.networks import hub
+from engine.priors import load_prior, single_file
+from engine.sampling.stages import encoded
+from engine.settings import Sampling
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            IFPipeline,
+            r"IFPipeline without prepare_latents, .*vae.*, expected a latent .* not one that",
+        ),
+        (
+            WanPipeline,
+            r"is a WanPipeline, which makes videos, expected a pipeline from text to image: ",
+        ),
+        (
+            StableDiffusionInpaintPipeline,
+            r"InpaintPipeline, which changes an image .*, expected a pipe",
+        ),
+    ],
+)
+def test_pipelines_of_other_kinds_are_refused(kind: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_prior(kind.__new__(kind))  # its class tells
+
+
+def weights(path: Path, **tensors: torch.Tensor) -> Path:
+    save_file(tensors or {"model.weight": torch.zeros(2)}, path)
+    return path
+
+
+def test_a_lora_is_no_model(tmp_path: Path) -> None:
+    file = weights(tmp_path / "style.safetensors", **{"unet.to_k.lora_A.weight": torch.zeros(2, 2)})
+    with pytest.raises(
+        ModelError, match=r"style\.safetensors' is a LoRA, .*, expected a whole model: "
+    ):
+        load_prior(file)
+
+
+def test_a_file_with_nine_channels_is_an_inpainting_model(tmp_path: Path) -> None:
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    file = weights(tmp_path / "x.safetensors", **{name: torch.zeros(320, 9, 3, 3)})
+    with pytest.raises(
+        ModelError, match=r"is an inpainting model, .* 9 channels, expected one from text"
+    ):
+        load_prior(file)
+
+
+def test_files_that_are_pickled_broken_or_missing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"x\.ckpt' is a pickled file, .*, expected \.safetensors: con"
+    ):
+        load_prior(tmp_path / "x.ckpt")
+    with pytest.raises(
+        ModelError, match=r"x\.safetensors' is no file, expected the path of a model's"
+    ):
+        load_prior(tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(b"cut")
+    with pytest.raises(
+        ModelError, match=r"cannot be read as safetensors .*, expected a model's weights"
+    ):
+        load_prior(tmp_path / "x.safetensors")
+
+
+def test_a_file_is_read_with_the_configs_that_diffusers_takes_it_to_have(
+    tmp_path: Path, tiny_prior_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reading itself is diffusers' own, which is stood in for."""
+    folder, file = tiny_prior_folders["epsilon"], weights(tmp_path / "model.safetensors")
+    fetched: list[str] = []
+    given: dict[str, Any] = {}
+
+    def fetch(name: str, *_: object) -> Path:
+        fetched.append(name)
+        return folder
+
+    def from_single_file(path: str, **options: Any) -> Any:
+        given.update(options, path=path)
+        return StableDiffusionPipeline.from_pretrained(folder)
+
+    monkeypatch.setattr(single_file, "fetch", fetch)
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", from_single_file)
+    prior = load_prior(file, device="cpu")
+    assert set(fetched) == {"stable-diffusion-v1-5/stable-diffusion-v1-5"}
+    assert (given["path"], given["config"]) == (str(file), str(folder))
+    assert given["local_files_only"]
+    assert prior.fingerprint == load_prior(folder, device="cpu").fingerprint
+    assert type(prior.pipe.scheduler).__name__ == "DDIMScheduler"
+
+
+def test_a_gated_repository_says_whose_turn_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise GatedRepoError.__new__(GatedRepoError)  # without the response that it is made of
+
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
+    with pytest.raises(
+        ModelError, match=r"someone/gated' is gated .* expected an account .* hf auth log"
+    ):
+        load_prior("someone/gated")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            {"hight": 16},
+            r"has the argument 'hight', expected some of .*height.*takes: correct its name",
+        ),
+        (
+            {"eta": 1.0},
+            r"sets 'eta', expected arguments that no other setting is for: set sampling\.eta",
+        ),
+        (
+            {"guidance_scale": 5.0},
+            r"sets 'guidance_scale', which is its scale .*: set sampling\.cfg",
+        ),
+        (
+            {"callback_on_step_end": print},
+            r"which is called after each step, expected arguments that",
+        ),
+    ],
+)
+def test_arguments_that_are_not_the_caller_s_are_refused(
+    families: Any, pipe_of: Any, call: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_prior(pipe_of("sd"), call=call)
+
+
+def test_guidance_that_counts_steps_is_refused(families: Any, pipe_of: Any) -> None:
+    call = families["lumina2"].call | {"cfg_trunc_ratio": 0.25}
+    with pytest.raises(
+        ConfigError, match="'cfg_trunc_ratio', which ends guidance after some steps, exp"
+    ):
+        load_prior(pipe_of("lumina2"), call=call)
+
+
+def test_cfg_is_refused_where_it_was_distilled_away(families: Any, pipe_of: Any) -> None:
+    pipe = pipe_of("flux2-klein")
+    pipe.register_to_config(is_distilled=True)
+    prior = load_prior(pipe, call=families["flux2-klein"].call)
+    with pytest.raises(
+        ConfigError, match=r"asked of a Flux2KleinPipeline, which has none .*: set cfg to 1"
+    ):
+        encoded(prior, ["a dog"], Sampling(cfg=4.0))
+    assert len(encoded(prior, ["a dog"], Sampling(cfg=1.0))) == 1
+
+
+def test_distilled_guidance_is_an_argument_of_the_call(families: Any, pipe_of: Any) -> None:
+    """FLUX.1 dev: its network is told a scale, and CFG is another."""
+    call = families["flux-dev"].call
+    weak, strong = (
+        load_prior(pipe_of("flux-dev"), call=call | {"guidance_scale": scale})
+        for scale in (1.0, 9.0)
+    )
+    step, z = weak.schedule(4)[1], torch.ones(weak.latent_shape(1))
+    with torch.no_grad():
+        found = [
+            prior.denoiser(prior.encode(["a dog"]), 1.0)(z, step).clean for prior in (weak, strong)
+        ]
+    assert not torch.allclose(*found)
