@@ -1,4 +1,4 @@
-"""Fill the tables of README.md and docs/results.md from the JSON in bench/results, and write kernels*.md there.
+"""Fill the tables of README.md and of docs/ from the JSON in bench/results, and write kernels*.md there.
 
 python bench/reports
 """

@@ -1,4 +1,4 @@
-"""Every table of the README and of docs/results.md, and bench/results/kernels*.md, from results: a pure function."""
+"""Every table of the pages in FILLED, and bench/results/kernels*.md, from results: a pure function."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -31,12 +31,17 @@ from reports.goals import Goal, goals_table
 from reports.kernel_tables import kernels_page, kernels_table
 from reports.markdown import fill_all
 from reports.out_of_date import out_of_date
-from reports.study_tables import cifar_table, guidance_study_table, selection_table
+from reports.study_tables import (
+    cifar_table,
+    family_plans_table,
+    guidance_study_table,
+    selection_table,
+)
 
 Results = dict[str, dict]
 """What the JSON files of bench/results hold, by name."""
 
-FILLED = ("README.md", "docs/results.md")
+FILLED = ("README.md", "docs/results.md", "docs/priors.md")
 """Pages that have tables between markers."""
 
 ABLATION = [
@@ -73,6 +78,7 @@ STUDIES = {
     "guidance_study": guidance_study_table,
     "selection": selection_table,
     "cifar": cifar_table,
+    "family_plans": family_plans_table,
 }
 """As COSTS, of studies that need no quiet machine."""
 OTHERS: dict[str, tuple[Callable[..., str], list[str]]] = {

@@ -133,3 +133,48 @@ def cifar_table(result: dict) -> str:
             rows,
         )
     )
+
+
+def family_plans_table(result: dict) -> str:
+    """The study `family_plans`: bytes, compute and licence of each family, and whether a guided image fits."""
+    rows = []
+    for name, row in result["rows"].items():
+        if not row["fits"]:
+            rows.append([name, "", "", "", "does not fit", "", "", "", row["licence"]])
+            continue
+        weights = {"denoiser": 0, "text encoder": 0, "decoder": 0}
+        for part, role in row["components"].items():
+            sizes = row["weights_bytes"][part]
+            if role in weights:
+                weights[role] += sizes.get(row["quantise"], sizes["none"])
+        phase, peak = max(row["peak_bytes"].items(), key=lambda entry: entry[1])
+        rows.append(
+            [
+                name,
+                "NF4" if row["quantise"] == "nf4" else result["settings"]["dtype"],
+                " / ".join(f"{size / 1e9:.1f}" for size in weights.values()),
+                str(row["image_px"]),
+                f"{peak / 1e9:.1f} ({phase})",
+                f"{row['smallest_bytes'] / 1e9:.1f}",
+                f"{row['step_flops'] / 1e9:,.0f}",
+                f"{row['guided_over_plain_flops']:.2f}",
+                row["licence"],
+            ]
+        )
+    header = [
+        "prior",
+        "linear layers",
+        "denoiser / text / VAE GB",
+        "px",
+        "peak GB (phase)",
+        "least GB",
+        "GFLOP a step",
+        "guided / plain",
+        "licence of the weights",
+    ]
+    asked = result["settings"]
+    return (
+        f"One image at a time, guided by {asked['classifier'].removeprefix('arch:')}, planned for a GPU of "
+        f"{asked['memory']}; text encoders count together, and come one after the other where they do not fit.\n\n"
+        f"{table(header, rows)}"
+    )

@@ -1,6 +1,6 @@
 """What each family of priors takes: bytes by network and phase, compute, and whether a guided image fits on one card.
 
-    python bench/studies family_plans                        every family, in the first precision of FAMILIES that fits
+    python bench/studies family_plans                        every family; in NF4 where bfloat16 does not fit
     python bench/studies family_plans --only sdxl z-image    others' rows stay in the result
 
 Counted from published configs, without a weight: one image of the prior's own size with a ResNet-50, for a GPU of
@@ -33,13 +33,16 @@ CUDA = torch.device("cuda")
 
 
 class Family(NamedTuple):
-    """licence: of the published weights. quantise: ways that are tried, the most exact first."""
+    """licence: of the published weights. cfg: 1 for one whose guidance is distilled into the network."""
 
     licence: str
-    quantise: tuple[str, ...] = ("none", "nf4")
+    cfg: float = Sampling().cfg
 
 
+QUANTISE = ("none", "nf4")
+"""Ways that are tried, the more exact first."""
 APACHE = Family("Apache-2.0")
+DISTILLED = Family("Apache-2.0", cfg=1)
 STABILITY = Family("Stability AI Community")
 RAIL = Family("OpenRAIL++-M")
 FAMILIES = {
@@ -50,11 +53,11 @@ FAMILIES = {
     "sd-3.5-large": STABILITY,
     "pixart-sigma": RAIL,
     "sana-1.6b": Family("NVIDIA's; Gemma's terms"),
-    "flux.1-dev": Family("FLUX.1 dev, non-commercial"),
-    "flux.1-schnell": APACHE,
+    "flux.1-dev": Family("FLUX.1 dev, non-commercial", cfg=1),
+    "flux.1-schnell": DISTILLED,
     "chroma": APACHE,
-    "flux.2-klein-4b": APACHE,
-    "flux.2-klein-9b": Family("FLUX, non-commercial"),
+    "flux.2-klein-4b": DISTILLED,
+    "flux.2-klein-9b": Family("FLUX, non-commercial", cfg=1),
     "z-image": APACHE,
     "lumina-2": Family("Apache-2.0; Gemma's terms"),
     "auraflow": APACHE,
@@ -80,31 +83,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def row_of(name: str, family: Family, memory: str) -> dict[str, Any]:
     """The first way that fits, or the last with the reason why it does not."""
     row: dict[str, Any] = {}
-    for quantise in family.quantise:
+    for quantise in QUANTISE:
         prior = load_prior(f"arch:{name}", device="meta", dtype=DTYPE, quantise=quantise)
-        row = {"licence": family.licence, "quantise": quantise, "fits": False}
+        row = {"licence": family.licence, "quantise": quantise, "cfg": family.cfg, "fits": False}
         try:
             planned = plan(
                 prior,
                 load_classifier(CLASSIFIER, device="meta", dtype=DTYPE),
                 memory,
                 batch=1,
+                sampling=Sampling(cfg=family.cfg),
                 device=CUDA,
                 tokens=False,
             )
         except BudgetError as error:
             row["why"] = str(error)
             continue
-        return row | {"fits": True} | facts(prior, planned)
+        return row | {"fits": True} | facts(prior, planned, Sampling(cfg=family.cfg))
     return row
 
 
-def facts(prior: Prior, planned: Plan) -> dict[str, Any]:
+def facts(prior: Prior, planned: Plan, sampling: Sampling) -> dict[str, Any]:
     """What a plan says, and the compute of a step without and with guidance."""
     kept = ("image_px", "decoder", "decode_px", "checkpoint", "offload", "tile")
     kept += ("micro_batch", "peak_bytes", "weights_bytes", "smallest_bytes")
-    subject = subject_of(prior, CLASSIFIER, Alignment(), Sampling(), None, CUDA, None)
-    costs = Costs(subject, CUDA, 1, Sampling().steps)
+    subject = subject_of(prior, CLASSIFIER, Alignment(), sampling, None, CUDA, None)
+    costs = Costs(subject, CUDA, 1, sampling.steps)
     flops = {phase: costs.counted(Case(phase, 1, 1)).flops for phase in ("sampling", "guidance")}
     found = planned.to_json()
     return {

@@ -118,10 +118,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--full", action="store_true", help="also large priors at full width")
     parser.add_argument(
-        "--full", action="store_true", help="also Stable Diffusion 2.1 at full width"
+        "--priors",
+        nargs="+",
+        default=["arch:sd-2.1-base"],
+        help="of --full, as arch:sdxl, which takes 8 GB (default: arch:sd-2.1-base)",
     )
-    parser.add_argument("--px", type=int, default=512, help="size of its images (default: 512)")
+    parser.add_argument("--px", type=int, default=512, help="size of their images (default: 512)")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
     prior, classifier = load_prior("embedded"), load_classifier("embedded:cartoon")
@@ -130,8 +134,8 @@ def main() -> None:
     rows += compared(prior, classifier, Alignment(), 14, cases)
     rows += compared(prior, classifier, Alignment.paper(), 14, [("guidance", False)])
     rows += [whole_run(prior, classifier, 14)]
-    if chosen.full:
-        prior = load_prior("arch:sd-2.1-base", dtype=torch.bfloat16)
+    for name in chosen.priors if chosen.full else ():
+        prior = load_prior(name, dtype=torch.bfloat16)
         prior = prior.called_with(height=chosen.px, width=chosen.px)
         rows += compared(
             prior, load_classifier("arch:resnet50", dtype=torch.bfloat16), Alignment(), 1, STEP

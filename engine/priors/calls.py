@@ -144,11 +144,11 @@ class Calls:
     ) -> list[Any]:
         """The results of the pipeline's `encode_prompt`, call by call."""
         script = Script(self.device)
+        arguments = self._call(len(prompts), cfg, negative) | {"prompt": list(prompts)}
         twin = interrupted(self.pipe, script, scheduler=Tap(self.pipe.scheduler, NO_STEPS))
-        call = self._call(len(prompts), cfg, negative) | {"prompt": list(prompts)}
         try:
             with quiet():
-                run(twin, call)
+                run(twin, arguments)
         except ValueError as error:
             raise ConfigError(
                 f"prior {self.name!r} refuses its call ({brief(error)}), expected arguments that a "

@@ -130,7 +130,8 @@ def load_object(source: DiffusionPipeline, wanted: Wanted) -> Loaded:
     """A pipeline that the caller has, which stays as it is."""
     check_pipeline(source)
     check_fit(source, type(source).__name__)
-    found = Loaded(frozen_twin(source, wanted.device, wanted.dtype))
+    twin = frozen_twin(source, wanted.device, wanted.dtype)
+    found = Loaded(twin, mark=None if wanted.quantise == "none" else marked(twin))
     _quantise(found, wanted)
     return found
 

@@ -1,6 +1,11 @@
 """Tables of studies that are runs of their own, from results by hand."""
 
-from reports.study_tables import cifar_table, guidance_study_table, selection_table
+from reports.study_tables import (
+    cifar_table,
+    family_plans_table,
+    guidance_study_table,
+    selection_table,
+)
 
 
 def test_a_variant_of_guidance_is_told_by_domain_and_by_means_over_those_it_has() -> None:
@@ -62,3 +67,40 @@ def test_selection_means_over_the_domains(metrics, cells) -> None:
     assert table.startswith("14 images")
     assert cells(table, "chance") == ["4.0", "8.0", "6.0", "0.50", "0.25", "0.50", "0.75", "1.00"]
     assert cells(table, "l_bn_share")[:3] == ["3.0", "", "3.0"]
+
+
+def test_families_are_told_by_what_they_take(cells) -> None:
+    fits = {
+        "licence": "free",
+        "quantise": "nf4",
+        "fits": True,
+        "components": {"transformer": "denoiser", "text_encoder": "text encoder", "vae": "decoder"},
+        "weights_bytes": {
+            "transformer": {"none": 8 * 10**9, "nf4": 2 * 10**9},
+            "text_encoder": {"none": 4 * 10**9, "nf4": 10**9},
+            "vae": {"none": 2 * 10**8},
+            "classifier": {"none": 5 * 10**7},
+        },
+        "peak_bytes": {"text": 3 * 10**9, "sampling": 4 * 10**9},
+        "smallest_bytes": 35 * 10**8,
+        "image_px": 1024,
+        "step_flops": 4 * 10**12,
+        "guided_over_plain_flops": 1.02,
+    }
+    result = {
+        "settings": {"memory": "12GB", "classifier": "arch:resnet50", "dtype": "bfloat16"},
+        "rows": {"small": fits, "large": {"licence": "own", "fits": False, "why": "too small"}},
+    }
+    table = family_plans_table(result)
+    assert "guided by resnet50, planned for a GPU of 12GB" in table
+    assert cells(table, "small") == [
+        "NF4",
+        "2.0 / 1.0 / 0.2",
+        "1024",
+        "4.0 (sampling)",
+        "3.5",
+        "4,000",
+        "1.02",
+        "free",
+    ]
+    assert cells(table, "large")[3] == "does not fit"

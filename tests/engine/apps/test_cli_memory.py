@@ -40,8 +40,22 @@ def test_a_plan_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> Non
         "largest batch in one piece",
         "smallest budget",
         "tiny decoder at 32 px",
+        "prompts become contexts",
+        "--device cpu plans for this machine",
+        "weights by precision",
+        "text_encoder",
     ):
         assert words in shown
+
+
+def test_a_plan_in_four_bits_says_what_they_save(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--classifier", "embedded:cartoon", "--memory", "1GB", "--batch", "2"]
+    assert main(["plan", *arguments, "--prior.quantise", "nf4", "--device", "cpu", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    unet = planned["weights_bytes"]["unet"]
+    assert planned["quantise"] == "nf4"
+    assert unet["nf4"] < unet["int8"] < unet["none"]
+    assert planned["weights_bytes"]["vae"].keys() == {"none"}
 
 
 @pytest.mark.parametrize(

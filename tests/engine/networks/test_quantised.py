@@ -11,7 +11,7 @@ from engine.errors import ConfigError, MissingExtraError
 from engine.memory.skeleton import skeleton
 from engine.memory.subject import weights_bytes
 from engine.networks.frozen import freeze
-from engine.networks.quantised import KINDS, Linear4bit, Linear8bit, quantise
+from engine.networks.quantised import KINDS, Linear4bit, Linear8bit, bytes_of, quantise
 
 
 class Network(nn.Module):
@@ -85,6 +85,30 @@ def test_a_layer_has_its_size_with_and_without_values(kind: str, bits: float) ->
     assert weights_bytes(network, set()) == weights_bytes(hollow, set()) == expected
     x = torch.empty(3, 256, device="meta")
     assert skeleton(network)(x).shape == hollow(x).shape == (3, 128)
+
+
+@pytest.mark.parametrize("now", ["none", *KINDS])
+def test_the_size_in_each_precision_is_known_in_any(network: Network, now: str) -> None:
+    expected = {"none": weights_bytes(network, set())}
+    for kind in KINDS:
+        twin = copy.deepcopy(network)
+        quantise(twin, kind)
+        expected[kind] = weights_bytes(twin, set())
+    if now != "none":
+        quantise(network, now)
+    assert {kind: bytes_of(network, kind) for kind in expected} == expected
+    assert expected["nf4"] < expected["int8"] < expected["none"]
+
+
+def test_a_weight_that_an_embedding_shares_is_kept_once() -> None:
+    network = nn.ModuleDict(
+        {"words": nn.Embedding(50, 64), "first": nn.Linear(64, 64), "head": nn.Linear(64, 50)}
+    )
+    network["head"].weight = network["words"].weight
+    quantise(freeze(network), "nf4")
+    assert isinstance(network["first"], Linear4bit)
+    assert type(network["head"]) is nn.Linear
+    assert bytes_of(network, "nf4") == weights_bytes(network, set())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -187,7 +187,7 @@ def test_parts_rest_where_learning_does_not_need_them(
         inside.append(len(moves) % 2 == 0)  # laid aside once at first, then there and back
 
     handles = [
-        small_prior.pipe.text_encoder.register_forward_pre_hook(note),
+        next(small_prior.pipe.text_encoder.children()).register_forward_pre_hook(note),
         small_prior.pipe.unet.register_forward_pre_hook(
             lambda m, i: inside.append(len(moves) % 2 == 1)
         ),
