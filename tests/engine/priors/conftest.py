@@ -656,7 +656,13 @@ FAMILIES = (
     ),
     Family("z-image", z_image, ("qwen",), 1, {**SIZE, **SHORT}, less=1.0),
     Family(
-        "lumina2", lumina2, ("gemma",), 2, {**LARGER, "max_sequence_length": 256}, image_error=2e-6
+        "lumina2",
+        lumina2,
+        ("gemma",),
+        2,
+        {**LARGER, "max_sequence_length": 256},
+        row_scale=8**0.5,
+        image_error=2e-6,
     ),
     Family("aura-flow", aura_flow, ("t5",), 2, {**SIZE, **SHORT}),
     Family("qwen-image", qwen_image, ("qwen",), 2, {**SIZE, "max_sequence_length": 300}, TRUE_CFG),
