@@ -61,7 +61,7 @@ def rows(subject: Subject, case: Case) -> object:
     prior, held = subject.prior, context_of(subject, case.images)
     table = _table(subject)
     with attached(prior, table) as speaking:
-        prompts = [f"a {table.names[0]}"] * case.part
+        prompts = [*table.names] * case.part  # of one token, as the subject's context is
         by_context = torch.empty_like(held[: case.part].packed())
         return held, rows_gradient(speaking, prompts, by_context, table.rows, 1.0)
 
