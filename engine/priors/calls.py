@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError, brief
 from engine.networks.quiet import quiet
+from engine.priors import hollow
 from engine.priors.cfg import guidance_arguments, negative_argument
 from engine.priors.context import Context
 from engine.priors.facts import decodes_last_step
-from engine.priors.hollow import Outside
 from engine.priors.interface import Denoise
 from engine.priors.resting import one_at_a_time
 from engine.priors.roles import denoiser_name, text_encoder_names
@@ -57,7 +57,7 @@ class Calls:
         # Asked once: diffusers goes through all modules for an answer.
         self.device: torch.device = device or network.device
         self.dtype: torch.dtype = network.dtype
-        called = Outside(network) if self.device.type == "meta" else network
+        called = hollow.Outside(network) if hollow.is_hollow(self.device) else network
         self._network = InDtype(called, self.dtype)
         self._timed: dict[int, Timed] = {}
         self._prepared: dict[int, Script] = {}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import ModelError
+from engine.priors import hollow
 from engine.priors.entries import Entry, Rows, entries_of, paired, prompts_call
 from engine.priors.joining import joined_call
 
@@ -152,7 +153,9 @@ def _as_prompt(entry: Entry) -> Entry:
 def _on(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [_on(one, device) for one in value]
-    if not isinstance(value, Tensor) or (device.type == "meta" and not value.is_floating_point()):
+    if not isinstance(value, Tensor) or (
+        hollow.is_hollow(device) and not value.is_floating_point()
+    ):
         return value  # integers for 'meta' keep their values
     return value.to(device)
 

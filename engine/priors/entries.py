@@ -1,6 +1,6 @@
 """The entries of a context: what each value of an `encode_prompt` is, and whose."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, Literal, TypeAlias
@@ -17,12 +17,14 @@ Owner = Literal["prompt", "negative", "shared"]
 class Entry:
     """One value of a result. With an owner other than "shared" it is a tensor (N, ...) or a list of N tensors.
 
-    width: of a list, how many numbers its longest tensor has, also where that one was not chosen.
+    width: of a list, how many numbers its longest tensor has, also where that one was not chosen. masks: whether it is
+    the mask (N, L) of another value, (N, L, D).
     """
 
     value: Any
     owner: Owner
     width: int = 0
+    masks: bool = False
 
     @classmethod
     def of(cls, value: Any, owner: Owner) -> "Entry":
@@ -42,8 +44,10 @@ class Entry:
     def is_differentiable(self) -> bool:
         """Whether gradients of a prompt can reach it."""
         values = self.value if isinstance(self.value, list) else [self.value]
-        return self.owner == "prompt" and all(
-            isinstance(value, Tensor) and value.is_floating_point() for value in values
+        return (
+            self.owner == "prompt"
+            and not self.masks
+            and all(isinstance(value, Tensor) and value.is_floating_point() for value in values)
         )
 
     def packed(self) -> Tensor:
@@ -73,7 +77,7 @@ def prompts_call(result: Any, images: int, known: Sequence[Entry]) -> tuple[Entr
     known: the entries of another such call, if there was one; what was shared there is shared.
     """
     shared = [entry.owner == "shared" and entry.value is not None for entry in known]
-    return tuple(
+    return _masks_marked(
         Entry.of(value, "prompt" if _goes_by_image(value, images) and not is_shared else "shared")
         for value, is_shared in zip_longest(entries_of(result), shared, fillvalue=False)
     )
@@ -82,7 +86,26 @@ def prompts_call(result: Any, images: int, known: Sequence[Entry]) -> tuple[Entr
 def paired(prompts: tuple[Any, ...] | None, one: tuple[Any, ...], images: int) -> tuple[Entry, ...]:
     """The entries of one call; prompts: None for a call that guidance alone makes."""
     given = prompts if prompts is not None else (None,) * len(one)
-    return tuple(_entry(many, single, images) for many, single in zip(given, one, strict=True))
+    pairs = zip(given, one, strict=True)
+    return _masks_marked(_entry(many, single, images) for many, single in pairs)
+
+
+def _masks_marked(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The entries of one call, those marked that are masks of others."""
+    entries = tuple(entries)
+    values = [entry.value for entry in entries if isinstance(entry.value, Tensor)]
+    masked = {value.shape[:2] for value in values if value.dim() == 3}
+    return tuple(
+        replace(entry, masks=isinstance(entry.value, Tensor) and _is_mask(entry.value, masked))
+        for entry in entries
+    )
+
+
+def _is_mask(value: Tensor, masked: Collection[torch.Size]) -> bool:
+    """Whether a value masks one of these shapes (N, L): it is all zeros and ones, as far as it has values."""
+    if value.shape not in masked:
+        return False
+    return value.is_meta or bool(((value == 0) | (value == 1)).all())
 
 
 def _entry(many: Any, single: Any, images: int) -> Entry:

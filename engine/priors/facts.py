@@ -60,6 +60,8 @@ def defaults_of(pipe: Any) -> dict[str, Any]:
 
 def check_call(pipe: Any, call: Mapping[str, Any]) -> None:
     """Raise ConfigError for arguments that a pipeline does not take, or that are not the caller's to set."""
+    if not call:
+        return
     takes, kind = arguments_of(pipe.__class__), type(pipe).__name__
     scale = cfg_rule(pipe).argument
     free = sorted(takes - OURS.keys() - BY_STEP_NUMBER.keys() - {"self", scale})

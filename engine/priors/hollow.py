@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _disable_current_modes,
@@ -24,9 +25,14 @@ READS = (aten._local_scalar_dense.default, aten.nonzero.default, aten._to_copy.d
 """Operators that need values."""
 
 
+def is_hollow(device: torch.device) -> bool:
+    """Whether tensors on a device have no values."""
+    return device.type == "meta"
+
+
 def hollow_calls(device: torch.device) -> AbstractContextManager[object]:
     """What a call on a device runs in: `KnownIntegers` on 'meta', and nothing elsewhere."""
-    return KnownIntegers() if device.type == "meta" else nullcontext()
+    return KnownIntegers() if is_hollow(device) else nullcontext()
 
 
 def with_values(result: Any) -> Any:
@@ -37,7 +43,7 @@ def with_values(result: Any) -> Any:
 
 def placed(result: Any, device: torch.device) -> Any:
     """What `with_values` gave, back on 'meta'."""
-    if device.type != "meta":
+    if not is_hollow(device):
         return result
     return tree_map_only(Tensor, lambda tensor: tensor.to(device), result)
 
@@ -45,13 +51,13 @@ def placed(result: Any, device: torch.device) -> Any:
 class KnownIntegers(TorchDispatchMode):
     """Inside it, integers and booleans on 'meta' that come from the CPU, or from nothing but such, have values.
 
-    They are kept by storage, which views share: for each the storage itself, lest its address is given to another, and
-    its values on the CPU.
+    They are kept by storage, which views share: for each its values on the CPU, and a weak reference, which lets it go
+    and yet does not let its address be given to another.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[int, tuple[torch.UntypedStorage, Tensor]] = {}
+        self._known: dict[int, tuple[StorageWeakRef, Tensor]] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -130,9 +136,9 @@ class KnownIntegers(TorchDispatchMode):
         """The values of a tensor on the CPU; None where they are not known."""
         if not tensor.is_meta:
             return tensor if tensor.device == CPU else None
-        if _key(tensor) not in self._known:
+        storage, base = self._known.get(_key(tensor), (None, None))
+        if storage is None or base is None or storage.expired():
             return None
-        base = self._known[_key(tensor)][1]
         with _disable_current_modes():
             return base.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
@@ -148,7 +154,7 @@ class KnownIntegers(TorchDispatchMode):
         with _disable_current_modes():
             base = torch.empty(storage.nbytes() // hollow.element_size(), dtype=hollow.dtype)
             base.as_strided(hollow.shape, hollow.stride(), hollow.storage_offset()).copy_(value)
-        self._known[_key(hollow)] = (storage, base)
+        self._known[_key(hollow)] = (StorageWeakRef(storage), base)
 
 
 class Outside:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import ModelError
+from engine.priors import hollow
 from engine.types import Prediction
 
 FLOW = "flow"
@@ -80,7 +81,7 @@ class Levels(NamedTuple):
         """The steps, timesteps descending, with timesteps on a device; those for 'meta' keep their values."""
         total = len(self.timesteps)
         numbers = torch.stack(self[1:8]).T.tolist()
-        place = "cpu" if device.type == "meta" else device
+        place = "cpu" if hollow.is_hollow(device) else device
         timesteps = self.timesteps.to(place).unbind()
         return tuple(
             Step(index, total, timestep, *values)

@@ -249,7 +249,10 @@ def test_the_demo_shows_its_learning(
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        (["generate", "--classifier", "x", "--out", "o"], "run the same command again to resume"),
+        (
+            ["generate", "--classifier", "embedded:photo", "--out", "o"],
+            "run the same command again to resume",
+        ),
         (["evaluate", "x"], "nothing of this run was kept, the same command starts over"),
         (["export", "x", "--out", "o"], "empty the folder"),
     ],

@@ -68,7 +68,9 @@ def test_the_command_writes_every_graph_and_generate_finds_them(
 ):
     monkeypatch.setattr(requests, "load_models", lambda *_: (kinked, prior))
     folder = tmp_path / "graphs"
-    assert main(["export-onnx", "--classifier", "x", "--out", str(folder), "--json"]) == 0
+    assert (
+        main(["export-onnx", "--classifier", "embedded:photo", "--out", str(folder), "--json"]) == 0
+    )
     files = [Path(file) for file in json.loads(capsys.readouterr().out)["files"]]
     assert [file.name for file in files] == [
         "unet.onnx",

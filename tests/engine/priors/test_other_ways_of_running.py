@@ -20,17 +20,34 @@ from engine.memory.residence import bytes_on_device
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.memory.subject import Subject
 from engine.onnx.probe import probed
-from engine.priors import Context, Prior
+from engine.priors import Context, Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling, TokenLearning
+from tests.engine.priors.conftest import built
 
 SHORT = Sampling(steps=2, batch=2)
 
 
+@pytest.fixture(scope="session")
+def family(families: dict[str, Any], family_name: str) -> Any:
+    """One family of each kind of network."""
+    return families[family_name]
+
+
 @pytest.fixture(scope="session", params=["sd", "sdxl", "sd3"])
-def family(request: pytest.FixtureRequest, families: dict[str, Any]) -> Any:
-    """One family of each kind of network; counting, replaying and exporting take their time."""
-    return families[request.param]
+def family_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def pipe(family: Any) -> Any:
+    """Of its own: that of all families is kept for the last one of them."""
+    return built(family)
+
+
+@pytest.fixture(scope="session")
+def prior(family: Any, pipe: Any) -> Prior:
+    return load_prior(pipe, call=family.call)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.memory.learning_phases import checkpointed
 from engine.networks.quantised import KINDS, QuantisedLinear
 from engine.priors import Prior, load_prior
+from tests.engine.priors.conftest import built
 
 SAMPLING = Sampling(steps=2, batch=1, cfg=3.0)
 LEARNING = TokenLearning(
@@ -27,9 +28,26 @@ FAR = {"nf4": 0.3, "int8": 0.03}
 """More than linear layers of a tiny random network may change what it predicts, or a gradient through it."""
 
 
+@pytest.fixture(scope="session")
+def family(families: dict[str, Any], family_name: str) -> Any:
+    """One family of each kind of network."""
+    return families[family_name]
+
+
 @pytest.fixture(scope="session", params=["sdxl", "sd3", "flux-dev"])
-def family(request: pytest.FixtureRequest, families: dict[str, Any]) -> Any:
-    return families[request.param]
+def family_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def pipe(family: Any) -> Any:
+    """Of its own: that of all families is kept for the last one of them."""
+    return built(family)
+
+
+@pytest.fixture(scope="session")
+def prior(family: Any, pipe: Any) -> Prior:
+    return load_prior(pipe, call=family.call)
 
 
 @pytest.fixture(scope="session", params=KINDS)
