@@ -1,1 +1,1 @@
-"""Domain alignment for users of a diffusers pipeline, who go on calling it as ever."""
+"""Guidance for a diffusers pipeline of the user's own, which is called as usual."""

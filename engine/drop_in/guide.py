@@ -1,4 +1,4 @@
-"""Guidance of what a diffusers pipeline samples, made ready for each of its runs."""
+"""Guidance for the latents of a diffusers pipeline, prepared for each of its runs."""
 
 import copy
 import sys
@@ -34,8 +34,8 @@ AnyTiny = nn.Module | str | Path | None
 class PipelineGuide:
     """A classifier, its settings, and the pipeline whose images it guides.
 
-    The pipeline is not changed. Its VAE is looked through as a frozen twin on the same memory, which is
-    made when the first run begins, and again once the VAE was replaced or moved.
+    The pipeline is not changed. Guidance decodes with a frozen twin of its VAE that shares the same memory. The twin is
+    made when the first run begins, and again after the VAE is replaced or moved.
 
     Args:
         pipe: A text-to-image pipeline.
@@ -45,7 +45,7 @@ class PipelineGuide:
         classes: Names or numbers of the classifier's classes, one for each image of a call or one for
             all. Without them the classes have no weight.
         tiny: A small decoder of the same latents to look through.
-        call: Arguments that the pipeline needs to encode an empty prompt, where its defaults do not do.
+        call: Arguments that the pipeline needs to encode an empty prompt, where its defaults are not enough.
         at_once: How many images may hold a graph at once; None for all, and fewer once memory ran out.
         checkpoint: Whether backward recomputes the decoder's activations.
 

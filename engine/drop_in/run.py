@@ -1,4 +1,4 @@
-"""What one run of a pipeline's scheduler goes through, and the guidance of its images."""
+"""The steps of one run of a pipeline's scheduler, and the guidance of its images."""
 
 from typing import Any, NamedTuple
 

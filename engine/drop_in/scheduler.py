@@ -23,7 +23,7 @@ from engine.settings import Alignment
 
 
 class GuidedScheduler:
-    """Stands in the place of a pipeline's scheduler, and moves its images to a classifier's training domain.
+    """A stand-in for a pipeline's scheduler that moves images towards a classifier's training domain.
 
         pipe.scheduler = GuidedScheduler(pipe, classifier, Alignment())
         images = pipe("a photo of a dog", num_images_per_prompt=8).images
@@ -34,7 +34,7 @@ class GuidedScheduler:
 
     Args:
         pipe: A text-to-image pipeline of diffusers.
-        classifier: Whose training domain the images shall have; a `Classifier`, or what `load_classifier` takes.
+        classifier: Images move towards its training domain. A `Classifier`, or what `load_classifier` takes.
         alignment: How they are moved there.
         classes: Names or numbers of the classifier's classes, one for each image of a call or one for all. Without
             them `Alignment.class_weight` has no effect: a scheduler sees no prompt.

@@ -1,4 +1,4 @@
-"""Which of a prior's networks a phase has on the device, and which may rest in main memory meanwhile."""
+"""Which of a prior's networks are on the device in each phase, and which may rest in main memory."""
 
 from collections.abc import Iterator, Mapping
 from itertools import chain, combinations
@@ -10,7 +10,7 @@ from engine.priors import Prior
 from engine.priors.interface import Role
 
 OFFLOADABLE: tuple[Role, ...] = ("text encoder", "decoder", "denoiser")
-"""Roles of a prior's components that may rest off the device, those of one role together."""
+"""Roles whose components may rest off the device; components of one role are offloaded together."""
 NEEDED: Mapping[str, frozenset[Role]] = {
     "text": frozenset({"text encoder"}),
     "sampling": frozenset({"denoiser"}),
@@ -19,13 +19,13 @@ NEEDED: Mapping[str, frozenset[Role]] = {
     "cat": frozenset({"denoiser", "decoder"}),
     "rows": frozenset({"text encoder"}),
 }
-"""Of these, the roles that a phase works with. Guidance happens within sampling, step by step."""
+"""Those of the OFFLOADABLE roles that each phase uses. Guidance runs within sampling, at each step."""
 IN_TURN = ("text",)
-"""Phases without a gradient, in which resting networks come one after the other."""
+"""Phases without a gradient, in which resting networks are loaded one at a time."""
 
 
 def offloads(subject: Subject, device: torch.device) -> Iterator[tuple[str, ...]]:
-    """Sets of components that may rest off a device: none on the CPU, nor what guidance looks through."""
+    """Yield the sets of components that may be offloaded: on the CPU only the empty one, never guidance's decoder."""
     decoder = subject.decoder()
     stays = None if decoder is None else decoder.vae
     resting = {
@@ -43,7 +43,7 @@ def offloads(subject: Subject, device: torch.device) -> Iterator[tuple[str, ...]
 
 
 def resting_bytes(prior: Prior) -> int:
-    """Bytes of those networks that are not on the prior's device yet."""
+    """Bytes of the weights of networks that are not on the prior's device."""
     seen: set[int] = set()
     return sum(
         weights_bytes(part.module, seen)

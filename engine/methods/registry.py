@@ -1,4 +1,4 @@
-"""From a method's settings to what makes its images.
+"""Prepare a request by the method that its settings name.
 
 To add a method, write its settings (`engine.settings.methods.MethodSettings`, a module that imports no heavy library)
 and its function (`engine.methods.base.Prepare`), which the settings name, and add the settings to `Method` in
@@ -29,7 +29,7 @@ def prepare(
 
 
 def prepare_of(settings: MethodSettings) -> Prepare:
-    """The function that the settings of a method name."""
+    """Import the function that a method's settings name in `prepared_by`."""
     module, _, name = settings.prepared_by.partition(":")
     function: Prepare = getattr(import_module(module), name)
     return function

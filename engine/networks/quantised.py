@@ -1,12 +1,12 @@
-"""Frozen linear layers whose weights take 4.5 or 8 bits, and that pass on the gradient by their input.
+"""Frozen linear layers with weights of 4.5 or 8 bits, differentiable with respect to their input.
 
     nf4    blocks of 64 weights, each weight one of 16 levels that are equally likely under a normal distribution, times
            the block's largest (Dettmers et al., QLoRA, NeurIPS 2023); kernels of bitsandbytes
     int8   rows of weights, each rounded to one of 255 levels of the row's largest
 
-The weight is put together in the network's dtype for each product, forward and backward, and not kept between them. All
-that is kept are buffers that no cast of the network changes, so that a layer moves between devices as any other does,
-and has its size on 'meta' too, where it needs no package.
+The weight is dequantised to the network's dtype for each product, forward and backward, and not kept in between.
+Besides its bias, a layer keeps only integer buffers, which no cast of the network changes. So it moves between devices
+as any other layer does, and it can be sized on 'meta', where NF4 needs no package.
 """
 
 from abc import abstractmethod
@@ -22,13 +22,13 @@ Quantisation = Literal["none", "nf4", "int8"]
 BLOCK = 64
 """Weights of NF4 that share a scale."""
 LEAST = 1024
-"""Weights of the smallest layer that is worth it."""
+"""Number of weights of the smallest layer that is quantised."""
 
 
 class QuantisedLinear(nn.Module):
-    """`nn.Linear` without a weight: a frozen one that is put together where it is used.
+    """A frozen `nn.Linear` whose weight is dequantised when it is used.
 
-    dtype: what the weight is put together in.
+    dtype: of the dequantised weight.
     """
 
     bias: Tensor | None
@@ -113,7 +113,7 @@ class Linear8bit(QuantisedLinear):
 
 
 class _Product(torch.autograd.Function):
-    """`x W^T + b` of a quantised layer, whose weight is put together again for the gradient."""
+    """`x W^T + b` of a quantised layer, whose weight is dequantised again for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
@@ -133,9 +133,9 @@ SCALE_BYTES = 4
 
 
 def bytes_of(network: nn.Module, kind: str) -> int:
-    """Bytes of a network's parameters and buffers, were it quantised so; kind 'none': in its own dtype.
+    """Bytes of a network's parameters and buffers if it were quantised to `kind`; 'none' is its own dtype.
 
-    It may be quantised already: its layers know what they were.
+    The network may be quantised already: each layer knows its original shape and dtype.
     """
     layers: list[nn.Linear | QuantisedLinear] = [layer for _, layer in _quantisable(network)]
     layers += [part for part in network.modules() if isinstance(part, QuantisedLinear)]
@@ -159,12 +159,12 @@ def _weight_bytes(layer: nn.Linear | QuantisedLinear, kind: str) -> int:
 
 
 def quantise(network: nn.Module, kind: str, device: torch.device | None = None) -> None:
-    """Put quantised layers in the place of a frozen network's linear layers, one after the other.
+    """Replace a frozen network's linear layers by quantised ones, one at a time.
 
-    Those stay that the network wants in float32, that share an embedding's weight, or that are small. `device` does the
-    rounding, where it is given; each layer is then back where it was.
+    Layers stay as they are if the network keeps them in float32, if they share an embedding's weight, or if they are
+    small. Rounding runs on `device`, if given; each layer then returns to its own device.
 
-    Raises ConfigError for a kind that there is none of, MissingExtraError without the package that NF4 needs.
+    Raises ConfigError for an unknown kind, MissingExtraError without the package that NF4 needs.
     """
     if kind not in KINDS:
         raise ConfigError(

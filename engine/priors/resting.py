@@ -1,4 +1,4 @@
-"""Networks that rest in main memory, and are on the prior's device only while they work."""
+"""Networks that rest in main memory and move to the prior's device only while they run."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +11,7 @@ REST = torch.device("cpu")
 
 @contextmanager
 def on_device(networks: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
-    """Inside the block resting networks are on a device, all at once."""
+    """Move resting networks to a device, all at once, for the duration of the block."""
     networks = [*networks]
     try:
         for network in networks:
@@ -24,9 +24,9 @@ def on_device(networks: Iterable[nn.Module], device: torch.device) -> Iterator[N
 
 @contextmanager
 def one_at_a_time(networks: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
-    """Inside the block each of some resting networks is on a device while it is called, and only then.
+    """Move each resting network to a device only while it is called, for the duration of the block.
 
-    For calls without a gradient: a backward pass would look for the weights where they no longer are.
+    For calls without a gradient: by the backward pass the weights would have left the device again.
     """
 
     def come(network: nn.Module, _: object) -> None:

@@ -1,4 +1,4 @@
-"""What a runner is: it carries requests out, and it alone writes."""
+"""The protocol of runners, which carry out requests; nothing else writes a data set."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +15,8 @@ class Runner(Protocol):
 
     Args:
         out: folder of the data set; one that holds a part of the same run is resumed. None keeps nothing.
-        execution: memory, device, attention: how, and never which.
-        events: where the run reports, and by which it is cancelled.
+        execution: memory, device, attention: how images are made, never which.
+        events: reports progress to the caller, and lets the caller cancel the run.
         given: objects in place of models that a request names.
         expected: identities that the models must have, as a run.json holds them under "models".
     """
@@ -33,7 +33,7 @@ class Runner(Protocol):
     def run(self, request: Request) -> Iterator[Sample]:
         """Load the models and check everything; then make images as the iterator is read.
 
-        With a folder, its run.json is there once this returns, each image is yielded once it is on the disk, and what
-        is there already is neither made nor yielded again. Raises EngineError's children before the first image for
+        With a folder, its run.json exists when this returns, an image is yielded after it is on the disk, and images
+        that exist already are not yielded again. Raises EngineError's children before the first image for
         each mistake that is the caller's, and Cancelled once its events are cancelled: the same call then resumes.
         """

@@ -1,4 +1,4 @@
-"""What the settings of every method say of it, and those of the methods that draw with a prior."""
+"""The base class of every method's settings, and the settings of the methods that draw with a prior."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,7 +16,7 @@ class MethodSettings:
     prepared_by: ClassVar[str]
     """The function that makes a request ready (`engine.methods.base.Prepare`), as '<module>:<name>'."""
     uses: ClassVar[frozenset[str]]
-    """Which models it works with beside the classifier: 'prior', 'student'. Settings of others are refused."""
+    """The models it works with besides the classifier: 'prior', 'student'. Settings of others are refused."""
 
 
 class DrawingSettings(MethodSettings):

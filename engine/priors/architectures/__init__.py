@@ -1,1 +1,1 @@
-"""Priors that are named by their architecture, `arch:<name>`: published configs, and what builds them."""
+"""Priors named by their architecture, `arch:<name>`: published configs, and the code that builds them."""

@@ -1,4 +1,4 @@
-"""Published configs of denoisers and autoencoders, as diffusers takes them, without what is their classes' default."""
+"""Published configs of denoisers and autoencoders, as diffusers takes them, without values equal to defaults."""
 
 from engine.priors.architectures.part import Config
 

@@ -1,4 +1,4 @@
-"""How the table of architectures is written: parts by the names of their classes, with their configs."""
+"""The records of the table of architectures: each part is the name of its class and its config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

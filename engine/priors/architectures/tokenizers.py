@@ -1,4 +1,4 @@
-"""Tokenizers that stand in for those whose vocabularies are a download: one token a byte.
+"""Tokenizers that replace those whose vocabularies must be downloaded: one token per byte.
 
 Special ids, context lengths and the side of the padding are those of the published ones, so prompts have their shapes,
 though not their words.
