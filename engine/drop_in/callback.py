@@ -85,6 +85,11 @@ class _Between:
     def __call__(
         self, pipe: Any, index: int, _: Any, tensors: dict[str, Tensor]
     ) -> dict[str, Tensor]:
+        if "latents" not in tensors:
+            raise ConfigError(
+                f"callback_on_step_end_tensor_inputs has {', '.join(tensors) or 'nothing'}, expected 'latents' among "
+                "them, which guidance moves: add it, or leave the argument out."
+            )
         latents = tensors["latents"]
         # Outside of inference mode, in which autograd records nothing.
         with torch.inference_mode(False), torch.no_grad():

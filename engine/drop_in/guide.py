@@ -188,8 +188,11 @@ def _numbers(classifier: Classifier, classes: Sequence[int | str]) -> tuple[int,
     labels = classifier.labels
     found = []
     for one in classes:
-        number = labels.index(one) if one in labels else one
-        if not isinstance(number, int) or not 0 <= number < len(labels):
+        if isinstance(one, str):
+            number = labels.index(one) if one in labels else -1
+        else:
+            number = -1 if isinstance(one, bool | float) else int(one)  # of numpy as well
+        if not 0 <= number < len(labels):
             raise ConfigError(
                 f"classes has {one!r}, expected names or numbers of the {len(labels)} classes of classifier "
                 f"{classifier.name!r}: {', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}."

@@ -8,6 +8,7 @@ that a stochastic step renews is the scheduler's own.
 """
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import wraps
 from typing import Any
@@ -135,9 +136,13 @@ class GuidedScheduler:
     ) -> Any:
         if not self.guide.alignment.scale:
             return self.inner.step(model_output, timestep, sample, *args, **kwargs)
-        if kwargs.get("s_churn"):
+        named = inspect.signature(self.inner.step).bind(
+            model_output, timestep, sample, *args, **kwargs
+        )
+        churn = named.arguments.get("s_churn")
+        if churn:
             raise ConfigError(
-                f"s_churn is {kwargs['s_churn']} and the scheduler is guided, expected 0: a step would begin at a "
+                f"s_churn is {churn} and the scheduler is guided, expected 0: a step would begin at a "
                 "noise level that is not in the schedule. Leave it out; for renewed noise take "
                 "EulerAncestralDiscreteScheduler."
             )
@@ -148,7 +153,8 @@ class GuidedScheduler:
         is_tuple = isinstance(found, tuple)
         following = self._guided(output, timestep, z, found[0] if is_tuple else found.prev_sample)
         given = following.to(sample.dtype)
-        self.__dict__.update(_given=given, _exact=following)
+        kept = (given, following) if self._run is not None else (None, None)  # None: it has ended
+        self.__dict__.update(_given=kept[0], _exact=kept[1])
         if is_tuple:
             return given, *found[1:]
         found.prev_sample = given
@@ -167,7 +173,7 @@ class GuidedScheduler:
                 following = following + (1.0 if run.grows else step.signal_next) * moved
         if step.is_last:
             run.guidance.check()
-            self.__dict__.update(_run=None, _given=None, _exact=None)
+            self.__dict__["_run"] = None
         return following
 
     def _run_at(self, timestep: Any, z: Tensor) -> tuple[Run, int]:

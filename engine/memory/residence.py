@@ -48,7 +48,7 @@ def resting_bytes(prior: Prior) -> int:
     return sum(
         weights_bytes(part.module, seen)
         for part in prior.components()
-        if next(part.module.parameters()).device != prior.device
+        if any(value.device != prior.device for value in part.module.parameters())
     )
 
 

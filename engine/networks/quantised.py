@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from engine.errors import ConfigError, MissingExtraError
@@ -123,6 +124,7 @@ class _Product(torch.autograd.Function):
         return linear(x.to(layer.dtype), layer.assembled(), bias).to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
         return (grad.to(ctx.layer.dtype) @ ctx.layer.assembled()).to(ctx.dtype), None

@@ -93,14 +93,15 @@ def paper(given: Mapping[str, Any], method: str, **sections: Any) -> dict[str, A
     """What `--preset paper` stands for: published settings of the method, and of other sections by their names."""
     if given.get("preset", "default") == "default":
         return {}
-    if given["preset"] != "paper" or method not in WITH_PRIOR:
+    published_methods = [name for name, kind in METHODS.items() if hasattr(kind, "paper")]
+    if given["preset"] != "paper" or method not in published_methods:
         raise ConfigError(
             f"preset is {given['preset']!r} with --method {method}, expected 'default', or 'paper' with --method "
-            f"{' or '.join(WITH_PRIOR)}: choose one of these."
+            f"{' or '.join(published_methods)}: choose one of these."
         )
     published = {name: to_plain(kind.paper()) for name, kind in sections.items()}
     settings = to_plain(METHODS[method].paper())  # type: ignore[union-attr]
-    del settings["tokens"]
+    settings.pop("tokens", None)
     return {"request": {"method": settings}, **published}
 
 

@@ -108,7 +108,12 @@ def unknown_option(word: str, command: type[Command], prog: str) -> str:
         if one != plainly and one.replace(".", "-") == plainly:
             now = one if plainly == flag else ".no-".join(one.rsplit(".", 1))
             return f"--{flag} is no option since version 0.2, expected --{now}: write it so."
-    near = nearest(f"--{flag}", [f"--{one}" for one in known])
+    ends = [one for one in known if one.rpartition(".")[2] == plainly]
+    near = (
+        f" Did you mean '--{ends[0]}'?"
+        if ends
+        else nearest(f"--{flag}", [f"--{one}" for one in known])
+    )
     return f"{word} is no option of {prog}, expected one that `{prog} --help-all` shows: correct it.{near}"
 
 
@@ -146,10 +151,15 @@ def _choice_of_method(command: type[Command], path: str) -> Option:
         path=path,
         flag="method",
         kind=str,
-        help="how images are made: with guidance, or by the prior alone (plain)"
-        + ("; the others need no prior" if len(command.methods) > len(WITH_PRIOR) else ""),
+        help=_methods_help(command.methods),
         choices=command.methods,
     )
+
+
+def _methods_help(methods: Sequence[str]) -> str:
+    without = [name for name in methods if name not in WITH_PRIOR]
+    text = "how images are made: with guidance (ddis), by the prior alone (plain)"
+    return f"{text}, or without a prior: {', '.join(without)}" if without else text
 
 
 def _option(

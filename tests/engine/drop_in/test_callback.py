@@ -53,3 +53,6 @@ def test_what_a_callback_cannot_do_is_refused(pipe: Any, classifier: Classifier)
         ModelError, match=r"a Silent takes no callback_on_step_end, expected .*: guide"
     ):
         guiding_callback(other, classifier)
+    moves = guiding_callback(pipe, classifier, NOISY)
+    with pytest.raises(ConfigError, match="tensor_inputs has prompt_embeds, expected 'latents'"):
+        moves(pipe, 0, None, {"prompt_embeds": torch.zeros(1)})

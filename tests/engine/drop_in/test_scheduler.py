@@ -190,6 +190,13 @@ def test_latents_of_half_precision_are_float32_from_step_to_step(
     assert all(not z.any() for z in replaced[1:])  # what a user puts there counts
 
 
+def test_nothing_of_a_run_is_kept_behind_it(pipe: Any, classifier: Classifier, draw: Draw) -> None:
+    guided = wrapped(pipe, classifier)
+    draw(guided)
+    held = {name: guided.scheduler.__dict__[name] for name in ("_run", "_given", "_exact")}
+    assert held == {"_run": None, "_given": None, "_exact": None}
+
+
 def test_inference_mode_changes_nothing(pipe: Any, classifier: Classifier, draw: Draw) -> None:
     images = draw(wrapped(pipe, classifier))
     with torch.inference_mode():
@@ -291,7 +298,8 @@ def test_what_cannot_be_guided_is_refused_with_what_to_do(
         ConfigError,
         classes=["wolf"],
     )
-    refused("classes has 7, expected names or numbers", ConfigError, classes=[7])
+    for number in (7, -1, True, 1.0):
+        refused(f"classes has {number}, expected names or numbers", ConfigError, classes=[number])
     assert small_prior.pipe.scheduler is not pipe.scheduler
 
 
@@ -307,3 +315,5 @@ def test_a_call_that_does_not_fit_is_refused(pipe: Any, classifier: Classifier, 
         ConfigError, match=r"s_churn is 0.5 and the scheduler is guided, expected 0"
     ):
         guided.scheduler.step(z, guided.scheduler.timesteps[0], z, s_churn=0.5)
+    with pytest.raises(ConfigError, match=r"s_churn is 0.5 and the scheduler is guided"):
+        guided.scheduler.step(z, guided.scheduler.timesteps[0], z, 0.5)

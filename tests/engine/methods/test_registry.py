@@ -119,7 +119,8 @@ def test_a_name_is_the_defaults_for_the_classifiers_images(classifier: Classifie
 
 
 def test_the_settings_of_each_method_name_what_makes_its_images() -> None:
-    assert [*METHODS] == ["ddis", "plain", "deepinversion", "plugin-inversion", "natural-inversion"]
+    inversions = {"deepinversion", "plugin-inversion", "natural-inversion"}
+    assert {"ddis", "plain"} | inversions <= {*METHODS}
     for name, kind in METHODS.items():
         assert kind.name == name
         assert callable(prepare_of(kind()))
