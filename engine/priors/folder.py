@@ -15,6 +15,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import DDIMScheduler, DiffusionPipeline, SchedulerMixin
+from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -134,12 +135,10 @@ def read_pipeline(
             f"{', '.join((INDEX, *expected))}: save the whole pipeline with save_pretrained, or fetch it with "
             "`hf download <id> --local-dir FOLDER`."
         )
-    # bfloat16 would round away what tells one prior from another.
-    read_as = torch.float32 if dtype == torch.bfloat16 and not hollow else dtype
     try:
         with quiet():
             parts = {
-                name: _part(folder, name, library, part, variant, read_as, hollow)
+                name: _part(folder, name, library, part, variant, dtype, hollow)
                 for name, (library, part) in index.parts.items()
             }
             return assembled(index, parts, folder)
@@ -169,7 +168,21 @@ def _part(
             return part(config).to(dtype)
     weights = {"variant": variant, "use_safetensors": True, "local_files_only": True}
     key = "torch_dtype" if library == "diffusers" else "dtype"
+    if dtype == torch.bfloat16 and not _all_bfloat16(folder / name, STEMS[library], variant):
+        dtype = torch.float32  # rounding would take away what tells one prior from another
     return whole_part(part, folder, name, **weights, **{key: dtype})
+
+
+def _all_bfloat16(folder: Path, stem: str, variant: str | None) -> bool:
+    """Whether the files of a part's weights hold bfloat16 alone: read as such, they need half the memory of float32."""
+    kept = set()
+    for file in folder.glob(f"{stem}*.safetensors"):
+        end = VARIANT.fullmatch(file.name.removeprefix(stem))
+        if end and end[1] == variant:
+            with safe_open(file, "pt") as opened:
+                names = opened.keys()
+                kept |= {opened.get_slice(name).get_dtype() for name in names}
+    return kept == {"BF16"}
 
 
 def assembled(index: Index, parts: Mapping[str, Any], folder: Path) -> Any:

@@ -18,6 +18,7 @@ from diffusers import (
 from diffusers.hooks import apply_group_offloading
 
 from engine.errors import ConfigError, ModelError
+from engine.priors import folder as folder_module
 from engine.priors import load_prior, schemes
 
 WEIGHTS = ("unet", "vae", "text_encoder")
@@ -314,3 +315,23 @@ def test_tiny_decoders_go_with_their_prior(folder: Path, pipe: Any, tmp_path: Pa
     assert isinstance(embedded.tiny, AutoencoderTiny)
     assert embedded.tiny is not embedded.vae
     assert load_prior("embedded", tiny="none", device="cpu").tiny is None
+
+
+@pytest.mark.parametrize("kept", [torch.bfloat16, torch.float32])
+def test_files_of_bfloat16_are_read_as_such_and_others_are_rounded_later(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: torch.dtype
+) -> None:
+    """What tells priors apart is read before anything is rounded."""
+    pipe.to(kept).save_pretrained(tmp_path)
+    read: list[torch.dtype] = []
+    whole = folder_module.whole_part
+
+    def noting(*args: Any, **options: Any) -> Any:
+        read.append(options.get("torch_dtype", options.get("dtype")))
+        return whole(*args, **options)
+
+    monkeypatch.setattr(folder_module, "whole_part", noting)
+    found = load_prior(tmp_path, device="cpu", dtype="bfloat16")
+    assert set(read) == {kept}
+    assert found.network.dtype == torch.bfloat16
+    assert found.fingerprint == load_prior(tmp_path, device="cpu").fingerprint
