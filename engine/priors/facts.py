@@ -34,6 +34,9 @@ OURS: Mapping[str, str] = {
 }
 """Arguments that the engine sets in each call, and what to do instead of setting them."""
 
+COUNTS = ("height", "width", "max_sequence_length")
+"""Arguments that are whole numbers above 0: pipelines take 0 for their own default, and check no number's sign."""
+
 BY_STEP_NUMBER: Mapping[str, str] = {
     "cfg_trunc_ratio": "ends guidance after some steps",
     "skip_guidance_layers": "adds guidance in some steps",
@@ -65,7 +68,7 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> None:
     takes, kind = arguments_of(pipe.__class__), type(pipe).__name__
     scale = cfg_rule(pipe).argument
     free = sorted(takes - OURS.keys() - BY_STEP_NUMBER.keys() - {"self", scale})
-    for name in call:
+    for name, value in call.items():
         if name not in takes:
             raise ConfigError(
                 f"the call of the prior has the argument {name!r}, expected some of {', '.join(free)}, which a {kind} "
@@ -84,4 +87,9 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"the call of the prior sets {name!r}, which {BY_STEP_NUMBER[name]}, expected arguments that hold for "
                 "all steps alike: leave it out."
+            )
+        if name in COUNTS and value is not None and not (type(value) is int and value > 0):
+            raise ConfigError(
+                f"the call of the prior sets {name!r} to {value!r}, expected a whole number above 0: give one, or "
+                "leave it out."
             )

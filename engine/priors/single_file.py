@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.single_file_utils import fetch_diffusers_config, infer_diffusers_model_type
+from diffusers.loaders.single_file_utils import (
+    SingleFileComponentError,
+    fetch_diffusers_config,
+    infer_diffusers_model_type,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -38,6 +42,11 @@ def read_single_file(path: Path, source: str, dtype: torch.dtype, local_files_on
     name = fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"]
     folder = fetch(name, [INDEX], None, local_files_only)
     index = read_index(folder, source)
+    if not hasattr(index.kind, "from_single_file"):
+        raise ModelError(
+            f"prior {source!r} has weights of a {index.kind.__name__}, which diffusers reads from no single file, "
+            f"expected a folder in diffusers' format: fetch the model as one, such as {name}."
+        )
     folder = fetch(name, patterns(index, None, hollow=True), None, local_files_only)
     takes = signature(index.kind).parameters
     off = {key: False for key in OFF if key in takes} | {
@@ -45,11 +54,11 @@ def read_single_file(path: Path, source: str, dtype: torch.dtype, local_files_on
     }
     try:
         with quiet():
-            pipe = index.kind.from_single_file(  # type: ignore[attr-defined]
+            pipe = index.kind.from_single_file(
                 str(path), config=str(folder), local_files_only=True, torch_dtype=dtype, **off
             )
             return assembled(index, {key: getattr(pipe, key) for key in index.parts}, folder)
-    except FAILURES as error:
+    except (*FAILURES, SingleFileComponentError) as error:
         raise ModelError(
             f"prior {source!r} cannot be read as a {index.kind.__name__} ({brief(error)}), expected all weights of one "
             f"in the file, named as diffusers knows them: fetch the model as a folder in diffusers' format, such as "

@@ -1,5 +1,6 @@
 """What cannot be a prior, or not be asked of one: each is one error of three parts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from diffusers import (
     IFPipeline,
+    QwenImagePipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     WanPipeline,
 )
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import save_file
 
@@ -137,6 +140,8 @@ def test_a_gated_repository_says_whose_turn_it_is(monkeypatch: pytest.MonkeyPatc
             {"callback_on_step_end": print},
             r"which is called after each step, expected arguments that",
         ),
+        ({"height": 0, "width": 16}, r"sets 'height' to 0, expected a whole number above 0: give"),
+        ({"width": -16}, r"sets 'width' to -16, expected a whole number above 0: give one"),
     ],
 )
 def test_arguments_that_are_not_the_caller_s_are_refused(
@@ -178,3 +183,48 @@ def test_distilled_guidance_is_an_argument_of_the_call(families: Any, pipe_of: A
             prior.denoiser(prior.encode(["a dog"]), 1.0)(z, step).clean for prior in (weak, strong)
         ]
     assert not torch.allclose(*found)
+
+
+def test_a_file_without_all_parts_and_one_that_diffusers_does_not_read_are_refused(
+    tmp_path: Path, tiny_prior_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As files of FLUX.1 are, which hold its transformer alone, and those of FLUX.2 and Qwen-Image."""
+    file = weights(tmp_path / "model.safetensors")
+    monkeypatch.setattr(single_file, "fetch", lambda *_: tiny_prior_folders["epsilon"])
+
+    def lacks(*_: object, **__: object) -> None:
+        raise SingleFileComponentError("Failed to load CLIPTextModel")
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", lacks)
+    with pytest.raises(
+        ModelError,
+        match=r"cannot be read as a Stable.*Failed to load CLIPTextModel.*, expected all",
+    ):
+        load_prior(file)
+    index = single_file.read_index(tiny_prior_folders["epsilon"], "")
+    other = replace(index, kind=QwenImagePipeline)
+    monkeypatch.setattr(single_file, "read_index", lambda *_: other)
+    with pytest.raises(
+        ModelError, match=r"of a QwenImagePipeline, which diffusers reads from no single file, exp"
+    ):
+        load_prior(file)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("name", "size", "made"),
+    [
+        ("sd", {"height": 24}, "height 24 and its images would have height 16 and width 16"),
+        ("flux-dev", {"height": 18}, "height 18 and width 16 and its images would have height 16 "),
+    ],
+)
+def test_a_size_that_a_pipeline_would_not_keep_to_is_refused(
+    families: Any, pipe_of: Any, name: str, size: dict[str, int], made: str, device: str
+) -> None:
+    """Stable Diffusion ignores one side without the other, FLUX.1 rounds both."""
+    prior = load_prior(pipe_of(name), call=families[name].call | size, device=device)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=f"sets {made}.*, expected sides that it keeps to"):
+            prior.latent_shape(1)
+    kept = prior.called_with(height=24, width=32)
+    assert kept.image_size == (24, 32)
