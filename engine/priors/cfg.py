@@ -16,7 +16,7 @@ from engine.priors.roles import arguments_of, denoiser_name
 TRUE_CFG, GUIDANCE = "true_cfg_scale", "guidance_scale"
 NEGATIVE = "negative_prompt"
 DISTILLED = ("guidance_embeds", "time_cond_proj_dim")
-"""Of networks' configs: whether they are told the scale of a guidance that was distilled into them."""
+"""Entries of a network's config that say it takes the scale of a distilled guidance as an input."""
 
 RESCALES = ("cfg_normalization", "guidance_rescale")
 """Arguments of calls that bring what guidance gives to the length of the prompt's branch."""
@@ -25,9 +25,9 @@ ALWAYS_RESCALES = ("QwenImagePipeline",)
 
 
 class CfgRule(NamedTuple):
-    """How a pipeline is told the scale s of `n + s (p - n)`.
+    """How a pipeline takes the scale s of `n + s (p - n)`.
 
-    argument: the name of what it is told; "" for a pipeline without classifier-free guidance.
+    argument: the name of its argument for it; "" for a pipeline without classifier-free guidance.
     less: how much less than s that is.
     """
 

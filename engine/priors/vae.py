@@ -18,8 +18,8 @@ TILE = ("tile_latent_min_size", "tile_sample_min_size")
 
 def downscale(vae: Decoder) -> int:
     """How many pixels of the image's side make one latent."""
-    told = getattr(vae, "spatial_compression_ratio", None)  # by those with another config
-    return int(told) if told else 2 ** (len(vae.config.block_out_channels) - 1)
+    known = getattr(vae, "spatial_compression_ratio", None)  # where the config has no blocks
+    return int(known) if known else 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def latent_channels(vae: Decoder) -> int:

@@ -396,7 +396,7 @@ def sana() -> SanaPipeline:
 
 
 def flux(distilled: bool = False) -> FluxPipeline:
-    """dev, which is told its guidance, or schnell, which needs none."""
+    """dev, which takes its guidance as an input, or schnell, which needs none."""
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,

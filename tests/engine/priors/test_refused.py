@@ -171,7 +171,7 @@ def test_cfg_is_refused_where_it_was_distilled_away(families: Any, pipe_of: Any)
 
 
 def test_distilled_guidance_is_an_argument_of_the_call(families: Any, pipe_of: Any) -> None:
-    """FLUX.1 dev: its network is told a scale, and CFG is another."""
+    """FLUX.1 dev: its network takes a scale of its own, which is not CFG's."""
     call = families["flux-dev"].call
     weak, strong = (
         load_prior(pipe_of("flux-dev"), call=call | {"guidance_scale": scale})
