@@ -169,7 +169,7 @@ def family_plans_table(result: dict) -> str:
         "peak GB (phase)",
         "least GB",
         "GFLOP a step",
-        "guided / plain",
+        "guided / plain FLOPs",
         "licence of the weights",
     ]
     asked = result["settings"]

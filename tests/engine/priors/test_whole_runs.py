@@ -85,7 +85,7 @@ def _with_rate(rate: float) -> TokenLearning:
 
 
 def test_a_plan_holds_for_a_run(prior: Prior, classifier: Classifier) -> None:
-    planned = plan(prior, classifier, "1GB", batch=2, sampling=SAMPLING)
+    planned = plan(prior, classifier, "1GB", batch=2, sampling=SAMPLING, full=False)
     assert planned.batch == 2
     assert all(planned.peak_bytes[phase] > 0 for phase in ("text", "sampling", "guidance", "cat"))
     assert planned.generate_bytes <= planned.budget_bytes
