@@ -11,6 +11,8 @@ from engine.errors import ConfigError
 from engine.settings import DTYPES
 
 PROBES = 16
+PRECISE = "_keep_in_fp32_modules"
+"""Attribute of networks that names their layers which overflow in float16."""
 
 
 def default_device(device: str | torch.device | None) -> torch.device:
@@ -76,6 +78,27 @@ def seeded() -> Iterator[None]:
 def freeze(module: nn.Module) -> nn.Module:
     """The module in evaluation mode, without gradients of its own parameters. Gradients still pass through it."""
     return module.eval().requires_grad_(False)
+
+
+def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A network of diffusers or transformers, cast to a dtype; in float16 all but what overflows in it.
+
+    Libraries keep that in float32 where they read a file (T5's `wo`), and cast it like the rest where a loaded network
+    is cast.
+    """
+    precise = getattr(network, PRECISE, None) or ()
+    if dtype != torch.float16 or not precise:
+        return network.to(dtype)
+    kept = {
+        id(value)
+        for path, part in network.named_modules()
+        if any(name in precise for name in path.split("."))
+        for value in part.parameters()
+    }
+    for value in (*network.parameters(), *network.buffers()):
+        if value.is_floating_point():
+            value.data = value.data.to(torch.float32 if id(value) in kept else dtype)
+    return network
 
 
 def fingerprint(modules: Iterable[nn.Module], *facts: object) -> str:

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from engine.errors import ConfigError, MissingExtraError
+from engine.networks.frozen import PRECISE
 
 Quantisation = Literal["none", "nf4", "int8"]
 BLOCK = 64
@@ -181,7 +182,7 @@ def quantise(network: nn.Module, kind: str, device: torch.device | None = None) 
 
 def _quantisable(network: nn.Module) -> list[tuple[str, nn.Linear]]:
     """The layers that are quantised, by their paths. A weight that an embedding shares is kept for that one anyway."""
-    precise = getattr(network, "_keep_in_fp32_modules", None) or ()
+    precise = getattr(network, PRECISE, None) or ()
     shared = {id(part.weight) for part in network.modules() if isinstance(part, nn.Embedding)}
     return [
         (path, layer)

@@ -9,8 +9,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from engine.errors import ModelError
-from engine.networks.frozen import freeze
+from engine.errors import ConfigError, ModelError
+from engine.networks.frozen import cast, freeze
 from engine.networks.hub import HUB_ID, fetch
 from engine.networks.quantised import quantise
 from engine.networks.quiet import quiet
@@ -149,16 +149,24 @@ def _frozen(found: Loaded, wanted: Wanted) -> Loaded:
     mark, chosen = marked(found.pipe), dtypes(found.pipe, wanted.dtype)
     with quiet():
         for name, network in networks(found.pipe).items():
-            freeze(network).to(wanted.place, chosen[name])
+            cast(freeze(network), chosen[name]).to(wanted.place)
     _quantise(found, wanted)
     return found._replace(mark=mark)
 
 
 def _quantise(found: Loaded, wanted: Wanted) -> None:
     """Quantise the denoiser and the text encoders, if that is wanted."""
-    for name, network in networks(found.pipe).items():
-        if name != DECODER and wanted.quantise != "none":
-            quantise(network, wanted.quantise, wanted.device)
+    if wanted.quantise == "none":
+        return
+    parts = {name: part for name, part in networks(found.pipe).items() if name != DECODER}
+    for name, network in parts.items():
+        if getattr(network, "is_quantized", False):
+            raise ConfigError(
+                f"quantise is {wanted.quantise!r} and the prior's {name} is quantised already, expected 'none' for "
+                "such a pipeline: leave quantise out, or load the pipeline unquantised."
+            )
+    for network in parts.values():
+        quantise(network, wanted.quantise, wanted.device)
 
 
 def _is_name(source: Any) -> bool:

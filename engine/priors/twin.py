@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.networks.frozen import freeze
+from engine.networks.frozen import cast, freeze
 from engine.networks.quiet import quiet
 from engine.priors.roles import dtypes, networks
 
@@ -34,7 +34,11 @@ def frozen_copy(
 ) -> Any:
     """A frozen copy of a network in evaluation mode, on the same memory where it is neither moved nor cast."""
     with quiet():
-        return freeze(_sharing(network)).to(device, dtype)
+        twin = freeze(_sharing(network))
+        # What is quantised refuses a cast, even to its own dtype; and parts may be more exact than the rest.
+        if dtype not in (None, network.dtype):
+            twin = cast(twin, dtype)
+        return twin if device is None else twin.to(device)
 
 
 def _sharing(network: nn.Module) -> nn.Module:
