@@ -34,7 +34,8 @@ PUBLISHED: Mapping[tuple[str, float | None], str] = {
 }
 """Hub ids of tiny decoders, by class and scale of the VAE whose latents they read.
 
-Priors share VAEs: SDXL, PixArt-Sigma and AuraFlow; FLUX.1, Z-Image, Chroma and Lumina 2.
+Priors share VAEs: Stable Diffusion 1, 2 and PixArt-alpha; SDXL, PixArt-Sigma and AuraFlow; FLUX.1, Z-Image, Chroma and
+Lumina 2.
 """
 
 

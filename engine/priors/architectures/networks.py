@@ -61,11 +61,12 @@ SD_3_5_LARGE: Config = {
     "caption_projection_dim": 2432,
     "qk_norm": "rms_norm",
 }
-PIXART_SIGMA: Config = {
+PIXART_ALPHA: Config = {
     "sample_size": 128,
     "caption_channels": 4096,
-    "use_additional_conditions": False,
+    "use_additional_conditions": True,
 }
+PIXART_SIGMA: Config = {**PIXART_ALPHA, "use_additional_conditions": False}
 SANA: Config = {"caption_channels": 2304}
 FLUX_DEV: Config = {"guidance_embeds": True}
 FLUX_SCHNELL: Config = {"guidance_embeds": False}

@@ -128,6 +128,7 @@ def test_a_file_is_read_for_the_family_that_it_fits(tmp_path: Path) -> None:
     [
         ("sd-2.1", "madebyollin/taesd"),
         ("sdxl", "madebyollin/taesdxl"),
+        ("pixart-alpha", "madebyollin/taesd"),
         ("pixart-sigma", "madebyollin/taesdxl"),
         ("sd-3.5-medium", "madebyollin/taesd3"),
         ("flux.1-dev", "madebyollin/taef1"),
