@@ -211,7 +211,7 @@ PRIOR_ARCHITECTURES = {
     ),
     "auraflow": _one_text(
         "AuraFlowPipeline",
-        Part("AuraFlowTransformer2DModel"),
+        Part("AuraFlowTransformer2DModel", networks.AURAFLOW),
         KL_XL,
         texts.PILE_T5_XL,
         "t5",

@@ -85,6 +85,7 @@ KLEIN_9B: Config = {
     "guidance_embeds": False,
 }
 LUMINA_2: Config = {"cap_feat_dim": 2304}
+AURAFLOW: Config = {"pos_embed_max_size": 96 * 96}
 
 KL: Config = {
     "block_out_channels": (128, 256, 512, 512),

@@ -65,7 +65,7 @@ PUBLISHED = {
     "flux.2-klein-9b": {"transformer": 9078.58, "text_encoder": 8190.74},
     "z-image": {"transformer": 6154.91, "text_encoder": 4022.47},
     "lumina-2": {"transformer": 2609.77, "text_encoder": 2614.34},
-    "auraflow": {"transformer": 6833.44, "text_encoder": 1223.55},
+    "auraflow": {"transformer": 6858.61, "text_encoder": 1223.55},
     "qwen-image": {"transformer": 20430.4, "text_encoder": 8292.17},
 }
 """Millions of parameters of some parts. Model cards round these: 2.6 billion, 12 billion, 4 billion, ..."""

@@ -141,6 +141,7 @@ def test_a_gated_repository_says_whose_turn_it_is(monkeypatch: pytest.MonkeyPatc
             r"which is called after each step, expected arguments that",
         ),
         ({"height": 0, "width": 16}, r"sets 'height' to 0, expected a whole number above 0: give"),
+        ({"guidance_rescale": float("nan")}, r"'guidance_rescale' to nan, expected a finite num"),
         ({"width": -16}, r"sets 'width' to -16, expected a whole number above 0: give one"),
     ],
 )
@@ -228,3 +229,41 @@ def test_a_size_that_a_pipeline_would_not_keep_to_is_refused(
             prior.latent_shape(1)
     kept = prior.called_with(height=24, width=32)
     assert kept.image_size == (24, 32)
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "flux2-klein"])
+def test_a_size_without_a_latent_is_refused(families: Any, pipe_of: Any, name: str) -> None:
+    """By pipelines that round sides down to none, without a word."""
+    size = {"height": 1, "width": 1}
+    prior = load_prior(pipe_of(name), call=families[name].call | size)
+    with pytest.raises(ConfigError, match=r"sets height 1 and width 1, too little for one latent"):
+        prior.latent_shape(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("sd3", 32), ("aura-flow", 32), ("z-image", 128), ("lumina2", 8192)]
+)
+def test_a_size_beyond_the_known_positions_is_refused(
+    families: Any, pipe_of: Any, name: str, most: int
+) -> None:
+    """SD3's own error names latents, AuraFlow's and the others' an index."""
+    prior = load_prior(pipe_of(name), call=families[name].call, device="meta")
+    more = prior.called_with(height=2 * most, width=most)
+    with pytest.raises(ConfigError, match=rf"expected at most {most} px a side: its \w+ knows no"):
+        more.latent_shape(1)
+    assert prior.called_with(height=most, width=most).image_size == (most, most)
+
+
+def test_nf4_is_refused_on_a_device_without_kernels(
+    families: Any, pipe_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functional = pytest.importorskip("bitsandbytes").functional
+
+    def lacks(*_: object, **__: object) -> None:
+        raise NotImplementedError("Could not run 'bitsandbytes::quantize_4bit'")
+
+    monkeypatch.setattr(functional, "quantize_4bit", lacks)
+    with pytest.raises(
+        ConfigError, match=r"cannot quantise on cpu \(NotImpl.*\), expected a device .*'int8'"
+    ):
+        load_prior(pipe_of("sdxl"), call=families["sdxl"].call, quantise="nf4", device="cpu")

@@ -10,7 +10,7 @@ import torch
 from engine import Alignment, Sampling, TokenLearning, generate, learn_tokens, plan
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
-from engine.errors import TokenFileError
+from engine.errors import ConfigError, TokenFileError
 from engine.priors import Prior, load_prior
 from engine.tokens.attached import attached
 from engine.tokens.files import load_tokens, save_tokens
@@ -51,6 +51,22 @@ def test_guidance_brings_a_pipeline_s_images_nearer_to_the_domain(
         return sum(sample.l_bn for sample in made) / len(made)
 
     assert mean_l_bn(alignment=Alignment(scale=0.2)) < mean_l_bn(method="plain")
+
+
+@pytest.mark.parametrize("name", ["flux2-klein", "lcm"])
+def test_a_scale_that_a_distilled_prior_does_not_take_is_refused_before_a_folder_is_made(
+    name: str, families: Any, pipe_of: Any, classifier: Classifier, tmp_path: Path
+) -> None:
+    pipe = pipe_of(name)
+    if name == "flux2-klein":
+        pipe.register_to_config(is_distilled=True)
+    prior = load_prior(pipe, call=families[name].call)
+    out = tmp_path / "set"
+    with pytest.raises(ConfigError, match=r"which has none with this network, .* set cfg to 1"):
+        generate(classifier, prior, ["a"], 1, sampling=SAMPLING, out=out)
+    assert not out.exists()
+    (made,) = generate(classifier, prior, ["a"], 1, sampling=replace(SAMPLING, cfg=1.0), out=out)
+    assert made.image.isfinite().all()
 
 
 def test_a_token_of_each_text_encoder_is_learned_and_drawn_with(
