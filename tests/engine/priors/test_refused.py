@@ -22,6 +22,7 @@ from engine.networks import hub
 from engine.priors import load_prior, single_file
 from engine.sampling.stages import encoded
 from engine.settings import Sampling
+from tests.engine.priors.original_layout import original_layout
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,31 @@ def test_a_file_is_read_with_the_configs_that_diffusers_takes_it_to_have(
     assert given["local_files_only"]
     assert prior.fingerprint == load_prior(folder, device="cpu").fingerprint
     assert type(prior.pipe.scheduler).__name__ == "DDIMScheduler"
+
+
+@pytest.mark.shows("single file", family="sd")
+def test_a_file_in_the_original_layout_is_the_prior_it_was_made_of(
+    pipe_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All weights are the file's: the repository of its configs has none."""
+    pipe, folder, file = pipe_of("sd"), tmp_path / "folder", tmp_path / "model.safetensors"
+    pipe.save_pretrained(folder)
+    fingerprint = load_prior(folder, device="cpu").fingerprint
+    for network in folder.rglob("*.safetensors"):
+        network.unlink()
+    save_file(original_layout(pipe), file)
+    monkeypatch.setattr(single_file, "fetch", lambda *_: folder)
+    prior = load_prior(file, device="cpu")
+    assert prior.fingerprint == fingerprint
+    for part in prior.components():
+        own = getattr(pipe, part.name).state_dict()
+        assert own.keys() == part.module.state_dict().keys()
+        assert all(torch.equal(value, own[key]) for key, value in part.module.state_dict().items())
+    other = original_layout(pipe_of("sd"))
+    other.pop("model.diffusion_model.out.2.weight")
+    save_file(other, file)
+    with pytest.raises(ModelError, match=r"model\.safetensors' .*, expected"):
+        load_prior(file, device="cpu")
 
 
 def test_a_gated_repository_says_whose_turn_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
