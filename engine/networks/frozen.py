@@ -100,7 +100,9 @@ def cast_dtypes(network: nn.Module, dtype: torch.dtype) -> dict[int, torch.dtype
         for value in (*network.parameters(), *network.buffers())
         if value.is_floating_point()
     }
-    for path, part in network.named_modules() if precise and chosen == torch.float16 else ():
+    if chosen != torch.float16:
+        return found
+    for path, part in network.named_modules():
         if any(name in precise for name in path.split(".")):
             found |= {id(value): torch.float32 for value in part.parameters()}
     return found
