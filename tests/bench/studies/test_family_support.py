@@ -57,7 +57,8 @@ def test_without_a_mark():
 def test_a_cell_names_the_tests_that_passed_and_a_failure_leaves_the_result(
     passes: bool, tmp_path: Path
 ) -> None:
-    file, out = tmp_path / "test_some.py", tmp_path / "out.json"
+    # Of a name of its own: both runs are of one process, which imports a module once.
+    file, out = tmp_path / f"test_if_{passes}.py".lower(), tmp_path / "out.json"
     file.write_text(PASSES.replace("{value}", str(passes)))
     arguments = ["--tests", str(file), "--out", str(out)]
     if not passes:
