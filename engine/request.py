@@ -151,7 +151,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a run is carried out: never which images come out."""
+    """How a run is carried out. On another kind of machine, guided images may be others of the same distribution."""
 
     memory: str = setting(
         "auto",

@@ -15,7 +15,7 @@ class Runner(Protocol):
 
     Args:
         out: folder of the data set; one that holds a part of the same run is resumed. None keeps nothing.
-        execution: memory, device, attention: how images are made, never which.
+        execution: memory, device, attention: how images are made; not what they are of.
         events: reports progress to the caller, and lets the caller cancel the run.
         given: objects in place of models that a request names.
         expected: identities that the models must have, as a run.json holds them under "models".

@@ -58,8 +58,8 @@ def learn_tokens(
     Args:
         learning: how tokens are learned; it says how many images an epoch has, and may have its own number of steps.
         method: "ddis"; "plain" to learn without guidance; or the settings of one.
-        memory: as for `generate`; but for rounding it changes no token. A plan must have room for learning, as one of
-            `plan(..., tokens=learning)` has.
+        memory: as for `generate`: another budget may round otherwise, and so learn slightly other tokens. A plan must
+            have room for learning, as one of `plan(..., tokens=learning)` has.
         out: a .safetensors file. If it holds the finished tokens of the same run, they are returned as they are, and
             an interrupted run is resumed.
         events: where the run reports: steps, and each epoch of each class once it is saved.
