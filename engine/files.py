@@ -76,7 +76,9 @@ def create_whole(path: Path, content: bytes) -> bool:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            if path.exists():  # without links two writers may both pass here: the later whole file stays
+            if (
+                path.exists()
+            ):  # without links two writers may both pass here: the later whole file stays
                 return False
             os.replace(temporary, path)
         sync_folder(path.parent)

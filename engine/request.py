@@ -184,6 +184,35 @@ class Execution:
         "who carries the run out: local, this process, or another that is registered",
         "NAME",
     )
+    share: str | None = setting(
+        None,
+        "make only share I of N of the images, as 3/16: one of N processes that write into one folder, which share "
+        "nothing else; `ddis finish` completes it",
+        "I/N",
+    )
+    mixed: bool = setting(
+        False,
+        "let machines of different kinds make one data set, which then depends on who made what",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.share is not None:
+            self.share_of()
+
+    @property
+    def carried_out_by(self) -> str:
+        """The name of the runner."""
+        return "share" if self.share is not None and self.runner == "local" else self.runner
+
+    def share_of(self) -> tuple[int, int]:
+        """Number of the share from 0, and how many there are: (2, 16) for '3/16'. (0, 1) where none was asked for.
+
+        Raises ConfigError for what says no such thing.
+        """
+        number, slash, count = (self.share or "1/1").partition("/")
+        if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+            return int(number) - 1, int(count)
+        raise ConfigError(
+            f"share is {self.share!r}, expected I/N with I from 1 to N, such as 3/16: number the processes from 1."
+        )

@@ -3,7 +3,7 @@
 Each phase of a run is counted on tensors of 'meta' (`phases`, `count`), as it is and with each way of saving memory:
 parts of a batch, checkpointing, weights moved off the device while they rest. Of all that fits, the cheapest is
 planned, so a larger budget never plans a slower run. What an image depends on (dtype, decoder, its size) is asked for
-and never traded: a budget changes how images are made, not which.
+X
 
 Predicted peak = weights on the device + counted peak + cuBLAS workspaces. A budget is filled to 95 %: the rest is for
 rounding by torch's allocator and the workspaces of convolutions, which cannot be counted. CUDA's own context, about

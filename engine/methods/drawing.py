@@ -125,7 +125,9 @@ class Drawing:
         """The same in at most CANARY_STEPS steps."""
         settings: Any = settings_of(self.request)
         steps = min(settings.sampling.steps, CANARY_STEPS)
-        return self.asking(method=replace(settings, sampling=replace(settings.sampling, steps=steps)))
+        return self.asking(
+            method=replace(settings, sampling=replace(settings.sampling, steps=steps))
+        )
 
     def identities(self) -> dict[str, Any]:
         """Name and fingerprint of classifier and prior, and the fingerprint of the tokens, as JSON values."""

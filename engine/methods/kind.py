@@ -22,9 +22,10 @@ from engine.methods.base import Prepared
 class Kind:
     """What a worker is.
 
-    canary: hash of what it makes of a request in a few steps, the only part that is compared; "" where it was not tried.
-    reproducible: whether a second try gave the same. The rest explains the difference to a person: device, processor
-    and its instruction set, threads, the kernels that serve it, and how many images go through each phase at once.
+    canary: hash of what it makes of a request in a few steps, the only part that is compared; "" where that was not
+    tried. reproducible: whether a second try gave the same. The rest explains a difference to a person: device,
+    processor and its instruction set, threads, the kernels that serve it, and how many images go through each phase at
+    once.
     """
 
     canary: str
@@ -45,7 +46,9 @@ class Kind:
 def kind_of(prepared: Prepared, tried: bool = True) -> Kind:
     """The kind of this process for a request. tried: whether to run the canary, which takes about a second."""
     device = prepared.device
-    canaries = [canary_of(prepared) for _ in range(2 if device.type == "cuda" else 1)] if tried else [""]
+    canaries = (
+        [canary_of(prepared) for _ in range(2 if device.type == "cuda" else 1)] if tried else [""]
+    )
     return Kind(
         canary=canaries[0],
         reproducible=len({*canaries}) == 1,

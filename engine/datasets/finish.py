@@ -1,0 +1,142 @@
+"""Complete a data set in parts: check every part, and write the manifest and the contact sheet of all of them.
+
+One part is in memory at a time. Calling it again changes nothing.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from engine.datasets.contact_sheet import SHEET_IMAGES, sheet_of_classes, shown_classes
+from engine.datasets.dataset import SHEET
+from engine.datasets.images import png_bytes
+from engine.datasets.manifest import MANIFEST
+from engine.datasets.parts import PART_SCHEMA, PARTS, check_tar, read_division, read_rows, stem
+from engine.datasets.run_record import RUN, parsed_run, run_bytes
+from engine.datasets.store import Store, open_store, read
+from engine.errors import OutputError
+from engine.events import SILENT, Events
+from engine.types import ImageKey
+
+MANIFEST_SCHEMA = pa.schema([field for field in PART_SCHEMA if field.name != "logits"])
+"""Logits stay in the row files: those of a million images and a thousand classes are 4 GB."""
+TASK = "parts"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a finished data set holds. kinds: images by the kind of worker that made them. orphans: files removed."""
+
+    images: int
+    parts: int
+    kinds: dict[str, int]
+    orphans: int
+
+
+def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Finished:
+    """Write manifest.parquet, contact_sheet.png and the end of run.json of a data set in parts.
+
+    place: folder or URL. check: whether to read each tar and compare its checksum; its size is always compared.
+
+    Raises OutputError where parts are missing or damaged. The row files of damaged parts are deleted, so that the run,
+    called again, makes these parts and no others.
+    """
+    store = open_store(place)
+    division, _ = read_division(store)
+    record = parsed_run(read(store, RUN), f"{store}/{RUN}")
+    labels = {int(number): label for number, label in record.labels.items()}
+    missing: list[int] = []
+    damaged: dict[int, str] = {}
+    with events.task(TASK, division.parts) as task:
+        for part in range(division.parts):
+            try:
+                tar, _ = read_rows(store, part)
+                wrong = check_tar(store, tar, check)
+            except FileNotFoundError:
+                missing.append(part)
+                wrong = ""
+            except OutputError as error:
+                wrong = str(error)
+            if wrong:
+                damaged[part] = wrong
+                store.remove(f"{stem(part)}.parquet")
+            task.progress()
+    _refuse(store, division.parts, missing, damaged)
+    kept: set[str] = set()
+    kinds: Counter[str] = Counter()
+    skipped = 0
+    shown: dict[ImageKey, bytes] = {}
+    wanted = set(shown_classes(sorted(labels)))
+
+    def tables() -> Iterator[pa.Table]:
+        nonlocal skipped
+        for part in range(division.parts):
+            tar, table = read_rows(store, part)
+            kept.add(tar.name)
+            kinds.update(table.column("kind").to_pylist())
+            skipped += sum(table.column("skipped").to_pylist())
+            _keep_pictures(store, table, wanted, shown)
+            yield table.select(MANIFEST_SCHEMA.names)
+
+    with (
+        store.writer(MANIFEST) as file,
+        pq.ParquetWriter(file, MANIFEST_SCHEMA, compression="zstd") as writer,
+    ):
+        for table in tables():
+            writer.write_table(table)
+    images = kinds.total()
+    sheet = sheet_of_classes(labels, {key: _picture(data) for key, data in shown.items()}, images)
+    with store.writer(SHEET) as file:
+        file.write(png_bytes(sheet))
+    measured = {
+        "images": images,
+        "skipped_guidance_steps": skipped,
+        "kinds": dict(sorted(kinds.items())),
+    }
+    with store.writer(RUN) as file:
+        file.write(run_bytes(record.made, record.labels, measured, record.versions))
+    orphans = [n for n in store.names(PARTS) if n.endswith(".tar") and n not in kept]
+    for name in orphans:
+        store.remove(name)
+    store.tidy(PARTS)
+    return Finished(images, division.parts, dict(kinds), len(orphans))
+
+
+def _refuse(store: Store, parts: int, missing: list[int], damaged: Mapping[int, str]) -> None:
+    """Raise OutputError where parts are missing or were damaged."""
+    if damaged:
+        part, wrong = next(iter(damaged.items()))
+        raise OutputError(
+            f"{len(damaged)} of the {parts} parts of {store} are damaged (part {part} {wrong}), expected them as they "
+            "were written: they no longer count as done. Run `ddis generate` again with the same settings, which makes "
+            "them again, then `ddis finish`."
+        )
+    if missing:
+        raise OutputError(
+            f"{store} lacks {len(missing)} of its {parts} parts, part {missing[0]} first, expected all of them: run "
+            "`ddis generate` again with the same settings for all shares, then `ddis finish`."
+        )
+
+
+def _keep_pictures(
+    store: Store, table: pa.Table, classes: set[int], shown: dict[ImageKey, bytes]
+) -> None:
+    """Keep the content of those images of a part that a contact sheet shows."""
+    places = table.select(["class", "index", "path", "offset", "size"])
+    if min(table.column("index").to_pylist()) >= SHEET_IMAGES:
+        return
+    for row in places.to_pylist():
+        if row["class"] in classes and row["index"] < SHEET_IMAGES:
+            key = ImageKey(row["class"], row["index"])
+            shown[key] = read(store, row["path"], row["offset"], row["size"])
+
+
+def _picture(content: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(content)) as picture:
+        return picture.convert("RGB")
