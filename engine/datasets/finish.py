@@ -44,7 +44,7 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
 
     place: folder or URL. check: whether to read each tar and compare its checksum; its size is always compared.
 
-    Raises OutputError where parts are missing or damaged. The row files of damaged parts are deleted, so that the run,
+    Raises OutputError where parts are missing or damaged. The files of damaged parts are deleted, so that the run,
     called again, makes these parts and no others.
     """
     store = open_store(place)
@@ -57,7 +57,8 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
         for part in range(division.parts):
             try:
                 tar, _ = read_rows(store, part)
-                wrong = check_tar(store, tar, check)
+                if wrong := check_tar(store, tar, check):
+                    store.remove(tar.name)  # made again, it has the same name, which is never written twice
             except FileNotFoundError:
                 missing.append(part)
                 wrong = ""

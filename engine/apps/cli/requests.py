@@ -53,7 +53,7 @@ def load_classifier_of(source: ClassifierSource, execution: Execution) -> "Class
 def images_of(
     request: Request,
     execution: Execution,
-    out: Path,
+    out: Path | str,
     call: Call,
     classifier: "Classifier | None" = None,
 ) -> "Iterator[Sample]":
