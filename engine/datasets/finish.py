@@ -58,7 +58,9 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
             try:
                 tar, _ = read_rows(store, part)
                 if wrong := check_tar(store, tar, check):
-                    store.remove(tar.name)  # made again, it has the same name, which is never written twice
+                    store.remove(
+                        tar.name
+                    )  # made again, it has the same name, which is never written twice
             except FileNotFoundError:
                 missing.append(part)
                 wrong = ""

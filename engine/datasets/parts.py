@@ -137,7 +137,7 @@ def write_part(store: Store, part: int, samples: Sequence[Sample], kind: str) ->
 def _row_file(records: list[dict[str, Any]], tar: Tar) -> bytes:
     schema = PART_SCHEMA.with_metadata({FACTS: json.dumps(asdict(tar)).encode()})
     content = io.BytesIO()
-    with pq.ParquetWriter(content, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(content, schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_batch(pa.RecordBatch.from_pylist(records, schema=schema))
     return content.getvalue()
 
@@ -149,7 +149,7 @@ def read_rows(store: Store, part: int) -> tuple[Tar, pa.Table]:
     """
     name = f"{stem(part)}.parquet"
     try:
-        table = pq.read_table(io.BytesIO(read(store, name)))
+        table = pq.read_table(io.BytesIO(read(store, name)), page_checksum_verification=True)
         tar = Tar(**json.loads(table.schema.metadata[FACTS]))
         return tar, table.select(PART_SCHEMA.names).cast(PART_SCHEMA)
     except FileNotFoundError:

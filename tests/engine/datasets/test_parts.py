@@ -74,9 +74,11 @@ def test_groups_cover_each_image_once(images: int, classes: tuple[int, ...], bat
     sizes = [len(group) for group in groups]
     keys = [key for group in groups for key in group]
     assert len(keys) == len(set(keys)) == groups.images == images * len(classes)
-    assert max(sizes) <= batch and max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch
+    assert max(sizes) - min(sizes) <= 1
     assert keys == sorted(keys, key=lambda key: (key.index, classes.index(key.class_index)))
-    assert groups[-1] == groups[len(groups) - 1] and groups[1:3] == [*groups][1:3]
+    assert groups[-1] == groups[len(groups) - 1]
+    assert groups[1:3] == [*groups][1:3]
     with pytest.raises(IndexError):
         groups[len(groups)]
 
@@ -88,7 +90,8 @@ def test_divisions_cover_each_group_once() -> None:
         assert division.parts <= MOST_PARTS
         assert sum(len(division.groups_of(part)) for part in range(division.parts)) == groups
         ends = [division.groups_of(part) for part in (0, division.parts - 1)]
-        assert ends[0].start == 0 and ends[1].stop == groups and len(ends[1]) > 0
+        assert ends[0].start == 0 and ends[1].stop == groups
+        assert len(ends[1]) > 0
 
 
 def test_a_part_is_read_back_and_is_a_tar_that_webdataset_reads(tmp_path: Path, samples_of) -> None:
@@ -134,7 +137,8 @@ def test_two_kinds_write_one_part_and_it_is_kept_once(tmp_path: Path, samples_of
     for part in one.missing():
         one.write(part, samples_of(part))
     found = finish(tmp_path)
-    assert found.images == GROUPS.images and found.orphans == 1
+    assert found.images == GROUPS.images
+    assert found.orphans == 1
     kept, table = read_rows(one.store, 0)
     assert {f"{kept.name}"} == {str(n) for n in one.store.names("parts/000") if "000000-" in n}
     assert set(table.column("kind").to_pylist()) <= {KIND["canary"], OTHER_KIND["canary"]}
@@ -157,7 +161,7 @@ def test_many_writers_of_one_file_never_fail(tmp_path: Path) -> None:
 
 def test_another_kind_is_refused_with_what_differs(tmp_path: Path) -> None:
     begin(tmp_path)
-    with pytest.raises(OutputError, match="threads is 1 there and 2 here.*--mixed"):
+    with pytest.raises(OutputError, match=r"threads is 1 there and 2 here.*--mixed"):
         begin(tmp_path, OTHER_KIND)
     begin(tmp_path, OTHER_KIND, mixed=True)
     assert {path.stem for path in (tmp_path / "kinds").iterdir()} == {
@@ -243,7 +247,7 @@ def test_damage_is_found_and_its_part_alone_is_made_again(
     finish(folder)
     before = bytes_of(folder)
     damage(folder)
-    with pytest.raises(OutputError, match="1 of the 3 parts of .* are damaged.*part 1"):
+    with pytest.raises(OutputError, match=r"1 of the 3 parts of .* are damaged.*part 1"):
         finish(folder)
     dataset = begin(folder)
     assert dataset.missing() == [1]
@@ -271,7 +275,8 @@ def test_a_tar_whose_rows_were_never_written_does_not_count(tmp_path: Path, samp
 def test_a_piece_of_a_file_reads_as_a_path_does(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
     piece = PieceOfFile(tmp_path / "file", 3, 4)
-    assert piece.read_bytes() == b"3456" and piece.exists()
+    assert piece.read_bytes() == b"3456"
+    assert piece.exists()
     assert not PieceOfFile(tmp_path / "file", 8, 4).exists()
     assert not PieceOfFile(tmp_path / "none", 0, 1).exists()
 
