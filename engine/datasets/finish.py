@@ -20,7 +20,7 @@ from engine.datasets.manifest import MANIFEST
 from engine.datasets.parts import PART_SCHEMA, PARTS, check_tar, read_division, read_rows, stem
 from engine.datasets.run_record import RUN, parsed_run, run_bytes
 from engine.datasets.store import Store, open_store, read
-from engine.errors import OutputError
+from engine.errors import OutputError, brief
 from engine.events import SILENT, Events
 from engine.types import ImageKey
 
@@ -94,7 +94,9 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
         for table in tables():
             writer.write_table(table)
     images = kinds.total()
-    sheet = sheet_of_classes(labels, {key: _picture(data) for key, data in shown.items()}, images)
+    sheet = sheet_of_classes(
+        labels, {key: _picture(key, data) for key, data in shown.items()}, images
+    )
     with store.writer(SHEET) as file:
         file.write(png_bytes(sheet))
     measured = {
@@ -140,6 +142,12 @@ def _keep_pictures(
             shown[key] = read(store, row["path"], row["offset"], row["size"])
 
 
-def _picture(content: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(content)) as picture:
-        return picture.convert("RGB")
+def _picture(key: ImageKey, content: bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise OutputError(
+            f"image {key.index} of class {key.class_index} is damaged ({brief(error)}), expected a PNG: compare the "
+            "checksums (`ddis finish` without --trust-sizes), which finds the parts to make again."
+        ) from error
