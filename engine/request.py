@@ -210,7 +210,7 @@ class Execution:
 
         Raises ConfigError for what says no such thing.
         """
-        number, slash, count = (self.share or "1/1").partition("/")
+        number, slash, count = ("1/1" if self.share is None else self.share).partition("/")
         if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
             return int(number) - 1, int(count)
         raise ConfigError(
