@@ -7,6 +7,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, BinaryIO, Protocol, cast
 
 from engine.errors import ConfigError, MissingExtraError, OutputError
@@ -146,8 +147,12 @@ class UrlStore:
 
     @contextmanager
     def writer(self, name: str) -> Iterator[BinaryIO]:
-        with self._explained(name), self.files.open(self._path(name), "wb") as file:
-            yield file
+        # A file of fsspec is completed however its block ends, so the content waits in one of ours.
+        with NamedTemporaryFile() as file:
+            yield cast(BinaryIO, file)
+            file.flush()
+            with self._explained(name):
+                self.files.put_file(file.name, self._path(name))
 
     @contextmanager
     def reader(self, name: str) -> Iterator[BinaryIO]:

@@ -57,8 +57,8 @@ class Generate(Command):
             )
         if self.execution.share is not None and self.over_generate is not None:
             raise ConfigError(
-                f"over_generate came with share {self.execution.share!r}, expected one of them: a choice needs all images. Run "
-                "the shares, `ddis finish`, then `ddis select`."
+                f"over_generate came with share {self.execution.share!r}, expected one of them: a choice needs all "
+                "images. Run the shares, `ddis finish`, then `ddis select`."
             )
 
     def run(self, call: Call) -> dict[str, Any]:
