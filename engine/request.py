@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from engine.errors import ConfigError
+from engine.settings.cluster import Cluster
 from engine.settings.fields import check_choices, check_positive, setting
 from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
 from engine.settings.methods import DDIS, Plain
@@ -190,6 +191,7 @@ class Execution:
         "nothing else; `ddis finish` completes it",
         "I/N",
     )
+    cluster: Cluster = field(default_factory=Cluster)
     mixed: bool = setting(
         False,
         "let machines of different kinds make one data set, which then depends on who made what",
@@ -199,11 +201,24 @@ class Execution:
         check_choices(self)
         if self.share is not None:
             self.share_of()
+            if self.cluster.ray is not None:
+                raise ConfigError(
+                    f"share is {self.share!r} with ray {self.cluster.ray!r}, expected one of them: a cluster divides "
+                    "the work itself."
+                )
 
     @property
     def carried_out_by(self) -> str:
         """The name of the runner."""
-        return "share" if self.share is not None and self.runner == "local" else self.runner
+        if self.runner != "local":
+            return self.runner
+        return (
+            "ray"
+            if self.cluster.ray is not None
+            else "share"
+            if self.share is not None
+            else "local"
+        )
 
     def share_of(self) -> tuple[int, int]:
         """Number of the share from 0, and how many there are: (2, 16) for '3/16'. (0, 1) where none was asked for.

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.manifest import SCHEMA, Row, rows_in, to_record
-from engine.datasets.store import FolderStore, Store, read
+from engine.datasets.store import Store, open_store, read
 from engine.errors import OutputError, brief
 from engine.types import Sample
 
@@ -76,22 +76,22 @@ class Tar:
 
 @dataclass(frozen=True)
 class PieceOfFile:
-    """An image within a file. Reads as a `Path` does."""
+    """An image within a file of a store. Reads as a `Path` does."""
 
-    file: Path
+    store: Store
+    name: str
     offset: int
     size: int
 
     def read_bytes(self) -> bytes:
-        with open(self.file, "rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        return read(self.store, self.name, self.offset, self.size)
 
     def exists(self) -> bool:
-        return self.file.exists() and self.file.stat().st_size >= self.offset + self.size
+        size = self.store.size(self.name)
+        return size is not None and size >= self.offset + self.size
 
     def __str__(self) -> str:
-        return f"{self.file} at {self.offset}"
+        return f"{self.store}/{self.name} at {self.offset}"
 
 
 def stem(part: int) -> str:
@@ -205,22 +205,27 @@ def read_division(store: Store) -> tuple[Division, Mapping[str, Any]]:
     )
 
 
-def read_parts(folder: Path) -> Iterator[tuple[PieceOfFile, Row]]:
+def read_part(store: Store, part: int) -> Iterator[tuple[PieceOfFile, Row]]:
+    """Image and row, with the logits, of each image of a part. Raises what `read_rows` raises."""
+    _, table = read_rows(store, part)
+    places = table.select(["path", "offset", "size"]).to_pylist()
+    rows = (row for batch in table.select(SCHEMA.names).to_batches() for row in rows_in(batch))
+    for place, row in zip(places, rows, strict=True):
+        yield PieceOfFile(store, place["path"], place["offset"], place["size"]), row
+
+
+def read_parts(place: Path | str) -> Iterator[tuple[PieceOfFile, Row]]:
     """Image and row, with the logits, of each image of a data set in parts, in the order of making: classes mixed.
 
     One part is in memory at a time. Raises OutputError where a part is missing or damaged.
     """
-    store = FolderStore(folder)
+    store = open_store(place)
     division, _ = read_division(store)
     for part in range(division.parts):
         try:
-            _, table = read_rows(store, part)
+            yield from read_part(store, part)
         except FileNotFoundError as error:
             raise OutputError(
-                f"{folder} lacks part {part} of {division.parts}, expected all of them: run `ddis generate` again with "
+                f"{store} lacks part {part} of {division.parts}, expected all of them: run `ddis generate` again with "
                 "the same settings to make it."
             ) from error
-        places = table.select(["path", "offset", "size"]).to_pylist()
-        rows = (row for batch in table.select(SCHEMA.names).to_batches() for row in rows_in(batch))
-        for place, row in zip(places, rows, strict=True):
-            yield PieceOfFile(folder / place["path"], place["offset"], place["size"]), row

@@ -37,3 +37,10 @@ class Runner(Protocol):
         that exist already are not yielded again. Raises EngineError's children before the first image for
         each mistake that is the caller's, and Cancelled once its events are cancelled: the same call then resumes.
         """
+
+
+class PartsRunner(Runner, Protocol):
+    """A runner that writes a data set in parts."""
+
+    def parts(self, request: Request) -> Iterator[tuple[int, int]]:
+        """As `run`, but gives the number of each part, and of its images."""

@@ -15,6 +15,7 @@ from engine.settings.plain import nearest
 RUNNERS = {
     "local": "engine.runners.local:LocalRunner",
     "share": "engine.runners.share:ShareRunner",
+    "ray": "engine.cluster.runner:RayRunner",
 }
 """'<module>:<class>' of each runner."""
 

@@ -42,19 +42,29 @@ class ShareRunner:
 
     def run(self, request: Request) -> Iterator[Sample]:
         """Load, check, begin or join the data set, then make the share's missing parts as the iterator is read."""
+        return (sample for _, samples in self._parts(request) for sample in samples)
+
+    def parts(self, request: Request) -> Iterator[tuple[int, int]]:
+        """As `run`, but gives the number of each part, and of its images."""
+        return ((part, len(samples)) for part, samples in self._parts(request))
+
+    def _parts(self, request: Request) -> Iterator[tuple[int, list[Sample]]]:
         maker = PartMaker(request, self.execution, self.given, self.out, self.expected)
         number, count = self.execution.share_of()
         mine = range(number, maker.dataset.division.parts, count)
         missing = set(maker.dataset.missing())
         return self._made(maker, mine, [part for part in mine if part in missing])
 
-    def _made(self, maker: "PartMaker", mine: range, missing: Sequence[int]) -> Iterator[Sample]:
+    def _made(
+        self, maker: "PartMaker", mine: range, missing: Sequence[int]
+    ) -> Iterator[tuple[int, list[Sample]]]:
         total, left = maker.images_in(mine), maker.images_in(missing)
         with self.events.task(IMAGES, total, total - left):
             for part in missing:
-                for sample in maker.make(part, self.events):
+                samples = maker.make(part, self.events)
+                for sample in samples:
                     self.events.emit(reported(sample))
-                    yield sample
+                yield part, samples
 
 
 class PartMaker:

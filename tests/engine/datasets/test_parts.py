@@ -276,11 +276,12 @@ def test_a_tar_whose_rows_were_never_written_does_not_count(tmp_path: Path, samp
 
 def test_a_piece_of_a_file_reads_as_a_path_does(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
-    piece = PieceOfFile(tmp_path / "file", 3, 4)
+    store = FolderStore(tmp_path)
+    piece = PieceOfFile(store, "file", 3, 4)
     assert piece.read_bytes() == b"3456"
     assert piece.exists()
-    assert not PieceOfFile(tmp_path / "file", 8, 4).exists()
-    assert not PieceOfFile(tmp_path / "none", 0, 1).exists()
+    assert not PieceOfFile(store, "file", 8, 4).exists()
+    assert not PieceOfFile(store, "none", 0, 1).exists()
 
 
 def test_records_of_other_versions_are_refused(tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ class Generate(Command):
         from engine.datasets.parts import done_parts, read_division
         from engine.datasets.store import open_store
 
-        images = requests.images_of(self.request, self.execution, self.out, call)
-        made = sum(1 for _ in images)
+        parts = requests.parts_of(self.request, self.execution, self.out, call)
+        made = sum(images for _, images in parts)
         store = open_store(self.out)
         division, _ = read_division(store)
         done = len(done_parts(store))
