@@ -5,8 +5,8 @@ One part is in memory at a time. Calling it again changes nothing.
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +17,15 @@ from engine.datasets.contact_sheet import SHEET_IMAGES, sheet_of_classes, shown_
 from engine.datasets.dataset import SHEET
 from engine.datasets.images import png_bytes
 from engine.datasets.manifest import MANIFEST
-from engine.datasets.parts import PART_SCHEMA, PARTS, check_tar, read_division, read_rows, stem
+from engine.datasets.parts import (
+    PART_SCHEMA,
+    PARTS,
+    Tar,
+    check_tar,
+    read_division,
+    read_rows,
+    stem,
+)
 from engine.datasets.run_record import RUN, parsed_run, run_bytes
 from engine.datasets.store import Store, open_store, read
 from engine.errors import OutputError, brief
@@ -51,66 +59,78 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
     division, _ = read_division(store)
     record = parsed_run(read(store, RUN), f"{store}/{RUN}")
     labels = {int(number): label for number, label in record.labels.items()}
+    summary = _Summary(set(shown_classes(sorted(labels))))
     missing: list[int] = []
     damaged: dict[int, str] = {}
-    with events.task(TASK, division.parts) as task:
-        for part in range(division.parts):
-            try:
-                tar, _ = read_rows(store, part)
-                if wrong := check_tar(store, tar, check):
-                    store.remove(
-                        tar.name
-                    )  # made again, it has the same name, which is never written twice
-            except FileNotFoundError:
-                missing.append(part)
-                wrong = ""
-            except OutputError as error:
-                wrong = str(error)
-            if wrong:
-                damaged[part] = wrong
-                store.remove(f"{stem(part)}.parquet")
-            task.progress()
-    _refuse(store, division.parts, missing, damaged)
-    kept: set[str] = set()
-    kinds: Counter[str] = Counter()
-    skipped = 0
-    shown: dict[ImageKey, bytes] = {}
-    wanted = set(shown_classes(sorted(labels)))
-
-    def tables() -> Iterator[pa.Table]:
-        nonlocal skipped
-        for part in range(division.parts):
-            tar, table = read_rows(store, part)
-            kept.add(tar.name)
-            kinds.update(table.column("kind").to_pylist())
-            skipped += sum(table.column("skipped").to_pylist())
-            _keep_pictures(store, table, wanted, shown)
-            yield table.select(MANIFEST_SCHEMA.names)
-
     with (
+        events.task(TASK, division.parts) as task,
         store.writer(MANIFEST) as file,
         pq.ParquetWriter(file, MANIFEST_SCHEMA, compression="zstd") as writer,
     ):
-        for table in tables():
-            writer.write_table(table)
-    images = kinds.total()
-    sheet = sheet_of_classes(
-        labels, {key: _picture(key, data) for key, data in shown.items()}, images
-    )
+        for part in range(division.parts):
+            try:
+                table = _checked(store, part, check, summary)
+            except FileNotFoundError:
+                missing.append(part)
+            except OutputError as error:
+                damaged[part] = str(error)
+                store.remove(f"{stem(part)}.parquet")
+            else:
+                writer.write_table(table.select(MANIFEST_SCHEMA.names))
+            task.progress()
+        _refuse(store, division.parts, missing, damaged)  # and the manifest is not written
+    images = summary.kinds.total()
+    pictures = {key: _picture(key, data) for key, data in summary.shown.items()}
     with store.writer(SHEET) as file:
-        file.write(png_bytes(sheet))
+        file.write(png_bytes(sheet_of_classes(labels, pictures, images)))
     measured = {
         "images": images,
-        "skipped_guidance_steps": skipped,
-        "kinds": dict(sorted(kinds.items())),
+        "skipped_guidance_steps": summary.skipped,
+        "kinds": dict(sorted(summary.kinds.items())),
     }
     with store.writer(RUN) as file:
         file.write(run_bytes(record.made, record.labels, measured, record.versions))
-    orphans = [n for n in store.names(PARTS) if n.endswith(".tar") and n not in kept]
+    orphans = [n for n in store.names(PARTS) if n.endswith(".tar") and n not in summary.tars]
     for name in orphans:
         store.remove(name)
     store.tidy(PARTS)
-    return Finished(images, division.parts, dict(kinds), len(orphans))
+    return Finished(images, division.parts, dict(summary.kinds), len(orphans))
+
+
+@dataclass
+class _Summary:
+    """What is gathered of the parts, besides their rows. classes: those that a contact sheet shows."""
+
+    classes: set[int]
+    tars: set[str] = field(default_factory=set)
+    kinds: Counter[str] = field(default_factory=Counter)
+    skipped: int = 0
+    shown: dict[ImageKey, bytes] = field(default_factory=dict)
+
+    def add(self, store: Store, tar: Tar, table: pa.Table) -> None:
+        self.tars.add(tar.name)
+        self.kinds.update(table.column("kind").to_pylist())
+        self.skipped += sum(table.column("skipped").to_pylist())
+        if min(table.column("index").to_pylist()) >= SHEET_IMAGES:
+            return
+        for row in table.select(["class", "index", "path", "offset", "size"]).to_pylist():
+            if row["class"] in self.classes and row["index"] < SHEET_IMAGES:
+                key = ImageKey(row["class"], row["index"])
+                self.shown[key] = read(store, row["path"], row["offset"], row["size"])
+
+
+def _checked(store: Store, part: int, whole: bool, summary: _Summary) -> pa.Table:
+    """The rows of a part, added to the summary.
+
+    Raises OutputError for a damaged one, whose tar is deleted: made again, it has the same name, which is never written
+    twice.
+    """
+    tar, table = read_rows(store, part)
+    if wrong := check_tar(store, tar, whole):
+        store.remove(tar.name)
+        raise OutputError(wrong)
+    summary.add(store, tar, table)
+    return table
 
 
 def _refuse(store: Store, parts: int, missing: list[int], damaged: Mapping[int, str]) -> None:
@@ -127,19 +147,6 @@ def _refuse(store: Store, parts: int, missing: list[int], damaged: Mapping[int, 
             f"{store} lacks {len(missing)} of its {parts} parts, part {missing[0]} first, expected all of them: run "
             "`ddis generate` again with the same settings for all shares, then `ddis finish`."
         )
-
-
-def _keep_pictures(
-    store: Store, table: pa.Table, classes: set[int], shown: dict[ImageKey, bytes]
-) -> None:
-    """Keep the content of those images of a part that a contact sheet shows."""
-    places = table.select(["class", "index", "path", "offset", "size"])
-    if min(table.column("index").to_pylist()) >= SHEET_IMAGES:
-        return
-    for row in places.to_pylist():
-        if row["class"] in classes and row["index"] < SHEET_IMAGES:
-            key = ImageKey(row["class"], row["index"])
-            shown[key] = read(store, row["path"], row["offset"], row["size"])
 
 
 def _picture(key: ImageKey, content: bytes) -> Image.Image:
