@@ -151,8 +151,12 @@ def lock_folder(folder: Path) -> int:
 
     Raises OutputError where another process holds it.
     """
-    path = folder / LOCK
-    with explained(folder):
+    return _lock(folder / LOCK, folder)
+
+
+def _lock(path: Path, what: Path) -> int:
+    """Hold the lock file `path`, which stands for `what`."""
+    with explained(what):
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -162,8 +166,8 @@ def lock_folder(folder: Path) -> int:
             except BlockingIOError as error:
                 os.close(descriptor)
                 raise OutputError(
-                    f"{folder} is being written by another process, expected one writer: "
-                    "wait until it ends, stop it, or choose another folder."
+                    f"{what} is being written by another process, expected one writer: "
+                    "wait until it ends, stop it, or choose another place."
                 ) from error
             os.close(
                 descriptor
@@ -184,6 +188,22 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         unlock_folder(folder, descriptor)
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Be the only writer of a file inside the block, beside others in its folder.
+
+    Raises OutputError where another process is.
+    """
+    make_folder(path.parent)
+    lock = path.with_name(f"{LOCK}-{path.name}")
+    descriptor = _lock(lock, path)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _names(path: Path, descriptor: int) -> bool:
