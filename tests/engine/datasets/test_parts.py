@@ -1,7 +1,9 @@
 """A data set in parts: each image once whoever writes, whole files or none, and what is damaged is found and named."""
 
+import errno
 import io
 import json
+import os
 import random
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -262,6 +264,32 @@ def test_what_sizes_alone_do_not_find_is_named_where_it_is_seen(tmp_path: Path, 
     damage_tar(folder)
     with pytest.raises(OutputError, match=r"image \d of class \d is damaged.*checksums"):
         finish(folder, check=False)
+
+
+def test_a_disk_that_is_full_at_any_write_loses_nothing(
+    tmp_path: Path, samples_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = written(tmp_path / "calm", samples_of)
+    finish(expected)
+    writes, full_at = 0, -1
+    put_on_disk = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put_on_disk(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    finish(written(tmp_path / "counted", samples_of))
+    for full_at in range(1, writes + 1):
+        folder, writes = tmp_path / str(full_at), 0
+        with pytest.raises(OutputError, match="expected room on the disk"):
+            finish(written(folder, samples_of))
+        assert not [path for path in folder.rglob(".ddis-*") if path.is_file()]
+        finish(written(folder, samples_of))
+        assert bytes_of(folder) == bytes_of(expected)
 
 
 def test_a_tar_whose_rows_were_never_written_does_not_count(tmp_path: Path, samples_of) -> None:
