@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from engine.cluster.driver import Answer, Lost, Made, Ready, Worker
+from engine.cluster.pool import Answer, Lost, Made, Ready, Worker
 
 
 @dataclass

@@ -13,12 +13,12 @@ knows workers only as a `Pool`, so that it is tested, and simulated, without a c
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
-from engine.errors import EngineError
+from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Pool, Ready, Worker
 
 ATTEMPTS = 3
 STARTS = 5
@@ -29,66 +29,6 @@ RECENT = 200
 """Parts whose median says what is usual."""
 WAIT = 1.0
 """Seconds after which the driver looks for slow parts."""
-
-Worker = Hashable
-
-
-class ClusterError(EngineError):
-    """The workers of a run are lost again and again."""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A worker is ready. hello: what it says of itself."""
-
-    worker: Worker
-    hello: Any
-
-
-@dataclass(frozen=True)
-class Made:
-    """A worker made a part. facts: what it says of it."""
-
-    worker: Worker
-    part: int
-    facts: Any
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A worker is gone, or never got ready. part: what it was making, None while it started."""
-
-    worker: Worker
-    part: int | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A worker is well and answered with an error."""
-
-    worker: Worker
-    part: int | None
-    error: Exception
-
-
-Answer = Ready | Made | Lost | Failed
-
-
-class Pool(Protocol):
-    """Workers, wherever they are. Each has one thing to do at a time."""
-
-    def start(self) -> Worker:
-        """Begin a worker; `Ready`, `Lost` or `Failed` follows."""
-
-    def give(self, worker: Worker, part: int) -> None:
-        """Let a ready worker make a part; `Made`, `Lost` or `Failed` follows."""
-
-    def answers(self, seconds: float) -> Sequence[Answer]:
-        """What arrived, waiting for as many seconds at most. Nothing follows from a worker that was stopped."""
-
-    def stop(self, worker: Worker) -> None:
-        """End a worker at once, also one that does not answer."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from engine.cluster.driver import Answer, ClusterError, Failed, Lost, Made, Ready, Worker
+from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Made, Ready, Worker
 from engine.cluster.worker import PartWorker
 from engine.errors import MissingExtraError, brief
 from engine.settings.cluster import Cluster

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from simulated_pool import SimulatedPool
 
-from engine.cluster.driver import ATTEMPTS, STARTS, Answer, ClusterError, Driver, Failed, Lost
+from engine.cluster.driver import ATTEMPTS, STARTS, Driver
+from engine.cluster.pool import Answer, ClusterError, Failed, Lost
 from engine.errors import ConfigError
 
 
