@@ -25,7 +25,7 @@ class SimulatedPool:
     answer: Callable[[int, int], Answer | None] = lambda worker, part: None
     now: float = 0.0
     made: list[int] = field(default_factory=list)
-    stopped: list[int] = field(default_factory=list)
+    stopped: set[int] = field(default_factory=set)
     given: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class SimulatedPool:
 
     def stop(self, worker: Worker) -> None:
         assert isinstance(worker, int)
-        self.stopped.append(worker)
+        self.stopped.add(worker)
 
     def _later(self, seconds: float, answer: Answer) -> None:
         heapq.heappush(self.queue, (self.now + seconds, next(self.order), 0, answer))

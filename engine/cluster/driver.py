@@ -44,9 +44,10 @@ class Driver:
 
     Args:
         pool: the workers.
-        workers: how many are kept alive; one, until the first is ready.
+        workers: how many are kept alive.
         begin: called with what the first ready worker says of itself; gives the numbers of the missing parts, in the
             order in which they are given out.
+        fits: called with what a later one says of itself; where it is False, another worker is started in its place.
         note: called with a sentence on whatever a person might want to know.
         clock: seconds.
     """
@@ -56,10 +57,11 @@ class Driver:
         pool: Pool,
         workers: int,
         begin: Callable[[Any], Sequence[int]],
+        fits: Callable[[Any], bool] = lambda _: True,
         note: Callable[[str], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pool, self.begin, self.note, self.clock = pool, begin, note, clock
+        self.pool, self.begin, self.fits, self.note, self.clock = pool, begin, fits, note, clock
         self.workers = workers
         self.begun = False
         self.waiting: deque[int] = deque()
@@ -68,6 +70,8 @@ class Driver:
         self.idle: set[Worker] = set()
         self.losses: Counter[int] = Counter()
         self.recent: deque[float] = deque(maxlen=RECENT)
+        self.usual: float | None = None
+        self.looked = clock()
         self.failed_starts = 0
         self.lost = 0
         self.made_twice = 0
@@ -94,9 +98,11 @@ class Driver:
                 self._fill()
                 made = [self._take(answer) for answer in self.pool.answers(WAIT)]
                 yield from (part for part in made if part is not None)
-                self._look_for_hanging()
-                for worker in [*self.idle]:
-                    self._occupy(worker)
+                if self.clock() - self.looked >= WAIT:
+                    self.looked = self.clock()
+                    self._look_for_hanging()
+                    for worker in [*self.idle]:
+                        self._occupy(worker)
         finally:
             self.stop()
 
@@ -111,11 +117,11 @@ class Driver:
     def seconds_left(self) -> float | None:
         """Roughly; None before the first part is done."""
         ready = sum(task.part is not None for task in self.tasks.values())
-        return median(self.recent) * len(self.missing) / ready if self.recent and ready else None
+        return self.usual * len(self.missing) / ready if self.usual is not None and ready else None
 
     def _fill(self) -> None:
         """Start workers up to the number that is kept, but no more than there are parts to give."""
-        wanted = min(self.workers, len(self.missing)) if self.begun else 1
+        wanted = min(self.workers, len(self.missing)) if self.begun else self.workers
         while len(self.tasks) + len(self.idle) < wanted:
             self.tasks[self.pool.start()] = Task(None, self.clock())
 
@@ -134,9 +140,13 @@ class Driver:
         made = None
         if isinstance(answer, Ready):
             self.failed_starts = 0
+            if self.begun and not self.fits(answer.hello):
+                self.pool.stop(answer.worker)
+                return None
             self._begin(answer.hello)
         else:
             self.recent.append(self.clock() - task.since)
+            self.usual = median(self.recent)
             if answer.part in self.missing:
                 self.missing.discard(answer.part)
                 made = answer.part, answer.facts
@@ -213,6 +223,6 @@ class Driver:
 
     def _is_older(self, task: Task, times: float, least: float = 0) -> bool:
         """Whether a task takes so many times as long as usual."""
-        if not self.recent:
+        if self.usual is None:
             return False
-        return self.clock() - task.since > max(times * median(self.recent), least)
+        return self.clock() - task.since > max(times * self.usual, least)

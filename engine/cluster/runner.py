@@ -67,7 +67,15 @@ class RayRunner:
             pool.plan, pool.expected = first["plan"], first["models"]
             return list(first["missing"])
 
-        driver = Driver(pool, cluster.workers, begin, lambda text: self.events.emit(Noted(text)))
+        def fits(other: dict[str, Any]) -> bool:
+            return bool(
+                other["plan"] == pool.plan
+            )  # else it is started again, with the first one's
+
+        def note(text: str) -> None:
+            self.events.emit(Noted(text))
+
+        driver = Driver(pool, cluster.workers, begin, fits, note)
         try:
             driver.start()
         except BaseException:

@@ -7,7 +7,7 @@ import pytest
 from simulated_pool import SimulatedPool
 
 from engine.cluster.driver import ATTEMPTS, STARTS, Driver
-from engine.cluster.pool import Answer, ClusterError, Failed, Lost
+from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Worker
 from engine.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ def driver(pool: SimulatedPool, workers: int, notes: list[str] | None = None) ->
         if notes is not None:
             notes.append(text)
 
-    return Driver(pool, workers, lambda hello: hello["missing"], note, pool.clock)
+    return Driver(pool, workers, lambda hello: hello["missing"], note=note, clock=pool.clock)
 
 
 def test_each_part_is_made_once_and_all_workers_end() -> None:
@@ -24,24 +24,32 @@ def test_each_part_is_made_once_and_all_workers_end() -> None:
     one = driver(pool, 4)
     parts = [part for part, _ in one.parts()]
     assert sorted(parts) == list(range(40))
-    assert pool.now == pytest.approx(5 + 5 + 9.25, abs=2)
+    assert pool.now == pytest.approx(5 + 40 / 4, abs=2)
     assert set(pool.stopped) == {0, 1, 2, 3}
     assert not one.made_twice
 
 
-def test_the_first_worker_starts_alone_and_says_what_is_missing() -> None:
+def test_the_first_ready_worker_says_what_is_missing() -> None:
     pool = SimulatedPool(6, made=[0, 2])
     one = driver(pool, 3)
     one.start()
     assert pool.now == 5
-    assert [part for _, part in pool.given] == [1]
+    assert {part for _, part in pool.given} == {1, 3, 4}
     assert sorted(part for part, _ in one.parts()) == [1, 3, 4, 5]
 
 
-def test_nothing_is_started_beside_the_first_where_nothing_is_missing() -> None:
+def test_all_workers_end_where_nothing_is_missing() -> None:
     pool = SimulatedPool(3, made=[0, 1, 2])
-    assert list(driver(pool, 8).parts()) == []
-    assert pool.stopped == [0]
+    assert list(driver(pool, 4).parts()) == []
+    assert pool.stopped == {0, 1, 2, 3}
+
+
+def test_a_worker_that_does_not_fit_is_replaced() -> None:
+    pool = SimulatedPool(20)
+    answers = iter([False, True, True, True])
+    one = Driver(pool, 3, lambda hello: hello["missing"], lambda _: next(answers), clock=pool.clock)
+    assert sorted(part for part, _ in one.parts()) == list(range(20))
+    assert {worker for worker, _ in pool.given} == {0, 2, 3}
 
 
 def test_a_lost_workers_part_goes_to_another_and_the_worker_is_replaced() -> None:
@@ -82,7 +90,14 @@ def test_an_error_of_a_healthy_worker_ends_the_run_at_once(part: int | None) -> 
 
     pool = SimulatedPool(10, answer=fails)
     if part is None:
-        pool.start = lambda: pool._later(1, Failed(0, None, ConfigError("no such class"))) or 0
+        start = pool.start
+
+        def fails_at_once() -> Worker:
+            worker = start()
+            pool.queue[-1] = (0.0, -1, 0, Failed(worker, None, ConfigError("no such class")))
+            return worker
+
+        pool.start = fails_at_once
     with pytest.raises(ConfigError, match="no such class"):
         list(driver(pool, 2).parts())
     assert 0 in pool.stopped

@@ -62,7 +62,9 @@ class Generate(Command):
             )
 
     def run(self, call: Call) -> dict[str, Any]:
-        if self.execution.carried_out_by != "local":
+        from engine.runners.registry import runner_class
+
+        if hasattr(runner_class(self.execution.carried_out_by), "parts"):
             return self._in_parts(call)
         folder = Path(self.out)
         if self.over_generate is not None:
