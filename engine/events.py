@@ -119,6 +119,14 @@ class MemoryRanOut(Event):
 
 
 @dataclass(frozen=True)
+class Noted(Event):
+    """A sentence on something that a person might want to know."""
+
+    kind: ClassVar[str] = "note"
+    text: str
+
+
+@dataclass(frozen=True)
 class Finished(Event):
     """A task is done. seconds: of this call; peak_bytes: the most memory it took, 0 if not measured."""
 

@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ LOCK = f"{OURS}lock"
 
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""How a file system says that it has no hard links."""
 
 
 @contextmanager
@@ -41,16 +45,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     The bytes are on the disk before the name is, and the name before the function returns.
     """
-    temporary = path.with_name(TEMPORARY + path.name + ".part")
-    with explained(path):
-        try:
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with explained(path), _temporary(path) as (temporary, file):
+        yield file
+        _put_on_disk(file)
+        os.replace(temporary, path)
         sync_folder(path.parent)
 
 
@@ -59,6 +57,48 @@ def write_whole(path: Path, content: bytes) -> None:
     make_folder(path.parent)
     with whole_file(path) as file:
         file.write(content)
+
+
+def create_whole(path: Path, content: bytes) -> bool:
+    """Write `content` under `path` unless there is a file already, whole or not at all. Returns whether it was written.
+
+    Of several writers at once, on one machine or on a shared disk, exactly one is told that it wrote the file; only
+    where the file system has no hard links two may be, and the later file stays.
+    """
+    make_folder(path.parent)
+    with explained(path), _temporary(path) as (temporary, file):
+        file.write(content)
+        _put_on_disk(file)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if (
+                path.exists()
+            ):  # without links two writers may both pass here: the later whole file stays
+                return False
+            os.replace(temporary, path)
+        sync_folder(path.parent)
+        return True
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside `path` under a name that no other writer uses; the name is gone afterwards."""
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")
+    try:
+        with open(temporary, "xb") as file:
+            yield temporary, file
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _put_on_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def check_writable(path: Path) -> None:
@@ -94,11 +134,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the unfinished files that a killed run left in `folder`. Only the holder of its lock may call this."""
+def remove_leftovers(folder: Path, older_than: float = 0) -> None:
+    """Delete the unfinished files that killed runs left in `folder`.
+
+    older_than: seconds for which a file was not written to. 0 deletes all: only the holder of the folder's lock may
+    ask for that.
+    """
     with explained(folder):
         for leftover in folder.glob(f"{TEMPORARY}*"):
-            leftover.unlink(missing_ok=True)
+            if not older_than or time.time() - leftover.stat().st_mtime > older_than:
+                leftover.unlink(missing_ok=True)
 
 
 def lock_folder(folder: Path) -> int:
@@ -106,8 +151,12 @@ def lock_folder(folder: Path) -> int:
 
     Raises OutputError where another process holds it.
     """
-    path = folder / LOCK
-    with explained(folder):
+    return _lock(folder / LOCK, folder)
+
+
+def _lock(path: Path, what: Path) -> int:
+    """Hold the lock file `path`, which stands for `what`."""
+    with explained(what):
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -117,8 +166,8 @@ def lock_folder(folder: Path) -> int:
             except BlockingIOError as error:
                 os.close(descriptor)
                 raise OutputError(
-                    f"{folder} is being written by another process, expected one writer: "
-                    "wait until it ends, stop it, or choose another folder."
+                    f"{what} is being written by another process, expected one writer: "
+                    "wait until it ends, stop it, or choose another place."
                 ) from error
             os.close(
                 descriptor
@@ -139,6 +188,22 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         unlock_folder(folder, descriptor)
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Be the only writer of a file inside the block, beside others in its folder.
+
+    Raises OutputError where another process is.
+    """
+    make_folder(path.parent)
+    lock = path.with_name(f"{LOCK}-{path.name}")
+    descriptor = _lock(lock, path)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _names(path: Path, descriptor: int) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from engine.errors import ConfigError
+from engine.settings.cluster import Cluster
 from engine.settings.fields import check_choices, check_positive, setting
 from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
 from engine.settings.methods import DDIS, Plain
@@ -151,7 +152,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a run is carried out: never which images come out."""
+    """How a run is carried out. On another kind of machine, guided images may be others of the same distribution."""
 
     memory: str = setting(
         "auto",
@@ -184,6 +185,49 @@ class Execution:
         "who carries the run out: local, this process, or another that is registered",
         "NAME",
     )
+    share: str | None = setting(
+        None,
+        "make only share I of N of the images, as 3/16: one of N processes that write into one folder, which share "
+        "nothing else; `ddis finish` completes it",
+        "I/N",
+    )
+    cluster: Cluster = field(default_factory=Cluster)
+    mixed: bool = setting(
+        False,
+        "let machines of different kinds make one data set, which then depends on who made what",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.share is not None:
+            self.share_of()
+            if self.cluster.ray is not None:
+                raise ConfigError(
+                    f"share is {self.share!r} with ray {self.cluster.ray!r}, expected one of them: a cluster divides "
+                    "the work itself."
+                )
+
+    @property
+    def carried_out_by(self) -> str:
+        """The name of the runner."""
+        if self.runner != "local":
+            return self.runner
+        return (
+            "ray"
+            if self.cluster.ray is not None
+            else "share"
+            if self.share is not None
+            else "local"
+        )
+
+    def share_of(self) -> tuple[int, int]:
+        """Number of the share from 0, and how many there are: (2, 16) for '3/16'. (0, 1) where none was asked for.
+
+        Raises ConfigError for what says no such thing.
+        """
+        number, slash, count = ("1/1" if self.share is None else self.share).partition("/")
+        if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+            return int(number) - 1, int(count)
+        raise ConfigError(
+            f"share is {self.share!r}, expected I/N with I from 1 to N, such as 3/16: number the processes from 1."
+        )

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": MODELS | {"guidance", "sampling", "tokens", "memory", "onnx"},
     "evaluation": MAKING | {"datasets"},
     "runners": MAKING | {"datasets", "evaluation", "onnx"},
+    "cluster": MAKING | {"datasets", "runners"},
     "downstream": MAKING | {"datasets", "evaluation", "onnx", "runners"},
 }
 JOINERS = {"__init__", "__main__", "apps"}
@@ -48,6 +49,7 @@ OPTIONAL = {
     "onnx2fx",
     "onnxruntime",
     "onnxscript",
+    "ray",
     "timm",
     "torch_fidelity",
     "torch_pruning",

@@ -7,6 +7,7 @@ from gpu.claims import claims_table
 
 from reports.cost_tables import (
     cat_compute_table,
+    cluster_table,
     decoders_table,
     evaluator_table,
     gpu_memory_table,
@@ -42,7 +43,7 @@ from reports.study_tables import (
 Results = dict[str, dict]
 """What the JSON files of bench/results hold, by name."""
 
-FILLED = ("README.md", "docs/results.md", "docs/priors.md")
+FILLED = ("README.md", "docs/results.md", "docs/priors.md", "docs/scale.md")
 """Pages that have tables between markers."""
 
 ABLATION = [
@@ -73,6 +74,7 @@ COSTS = {
     "onnx_runtime": onnx_runtime_table,
     "evaluator": evaluator_table,
     "sd_scale": sd_scale_table,
+    "cluster": cluster_table,
 }
 """Tables of the studies by their names, from results of the same names. Without a result, a page has the command."""
 STUDIES = {

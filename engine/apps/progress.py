@@ -18,7 +18,16 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from engine.events import EpochEnded, Event, Events, Finished, Progressed, Started, Stepped
+from engine.events import (
+    EpochEnded,
+    Event,
+    Events,
+    Finished,
+    Noted,
+    Progressed,
+    Started,
+    Stepped,
+)
 from engine.files import explained
 
 
@@ -78,6 +87,7 @@ class Bars:
     """A bar for each task that is running, drawn from its events."""
 
     def __init__(self, screen: Progress) -> None:
+        self._screen = screen
         self._columns = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -113,5 +123,7 @@ class Bars:
                 self._columns.update(self._bars[task], advance=1, detail=detail)
             case Progressed(task, units, detail) if task in self._bars:
                 self._columns.update(self._bars[task], advance=units, detail=detail)
+            case Noted(text):
+                self._screen.say(text)
             case Finished(task) if self._bars.pop(task, None) is not None and not self._bars:
                 self._columns.stop()

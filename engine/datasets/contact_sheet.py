@@ -1,5 +1,6 @@
 """Rows of images with labels, on white: what a person looks at first."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -60,17 +61,36 @@ def sheet_of(
 
     labels: by class number. path_of: the file of an image.
     """
-    by_class: dict[int, list[ImageKey]] = {}
+    having = sorted({key.class_index for key in images})
+    wanted = set(shown_classes(having))
+    first: Counter[int] = Counter()
+    shown = {}
     for key in sorted(images):
-        by_class.setdefault(key.class_index, []).append(key)
-    classes = list(by_class)
-    shown = [classes[n * len(classes) // SHEET_CLASSES] for n in range(SHEET_CLASSES)]
-    shown = classes if len(classes) <= SHEET_CLASSES else shown
-    part = "" if len(shown) == len(classes) else f", {len(shown)} of the classes shown"
+        if key.class_index in wanted and first[key.class_index] < SHEET_IMAGES:
+            first[key.class_index] += 1
+            shown[key] = _opened(path_of(key))
+    return sheet_of_classes({number: labels[number] for number in having}, shown, len(images))
+
+
+def shown_classes(classes: Sequence[int]) -> list[int]:
+    """The classes that a sheet shows: all, or SHEET_CLASSES spread over them."""
+    if len(classes) <= SHEET_CLASSES:
+        return list(classes)
+    return [classes[n * len(classes) // SHEET_CLASSES] for n in range(SHEET_CLASSES)]
+
+
+def sheet_of_classes(
+    labels: Mapping[int, str], pictures: Mapping[ImageKey, Image.Image], images: int
+) -> Image.Image:
+    """A sheet of the pictures, a row for each class. labels: of all classes. images: how many there are in all."""
+    rows: dict[int, list[Image.Image]] = {}
+    for key in sorted(pictures):
+        rows.setdefault(key.class_index, []).append(pictures[key])
+    part = "" if len(rows) == len(labels) else f", {len(rows)} of the classes shown"
     return contact_sheet(
-        [[_opened(path_of(key)) for key in by_class[number][:SHEET_IMAGES]] for number in shown],
-        row_labels=[labels[number] for number in shown],
-        caption=f"{len(images):,} images of {len(classes):,} classes{part}",
+        list(rows.values()),
+        row_labels=[labels[number] for number in rows],
+        caption=f"{images:,} images of {len(labels):,} classes{part}",
     )
 
 

@@ -10,6 +10,7 @@ An image counts as done once its line in the journal is whole; a run that is kil
 with the same bytes as an undisturbed one (but for what `run.json` measured).
 """
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from engine.datasets.manifest import (
     write_manifest,
 )
 from engine.datasets.names import class_folders
+from engine.datasets.parts import DIVISION, PieceOfFile, has_parts, read_parts
 from engine.datasets.run_record import RUN, check_same_run, write_run
 from engine.errors import ConfigError, OutputError
 from engine.files import (
@@ -183,18 +185,26 @@ class DatasetWriter:
         return json.dumps(classes, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
-def read_dataset(folder: Path | str) -> Iterator[tuple[Path, Row]]:
-    """Image file and manifest row, with the logits, of each image of a finished data set, by class and index.
+ImageFile = Path | PieceOfFile
+"""Where an image is; `read_bytes` gives its PNG."""
 
-    Raises OutputError where the folder is no finished data set.
+
+def read_dataset(folder: Path | str, mixed: bool = False) -> Iterator[tuple[ImageFile, Row]]:
+    """Image file and manifest row, with the logits, of each image of a finished data set.
+
+    By class and index, or `mixed` by index and class, as those of a data set in parts always are. Raises OutputError
+    where the folder is no finished data set.
     """
-    for row in read_manifest(Path(folder)):
+    if has_parts(Path(folder)):
+        yield from read_parts(Path(folder))
+        return
+    for row in read_manifest(Path(folder), mixed):
         yield Path(folder) / row.path, row
 
 
-def load_sample(file: Path, row: Row) -> Sample:
+def load_sample(file: ImageFile, row: Row) -> Sample:
     """One image of a data set as it was handed to the writer, but for its rounding to 8 bits and its curve."""
-    with Image.open(file) as picture:
+    with Image.open(io.BytesIO(file.read_bytes())) as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
     return Sample(
         key=row.key,
@@ -215,6 +225,11 @@ def _refuse_foreign(folder: Path) -> None:
     """Raise OutputError where `folder` exists and is no data set, nor empty."""
     with explained(folder):
         names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    if DIVISION in names:
+        raise OutputError(
+            f"{folder} holds a data set in parts, expected one that a single process writes: continue it with --share "
+            "or --ray, or choose another folder."
+        )
     foreign = sorted(name for name in names if not name.startswith(OURS))
     if foreign and RUN not in foreign:
         raise OutputError(

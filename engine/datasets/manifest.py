@@ -170,7 +170,7 @@ def write_manifest(folder: Path, rows: Iterable[Row]) -> None:
     ):
         while group := list(islice(rows, ROWS_PER_GROUP)):
             writer.write_batch(
-                pa.RecordBatch.from_pylist([_to_record(row) for row in group], schema=SCHEMA)
+                pa.RecordBatch.from_pylist([to_record(row) for row in group], schema=SCHEMA)
             )
 
 
@@ -187,7 +187,7 @@ def read_manifest(folder: Path, mixed: bool = False) -> Iterator[Row]:
                 ordered = file.read().sort_by([("index", "ascending"), ("class", "ascending")])
                 batches = ordered.to_batches(max_chunksize=ROWS_PER_GROUP)
             for batch in batches:
-                yield from map(_from_record, _records(batch))
+                yield from rows_in(batch)
     except FileNotFoundError as error:
         raise OutputError(
             f"{folder} has no {MANIFEST}, expected a finished data set: "
@@ -200,11 +200,16 @@ def read_manifest(folder: Path, mixed: bool = False) -> Iterator[Row]:
         ) from error
 
 
-def _to_record(row: Row) -> dict[str, Any]:
+def to_record(row: Row) -> dict[str, Any]:
     record = {
         field: getattr(row, field) for field in row.__dataclass_fields__ if field != "class_index"
     }
     return {"class": row.class_index, **record}
+
+
+def rows_in(batch: pa.RecordBatch) -> Iterator[Row]:
+    """The rows of a batch with the columns of SCHEMA."""
+    return map(_from_record, _records(batch))
 
 
 def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:

@@ -65,21 +65,28 @@ def write_run(
 
     The versions are those of the first write: where a later one finds others, they go under `measured`.
     """
+    begun_with = read_run(folder).versions if (folder / RUN).exists() else versions()
+    write_whole(folder / RUN, run_bytes(made, labels, measured, begun_with))
+
+
+def run_bytes(
+    made: Mapping[str, Any],
+    labels: Mapping[str, str],
+    measured: Mapping[str, Any],
+    begun_with: Mapping[str, str] | None = None,
+) -> bytes:
+    """The content of a run.json. begun_with: the versions of its first write; None if this is it."""
     now = versions()
-    begun_with = read_run(folder).versions if (folder / RUN).exists() else now
-    if begun_with != now:
+    if begun_with is not None and begun_with != now:
         measured = {**measured, "versions_at_the_end": now}
     record = {
         "format": RUN_FORMAT,
         **made,
         "labels": labels,
-        "versions": begun_with,
+        "versions": begun_with or now,
         "measured": measured,
     }
-    write_whole(
-        folder / RUN,
-        json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n",
-    )
+    return json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def read_run(place: Path) -> RunRecord:
@@ -87,6 +94,11 @@ def read_run(place: Path) -> RunRecord:
     path = place / RUN if place.is_dir() else place
     with explained(path):
         content = path.read_bytes()
+    return parsed_run(content, path)
+
+
+def parsed_run(content: bytes, where: object) -> RunRecord:
+    """The record in the content of a run.json. where: it lies, for the OutputError that other content raises."""
     try:
         record = json.loads(content)
         form = record.pop("format")
@@ -102,7 +114,7 @@ def read_run(place: Path) -> RunRecord:
     except (ValueError, KeyError, TypeError, AttributeError):
         form = None
     raise OutputError(
-        f"{path} is {'no record' if form is None else f'a record of format {form!r}'}, expected one of format "
+        f"{where} is {'no record' if form is None else f'a record of format {form!r}'}, expected one of format "
         f"{RUN_FORMAT!r} or {RUN_FORMAT_0_1!r}: choose another folder, move this one away, or install the version of "
         "ddis that wrote it."
     )
@@ -115,19 +127,25 @@ def made_with(folder: Path) -> dict[str, Any]:
 
 def check_same_run(folder: Path, made: Mapping[str, Any], labels: Mapping[str, str]) -> None:
     """Raise OutputError, naming what differs, where `folder` was begun as another run."""
-    there = read_run(folder)
-    check_kind(folder, there, SELECTED_FROM in made)
+    check_record(str(folder), read_run(folder), made, labels)
+
+
+def check_record(
+    where: str, there: RunRecord, made: Mapping[str, Any], labels: Mapping[str, str]
+) -> None:
+    """Raise OutputError, naming what differs, where a record is of another run. where: what it is the record of."""
+    check_kind(where, there, SELECTED_FROM in made)
     here = with_names_of(there.facts, facts_of(made))
     differing = differences({**there.facts, "labels": there.labels}, {**here, "labels": labels})
     if differing:
         raise OutputError(
-            f"{folder} holds a run with other settings: {'; '.join(differing)}. "
+            f"{where} holds a run with other settings: {'; '.join(differing)}. "
             "Expected the same settings to continue it: use them, or choose another folder."
         )
 
 
-def check_kind(folder: Path, there: RunRecord, selection: bool) -> None:
-    """Raise OutputError where `folder` was begun as a selection and is to hold generated images, or the reverse."""
+def check_kind(where: Path | str, there: RunRecord, selection: bool) -> None:
+    """Raise OutputError where a folder was begun as a selection and is to hold generated images, or the reverse."""
     if (SELECTED_FROM in there.made) != selection:
         what = (
             "images selected from another folder"
@@ -135,7 +153,7 @@ def check_kind(folder: Path, there: RunRecord, selection: bool) -> None:
             else "generated images, no selection"
         )
         raise OutputError(
-            f"{folder} holds {what}, expected a new folder or a run of the same kind and settings to continue: choose "
+            f"{where} holds {what}, expected a new folder or a run of the same kind and settings to continue: choose "
             "another folder."
         )
 

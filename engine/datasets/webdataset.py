@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.datasets.manifest import Row, read_manifest
+from engine.datasets.dataset import ImageFile, read_dataset
+from engine.datasets.manifest import Row
 from engine.errors import ConfigError, OutputError
 from engine.events import SILENT, Events
 from engine.files import explained, make_folder, whole_file
@@ -39,35 +40,35 @@ def export_webdataset(
             raise OutputError(
                 f"{target} is not empty, expected a new folder for shards: choose another one."
             )
-    rows = read_manifest(folder, mixed=True)
+    rows = read_dataset(folder, mixed=True)
     shards: list[Path] = []
     with events.task("images packed", None) as task:
         while shard_rows := list(islice(rows, images_per_shard)):
             make_folder(target)
             shards.append(target / f"shard-{len(shards):05d}.tar")
             with whole_file(shards[-1]) as file:
-                _pack(folder, shard_rows, file)
+                _pack(shard_rows, file)
             task.progress(len(shard_rows), shards[-1].name)
     return shards
 
 
-def _pack(folder: Path, rows: Sequence[Row], file: BinaryIO) -> None:
+def _pack(rows: Sequence[tuple[ImageFile, Row]], file: BinaryIO) -> None:
     """Write one shard. Its entries belong to owner 0 with mode 644 and time 0: nothing of this machine."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as shard:
-        for row in rows:
-            for name, content in _members(folder, row):
+        for image, row in rows:
+            for name, content in _members(image, row):
                 entry = tarfile.TarInfo(name)
                 entry.size = len(content)
                 shard.addfile(entry, io.BytesIO(content))
 
 
-def _members(folder: Path, row: Row) -> Iterator[tuple[str, bytes]]:
+def _members(file: ImageFile, row: Row) -> Iterator[tuple[str, bytes]]:
     name = f"{row.class_index:05d}_{row.index:05d}"
     try:
-        image = (folder / row.path).read_bytes()
+        image = file.read_bytes()
     except FileNotFoundError as error:
         raise OutputError(
-            f"{folder / row.path} is missing, expected all images of the manifest: "
+            f"{file} is missing, expected all images of the manifest: "
             "call generate again with the same settings to make it again."
         ) from error
     content = asdict(row) | {"logits": row.logits.tolist()}

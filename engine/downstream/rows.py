@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from engine.classifiers import Classifier
-from engine.datasets.manifest import read_manifest
+from engine.datasets.dataset import read_dataset
 from engine.downstream.origins import check_plain, other_classifiers, warn_of_others, warn_of_test
 from engine.downstream.pixels import Images, read_pixels, to_bytes
 from engine.downstream.sources import (
@@ -142,7 +142,9 @@ def _read(
     logits = None
     if stored_labels and has_manifest(source.images.path):
         _check_teacher(source.images.path, classifier)
-        stored = [torch.from_numpy(row.logits.copy()) for row in read_manifest(source.images.path)]
+        stored = [
+            torch.from_numpy(row.logits.copy()) for _, row in read_dataset(source.images.path)
+        ]
         logits = torch.stack([stored[place] for place in places])
     pixels = read_pixels(source.images, places, classifier.preprocess)
     return Images(pixels, source.classes[places], logits)

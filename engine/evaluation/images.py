@@ -13,8 +13,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from engine.datasets.dataset import IMAGES, read_dataset
+from engine.datasets.dataset import IMAGES, ImageFile, read_dataset
 from engine.datasets.manifest import MANIFEST
+from engine.datasets.parts import has_parts
 from engine.datasets.run_record import RUN
 from engine.errors import ConfigError, brief
 
@@ -56,7 +57,7 @@ class ImageSet:
         elif has_manifest(self.path):
             labels = [row.label for _, row in read_dataset(self.path)]
         else:
-            labels = [path.parent.name for _, path in _files(self.path)]
+            labels = [Path(name).parent.name for name, _ in _files(self.path)]
         if not labels:
             raise self._without_images()
         return labels
@@ -87,7 +88,7 @@ class ImageSet:
         if none:
             raise self._without_images()
 
-    def _contents(self) -> Iterator[tuple[str, Path | io.BytesIO]]:
+    def _contents(self) -> Iterator[tuple[str, ImageFile | io.BytesIO]]:
         """Name and encoded content of each image, in order."""
         if not self.path.is_file():
             yield from _files(self.path)
@@ -174,11 +175,13 @@ def has_domains(path: Path) -> bool:
 def has_manifest(path: Path) -> bool:
     """Whether `path` is a data set of ours, finished or not."""
     return path.is_dir() and (
-        (path / MANIFEST).exists() or ((path / RUN).exists() and (path / IMAGES).exists())
+        has_parts(path)
+        or (path / MANIFEST).exists()
+        or ((path / RUN).exists() and (path / IMAGES).exists())
     )
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+def _files(folder: Path) -> Iterator[tuple[str, ImageFile]]:
     """Image files by name: those of the manifest in a data set of ours, else all below the folder."""
     if has_manifest(folder):
         yield from ((str(path), path) for path, _ in read_dataset(folder))
@@ -226,9 +229,10 @@ def _bytes(image: Any, path: Path) -> bytes:
     return content
 
 
-def _pixels(name: str, content: Path | io.BytesIO) -> Tensor:
+def _pixels(name: str, content: ImageFile | io.BytesIO) -> Tensor:
     try:
-        with Image.open(content) as picture:
+        held = content if isinstance(content, io.BytesIO) else io.BytesIO(content.read_bytes())
+        with Image.open(held) as picture:
             pixels = np.array(picture.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         kind = "is no image" if isinstance(error, UnidentifiedImageError) else "cannot be read"

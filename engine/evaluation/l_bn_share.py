@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from engine.classifiers.base import Classifier, statistics_of
 from engine.classifiers.statistics import Statistics
-from engine.datasets.dataset import load_sample
+from engine.datasets.dataset import ImageFile, load_sample
 from engine.datasets.manifest import Row
 from engine.evaluation.quotas import is_recognised, quotas
 from engine.guidance.domain import layer_weights
@@ -27,7 +26,7 @@ def selecting_statistics(classifier: Classifier) -> Statistics:
 
 
 def kept_by_share(
-    files: Sequence[Path], rows: Sequence[Row], selection: Selection, classifier: Classifier
+    files: Sequence[ImageFile], rows: Sequence[Row], selection: Selection, classifier: Classifier
 ) -> list[int]:
     """Selection by l_bn_share, a chunk of mixed classes at a time."""
     known = selecting_statistics(classifier)
@@ -120,7 +119,7 @@ def _without_mistaken(pool: list[int], rows: Sequence[Row], quota: dict[int, int
 
 @torch.no_grad()
 def _image_moments(
-    files: Sequence[Path], rows: Sequence[Row], classifier: Classifier
+    files: Sequence[ImageFile], rows: Sequence[Row], classifier: Classifier
 ) -> tuple[Tensor, Tensor]:
     """E[x] and E[x^2] of what each tapped layer reads of each image: (N, C) each, C over all layers, float64."""
     taps = selecting_statistics(classifier).taps

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from engine.classifiers import Classifier, load_classifier
-from engine.datasets.dataset import load_sample, open_dataset, read_dataset
+from engine.datasets.dataset import ImageFile, load_sample, open_dataset, read_dataset
 from engine.datasets.manifest import Row
 from engine.datasets.run_record import RUN, made_with, read_run
 from engine.errors import ConfigError, MissingExtraError, ModelError
@@ -88,7 +88,10 @@ def classifier_of(folder: Path | str, **options: Any) -> Classifier | None:
 
 
 def _kept(
-    files: Sequence[Path], rows: Sequence[Row], selection: Selection, classifier: Classifier | None
+    files: Sequence[ImageFile],
+    rows: Sequence[Row],
+    selection: Selection,
+    classifier: Classifier | None,
 ) -> list[int]:
     """Places of the images that stay, in the data set's order."""
     if selection.by == "l_bn_share" and classifier is not None:

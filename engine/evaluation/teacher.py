@@ -9,7 +9,8 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.classifiers.statistics import Statistics
-from engine.datasets.manifest import MANIFEST, read_manifest
+from engine.datasets.dataset import read_dataset
+from engine.datasets.manifest import MANIFEST
 from engine.datasets.names import class_folders
 from engine.errors import ConfigError
 from engine.evaluation.images import Pooled, has_manifest
@@ -32,7 +33,7 @@ def by_manifest(folders: Sequence[Path]) -> Tensor | None:
     rows = [
         (float(row.logits.argmax() == row.class_index), row.confidence, row.l_bn)
         for folder in folders
-        for row in read_manifest(folder)
+        for _, row in read_dataset(folder)
     ]
     return torch.tensor(rows, dtype=torch.float64).T
 

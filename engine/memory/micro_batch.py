@@ -1,6 +1,8 @@
 """Phases in parts: as many images at once as the plan says, and half as many each time memory runs out.
 
-A part that ran out of memory is run again, smaller, so a phase's work must not change anything outside of itself.
+A part that ran out of memory is run again, smaller, so a phase's work must not change anything outside of itself. Other
+sizes round differently, and guided sampling makes another image of the same distribution of that: a run that has to
+halve them says so, and its record keeps from which group on. Where several processes share a run, sizes are fixed.
 """
 
 import gc
@@ -30,7 +32,7 @@ and of torch where no cuDNN engine could get its workspace."""
 
 
 class OutOfMemoryError(EngineError, MemoryError):
-    """Not one image fits into memory."""
+    """Not one image fits into memory, or fewer do than a run shared by several processes was planned with."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -45,7 +47,8 @@ class MicroBatches:
 
     One object serves a whole run, so that what was learned of its memory in one batch holds for the next. release:
     frees memory that a run can do without, and says whether there was any; it is called before a size is halved.
-    events: where a run out of memory is reported.
+    events: where a run out of memory is reported. fixed: whether sizes stay as they are, so that running out of memory
+    is an error.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class MicroBatches:
         self.sizes = dict(sizes or {})
         self.events = SILENT
         self.release = release
+        self.fixed = False
 
     def attempt(self, phase: str, images: int, work: Callable[[int], T]) -> T:
         """`work` with the number of images that it may take at once, and again with half of it while memory runs out.
@@ -96,10 +100,17 @@ class MicroBatches:
                 "`ddis plan` for what it needs; close what else uses the device, or choose a tiny decoder, a half "
                 "precision or smaller images."
             )
+        if self.fixed:
+            raise OutOfMemoryError(
+                f"memory ran out in phase {phase!r} with {size} images at once ({said}), expected room for as many as "
+                "the run was planned with: the other processes that share it would make other images with fewer. Plan "
+                "for less: begin the run with a smaller --memory in another folder."
+            )
         self.sizes[phase] = size // 2
         warnings.warn(
-            f"memory ran out in phase {phase!r} with {size} images at once ({said}): going on with {size // 2}. The "
-            "result stays the same; a plan with a smaller budget avoids the lost time.",
+            f"memory ran out in phase {phase!r} with {size} images at once ({said}): going on with {size // 2}. "
+            "Guided images from here on may be others of the same distribution; a plan with a smaller budget avoids "
+            "that, and the lost time.",
             MemoryWarning,
             stacklevel=4,
         )

@@ -3,8 +3,8 @@
 Each phase of a run is counted on tensors of 'meta' (`phases`, `count`), as it is and with each way of saving memory:
 parts of a batch, checkpointing, weights moved off the device while they rest. Of all that fits, the cheapest is
 planned, so a larger budget never plans a slower run. What an image depends on (dtype, decoder, its size) is asked for
-and never traded: a budget changes how images are made, not which. So no plan quantises a prior by itself, which would
-change its images a little; a budget that is too small without is answered with what NF4 would take.
+and never traded; a budget changes images through rounding alone (`engine.methods.kind`). So no plan quantises a prior
+by itself, which would change them a little; a budget that is too small without is answered with what NF4 would take.
 
 Predicted peak = weights on the device + counted peak + cuBLAS workspaces. A budget is filled to 95 %: the rest is for
 rounding by torch's allocator and the workspaces of convolutions, which cannot be counted. CUDA's own context, about

@@ -8,10 +8,8 @@ from engine.classifiers.base import Classifier
 from engine.memory.count import counting
 from engine.methods.inversion import InversionMethod
 from engine.methods.registry import prepare_of
-from engine.settings.inversion import InversionSettings
+from engine.settings.inversion import ITERATIONS, InversionSettings
 
-ITERATIONS = ("iterations", "half_size_iterations")
-"""The fields that say how often a method does the same work."""
 IMAGES = 2
 
 

@@ -21,7 +21,7 @@ from engine.guidance.move import Guidance, Unguided
 from engine.memory.apply import applied
 from engine.memory.micro_batch import MicroBatches, denoise_in_parts
 from engine.memory.plan import Plan
-from engine.methods.base import members, mixed_groups
+from engine.methods.base import MixedGroups, members
 from engine.methods.runtime import Descend
 from engine.priors import Context, Prior, Step
 from engine.prompts import class_prompt
@@ -37,6 +37,9 @@ from engine.types import ImageKey, Sample
 
 IMAGES = "images"
 """The task whose steps drawing reports."""
+
+CANARY_STEPS = 3
+"""Two of them are guided: the last step never is."""
 
 
 def settings_of(request: Request) -> DrawingSettings:
@@ -114,9 +117,17 @@ class Drawing:
             None if self.descend is None else partial(self.descend, classes=classes),
         )
 
-    def groups(self) -> list[list[ImageKey]]:
+    def groups(self) -> MixedGroups:
         """The images of the request in groups of nearly equal size, classes mixed."""
-        return mixed_groups(self.classes, self.request.images_per_class, self.sampling.batch)
+        return MixedGroups(self.classes, self.request.images_per_class, self.sampling.batch)
+
+    def canary(self) -> "Drawing":
+        """The same in at most CANARY_STEPS steps."""
+        settings: Any = settings_of(self.request)
+        steps = min(settings.sampling.steps, CANARY_STEPS)
+        return self.asking(
+            method=replace(settings, sampling=replace(settings.sampling, steps=steps))
+        )
 
     def identities(self) -> dict[str, Any]:
         """Name and fingerprint of classifier and prior, and the fingerprint of the tokens, as JSON values."""

@@ -5,7 +5,7 @@ what the registry names. The images of a group depend on each other.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -16,12 +16,14 @@ from engine.classifiers.base import class_numbers
 from engine.errors import ConfigError
 from engine.events import SILENT, Events, Stepped
 from engine.guidance.domain import judged
-from engine.methods.base import members, mixed_groups
+from engine.methods.base import MixedGroups, members
 from engine.methods.descent import Iteration, OnIteration
 from engine.methods.models import Models
 from engine.request import Execution, Request
-from engine.settings.inversion import InversionSettings
+from engine.settings.inversion import ITERATIONS, InversionSettings
 from engine.types import ImageKey, Sample, group_rng
+
+CANARY_ITERATIONS = 2
 
 
 class Synthesise(Protocol):
@@ -47,6 +49,7 @@ class Inversion:
     """A request for inverted images with its models loaded and checked; see `engine.methods.base.Prepared`."""
 
     plan: ClassVar[None] = None
+    parts: ClassVar[None] = None
     joint: ClassVar[bool] = True
 
     request: Request
@@ -64,9 +67,18 @@ class Inversion:
     def device(self) -> torch.device:
         return self.classifier.device
 
-    def groups(self) -> list[list[ImageKey]]:
+    def groups(self) -> MixedGroups:
         """The images of the request in groups that are optimised together."""
-        return mixed_groups(self.classes, self.request.images_per_class, self.settings.batch)
+        return MixedGroups(self.classes, self.request.images_per_class, self.settings.batch)
+
+    def canary(self) -> "Inversion":
+        """The same in at most CANARY_ITERATIONS iterations of each stage."""
+        short = {
+            name: min(getattr(self.settings, name), CANARY_ITERATIONS)
+            for name in ITERATIONS
+            if hasattr(self.settings, name)
+        }
+        return replace(self, settings=replace(self.settings, **short))
 
     def identities(self) -> dict[str, Any]:
         """Name and fingerprint of the classifier, and of the student if there is one, as JSON values."""

@@ -15,7 +15,7 @@ class Runner(Protocol):
 
     Args:
         out: folder of the data set; one that holds a part of the same run is resumed. None keeps nothing.
-        execution: memory, device, attention: how images are made, never which.
+        execution: memory, device, attention: how images are made; not what they are of.
         events: reports progress to the caller, and lets the caller cancel the run.
         given: objects in place of models that a request names.
         expected: identities that the models must have, as a run.json holds them under "models".
@@ -37,3 +37,10 @@ class Runner(Protocol):
         that exist already are not yielded again. Raises EngineError's children before the first image for
         each mistake that is the caller's, and Cancelled once its events are cancelled: the same call then resumes.
         """
+
+
+class PartsRunner(Runner, Protocol):
+    """A runner that writes a data set in parts."""
+
+    def parts(self, request: Request) -> Iterator[tuple[int, int]]:
+        """As `run`, but gives the number of each part, and of its images."""

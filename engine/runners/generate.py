@@ -46,7 +46,7 @@ def generate(
         prior: what `load_prior` takes or gave.
         classes: some of the classifier's labels; all of them if None.
         images_per_class: images of each class.
-        seed: of the run; with all else equal it gives the same images.
+        seed: of the run; with all else equal, and on the same kind of machine, it gives the same images.
         method: "ddis"; "plain", the prior without guidance; "deepinversion", "plugin-inversion" or
             "natural-inversion", which need no prior; or the settings of one, such as `DeepInversion()`.
         alignment: settings of guidance, for "ddis".
@@ -56,8 +56,9 @@ def generate(
         runtime: "torch", or "onnx" to sample and guide in ONNX Runtime, without autograd and without a plan.
         device: "cpu", "cuda", "cuda:1"; by default the GPU where there is one. Models that are handed over stay where
             they are.
-        memory: what the run may take, as '12GB', '11.5GiB', bytes or 'auto' for all that is free, or a plan; but for
-            rounding it changes no image.
+        memory: what the run may take, as '12GB', '11.5GiB', bytes or 'auto' for all that is free, or a plan. It
+            decides how many images go through the networks at once, and so how sums are rounded: without guidance the
+            same images come out, with guidance perhaps others of the same distribution (`engine.methods.kind`).
         attention: "sdpa", "xformers" (CUDA, extra 'gpu'), or "auto", which is xformers where it is no slower.
         onnx_cache: folder of the graphs of runtime "onnx", which the first run with these models and settings exports.
         graphs: on CUDA, whether UNet and guidance may be replayed from CUDA graphs, where the plan has room for them;

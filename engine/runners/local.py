@@ -1,6 +1,6 @@
 """Runs in this process, one group after the other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from engine.facts import with_names_of
 from engine.memory.measure import peak_bytes
 from engine.methods.base import Prepared
 from engine.methods.drawing import IMAGES
+from engine.methods.kind import kind_of
 from engine.methods.models import NOTHING, Given, Models
 from engine.methods.registry import prepare
 from engine.request import Execution, Request
-from engine.types import Sample
+from engine.types import ImageKey, Sample
 
 
 class LocalRunner:
@@ -69,9 +70,12 @@ class LocalRunner:
                 if missing
             ]
             total, to_make = sum(map(len, groups)), sum(len(group) for group, _ in begun)
+            sizes = _SizesByGroup(prepared)
             with self.events.task(IMAGES, total, total - to_make) as task:
                 for group, missing in begun:
-                    for image in prepared.make(group, self.events):
+                    made = prepared.make(group, self.events)
+                    sizes.note(group)
+                    for image in made:
                         if image.key in missing:
                             writer.add(image)
                             self.events.emit(reported(image))
@@ -82,9 +86,29 @@ class LocalRunner:
                         "device": str(prepared.device),
                         "peak_bytes": task.peak_bytes,
                         "seconds": round(task.seconds, 2),
+                        "kind": kind_of(prepared, tried=False).to_json(),
+                        "micro_batches": sizes.changes,
                         "memory_plan": None if prepared.plan is None else prepared.plan.to_json(),
                     }
                 )
+
+
+class _SizesByGroup:
+    """How many images went through each phase at once, from which group on: a run that is short of memory changes it.
+
+    changes: [{"from": the first image of a group, "sizes": {phase: images}}], as JSON values.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.parts = prepared.parts
+        self.changes: list[dict[str, Any]] = []
+
+    def note(self, group: Sequence[ImageKey]) -> None:
+        """Look at the sizes with which a group was made."""
+        sizes = {} if self.parts is None else dict(self.parts.sizes)
+        if not self.changes or self.changes[-1]["sizes"] != sizes:
+            first = {"class": group[0].class_index, "index": group[0].index}
+            self.changes.append({"from": first, "sizes": sizes})
 
 
 def made_by(prepared: Prepared) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from engine.settings.plain import nearest
 
 RUNNERS = {
     "local": "engine.runners.local:LocalRunner",
+    "share": "engine.runners.share:ShareRunner",
+    "ray": "engine.cluster.runner:RayRunner",
 }
 """'<module>:<class>' of each runner."""
 
@@ -26,7 +28,7 @@ def runner_for(
     expected: Mapping[str, Any] | None = None,
 ) -> Runner:
     """The runner that an execution names; the rest as `engine.runners.base.Runner` is made with."""
-    return runner_class(execution.runner)(out, execution, events, given, expected)
+    return runner_class(execution.carried_out_by)(out, execution, events, given, expected)
 
 
 def runner_class(name: str) -> type[Runner]:

@@ -14,6 +14,8 @@ from engine.settings.methods import MethodSettings
 
 LARGE_PX = 96
 """Images of this side and larger take the settings for ImageNet."""
+ITERATIONS = ("iterations", "half_size_iterations")
+"""The fields that say how often a method does the same work."""
 
 
 def sized(small: Any, large: Any, help: str) -> Any:

@@ -39,13 +39,11 @@ def learn(
     When a report is yielded the state is whole: saved, loaded and given to `learn` again, it goes on to the same end.
     Raises GuidanceError once more than a tenth of a class's updates, and more than 2, had to be skipped.
     """
-    if not state.scale:
-        state.scale.fill_(source.scale)
-    for start in range(0, len(state.classes), batch):
-        cohort = range(start, min(start + batch, len(state.classes)))
+    for cohort in cohorts(len(state.classes), batch):
         waiting = state.those(Outcome.WAITING, cohort)
         if waiting:
             state.joint = {}
+            state.scale.fill_(source.scale)
         if waiting and learning.skip_passing:
             _try_without(state, waiting, source, learning, batch)
             yield [state.report(number) for number in waiting]
@@ -66,6 +64,11 @@ def learn(
         if unchecked and learning.check_images:
             _keep_what_helps(state, unchecked, source, learning, batch)
             yield [state.report(number) for number in unchecked]
+
+
+def cohorts(classes: int, batch: int) -> list[range]:
+    """The rows that learn side by side. A cohort's end depends on no other one."""
+    return [range(start, min(start + batch, classes)) for start in range(0, classes, batch)]
 
 
 def _try_without(

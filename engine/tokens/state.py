@@ -1,8 +1,9 @@
 """All that learning some class tokens depends on between two epochs, and where tokens start."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,8 +53,9 @@ class TokenState:
     it and the others of ON_DEVICE are on the device of the text encoder, all counts on the CPU.
     start: (K, D), where they began. momentum, square: Adam's moments of each row, (K, D); (0, D) where the rows that
     learn side by side share an optimiser, whose own state is then `joint`. scale: () float64, what the loss is
-    multiplied by on its way back, 0 before the first class; once lowered it stays so. The others: (K,); `finished` is
-    NaN where no finished image was looked at, and `checked` 1 where it was decided what is kept.
+    multiplied by on its way back, 0 before the first class; once lowered it stays so for the classes side by side. The
+    others: (K,); `finished` is NaN where no finished image was looked at, and `checked` 1 where it was decided what is
+    kept.
     """
 
     classes: tuple[int, ...]
@@ -107,6 +109,34 @@ class TokenState:
     def those(self, outcome: Outcome, among: range) -> list[int]:
         """The rows' numbers, of some, that stand at an outcome."""
         return [number for number in among if self.outcome[number] == outcome]
+
+    def part(self, rows: range) -> "TokenState":
+        """The state of some rows, with tensors of its own."""
+        cut = {
+            entry.name: getattr(self, entry.name).detach()[rows.start : rows.stop].clone()
+            for entry in fields(self)
+            if entry.name not in ("classes", "word", "scale", "joint")
+        }
+        cut["rows"].requires_grad_()
+        return replace(
+            self,
+            classes=self.classes[rows.start : rows.stop],
+            scale=self.scale.clone(),
+            joint={},
+            **cut,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["TokenState"]) -> "TokenState":
+        """One state of the rows of several, in their order."""
+        tensors: dict[str, Any] = {
+            entry.name: torch.cat([getattr(part, entry.name).detach() for part in parts])
+            for entry in fields(cls)
+            if entry.name not in ("classes", "word", "scale", "joint")
+        }
+        tensors["rows"].requires_grad_()
+        classes = tuple(number for part in parts for number in part.classes)
+        return cls(classes=classes, word=parts[0].word, scale=parts[-1].scale, **tensors)
 
     def report(self, number: int) -> TokenEpoch:
         """The last measured epoch of one row."""

@@ -1,6 +1,6 @@
 """Fused BatchNorm alignment kernels: one op a file, each with a torch reference."""
 
-from ddis_kernels._backend import MissingKernelsError, use_backend
+from ddis_kernels._backend import MissingKernelsError, choose, use_backend
 from ddis_kernels.alignment_coefficients import (
     Coefficients,
     alignment_coefficients,
@@ -35,6 +35,7 @@ __all__ = [
     "channel_moments",
     "channel_moments_grouped",
     "channel_moments_reference",
+    "choose",
     "fold_batch_norm",
     "merge_moments",
     "merge_moments_reference",

@@ -7,6 +7,7 @@ from engine.apps.cli.command import Command
 
 _HOMES = {
     "generate": "generate:Generate",
+    "finish": "finish:Finish",
     "learn-tokens": "learn_tokens:LearnTokens",
     "tune": "tune:Tune",
     "plan": "plan:Plan",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from engine.apps.cli.command import Call
 from engine.request import ClassifierSource, Execution, Request
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from engine.classifiers import Classifier
     from engine.memory.plan import Plan as MemoryPlan
     from engine.priors import Prior
+    from engine.runners.base import PartsRunner, Runner
     from engine.types import Sample
 
 Sized = TypeVar("Sized", bound=InversionSettings)
@@ -61,6 +62,30 @@ def images_of(
 
     classifier: that of the request, if it is loaded already.
     """
+    runner, request = _runner(request, execution, out, call, classifier)
+    return runner.run(request)
+
+
+def parts_of(
+    request: Request, execution: Execution, out: str, call: Call
+) -> Iterator[tuple[int, int]]:
+    """Number and images of each part of a request that a data set in parts lacks, written as they are read.
+
+    Everything is checked now.
+    """
+    runner, request = _runner(request, execution, out, call, None)
+    parts: Iterator[tuple[int, int]] = cast("PartsRunner", runner).parts(request)
+    return parts
+
+
+def _runner(
+    request: Request,
+    execution: Execution,
+    out: Path | str,
+    call: Call,
+    classifier: "Classifier | None",
+) -> "tuple[Runner, Request]":
+    """Who carries a request out, and the request with an inversion's settings for the size of its images."""
     from engine.methods.models import Given, Models
     from engine.runners.registry import runner_for
 
@@ -73,7 +98,7 @@ def images_of(
         if FLAG_OF.get(name) not in call.given
     }
     given = Given(classifier=classifier)
-    return runner_for(execution, out, call.events, given, expected).run(request)
+    return runner_for(execution, out, call.events, given, expected), request
 
 
 def sized(method: Sized, classifier: "Classifier", explicit: Mapping[str, Any]) -> Sized:

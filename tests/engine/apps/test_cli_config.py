@@ -19,6 +19,7 @@ from engine.settings.plain import to_plain
 PRINTABLE = {
     "generate": ["--seed", "5", "--cfg", "2", "--over-generate", "3"],
     "learn-tokens": ["--learning.epochs", "3", "--learning.words", "a, b: c"],
+    "finish": ["--trust-sizes"],
     "tune": ["--scales", "0.1", "0.5"],
     "plan": ["--memory", "3GB", "--image-px", "512"],
     "profile": ["--images", "2"],
@@ -40,6 +41,7 @@ NEEDED = {
     **{name: ["--classifier", "x"] for name in ("tune", "plan", "profile")},
     **{name: ["f", "--out", "o", "--classifier", "x"] for name in ("distill", "prune", "quantise")},
     **{name: ["f", "--out", "o"] for name in ("select", "fit", "export")},
+    "finish": ["f"],
     "evaluate": ["f", "g"],
 }
 

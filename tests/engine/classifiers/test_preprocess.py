@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 
 from engine.classifiers import Preprocess
-from engine.classifiers.preprocess import from_image_processor
+from engine.classifiers.preprocess import from_image_processor, resized_by_products
 from engine.errors import ConfigError
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -25,6 +26,18 @@ def test_resizing_is_pillows(name: str, pil: Image.Resampling, size: tuple[int, 
     assert (
         gap.max() <= 1.2
     )  # Pillow rounds to whole bytes after each axis; bicubic weights sum to 1.25 in size
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(8, 8), (20, 31), (64, 7), (17, 33)])
+def test_products_resize_and_differentiate_as_torch_does(mode: str, size: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, 17, 33, requires_grad=True)
+    given = torch.randn(2, 3, *size)
+    found = resized_by_products(images, size, mode)
+    expected = interpolate(images, size, mode=mode, antialias=True)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad((out * given).sum(), images)[0] for out in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
 def test_the_shorter_side_is_resized_and_the_centre_cut() -> None:

@@ -37,7 +37,9 @@ class Generate(Command):
     interrupted = RESUMES
 
     request: Request = field(default_factory=Request)
-    out: Path = needed("folder of the data set; resumed if it was interrupted")
+    out: str = needed(
+        "folder of the data set, or with --share a URL as well; resumed if it was interrupted"
+    )
     preset: Literal["default", "paper"] = preset()
     over_generate: float | None = setting(
         None,
@@ -53,27 +55,55 @@ class Generate(Command):
                 f"over_generate is {self.over_generate:g}, expected a number above 1: 2 makes twice as many images as "
                 "are kept. Leave it out to keep all."
             )
+        if self.execution.share is not None and self.over_generate is not None:
+            raise ConfigError(
+                f"over_generate came with share {self.execution.share!r}, expected one of them: a choice needs all "
+                "images. Run the shares, `ddis finish`, then `ddis select`."
+            )
 
     def run(self, call: Call) -> dict[str, Any]:
+        from engine.runners.registry import runner_class
+
+        if hasattr(runner_class(self.execution.carried_out_by), "parts"):
+            return self._in_parts(call)
+        folder = Path(self.out)
         if self.over_generate is not None:
-            return self._over_generate(call, self.over_generate)
+            return self._over_generate(call, folder, self.over_generate)
         from engine.datasets.run_record import read_run
 
-        images = requests.images_of(self.request, self.execution, self.out, call)
+        images = requests.images_of(self.request, self.execution, folder, call)
         made = sum(1 for _ in images)
-        total = len(read_run(self.out).labels) * self.request.images_per_class
-        sheet = self.out / "contact_sheet.png"
+        total = len(read_run(folder).labels) * self.request.images_per_class
+        sheet = folder / "contact_sheet.png"
         call.screen.say(
-            f"{total} images in {self.out}, {made} of them made now. Contact sheet: {sheet}"
+            f"{total} images in {folder}, {made} of them made now. Contact sheet: {sheet}"
         )
         return {
-            "folder": str(self.out),
+            "folder": str(folder),
             "images": total,
             "made_now": made,
             "contact_sheet": str(sheet),
         }
 
-    def _over_generate(self, call: Call, factor: float) -> dict[str, Any]:
+    def _in_parts(self, call: Call) -> dict[str, Any]:
+        """Make a share of the parts of a data set, and say how many of all are done."""
+        from engine.datasets.parts import done_parts, read_division
+        from engine.datasets.store import open_store
+
+        parts = requests.parts_of(self.request, self.execution, self.out, call)
+        made = sum(images for _, images in parts)
+        store = open_store(self.out)
+        division, _ = read_division(store)
+        done = len(done_parts(store))
+        left = division.parts - done
+        call.screen.say(
+            f"{made} images made now; {done} of {division.parts} parts of {self.out} are done. "
+            + (f"When the other {left} are, " if left else "To complete it, ")
+            + f"run: ddis finish {self.out}"
+        )
+        return {"folder": self.out, "made_now": made, "parts": division.parts, "parts_done": done}
+
+    def _over_generate(self, call: Call, folder: Path, factor: float) -> dict[str, Any]:
         """Make more images than are asked for in a folder beside `out`, and keep the better ones of each class."""
         from engine.datasets.dataset import open_dataset
         from engine.datasets.run_record import RUN, check_kind, read_run
@@ -87,26 +117,26 @@ class Generate(Command):
                 f"over_generate is {factor:g} with {wanted} images a class, expected enough for one more to choose "
                 "from: raise it, or --images-per-class."
             )
-        if (self.out / RUN).exists():
-            check_kind(self.out, read_run(self.out), selection=True)
-        out = self.out.resolve()
+        if (folder / RUN).exists():
+            check_kind(folder, read_run(folder), selection=True)
+        out = folder.resolve()
         every = out.with_name(f"{out.name}-all")
         request = replace(self.request, images_per_class=number)
         classifier = Models(request, self.execution).classifier
         images = requests.images_of(request, self.execution, every, call, classifier)
         selection, begun = Selection(keep=wanted / number), read_run(every)
         labels = {int(number): label for number, label in begun.labels.items()}
-        with open_dataset(self.out, selected_from(begun.made, selection), labels):
+        with open_dataset(folder, selected_from(begun.made, selection), labels):
             pass  # refuses now what it would refuse once all images are made
         made = sum(1 for _ in images)
-        report = select(every, self.out, selection, classifier, call.events)
-        sheet = self.out / "contact_sheet.png"
+        report = select(every, folder, selection, classifier, call.events)
+        sheet = folder / "contact_sheet.png"
         call.screen.say(
             f"{report['images']} images in {every}, {made} of them made now; the better {report['kept']} in "
-            f"{self.out}. Contact sheet: {sheet}"
+            f"{folder}. Contact sheet: {sheet}"
         )
         return {
-            "folder": str(self.out),
+            "folder": str(folder),
             "images": report["kept"],
             "made_now": made,
             "contact_sheet": str(sheet),

@@ -41,6 +41,7 @@ class LearnTokens(Command):
         "request.seed",
         "execution.memory",
         "execution.attention",
+        "execution.share",
         "learning.*",
     )
     needs = ("request.classifier.source",)
@@ -80,8 +81,17 @@ class LearnTokens(Command):
             memory=self.execution.memory,
             attention=self.execution.attention,
             out=self.out,
+            share=self.execution.share,
             events=call.events,
         )
+        if not self.out.exists():
+            learned = len(table.training)
+            wanted = len(facts_of(table.run)["classes"])
+            call.screen.say(
+                f"the tokens of {learned} of {wanted} classes are learned; the share that learns the last ones writes "
+                f"{self.out}"
+            )
+            return {"file": str(self.out), "learned": learned, "of_classes": wanted}
         labels = facts_of(table.run)["classes"]
         trainings = dict(zip(labels, table.training.values(), strict=True))
         columns = "class, start, outcome, epochs, recognised, loss, UNet forward, backward"

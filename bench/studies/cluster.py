@@ -1,0 +1,219 @@
+"""What many workers cost: the driver alone at 256 of them, finishing a million images, and Ray beside one process.
+
+    python bench/studies cluster                        all three; the last needs two quiet cores
+    python bench/studies cluster --only simulation      or finish, or ray
+    python bench/studies cluster --smoke                all but Ray, small, kept nowhere
+
+simulation: workers in simulated time, with a share of them lost in an hour; the driver is the one that runs use, and
+its CPU time is measured. finish: rows of noise with a thousand logits, written as workers write them, and the peak
+memory of a process that completes them. ray: CPU seconds of the same parts by one process and by Ray's workers.
+"""
+
+import argparse
+import json
+import math
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from result_files import RESULTS, environment, hardware, read_result, write_result
+from simulated_pool import SimulatedPool
+
+from engine.cluster.driver import Driver
+from engine.cluster.runner import RayRunner
+from engine.datasets.parts import Division
+from engine.datasets.shared import SharedDataset
+from engine.methods.base import MixedGroups
+from engine.request import ClassifierSource, Execution, Request
+from engine.runners.share import ShareRunner
+from engine.settings import Sampling
+from engine.settings.cluster import Cluster
+from engine.settings.methods import DDIS
+from engine.types import ImageKey, Sample
+
+RESULT = RESULTS / "cluster.json"
+CLASSES, LOST_AN_HOUR, PART_SECONDS, SPREAD = 1000, 0.05, 60.0, 0.15
+"""Of the simulation: classes, share of the workers that are lost in an hour, seconds of a part, their spread."""
+START_SECONDS = 60.0
+PARTS = ("simulation", "finish", "ray")
+
+
+def simulate(images: int, workers: int, seed: int = 0) -> dict[str, Any]:
+    """A run of the driver in simulated time. ideal: work over workers, with no start, no loss and no tail."""
+    division = Division.of(len(MixedGroups(tuple(range(CLASSES)), images // CLASSES, 28)))
+    rng = random.Random(seed)
+    seconds = [PART_SECONDS * rng.lognormvariate(0, SPREAD) for _ in range(division.parts)]
+
+    def dies(_: int, part: int) -> float | None:
+        lost = rng.random() < 1 - math.exp(math.log(1 - LOST_AN_HOUR) * seconds[part] / 3600)
+        return rng.random() if lost else None
+
+    pool = SimulatedPool(
+        division.parts, lambda _, part: seconds[part], START_SECONDS, lambda _: "", dies
+    )
+    driver = Driver(pool, workers, lambda hello: hello["missing"], clock=pool.clock)
+    began = time.process_time()
+    made = sum(1 for _ in driver.parts())
+    cpu = time.process_time() - began
+    assert made == division.parts
+    ideal = sum(seconds) / workers
+    return {
+        "images": images,
+        "workers": workers,
+        "parts": division.parts,
+        "hours": pool.now / 3600,
+        "of_ideal": ideal / pool.now,
+        "workers_lost": driver.lost,
+        "parts_given": len(pool.given),
+        "driver_cpu_seconds": cpu,
+        "parts_a_cpu_second": made / cpu,
+    }
+
+
+def synthetic(place: Path, images: int) -> None:
+    """A data set in parts whose images are noise of 8 px, with CLASSES logits each."""
+    groups = MixedGroups(tuple(range(CLASSES)), images // CLASSES, 28)
+    labels = {number: f"class {number}" for number in range(CLASSES)}
+    kind = {"canary": "0" * 12}
+    made = {"request": {"seed": 0}, "models": {}}
+    dataset = SharedDataset(place, made, labels, Division.of(len(groups)), kind)
+    pictures = torch.rand(28, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(28, CLASSES, generator=torch.Generator().manual_seed(1))
+
+    def sample(row: int, key: ImageKey) -> Sample:
+        return Sample(
+            key=key,
+            label=labels[key.class_index],
+            seed=0,
+            prompt=f"a photo of class {key.class_index}",
+            token="",
+            image=pictures[row % 28],
+            logits=logits[row % 28].roll(key.index),
+            l_bn=1.0,
+            confidence=0.5,
+            group="",
+        )
+
+    for part in dataset.missing():
+        keys = [key for group in dataset.division.groups_of(part) for key in groups[group]]
+        dataset.write(part, [sample(row, key) for row, key in enumerate(keys)])
+
+
+def finished(images: int) -> dict[str, Any]:
+    """Peak memory and time of `ddis finish` on a synthetic data set, its imports included."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "set"
+        synthetic(place, images)
+        command = [sys.executable, "-m", "engine", "finish", str(place), "--json"]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, _peak_mb(process.pid))
+            time.sleep(0.02)
+        seconds = time.perf_counter() - began
+        assert process.stdout is not None
+        said = process.stdout.read()
+    return {
+        "images": json.loads(said)["images"],
+        "parts": json.loads(said)["parts"],
+        "classes": CLASSES,
+        "seconds": seconds,
+        "peak_mb": peak,
+    }
+
+
+def _peak_mb(pid: int) -> float:
+    """The most memory that a process had so far; 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return max((int(line.split()[1]) / 1024 for line in lines if "VmHWM" in line), default=0.0)
+
+
+def on_ray(workers: int = 1) -> dict[str, Any]:
+    """CPU seconds of 28 parts by one process and by Ray's workers, without what loading takes."""
+    request = Request(
+        classifier=ClassifierSource(source="embedded:cartoon"),
+        method=DDIS(sampling=replace(Sampling(), steps=6, batch=4)),
+        images_per_class=16,
+    )
+    found: dict[str, Any] = {"workers": workers}
+    with tempfile.TemporaryDirectory() as folder:
+        alone = ShareRunner(Path(folder) / "one", Execution(device="cpu", share="1/1"))
+        torch.set_num_threads(1)
+        parts = alone.parts(request)
+        next(parts)
+        began = time.process_time()
+        found["parts"] = 1 + sum(1 for _ in parts)
+        found["process_cpu_seconds"] = time.process_time() - began
+        cluster = Cluster(ray="local", workers=workers)
+        runner = RayRunner(Path(folder) / "ray", Execution(device="cpu", cluster=cluster))
+        parts = runner.parts(request)
+        next(parts)
+        before = _cpu_seconds()
+        made = 1
+        for _ in parts:
+            made += 1
+            if made == found["parts"]:
+                found["ray_cpu_seconds"] = _cpu_seconds() - before
+        assert made == found["parts"]
+    found["overhead"] = found["ray_cpu_seconds"] / found["process_cpu_seconds"] - 1
+    return found
+
+
+def _cpu_seconds() -> float:
+    """Of this process and all that it started: the driver, Ray's processes, the workers."""
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return float(sum(time.user + time.system for time in times))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    if chosen.smoke:
+        print(json.dumps([simulate(100_000, 16), finished(CLASSES)], indent=1))
+    else:
+        measure(chosen.only, chosen.out)
+
+
+def measure(parts: Sequence[str], out: Path) -> None:
+    """Measure some parts and write them beside those that the file has."""
+    result = {
+        **read_result(out),
+        "environment": environment("cpu"),
+        "hardware": hardware("cpu"),
+        "settings": {
+            "classes": CLASSES,
+            "lost_an_hour": LOST_AN_HOUR,
+            "part_seconds": PART_SECONDS,
+            "spread": SPREAD,
+            "start_seconds": START_SECONDS,
+        },
+    }
+    works: dict[str, Callable[[], Any]] = {
+        "simulation": lambda: [simulate(1_000_000, workers) for workers in (8, 64, 256)],
+        "finish": lambda: [finished(images) for images in (100_000, 1_000_000)],
+        "ray": lambda: [on_ray(workers) for workers in (1, 2)],
+    }
+    for part in parts:
+        result[part] = works[part]()
+        write_result(out, result)
+        print(json.dumps({part: result[part]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Runs that are killed at random moments, again and again: whether anything is lost, doubled or half-written.
+
+    python bench/studies reliability            100 kills of generate, 40 of a share, 40 of learn-tokens
+    python bench/studies reliability --smoke    2 of each, kept nowhere
+
+Each run is forked from one process that has everything loaded, is sent SIGKILL after a random share of the time that an
+undisturbed run takes, and is started again until it ends by itself. What it leaves must then be, byte for byte, what
+the undisturbed run left, but for the measured part of run.json; and after each kill every file that counts must be
+whole.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from result_files import RESULTS, environment, write_result
+from safetensors import safe_open
+
+from engine.classifiers import load_classifier
+from engine.datasets.finish import finish
+from engine.files import OURS
+from engine.priors import load_prior
+from engine.request import Execution
+from engine.runners.asking import asked
+from engine.runners.generate import generate
+from engine.runners.learn_tokens import learn_tokens
+from engine.runners.registry import runner_for
+from engine.settings import Sampling, TokenLearning
+
+RESULT = RESULTS / "reliability.json"
+KILLS = {"generate": 100, "share": 40, "learn-tokens": 40}
+SHORT = replace(Sampling(), steps=3, batch=4)
+LEARNING = TokenLearning(
+    epochs=2,
+    images_per_epoch=2,
+    steps=0,
+    updates_per_trajectory=1,
+    init="class name",
+    check_images=0,
+    target_accuracy=1.0,
+)
+
+
+def works() -> dict[str, Callable[[Path], None]]:
+    """What is run and killed, by its name: writes into a folder, and goes on where a killed one stopped."""
+    classifier, prior = load_classifier("embedded:cartoon"), load_prior("embedded")
+    settings: dict[str, Any] = {"images_per_class": 3, "sampling": SHORT, "memory": "8GB"}
+
+    def generated(out: Path) -> None:
+        for _ in generate(classifier, prior, out=out / "set", **settings):
+            pass
+
+    def shared(out: Path) -> None:
+        wanted = asked(classifier, prior, **settings)
+        execution = replace(wanted.execution, share="1/1")
+        for _ in runner_for(execution, out / "set", given=wanted.given).run(wanted.request):
+            pass
+        finish(out / "set")
+
+    def learned(out: Path) -> None:
+        learn_tokens(
+            classifier,
+            prior,
+            classifier.labels[:3],
+            LEARNING,
+            sampling=replace(SHORT, batch=2),
+            memory="8GB",
+            out=out / "tokens.safetensors",
+        )
+
+    assert Execution().share is None
+    return {"generate": generated, "share": shared, "learn-tokens": learned}
+
+
+def in_a_fork(work: Callable[[Path], None], out: Path, kill_after: float | None) -> bool:
+    """Run in a forked process; whether it ended well by itself."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work(out)
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the parent is to hear of it
+            print(f"{type(error).__name__}: {error}", flush=True)
+            os._exit(1)
+        os._exit(0)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise RuntimeError("a run that was started again ended with an error")
+    return os.WIFEXITED(status)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Every file by name, run.json without what was measured."""
+    files = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(f"{OURS}part-")
+    }
+    for name in files:
+        if name.endswith("run.json"):
+            record = json.loads(files[name])
+            files[name] = json.dumps({**record, "measured": None}).encode()
+    return files
+
+
+def half_written(folder: Path) -> list[str]:
+    """Files that count and cannot be read."""
+    opened: dict[str, Callable[[Path], Any]] = {
+        ".png": lambda path: Image.open(path).load(),
+        ".parquet": pq.read_table,
+        ".json": lambda path: json.loads(path.read_bytes()),
+        ".safetensors": lambda path: safe_open(path, "pt"),
+        ".progress": lambda path: safe_open(path, "pt"),
+    }
+    wrong = []
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.name.startswith(OURS) and path.suffix in opened:
+            try:
+                opened[path.suffix](path)
+            except Exception as error:  # noqa: BLE001  # any failure to read is what is counted
+                wrong.append(f"{path.name}: {error}")
+    return wrong
+
+
+def killed(name: str, work: Callable[[Path], None], kills: int, seed: int = 0) -> dict[str, Any]:
+    """Kill runs until `kills` signals were sent while one was under way. Raises nothing: it counts."""
+    rng = random.Random(seed)
+    found: dict[str, Any] = {"kills": 0, "runs": 0, "equal": 0, "half_written": [], "leftovers": 0}
+    with tempfile.TemporaryDirectory() as place:
+        calm = Path(place) / "calm"
+        calm.mkdir()
+        began = time.monotonic()
+        in_a_fork(work, calm, None)
+        seconds = time.monotonic() - began
+        expected = bytes_of(calm)
+        while found["kills"] < kills:
+            out = Path(place) / f"{found['runs']}"
+            out.mkdir()
+            while found["kills"] < kills and not in_a_fork(work, out, rng.uniform(0, seconds)):
+                found["kills"] += 1
+                found["half_written"] += half_written(out)
+            in_a_fork(work, out, None)
+            found["runs"] += 1
+            found["equal"] += bytes_of(out) == expected
+            found["leftovers"] += sum(1 for _ in out.rglob(f"{OURS}part-*"))
+        print(name, found, flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=KILLS, default=list(KILLS))
+    parser.add_argument("--smoke", action="store_true")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)  # a forked process has no other
+    made = works()
+    result = {
+        "environment": environment("cpu"),
+        "runs": {
+            name: killed(name, made[name], 2 if chosen.smoke else KILLS[name])
+            for name in chosen.only
+        },
+    }
+    if not chosen.smoke:
+        write_result(RESULT, result)
+
+
+if __name__ == "__main__":
+    main()

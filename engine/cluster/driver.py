@@ -1,0 +1,228 @@
+"""Give parts to workers until none is missing, whatever happens to the workers.
+
+The driver makes nothing and holds nothing that is not in the store of parts: it may be killed and called again. It
+knows workers only as a `Pool`, so that it is tested, and simulated, without a cluster.
+
+    a worker is lost (its process, its node)   its part goes to another, and a new worker is started
+    a part loses ATTEMPTS workers              the run ends, naming the part
+    a worker answers with an error             the run ends with it: the same call would fail again
+    STARTS workers in a row never get ready    the run ends with the last reason
+    a part takes SLOW times as long as usual   an idle worker makes it as well; the first that is done counts
+    a part takes HANGS times as long           its worker is stopped, as if it were lost
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Pool, Ready, Worker
+
+ATTEMPTS = 3
+STARTS = 5
+SLOW = 2.0
+HANGS = 10.0
+LEAST_SECONDS_OF_A_HANG = 30 * 60
+RECENT = 200
+"""Parts whose median says what is usual."""
+WAIT = 1.0
+"""Seconds after which the driver looks for slow parts."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is doing. part: None while it starts."""
+
+    part: int | None
+    since: float
+
+
+class Driver:
+    """Parts of a run and the workers that make them.
+
+    Args:
+        pool: the workers.
+        workers: how many are kept alive.
+        begin: called with what the first ready worker says of itself; gives the numbers of the missing parts, in the
+            order in which they are given out.
+        fits: called with what a later one says of itself; where it is False, another worker is started in its place.
+        note: called with a sentence on whatever a person might want to know.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        workers: int,
+        begin: Callable[[Any], Sequence[int]],
+        fits: Callable[[Any], bool] = lambda _: True,
+        note: Callable[[str], object] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pool, self.begin, self.fits, self.note, self.clock = pool, begin, fits, note, clock
+        self.workers = workers
+        self.begun = False
+        self.waiting: deque[int] = deque()
+        self.missing: set[int] = set()
+        self.tasks: dict[Worker, Task] = {}
+        self.idle: set[Worker] = set()
+        self.losses: Counter[int] = Counter()
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.usual: float | None = None
+        self.looked = clock()
+        self.failed_starts = 0
+        self.lost = 0
+        self.made_twice = 0
+
+    def start(self) -> None:
+        """Wait until a first worker is ready. Raises what `parts` raises."""
+        try:
+            while not self.begun:
+                self._fill()
+                for answer in self.pool.answers(WAIT):
+                    self._take(answer)
+        except BaseException:
+            self.stop()
+            raise
+
+    def parts(self) -> Iterator[tuple[int, Any]]:
+        """Make all missing parts; yields each once, when it is done, with what its worker says of it.
+
+        Raises ClusterError, or the error that a worker answered with.
+        """
+        try:
+            self.start()
+            while self.missing:
+                self._fill()
+                made = [self._take(answer) for answer in self.pool.answers(WAIT)]
+                yield from (part for part in made if part is not None)
+                if self.clock() - self.looked >= WAIT:
+                    self.looked = self.clock()
+                    self._look_for_hanging()
+                    for worker in [*self.idle]:
+                        self._occupy(worker)
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End all workers."""
+        for worker in [*self.tasks, *self.idle]:
+            self.pool.stop(worker)
+        self.tasks.clear()
+        self.idle.clear()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Roughly; None before the first part is done."""
+        ready = sum(task.part is not None for task in self.tasks.values())
+        return self.usual * len(self.missing) / ready if self.usual is not None and ready else None
+
+    def _fill(self) -> None:
+        """Start workers up to the number that is kept, but no more than there are parts to give."""
+        wanted = min(self.workers, len(self.missing)) if self.begun else self.workers
+        while len(self.tasks) + len(self.idle) < wanted:
+            self.tasks[self.pool.start()] = Task(None, self.clock())
+
+    def _take(self, answer: Answer) -> tuple[int, Any] | None:
+        """Do what an answer asks for. Returns the part that it made, with what its worker says of it."""
+        task = self.tasks.pop(answer.worker, None)
+        if task is None:  # of a worker that was stopped meanwhile
+            return None
+        if isinstance(answer, Failed):
+            self.pool.stop(answer.worker)
+            raise answer.error
+        if isinstance(answer, Lost):
+            self.pool.stop(answer.worker)
+            self._lose(task, answer.reason)
+            return None
+        made = None
+        if isinstance(answer, Ready):
+            self.failed_starts = 0
+            if self.begun and not self.fits(answer.hello):
+                self.pool.stop(answer.worker)
+                return None
+            self._begin(answer.hello)
+        else:
+            self.recent.append(self.clock() - task.since)
+            self.usual = median(self.recent)
+            if answer.part in self.missing:
+                self.missing.discard(answer.part)
+                made = answer.part, answer.facts
+            else:
+                self.made_twice += 1
+        self._occupy(answer.worker)
+        return made
+
+    def _begin(self, hello: Any) -> None:
+        """Learn from the first worker what there is to make."""
+        if not self.begun:
+            self.begun = True
+            parts = self.begin(hello)
+            self.waiting.extend(parts)
+            self.missing.update(parts)
+
+    def _lose(self, task: Task, reason: str) -> None:
+        """Give a lost worker's part back."""
+        if task.part is None:
+            self.failed_starts += 1
+            self.note(f"a worker did not get ready: {reason}")
+            if self.failed_starts >= STARTS:
+                raise ClusterError(
+                    f"{STARTS} workers in a row did not get ready ({reason}), expected one that does: mend the reason "
+                    "and run the same command again; what is done is kept."
+                )
+            return
+        self.lost += 1
+        if task.part not in self.missing:
+            return
+        self.note(f"a worker was lost with part {task.part}: {reason}")
+        self.losses[task.part] += 1
+        if self.losses[task.part] >= ATTEMPTS:
+            raise ClusterError(
+                f"part {task.part} lost {ATTEMPTS} workers ({reason}), expected it to be made: memory may be short, so "
+                "plan for less with --memory, or see the workers' logs. What is done is kept."
+            )
+        if task.part not in {other.part for other in self.tasks.values()}:
+            self.waiting.appendleft(task.part)
+
+    def _occupy(self, worker: Worker) -> None:
+        """Give a worker that has nothing to do a part; where none waits, one that is slow elsewhere."""
+        self.idle.discard(worker)
+        part = self._next()
+        if part is None:
+            self.idle.add(worker)
+            return
+        self.tasks[worker] = Task(part, self.clock())
+        self.pool.give(worker, part)
+
+    def _next(self) -> int | None:
+        while self.waiting:
+            part = self.waiting.popleft()
+            if part in self.missing:
+                return part
+        makers = Counter(task.part for task in self.tasks.values())
+        slow = [
+            (task.since, task.part)
+            for task in self.tasks.values()
+            if task.part in self.missing and makers[task.part] == 1 and self._is_older(task, SLOW)
+        ]
+        if not slow:
+            return None
+        _, part = min(slow)
+        self.note(f"part {part} is slow: a second worker makes it as well")
+        return part
+
+    def _look_for_hanging(self) -> None:
+        for worker, task in [*self.tasks.items()]:
+            if task.part is not None and self._is_older(task, HANGS, LEAST_SECONDS_OF_A_HANG):
+                del self.tasks[worker]
+                self.pool.stop(worker)
+                self._lose(task, f"it did not answer for {self.clock() - task.since:.0f} s")
+
+    def _is_older(self, task: Task, times: float, least: float = 0) -> bool:
+        """Whether a task takes so many times as long as usual."""
+        if self.usual is None:
+            return False
+        return self.clock() - task.since > max(times * self.usual, least)

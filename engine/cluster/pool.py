@@ -1,0 +1,67 @@
+"""Workers, wherever they are, as the driver knows them: what it asks of them and what they answer."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.errors import EngineError
+
+Worker = Hashable
+
+
+class ClusterError(EngineError):
+    """The workers of a run are lost again and again."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker is ready. hello: what it says of itself."""
+
+    worker: Worker
+    hello: Any
+
+
+@dataclass(frozen=True)
+class Made:
+    """A worker made a part. facts: what it says of it."""
+
+    worker: Worker
+    part: int
+    facts: Any
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker is gone, or never got ready. part: what it was making, None while it started."""
+
+    worker: Worker
+    part: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A worker is well and answered with an error."""
+
+    worker: Worker
+    part: int | None
+    error: Exception
+
+
+Answer = Ready | Made | Lost | Failed
+
+
+class Pool(Protocol):
+    """Workers, wherever they are. Each has one thing to do at a time."""
+
+    def start(self) -> Worker:
+        """Begin a worker; `Ready`, `Lost` or `Failed` follows."""
+
+    def give(self, worker: Worker, part: int) -> None:
+        """Let a ready worker make a part; `Made`, `Lost` or `Failed` follows."""
+
+    def answers(self, seconds: float) -> Sequence[Answer]:
+        """What arrived, waiting for as many seconds at most. Nothing follows from a worker that was stopped."""
+
+    def stop(self, worker: Worker) -> None:
+        """End a worker at once, also one that does not answer."""

@@ -1,0 +1,129 @@
+"""Workers that Ray starts, on this machine or on many. The only module that imports ray.
+
+Ray is kept quiet and to itself: no usage reports, and a cluster of this machine alone asks for a token.
+"""
+
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Made, Ready, Worker
+from engine.cluster.worker import PartWorker
+from engine.errors import MissingExtraError, brief
+from engine.settings.cluster import Cluster
+
+LOOPBACK = "127.0.0.2"
+"""Ray turns 127.0.0.1 into the machine's other address."""
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+OBJECT_STORE_BYTES = 80 * 2**20
+"""Parts go to the store of the run, not through Ray's."""
+
+
+def connect(cluster: Cluster) -> Any:
+    """Join the cluster, or start one here. Returns the module. Raises MissingExtraError, ClusterError."""
+    if "ray" not in sys.modules:  # it reads these when it is imported
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        if cluster.ray == "local":
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError(
+            "ray is not installed, expected it for --ray: `pip install 'ddis[ray]'`, or run shares with --share."
+        ) from error
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if cluster.ray == "local":
+        options |= {
+            "address": "local",
+            "num_cpus": cluster.workers * cluster.cpus_per_worker,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_node_ip_address": LOOPBACK,
+        }
+    else:
+        options["address"] = cluster.ray
+    if not ray.is_initialized():
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise ClusterError(
+                f"no cluster of Ray answers at {cluster.ray!r} ({brief(error)}), expected one: start it with "
+                "`ray start --head`, name its HOST:PORT, or take 'local'."
+            ) from error
+    return ray
+
+
+class RayPool:
+    """Actors that are never restarted or retried by Ray: the driver decides.
+
+    request, execution, out: as `PartWorker` takes them. plan, models: the first worker's; set before others start.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        request: Mapping[str, Any],
+        execution: Mapping[str, Any],
+        out: str,
+        expected: Mapping[str, Any] | None,
+    ) -> None:
+        self.ray = connect(cluster)
+        gpus = cluster.gpus_per_worker
+        if gpus is None:
+            gpus = 1 if self.ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        self.threads = cluster.cpus_per_worker
+        self.actor = self.ray.remote(PartWorker).options(
+            num_cpus=cluster.cpus_per_worker, num_gpus=gpus, max_restarts=0, max_task_retries=0
+        )
+        self.request, self.execution, self.out = request, execution, out
+        self.expected: Mapping[str, Any] | None = expected
+        self.plan: Mapping[str, Any] | None = None
+        self.calls: dict[Any, tuple[Worker, int | None]] = {}
+
+    def start(self) -> Worker:
+        worker = self.actor.remote(
+            self.request, self.execution, self.out, self.expected, self.plan, self.threads
+        )
+        self.calls[worker.hello.remote()] = worker, None
+        return worker
+
+    def give(self, worker: Worker, part: int) -> None:
+        self.calls[worker.make.remote(part)] = worker, part  # type: ignore[attr-defined]
+
+    def answers(self, seconds: float) -> Sequence[Answer]:
+        if not self.calls:
+            return []
+        done, _ = self.ray.wait([*self.calls], num_returns=1, timeout=seconds)
+        more, _ = self.ray.wait([*self.calls], num_returns=len(self.calls), timeout=0)
+        return [self._answer(call) for call in dict.fromkeys([*done, *more])]
+
+    def stop(self, worker: Worker) -> None:
+        for call in [call for call, (of, _) in self.calls.items() if of is worker]:
+            del self.calls[call]
+        with suppress(Exception):  # it is gone already
+            self.ray.kill(worker)
+
+    def close(self) -> None:
+        """Leave the cluster; one of this machine alone ends."""
+        self.ray.shutdown()
+
+    def _answer(self, call: Any) -> Answer:
+        worker, part = self.calls.pop(call)
+        errors = self.ray.exceptions
+        try:
+            value = self.ray.get(call)
+        except errors.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            return Failed(worker, part, cause)
+        except errors.RayError as error:
+            return Lost(worker, part, brief(error))
+        return Ready(worker, value) if part is None else Made(worker, part, value)

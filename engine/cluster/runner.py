@@ -1,0 +1,115 @@
+"""A run on the workers of a cluster."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.cluster.driver import Driver
+from engine.cluster.ray_pool import RayPool
+from engine.datasets.dataset import load_sample
+from engine.datasets.parts import read_part
+from engine.datasets.store import is_url, open_store
+from engine.errors import ConfigError
+from engine.events import SILENT, Events, Noted
+from engine.methods.drawing import IMAGES
+from engine.methods.models import NOTHING, Given
+from engine.request import Execution, Request
+from engine.settings.cluster import Cluster
+from engine.settings.plain import to_plain
+from engine.types import Sample
+
+SUMMARY_SECONDS = 60.0
+"""How often a line says how far the run is."""
+
+
+class RayRunner:
+    """Makes the missing parts of a data set on workers that Ray starts; see `engine.runners.base.Runner`."""
+
+    def __init__(
+        self,
+        out: str | Path | None = None,
+        execution: Execution = Execution(),
+        events: Events = SILENT,
+        given: Given = NOTHING,
+        expected: Mapping[str, Any] | None = None,
+    ) -> None:
+        if out is None:
+            raise ConfigError(
+                "a cluster was asked for without out, expected the folder or URL that all its machines write to: name "
+                "it."
+            )
+        if given != NOTHING and (given.prior or given.tokens or given.student):
+            raise ConfigError(
+                "a cluster was given models as objects, expected names, files or hub ids: each worker loads its own."
+            )
+        self.out = str(out) if is_url(out) else str(Path(out).resolve())
+        self.execution = execution
+        self.events = events
+        self.expected = expected
+
+    def run(self, request: Request) -> Iterator[Sample]:
+        """Start a worker, which checks everything; then make images, read back as the iterator is read."""
+        store = open_store(self.out)
+        parts = self.parts(request)
+        return (load_sample(*found) for part, _ in parts for found in read_part(store, part))
+
+    def parts(self, request: Request) -> Iterator[tuple[int, int]]:
+        """As `run`, but gives the number of each part, and of its images, without reading them."""
+        cluster = self.execution.cluster
+        alone = replace(self.execution, cluster=Cluster(), share="1/1")
+        pool = RayPool(cluster, request.to_plain(), to_plain(alone), self.out, self.expected)
+        hello: dict[str, Any] = {}
+
+        def begin(first: dict[str, Any]) -> list[int]:
+            hello.update(first)
+            pool.plan, pool.expected = first["plan"], first["models"]
+            return list(first["missing"])
+
+        def fits(other: dict[str, Any]) -> bool:
+            return bool(
+                other["plan"] == pool.plan
+            )  # else it is started again, with the first one's
+
+        def note(text: str) -> None:
+            self.events.emit(Noted(text))
+
+        driver = Driver(pool, cluster.workers, begin, fits, note)
+        try:
+            driver.start()
+        except BaseException:
+            pool.close()
+            raise
+        return self._made(driver, pool, hello)
+
+    def _made(
+        self, driver: Driver, pool: RayPool, hello: Mapping[str, Any]
+    ) -> Iterator[tuple[int, int]]:
+        total, left = hello["images"], hello["images_missing"]
+        said = time.monotonic()
+        try:
+            with self.events.task(IMAGES, total, total - left) as task:
+                for part, facts in driver.parts():
+                    task.progress(facts["images"], _state(driver))
+                    if time.monotonic() - said > SUMMARY_SECONDS:
+                        said = time.monotonic()
+                        done = hello["parts"] - len(driver.missing)
+                        self.events.emit(
+                            Noted(f"{done} of {hello['parts']} parts are done; {_state(driver)}")
+                        )
+                    yield part, facts["images"]
+        finally:
+            driver.stop()
+            pool.close()
+
+
+def _state(driver: Driver) -> str:
+    """A few words on the workers and the time that is left."""
+    working = sum(task.part is not None for task in driver.tasks.values())
+    words = [f"{working} of {driver.workers} workers"]
+    if driver.lost:
+        words.append(f"{driver.lost} lost")
+    if (seconds := driver.seconds_left) is not None:
+        words.append(f"about {seconds / 60:.0f} min left" if seconds >= 90 else "a minute left")
+    return ", ".join(words)

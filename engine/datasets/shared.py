@@ -1,0 +1,122 @@
+"""Writing a data set in parts: what several processes begin together, each checking that it is the same run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.datasets.names import check_labels, class_folders
+from engine.datasets.parts import (
+    DIVISION,
+    FORMAT,
+    Division,
+    done_parts,
+    read_division,
+    write_part,
+)
+from engine.datasets.run_record import RUN, check_record, parsed_run, run_bytes
+from engine.datasets.store import Store, open_store, read
+from engine.errors import OutputError
+from engine.types import Sample
+
+LABELS = "labels.json"
+KINDS = "kinds"
+
+
+class SharedDataset:
+    """A data set in parts, begun or joined. Any number of processes may write into it at once.
+
+    Args:
+        place: folder or URL.
+        made: everything that the images depend on, as JSON values (see `run_record`).
+        labels: class number -> label of the classes that are made.
+        division: of the request's groups.
+        kind: of this worker (`engine.methods.kind`), as JSON values.
+        mixed: whether workers of another kind may join.
+
+    Raises:
+        OutputError: the place holds something else, a run with other settings or one that another kind of worker makes,
+            or cannot be written.
+    """
+
+    def __init__(
+        self,
+        place: Path | str,
+        made: Mapping[str, Any],
+        labels: Mapping[int, str],
+        division: Division,
+        kind: Mapping[str, Any],
+        mixed: bool = False,
+    ) -> None:
+        check_labels(labels)
+        self.store = open_store(place)
+        self.division = division
+        self.kind = kind
+        names = {str(number): labels[number] for number in sorted(labels)}
+        _refuse_foreign(self.store)
+        if not self.store.create(RUN, run_bytes(made, names, {})):
+            there = parsed_run(read(self.store, RUN), f"{self.store}/{RUN}")
+            check_record(str(self.store), there, made, names)
+        self.store.create(LABELS, _labels_json(labels))
+        begun = {"format": FORMAT, **vars(division), "kind": kind}
+        if not self.store.create(DIVISION, _json(begun)):
+            divided, other = read_division(self.store)
+            if divided != division:
+                raise OutputError(
+                    f"{self.store} is divided into {divided.parts} parts and this version would make {division.parts}, "
+                    "expected the same: finish it with the version that began it."
+                )
+            if not mixed:
+                check_kind(str(self.store), other, kind)
+        self.store.create(f"{KINDS}/{kind['canary']}.json", _json(kind))
+
+    def missing(self) -> list[int]:
+        """The numbers of the parts that are not done, ascending."""
+        done = done_parts(self.store)
+        return [part for part in range(self.division.parts) if part not in done]
+
+    def write(self, part: int, samples: Sequence[Sample]) -> bool:
+        """Write a part. Returns whether this call made it done."""
+        return write_part(self.store, part, samples, self.kind["canary"])
+
+
+def check_kind(where: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise OutputError, naming what differs, where a worker would make other images than the first one does."""
+    if there["canary"] == here["canary"]:
+        return
+    differing = [
+        f"{name} is {there.get(name)!r} there and {here[name]!r} here"
+        for name in here
+        if name not in ("canary", "reproducible") and there.get(name) != here[name]
+    ]
+    raise OutputError(
+        f"{where} is made by workers of another kind ({'; '.join(differing) or 'nothing that is recorded differs'}): a "
+        "few steps on this one gave other bytes. Expected the same kind: use equal machines, threads and --memory, or "
+        "allow several kinds with --mixed, which makes images of the same distribution."
+    )
+
+
+def _refuse_foreign(store: Store) -> None:
+    """Raise OutputError where a folder holds images of a run in one process, or something else."""
+    if store.size(DIVISION) is not None or not (names := store.names("")):
+        return
+    begun = {RUN, LABELS}  # by a process that has not written DIVISION yet
+    foreign = sorted(name for name in names if name not in begun)
+    if foreign:
+        raise OutputError(
+            f"{store} holds files that are no data set in parts ({', '.join(foreign[:3])}"
+            f"{', ...' * (len(foreign) > 3)}), expected a new or empty folder, or such a data set: choose another one."
+        )
+
+
+def _labels_json(labels: Mapping[int, str]) -> bytes:
+    return _json(
+        [
+            {"class": number, "label": labels[number], "folder": name}
+            for number, name in class_folders(labels).items()
+        ]
+    )
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"

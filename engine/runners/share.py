@@ -1,0 +1,117 @@
+"""One share of a run whose images many processes make: parts of it, into a place that all of them write to."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.datasets.parts import Division
+from engine.datasets.shared import SharedDataset
+from engine.errors import ConfigError
+from engine.events import SILENT, Events
+from engine.methods.base import Prepared
+from engine.methods.drawing import IMAGES
+from engine.methods.kind import kind_of
+from engine.methods.models import NOTHING, Given, Models
+from engine.methods.registry import prepare
+from engine.request import Execution, Request
+from engine.runners.local import check_models, made_by, reported
+from engine.types import Sample
+
+
+class ShareRunner:
+    """Makes the parts I, I + N, I + 2N, ... that are missing; see `engine.runners.base.Runner`."""
+
+    def __init__(
+        self,
+        out: str | Path | None = None,
+        execution: Execution = Execution(),
+        events: Events = SILENT,
+        given: Given = NOTHING,
+        expected: Mapping[str, Any] | None = None,
+    ) -> None:
+        if out is None:
+            raise ConfigError(
+                "a share of a run was asked for without out, expected the folder or URL that all shares write to: name "
+                "it."
+            )
+        self.out = out
+        self.execution = execution
+        self.events = events
+        self.given = given
+        self.expected = expected
+
+    def run(self, request: Request) -> Iterator[Sample]:
+        """Load, check, begin or join the data set, then make the share's missing parts as the iterator is read."""
+        return (sample for _, samples in self._parts(request) for sample in samples)
+
+    def parts(self, request: Request) -> Iterator[tuple[int, int]]:
+        """As `run`, but gives the number of each part, and of its images."""
+        return ((part, len(samples)) for part, samples in self._parts(request))
+
+    def _parts(self, request: Request) -> Iterator[tuple[int, list[Sample]]]:
+        maker = PartMaker(request, self.execution, self.given, self.out, self.expected)
+        number, count = self.execution.share_of()
+        mine = range(number, maker.dataset.division.parts, count)
+        missing = set(maker.dataset.missing())
+        return self._made(maker, mine, [part for part in mine if part in missing])
+
+    def _made(
+        self, maker: "PartMaker", mine: range, missing: Sequence[int]
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        total, left = maker.images_in(mine), maker.images_in(missing)
+        with self.events.task(IMAGES, total, total - left):
+            for part in missing:
+                samples = maker.make(part, self.events)
+                for sample in samples:
+                    self.events.emit(reported(sample))
+                yield part, samples
+
+
+class PartMaker:
+    """A request with its models loaded, and the data set in parts that it goes into. Nothing is made yet.
+
+    Raises what `prepare` and `SharedDataset` raise.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        execution: Execution,
+        given: Given,
+        out: str | Path,
+        expected: Mapping[str, Any] | None = None,
+    ) -> None:
+        prepared: Prepared = prepare(request, Models(request, execution, given), execution)
+        if expected is not None:
+            check_models(expected, prepared.identities())
+        if prepared.parts is not None:
+            prepared.parts.fixed = True
+        self.prepared = prepared
+        self.groups = prepared.groups()
+        self.kind = kind_of(prepared)
+        self.dataset = SharedDataset(
+            out,
+            made_by(prepared),
+            prepared.labels,
+            Division.of(len(self.groups)),
+            self.kind.to_json(),
+            execution.mixed,
+        )
+
+    def images_in(self, parts: Sequence[int]) -> int:
+        """How many images some parts have together."""
+        return sum(
+            len(self.groups[group])
+            for part in parts
+            for group in self.dataset.division.groups_of(part)
+        )
+
+    def make(self, part: int, events: Events) -> list[Sample]:
+        """Make the images of a part and write them."""
+        samples = [
+            sample
+            for group in self.dataset.division.groups_of(part)
+            for sample in self.prepared.make(self.groups[group], events)
+        ]
+        self.dataset.write(part, samples)
+        return samples

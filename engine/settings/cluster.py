@@ -1,0 +1,49 @@
+"""Where the workers of a cluster run, and what each of them takes."""
+
+from dataclasses import dataclass, fields
+
+from engine.errors import ConfigError
+from engine.settings.fields import check_positive, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Workers on one machine or many, by Ray."""
+
+    ray: str | None = setting(
+        None,
+        "make the images with workers of Ray: local, a cluster of this machine alone; auto, the one that this machine "
+        "belongs to; or HOST:PORT. Needs the extra ray",
+        "WHERE",
+        flag="ray",
+    )
+    workers: int = setting(1, "workers that are kept alive", flag="workers")
+    gpus_per_worker: float | None = setting(
+        None,
+        "GPUs of each worker, which may be a part of one, as 0.5; by default 1 where the cluster has GPUs",
+        flag="gpus-per-worker",
+    )
+    cpus_per_worker: int = setting(
+        1, "CPUs of each worker, and its threads", flag="cpus-per-worker"
+    )
+
+    def __post_init__(self) -> None:
+        check_positive(self, "workers", "cpus_per_worker")
+        gpus = self.gpus_per_worker
+        if gpus is not None and not 0 <= gpus < float("inf"):
+            raise ConfigError(
+                f"gpus_per_worker is {gpus}, expected a number from 0 up: 0 works on CPUs alone."
+            )
+        if self.ray is not None and self.ray not in ("local", "auto"):
+            host, _, port = self.ray.rpartition(":")
+            if not host or not port.isdecimal():
+                raise ConfigError(
+                    f"ray is {self.ray!r}, expected 'local', 'auto' or HOST:PORT: name a cluster."
+                )
+        if self.ray is None:
+            for entry in fields(self):
+                if getattr(self, entry.name) != entry.default:
+                    raise ConfigError(
+                        f"{entry.name} came without ray, expected where the workers run: add 'local', 'auto' or "
+                        "HOST:PORT."
+                    )

@@ -1,0 +1,172 @@
+"""The driver's contract by fault, in simulated time: each part once, whoever is lost."""
+
+import random
+from typing import Any
+
+import pytest
+from simulated_pool import SimulatedPool
+
+from engine.cluster.driver import ATTEMPTS, STARTS, Driver
+from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Worker
+from engine.errors import ConfigError
+
+
+def driver(pool: SimulatedPool, workers: int, notes: list[str] | None = None) -> Driver:
+    def note(text: str) -> None:
+        if notes is not None:
+            notes.append(text)
+
+    return Driver(pool, workers, lambda hello: hello["missing"], note=note, clock=pool.clock)
+
+
+def test_each_part_is_made_once_and_all_workers_end() -> None:
+    pool = SimulatedPool(40)
+    one = driver(pool, 4)
+    parts = [part for part, _ in one.parts()]
+    assert sorted(parts) == list(range(40))
+    assert pool.now == pytest.approx(5 + 40 / 4, abs=2)
+    assert set(pool.stopped) == {0, 1, 2, 3}
+    assert not one.made_twice
+
+
+def test_the_first_ready_worker_says_what_is_missing() -> None:
+    pool = SimulatedPool(6, made=[0, 2])
+    one = driver(pool, 3)
+    one.start()
+    assert pool.now == 5
+    assert {part for _, part in pool.given} == {1, 3, 4}
+    assert sorted(part for part, _ in one.parts()) == [1, 3, 4, 5]
+
+
+def test_all_workers_end_where_nothing_is_missing() -> None:
+    pool = SimulatedPool(3, made=[0, 1, 2])
+    assert list(driver(pool, 4).parts()) == []
+    assert pool.stopped == {0, 1, 2, 3}
+
+
+def test_a_worker_that_does_not_fit_is_replaced() -> None:
+    pool = SimulatedPool(20)
+    answers = iter([False, True, True, True])
+    one = Driver(pool, 3, lambda hello: hello["missing"], lambda _: next(answers), clock=pool.clock)
+    assert sorted(part for part, _ in one.parts()) == list(range(20))
+    assert {worker for worker, _ in pool.given} == {0, 2, 3}
+
+
+def test_a_lost_workers_part_goes_to_another_and_the_worker_is_replaced() -> None:
+    pool = SimulatedPool(30, dies=lambda worker, part: 0.5 if worker == 1 and part else None)
+    notes: list[str] = []
+    one = driver(pool, 2, notes)
+    assert sorted(part for part, _ in one.parts()) == list(range(30))
+    assert one.lost == 1
+    assert {worker for worker, _ in pool.given} == {0, 1, 2}
+    assert len(notes) == 1
+    assert "lost with part" in notes[0]
+
+
+def test_a_part_that_kills_its_workers_ends_the_run_by_name() -> None:
+    pool = SimulatedPool(10, dies=lambda _, part: 0.1 if part == 7 else None)
+    with pytest.raises(ClusterError, match="part 7 lost 3 workers"):
+        list(driver(pool, 3).parts())
+    assert [part for _, part in pool.given].count(7) == ATTEMPTS
+    started = next(pool.numbers)
+    assert set(pool.stopped) == set(range(started))
+
+
+def test_workers_that_never_start_end_the_run_with_the_reason() -> None:
+    pool = SimulatedPool(10, starts=lambda _: "no CUDA device")
+    with pytest.raises(ClusterError, match=f"{STARTS} workers in a row.*no CUDA device"):
+        list(driver(pool, 4).parts())
+
+
+def test_some_failing_starts_are_lived_with() -> None:
+    pool = SimulatedPool(20, starts=lambda worker: "node is full" if worker % 3 == 1 else "")
+    assert sorted(part for part, _ in driver(pool, 4).parts()) == list(range(20))
+
+
+@pytest.mark.parametrize("part", [None, 3])
+def test_an_error_of_a_healthy_worker_ends_the_run_at_once(part: int | None) -> None:
+    def fails(worker: int, given: int) -> Answer | None:
+        return Failed(worker, given, ConfigError("no such class")) if given == part else None
+
+    pool = SimulatedPool(10, answer=fails)
+    if part is None:
+        start = pool.start
+
+        def fails_at_once() -> Worker:
+            worker = start()
+            pool.queue[-1] = (0.0, -1, 0, Failed(worker, None, ConfigError("no such class")))
+            return worker
+
+        pool.start = fails_at_once
+    with pytest.raises(ConfigError, match="no such class"):
+        list(driver(pool, 2).parts())
+    assert 0 in pool.stopped
+
+
+def test_a_slow_part_is_made_twice_and_counts_once() -> None:
+    pool = SimulatedPool(12, seconds=lambda worker, part: 40.0 if (worker, part) == (0, 0) else 1.0)
+    notes: list[str] = []
+    one = driver(pool, 2, notes)
+    assert sorted(part for part, _ in one.parts()) == list(range(12))
+    assert pool.now < 30
+    assert [part for _, part in pool.given].count(0) == 2
+    assert any("part 0 is slow" in note for note in notes)
+
+
+def test_a_hanging_worker_is_stopped_and_its_part_made_by_another() -> None:
+    pool = SimulatedPool(30, seconds=lambda worker, _: 1e9 if worker == 1 else 100.0)
+    one = driver(pool, 2)
+    assert sorted(part for part, _ in one.parts()) == list(range(30))
+    assert 1 in pool.stopped
+    assert pool.now < 1e5
+
+
+def test_an_answer_after_its_worker_was_given_up_is_not_counted() -> None:
+    pool = SimulatedPool(2)
+    one = driver(pool, 1)
+    one.start()
+    assert one._take(Lost("nobody", 1, "late")) is None
+    assert sorted(part for part, _ in one.parts()) == [0, 1]
+
+
+def test_workers_end_when_the_caller_stops_reading() -> None:
+    pool = SimulatedPool(10)
+    parts = driver(pool, 3).parts()
+    next(parts)
+    parts.close()
+    assert len(set(pool.stopped)) >= 1
+    assert len(pool.made) < 10
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_mixture_of_faults_makes_each_part_once(seed: int) -> None:
+    rng = random.Random(seed)
+    deaths: dict[int, int] = {}
+
+    def dies(_: int, part: int) -> float | None:
+        if rng.random() < 0.1 and deaths.get(part, 0) < ATTEMPTS - 1:
+            deaths[part] = deaths.get(part, 0) + 1
+            return rng.random()
+        return None
+
+    def seconds(*_: Any) -> float:
+        return rng.choice([1.0, 1.0, 1.0, 30.0])
+
+    def starts(_: int) -> str:
+        return "full" if rng.random() < 0.2 else ""
+
+    pool = SimulatedPool(rng.randrange(1, 200), seconds, 5.0, starts, dies)
+    one = driver(pool, rng.randrange(1, 20))
+    parts = [part for part, _ in one.parts()]
+    assert sorted(parts) == list(range(pool.parts))
+    assert one.lost <= sum(deaths.values())
+
+
+def test_time_left_is_known_after_the_first_part() -> None:
+    pool = SimulatedPool(10)
+    one = driver(pool, 2)
+    assert one.seconds_left is None
+    parts = one.parts()
+    next(parts)
+    assert one.seconds_left == pytest.approx(len(one.missing) / 1, rel=1)
+    parts.close()

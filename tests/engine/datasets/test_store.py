@@ -1,0 +1,154 @@
+"""Stores: a folder, a URL and S3 keep one promise, and a whole run goes through S3."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from engine.datasets.dataset import read_dataset
+from engine.datasets.finish import finish
+from engine.datasets.parts import Division, read_rows
+from engine.datasets.shared import SharedDataset
+from engine.datasets.store import FolderStore, Store, UrlStore, is_url, open_store, read
+from engine.errors import ConfigError, OutputError
+from engine.methods.base import MixedGroups
+
+LABELS = {0: "dog", 1: "cat"}
+GROUPS = MixedGroups(tuple(LABELS), 4, 2)
+KIND = {"canary": "0123456789ab", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An S3 bucket of a server in this process."""
+    boto3 = pytest.importorskip("boto3")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        endpoint = f"http://{host}:{port}"
+        environment.setenv("AWS_ENDPOINT_URL", endpoint)
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="images")
+        yield "s3://images"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """A place that nothing was written to."""
+    if request.param == "folder":
+        return tmp_path / "store"
+    name = request.node.name.replace("[", "-").replace("]", "")
+    if request.param == "memory":
+        return f"memory://{name}"
+    return f"{request.getfixturevalue('bucket')}/{name}"
+
+
+@pytest.fixture
+def store(place: Path | str) -> Store:
+    return open_store(place)
+
+
+def test_a_file_is_created_once(store: Store) -> None:
+    assert store.create("parts/000/a.tar", b"first")
+    assert not store.create("parts/000/a.tar", b"second")
+    assert read(store, "parts/000/a.tar") == b"first"
+    assert read(store, "parts/000/a.tar", 2, 2) == b"rs"
+    assert store.size("parts/000/a.tar") == 5
+    assert store.names("parts") == ["parts/000/a.tar"]
+
+
+def test_one_of_many_writers_creates(store: Store) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        wrote = list(threads.map(lambda n: store.create("run.json", b"%d" % n), range(12)))
+    assert sum(wrote) == 1
+    assert read(store, "run.json") == b"%d" % wrote.index(True)
+
+
+def test_what_is_not_there(store: Store) -> None:
+    assert store.size("none") is None
+    assert store.names("none") == []
+    store.remove("none")
+    with pytest.raises(FileNotFoundError):
+        read(store, "none")
+
+
+def test_a_writer_replaces_and_appears_whole(store: Store) -> None:
+    store.create("manifest.parquet", b"old")
+    with store.writer("manifest.parquet") as file:
+        file.write(b"new ")
+        assert read(store, "manifest.parquet") == b"old"
+        file.write(b"content")
+    assert read(store, "manifest.parquet") == b"new content"
+    with suppress(ZeroDivisionError), store.writer("manifest.parquet") as file:
+        file.write(b"half")
+        1 / 0  # noqa: B018
+    assert read(store, "manifest.parquet") == b"new content"
+    store.remove("manifest.parquet")
+    assert store.size("manifest.parquet") is None
+
+
+def test_a_data_set_goes_through_and_is_resumed(
+    place: Path | str, make_sample, tmp_path: Path
+) -> None:
+    def begin() -> SharedDataset:
+        made = {"request": {"seed": 0}, "models": {}}
+        return SharedDataset(place, made, LABELS, Division.of(len(GROUPS)), KIND)
+
+    def write(dataset: SharedDataset, part: int) -> bool:
+        keys = GROUPS[part]
+        return dataset.write(
+            part, [make_sample(k.class_index, k.index, LABELS[k.class_index]) for k in keys]
+        )
+
+    dataset = begin()
+    assert write(dataset, 2)
+    assert not write(dataset, 2)
+    again = begin()
+    assert again.missing() == [0, 1, 3]
+    with pytest.raises(OutputError, match="lacks 3 of its 4 parts"):
+        finish(place)
+    for part in again.missing():
+        assert write(again, part)
+    found = finish(place)
+    assert (found.images, found.parts, found.orphans) == (8, 4, 0)
+    store = open_store(place)
+    assert {"manifest.parquet", "contact_sheet.png", "run.json", "labels.json"} <= {
+        *store.names("")
+    }
+    _tar, table = read_rows(store, 3)
+    row = table.to_pylist()[-1]
+    assert read(store, row["path"], row["offset"], row["size"]).startswith(b"\x89PNG")
+    if isinstance(place, Path):
+        assert len(list(read_dataset(place))) == 8
+
+
+def test_places_are_told_apart(tmp_path: Path) -> None:
+    assert is_url("s3://bucket/set")
+    assert not is_url("C:/set")
+    assert not is_url(tmp_path)
+    assert isinstance(open_store(str(tmp_path)), FolderStore)
+    assert isinstance(open_store("memory://x"), UrlStore)
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected a URL that fsspec knows"):
+        open_store("nonsense://x")
+
+
+def test_a_service_that_cannot_be_reached_says_what_to_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = open_store("memory://unreachable")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Access Denied")
+
+    monkeypatch.setattr(type(store.files), "pipe_file", refuse)
+    with pytest.raises(OutputError, match=r"Access Denied.*credentials"):
+        store.create("a", b"")
