@@ -240,7 +240,7 @@ def operator_table() -> Iterator[None]:
     pytest.importorskip("onnxscript")
     registry = import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "from_torchlib", cache(registry.from_torchlib))
+        patch.setattr(registry, "from_torchlib", staticmethod(cache(registry.from_torchlib)))
         yield
 
 
