@@ -42,7 +42,7 @@ class WriterProcess:
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=300)
 
 
 @pytest.fixture(scope="module")
