@@ -16,6 +16,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 # Processes that run the tests; each test computes with one thread, and each process takes about 1.5 GB.
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ "$$n" -gt 4 ] && n=4; echo $$n)
+# A file at a time, in the order of tests/conftest.py.
+PARALLEL = --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ifeq ($(shell command -v $${CXX:-c++}),)
 $(info No C++ compiler: installing without the C++ kernels, on their torch reference. It is right, but slower.)
@@ -26,14 +28,18 @@ endif
 SOURCES := pyproject.toml constraints.txt $(wildcard CMakeLists.txt kernels/csrc/*)
 BENCHES := $(wildcard bench/bench_*.py)
 
-.PHONY: demo test lint format bench bench-smoke gpu test-timm tables install install-dev clean
+.PHONY: demo test test-slow lint format bench bench-smoke gpu test-timm tables install install-dev clean
 .DEFAULT_GOAL := test
 
 demo: install
 	$(BIN)/ddis demo --out out/demo
 
 test: install-dev
-	$(BIN)/python -m pytest tests -m "not timm" --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest tests -m "not timm and not slow" $(PARALLEL)
+
+# What is evidence rather than a quick check: kills at random moments, exports of whole networks, float16 on the CPU.
+test-slow: install-dev
+	$(BIN)/python -m pytest tests -m "slow and not timm" $(PARALLEL)
 
 lint: install-dev
 	$(BIN)/ruff format --check .

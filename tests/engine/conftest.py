@@ -3,7 +3,9 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -230,6 +232,16 @@ def classifier_folder(tmp_path: Path, tiny_resnet: CifarResNet) -> Path:
     reads = Preprocess.squash(16)
     save_classifier(folder, tiny_resnet, architecture="resnet8", labels=LABELS, preprocess=reads)
     return folder
+
+
+@pytest.fixture(scope="session")
+def operator_table() -> Iterator[None]:
+    """torch's table of ONNX operators, read once. Each export reads it from sources again, for a second."""
+    pytest.importorskip("onnxscript")
+    registry = import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "from_torchlib", staticmethod(cache(registry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(scope="session")

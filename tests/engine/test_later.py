@@ -34,14 +34,35 @@ def small_package(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def test_diffusers_does_without_it_until_it_is_used() -> None:
+@pytest.fixture(scope="module")
+def libraries() -> list[str]:
+    """What one process prints that imports the libraries: by two commands, as a library that looks, and by use."""
     code = (
-        f"{WITHIN}import {UTILS} as utils\n"
+        "from engine.apps.cli.program import _import\n"
+        "from engine.apps.cli.registry import COMMANDS\n"
+        "for command in ('plan', 'generate'):\n"
+        "    _import(COMMANDS[command].module)\n"
+        "    print('diffusers.quantizers.auto' in sys.modules, 'bitsandbytes' in sys.modules)\n"
+        f"{WITHIN}from diffusers.utils import is_bitsandbytes_available as there; import {UTILS} as utils\n"
+        "    from importlib.util import find_spec; print(there(), find_spec('bitsandbytes').name)\n"
         "print('bitsandbytes' in sys.modules, 'bitsandbytes.nn' in sys.modules)\n"
         "layer = utils.bnb.nn.Linear8bitLt\n"
         "import bitsandbytes; print(layer is bitsandbytes.nn.Linear8bitLt, hasattr(utils.bnb, 'no'))"
     )
-    assert printed(code) == "False False\nTrue False"
+    return printed(code).splitlines()
+
+
+def test_no_command_spends_time_on_it(libraries: list[str]) -> None:
+    """Nor does a library that looks through all modules, as `inspect` does while torch is imported."""
+    assert libraries[:2] == ["True False"] * 2
+
+
+def test_a_library_that_looks_for_it_finds_it(libraries: list[str]) -> None:
+    assert libraries[2] == "True bitsandbytes"
+
+
+def test_diffusers_does_without_it_until_it_is_used(libraries: list[str]) -> None:
+    assert libraries[3:] == ["False False", "True False"]
 
 
 @pytest.mark.parametrize(
@@ -58,14 +79,6 @@ def test_it_may_be_used_at_once(use: str, small_package: str) -> None:
     assert (name, file.endswith("__init__.py")) == ("Linear8bitLt", True)
 
 
-def test_a_library_that_looks_for_it_finds_it() -> None:
-    code = (
-        f"{WITHIN}from diffusers.utils import is_bitsandbytes_available as there; import {UTILS}\n"
-        f"    from importlib.util import find_spec; print(there(), find_spec('bitsandbytes').name)"
-    )
-    assert printed(code) == "True bitsandbytes"
-
-
 @pytest.mark.parametrize("before", ["import bitsandbytes", "sys.modules['bitsandbytes'] = None"])
 def test_what_is_there_already_stays(before: str, small_package: str) -> None:
     code = (
@@ -74,15 +87,3 @@ def test_what_is_there_already_stays(before: str, small_package: str) -> None:
         "print(sys.modules['bitsandbytes'] is before)"
     )
     assert printed(code, small_package) == "True\nTrue"
-
-
-def test_no_command_spends_time_on_it() -> None:
-    """Nor does a library that looks through all modules, as `inspect` does while torch is imported."""
-    code = (
-        "from engine.apps.cli.program import _import\n"
-        "from engine.apps.cli.registry import COMMANDS\n"
-        "for command in ('plan', 'generate'):\n"
-        "    _import(COMMANDS[command].module)\n"
-        "    print('diffusers.quantizers.auto' in sys.modules, 'bitsandbytes' in sys.modules)"
-    )
-    assert printed(code) == "True False\nTrue False"

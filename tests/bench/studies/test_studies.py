@@ -133,7 +133,6 @@ def cifar_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_students_of_cifar_learn_from_each_set_once(
     tmp_path: Path,
     cifar_folder: Path,

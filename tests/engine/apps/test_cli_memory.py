@@ -7,7 +7,6 @@ import pytest
 from engine.apps.cli import main
 
 
-@pytest.mark.slow
 def test_a_plan_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     """Stable Diffusion 2.1 within 4 GB at batch 1: the claim that a card is bought for."""
     arguments = [

@@ -14,9 +14,8 @@ from engine.events import Event, Events, Stepped
 from engine.settings import Sampling
 
 
-@pytest.mark.slow
 def test_the_demo_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_module, "Sampling", lambda: Sampling(steps=8))
+    monkeypatch.setattr(demo_module, "Sampling", lambda: Sampling(steps=4))
     steps: list[int] = []
 
     def watch(event: Event) -> None:
@@ -25,7 +24,7 @@ def test_the_demo_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.Monkey
 
     report = demo(tmp_path / "demo", "cartoon", images_per_class=1, events=Events(watch))
     assert tuple(report["rows"]) == ROWS
-    assert sum(steps) == len(ROWS) * 7 * 8
+    assert sum(steps) == len(ROWS) * 7 * 4
     assert report == json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert all(row["images"] == 7 for row in report["rows"].values())
     assert report["rows"]["DAG"]["l_bn"] < report["rows"]["plain"]["l_bn"]

@@ -21,7 +21,7 @@ from engine.datasets import open_dataset
 from engine.types import ImageKey, Sample, image_rng
 
 LABELS = ("dog", "../elephant", "con")
-IMAGES_PER_CLASS = 2
+IMAGES = (2, 1, 1)
 CONFIG = {"alignment": {"scale": 0.25}, "seed": 0}
 
 
@@ -44,9 +44,7 @@ def sample(key: ImageKey) -> Sample:
 
 def write(folder: Path) -> None:
     keys = [
-        ImageKey(number, index)
-        for number in range(len(LABELS))
-        for index in range(IMAGES_PER_CLASS)
+        ImageKey(number, index) for number, count in enumerate(IMAGES) for index in range(count)
     ]
     with open_dataset(folder, CONFIG, LABELS) as writer:
         for key in keys:

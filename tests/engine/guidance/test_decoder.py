@@ -249,7 +249,6 @@ def test_a_crop_leaves_a_margin(px: int, preprocess: Preprocess | None, margin: 
     assert crop_margin((64, 64), px, preprocess) == margin
 
 
-@pytest.mark.slow
 def test_the_gradient_through_the_crop_s_window_is_that_of_the_whole_image() -> None:
     """Trained networks in the geometry of Stable Diffusion at 512 px: 64 latents, 256 px of which 224 are looked at."""
     prior, classifier = (

@@ -1,6 +1,6 @@
 """Networks small enough to export in a test, and one cache for all of them: an export takes seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,13 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
+from engine.guidance.decoder import decoder_of
+from engine.guidance.objective import Objective
+from engine.onnx.export import exported
+from engine.onnx.graphs import gradient_graph
+from engine.onnx.session import Session
 from engine.priors import Prior
+from engine.settings import Alignment
 
 LABELS = ["dog", "horse", "guitar", "house", "person"]
 
@@ -95,5 +101,22 @@ def kinked(classifier_of: Callable[[type[nn.Module]], Classifier]) -> Classifier
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory, operator_table: None) -> Path:
     return tmp_path_factory.mktemp("onnx")
+
+
+@pytest.fixture(scope="session")
+def gradients() -> Callable[..., tuple[list[Tensor], Sequence[Tensor]]]:
+    """(prior, classifier, alignment, cache, batch) -> (loss, gradient) from the file, and from autograd."""
+
+    def both(
+        prior: Prior, classifier: Classifier, alignment: Alignment, cache: Path, batch: int
+    ) -> tuple[list[Tensor], Sequence[Tensor]]:
+        decoder = decoder_of(alignment, prior, classifier.preprocess)
+        graph = gradient_graph(prior, classifier, alignment, decoder)
+        session = Session(exported(graph, cache), torch.device("cpu"))
+        z, classes = torch.randn(batch, *prior.latent_shape(1)[1:]), torch.randint(0, 5, (batch,))
+        found = session(z, classes) if alignment.class_weight else session(z)
+        return found, Objective(classifier, alignment, decoder, False).value_and_grad(z, classes)
+
+    return both

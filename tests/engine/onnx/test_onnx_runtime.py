@@ -2,7 +2,10 @@
 
 import importlib
 import json
+import shutil
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -31,14 +34,44 @@ def run(prior, classifier, **settings):
     }
 
 
-def test_guided_images_are_torchs_and_no_autograd_runs(prior, kinked, cache, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def printed(prior, kinked, tmp_path_factory, operator_table) -> str:
+    """What `ddis export-onnx` prints, having written every graph of these models into a new folder."""
+    folder, screen = tmp_path_factory.mktemp("graphs"), StringIO()
+    asked = ["export-onnx", "--classifier", "embedded:photo", "--out", str(folder), "--json"]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(screen):
+        patch.setattr(requests, "load_models", lambda *_: (kinked, prior))
+        assert main(asked) == 0
+    return screen.getvalue()
+
+
+@pytest.fixture(scope="module")
+def cache(printed: str) -> Path:
+    """The folder of these graphs, which `generate` takes as its cache."""
+    return Path(json.loads(printed)["files"][0]).parents[1]
+
+
+def test_the_command_writes_every_graph(printed: str):
+    files = [Path(file) for file in json.loads(printed)["files"]]
+    assert [file.name for file in files] == [
+        "unet.onnx",
+        "decoder.onnx",
+        "classifier.onnx",
+        "gradient.onnx",
+    ]
+    for file in files:
+        assert b".py" not in file.read_bytes(), (
+            f"{file.name} names files of the machine that wrote it"
+        )
+
+
+def test_guided_images_are_torchs_and_neither_autograd_nor_an_export_runs(
+    prior, kinked, cache, tmp_path, monkeypatch
+):
     wanted = run(prior, kinked)
-    run(
-        prior, kinked, runtime="onnx", onnx_cache=cache
-    )  # exports, for which autograd is traced once
 
     def never(*_, **__):
-        raise AssertionError("autograd ran")
+        raise AssertionError("autograd or an export ran")
 
     monkeypatch.setattr(torch.autograd, "grad", never)
     monkeypatch.setattr(export, "write", never)
@@ -53,6 +86,28 @@ def test_guided_images_are_torchs_and_no_autograd_runs(prior, kinked, cache, tmp
     assert max((plain[key].image - wanted[key].image).abs().max() for key in plain) > 1e-2
 
 
+def test_a_run_writes_the_graphs_that_its_cache_lacks(prior, kinked, cache, tmp_path, monkeypatch):
+    """Each is built as for an export, and its file then copied."""
+    written = []
+
+    def copied(graph, file):
+        with torch.no_grad():
+            graph.build()
+        written.append(graph.name)
+        shutil.copy(cache / f"{graph.name}-{graph.key}" / file.name, file)
+
+    monkeypatch.setattr(export, "write", copied)
+    assert len(run(prior, kinked, runtime="onnx", onnx_cache=tmp_path)) == 4
+    assert sorted(written) == ["decoder", "gradient", "unet"]
+
+
+def test_a_kinked_gradient_is_autograds_but_for_flipped_masks(gradients, prior, kinked, cache):
+    for batch in (1, 3):
+        (loss, grad), (wanted_loss, wanted) = gradients(prior, kinked, Alignment(), cache, batch)
+        torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(grad, wanted, rtol=0, atol=1e-4)
+
+
 def test_the_classifier_gives_its_logits_for_any_batch(prior, kinked, cache):
     """`ddis export-onnx` writes it; generate asks torch for them."""
     graph = classifier_graph(kinked, prior.image_size)
@@ -61,33 +116,6 @@ def test_the_classifier_gives_its_logits_for_any_batch(prior, kinked, cache):
         images = torch.rand(batch, 3, prior.image_size[0], prior.image_size[0])
         (logits,) = session(images)
         torch.testing.assert_close(logits, kinked.logits(images), rtol=1e-4, atol=1e-5)
-
-
-def test_the_command_writes_every_graph_and_generate_finds_them(
-    prior, kinked, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(requests, "load_models", lambda *_: (kinked, prior))
-    folder = tmp_path / "graphs"
-    assert (
-        main(["export-onnx", "--classifier", "embedded:photo", "--out", str(folder), "--json"]) == 0
-    )
-    files = [Path(file) for file in json.loads(capsys.readouterr().out)["files"]]
-    assert [file.name for file in files] == [
-        "unet.onnx",
-        "decoder.onnx",
-        "classifier.onnx",
-        "gradient.onnx",
-    ]
-    for file in files:
-        assert b".py" not in file.read_bytes(), (
-            f"{file.name} names files of the machine that wrote it"
-        )
-
-    def never(*_, **__):
-        raise AssertionError("exported again")
-
-    monkeypatch.setattr(export, "write", never)
-    assert len(run(prior, kinked, runtime="onnx", onnx_cache=folder)) == 4
 
 
 def test_the_unet_takes_more_images_than_its_export_was_told(prior, cache):

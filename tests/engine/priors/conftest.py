@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -777,6 +778,21 @@ def pipe_of(families: dict[str, Family]) -> Callable[[str], Any]:
 def new_pipe(family: Family) -> Any:
     """A tiny pipeline of the family that a test may change."""
     return built(family)
+
+
+@pytest.fixture(scope="session")
+def prior_of(families: dict[str, Family]) -> Callable[..., Prior]:
+    """prior_of("sd3", quantise="none"): that family's prior, which tests share and leave as it is.
+
+    All priors of a family are loaded from one pipeline.
+    """
+    pipe_of = cache(lambda name: built(families[name]))
+
+    @cache
+    def loaded(name: str, quantise: str = "none") -> Prior:
+        return load_prior(pipe_of(name), call=families[name].call, quantise=quantise)
+
+    return loaded
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,34 +19,22 @@ from engine.memory.residence import bytes_on_device
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.memory.subject import Subject
 from engine.onnx.probe import probed
-from engine.priors import Context, Prior, load_prior
+from engine.priors import Context, Prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling, TokenLearning
-from tests.engine.priors.conftest import built
 
 SHORT = Sampling(steps=2, batch=2)
 
 
-@pytest.fixture(scope="session")
-def family(families: dict[str, Any], family_name: str) -> Any:
-    """One family of each kind of network."""
-    return families[family_name]
-
-
 @pytest.fixture(scope="session", params=["sd", "sdxl", "sd3"])
 def family_name(request: pytest.FixtureRequest) -> str:
+    """One family of each kind of network."""
     return request.param
 
 
 @pytest.fixture(scope="session")
-def pipe(family: Any) -> Any:
-    """Of its own: that of all families is kept for the last one of them."""
-    return built(family)
-
-
-@pytest.fixture(scope="session")
-def prior(family: Any, pipe: Any) -> Prior:
-    return load_prior(pipe, call=family.call)
+def prior(family_name: str, prior_of: Callable[..., Prior]) -> Prior:
+    return prior_of(family_name)
 
 
 @pytest.fixture
@@ -196,11 +183,15 @@ def test_a_call_s_tensors_are_told_apart_by_whether_they_grow_with_the_batch(
         assert prior.network(*args, **kwargs)[0].shape == prior.latent_shape(3)
 
 
-@pytest.mark.slow
-def test_onnx_runtime_denoises_and_decodes_as_torch_does(prior: Prior, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [pytest.param("sd", marks=pytest.mark.slow), "sdxl", "sd3"])
+def test_onnx_runtime_denoises_and_decodes_as_torch_does(
+    name: str, prior_of: Callable[..., Prior], tmp_path: Path, operator_table: None
+) -> None:
+    """The exports of SD, a UNet and a VAE as SDXL's, are left to `make test-slow`."""
     pytest.importorskip("onnxruntime")
     from engine.onnx.session import onnx_prior
 
+    prior = prior_of(name)
     twin = onnx_prior(prior, tmp_path)
     z, context, step = torch.randn(prior.latent_shape(2)), contexts(prior)[0], prior.schedule(4)[1]
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """Priors whose linear layers take 4.5 or 8 bits: near the exact ones, with gradients, and tokens learned in them."""
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,8 +11,7 @@ from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.memory.learning_phases import checkpointed
 from engine.networks.quantised import KINDS, QuantisedLinear
-from engine.priors import Prior, load_prior
-from tests.engine.priors.conftest import built
+from engine.priors import Prior
 
 SAMPLING = Sampling(steps=2, batch=1, cfg=3.0)
 LEARNING = TokenLearning(
@@ -28,31 +27,22 @@ FAR = {"nf4": 0.3, "int8": 0.03}
 """More than linear layers of a tiny random network may change what it predicts, or a gradient through it."""
 
 
-@pytest.fixture(scope="session")
-def family(families: dict[str, Any], family_name: str) -> Any:
-    """One family of each kind of network."""
-    return families[family_name]
-
-
 @pytest.fixture(scope="session", params=["sdxl", "sd3", "flux-dev"])
 def family_name(request: pytest.FixtureRequest) -> str:
+    """One family of each kind of network."""
     return request.param
 
 
 @pytest.fixture(scope="session")
-def pipe(family: Any) -> Any:
-    """Of its own: that of all families is kept for the last one of them."""
-    return built(family)
-
-
-@pytest.fixture(scope="session")
-def prior(family: Any, pipe: Any) -> Prior:
-    return load_prior(pipe, call=family.call)
+def prior(family_name: str, prior_of: Callable[..., Prior]) -> Prior:
+    return prior_of(family_name)
 
 
 @pytest.fixture(scope="session", params=KINDS)
-def quantised(request: pytest.FixtureRequest, family: Any, pipe: Any) -> Prior:
-    return load_prior(pipe, call=family.call, quantise=request.param)
+def quantised(
+    request: pytest.FixtureRequest, family_name: str, prior_of: Callable[..., Prior]
+) -> Prior:
+    return prior_of(family_name, quantise=request.param)
 
 
 def clean_and_gradient(prior: Prior, recomputes: bool = False) -> tuple[Tensor, Tensor]:

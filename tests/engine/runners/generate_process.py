@@ -6,6 +6,7 @@ its exit code once it has ended. Forking from here, where all is loaded and no t
 
 import os
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -22,9 +23,9 @@ def run(prior: Prior, classifier: Classifier, out: Path) -> None:
         classifier,
         prior,
         classes=["dog", "horse", "person"],
-        images_per_class=4,
+        images_per_class=2,
         alignment=Alignment(),
-        sampling=Sampling(steps=3, batch=4),
+        sampling=Sampling(steps=2, batch=2),
         seed=3,
         out=out,
     )
@@ -43,6 +44,8 @@ def main() -> None:
         load_prior(sys.argv[1], device="cpu"),
         load_classifier(sys.argv[2], device="cpu"),
     )
+    with tempfile.TemporaryDirectory() as folder:
+        run(prior, classifier, Path(folder) / "run")  # what is loaded on first use is then there
     answer("ready")
     for line in sys.stdin:
         child = os.fork()

@@ -355,6 +355,7 @@ def test_a_request_that_makes_no_sense_is_refused(
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.slow
 def test_killed_at_20_random_moments_and_continued(
     tmp_path: Path, classifier_folder: Path, small_prior_folder: Path, contents
 ) -> None:
@@ -372,6 +373,7 @@ def test_killed_at_20_random_moments_and_continued(
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",  # where there are devices, autograd has threads and forbids forking
         },
     )
 
@@ -394,7 +396,7 @@ def test_killed_at_20_random_moments_and_continued(
         assert run(tmp_path / "undisturbed") == 0
         duration_s = time.perf_counter() - start
         expected = contents(tmp_path / "undisturbed")
-        assert sum(name.endswith(".png") for name in expected) == 12 + 1
+        assert sum(name.endswith(".png") for name in expected) == 6 + 1
         moments, codes = random.Random(7), []
         for number in range(20):
             folder = tmp_path / str(number)
