@@ -5,8 +5,8 @@
     python bench/studies any_classifier --smoke                   two short rows, one domain, kept nowhere
 
 Every row draws the same seeds. Files are measured on the images that the classifiers were trained on, pacs64-train of
-`$DDIS_DATA`. `gain` is what a row gains over the plain prior in FID and coverage, divided by what the ResNet's BatchNorm
-gains. A ConvNeXt of a domain is taken from engine/embedded/weights/classifier-<domain>-convnext; where it is not there,
+`$DDIS_DATA`. `gain` is what a row gains over the plain prior in FID and coverage, divided by what the BatchNorm of the
+ResNet gains. A ConvNeXt of a domain is taken from engine/embedded/weights/classifier-<domain>-convnext; where it is not there,
 its rows are left out. A run that is interrupted continues where it stopped.
 """
 
@@ -155,16 +155,16 @@ def classifier_of(row: Row, domain: str, data: Path, work: Path, device: object)
     return again(found, found.network, statistics)
 
 
-def gains(row: dict[str, Any], plain: dict[str, Any], best: dict[str, Any]) -> dict[str, float]:
-    """What a row gains over the plain prior, divided by what BatchNorm gains, by metric."""
+def gains(
+    row: dict[str, Any], plain: dict[str, Any], best: dict[str, Any]
+) -> dict[str, float | None]:
+    """What a row gains over the plain prior, divided by what BatchNorm gains, by metric; None where that is 0."""
 
-    def value(of: dict[str, Any], name: str) -> float:
-        return float(of["metrics"][name]["value"])
-
-    return {
-        name: (value(row, name) - value(plain, name)) / (value(best, name) - value(plain, name))
-        for name in ("fid", "coverage")
-    }
+    found = {}
+    for name in ("fid", "coverage"):
+        own, none, all_of_it = (one["metrics"][name]["value"] for one in (row, plain, best))
+        found[name] = (own - none) / (all_of_it - none) if all_of_it != none else None
+    return found
 
 
 def measure(
