@@ -6,8 +6,8 @@
 
 Every row draws the same seeds. Files are measured on the images that the classifiers were trained on, pacs64-train of
 `$DDIS_DATA`. `gain` is what a row gains over the plain prior in FID and coverage, divided by what the BatchNorm of the
-ResNet gains. A ConvNeXt of a domain is taken from engine/embedded/weights/classifier-<domain>-convnext; where it is not there,
-its rows are left out. A run that is interrupted continues where it stopped.
+ResNet gains. A ConvNeXt of a domain is taken from engine/embedded/weights/classifier-<domain>-convnext; where it is
+not there, its rows are left out. A run that is interrupted continues where it stopped.
 """
 
 import argparse
