@@ -84,7 +84,7 @@ def export_statistics(
         )
     check_writable(out)
     found = open_images(images, domain, takes=IMAGE_SETS)
-    count = len(found.labels())
+    count = found.count()
     if count < 2:
         raise ConfigError(
             f"{images} has {count} image, expected at least 2: moments of one are that image. Add the others."

@@ -343,17 +343,8 @@ def test_the_command_writes_a_file_that_generate_takes_and_records(
     assert "--epsilon is 1 with 21 images" in capsys.readouterr().err
     made = tmp_path / "made"
     words = ["generate", "--classifier", str(named), "--prior", str(small_prior_folder)]
-    words += [
-        "--statistics",
-        str(out),
-        "--steps",
-        "2",
-        "--images-per-class",
-        "1",
-        "--device",
-        "cpu",
-    ]
-    assert main([*words, "--classes", "dog", "--out", str(made)]) == 0
+    words += ["--steps", "2", "--images-per-class", "1", "--device", "cpu", "--classes", "dog"]
+    assert main([*words, "--statistics", str(out), "--out", str(made)]) == 0
     record = json.loads((made / "run.json").read_text())
     assert record["request"]["classifier"]["statistics"] == str(out)
     assert record["models"]["classifier"]["statistics"].startswith("file:")
