@@ -87,7 +87,8 @@ def export_statistics(
     count = found.count()
     if count < 2:
         raise ConfigError(
-            f"{images} has {count} image, expected at least 2: moments of one are that image. Add the others."
+            f"{images} has {count} image{'' if count == 1 else 's'}, expected at least 2: the moments of a single one "
+            "tell all of it. Give a folder of images, or a parquet file."
         )
     if not isinstance(classifier, Classifier):
         classifier = load_classifier(classifier, device=device, statistics="none")

@@ -358,4 +358,4 @@ def test_the_command_writes_a_file_that_generate_takes_and_records(
     assert main([*rerun[:-1], str(tmp_path / "third"), "--device", "cpu"]) == 2
     assert "statistics" in capsys.readouterr().err
     assert main([*words, "--statistics", "enrgy", "--out", str(made)]) == 2
-    assert "--statistics is 'enrgy', expected one of" in capsys.readouterr().err
+    assert "statistics is 'enrgy', expected one of" in capsys.readouterr().err
