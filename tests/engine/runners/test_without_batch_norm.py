@@ -18,7 +18,11 @@ from transformers import (
 from engine.classifiers import Preprocess, load_classifier
 from engine.evaluation.export_statistics import ExactStatisticsWarning, export_statistics
 from engine.guidance.objective import Objective
-from engine.memory.plan import plan
+from engine.memory.case import Case
+from engine.memory.measure import measuring
+from engine.memory.phases import count_case, run_case
+from engine.memory.skeleton import skeleton_classifier, skeleton_prior
+from engine.memory.subject import Subject
 from engine.priors import Prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
@@ -100,15 +104,25 @@ def test_a_plan_counts_what_the_file_measures(
     file_of: Callable[[nn.Module], Path], small_prior: Prior
 ) -> None:
     network = vit()
-    file = file_of(network)
-    peaks = {}
-    for statistics in (str(file), "energy"):
+    case, counts = Case("guidance", 6, 3), {}
+    for statistics in (str(file_of(network)), "energy", "patch-entropy"):
         classifier = load_classifier(
             network, labels=LABELS, preprocess=READS, device="cpu", statistics=statistics
         )
-        found = plan(small_prior, classifier, "1GB", batch=4, alignment=ALIGNMENT, device="cpu")
-        peaks[statistics] = found.peak_bytes["guidance"]
-    assert peaks[str(file)] >= peaks["energy"] > 0
+        real = Subject(prior=small_prior, classifier=classifier, alignment=ALIGNMENT, cfg=4.0)
+        run_case(real, case)
+        with measuring(small_prior.device) as measured:
+            run_case(real, case)
+        hollow = Subject(
+            prior=skeleton_prior(small_prior),
+            classifier=skeleton_classifier(classifier),
+            alignment=ALIGNMENT,
+            cfg=4.0,
+        )
+        counted = count_case(hollow, case)
+        assert counted.peak_bytes == pytest.approx(measured.peak_bytes, rel=0.1), statistics
+        counts[statistics] = hollow.identity
+    assert len({*counts.values()}) == 3  # a count of one source is not taken for another's
 
 
 def test_energy_guides_a_run(small_prior: Prior) -> None:
