@@ -1,8 +1,12 @@
 """The exported gradient of guidance against autograd over the reference by hooks; one file serves every batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from engine.classifiers.statistics import Examined
+from engine.classifiers.statistics.energy import energy
 from engine.guidance.decoder import decoder_of
 from engine.guidance.objective import Objective
 from engine.onnx.export import exported
@@ -45,3 +49,15 @@ def test_a_kinked_gradient_is_autograds_but_for_flipped_masks(prior, kinked, cac
         (loss, grad), (wanted_loss, wanted) = both(prior, kinked, Alignment(), cache, batch)
         torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(grad, wanted, rtol=0, atol=1e-4)
+
+
+def test_energy_and_units_of_channels_are_in_the_graph(prior, kinked, cache):
+    examined = Examined(kinked.network, lambda: None, kinked.preprocess)
+    by_energy = replace(kinked, statistics=energy(examined))
+    for classifier, alignment in (
+        (kinked, Alignment(layers="channels")),
+        (by_energy, Alignment()),
+    ):
+        (loss, grad), (wanted_loss, wanted) = both(prior, classifier, alignment, cache, 2)
+        torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-5)
+        assert (grad - wanted).abs().max() <= 1e-2 * wanted.abs().max()
