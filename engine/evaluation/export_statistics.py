@@ -4,30 +4,31 @@ The images are streamed: moments of each batch are merged with those before by C
 however they are divided. The file holds averages, the classifier's fingerprint and no image.
 """
 
-import math
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from ddis_kernels import merge_moments
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from engine.classifiers import Classifier, load_classifier
-from engine.classifiers.statistics import Examined
-from engine.classifiers.statistics.base import Tap
 from engine.classifiers.statistics.file import (
     Header,
     network_mark,
     plain_preprocess,
     write_statistics_file,
 )
-from engine.classifiers.statistics.layers import Call, calls_by_name, calls_by_rule
+from engine.classifiers.statistics.layers import Call
 from engine.errors import ConfigError
 from engine.evaluation.class_features import ClassFeatures, last_features, recording_input
 from engine.evaluation.images import IMAGE_SETS, ImageSet, Pooled, open_images
+from engine.evaluation.layer_moments import (
+    chosen_calls,
+    merged_moments,
+    noise_images,
+    taps_of,
+)
 from engine.evaluation.privacy import PrivateMoments
 from engine.evaluation.teacher import class_of_each
 from engine.events import SILENT, Advance, Events
@@ -39,8 +40,6 @@ from engine.types import Moments
 
 FEW = 100
 """Below so many images, the warning says that there are few."""
-NOISE_IMAGES = 64
-"""Images of noise, of each coarseness as many, where no public ones are given."""
 TASK = "images measured"
 
 
@@ -127,21 +126,6 @@ def export_statistics(
     }
 
 
-def chosen_calls(classifier: Classifier, layers: Sequence[str] | None) -> list[Call]:
-    """The calls that are measured, in call order: of named layers, or those that the rule chooses."""
-    examined = _examined(classifier)
-    return calls_by_rule(examined) if layers is None else calls_by_name(examined, layers)
-
-
-def _examined(classifier: Classifier) -> Examined:
-    blank = torch.zeros(1, 3, *classifier.preprocess.crop, device=classifier.device)
-    return Examined(classifier.network, lambda: classifier.logits(blank), classifier.preprocess)
-
-
-def _taps(classifier: Classifier, calls: Sequence[Call]) -> list[Tap]:
-    return [call.tap(classifier.network) for call in calls]
-
-
 @torch.no_grad()
 def _exact(
     classifier: Classifier,
@@ -154,21 +138,15 @@ def _exact(
     last, width = last_features(classifier) if settings.features else (None, 0)
     classes = class_of_each(Pooled((images,)), classifier) if settings.features else None
     kept = ClassFeatures(len(classifier.labels), width)
-    merged: list[Moments] = []
-    seen = 0
-    for part in images.batches(settings.image_batch):
-        with recording_input(last) as rows, recording_moments(_taps(classifier, calls)) as taken:
-            classifier.logits(part.to(classifier.device))
-            now = [Moments(one.mean.double(), one.var.double()) for one in taken]
+    with recording_input(last) as rows:
+
+        def look(seen: int, part: Tensor) -> None:
             if classes is not None:
                 kept.add(rows[-1].cpu(), classes[seen : seen + len(part)])
-        merged = [
-            one if not seen else merge_moments(before, one, seen, len(part))
-            for before, one in zip(merged or now, now, strict=True)
-        ]
-        seen += len(part)
-        advance(len(part))
-    merged = [Moments(one.mean.cpu(), one.var.cpu()) for one in merged]
+                rows.clear()
+            advance(len(part))
+
+        merged = merged_moments(classifier, calls, images.batches(settings.image_batch), look)
     broken = [
         call.path
         for call, one in zip(calls, merged, strict=True)
@@ -192,8 +170,9 @@ def _released(
     advance: Advance,
 ) -> list[Moments]:
     """Moments of each call over all images, with noise."""
+    taps = taps_of(classifier, calls)
     for part in images.batches(settings.image_batch):
-        with recording_moments(_taps(classifier, calls), per_image=True) as taken:
+        with recording_moments(taps, per_image=True) as taken:
             classifier.logits(part.to(classifier.device))
             private.add(taken)
         advance(len(part))
@@ -210,28 +189,8 @@ def _private(
         batches = [noise_images(classifier.preprocess.crop)]
     else:
         batches = open_images(settings.public, takes=IMAGE_SETS).batches(settings.image_batch)
-    merged: list[Moments] = []
-    seen = 0
-    for part in batches:
-        with torch.no_grad(), recording_moments(_taps(classifier, calls)) as taken:
-            classifier.logits(part.to(classifier.device))
-            now = [Moments(one.mean.double().cpu(), one.var.double().cpu()) for one in taken]
-        merged = [
-            one if not seen else merge_moments(before, one, seen, len(part))
-            for before, one in zip(merged or now, now, strict=True)
-        ]
-        seen += len(part)
-    return PrivateMoments(merged, settings.epsilon, settings.delta, settings.clip, count)
-
-
-def noise_images(size: tuple[int, int]) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] of coarse and fine noise, always the same."""
-    sides = [2**power for power in range(1, int(math.log2(min(size))) + 1)] or [1]
-    rng = torch.Generator().manual_seed(0)
-    coarse = [
-        torch.rand(NOISE_IMAGES // len(sides), 3, side, side, generator=rng) for side in sides
-    ]
-    return torch.cat([interpolate(one, size, mode="bicubic") for one in coarse]).clamp(0, 1)
+    public = merged_moments(classifier, calls, batches)
+    return PrivateMoments(public, settings.epsilon, settings.delta, settings.clip, count)
 
 
 def _guarantee(settings: StatisticsExport, private: PrivateMoments | None) -> dict[str, Any] | None:

@@ -266,7 +266,7 @@ class Convolutional(nn.Module):
 def test_files_without_batch_norm_are_measured_and_guided_like_their_networks(
     build, places: dict[str, int], tmp_path
 ) -> None:
-    from engine.evaluation.export_statistics import chosen_calls
+    from engine.evaluation.layer_moments import chosen_calls
     from engine.guidance.objective import Objective
     from engine.settings import Alignment
 

@@ -20,11 +20,10 @@ from engine.classifiers.statistics.file import MEANS, Header, network_mark
 from engine.errors import ConfigError, ModelError, OutputError
 from engine.evaluation.export_statistics import (
     ExactStatisticsWarning,
-    chosen_calls,
     export_statistics,
-    noise_images,
 )
 from engine.evaluation.images import open_images
+from engine.evaluation.layer_moments import chosen_calls, noise_images
 from engine.guidance.objective import Objective
 from engine.settings import Alignment
 from engine.settings.statistics import StatisticsExport

@@ -307,7 +307,7 @@ def test_natural_inversion_refuses_statistics_of_tokens(classifier: Classifier) 
 def test_descent_lowers_the_loss_of_networks_without_batch_norm(
     build: Callable[[], nn.Module], source: str, tmp_path
 ) -> None:
-    from engine.evaluation.export_statistics import chosen_calls
+    from engine.evaluation.layer_moments import chosen_calls
 
     one = loaded(build(), "energy" if source == "energy" else "none")
     if source == "file":
