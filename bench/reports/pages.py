@@ -34,6 +34,7 @@ from reports.out_of_date import out_of_date
 from reports.study_tables import (
     cifar_table,
     family_plans_table,
+    family_support_table,
     guidance_study_table,
     selection_table,
 )
@@ -79,6 +80,7 @@ STUDIES = {
     "selection": selection_table,
     "cifar": cifar_table,
     "family_plans": family_plans_table,
+    "family_support": family_support_table,
 }
 """As COSTS, of studies that need no quiet machine."""
 OTHERS: dict[str, tuple[Callable[..., str], list[str]]] = {

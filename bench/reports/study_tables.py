@@ -140,7 +140,7 @@ def family_plans_table(result: dict) -> str:
     rows = []
     for name, row in result["rows"].items():
         if not row["fits"]:
-            rows.append([name, "", "", "", "does not fit", "", "", "", row["licence"]])
+            rows.append([name, "", "", "", "does not fit", "", "", "", "", row["licence"]])
             continue
         weights = {"denoiser": 0, "text encoder": 0, "decoder": 0}
         for part, role in row["components"].items():
@@ -157,7 +157,8 @@ def family_plans_table(result: dict) -> str:
                 f"{peak / 1e9:.1f} ({phase})",
                 f"{row['smallest_bytes'] / 1e9:.1f}",
                 f"{row['step_flops'] / 1e9:,.0f}",
-                f"{row['guided_over_plain_flops']:.2f}",
+                f"{row['image_flops'] / 1e9:,.0f} ({row['steps']})",
+                f"{row['guided_image_flops'] / row['image_flops']:.2f}",
                 row["licence"],
             ]
         )
@@ -169,6 +170,7 @@ def family_plans_table(result: dict) -> str:
         "peak GB (phase)",
         "least GB",
         "GFLOP a step",
+        "GFLOP an image (steps)",
         "guided / plain FLOPs",
         "licence of the weights",
     ]
@@ -178,3 +180,19 @@ def family_plans_table(result: dict) -> str:
         f"{asked['memory']}; text encoders count together, and come one after the other where they do not fit.\n\n"
         f"{table(header, rows)}"
     )
+
+
+SUPPORT = (
+    *("own loop", "guided", "tokens", "checkpointed", "NF4, int8", "plan", "drop-in", "save, load"),
+    *("left alone", "single file", "`arch:`", "tiny decoder"),
+)
+"""What the tests of families show, in the order of the table."""
+
+
+def family_support_table(result: dict) -> str:
+    """The study `family_support`: what tests on tiny pipelines show that each family can do."""
+    rows = [
+        [family, *("yes" if column in shown else "" for column in SUPPORT)]
+        for family, shown in result["rows"].items()
+    ]
+    return table(["family", *SUPPORT], rows)

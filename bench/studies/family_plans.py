@@ -10,6 +10,7 @@ Counted from published configs, without a weight: one image of the prior's own s
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,16 +34,21 @@ CUDA = torch.device("cuda")
 
 
 class Family(NamedTuple):
-    """licence: of the published weights. cfg: 1 for one whose guidance is distilled into the network."""
+    """How a family is run.
+
+    licence: of the published weights. cfg: 1 for one whose guidance is distilled into the network. steps: of an image;
+    0 for the default of the pipeline's call, which one that is distilled for few steps does not have.
+    """
 
     licence: str
     cfg: float = Sampling().cfg
+    steps: int = 0
 
 
 QUANTISE = ("none", "nf4")
 """Ways that are tried, the more exact first."""
 APACHE = Family("Apache-2.0")
-DISTILLED = Family("Apache-2.0", cfg=1)
+FEW_STEPS = Family("Apache-2.0", cfg=1, steps=4)
 STABILITY = Family("Stability AI Community")
 RAIL = Family("OpenRAIL++-M")
 FAMILIES = {
@@ -51,13 +57,14 @@ FAMILIES = {
     "sdxl": RAIL,
     "sd-3.5-medium": STABILITY,
     "sd-3.5-large": STABILITY,
+    "pixart-alpha": RAIL,
     "pixart-sigma": RAIL,
-    "sana-1.6b": Family("NVIDIA's; Gemma's terms"),
+    "sana-1.6b": Family("NVIDIA, NSCL v2-custom; Gemma's terms"),
     "flux.1-dev": Family("FLUX.1 dev, non-commercial", cfg=1),
-    "flux.1-schnell": DISTILLED,
+    "flux.1-schnell": FEW_STEPS,
     "chroma": APACHE,
-    "flux.2-klein-4b": DISTILLED,
-    "flux.2-klein-9b": Family("FLUX, non-commercial", cfg=1),
+    "flux.2-klein-4b": FEW_STEPS,
+    "flux.2-klein-9b": Family("FLUX, non-commercial", cfg=1, steps=4),
     "z-image": APACHE,
     "lumina-2": Family("Apache-2.0; Gemma's terms"),
     "auraflow": APACHE,
@@ -99,24 +106,47 @@ def row_of(name: str, family: Family, memory: str) -> dict[str, Any]:
         except BudgetError as error:
             row["why"] = str(error)
             continue
-        return row | {"fits": True} | facts(prior, planned, Sampling(cfg=family.cfg))
+        return row | {"fits": True} | facts(prior, planned) | compute(prior, family)
     return row
 
 
-def facts(prior: Prior, planned: Plan, sampling: Sampling) -> dict[str, Any]:
-    """What a plan says, and the compute of a step without and with guidance."""
+def facts(prior: Prior, planned: Plan) -> dict[str, Any]:
+    """What a plan says."""
     kept = ("image_px", "decoder", "decode_px", "checkpoint", "offload", "tile")
     kept += ("micro_batch", "peak_bytes", "weights_bytes", "smallest_bytes")
-    subject = subject_of(prior, CLASSIFIER, Alignment(), sampling, None, CUDA, None)
-    costs = Costs(subject, CUDA, 1, sampling.steps)
-    flops = {phase: costs.counted(Case(phase, 1, 1)).flops for phase in ("sampling", "guidance")}
     found = planned.to_json()
     return {
         **{key: found[key] for key in kept},
         "components": {part.name: part.role for part in prior.components()},
-        "step_flops": flops["sampling"],
-        "guided_over_plain_flops": 1 + Alignment().moves * flops["guidance"] / flops["sampling"],
     }
+
+
+def compute(prior: Prior, family: Family) -> dict[str, Any]:
+    """The FLOPs of a step and of a whole image, without guidance and with it."""
+    steps, alignment = family.steps or default_steps(prior), Alignment()
+    subject = subject_of(prior, CLASSIFIER, alignment, Sampling(cfg=family.cfg), None, CUDA, None)
+    costs = Costs(subject, CUDA, 1, steps)
+    flops = {phase: costs.counted(Case(phase, 1, 1)).flops for phase in costs.phases}
+    moves = alignment.moves * flops["guidance"]
+    plain = flops["text"] + steps * flops["sampling"] + flops["decode"]
+    return {
+        "step_flops": flops["sampling"],
+        "guided_over_plain_flops": 1 + moves / flops["sampling"],
+        "steps": steps,
+        "image_flops": plain,
+        "guided_image_flops": plain + guided_steps(alignment, steps) * moves,
+    }
+
+
+def default_steps(prior: Prior) -> int:
+    """The number of steps that a pipeline's call takes by itself."""
+    number: int = signature(type(prior.pipe).__call__).parameters["num_inference_steps"].default
+    return number
+
+
+def guided_steps(alignment: Alignment, steps: int) -> int:
+    """How many steps of a run are guided; its last one never is."""
+    return sum(alignment.start <= index / steps < alignment.stop for index in range(steps - 1))
 
 
 if __name__ == "__main__":

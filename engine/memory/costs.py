@@ -66,8 +66,13 @@ class Costs:
         self.device = device
         self.images = images
         self.steps = steps
+        self.learning = learning
         self._tile = 0
         self._counts = _counts.setdefault(subject.identity, Counts())
+
+    def of(self, subject: Subject) -> "Costs":
+        """The same request of other models."""
+        return Costs(subject, self.device, self.images, self.steps, self.learning)
 
     @property
     def tile(self) -> int:

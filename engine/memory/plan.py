@@ -3,7 +3,8 @@
 Each phase of a run is counted on tensors of 'meta' (`phases`, `count`), as it is and with each way of saving memory:
 parts of a batch, checkpointing, weights moved off the device while they rest. Of all that fits, the cheapest is
 planned, so a larger budget never plans a slower run. What an image depends on (dtype, decoder, its size) is asked for
-and never traded: a budget changes how images are made, not which.
+and never traded: a budget changes how images are made, not which. So no plan quantises a prior by itself, which would
+change its images a little; a budget that is too small without is answered with what NF4 would take.
 
 Predicted peak = weights on the device + counted peak + cuBLAS workspaces. A budget is filled to 95 %: the rest is for
 rounding by torch's allocator and the workspaces of convolutions, which cannot be counted. CUDA's own context, about
@@ -33,6 +34,7 @@ from engine.memory.budget import (
 from engine.memory.costs import LEARNING, USABLE, Costs
 from engine.memory.graphs import REPLAYED, eager_because, peak_with_graphs
 from engine.memory.layout import chosen_layouts
+from engine.memory.remedies import smallest_in_nf4
 from engine.memory.subject import device_of, loaded_bytes, subject_of
 from engine.memory.weights import sizes_of
 from engine.priors import Prior
@@ -167,11 +169,15 @@ def plan(
     chosen = costs.cheapest(nbytes)
     smallest = costs.smallest() if full or chosen is None else 0
     if chosen is None:
+        quantised = smallest_in_nf4(costs)
+        takes = (
+            f"; at least {in_words(quantised)} then" if quantised and quantised < smallest else ""
+        )
         raise BudgetError(
             f"a memory budget of {in_words(nbytes)} is too small for prior {subject.prior.name!r} with classifier "
             f"{subject.classifier.name!r} at {subject.prior.image_size[0]} px, expected at least "
             f"{in_words(smallest)}: give that, or choose a tiny decoder, a half precision, linear layers in 4.5 bits "
-            "(quantise='nf4') or smaller images."
+            f"(quantise='nf4'{takes}) or smaller images."
         )
     cases = dict(chosen.cases)
     unfit: set[str] = set()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.classifiers.base import Classifier
+from engine.networks.frozen import cast_dtypes
 from engine.priors import Prior
 from engine.priors.roles import DECODER, TINY, dtypes
 
@@ -17,19 +18,18 @@ META = torch.device("meta")
 def skeleton(module: Module, dtype: torch.dtype | None = None) -> Module:
     """A copy of a module whose parameters and buffers are on 'meta'; nothing of the module's own is copied.
 
-    dtype: of its floating-point tensors; None keeps each as it is. Tensors that are shared stay shared. A module that
-    is a skeleton already is returned as it is.
+    dtype: of its floating-point tensors, but for what overflows in it; None keeps each as it is. Tensors that are
+    shared stay shared. A module that is a skeleton already is returned as it is.
     """
+    chosen = {} if dtype is None else cast_dtypes(module, dtype)
     if all(
-        value.is_meta and (dtype in (None, value.dtype) or not value.is_floating_point())
+        value.is_meta and chosen.get(id(value), value.dtype) == value.dtype
         for value in (*module.parameters(), *module.buffers())
     ):
         return module
     twins: dict[int, Tensor] = {}
     for value in (*module.parameters(), *module.buffers()):
-        twin = torch.empty_like(value, device=META)
-        if dtype is not None and twin.is_floating_point():
-            twin = twin.to(dtype)
+        twin = torch.empty_like(value, device=META, dtype=chosen.get(id(value)))
         twins[id(value)] = (
             nn.Parameter(twin, requires_grad=value.requires_grad)
             if isinstance(value, nn.Parameter)

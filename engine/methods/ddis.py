@@ -16,6 +16,7 @@ from engine.memory.micro_batch import MicroBatches
 from engine.methods.drawing import Drawing, settings_of
 from engine.methods.models import Models
 from engine.methods.runtime import engines
+from engine.priors import Prior
 from engine.request import Execution, Request
 from engine.settings import AUTO_ATTENTION, TokenLearning
 from engine.settings.methods import DrawingSettings
@@ -33,14 +34,15 @@ def prepare(
     """
     settings = settings_of(request)
     alignment, sampling = settings.alignment, settings.sampling
-    _check_settings(settings_of(request))
+    _check_settings(settings)
+    _check_runtime(request, models, execution)
     classifier = models.classifier
     classes = class_numbers(classifier, request.classes)
     check_statistics(classifier, alignment)
     prior = models.prior
     tokens = models.tokens(settings.tokens)
     prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
-    _check_runtime(request, models, execution)
+    prior.check_guidance(sampling.cfg, sampling.negative_prompt)
     memory = models.given.plan or execution.memory
     plan = plan_of(
         memory if request.runtime == "torch" else None,
@@ -100,6 +102,13 @@ def _check_runtime(request: Request, models: Models, execution: Execution) -> No
         )
     if request.runtime == "torch":
         return
+    given = models.given.prior
+    quantise = given.quantise if isinstance(given, Prior) else request.prior.quantise
+    if quantise != "none":
+        raise ConfigError(
+            f"quantise is {quantise!r} with runtime 'onnx', expected 'none': ONNX graphs are exported from layers that "
+            "are not quantised. Leave it out, or use runtime 'torch'."
+        )
     planned = models.given.plan is not None
     if planned or execution.memory != AUTO:
         memory = "a plan" if planned else repr(execution.memory)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -10,7 +11,7 @@ from engine.classifiers import Classifier, load_classifier
 from engine.errors import ConfigError
 from engine.memory.plan import Plan
 from engine.priors import Prior, load_prior
-from engine.request import OBJECT, Execution, Request
+from engine.request import OBJECT, ClassifierSource, Execution, PriorSource, Request
 from engine.tokens.files import load_tokens
 from engine.tokens.table import TokenTable, check_fit
 
@@ -41,14 +42,11 @@ class Models:
     def classifier(self) -> Classifier:
         if isinstance(self.given.classifier, Classifier):
             return self.given.classifier
-        named = self.request.classifier
-        return load_classifier(
-            self.given.classifier or loadable("classifier", named.source),
-            architecture=named.architecture,
-            labels=named.labels,
+        return named_classifier(
+            self.request.classifier,
+            self.given.classifier,
             device=self.execution.device,
             dtype=self.request.dtype,
-            statistics=named.statistics,
         )
 
     @cached_property
@@ -58,17 +56,8 @@ class Models:
             return self.given.prior
         if self.given.prior is not None:
             return load_prior(self.given.prior, device=self.classifier.device)
-        named = self.request.prior
-        return load_prior(
-            loadable("prior", named.source),
-            variant=named.variant,
-            revision=named.revision,
-            device=self.classifier.device,
-            dtype=self.request.dtype,
-            tiny=named.tiny_decoder,
-            rests=True,
-            quantise=named.quantise,
-            call=named.call.given(),
+        return named_prior(
+            self.request.prior, device=self.classifier.device, dtype=self.request.dtype, rests=True
         )
 
     @cached_property
@@ -95,6 +84,32 @@ class Models:
         if named is None:
             return None
         return load_tokens(loadable("token table", named), self.prior, self.classifier)
+
+
+def named_prior(named: PriorSource, **place: Any) -> Prior:
+    """The prior of a request. place: arguments of `load_prior` that say where it is, and in which dtype."""
+    return load_prior(
+        loadable("prior", named.source),
+        variant=named.variant,
+        revision=named.revision,
+        tiny=named.tiny_decoder,
+        quantise=named.quantise,
+        call=named.call.given(),
+        **place,
+    )
+
+
+def named_classifier(
+    named: ClassifierSource, given: nn.Module | None = None, **place: Any
+) -> Classifier:
+    """The classifier of a request. given: its network, in place of its source. place: as for `named_prior`."""
+    return load_classifier(
+        given or loadable("classifier", named.source),
+        architecture=named.architecture,
+        labels=named.labels,
+        statistics=named.statistics,
+        **place,
+    )
 
 
 def loadable(what: str, source: str) -> str:

@@ -13,6 +13,8 @@ from engine.settings import DTYPES
 PROBES = 16
 PRECISE = "_keep_in_fp32_modules"
 """Attribute of networks that names their layers which overflow in float16."""
+OVERFLOWING = ("AutoencoderDC", "Gemma2", "Lumina2", "Qwen", "ZImage")
+"""How the classes begin whose activations leave the range of float16: networks that are published in bfloat16."""
 
 
 def default_device(device: str | torch.device | None) -> torch.device:
@@ -80,24 +82,43 @@ def freeze(module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A network of diffusers or transformers, cast to a dtype; in float16 all but what overflows in it.
+def safe_dtype(kind: type, dtype: torch.dtype) -> torch.dtype:
+    """The dtype for a class of networks where `dtype` is asked for: bfloat16 for float16 where that overflows."""
+    overflows = dtype == torch.float16 and kind.__name__.startswith(OVERFLOWING)
+    return torch.bfloat16 if overflows else dtype
 
-    Libraries keep that in float32 where they read a file (T5's `wo`), and cast it like the rest where a loaded network
-    is cast.
+
+def cast_dtypes(network: nn.Module, dtype: torch.dtype) -> dict[int, torch.dtype]:
+    """The dtype of each floating-point parameter and buffer, by id, of a network that is cast to `dtype`.
+
+    In float16, layers that overflow stay float32 (T5's `wo`), and networks that overflow as a whole are bfloat16.
     """
+    chosen = safe_dtype(type(network), dtype)
     precise = getattr(network, PRECISE, None) or ()
-    if dtype != torch.float16 or not precise:
-        return network.to(dtype)
-    kept = {
-        id(value)
-        for path, part in network.named_modules()
-        if any(name in precise for name in path.split("."))
-        for value in part.parameters()
+    found = {
+        id(value): chosen
+        for value in (*network.parameters(), *network.buffers())
+        if value.is_floating_point()
     }
+    if chosen != torch.float16:
+        return found
+    for path, part in network.named_modules():
+        if any(name in precise for name in path.split(".")):
+            found |= {id(value): torch.float32 for value in part.parameters()}
+    return found
+
+
+def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A network of diffusers or transformers, cast to a dtype but for what overflows in it.
+
+    Libraries spare that where they read a file, and cast it like the rest where a loaded network is cast.
+    """
+    chosen = cast_dtypes(network, dtype)
+    if len({*chosen.values()}) == 1:
+        return network.to(next(iter(chosen.values())))
     for value in (*network.parameters(), *network.buffers()):
-        if value.is_floating_point():
-            value.data = value.data.to(torch.float32 if id(value) in kept else dtype)
+        if id(value) in chosen:
+            value.data = value.data.to(chosen[id(value)])
     return network
 
 

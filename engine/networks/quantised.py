@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from engine.errors import ConfigError, MissingExtraError
+from engine.errors import ConfigError, MissingExtraError, brief
 from engine.networks.frozen import PRECISE
 
 Quantisation = Literal["none", "nf4", "int8"]
@@ -108,7 +108,9 @@ class Linear8bit(QuantisedLinear):
         self.register_buffer("scales", step.view(torch.int32))
 
     def assembled(self) -> Tensor:
-        return self.levels.to(self.dtype) * self.scales.view(torch.float32).to(self.dtype)
+        # Multiplied in float32 and rounded once: a rounded scale would shift its whole row.
+        made = torch.empty(self.levels.shape, dtype=self.dtype, device=self.levels.device)
+        return torch.mul(self.levels, self.scales.view(torch.float32), out=made)
 
     def _kept(self) -> Tensor:
         return self.levels
@@ -167,17 +169,33 @@ def quantise(network: nn.Module, kind: str, device: torch.device | None = None) 
     Layers stay as they are if the network keeps them in float32, if they share an embedding's weight, or if they are
     small. Rounding runs on `device`, if given; each layer then returns to its own device.
 
-    Raises ConfigError for an unknown kind, MissingExtraError without the package that NF4 needs.
+    Raises ConfigError for an unknown kind and for a device without kernels for it, MissingExtraError without the
+    package that NF4 needs.
     """
     if kind not in KINDS:
         raise ConfigError(
             f"quantise is {kind!r}, expected one of 'none', {', '.join(map(repr, KINDS))}: choose one of these."
         )
+    if kind == "nf4" and device is not None and device.type != "meta":
+        _check_nf4(device)
     for path, layer in _quantisable(network):
         home = layer.weight.device
         away = home if layer.weight.is_meta or device is None else device
         parent, _, name = path.rpartition(".")
         setattr(network.get_submodule(parent), name, KINDS[kind](layer.to(away)).to(home))
+
+
+def _check_nf4(device: torch.device) -> None:
+    """Raise ConfigError for a device on which bitsandbytes cannot quantise a block: it has no kernels there."""
+    quantise_block = _bitsandbytes().functional.quantize_4bit
+    try:
+        quantise_block(torch.ones(BLOCK, device=device), blocksize=BLOCK, quant_type="nf4")
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        raise ConfigError(
+            f"quantise is 'nf4' and bitsandbytes cannot quantise on {device} ({brief(error)}), expected a device that "
+            "it has kernels for: choose 'int8', which torch computes anywhere, or install a bitsandbytes for this "
+            "device."
+        ) from error
 
 
 def _quantisable(network: nn.Module) -> list[tuple[str, nn.Linear]]:

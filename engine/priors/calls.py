@@ -17,9 +17,9 @@ from engine.priors.interface import Denoise
 from engine.priors.resting import one_at_a_time
 from engine.priors.roles import denoiser_name, text_encoder_names
 from engine.priors.seams import Script, interrupted, run
+from engine.priors.size import check_latents, check_positions, check_sides
 from engine.priors.stand_ins import IdleNetwork, IdleTap, InDtype, StoppedDecoder, Tap
 from engine.priors.steps import Levels, Step, levels, predict
-from engine.priors.vae import downscale
 from engine.types import Prediction
 
 NO_CFG, ANY_CFG = 1.0, 2.0
@@ -194,24 +194,20 @@ class Calls:
         }
 
     def _check_size(self, made: Script) -> None:
-        """Raise ConfigError where images do not have the height and width that are set.
-
-        Some pipelines ignore one without the other (Stable Diffusion), others round both (FLUX.1).
-        """
-        given = {side: self.arguments.get(side) for side in ("height", "width")}
-        if not any(given.values()):
+        """Raise ConfigError where a height or width is set that images would not have, or cannot have."""
+        asked = {side: self.arguments.get(side) for side in ("height", "width")}
+        if not any(asked.values()):
             return
-        vae = self.pipe.vae
-        with torch.no_grad():
-            latents = self.vae_latents(torch.zeros(made.shape, device=self.device), vae)
-        sides = dict(zip(given, (downscale(vae) * n for n in latents.shape[-2:]), strict=True))
-        if any(asked not in (None, sides[side]) for side, asked in given.items()):
+        vae, network = self.pipe.vae, getattr(self.pipe, self.network_name)
+        try:
+            check_latents(self.name, vae, asked, made.shape)
+            with torch.no_grad():
+                latents = self.vae_latents(torch.zeros(made.shape, device=self.device), vae)
+            check_sides(self.name, vae, asked, latents.shape)
+            check_positions(self.name, vae, network, asked, made.shape)
+        except ConfigError:
             del self._prepared[1]  # so that it is said each time
-            raise ConfigError(
-                f"the call of prior {self.name!r} sets {_in_words(given)} and its images would have "
-                f"{_in_words(sides)}, expected sides that it keeps to: set both, to multiples that it takes, such as "
-                "those."
-            )
+            raise
 
     def _check_first(self, first: float, steps: int, highest: int) -> None:
         """Raise ConfigError where a schedule begins beyond the noise levels. Those of flows end there."""
@@ -221,7 +217,3 @@ class Calls:
                 f"{self.name!r} shifts its steps by {self.pipe.scheduler.config.get('steps_offset', 0)}. Ask for "
                 "fewer steps."
             )
-
-
-def _in_words(sides: Mapping[str, int | None]) -> str:
-    return " and ".join(f"{name} {length}" for name, length in sides.items() if length is not None)

@@ -1,6 +1,7 @@
 """What must be known of arguments that pipelines' calls take, and a reading of their classes does not show."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from engine.errors import ConfigError
@@ -87,6 +88,10 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"the call of the prior sets {name!r}, which {BY_STEP_NUMBER[name]}, expected arguments that hold for "
                 "all steps alike: leave it out."
+            )
+        if isinstance(value, float) and not isfinite(value):
+            raise ConfigError(
+                f"the call of the prior sets {name!r} to {value}, expected a finite number: give one, or leave it out."
             )
         if name in COUNTS and value is not None and not (type(value) is int and value > 0):
             raise ConfigError(

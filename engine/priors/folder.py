@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from engine.errors import ModelError, brief
+from engine.networks.frozen import safe_dtype
 from engine.networks.quiet import quiet
 from engine.priors.tiny_sources import FAILURES, whole_part
 
@@ -158,6 +159,7 @@ def _part(
     local = {"subfolder": name, "local_files_only": True}
     if not issubclass(part, nn.Module):
         return part.from_pretrained(folder, **local)
+    dtype = safe_dtype(part, dtype)
     if hollow and library == "diffusers":
         config = part.load_config(folder, **local)
         with torch.device("meta"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engine.networks.frozen import fingerprint
 from engine.priors.calls import Calls
-from engine.priors.cfg import cfg_is_affine
+from engine.priors.cfg import cfg_is_affine, guidance_arguments, negative_argument
 from engine.priors.context import Context
 from engine.priors.facts import check_call, defaults_of
 from engine.priors.interface import Component, Denoise, TextEncoder
@@ -152,6 +152,11 @@ class Prior:
                 a context without it, for denoisers with a CFG of 1.
         """
         return self._calls.encoded(prompts, negative)
+
+    def check_guidance(self, cfg: float, negative: str = "") -> None:
+        """Raise ConfigError for a scale of CFG, or a negative prompt, that the pipeline does not take."""
+        guidance_arguments(self.pipe, cfg)
+        negative_argument(self.pipe, negative, 1)
 
     def schedule(self, steps: int) -> tuple[Step, ...]:
         """The steps of a run, from noise to image, as the pipeline asks its own scheduler for them.

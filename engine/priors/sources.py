@@ -38,7 +38,8 @@ def load_prior(
         device: The GPU if there is one, or where a pipeline object is; 'meta' reads configs alone, and
             every shape is there, but no weight.
         dtype: Of the networks; 'auto' is float16 on a GPU and float32 on the CPU. By default float32,
-            or a pipeline object's own.
+            or a pipeline object's own. In float16, networks that overflow in it are bfloat16 (text
+            encoders of Gemma 2 and Qwen, for one), and such layers float32 (T5's).
         tiny: A tiny decoder for guidance: a folder or hub id of an AutoencoderTiny such as
             'madebyollin/taesd', a file of TAEF2 or TAESANA, 'auto' for the one that is published for
             the prior's family, 'none' for none. By default the architecture's, that in the subfolder

@@ -25,31 +25,39 @@ CONFIG = "config.json"
 FILES = (CONFIG, "diffusion_pytorch_model.safetensors")
 VARIANT_FILES = tuple(f"{name}*.safetensors" for name in VARIANTS)
 """Files of decoders that have no config, in a folder or on the hub."""
-PUBLISHED: Mapping[tuple[str, float | None], str] = {
-    ("AutoencoderKL", 0.18215): "madebyollin/taesd",
-    ("AutoencoderKL", 0.13025): "madebyollin/taesdxl",
-    ("AutoencoderKL", 1.5305): "madebyollin/taesd3",
-    ("AutoencoderKL", 0.3611): "madebyollin/taef1",
-    ("AutoencoderKLFlux2", None): "madebyollin/taef2",
+PUBLISHED: Mapping[tuple[str, int, float | None], str] = {
+    ("AutoencoderKL", 4, 0.18215): "madebyollin/taesd",
+    ("AutoencoderKL", 4, 0.13025): "madebyollin/taesdxl",
+    ("AutoencoderKL", 16, 1.5305): "madebyollin/taesd3",
+    ("AutoencoderKL", 16, 0.3611): "madebyollin/taef1",
+    ("AutoencoderKLFlux2", 32, None): "madebyollin/taef2",
 }
-"""Hub ids of tiny decoders, by class and scale of the VAE whose latents they read.
+"""Hub ids of tiny decoders, by class, latent channels and scale of the VAE whose latents they read.
 
-Priors share VAEs: SDXL, PixArt-Sigma and AuraFlow; FLUX.1, Z-Image, Chroma and Lumina 2.
+Priors share VAEs: Stable Diffusion 1, 2 and PixArt-alpha; SDXL, PixArt-Sigma and AuraFlow; FLUX.1, Z-Image, Chroma and
+Lumina 2.
 """
 
 
 def published_for(vae: Decoder) -> str | None:
     """The hub id of the tiny decoder that reads a VAE's latents, if one is known."""
-    scale = vae.config.get("scaling_factor")
+    scale, channels = vae.config.get("scaling_factor"), vae.config.get("latent_channels")
     kind = type(vae).__name__
     return next(
         (
             name
-            for (known, at), name in PUBLISHED.items()
-            if known == kind and (at is None or (scale is not None and abs(at - scale) < 1e-4))
+            for (known, of, at), name in PUBLISHED.items()
+            if (known, of) == (kind, channels)
+            and (at is None or (scale is not None and abs(at - scale) < 1e-4))
         ),
         None,
     )
+
+
+def published_as(source: str | Path) -> str | None:
+    """The hub id of the tiny decoder that a source names: by that id, or as a folder that is called like it."""
+    last = Path(source).name
+    return next((name for name in PUBLISHED.values() if last == name.rpartition("/")[2]), None)
 
 
 def load_tiny(
@@ -150,15 +158,19 @@ def _published(vae: Decoder, prior: str) -> str:
     if found is None:
         raise ModelError(
             f"tiny decoder is '{AUTO}' and none is known for the {type(vae).__name__} of prior {prior!r}, expected one "
-            f"of the VAEs that {', '.join(PUBLISHED.values())} read: name a folder or file, or 'none'."
+            f"of the VAEs that {', '.join(PUBLISHED.values())} read: name a folder or file (SANA's is a file, see "
+            "docs/priors.md), or 'none'."
         )
     return found
 
 
 def _check_family(source: str | Path, vae: Decoder, prior: str) -> None:
-    """Raise ModelError where a published tiny decoder is named and reads the latents of another family."""
-    found = published_for(vae)
-    if source in PUBLISHED.values() and found is not None and source != found:
+    """Raise ModelError where a published tiny decoder is named and reads the latents of another family.
+
+    Its name is all that tells: the config of TAESD is that of TAESDXL.
+    """
+    found, named = published_for(vae), published_as(source)
+    if None not in (found, named) and named != found:
         raise ModelError(
             f"tiny decoder {str(source)!r} reads the latents of another VAE than that of prior {prior!r}, expected "
             f"{found!r}: its colours would be wrong. Take that one, or '{AUTO}'."

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.networks.frozen import cast, freeze
+from engine.networks.frozen import cast, freeze, safe_dtype
 from engine.networks.quiet import quiet
 from engine.priors.roles import dtypes, networks
 
@@ -36,7 +36,7 @@ def frozen_copy(
     with quiet():
         twin = freeze(_sharing(network))
         # What is quantised refuses a cast, even to its own dtype; and parts may be more exact than the rest.
-        if dtype not in (None, network.dtype):
+        if dtype is not None and safe_dtype(type(network), dtype) != network.dtype:
             twin = cast(twin, dtype)
         return twin if device is None else twin.to(device)
 

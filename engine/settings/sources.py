@@ -14,8 +14,8 @@ ARCHITECTURE = "arch:"
 CLASSIFIER_ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
 PRIOR_ARCHITECTURES = (
     *("sd-1.5", "sd-2.1-base", "sd-2.1", "sdxl", "sd-3-medium", "sd-3.5-medium", "sd-3.5-large"),
-    *("pixart-sigma", "sana-1.6b", "flux.1-dev", "flux.1-schnell", "chroma", "flux.2-klein-4b"),
-    *("flux.2-klein-9b", "z-image", "lumina-2", "auraflow", "qwen-image"),
+    *("pixart-alpha", "pixart-sigma", "sana-1.6b", "flux.1-dev", "flux.1-schnell", "chroma"),
+    *("flux.2-klein-4b", "flux.2-klein-9b", "z-image", "lumina-2", "auraflow", "qwen-image"),
 )
 CLASSIFIER_SCHEMES = ("arch", "embedded", "hf", "onnx", "timm", "torchvision")
 """What may stand before the colon in the source of a classifier."""

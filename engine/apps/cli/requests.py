@@ -101,31 +101,17 @@ def write_folder(
 
 def plan_of(request: Request, execution: Execution, image_px: int | None) -> "MemoryPlan":
     """How the images of a request fit into the memory of an execution. The prior's weights are not loaded."""
-    from engine.classifiers import load_classifier
     from engine.memory.plan import plan
     from engine.memory.subject import device_of
+    from engine.methods.models import named_classifier, named_prior
     from engine.networks.frozen import named_dtype
-    from engine.priors import load_prior
 
     device = device_of(None, execution.memory, execution.device)
     dtype = named_dtype(request.dtype, device)
-    prior = load_prior(
-        request.prior.source,
-        variant=request.prior.variant,
-        revision=request.prior.revision,
-        device="meta",
-        dtype=dtype,
-        tiny=request.prior.tiny_decoder,
-        quantise=request.prior.quantise,
-        call=request.prior.call.given(),
-    )
-    classifier = load_classifier(
-        request.classifier.source,
-        architecture=request.classifier.architecture,
-        labels=request.classifier.labels,
-        device="meta" if request.classifier.source.startswith("arch:") else "cpu",
-        dtype=dtype,
-        statistics=request.classifier.statistics,
+    prior = named_prior(request.prior, device="meta", dtype=dtype)
+    is_hollow = request.classifier.source.startswith("arch:")
+    classifier = named_classifier(
+        request.classifier, device="meta" if is_hollow else "cpu", dtype=dtype
     )
     method = drawing(request)
     return plan(

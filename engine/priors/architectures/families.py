@@ -1,4 +1,8 @@
-"""The architectures that `arch:` names, each with the public configs of its parts."""
+"""The architectures that `arch:` names, each with the public configs of its parts.
+
+Where a published `scheduler_config.json` was not at hand, the shift of a flow is the one that other readers of the same
+weights use: 6.0 for Lumina 2 and 1.73 for AuraFlow. A prior that is loaded has its own file.
+"""
 
 from engine.priors.architectures import networks, texts
 from engine.priors.architectures.part import Config, Part, PriorArchitecture
@@ -24,6 +28,17 @@ FLOW_DPM = Part(
 FLOW = Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0})
 FLOW_UNSHIFTED = Part("FlowMatchEulerDiscreteScheduler", {"shift": 1.0})
 FLOW_BY_SIZE = Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True})
+FLOW_LUMINA = Part("FlowMatchEulerDiscreteScheduler", {"shift": 6.0})
+FLOW_AURA = Part("FlowMatchEulerDiscreteScheduler", {"shift": 1.73})
+FLOW_QWEN = Part(
+    "FlowMatchEulerDiscreteScheduler",
+    {
+        "use_dynamic_shifting": True,
+        "max_shift": 0.9,
+        "max_image_seq_len": 8192,
+        "shift_terminal": 0.02,
+    },
+)
 
 KL_FLUX = Part("AutoencoderKL", networks.KL_FLUX)
 KL_XL = Part("AutoencoderKL", networks.KL_XL)
@@ -136,6 +151,15 @@ PRIOR_ARCHITECTURES = {
     "sd-3-medium": _sd_3(networks.SD_3),
     "sd-3.5-medium": _sd_3(networks.SD_3_5_MEDIUM),
     "sd-3.5-large": _sd_3(networks.SD_3_5_LARGE),
+    "pixart-alpha": _one_text(
+        "PixArtAlphaPipeline",
+        Part("PixArtTransformer2DModel", networks.PIXART_ALPHA),
+        Part("AutoencoderKL", networks.KL),
+        texts.T5_XXL,
+        "t5",
+        DPM,
+        TAESD,
+    ),
     "pixart-sigma": _one_text(
         "PixArtSigmaPipeline",
         Part("PixArtTransformer2DModel", networks.PIXART_SIGMA),
@@ -182,16 +206,16 @@ PRIOR_ARCHITECTURES = {
         KL_FLUX,
         texts.GEMMA_2_2B,
         "gemma",
-        FLOW,
+        FLOW_LUMINA,
         TAESD_16,
     ),
     "auraflow": _one_text(
         "AuraFlowPipeline",
-        Part("AuraFlowTransformer2DModel"),
+        Part("AuraFlowTransformer2DModel", networks.AURAFLOW),
         KL_XL,
         texts.PILE_T5_XL,
         "t5",
-        FLOW,
+        FLOW_AURA,
         TAESD,
     ),
     "qwen-image": _one_text(
@@ -200,7 +224,7 @@ PRIOR_ARCHITECTURES = {
         Part("AutoencoderKLQwenImage"),
         texts.QWEN_2_5_VL_7B,
         "qwen",
-        FLOW_BY_SIZE,
+        FLOW_QWEN,
     ),
 }
 """By the name that follows `arch:`."""

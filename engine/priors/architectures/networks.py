@@ -61,11 +61,12 @@ SD_3_5_LARGE: Config = {
     "caption_projection_dim": 2432,
     "qk_norm": "rms_norm",
 }
-PIXART_SIGMA: Config = {
+PIXART_ALPHA: Config = {
     "sample_size": 128,
     "caption_channels": 4096,
-    "use_additional_conditions": False,
+    "use_additional_conditions": True,
 }
+PIXART_SIGMA: Config = {**PIXART_ALPHA, "use_additional_conditions": False}
 SANA: Config = {"caption_channels": 2304}
 FLUX_DEV: Config = {"guidance_embeds": True}
 FLUX_SCHNELL: Config = {"guidance_embeds": False}
@@ -84,6 +85,7 @@ KLEIN_9B: Config = {
     "guidance_embeds": False,
 }
 LUMINA_2: Config = {"cap_feat_dim": 2304}
+AURAFLOW: Config = {"pos_embed_max_size": 96 * 96}
 
 KL: Config = {
     "block_out_channels": (128, 256, 512, 512),

@@ -1,8 +1,10 @@
 """Tables of studies that are runs of their own, from results by hand."""
 
 from reports.study_tables import (
+    SUPPORT,
     cifar_table,
     family_plans_table,
+    family_support_table,
     guidance_study_table,
     selection_table,
 )
@@ -85,7 +87,9 @@ def test_families_are_told_by_what_they_take(cells) -> None:
         "smallest_bytes": 35 * 10**8,
         "image_px": 1024,
         "step_flops": 4 * 10**12,
-        "guided_over_plain_flops": 1.02,
+        "steps": 20,
+        "image_flops": 100 * 10**12,
+        "guided_image_flops": 103 * 10**12,
     }
     result = {
         "settings": {"memory": "12GB", "classifier": "arch:resnet50", "dtype": "bfloat16"},
@@ -100,7 +104,16 @@ def test_families_are_told_by_what_they_take(cells) -> None:
         "4.0 (sampling)",
         "3.5",
         "4,000",
-        "1.02",
+        "100,000 (20)",
+        "1.03",
         "free",
     ]
     assert cells(table, "large")[3] == "does not fit"
+
+
+def test_a_family_can_do_what_some_test_shows(cells) -> None:
+    rows = {"sd": {"own loop": ["test_a"], "plan": ["test_b"]}, "lcm": {"guided": ["test_c"]}}
+    table = family_support_table({"rows": rows})
+    shown = dict(zip(SUPPORT, cells(table, "sd"), strict=True))
+    assert {column for column, cell in shown.items() if cell} == {"own loop", "plan"}
+    assert cells(table, "lcm")[:3] == ["", "yes", ""]

@@ -18,6 +18,7 @@ from engine.memory.costs import CUBLAS_BYTES, USABLE, Costs
 from engine.memory.count import counting
 from engine.memory.phases import Counted
 from engine.memory.plan import Plan, plan
+from engine.memory.remedies import smallest_in_nf4
 from engine.memory.search import largest_that
 from engine.memory.subject import Subject, subject_of
 from engine.priors import Prior, load_prior
@@ -128,6 +129,31 @@ def test_the_smallest_budget_that_an_error_names_can_be_met(
     assert set(least.offload) == {"text_encoder", "unet"}
     with pytest.raises(BudgetError):
         plan(small_prior, classifier, int(roomy.smallest_bytes * 0.98), **settings)
+
+
+def test_a_budget_that_is_too_small_is_answered_with_what_nf4_takes(classifier: Classifier) -> None:
+    """It changes images, so a plan names it and does not choose it; not on the CPU, nor where it is chosen already."""
+    exact, quantised = (
+        load_prior("arch:sd-1.5", device="meta", dtype=torch.float16, quantise=kind).called_with(
+            height=64, width=64
+        )
+        for kind in ("none", "nf4")
+    )
+    settings = {"batch": 1, "tokens": False, "full": False}
+    with pytest.raises(
+        BudgetError, match=r"\(quantise='nf4'; at least \S+ then\) or sm"
+    ) as refused:
+        plan(exact, classifier, "1MB", device="cuda", **settings)
+    named = str(refused.value).split("'nf4'; at least ")[1].split(" then")[0]
+    assert plan(quantised, classifier, named, device="cuda", **settings).quantise == "nf4"
+    assert smallest_in_nf4(costs_of(exact, classifier, "cpu")) is None
+    assert smallest_in_nf4(costs_of(quantised, classifier, "cuda")) is None
+
+
+def costs_of(prior: Prior, classifier: Classifier, device: str) -> Costs:
+    place = torch.device(device)
+    subject = subject_of(prior, classifier, Alignment(), Sampling(), None, place, None)
+    return Costs(subject, place, images=1, steps=2)
 
 
 def test_what_rests_is_offloaded_where_guidance_has_its_own_decoder(classifier: Classifier) -> None:

@@ -1,5 +1,6 @@
 """Tiny random-weight pipelines, one for each family of priors, built in code."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -606,6 +607,7 @@ class Family:
 
     Attributes:
         call: Arguments of its pipeline's call that the tiny one needs.
+        architectures: Its names behind `arch:`.
         encoders: Keys of its text encoders.
         entries: Of a context, how many prompts' and negative ones'.
         cfg: What its call names the scale of classifier-free guidance; "" for none.
@@ -620,6 +622,7 @@ class Family:
     encoders: tuple[str, ...]
     entries: int
     call: dict[str, Any] = field(default_factory=dict)
+    architectures: tuple[str, ...] = ()
     cfg: str = "guidance_scale"
     less: float = 0.0
     row_scale: float = 1.0
@@ -634,42 +637,111 @@ SHORT = {"max_sequence_length": 32}
 TRUE_CFG = "true_cfg_scale"
 
 FAMILIES = (
-    Family("sd", stable_diffusion, ("clip",), 1),
-    Family("sdxl", sdxl, ("clip_l", "clip_g"), 2),
-    Family("sd3", sd3, ("clip_l", "clip_g", "t5"), 2, SHORT),
-    Family("pixart-alpha", pixart_alpha, ("t5",), 2, SHORT),
-    Family("pixart-sigma", pixart, ("t5",), 2, SHORT),
+    Family(
+        "sd",
+        stable_diffusion,
+        ("clip",),
+        1,
+        architectures=("sd-1.5", "sd-2.1-base", "sd-2.1"),
+    ),
+    Family("sdxl", sdxl, ("clip_l", "clip_g"), 2, architectures=("sdxl",)),
+    Family(
+        "sd3",
+        sd3,
+        ("clip_l", "clip_g", "t5"),
+        2,
+        SHORT,
+        ("sd-3-medium", "sd-3.5-medium", "sd-3.5-large"),
+    ),
+    Family("pixart-alpha", pixart_alpha, ("t5",), 2, SHORT, ("pixart-alpha",)),
+    Family("pixart-sigma", pixart, ("t5",), 2, SHORT, ("pixart-sigma",)),
     Family(
         "sana",
         sana,
         ("gemma",),
         2,
         {**LARGER, **SHORT, "complex_human_instruction": None},
+        ("sana-1.6b",),
         row_scale=8**0.5,
         image_error=4e-6,
     ),
-    Family("flux-dev", flux, ("clip_l", "t5"), 2, {**SIZE, **SHORT}, TRUE_CFG),
-    Family("flux-schnell", flux_schnell, ("clip_l", "t5"), 2, {**SIZE, **SHORT}, TRUE_CFG),
-    Family("chroma", chroma, ("t5",), 2, {**SIZE, **SHORT}),
+    Family("flux-dev", flux, ("clip_l", "t5"), 2, {**SIZE, **SHORT}, ("flux.1-dev",), TRUE_CFG),
     Family(
-        "flux2-klein", klein, ("qwen",), 2, {**SIZE, **SHORT, "text_encoder_out_layers": (1, 2, 3)}
+        "flux-schnell",
+        flux_schnell,
+        ("clip_l", "t5"),
+        2,
+        {**SIZE, **SHORT},
+        ("flux.1-schnell",),
+        TRUE_CFG,
     ),
-    Family("z-image", z_image, ("qwen",), 1, {**SIZE, **SHORT}, less=1.0),
+    Family("chroma", chroma, ("t5",), 2, {**SIZE, **SHORT}, ("chroma",)),
+    Family(
+        "flux2-klein",
+        klein,
+        ("qwen",),
+        2,
+        {**SIZE, **SHORT, "text_encoder_out_layers": (1, 2, 3)},
+        ("flux.2-klein-4b", "flux.2-klein-9b"),
+    ),
+    Family("z-image", z_image, ("qwen",), 1, {**SIZE, **SHORT}, ("z-image",), less=1.0),
     Family(
         "lumina2",
         lumina2,
         ("gemma",),
         2,
         {**LARGER, "max_sequence_length": 256},
+        ("lumina-2",),
         row_scale=8**0.5,
         image_error=2e-6,
     ),
-    Family("aura-flow", aura_flow, ("t5",), 2, {**SIZE, **SHORT}),
-    Family("qwen-image", qwen_image, ("qwen",), 2, {**SIZE, "max_sequence_length": 300}, TRUE_CFG),
+    Family("aura-flow", aura_flow, ("t5",), 2, {**SIZE, **SHORT}, ("auraflow",)),
+    Family(
+        "qwen-image",
+        qwen_image,
+        ("qwen",),
+        2,
+        {**SIZE, "max_sequence_length": 300},
+        ("qwen-image",),
+        TRUE_CFG,
+    ),
 )
 """A new family is a builder and an entry here."""
 LCM = Family("lcm", latent_consistency, ("clip",), 0)
 """Its every step draws noise, and it has no CFG."""
+
+
+class State:
+    """All of a pipeline that a prior shares, as it is now."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.networks = {
+            name: part
+            for name, part in pipe.components.items()
+            if isinstance(part, torch.nn.Module)
+        }
+        self.weights = {name: copy.deepcopy(n.state_dict()) for name, n in self.networks.items()}
+        self.facts = self._facts()
+
+    def _facts(self) -> dict[str, Any]:
+        parts = {
+            name: (n.training, n.dtype, [value.requires_grad for value in n.parameters()])
+            for name, n in self.networks.items()
+        }
+        scheduler = str(self.pipe.scheduler.__dict__)
+        return parts | {
+            "attributes": dict(self.pipe.__dict__),
+            "config": dict(self.pipe.config),
+            "scheduler": scheduler,
+        }
+
+    def check(self) -> None:
+        """Assert that all is as it was."""
+        assert self._facts() == self.facts
+        for name, network in self.networks.items():
+            for key, value in network.state_dict().items():
+                assert torch.equal(value, self.weights[name][key]), (name, key)
 
 
 def built(family: Family) -> Any:

@@ -55,6 +55,7 @@ PUBLISHED = {
     "sd-3-medium": {"transformer": 2028.33, "text_encoder_3": 4762.31},
     "sd-3.5-medium": {"transformer": 2243.17, "text_encoder_2": 694.66},
     "sd-3.5-large": {"transformer": 8056.63, "text_encoder": 123.65},
+    "pixart-alpha": {"transformer": 611.35, "text_encoder": 4762.31},
     "pixart-sigma": {"transformer": 610.86, "text_encoder": 4762.31},
     "sana-1.6b": {"transformer": 1604.46, "text_encoder": 2614.34, "vae": 312.25},
     "flux.1-dev": {"transformer": 11901.41, "text_encoder_2": 4762.31},
@@ -64,7 +65,7 @@ PUBLISHED = {
     "flux.2-klein-9b": {"transformer": 9078.58, "text_encoder": 8190.74},
     "z-image": {"transformer": 6154.91, "text_encoder": 4022.47},
     "lumina-2": {"transformer": 2609.77, "text_encoder": 2614.34},
-    "auraflow": {"transformer": 6833.44, "text_encoder": 1223.55},
+    "auraflow": {"transformer": 6858.61, "text_encoder": 1223.55},
     "qwen-image": {"transformer": 20430.4, "text_encoder": 8292.17},
 }
 """Millions of parameters of some parts. Model cards round these: 2.6 billion, 12 billion, 4 billion, ..."""
@@ -77,6 +78,17 @@ def test_each_family_has_its_published_size(name: str) -> None:
     assert {part: sizes[part] for part in PUBLISHED[name]} == PUBLISHED[name]
     assert all(part.module.device.type == "meta" for part in prior.components())
     assert prior.schedule(4)[0].noise > 0
+
+
+def test_flows_are_shifted_as_published() -> None:
+    """By a fixed factor, or by how many tokens an image has; Qwen-Image's last step begins at a set level."""
+    shifts = {"lumina-2": 6.0, "auraflow": 1.73, "z-image": 3.0, "chroma": 1.0}
+    for name, shift in shifts.items():
+        config = PRIOR_ARCHITECTURES[name].scheduler.config
+        assert config["shift"] == shift
+        assert not config.get("use_dynamic_shifting")
+    prior = load_prior("arch:qwen-image", device="meta", dtype=torch.bfloat16)
+    assert prior.schedule(4)[-1].noise == pytest.approx(0.02)
 
 
 def test_every_architecture_is_tested() -> None:

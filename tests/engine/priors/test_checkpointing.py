@@ -22,6 +22,7 @@ def gradient(prior: Prior) -> tuple[Tensor, Tensor]:
     return by_rows, by_z
 
 
+@pytest.mark.shows("checkpointed")
 def test_checkpointing_changes_no_gradient(prior: Prior) -> None:
     networks = [part.module for part in prior.components() if part.role in ("denoiser", "decoder")]
     expected = gradient(prior)

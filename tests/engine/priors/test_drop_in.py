@@ -79,6 +79,7 @@ def first_latents(family: Any, pipe: Any, call: dict[str, Any]) -> Tensor:
     return seen[0]
 
 
+@pytest.mark.shows("drop-in")
 @torch.no_grad()
 def test_a_guided_pipeline_makes_what_the_own_loop_makes(
     family: Any, first_order: Any, classifier: Classifier

@@ -1,6 +1,5 @@
 """Each family of priors computes what its own pipeline computes, and leaves the pipeline alone."""
 
-import copy
 import functools
 import inspect
 from typing import Any
@@ -8,12 +7,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.errors import ConfigError
 from engine.priors import Prior, load_prior
 from engine.priors.steps import levels
 from engine.sampling.step import next_latents
+from tests.engine.priors.conftest import State
 
 PROMPTS = ["a dog", "a red cat"]
 STEPS = 4
@@ -62,6 +62,7 @@ def pipelines_loop(
     return seen[0], seen[-1], images
 
 
+@pytest.mark.shows("own loop")
 @pytest.mark.parametrize(("negative", "cfg"), [("", 1.0), ("", 5.0), ("an ugly one", 5.0)])
 @torch.no_grad()
 def test_an_unguided_run_is_the_pipeline_s_own(
@@ -85,33 +86,20 @@ def test_an_unguided_run_is_the_pipeline_s_own(
     assert own.shape == (2, 3, *prior.image_size)
 
 
+@pytest.mark.shows("left alone")
 @torch.no_grad()
 def test_the_pipeline_is_left_as_it_was(family: Any, new_pipe: Any) -> None:
     """Weights are shared with the prior, and neither they nor anything around them changes."""
-    networks = {
-        name: part
-        for name, part in new_pipe.components.items()
-        if isinstance(part, torch.nn.Module)
-    }
-    next(iter(networks.values())).train()
-    weights = {name: copy.deepcopy(part.state_dict()) for name, part in networks.items()}
-    attributes, config = dict(new_pipe.__dict__), dict(new_pipe.config)
-    scheduler = copy.deepcopy(new_pipe.scheduler.__dict__)
-    modes = {name: (part.training, part.dtype) for name, part in networks.items()}
+    next(part for part in new_pipe.components.values() if isinstance(part, nn.Module)).train()
+    state = State(new_pipe)
     prior = load_prior(new_pipe, call=family.call, dtype=torch.bfloat16)
     own_loop(prior, "", 3.0)
     assert prior.dtype == torch.bfloat16
-    assert new_pipe.__dict__ == attributes
-    assert dict(new_pipe.config) == config
-    assert str(new_pipe.scheduler.__dict__) == str(scheduler)
-    assert {name: (part.training, part.dtype) for name, part in networks.items()} == modes
-    for name, part in networks.items():
-        assert all(weight.requires_grad for weight in part.parameters())
-        for key, value in part.state_dict().items():
-            assert torch.equal(value, weights[name][key])
+    state.check()
+    assert all(all(facts[2]) for facts in map(state.facts.get, state.networks))
     shared = load_prior(new_pipe, call=family.call).components()
     for component in shared:
-        own = networks[component.name].parameters()
+        own = state.networks[component.name].parameters()
         for theirs, ours in zip(own, component.module.parameters(), strict=True):
             assert theirs is not ours
             assert theirs.data_ptr() == ours.data_ptr()
@@ -150,6 +138,7 @@ def test_a_gradient_is_that_of_finite_differences(prior: Prior) -> None:
     torch.testing.assert_close(slope.float(), grad.norm(), rtol=0.02, atol=0)
 
 
+@pytest.mark.shows("save, load")
 @torch.no_grad()
 def test_a_saved_prior_is_loaded_to_the_bit(
     family: Any, pipe: Any, prior: Prior, tmp_path: Any

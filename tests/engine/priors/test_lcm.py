@@ -38,6 +38,7 @@ def own_loop(prior: Prior) -> tuple[Tensor, Tensor]:
     return z, prior.decode(z)
 
 
+@pytest.mark.shows("own loop", family="lcm")
 @torch.no_grad()
 def test_a_run_with_all_noise_renewed_is_the_pipeline_s_own(lcm: Any) -> None:
     """But for the share of its input that a step of the scheduler adds at low noise, 7e-6."""
@@ -57,6 +58,7 @@ def test_a_run_with_all_noise_renewed_is_the_pipeline_s_own(lcm: Any) -> None:
     assert z.shape == prior.latent_shape(2)
 
 
+@pytest.mark.shows("save, load", family="lcm")
 @torch.no_grad()
 def test_its_folder_keeps_its_scheduler(lcm: Any, tmp_path: Path) -> None:
     lcm.save_pretrained(tmp_path)

@@ -22,6 +22,7 @@ from engine.networks import hub
 from engine.priors import load_prior, single_file
 from engine.sampling.stages import encoded
 from engine.settings import Sampling
+from tests.engine.priors.original_layout import original_layout
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,31 @@ def test_a_file_is_read_with_the_configs_that_diffusers_takes_it_to_have(
     assert type(prior.pipe.scheduler).__name__ == "DDIMScheduler"
 
 
+@pytest.mark.shows("single file", family="sd")
+def test_a_file_in_the_original_layout_is_the_prior_it_was_made_of(
+    pipe_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All weights are the file's: the repository of its configs has none."""
+    pipe, folder, file = pipe_of("sd"), tmp_path / "folder", tmp_path / "model.safetensors"
+    pipe.save_pretrained(folder)
+    fingerprint = load_prior(folder, device="cpu").fingerprint
+    for network in folder.rglob("*.safetensors"):
+        network.unlink()
+    save_file(original_layout(pipe), file)
+    monkeypatch.setattr(single_file, "fetch", lambda *_: folder)
+    prior = load_prior(file, device="cpu")
+    assert prior.fingerprint == fingerprint
+    for part in prior.components():
+        own = getattr(pipe, part.name).state_dict()
+        assert own.keys() == part.module.state_dict().keys()
+        assert all(torch.equal(value, own[key]) for key, value in part.module.state_dict().items())
+    other = original_layout(pipe_of("sd"))
+    other.pop("model.diffusion_model.out.2.weight")
+    save_file(other, file)
+    with pytest.raises(ModelError, match=r"model\.safetensors' .*, expected"):
+        load_prior(file, device="cpu")
+
+
 def test_a_gated_repository_says_whose_turn_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> str:
         raise GatedRepoError.__new__(GatedRepoError)  # without the response that it is made of
@@ -141,6 +167,7 @@ def test_a_gated_repository_says_whose_turn_it_is(monkeypatch: pytest.MonkeyPatc
             r"which is called after each step, expected arguments that",
         ),
         ({"height": 0, "width": 16}, r"sets 'height' to 0, expected a whole number above 0: give"),
+        ({"guidance_rescale": float("nan")}, r"'guidance_rescale' to nan, expected a finite num"),
         ({"width": -16}, r"sets 'width' to -16, expected a whole number above 0: give one"),
     ],
 )
@@ -228,3 +255,41 @@ def test_a_size_that_a_pipeline_would_not_keep_to_is_refused(
             prior.latent_shape(1)
     kept = prior.called_with(height=24, width=32)
     assert kept.image_size == (24, 32)
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "flux2-klein"])
+def test_a_size_without_a_latent_is_refused(families: Any, pipe_of: Any, name: str) -> None:
+    """By pipelines that round sides down to none, without a word."""
+    size = {"height": 1, "width": 1}
+    prior = load_prior(pipe_of(name), call=families[name].call | size)
+    with pytest.raises(ConfigError, match=r"sets height 1 and width 1, too little for one latent"):
+        prior.latent_shape(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("sd3", 32), ("aura-flow", 32), ("z-image", 128), ("lumina2", 8192)]
+)
+def test_a_size_beyond_the_known_positions_is_refused(
+    families: Any, pipe_of: Any, name: str, most: int
+) -> None:
+    """SD3's own error names latents, AuraFlow's and the others' an index."""
+    prior = load_prior(pipe_of(name), call=families[name].call, device="meta")
+    more = prior.called_with(height=2 * most, width=most)
+    with pytest.raises(ConfigError, match=rf"expected at most {most} px a side: its \w+ knows no"):
+        more.latent_shape(1)
+    assert prior.called_with(height=most, width=most).image_size == (most, most)
+
+
+def test_nf4_is_refused_on_a_device_without_kernels(
+    families: Any, pipe_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functional = pytest.importorskip("bitsandbytes").functional
+
+    def lacks(*_: object, **__: object) -> None:
+        raise NotImplementedError("Could not run 'bitsandbytes::quantize_4bit'")
+
+    monkeypatch.setattr(functional, "quantize_4bit", lacks)
+    with pytest.raises(
+        ConfigError, match=r"cannot quantise on cpu \(NotImpl.*\), expected a device .*'int8'"
+    ):
+        load_prior(pipe_of("sdxl"), call=families["sdxl"].call, quantise="nf4", device="cpu")

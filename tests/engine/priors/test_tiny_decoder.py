@@ -128,6 +128,7 @@ def test_a_file_is_read_for_the_family_that_it_fits(tmp_path: Path) -> None:
     [
         ("sd-2.1", "madebyollin/taesd"),
         ("sdxl", "madebyollin/taesdxl"),
+        ("pixart-alpha", "madebyollin/taesd"),
         ("pixart-sigma", "madebyollin/taesdxl"),
         ("sd-3.5-medium", "madebyollin/taesd3"),
         ("flux.1-dev", "madebyollin/taef1"),
@@ -140,13 +141,21 @@ def test_each_family_has_its_published_one(source: str, expected: str | None) ->
     assert published_for(vae_of(f"arch:{source}")) == expected
 
 
-def test_one_of_another_family_is_refused_by_its_name() -> None:
-    """The shapes of TAESD fit SDXL, those of TAESD3 fit FLUX.1."""
+def test_one_of_another_family_is_refused_by_its_name(tmp_path: Path) -> None:
+    """The shapes of TAESD fit SDXL, those of TAESD3 fit FLUX.1; also where a folder is called so."""
     for source, named in [("sdxl", "taesd"), ("flux.1-dev", "taesd3")]:
         with pytest.raises(
             ModelError, match=r"reads the latents of another VAE .* expected 'madebyollin/tae"
         ):
             load_tiny(f"madebyollin/{named}", vae_of(f"arch:{source}"), "it")
+        with pytest.raises(ModelError, match="reads the latents of another VAE"):
+            load_tiny(tmp_path / named, vae_of(f"arch:{source}"), "it")
+
+
+def test_a_vae_of_other_channels_has_none_of_the_published() -> None:
+    vae = vae_of("arch:sdxl")
+    vae.register_to_config(latent_channels=8)
+    assert published_for(vae) is None
 
 
 def test_where_none_is_known_auto_says_so() -> None:

@@ -10,7 +10,7 @@ import torch
 from engine import Alignment, Sampling, TokenLearning, generate, learn_tokens, plan
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
-from engine.errors import TokenFileError
+from engine.errors import ConfigError, TokenFileError
 from engine.priors import Prior, load_prior
 from engine.tokens.attached import attached
 from engine.tokens.files import load_tokens, save_tokens
@@ -19,6 +19,7 @@ from engine.tokens.textual_inversion import (
     export_textual_inversion,
     import_textual_inversion,
 )
+from tests.engine.priors.conftest import State
 
 SAMPLING = Sampling(steps=4, batch=2, cfg=3.0)
 LEARNING = TokenLearning(
@@ -39,6 +40,7 @@ def classifier(tiny_resnet: CifarResNet) -> Classifier:
     )
 
 
+@pytest.mark.shows("guided")
 def test_guidance_brings_a_pipeline_s_images_nearer_to_the_domain(
     prior: Prior, classifier: Classifier
 ) -> None:
@@ -53,6 +55,23 @@ def test_guidance_brings_a_pipeline_s_images_nearer_to_the_domain(
     assert mean_l_bn(alignment=Alignment(scale=0.2)) < mean_l_bn(method="plain")
 
 
+@pytest.mark.parametrize("name", ["flux2-klein", "lcm"])
+def test_a_scale_that_a_distilled_prior_does_not_take_is_refused_before_a_folder_is_made(
+    name: str, families: Any, pipe_of: Any, classifier: Classifier, tmp_path: Path
+) -> None:
+    pipe = pipe_of(name)
+    if name == "flux2-klein":
+        pipe.register_to_config(is_distilled=True)
+    prior = load_prior(pipe, call=families[name].call)
+    out = tmp_path / "set"
+    with pytest.raises(ConfigError, match=r"which has none with this network, .* set cfg to 1"):
+        generate(classifier, prior, ["a"], 1, sampling=SAMPLING, out=out)
+    assert not out.exists()
+    (made,) = generate(classifier, prior, ["a"], 1, sampling=replace(SAMPLING, cfg=1.0), out=out)
+    assert made.image.isfinite().all()
+
+
+@pytest.mark.shows("tokens")
 def test_a_token_of_each_text_encoder_is_learned_and_drawn_with(
     prior: Prior, classifier: Classifier
 ) -> None:
@@ -69,6 +88,19 @@ def test_a_token_of_each_text_encoder_is_learned_and_drawn_with(
     assert not torch.equal(plain.image, told.image)
 
 
+@pytest.mark.shows("left alone")
+def test_guidance_and_learning_leave_the_pipeline_as_it_was(
+    family: Any, new_pipe: Any, classifier: Classifier
+) -> None:
+    """Its networks, its VAE and its scheduler, which the prior shares or copies."""
+    state = State(new_pipe)
+    prior = load_prior(new_pipe, call=family.call)
+    table = learn_tokens(classifier, prior, ["a"], LEARNING, sampling=SAMPLING)
+    list(generate(classifier, prior, ["a"], 1, sampling=SAMPLING, tokens=table))
+    state.check()
+
+
+@pytest.mark.shows("tokens")
 def test_learning_moves_the_row_of_each_encoder(prior: Prior, classifier: Classifier) -> None:
     start = learn_tokens(
         classifier, prior, ["a"], _with_rate(0.0), sampling=SAMPLING, alignment=Alignment(scale=0)
@@ -84,6 +116,7 @@ def _with_rate(rate: float) -> TokenLearning:
     return replace(LEARNING, learning_rate=rate or 1e-30)
 
 
+@pytest.mark.shows("plan")
 def test_a_plan_holds_for_a_run(prior: Prior, classifier: Classifier) -> None:
     planned = plan(prior, classifier, "1GB", batch=2, sampling=SAMPLING, full=False)
     assert planned.batch == 2
@@ -106,6 +139,7 @@ def tokens_of(prior: Prior, rows: torch.Tensor) -> TokenTable:
     )
 
 
+@pytest.mark.shows("tokens")
 def test_row_gradients_are_those_of_finite_differences(prior: Prior) -> None:
     """In all encoders: at some place of each one's part of a row."""
     width = sum(encoder_widths(prior).values())
@@ -126,6 +160,7 @@ def test_row_gradients_are_those_of_finite_differences(prior: Prior) -> None:
         torch.testing.assert_close(slope, grad[:, span].norm(), rtol=0.03, atol=0)
 
 
+@pytest.mark.shows("tokens")
 def test_the_pooled_output_is_taken_where_the_prompt_ends(new_pipe: Any, family: Any) -> None:
     """Also by CLIP whose config has the old end of text: the highest id of a prompt, which a token's would be."""
     for name in ("text_encoder", "text_encoder_2"):

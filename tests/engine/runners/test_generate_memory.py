@@ -16,9 +16,12 @@ from engine.errors import ConfigError
 from engine.memory.budget import BudgetError, MemoryWarning, parse_budget
 from engine.memory.micro_batch import OutOfMemoryError
 from engine.memory.plan import Plan, plan
-from engine.priors import Prior
+from engine.methods.registry import prepare
+from engine.priors import Prior, load_prior
+from engine.request import PriorSource, Request
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
+from engine.settings.methods import DDIS
 from engine.types import ImageKey
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -169,6 +172,20 @@ def test_the_attention_that_is_asked_for_computes_the_images(
         images_of(classifier, small_prior, attention="xformers")
     with pytest.raises(ConfigError, match="'vanilla' with runtime 'onnx', expected 'auto'"):
         images_of(classifier, small_prior, attention="vanilla", runtime="onnx")
+
+
+def test_quantised_layers_are_refused_with_onnx(
+    small_prior: Prior, classifier: Classifier, small_prior_folder: Path
+) -> None:
+    """Whether a prior that has them is handed over or named."""
+    with pytest.raises(
+        ConfigError, match="quantise is 'int8' with runtime 'onnx', expected 'none'"
+    ):
+        images_of(classifier, load_prior(small_prior.pipe, quantise="int8"), runtime="onnx")
+    named = PriorSource(source=str(small_prior_folder), quantise="nf4")
+    request = Request(prior=named, runtime="onnx", method=DDIS(sampling=Sampling(steps=2)))
+    with pytest.raises(ConfigError, match="quantise is 'nf4' with runtime 'onnx'"):
+        prepare(request)
 
 
 def test_a_plan_may_be_given(

@@ -62,8 +62,9 @@ class Plan(Command):
             phase: str(number or "does not fit") for phase, number in planned.micro_batch.items()
         }
         call.screen.table(
-            f"{planned.prior} with {planned.classifier} in {planned.dtype} on {planned.device}: {planned.batch} images "
-            f"of {planned.image_px} px within {in_words(planned.budget_bytes)}",
+            f"{planned.prior} with {planned.classifier} in {planned.dtype} on {planned.device}: "
+            f"{planned.batch} image{'s' * (planned.batch > 1)} of {planned.image_px} px within "
+            f"{in_words(planned.budget_bytes)}",
             ["phase", "what it does", "images at once", "predicted peak"],
             [
                 [phase, DOES[phase], fits[phase], in_words(peak)]
