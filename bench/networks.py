@@ -26,7 +26,7 @@ from engine.classifiers import load_classifier
 from engine.classifiers.architectures import RESIDUAL, measure_statistics
 from engine.classifiers.base import logits_of
 from engine.classifiers.preprocess import Preprocess
-from engine.classifiers.statistics import Statistics
+from engine.classifiers.statistics import Examined, Statistics
 from engine.classifiers.statistics.batch_norm import batch_norm
 from engine.guidance.domain import Domain
 
@@ -52,7 +52,8 @@ def resnet(depth: int, px: int) -> nn.Module:
 
 def contenders(network: nn.Module, x: Tensor) -> dict[str, Run]:
     """Each makes the gradient of its loss by images x: (N, 3, H, W)."""
-    statistics = batch_norm(network, lambda: network(x[:1]))
+    own = Examined(network, lambda: network(x[:1]), Preprocess.squash(x.shape[-1]))
+    statistics = batch_norm(own)
     assert isinstance(statistics, Statistics)
     layers, domain = [tap.layer for tap in statistics.taps], Domain.of(network, statistics)
 

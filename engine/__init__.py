@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.drop_in.scheduler import GuidedScheduler
     from engine.errors import EngineError
     from engine.evaluation.evaluate import evaluate
+    from engine.evaluation.export_statistics import export_statistics
     from engine.evaluation.select import select
     from engine.events import Cancelled, Events
     from engine.memory.plan import Plan, plan
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from engine.settings.downstream import Comparison, Distillation, Pruning, Quantisation
     from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
     from engine.settings.methods import DDIS, Plain
+    from engine.settings.statistics import StatisticsExport
     from engine.tokens.files import load_tokens, save_tokens
     from engine.tokens.table import TokenTable
     from engine.tokens.textual_inversion import (
@@ -50,6 +52,7 @@ _HOMES = {
     "errors": ("EngineError",),
     "events": ("Cancelled", "Events"),
     "evaluation.evaluate": ("evaluate",),
+    "evaluation.export_statistics": ("export_statistics",),
     "evaluation.select": ("select",),
     "memory.plan": ("Plan", "plan"),
     "memory.profile": ("StepProfile",),
@@ -63,6 +66,7 @@ _HOMES = {
     "settings.downstream": ("Comparison", "Distillation", "Pruning", "Quantisation"),
     "settings.inversion": ("DeepInversion", "NaturalInversion", "PlugInInversion"),
     "settings.methods": ("DDIS", "Plain"),
+    "settings.statistics": ("StatisticsExport",),
     "tokens.files": ("load_tokens", "save_tokens"),
     "tokens.table": ("TokenTable",),
     "tokens.textual_inversion": ("export_textual_inversion", "import_textual_inversion"),
@@ -99,12 +103,14 @@ __all__ = [
     "Sample",
     "Sampling",
     "Selection",
+    "StatisticsExport",
     "StepProfile",
     "TokenLearning",
     "TokenTable",
     "Tuned",
     "distill",
     "evaluate",
+    "export_statistics",
     "export_textual_inversion",
     "fit",
     "generate",

@@ -48,7 +48,8 @@ class ClassifierSource:
     )
     statistics: str = setting(
         "batch-norm",
-        "where statistics of the training images come from: batch-norm, what its BatchNorm layers stored, or none",
+        "what guidance knows of the training images: batch-norm, what its BatchNorm layers stored; a file of "
+        "`ddis statistics`; energy or patch-entropy, which need no images; or none",
         "SOURCE",
     )
 

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.classifiers.preprocess import Preprocess
-from engine.classifiers.statistics import BATCH_NORM, Absent, Statistics, find_statistics
+from engine.classifiers.statistics import (
+    BATCH_NORM,
+    Absent,
+    Examined,
+    Known,
+    Statistics,
+    find_statistics,
+)
 from engine.classifiers.statistics.batch_norm import broken_norms
 from engine.errors import ConfigError, ModelError
 from engine.networks.frozen import fingerprint, freeze
@@ -34,7 +41,7 @@ class Classifier:
         network: frozen; preprocessed images -> logits (N, K).
         preprocess: from images (N, 3, H, W) in [0, 1] to what the network reads.
         labels: the K class names.
-        statistics: what its layers are known to expect, for guidance, or why that is not known.
+        statistics: what guidance knows of it: what its layers expect, a loss of each image, or why neither.
         dtype: of the network, but for its BatchNorm layers.
     """
 
@@ -43,7 +50,7 @@ class Classifier:
     network: nn.Module
     preprocess: Preprocess
     labels: tuple[str, ...]
-    statistics: Statistics | Absent
+    statistics: Known
     dtype: torch.dtype = torch.float32
 
     @property
@@ -58,8 +65,9 @@ class Classifier:
     def describe(self) -> dict[str, str]:
         """What images depend on, as JSON values."""
         known = {"name": self.name, "fingerprint": self.fingerprint, "dtype": str(self.dtype)}
-        if isinstance(self.statistics, Statistics) and self.statistics.source != BATCH_NORM:
-            known["statistics"] = self.statistics.source
+        found = self.statistics
+        if not isinstance(found, Absent) and found.source != BATCH_NORM:
+            known["statistics"] = found.source
         return known
 
     def with_network(self, copy: nn.Module, dtype: torch.dtype | None = None) -> "Classifier":
@@ -118,7 +126,7 @@ def frozen_classifier(
         with torch.no_grad():
             outputs.append(logits_of(network, example))
 
-    known = find_statistics(statistics, network, run)
+    known = find_statistics(statistics, Examined(network, run, preprocess))
     if not outputs:
         run()
     names = _checked(name, tuple(labels or ()), outputs[0].shape[1])

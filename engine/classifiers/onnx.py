@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.classifiers.base import Found
+from engine.classifiers.onnx_places import add_places
 from engine.classifiers.preprocess import Preprocess
 from engine.errors import MissingExtraError, ModelError, brief
 
@@ -51,7 +52,7 @@ def from_onnx(name: str) -> Found:
     """'onnx:<file>': one image input (N, 3, H, W), class scores (N, K) as first output.
 
     Its preprocessing, which no ONNX file states, is taken to be ImageNet's at the file's own size. Statistics are those
-    of its BatchNorm nodes, unless the exporter folded them.
+    of its BatchNorm nodes; of a file without, those that `ddis statistics` measures.
     """
     onnx, onnx2fx = _extra("onnx"), _extra("onnx2fx")
     path = Path(name).expanduser()
@@ -199,6 +200,7 @@ def _with_layers(module: fx.GraphModule) -> fx.GraphModule:
         with module.graph.inserting_before(node):
             node.replace_all_uses_with(module.graph.call_module(name, (x,)))
         module.graph.erase_node(node)
+    add_places(module)
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()

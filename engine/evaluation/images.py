@@ -62,6 +62,10 @@ class ImageSet:
             raise self._without_images()
         return labels
 
+    def count(self) -> int:
+        """How many images there are; decodes none."""
+        return sum(1 for _ in self._contents())
+
     def chosen(self, places: Collection[int]) -> Iterator[Tensor]:
         """Pixels (3, H, W) uint8 of the images at these places of the order, ascending; decodes no others."""
         first: torch.Size | None = None

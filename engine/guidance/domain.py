@@ -19,6 +19,8 @@ from engine.guidance.measuring import measuring
 from engine.types import Moments
 
 FIRST_LAYER_WEIGHT = 10.0
+LEAST_SHARE = 1e-6
+"""Of a layer's mean variance: what a channel's own is taken for at least, so that a dead one does not rule the loss."""
 
 
 def layer_weights(statistics: Statistics, layers: str) -> list[tuple[float, float]]:
@@ -33,8 +35,23 @@ def layer_weights(statistics: Statistics, layers: str) -> list[tuple[float, floa
         return [
             (1 / deviation, 1 / variance) for deviation, variance in zip(each, each, strict=True)
         ]
+    if layers == "channels":  # gaps come in units of each channel: see `channel_units`
+        return [(len(s.mean) ** -0.5,) * 2 for s in statistics.stored]
     first = FIRST_LAYER_WEIGHT if layers == "first" else 1.0
     return [(first, first), *[(1.0, 1.0)] * (len(statistics.stored) - 1)]
+
+
+def channel_units(statistics: Statistics) -> tuple[Tensor, ...]:
+    """What to multiply the channels of each tap by, (C,), so that each has a stored variance of 1.
+
+    A loss in these units does not change where a layer's channels are scaled, as by folding BatchNorm into a
+    convolution.
+    """
+    least = [LEAST_SHARE * s.var.mean() + torch.finfo(s.var.dtype).tiny for s in statistics.stored]
+    return tuple(
+        torch.maximum(s.var, floor).rsqrt()
+        for s, floor in zip(statistics.stored, least, strict=True)
+    )
 
 
 def moment_distance(
@@ -74,6 +91,7 @@ class Domain:
         network: what is measured. Frozen.
         statistics: of that network.
         target: stored moments and weights in the form that the kernels take.
+        units: what the channels of each tap are multiplied by before they are compared, (C,); None for 1.
         per_image: whether each image is measured alone, instead of all together.
         fused: whether BatchNorm layers may measure what they normalise; otherwise hooks measure.
     """
@@ -83,6 +101,7 @@ class Domain:
     target: AlignmentTarget
     per_image: bool = False
     fused: bool = True
+    units: tuple[Tensor, ...] | None = None
 
     @classmethod
     def of(
@@ -96,8 +115,9 @@ class Domain:
     ) -> "Domain":
         """The term with weights by the rule `layers` and gaps by `norm`, as `Alignment` has them."""
         weights = layer_weights(statistics, layers)
-        target = AlignmentTarget.of(statistics.stored, weights, norm)
-        return cls(network, statistics, target, per_image, fused)
+        units = channel_units(statistics) if layers == "channels" else None
+        target = AlignmentTarget.of(_scaled(statistics.stored, units), weights, norm)
+        return cls(network, statistics, target, per_image, fused, units)
 
     def times(self, factor: float) -> "Domain":
         """A term whose loss is `factor` times this one's."""
@@ -112,9 +132,13 @@ class Domain:
         with measuring(self.network, self.statistics, self.per_image, self.fused) as moments:
             yield moments
 
+    def compared(self, moments: Sequence[Moments]) -> Sequence[Moments]:
+        """Measured moments in the units of `target`."""
+        return _scaled(moments, self.units)
+
     def loss(self, moments: Sequence[Moments]) -> Tensor:
         """L_BN of measured moments: a scalar or, of single images, (N,). Differentiable once."""
-        return alignment_loss(moments, self.target)
+        return alignment_loss(self.compared(moments), self.target)
 
     @contextmanager
     def watched(self) -> Iterator[Callable[[], Tensor]]:
@@ -135,6 +159,13 @@ class Domain:
                 return self.loss(moments)
 
             yield latest
+
+
+def _scaled(moments: Sequence[Moments], units: Sequence[Tensor] | None) -> Sequence[Moments]:
+    """Moments of channels that are multiplied by `units`."""
+    if units is None:
+        return moments
+    return [Moments(m.mean * by, m.var * by.square()) for m, by in zip(moments, units, strict=True)]
 
 
 def judged(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:

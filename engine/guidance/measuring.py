@@ -41,7 +41,9 @@ def measuring(
 
 def can_fuse(statistics: Statistics) -> bool:
     """Whether every tap is a BatchNorm layer's own input, so that the layer can measure it."""
-    return all(is_batch_norm(layer) and axis == 1 for layer, axis in statistics.taps)
+    return all(
+        is_batch_norm(tap.layer) and tap.axis == 1 and tap.of == "input" for tap in statistics.taps
+    )
 
 
 def is_prepared(network: nn.Module, statistics: Statistics, fused: bool = True) -> bool:

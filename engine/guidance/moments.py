@@ -1,10 +1,12 @@
-"""Measure by hooks: record the moments of what a network's layers read."""
+"""Measure by hooks: record the moments of what a network's layers read or give."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from ddis_kernels import channel_moments
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from engine.classifiers.statistics import Tap
 from engine.types import Moments
@@ -12,25 +14,38 @@ from engine.types import Moments
 
 @contextmanager
 def recording_moments(taps: Sequence[Tap], per_image: bool = False) -> Iterator[list[Moments]]:
-    """Yield a list that a forward pass fills with the moments of what each tapped layer reads, in call order.
+    """Yield a list that a forward pass fills with the moments at each tap, in call order.
 
     Moments are over all axes but the channels', (C,) each; with `per_image`, over all but the first and the channels',
     (N, C) each. They carry the graph of the pass, so use them before the block ends: it empties the list and removes
     every hook.
     """
     taken: list[Moments] = []
-
-    def recorder(axis: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0] if axis == 1 else inputs[0].movedim(axis, 1)
-            taken.append(channel_moments(x, per_image))
-
-        return record
-
-    hooks = [layer.register_forward_pre_hook(recorder(axis)) for layer, axis in dict.fromkeys(taps)]
+    hooks = [_hooked(tap, taken, per_image) for tap in dict.fromkeys(taps)]
     try:
         yield taken
     finally:
         for hook in hooks:
             hook.remove()
         taken.clear()
+
+
+def _hooked(tap: Tap, taken: list[Moments], per_image: bool) -> RemovableHandle:
+    """Measure what a tap sees in each pass, until the hook that is returned is removed."""
+
+    def measure(x: Tensor) -> None:
+        taken.append(channel_moments(x if tap.axis == 1 else x.movedim(tap.axis, 1), per_image))
+
+    def read(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        measure(inputs[0])
+        return (inputs[0].clone(), *inputs[1:]) if tap.overwritten else None
+
+    def given(_: nn.Module, __: object, output: Tensor) -> Tensor | None:
+        measure(output)
+        return output.clone() if tap.overwritten else None
+
+    # Backward needs what was measured, so what the network writes over has to be a copy.
+    if tap.of == "input":
+        return tap.layer.register_forward_pre_hook(read)
+    hook: Callable[..., Tensor | None] = given
+    return tap.layer.register_forward_hook(hook)

@@ -2,12 +2,14 @@
 
     L = domain_weight L_BN(moments of the images) + class_weight cross-entropy(logits, classes)
 
-Both terms come from one pass of the classifier. The moments are measured by fused BatchNorm layers or by hooks, and
-where only a part of the images may hold a graph at once, by two passes that give the same gradient (`two_pass`).
+In place of L_BN stands the mean of an `ImageTerm`, where the classifier has one. Both terms come from one pass. The
+moments are measured by fused BatchNorm layers or by hooks, and where only a part of the images may hold a
+graph at once, by two passes that give the same gradient (`two_pass`).
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers.base import Classifier, statistics_of
-from engine.classifiers.statistics import Absent, Statistics, StatisticsWarning
+from engine.classifiers.statistics import Absent, ImageTerm, Statistics, StatisticsWarning
 from engine.errors import ConfigError
 from engine.guidance.domain import Domain
 from engine.guidance.gradient import LossScale, gradient
@@ -31,7 +33,8 @@ class Objective:
     """Domain alignment under one classifier, by settings.
 
     Attributes:
-        domain: the term L_BN; None where it has no weight, and for it no statistics are needed.
+        domain: the term L_BN; None where it has no weight, and for it no statistics are needed, or
+            where the classifier has an `ImageTerm`.
         per_image: whether each image has a loss of its own; otherwise all images share one.
     """
 
@@ -58,19 +61,14 @@ class Objective:
         self.fused = fused
         self.per_image = alignment.statistics == "image"
         self.class_weight = alignment.class_weight
+        self.domain_weight = alignment.domain_weight
         known = needed_statistics(classifier, alignment)
-        self.domain = (
-            None
-            if known is None
-            else Domain.of(
-                classifier.network,
-                known,
-                alignment.layers,
-                alignment.norm,
-                self.per_image,
-                fused,
-            ).times(alignment.domain_weight)
-        )
+        self.of_each = known if isinstance(known, ImageTerm) else None
+        self.domain: Domain | None = None
+        if isinstance(known, Statistics):
+            settings = (alignment.layers, alignment.norm, self.per_image, fused)
+            domain = Domain.of(classifier.network, known, *settings)
+            self.domain = domain.times(alignment.domain_weight)
 
     @property
     def is_prepared(self) -> bool:
@@ -85,13 +83,14 @@ class Objective:
         """
         images = self.see(inputs)
         if self.domain is None:
-            return self._of_classes(self.classifier.logits(images), classes)
+            return self._of_images(images, classes, "none" if self.per_image else "mean")
         with self.domain.measured() as moments:
             logits = self.classifier.logits(images)
             value = self.domain.loss(moments).reshape(-1)
             if classes is None or not self.class_weight:
                 return value
-            return value + self._of_classes(logits, classes)
+            reduction = "none" if self.per_image else "mean"
+            return value + self._of_classes(logits, classes, reduction)
 
     def value_and_grad(
         self,
@@ -128,6 +127,14 @@ class Objective:
         self, inputs: Tensor, classes: Tensor | None, size: int, scale: LossScale
     ) -> tuple[Tensor, Tensor]:
         """The one loss of all inputs and its gradient, with a graph of `size` images in memory."""
+        if self.domain is None:
+
+            def part(rows: Tensor, start: int) -> Tensor:
+                own = None if classes is None else classes[start : start + len(rows)]
+                return self._of_images(self.see(rows), own, "sum") / len(inputs)
+
+            value, grad = part_by_part(inputs, part, size, scale)
+            return value.reshape(1), grad
 
         def logits_of(rows: Tensor, _: int) -> Tensor:
             return self.classifier.logits(self.see(rows))
@@ -138,28 +145,47 @@ class Objective:
             losses = cross_entropy(logits.float(), rows, reduction="sum")
             return self.class_weight * losses / len(inputs)
 
-        if self.domain is None:
-            value, grad = part_by_part(
-                inputs, lambda rows, start: of_classes(logits_of(rows, start), start), size, scale
-            )
-            return value.reshape(1), grad
         also = of_classes if classes is not None and self.class_weight else None
         return two_pass(inputs, logits_of, self.domain, size, scale, also)
 
-    def _of_classes(self, logits: Tensor, classes: Tensor | None) -> Tensor:
-        """The weighted cross-entropy: (1,) or, per image, (N,)."""
-        reduction = "none" if self.per_image else "mean"
-        losses = cross_entropy(logits.float(), _given(classes), reduction=reduction)
+    def _of_images(self, images: Tensor, classes: Tensor | None, reduction: str) -> Tensor:
+        """The loss where no term is of all images together, in one pass: with reduction 'none' (N,), else (1,)."""
+        with self._watching() as of_each:
+            logits = self.classifier.logits(images)
+            if of_each is None:
+                return self._of_classes(logits, _given(classes), reduction)
+            own = of_each(logits)
+            value = {"none": own, "mean": own.mean(), "sum": own.sum()}[reduction]
+            value = self.domain_weight * value.reshape(-1)
+            if classes is None or not self.class_weight:
+                return value
+            return value + self._of_classes(logits, classes, reduction)
+
+    @contextmanager
+    def _watching(self) -> Iterator[Callable[[Tensor], Tensor] | None]:
+        if self.of_each is None:
+            yield None
+            return
+        with self.of_each.watching(self.classifier.network) as loss:
+            yield loss
+
+    def _of_classes(self, logits: Tensor, classes: Tensor, reduction: str) -> Tensor:
+        """The weighted cross-entropy: with reduction 'none' (N,), else (1,)."""
+        losses = cross_entropy(logits.float(), classes, reduction=reduction)
         return self.class_weight * losses.reshape(-1)
 
 
-def needed_statistics(classifier: Classifier, alignment: Alignment) -> Statistics | None:
+def needed_statistics(
+    classifier: Classifier, alignment: Alignment
+) -> Statistics | ImageTerm | None:
     """What guidance by these settings has to know of the classifier; None where it only reads its logits.
 
     Raises ModelError where the classifier does not have it.
     """
     if not alignment.domain_weight:
         return None
+    if isinstance(classifier.statistics, ImageTerm):
+        return classifier.statistics
     return statistics_of(
         classifier,
         "guidance by statistics",

@@ -57,7 +57,8 @@ def two_pass(
             return gradient(z, whole, scale)
         merged = _merged(z, forward, measured, micro_batch)
         # A row stands for its values: moments are means, and the number of values in a row cancels.
-        loss, coefficients = alignment_coefficients(merged, domain.target, [len(z)] * len(merged))
+        whole_moments, rows_each = domain.compared(merged), [len(z)] * len(merged)
+        loss, coefficients = alignment_coefficients(whole_moments, domain.target, rows_each)
 
         by = scale(loss) if callable(scale) else scale
 
@@ -65,7 +66,8 @@ def two_pass(
             output = forward(rows, start)
             more = beside(output, start)
             added.append(more.detach())
-            return micro_batch_loss(coefficients, measured, [len(rows)] * len(measured)) + more
+            own = domain.compared(measured)
+            return micro_batch_loss(coefficients, own, [len(rows)] * len(own)) + more
 
         added: list[Tensor] = []
         gradients = [

@@ -74,7 +74,7 @@ class Subject:
             prior.quantise,
         )
         settings = self.alignment, self.cfg, self.learning
-        return prior.fingerprint, shape, classifier.fingerprint, classifier.dtype, settings
+        return prior.fingerprint, shape, tuple(classifier.describe().values()), settings
 
     def decoder(self, checkpoint: bool = False) -> GuidanceDecoder | None:
         """What guidance sees latents through; None without guidance."""

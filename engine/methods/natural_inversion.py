@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from engine.classifiers.base import Classifier, statistics_of
 from engine.classifiers.statistics import Statistics, Tap
+from engine.errors import ModelError
 from engine.guidance.domain import Domain
 from engine.methods.descent import Canvas, OnIteration, Watch, descend, read_at
 from engine.methods.inversion import InversionMethod
@@ -74,10 +75,16 @@ def natural_inversion(
 
 
 def feature_statistics(classifier: Classifier) -> Statistics:
-    """The statistics whose taps the pyramid reads features at. Raises ModelError where the classifier has none."""
-    return statistics_of(
-        classifier, f"method {NaturalInversion.name!r}", "choose 'plugin-inversion'"
-    )
+    """The statistics whose taps the pyramid reads features at. Raises ModelError where it cannot read them."""
+    method = f"method {NaturalInversion.name!r}"
+    known = statistics_of(classifier, method, "choose 'plugin-inversion'")
+    if any(tap.axis != 1 or tap.of != "input" for tap in known.taps):
+        raise ModelError(
+            f"{method} reads maps (N, C, H, W) where layers read them, and statistics {known.source!r} of classifier "
+            f"{classifier.name!r} are of tokens or outputs too, expected those of BatchNorm or GroupNorm layers: name "
+            "such `layers` to `ddis statistics`, or choose 'plugin-inversion'."
+        )
+    return known
 
 
 def _networks(

@@ -14,7 +14,7 @@ PRIORS_PX = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """Domain alignment guidance (DAG): how the classifier's BatchNorm statistics pull on the latents.
+    """Domain alignment guidance (DAG): how the classifier's statistics pull on the latents.
 
     The defaults come from trials on the embedded models, the last of them `bench/studies/guidance_study.py`;
     `bench/results/evidence.json` has what they reach, on other seeds, beside `Alignment.paper()`, DDIS as published.
@@ -46,7 +46,8 @@ class Alignment:
     )
     domain_weight: float = setting(
         1.0,
-        "weight of L_BN; 0 guides by the class alone, which needs no statistics of the classifier",
+        "weight of L_BN, or of the energy or patch entropy in its place; 0 guides by the class alone, which needs no "
+        "statistics of the classifier",
     )
     class_weight: float = setting(
         0.3,
@@ -56,10 +57,10 @@ class Alignment:
         "l2_squared",
         "the norm of each gap in L_BN (paper: l2); squared, the largest gaps close first",
     )
-    layers: Literal["relative", "uniform", "first"] = setting(
+    layers: Literal["relative", "channels", "uniform", "first"] = setting(
         "relative",
-        "weight of a layer: gaps in units of its stored statistics' norms; all equal (paper); "
-        "or equal but the first x10 (DeepInversion)",
+        "weight of a layer: gaps in units of its stored statistics' norms; each channel's gaps in units of its own "
+        "stored statistics; all equal (paper); or equal but the first x10 (DeepInversion)",
     )
     decoder: Literal["auto", "full", "tiny"] = setting(
         "auto",

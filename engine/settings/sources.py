@@ -3,10 +3,10 @@
 A test holds these names and the tables of what they stand for together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from engine.errors import ModelError
+from engine.errors import ConfigError, ModelError
 from engine.settings.plain import nearest
 
 ARCHITECTURE = "arch:"
@@ -23,6 +23,31 @@ CLASSIFIERS = (
     "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'onnx:<file>', "
     "'arch:<resnet18, 34 or 50>', a folder of save_classifier, or a checkpoint file with architecture=..."
 )
+
+
+BATCH_NORM = "batch-norm"
+NO_STATISTICS = "none"
+"""The name that asks for no statistics."""
+STATISTICS = (BATCH_NORM, "file", "energy", "patch-entropy")
+"""Where statistics of a classifier come from."""
+STATISTICS_ENDING = ".safetensors"
+
+
+def statistics_source(text: str, known: Iterable[str] = STATISTICS) -> tuple[str, str]:
+    """The name of a source of statistics and its argument; the path of a statistics file is ("file", path).
+
+    Raises ConfigError for a name that is neither known nor 'none' nor a path.
+    """
+    name, _, argument = text.partition(":")
+    names = (*known, NO_STATISTICS)
+    if name in names:
+        return name, argument
+    if text.endswith(STATISTICS_ENDING) or Path(text).expanduser().is_file():
+        return "file", text
+    raise ConfigError(
+        f"statistics is {text!r}, expected one of {', '.join(map(repr, names))}, or a file of `ddis statistics` "
+        f"({STATISTICS_ENDING}): choose one of these.{nearest(name, names)}"
+    )
 
 
 def check_prior(source: str) -> None:

@@ -93,13 +93,14 @@ def _carry_out(understood: "Understood", name: str) -> None:
 def _check_sources(command: "Command") -> None:
     """Refuse models whose names alone are wrong, before libraries are imported for them."""
     from engine.request import OBJECT, Request
-    from engine.settings.sources import check_classifier, check_prior
+    from engine.settings.sources import check_classifier, check_prior, statistics_source
 
     request = getattr(command, "request", None)
     if isinstance(request, Request):
         for named in (request.classifier, request.student):
             if named is not None and named.source and not named.source.startswith(OBJECT):
                 check_classifier(named.source)
+                statistics_source(named.statistics)
         check_prior(request.prior.source)
 
 

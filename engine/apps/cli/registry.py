@@ -17,6 +17,7 @@ _HOMES = {
     "export-onnx": "export_onnx:ExportOnnx",
     "evaluate": "evaluate:Evaluate",
     "select": "select:Select",
+    "statistics": "statistics:Statistics",
     "fit": "fit:Fit",
     "distill": "distill:Distill",
     "prune": "prune:Prune",

@@ -1,28 +1,57 @@
-"""Statistics as a value: the moments that a network's layers are known to read, and where to measure them."""
+"""What is known of a network inside, as values: moments of its layers, or a loss of each image alone."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from engine.classifiers.preprocess import Preprocess
 from engine.types import Moments
+
+Side = Literal["input", "output"]
+"""What of a layer is measured: what it reads, or what it gives."""
 
 
 class StatisticsWarning(UserWarning):
-    """A run goes on with a classifier of which less is known than others can tell."""
+    """A run continues with a classifier of which less is known than of others."""
+
+
+class Examined(NamedTuple):
+    """A network whose statistics are asked for.
+
+    Attributes:
+        network: frozen, in float32.
+        run: runs it on one blank image.
+        preprocess: from images in [0, 1] to what it reads.
+    """
+
+    network: nn.Module
+    run: Callable[[], object]
+    preprocess: Preprocess
 
 
 class Tap(NamedTuple):
-    """A place to measure: what a layer reads. axis: that of its channels."""
+    """A place to measure.
+
+    Attributes:
+        layer: the layer that is measured.
+        axis: that of the channels.
+        of: what the layer reads, or what it gives.
+        overwritten: whether the network writes over the tensor later. It then continues with a copy.
+    """
 
     layer: nn.Module
     axis: int = 1
+    of: Side = "input"
+    overwritten: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Statistics:
-    """What a classifier is known to expect inside: moments that its layers read in training.
+    """What a classifier is known to expect inside: moments at its layers over its training images.
 
     A loss needs more than this: how each layer and each gap counts belongs to the objective.
 
@@ -41,9 +70,29 @@ class Statistics:
         names = {layer: name for name, layer in network.named_modules()}
         return Statistics(
             source=self.source,
-            taps=tuple(Tap(copy.get_submodule(names[layer]), axis) for layer, axis in self.taps),
+            taps=tuple(
+                tap._replace(layer=copy.get_submodule(names[tap.layer])) for tap in self.taps
+            ),
             stored=tuple(Moments(mean.to(device), var.to(device)) for mean, var in self.stored),
         )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageTerm:
+    """A loss of each image alone, which any classifier has: it needs no statistics of training images.
+
+    Attributes:
+        source: the name of where it comes from, with its argument.
+        watching: (network) -> a context that yields a function: the logits (N, K) of a pass inside
+            the block -> the loss of each image, (N,), with its graph.
+        found, expected, remedy: what to answer where moments are needed, as in `Absent`.
+    """
+
+    source: str
+    watching: Callable[[nn.Module], AbstractContextManager[Callable[[Tensor], Tensor]]]
+    found: str
+    expected: str = "the moments of its layers"
+    remedy: str = "set `statistics` to 'batch-norm' or to a file of `ddis statistics`"
 
 
 @dataclass(frozen=True)
@@ -56,3 +105,12 @@ class Absent:
     found: str
     expected: str
     remedy: str
+
+
+Known = Statistics | ImageTerm | Absent
+"""What a source says of a network."""
+StatisticsSource = Callable[[Examined, str], Known]
+"""(the network, argument) -> what is known of it.
+
+argument: what the user wrote after the source's name and a colon, "" for nothing.
+"""

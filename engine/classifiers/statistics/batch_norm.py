@@ -7,16 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from engine.classifiers.statistics.base import Absent, Statistics, Tap
+from engine.classifiers.statistics.base import Absent, Examined, Statistics, Tap
 from engine.errors import ConfigError
+from engine.settings.sources import BATCH_NORM as NAME
 from engine.types import Moments
 
-NAME = "batch-norm"
 
-
-def batch_norm(
-    network: nn.Module, run: Callable[[], object], argument: str = ""
-) -> Statistics | Absent:
+def batch_norm(examined: Examined, argument: str = "") -> Statistics | Absent:
     """The running statistics of the BatchNorm layers that run in evaluation mode.
 
     A layer that never runs, such as an auxiliary head, is left out. Raises ConfigError for an argument.
@@ -26,14 +23,17 @@ def batch_norm(
             f"statistics is '{NAME}:{argument}', expected '{NAME}' alone: they are in the network itself. Leave "
             f"{argument!r} out."
         )
-    layers = {path: layer for path, layer in network.named_modules() if is_batch_norm(layer)}
+    layers = {
+        path: layer for path, layer in examined.network.named_modules() if is_batch_norm(layer)
+    }
     if not layers:
         return Absent(
             "has no BatchNorm layers",
             "at least one that kept running statistics of the training images",
             "if they were folded into the convolutions for inference, load the network from before (from ONNX, one "
             "exported by torch.onnx.export with optimize=False, or with dynamo=False, training=TrainingMode.PRESERVE "
-            "and do_constant_folding=False); one built without them (ViT, ConvNeXt, VGG without bn) keeps none",
+            "and do_constant_folding=False); for one built without them (ViT, ConvNeXt, VGG without bn) have its owner "
+            "run `ddis statistics` and set `statistics` to the file, or set it to 'energy'",
         )
     blind = [path for path, layer in layers.items() if _is_blind(layer)]
     if blind:
@@ -43,7 +43,7 @@ def batch_norm(
             "it was built with track_running_stats=False; build it with True, and run training images through it in "
             "train mode once",
         )
-    called = _calls(list(layers.values()), run)
+    called = _calls(list(layers.values()), examined.run)
     if not called:
         return Absent(
             f"runs none of its {len(layers)} BatchNorm layers in evaluation mode",

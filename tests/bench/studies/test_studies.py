@@ -104,6 +104,34 @@ def test_the_goal_of_few_steps_is_among_the_variants(
     assert study.VARIANTS["guided, 30 steps"] == study.Method(Alignment())
 
 
+def test_classifiers_without_batch_norm_are_measured_once(
+    tmp_path: Path,
+    run: Run,
+    bench_script: Callable[[str], ModuleType],
+    data_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = bench_script("studies.any_classifier")
+    short = {
+        name: replace(study.ROWS[name], sampling=Sampling(steps=4))
+        for name in ("plain", "resnet, BatchNorm", "folded, file by channels", "convnext, file")
+    }
+    monkeypatch.setattr(study, "ROWS", short)
+    monkeypatch.setattr(study, "convnext_of", lambda domain: tmp_path / domain)
+    out = tmp_path / "result.json"
+    asked = ("any_classifier", "--domains", "photo", "--images", 1, "--data", data_folder)
+    asked += ("--work", tmp_path / "work", "--out", out, "--rows", *short)
+    printed = run(*asked)
+    assert "folded, file by channels/photo: FID" in printed
+    assert f"convnext, file/photo: no {tmp_path / 'photo'}, left out" in printed
+    assert "FID" not in run(*asked)
+    rows = json.loads(out.read_text())["rows"]
+    assert rows["resnet, BatchNorm/photo"]["gain"]["fid"] == 1
+    assert rows["plain/photo"]["gain"]["fid"] == 0
+    assert "fid" in rows["folded, file by channels/photo"]["gain"]
+    assert len([*(tmp_path / "work").rglob("photo-folded.safetensors")]) == 1
+
+
 @pytest.fixture
 def cifar_folder(tmp_path: Path) -> Path:
     """Data and models in one folder: a few images of noise, and a network that knows nothing."""

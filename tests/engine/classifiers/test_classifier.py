@@ -2,7 +2,6 @@
 
 import copy
 import sys
-from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -12,8 +11,17 @@ from torch import nn
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.base import statistics_of
 from engine.classifiers.cifar_resnet import CifarResNet
-from engine.classifiers.statistics import SOURCES, Absent, Statistics, Tap, find_statistics
+from engine.classifiers.statistics import (
+    SOURCES,
+    Absent,
+    Examined,
+    ImageTerm,
+    Statistics,
+    Tap,
+    find_statistics,
+)
 from engine.errors import ConfigError, ModelError
+from engine.settings.sources import STATISTICS
 from engine.types import Moments
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -61,7 +69,7 @@ def test_batch_norms_of_every_kind_are_found_in_call_order() -> None:
     zoo = Zoo()
     classifier = load_classifier(zoo, labels="abcd", preprocess=SMALL, device="cpu")
     names = {layer: name for name, layer in classifier.network.named_modules()}
-    called = [names[layer] for layer, _ in classifier.statistics.taps]
+    called = [names[tap.layer] for tap in classifier.statistics.taps]
     assert called == ["twice", "twice", "frozen", "acting", "sync", "flat"]
     assert [len(stored.mean) for stored in classifier.statistics.stored] == [3, 3, 3, 3, 3, 4]
     assert classifier.statistics.stored[2].var.tolist() == [2, 2, 2]
@@ -160,7 +168,9 @@ def test_statistics_come_from_a_named_source(tiny_resnet: CifarResNet) -> None:
     assert statistics_of(load("batch-norm"), "this", "go").source == "batch-norm"
     with pytest.raises(ModelError, match="was loaded without statistics, expected some: set"):
         statistics_of(load("none"), "this", "go")
-    with pytest.raises(ConfigError, match="is 'batchnorm', expected one of 'batch-norm', 'none'"):
+    with pytest.raises(
+        ConfigError, match=r"is 'batchnorm', expected one of 'batch-norm', .*Did you mean 'batch-n"
+    ):
         load("batchnorm")
     with pytest.raises(ConfigError, match="is 'batch-norm:here', expected 'batch-norm' alone"):
         load("batch-norm:here")
@@ -168,19 +178,18 @@ def test_statistics_come_from_a_named_source(tiny_resnet: CifarResNet) -> None:
 
 def test_every_source_of_the_registry_is_there(tiny_resnet: CifarResNet) -> None:
     for name in SOURCES:
-        found = find_statistics(
-            name, tiny_resnet.eval(), lambda: tiny_resnet(torch.rand(1, 3, 8, 8))
-        )
-        assert isinstance(found, Statistics | Absent)
+        blank = Examined(tiny_resnet.eval(), lambda: tiny_resnet(torch.rand(1, 3, 8, 8)), SMALL)
+        assert isinstance(find_statistics(name, blank), Statistics | ImageTerm | Absent)
+    assert tuple(SOURCES) == STATISTICS
 
 
 def test_a_new_source_is_a_function_and_an_entry(
     tiny_resnet: CifarResNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unit(network: nn.Module, run: Callable[[], object], argument: str) -> Statistics:
-        width = network.get_submodule(argument).in_features
-        unit_normal = Moments(torch.zeros(width), torch.ones(width))
-        tap = Tap(network.get_submodule(argument))
+    def unit(examined: Examined, argument: str) -> Statistics:
+        layer = examined.network.get_submodule(argument)
+        unit_normal = Moments(torch.zeros(layer.in_features), torch.ones(layer.in_features))
+        tap = Tap(layer)
         return Statistics(source=f"unit:{argument}", taps=(tap,), stored=(unit_normal,))
 
     module = ModuleType("unit_normal")

@@ -1,6 +1,7 @@
 """ONNX files as classifiers: a network written node by node, and everything that can be wrong with one."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from torch import nn
 
 from engine.classifiers import Preprocess, load_classifier
 from engine.classifiers.base import statistics_of
+from engine.classifiers.statistics import Statistics
 from engine.errors import MissingExtraError, ModelError
+from engine.guidance.moments import recording_moments
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx2fx")
@@ -205,3 +208,87 @@ def test_without_the_extra_it_is_named(network, tmp_path, monkeypatch):
         MissingExtraError, match=r"onnx2fx is not installed .*pip install 'ddis\[onnx\]'"
     ):
         load_classifier(f"onnx:{path}", labels=LABELS, device="cpu")
+
+
+def exported(network: nn.Module, path, opset: int = 18):
+    """A network of 16 px images as torch writes it, with a batch of any size."""
+    pytest.importorskip("onnxscript")
+    torch.onnx.export(
+        network.eval(),
+        (torch.randn(2, 3, 16, 16),),
+        str(path),
+        input_names=["image"],
+        dynamic_shapes={"x": {0: torch.export.Dim("n", min=1, max=64)}},
+        opset_version=opset,
+        dynamo=True,
+        verbose=False,
+    )
+    return path
+
+
+class Transformer(nn.Module):
+    """A block of attention between two normalisations, by hand: tokens (N, 16, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.before, self.after = (
+            nn.Conv2d(3, 8, 4, 4),
+            nn.LayerNorm(8),
+            nn.LayerNorm(8),
+        )
+        self.qkv, self.proj, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(self.before(tokens)).chunk(3, 2)
+        mixed = (q @ k.transpose(1, 2)).softmax(2) @ v
+        return self.head(self.after(tokens + self.proj(mixed)).mean(1))
+
+
+class Convolutional(nn.Module):
+    """What is left of a network whose BatchNorm was folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("build", "places"),
+    [
+        (Transformer, {"graph.layernormalization_0": 8, "graph.layernormalization_1": 8}),
+        (Convolutional, {"graph.conv_0": 4, "graph.conv_1": 5}),
+    ],
+)
+def test_files_without_batch_norm_are_measured_and_guided_like_their_networks(
+    build, places: dict[str, int], tmp_path
+) -> None:
+    from engine.evaluation.layer_moments import chosen_calls
+    from engine.guidance.objective import Objective
+    from engine.settings import Alignment
+
+    network = build()
+    path = exported(network, tmp_path / "net.onnx")
+    reads = Preprocess.squash(16)
+    images, goal = torch.rand(5, 3, 16, 16), torch.rand(20, 3, 16, 16)
+    gradients = []
+    for source in (f"onnx:{path}", network):
+        one = load_classifier(
+            source, labels=LABELS, preprocess=reads, device="cpu", statistics="none"
+        )
+        calls = chosen_calls(one, None)
+        if source is not network:
+            assert {call.path: call.channels for call in calls} == places
+        taps = tuple(call.tap(one.network) for call in calls)
+        with torch.no_grad(), recording_moments(taps) as taken:
+            one.logits(goal)
+            known = Statistics(source="file:x", taps=taps, stored=tuple(taken))
+        settings = Alignment(class_weight=0, layers="channels")
+        gradients.append(
+            Objective(replace(one, statistics=known), settings).value_and_grad(images)[1]
+        )
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5 * float(gradients[1].abs().max()))
+    assert gradients[0].abs().max() > 0

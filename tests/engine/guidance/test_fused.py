@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from ddis_kernels import AlignmentTarget, use_backend
 from torch import Tensor, nn
 
-from engine.classifiers.statistics import Statistics
+from engine.classifiers import Preprocess
+from engine.classifiers.statistics import Examined, Statistics
 from engine.classifiers.statistics.batch_norm import batch_norm, is_batch_norm
 from engine.errors import ModelError
 from engine.guidance.domain import Domain, moment_distance
@@ -30,7 +31,7 @@ def tensor_of(output: Any) -> Tensor:
 
 def statistics_of(network: nn.Module) -> Statistics:
     blank = torch.zeros(2, 3, 8, 8).to(next(network.buffers()).dtype)
-    return batch_norm(network, lambda: network(blank))
+    return batch_norm(Examined(network, lambda: network(blank), Preprocess.squash(8)))
 
 
 def by_hooks(network, x, stored, weights, norm, per_image) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,8 +1,12 @@
 """The exported gradient of guidance against autograd over the reference by hooks; one file serves every batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from engine.classifiers.statistics import Examined
+from engine.classifiers.statistics.energy import energy
 from engine.settings import Alignment
 
 pytest.importorskip("onnxruntime")
@@ -29,3 +33,15 @@ def test_a_gradient_by_the_class_alone_is_autograds(gradients, prior, kinked, ca
     (loss, grad), (wanted_loss, wanted) = gradients(prior, kinked, by_class, cache, 2)
     torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-6)
     assert (grad - wanted).abs().max() <= 1e-2 * wanted.abs().max()
+
+
+def test_energy_and_units_of_channels_are_in_the_graph(gradients, prior, kinked, cache):
+    examined = Examined(kinked.network, lambda: None, kinked.preprocess)
+    by_energy = replace(kinked, statistics=energy(examined))
+    for classifier, alignment in (
+        (kinked, Alignment(layers="channels")),
+        (by_energy, Alignment()),
+    ):
+        (loss, grad), (wanted_loss, wanted) = gradients(prior, classifier, alignment, cache, 2)
+        torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-5)
+        assert (grad - wanted).abs().max() <= 1e-2 * wanted.abs().max()

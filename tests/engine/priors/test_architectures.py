@@ -215,13 +215,13 @@ def test_labels_say_how_many_outputs_an_architecture_has() -> None:
 def test_an_architecture_has_statistics_of_images_of_its_own_size(name: str) -> None:
     """Those of a new network are zeros and ones: a ResNet-50's activations then leave float16's range."""
     classifier = load_classifier(f"arch:{name}", labels=["dog", "horse"], device="cpu")
-    assert all(layer.momentum == 0.1 for layer, _ in classifier.statistics.taps)
+    assert all(tap.layer.momentum == 0.1 for tap in classifier.statistics.taps)
     largest: list[float] = []
     hooks = [
-        layer.register_forward_hook(
+        tap.layer.register_forward_hook(
             lambda module, inputs, output: largest.append(float(output.abs().max()))
         )
-        for layer, _ in classifier.statistics.taps
+        for tap in classifier.statistics.taps
     ]
     _, l_bn = judged(classifier, torch.rand(2, 3, 224, 224))
     for hook in hooks:

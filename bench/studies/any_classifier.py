@@ -1,0 +1,249 @@
+"""Guidance of classifiers without BatchNorm: statistics files, energy, and BatchNorm's own beside them.
+
+    python bench/studies any_classifier                           all rows and domains that there are models for
+    python bench/studies any_classifier --rows "resnet, file" ... some of them; other rows stay
+    python bench/studies any_classifier --smoke                   two short rows, one domain, kept nowhere
+
+Every row draws the same seeds. Files are measured on the images that the classifiers were trained on, pacs64-train of
+`$DDIS_DATA`. `gain` is what a row gains over the plain prior in FID and coverage, divided by what the BatchNorm of the
+ResNet gains. A ConvNeXt of a domain is taken from engine/embedded/weights/classifier-<domain>-convnext; where it is
+not there, its rows are left out. A run that is interrupted continues where it stopped.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from result_files import RESULTS
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from engine.classifiers import Classifier, load_classifier
+from engine.classifiers.sources import EMBEDDED
+from engine.embedded.judge import load_judge
+from engine.evaluation.export_statistics import ExactStatisticsWarning, export_statistics
+from engine.evaluation.shares import shares
+from engine.priors import Prior, load_prior
+from engine.settings import Alignment, Sampling
+from engine.settings.statistics import StatisticsExport
+from studies.evidence import Method, draw, evaluated, images_of
+from studies.rows import Rows
+
+SEED = 1700
+"""Images of this seed are for this study alone."""
+RESULT = RESULTS / "any_classifier.json"
+DATA = Path(os.environ.get("DDIS_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+TRAINING = "pacs64-train.parquet"
+FILE = "file"
+CHANNELS = Alignment(layers="channels")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to guide.
+
+    Attributes:
+        network: 'resnet', 'folded' (the same one, BatchNorm in its convolutions) or 'convnext'.
+        statistics: a source, or FILE for one of the training images.
+        alignment: None for the plain prior.
+        export: how the file is written.
+        sampling: of the images.
+    """
+
+    network: str
+    statistics: str
+    alignment: Alignment | None
+    export: StatisticsExport = StatisticsExport()
+    sampling: Sampling = Sampling()
+
+
+ROWS = {
+    "plain": Row("resnet", "none", None),
+    "resnet, BatchNorm": Row("resnet", "batch-norm", Alignment()),
+    "resnet, BatchNorm by channels": Row("resnet", "batch-norm", CHANNELS),
+    "resnet, class alone": Row("resnet", "none", Alignment(domain_weight=0.0)),
+    "resnet, file": Row("resnet", FILE, Alignment()),
+    "resnet, file of epsilon 8": Row("resnet", FILE, Alignment(), StatisticsExport(epsilon=8.0)),
+    "resnet, energy": Row("resnet", "energy", Alignment()),
+    "folded, file": Row("folded", FILE, Alignment()),
+    "folded, file by channels": Row("folded", FILE, CHANNELS),
+    "convnext, class alone": Row("convnext", "none", Alignment(domain_weight=0.0)),
+    "convnext, file": Row("convnext", FILE, Alignment()),
+    "convnext, file by channels": Row("convnext", FILE, CHANNELS),
+    "convnext, energy": Row("convnext", "energy", Alignment()),
+}
+SMOKE = ("resnet, BatchNorm", "folded, file by channels")
+
+
+def folded(classifier: Classifier) -> nn.Module:
+    """The classifier's network with each BatchNorm layer inside the convolution whose output it reads."""
+    network = deepcopy(classifier.network)
+    names = {layer: name for name, layer in network.named_modules()}
+    made: dict[int, nn.Module] = {}
+    kept: list[torch.Tensor] = []
+    pairs: dict[nn.Module, nn.Module] = {}
+
+    def give(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+        made[id(output)] = layer
+        kept.append(output)  # else another tensor gets its id
+
+    def read(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        pairs[layer] = made[id(inputs[0])]
+
+    for layer in names:
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(give)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.register_forward_pre_hook(read)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, *classifier.preprocess.crop, device=classifier.device))
+    for norm, conv in pairs.items():
+        network.set_submodule(names[conv], fuse_conv_bn_eval(conv, norm))
+        network.set_submodule(names[norm], nn.Identity())
+    for layer in network.modules():
+        layer._forward_hooks.clear()
+        layer._forward_pre_hooks.clear()
+    return network
+
+
+def convnext_of(domain: str) -> Path:
+    return EMBEDDED / f"classifier-{domain}-convnext"
+
+
+def has_network(row: Row, domain: str) -> bool:
+    return row.network != "convnext" or convnext_of(domain).is_dir()
+
+
+def bare(row: Row, domain: str, device: object) -> Classifier:
+    """A row's classifier without statistics."""
+    if row.network == "convnext":
+        return load_classifier(f"hf:{convnext_of(domain)}", device=device, statistics="none")
+    found = load_classifier(f"embedded:{domain}", device=device, statistics="none")
+    return again(found, folded(found), "none") if row.network == "folded" else found
+
+
+def again(classifier: Classifier, network: nn.Module, statistics: str) -> Classifier:
+    return load_classifier(
+        network,
+        labels=classifier.labels,
+        preprocess=classifier.preprocess,
+        device=classifier.device,
+        statistics=statistics,
+    )
+
+
+def classifier_of(row: Row, domain: str, data: Path, work: Path, device: object) -> Classifier:
+    """A row's classifier with its statistics; a file of them is written anew."""
+    found = bare(row, domain, device)
+    statistics = row.statistics
+    if statistics == FILE:
+        private = "" if row.export.epsilon is None else f"-{row.export.epsilon:g}"
+        file = work / f"{domain}-{row.network}{private}.safetensors"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExactStatisticsWarning)
+            export_statistics(found, data / TRAINING, file, row.export, domain=domain)
+        statistics = str(file)
+    return again(found, found.network, statistics)
+
+
+def gains(
+    row: dict[str, Any], plain: dict[str, Any], best: dict[str, Any]
+) -> dict[str, float | None]:
+    """What a row gains over the plain prior, divided by what BatchNorm gains, by metric; None where that is 0."""
+
+    found = {}
+    for name in ("fid", "coverage"):
+        own, none, all_of_it = (one["metrics"][name]["value"] for one in (row, plain, best))
+        found[name] = (own - none) / (all_of_it - none) if all_of_it != none else None
+    return found
+
+
+def measure(
+    names: Sequence[str], domains: Sequence[str], images: int, data: Path, work: Path, out: Path
+) -> None:
+    """Draw and judge what the result in `out` lacks. images: of each class. work: keeps images and files."""
+    prior, judge = load_prior("embedded"), load_judge()
+    result = Rows(
+        out,
+        {"images_per_class": images, "prior": prior.fingerprint, "seed": SEED},
+        prior.device,
+        [f"{name}/{domain}" for name, domain in product(ROWS, judge.domains)],
+    )
+    for domain in domains:
+        for name in names:
+            if not has_network(ROWS[name], domain):
+                print(f"{name}/{domain}: no {convnext_of(domain)}, left out", flush=True)
+                continue
+            key = f"{name}/{domain}"
+            row = result.kept(key, {"settings": asdict(ROWS[name])})
+            if "metrics" not in row:
+                began = time.perf_counter()
+                row |= drawn(name, domain, images, data, work / prior.fingerprint, prior, judge)
+                result.add(key, row)
+                print(
+                    f"{key}: FID {row['metrics']['fid']['value']:.2f}, coverage "
+                    f"{row['metrics']['coverage']['value']:.2f}, {time.perf_counter() - began:.0f} s",
+                    flush=True,
+                )
+        add_gains(result, domain)
+
+
+def drawn(
+    name: str, domain: str, images: int, data: Path, work: Path, prior: Prior, judge: Any
+) -> dict[str, Any]:
+    """The images of a row, judged."""
+    how = ROWS[name]
+    classifier = classifier_of(how, domain, data, work, prior.device)
+    place = name.replace(" ", "_").replace(",", "")
+    method = Method(how.alignment, sampling=how.sampling)
+    folder, plain = work / domain / place, work / "plain"
+    draw(method, classifier, prior, domain, images, SEED, folder, plain)
+    found = evaluated(folder, domain)
+    return {**found, "shares": asdict(shares(images_of(folder), judge, domain))}
+
+
+def add_gains(result: Rows, domain: str) -> None:
+    """Add to a domain's rows what they gain, once the plain prior and BatchNorm are there."""
+    rows = {
+        name: result.kept(f"{name}/{domain}", {"settings": asdict(ROWS[name])}) for name in ROWS
+    }
+    rows = {name: row for name, row in rows.items() if "metrics" in row}
+    if not {"plain", "resnet, BatchNorm"} <= rows.keys():
+        return
+    for name, row in rows.items():
+        gain = gains(row, rows["plain"], rows["resnet, BatchNorm"])
+        if row.get("gain") != gain:
+            result.add(f"{name}/{domain}", {**row, "gain": gain})
+
+
+def main() -> None:
+    domains = load_judge().domains
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--domains", nargs="+", choices=domains, default=domains)
+    parser.add_argument("--images", type=int, default=51, help="images of each class")
+    parser.add_argument("--data", type=Path, default=DATA, help=f"folder of {TRAINING}")
+    parser.add_argument("--work", type=Path, default=Path("out/any_classifier"))
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--smoke", action="store_true", help="see that it runs; nothing is kept")
+    chosen = parser.parse_args()
+    if not (chosen.data / TRAINING).is_file():
+        parser.error(f"there is no {chosen.data / TRAINING}: set DDIS_DATA, or give --data")
+    if not chosen.smoke:
+        places = chosen.data, chosen.work, chosen.out
+        measure(chosen.rows, chosen.domains, chosen.images, *places)
+        return
+    for name in SMOKE:
+        ROWS[name] = replace(ROWS[name], sampling=Sampling(steps=4))
+    with tempfile.TemporaryDirectory() as folder:
+        work, out = Path(folder) / "work", Path(folder) / "result.json"
+        measure(SMOKE, domains[:1], 1, chosen.data, work, out)
