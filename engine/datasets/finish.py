@@ -34,6 +34,8 @@ from engine.types import ImageKey
 
 MANIFEST_SCHEMA = pa.schema([field for field in PART_SCHEMA if field.name != "logits"])
 """Logits stay in the row files: those of a million images and a thousand classes are 4 GB."""
+ROWS_PER_GROUP = 50_000
+"""Parquet keeps a description of each group of rows until the file is closed: one a part would be hundreds of MB."""
 TASK = "parts"
 
 
@@ -67,6 +69,7 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
         store.writer(MANIFEST) as file,
         pq.ParquetWriter(file, MANIFEST_SCHEMA, compression="zstd") as writer,
     ):
+        held: list[pa.Table] = []
         for part in range(division.parts):
             try:
                 table = _checked(store, part, check, summary)
@@ -76,7 +79,10 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
                 damaged[part] = str(error)
                 store.remove(f"{stem(part)}.parquet")
             else:
-                writer.write_table(table.select(MANIFEST_SCHEMA.names))
+                held.append(table.select(MANIFEST_SCHEMA.names))
+            if held and (sum(map(len, held)) >= ROWS_PER_GROUP or part == division.parts - 1):
+                writer.write_table(pa.concat_tables(held).combine_chunks())
+                held = []
             task.progress()
         _refuse(store, division.parts, missing, damaged)  # and the manifest is not written
     images = summary.kinds.total()
