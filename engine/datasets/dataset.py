@@ -202,6 +202,15 @@ def read_dataset(folder: Path | str, mixed: bool = False) -> Iterator[tuple[Imag
         yield Path(folder) / row.path, row
 
 
+def has_manifest(path: Path) -> bool:
+    """Whether `path` is a data set of ours, finished or not."""
+    return path.is_dir() and (
+        has_parts(path)
+        or (path / MANIFEST).exists()
+        or ((path / RUN).exists() and (path / IMAGES).exists())
+    )
+
+
 def load_sample(file: ImageFile, row: Row) -> Sample:
     """One image of a data set as it was handed to the writer, but for its rounding to 8 bits and its curve."""
     with Image.open(io.BytesIO(file.read_bytes())) as picture:

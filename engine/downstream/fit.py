@@ -14,12 +14,13 @@ from torch import nn
 
 from engine.classifiers import Preprocess, save_classifier
 from engine.classifiers.architectures import ARCHITECTURES, untrained
+from engine.datasets.dataset import has_manifest
 from engine.datasets.run_record import differences
 from engine.downstream.pixels import Images, fingerprint_of, read_pixels
 from engine.downstream.students import SMALL_PX, WEIGHTS
 from engine.downstream.training import logits_on, reading, teach
 from engine.errors import ConfigError, OutputError
-from engine.evaluation.images import ENDINGS, IMAGE_SETS, ImageSet, has_manifest, open_images
+from engine.evaluation.images import ENDINGS, IMAGE_SETS, ImageSet, open_images
 from engine.events import SILENT, Events
 from engine.files import explained
 from engine.networks.frozen import default_device

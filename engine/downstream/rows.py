@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from engine.classifiers import Classifier
-from engine.datasets.dataset import read_dataset
+from engine.datasets.dataset import has_manifest, read_dataset
 from engine.downstream.origins import check_plain, other_classifiers, warn_of_others, warn_of_test
 from engine.downstream.pixels import Images, read_pixels, to_bytes
 from engine.downstream.sources import (
@@ -29,7 +29,6 @@ from engine.downstream.sources import (
     own_folder,
 )
 from engine.errors import ConfigError
-from engine.evaluation.images import has_manifest
 from engine.settings.downstream import Comparison
 
 SELECTION_SEED = 0

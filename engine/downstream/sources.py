@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from engine.classifiers import Classifier
-from engine.datasets.dataset import read_dataset
+from engine.datasets.dataset import has_manifest, read_dataset
 from engine.datasets.names import class_folders
 from engine.downstream.origins import check_plain
 from engine.errors import ConfigError
-from engine.evaluation.images import IMAGE_SETS, ImageSet, has_manifest, open_images
+from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
 
 ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
 

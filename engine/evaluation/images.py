@@ -13,10 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from engine.datasets.dataset import IMAGES, ImageFile, read_dataset
-from engine.datasets.manifest import MANIFEST
-from engine.datasets.parts import has_parts
-from engine.datasets.run_record import RUN
+from engine.datasets.dataset import ImageFile, has_manifest, read_dataset
 from engine.errors import ConfigError, brief
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
@@ -174,15 +171,6 @@ def has_domains(path: Path) -> bool:
         return path.is_file() and "domain" in pq.read_schema(path).names
     except pa.ArrowInvalid:
         return False
-
-
-def has_manifest(path: Path) -> bool:
-    """Whether `path` is a data set of ours, finished or not."""
-    return path.is_dir() and (
-        has_parts(path)
-        or (path / MANIFEST).exists()
-        or ((path / RUN).exists() and (path / IMAGES).exists())
-    )
 
 
 def _files(folder: Path) -> Iterator[tuple[str, ImageFile]]:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.classifiers.statistics import Statistics
-from engine.datasets.dataset import read_dataset
+from engine.datasets.dataset import has_manifest, read_dataset
 from engine.datasets.manifest import MANIFEST
 from engine.datasets.names import class_folders
 from engine.errors import ConfigError
-from engine.evaluation.images import Pooled, has_manifest
+from engine.evaluation.images import Pooled
 from engine.events import Advance
 from engine.guidance.domain import moment_distance
 from engine.guidance.moments import recording_moments

@@ -174,9 +174,9 @@ class Comparing(Command):
 
     def _plain_row(self, classifier: Any, call: Call) -> tuple[str | None, Any]:
         """Where the plain prior's images are, or 'generate', or None for no such row; and the prior that draws them."""
+        from engine.datasets.dataset import has_manifest
         from engine.downstream.inputs import prior_of
         from engine.downstream.origins import origins
-        from engine.evaluation.images import has_manifest
 
         plain = self._source_of_plain()
         prior = self.request.prior.source if "request.prior.source" in call.given else None

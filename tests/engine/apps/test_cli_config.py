@@ -33,6 +33,7 @@ PRINTABLE = {
     "quantise": ["--calibration", "entropy"],
     "embedded check": ["--images-per-prompt", "2"],
     "export": ["--images-per-shard", "9"],
+    "statistics": ["--epsilon", "3"],
 }
 NEEDED = {
     "generate": ["--out", "o", "--classifier", "x"],
@@ -42,6 +43,7 @@ NEEDED = {
     **{name: ["f", "--out", "o", "--classifier", "x"] for name in ("distill", "prune", "quantise")},
     **{name: ["f", "--out", "o"] for name in ("select", "fit", "export")},
     "finish": ["f"],
+    "statistics": ["f", "g", "--out", "o.safetensors"],
     "evaluate": ["f", "g"],
 }
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ConfigError
+from engine.networks.frozen import safe_dtype
 from engine.priors import Prior, load_prior
 from engine.priors.steps import levels
 from engine.sampling.step import next_latents
@@ -211,10 +212,10 @@ def test_half_precision_keeps_float32_between_the_networks(family: Any, pipe: An
 def test_a_vae_that_overflows_in_float16_decodes_in_float32(family: Any, new_pipe: Any) -> None:
     """As SDXL's does, and AuraFlow's; what its pipeline casts for each image is left alone in the pipeline itself."""
     prior = load_prior(new_pipe.to(torch.float16), call=family.call)
-    assert prior.dtype == torch.float16
-    assert prior.vae.dtype == (
-        torch.float32 if family.name in ("sdxl", "aura-flow") else torch.float16
-    )
+    (denoiser,) = (part.module for part in prior.components() if part.role == "denoiser")
+    assert prior.dtype == safe_dtype(type(denoiser), torch.float16)
+    expected = safe_dtype(type(prior.vae), torch.float16)
+    assert prior.vae.dtype == (torch.float32 if family.name in ("sdxl", "aura-flow") else expected)
     z = torch.randn(prior.latent_shape(1))
     assert prior.vae_latents(z).dtype == torch.float32
     half = prior.replaced(vae=new_pipe.vae)

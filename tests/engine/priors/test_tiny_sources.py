@@ -53,7 +53,7 @@ def test_by_default_it_is_the_one_in_the_prior_s_folder_or_its_own_vae_if_that_i
 
 
 def test_latents_of_other_channels_are_refused(source: Path, tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "taesd3", latent_channels=16)
+    folder = save_tiny(tmp_path / "deeper", latent_channels=16)
     with pytest.raises(
         ModelError,
         match=r"reads latents of 16 channels and prior .* has 4, expected as many: .* Take",

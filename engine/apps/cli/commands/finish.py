@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.apps.cli.command import Call, Command, needed, switch
+from engine.apps.cli.command import Call, Command, needed
+from engine.settings.fields import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class Finish(Command):
     interrupted = "nothing is lost: run the same command again."
 
     folder: str = needed("folder or URL that all shares wrote to", positional=True)
-    trust_sizes: bool = switch("compare the sizes of the parts alone, not their checksums")
+    trust_sizes: bool = setting(False, "compare the sizes of the parts alone, not their checksums")
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.datasets.finish import finish

@@ -23,7 +23,7 @@ class Statistics(Command):
         "request.classifier.architecture",
         "request.classifier.labels",
         "execution.device",
-        "export.*",
+        "statistics_export.*",
     )
 
     classifier: str = needed(
@@ -38,7 +38,7 @@ class Statistics(Command):
     )
     out: Path = needed("the file, whose name ends in .safetensors", "FILE")
     domain: str | None = local("only this domain of a parquet file", "NAME")
-    export: StatisticsExport = field(default_factory=StatisticsExport)
+    statistics_export: StatisticsExport = field(default_factory=StatisticsExport)
     request: Request = field(default_factory=Request)
     execution: Execution = field(default_factory=Execution)
 
@@ -50,7 +50,7 @@ class Statistics(Command):
             requests.load_classifier_of(source, self.execution),
             self.images,
             self.out,
-            self.export,
+            self.statistics_export,
             domain=self.domain,
             events=call.events,
         )
