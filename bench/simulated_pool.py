@@ -37,7 +37,8 @@ class SimulatedPool:
         return self.now
 
     def hello(self) -> dict[str, Any]:
-        return {"missing": [part for part in range(self.parts) if part not in set(self.made)]}
+        made = set(self.made)
+        return {"missing": [part for part in range(self.parts) if part not in made]}
 
     def start(self) -> Worker:
         worker = next(self.numbers)
