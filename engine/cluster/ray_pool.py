@@ -13,6 +13,7 @@ from typing import Any
 from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Made, Ready, Worker
 from engine.cluster.worker import PartWorker
 from engine.errors import MissingExtraError, brief
+from engine.memory.micro_batch import OutOfMemoryError
 from engine.settings.cluster import Cluster
 
 LOOPBACK = "127.0.0.2"
@@ -123,7 +124,14 @@ class RayPool:
             value = self.ray.get(call)
         except errors.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
-            return Failed(worker, part, cause)
+            return answer_to(worker, part, cause)
         except errors.RayError as error:
             return Lost(worker, part, brief(error))
         return Ready(worker, value) if part is None else Made(worker, part, value)
+
+
+def answer_to(worker: Worker, part: int | None, error: Exception) -> Lost | Failed:
+    """What an error of a worker means: one that ran out of memory is lost, as others may have more of it."""
+    if isinstance(error, OutOfMemoryError) and part is not None:
+        return Lost(worker, part, str(error))
+    return Failed(worker, part, error)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from engine.cluster.pool import Failed, Lost
+from engine.cluster.ray_pool import answer_to
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
 from engine.errors import ConfigError, EngineError, MissingExtraError
 from engine.events import Events, Noted
+from engine.memory.micro_batch import OutOfMemoryError
 from engine.request import ClassifierSource, Execution, PriorSource, Request
 from engine.runners.registry import runner_for
 from engine.settings import Sampling
@@ -128,6 +131,14 @@ def test_without_ray_the_extra_is_named(
     with pytest.raises(MissingExtraError, match=r"ddis\[ray\]"):
         RayRunner(tmp_path / "set", on_ray(1)).run(request_)
     assert not (tmp_path / "set").exists()
+
+
+def test_a_worker_without_memory_hands_its_part_back_and_other_errors_end_the_run() -> None:
+    out_of_memory = OutOfMemoryError("memory ran out in phase 'cat'. Plan for less.")
+    assert answer_to("worker", 3, out_of_memory) == Lost("worker", 3, str(out_of_memory))
+    error = ConfigError("no such class")
+    assert answer_to("worker", 3, error) == Failed("worker", 3, error)
+    assert answer_to("worker", None, out_of_memory) == Failed("worker", None, out_of_memory)
 
 
 def test_settings_of_a_cluster_are_plain(request_: Request) -> None:
