@@ -35,7 +35,7 @@ from engine.evaluation.shares import shares
 from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Sampling
 from engine.settings.statistics import StatisticsExport
-from studies.evidence import Method, draw, evaluated, images_of
+from studies.evidence import METRICS, Method, draw, evaluated, images_of
 from studies.rows import Rows
 
 SEED = 1700
@@ -207,7 +207,7 @@ def drawn(
     method = Method(how.alignment, sampling=how.sampling)
     folder, plain = work / domain / place, work / "plain"
     draw(method, classifier, prior, domain, images, SEED, folder, plain)
-    found = evaluated(folder, domain)
+    found = evaluated(folder, domain, METRICS)
     return {**found, "shares": asdict(shares(images_of(folder), judge, domain))}
 
 

@@ -117,6 +117,7 @@ def test_classifiers_without_batch_norm_are_measured_once(
         for name in ("plain", "resnet, BatchNorm", "folded, file by channels", "convnext, file")
     }
     monkeypatch.setattr(study, "ROWS", short)
+    monkeypatch.setattr(study, "METRICS", replace(study.METRICS, resamples=5, prd_clusters=5))
     monkeypatch.setattr(study, "convnext_of", lambda domain: tmp_path / domain)
     out = tmp_path / "result.json"
     asked = ("any_classifier", "--domains", "photo", "--images", 1, "--data", data_folder)
