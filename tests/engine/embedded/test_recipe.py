@@ -117,6 +117,7 @@ def test_a_finished_stage_is_not_trained_again(data, work):
     assert (work / "prior" / "log.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_packed_prior_is_trained_further_and_its_card_keeps_both_recipes(data, work, tmp_path):
     start = work / "weights" / "prior"
     assert run("prior", data, tmp_path, "--start-from", start, "--steps", 1) == 0
@@ -143,6 +144,7 @@ def test_starting_from_a_folder_that_is_no_prior_says_so(data, tmp_path, capsys)
     assert "expected a prior in diffusers format" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_budget_of_seconds_goes_through_every_stage_and_ends_with_weights(data, tmp_path):
     given = ("--seconds", 4, "--out", tmp_path / "out", "--models", "prior", "tiny", "judge")
     assert run("all", data, tmp_path / "work", *given) == 0

@@ -35,6 +35,7 @@ def test_a_gradient_by_the_class_alone_is_autograds(gradients, prior, kinked, ca
     assert (grad - wanted).abs().max() <= 1e-2 * wanted.abs().max()
 
 
+@pytest.mark.slow
 def test_energy_and_units_of_channels_are_in_the_graph(gradients, prior, kinked, cache):
     examined = Examined(kinked.network, lambda: None, kinked.preprocess)
     by_energy = replace(kinked, statistics=energy(examined))

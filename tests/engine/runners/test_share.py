@@ -103,6 +103,7 @@ def test_what_is_done_is_not_made_again(request_: Request, out: Path) -> None:
     assert made(request_, out, "1/1") == 0
 
 
+@pytest.mark.slow
 def test_a_killed_share_and_another_one_end_in_the_same_bytes(
     request_: Request, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_shares_in_any_order_end_in_the_bytes_of_one_run(
     assert {path.name for path in tmp_path.iterdir()} == {out.name, "one.safetensors"}
 
 
+@pytest.mark.slow
 def test_a_cut_share_goes_on_where_it_stopped(
     classifier: Classifier, small_prior: Prior, tmp_path: Path
 ) -> None:
