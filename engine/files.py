@@ -62,8 +62,8 @@ def write_whole(path: Path, content: bytes) -> None:
 def create_whole(path: Path, content: bytes) -> bool:
     """Write `content` under `path` unless there is a file already, whole or not at all. Returns whether it was written.
 
-    Of several writers at once, on one machine or on a shared disk, exactly one is told that it wrote the file; only
-    where the file system has no hard links two may be, and the later file stays.
+    Of several writers at once, on one machine or on a shared disk, the call of exactly one returns
+    True. Only where the file system has no hard links may two do so, and the later file stays.
     """
     make_folder(path.parent)
     with explained(path), _temporary(path) as (temporary, file):

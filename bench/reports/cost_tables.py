@@ -31,68 +31,6 @@ def throughput_table(result: dict) -> str:
     )
 
 
-def cluster_table(result: dict) -> str:
-    """The study `cluster`: the driver in simulated time, finishing, and Ray beside one process."""
-    settings, parts = result["settings"], []
-    if "simulation" in result:
-        rows = [
-            [
-                f"{row['workers']}",
-                f"{row['images']:,}",
-                f"{row['of_ideal']:.1%}",
-                f"{row['workers_lost']} of {row['workers']}",
-                f"{row['parts_given'] - row['parts']} of {row['parts']:,}",
-                f"{row['parts_a_cpu_second']:,.0f}",
-            ]
-            for row in result["simulation"]
-        ]
-        header = [
-            "workers",
-            "images",
-            "ideal time / time",
-            "workers lost",
-            "parts made again",
-            "parts a second of the driver's CPU time",
-        ]
-        parts.append(
-            f"The driver in simulated time: parts of {settings['part_seconds']:.0f} s (spread "
-            f"{settings['spread']:.0%}), {settings['lost_an_hour']:.0%} of the workers lost in an hour, "
-            f"{settings['start_seconds']:.0f} s until one is ready. Ideal is all work over all workers.\n\n"
-            f"{table(header, rows)}"
-        )
-    if "finish" in result:
-        rows = [
-            [
-                f"{row['images']:,}",
-                f"{row['parts']:,}",
-                f"{row['peak_mb']:.0f} MB",
-                f"{row['seconds']:.0f} s",
-            ]
-            for row in result["finish"]
-        ]
-        parts.append(
-            f"`ddis finish` of images with {settings['classes']:,} logits each:\n\n"
-            f"{table(['images', 'parts', 'peak memory', 'time'], rows)}"
-        )
-    if "ray" in result:
-        rows = [
-            [
-                f"{row['workers']}",
-                f"{row['parts']}",
-                f"{row['process_cpu_seconds']:.1f} s",
-                f"{row['ray_cpu_seconds']:.1f} s",
-                f"{row['overhead']:+.1%}",
-            ]
-            for row in result["ray"]
-        ]
-        header = ["workers", "parts", "CPU time, one process", "CPU time, Ray", "overhead"]
-        parts.append(
-            f"The same parts in one process and by Ray's workers, once all are ready, on "
-            f"{result['hardware']['device']}:\n\n{table(header, rows)}"
-        )
-    return "\n\n".join(parts)
-
-
 def memory_table(result: dict) -> str:
     """The study `memory`: by phase and setting, the predicted peak beside the measured one."""
 

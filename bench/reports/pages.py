@@ -5,9 +5,9 @@ from functools import partial
 
 from gpu.claims import claims_table
 
+from reports.cluster_table import cluster_table
 from reports.cost_tables import (
     cat_compute_table,
-    cluster_table,
     decoders_table,
     evaluator_table,
     gpu_memory_table,

@@ -142,7 +142,7 @@ def again(classifier: Classifier, network: nn.Module, statistics: str) -> Classi
 
 
 def classifier_of(row: Row, domain: str, data: Path, work: Path, device: object) -> Classifier:
-    """A row's classifier with its statistics; a file of them is written anew."""
+    """A row's classifier with its statistics, whose file, if it takes one, is written each time."""
     found = bare(row, domain, device)
     statistics = row.statistics
     if statistics == FILE:

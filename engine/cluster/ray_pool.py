@@ -66,7 +66,8 @@ def connect(cluster: Cluster) -> Any:
 class RayPool:
     """Actors that are never restarted or retried by Ray: the driver decides.
 
-    request, execution, out: as `PartWorker` takes them. plan, models: the first worker's; set before others start.
+    request, execution, out: as `PartWorker` takes them. plan, expected: the first ready worker's, for those that start
+    later.
     """
 
     def __init__(

@@ -12,10 +12,10 @@ from engine.datasets.dataset import load_sample
 from engine.datasets.parts import read_part
 from engine.datasets.store import is_url, open_store
 from engine.errors import ConfigError
-from engine.events import SILENT, Events, Noted
+from engine.events import Noted
 from engine.methods.drawing import IMAGES
-from engine.methods.models import NOTHING, Given
-from engine.request import Execution, Request
+from engine.request import Request
+from engine.runners.base import SharingRunner
 from engine.settings.cluster import Cluster
 from engine.settings.plain import to_plain
 from engine.types import Sample
@@ -24,34 +24,20 @@ SUMMARY_SECONDS = 60.0
 """How often a line says how far the run is."""
 
 
-class RayRunner:
+class RayRunner(SharingRunner):
     """Makes the missing parts of a data set on workers that Ray starts; see `engine.runners.base.Runner`."""
 
-    def __init__(
-        self,
-        out: str | Path | None = None,
-        execution: Execution = Execution(),
-        events: Events = SILENT,
-        given: Given = NOTHING,
-        expected: Mapping[str, Any] | None = None,
-    ) -> None:
-        if out is None:
-            raise ConfigError(
-                "a cluster was asked for without out, expected the folder or URL that all its machines write to: name "
-                "it."
-            )
-        if given != NOTHING and (given.prior or given.tokens or given.student):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        if self.given.prior or self.given.tokens or self.given.student:
             raise ConfigError(
                 "a cluster was given models as objects, expected names, files or hub ids: each worker loads its own."
             )
-        self.out = str(out) if is_url(out) else str(Path(out).resolve())
-        self.execution = execution
-        self.events = events
-        self.expected = expected
+        self.place = self.out if is_url(self.out) else str(Path(self.out).resolve())
 
     def run(self, request: Request) -> Iterator[Sample]:
-        """Start a worker, which checks everything; then make images, read back as the iterator is read."""
-        store = open_store(self.out)
+        """Start the workers, wait for the first, which checks everything, then make images as the iterator is read."""
+        store = open_store(self.place)
         parts = self.parts(request)
         return (load_sample(*found) for part, _ in parts for found in read_part(store, part))
 
@@ -59,7 +45,7 @@ class RayRunner:
         """As `run`, but gives the number of each part, and of its images, without reading them."""
         cluster = self.execution.cluster
         alone = replace(self.execution, cluster=Cluster(), share="1/1")
-        pool = RayPool(cluster, request.to_plain(), to_plain(alone), self.out, self.expected)
+        pool = RayPool(cluster, request.to_plain(), to_plain(alone), str(self.place), self.expected)
         hello: dict[str, Any] = {}
 
         def begin(first: dict[str, Any]) -> list[int]:

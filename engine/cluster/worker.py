@@ -24,8 +24,8 @@ class PartWorker:
         request: as `Request.to_plain` gives it.
         execution: as `to_plain` gives it; its share is all parts.
         out: folder or URL that each worker can write to.
-        expected: identities of the models, as a run.json holds them; None for the first worker.
-        plan: the first worker's, as `Plan.to_json` gives it; None for the first worker, which makes it.
+        expected: identities of the models, as a run.json holds them; None where nothing is known of them yet.
+        plan: the first ready worker's, as `Plan.to_json` gives it; None to make one, before any worker is ready.
         threads: of this process.
     """
 

@@ -66,7 +66,7 @@ def export_statistics(
         settings: which layers, and with how much privacy.
         domain: only the rows of this value in a parquet file's column 'domain'.
         device: of a classifier that is loaded here.
-        events: what is told of the progress.
+        events: where progress is reported.
 
     Returns:
         As JSON values: the file, the number of images, the layers and the privacy.
@@ -78,8 +78,8 @@ def export_statistics(
     out = Path(out).expanduser()
     if out.suffix != STATISTICS_ENDING:
         raise ConfigError(
-            f"out is {out}, expected a name that ends in {STATISTICS_ENDING}: by it `statistics` is told from the name "
-            "of a source. Rename it."
+            f"out is {out}, expected a name that ends in {STATISTICS_ENDING}: by the ending `statistics` knows that a "
+            "file is meant. Rename it."
         )
     check_writable(out)
     found = open_images(images, domain, takes=IMAGE_SETS)

@@ -52,7 +52,7 @@ def merged_moments(
         with recording_moments(taps) as taken:
             classifier.logits(part.to(classifier.device))
             now = [Moments(one.mean.double().cpu(), one.var.double().cpu()) for one in taken]
-        # An image stands for its values: each call reads as many of one image as of another.
+        # Images are counted, not values: a layer reads equally many values of each image.
         merged = [
             one if not seen else merge_moments(before, one, seen, len(part))
             for before, one in zip(merged or now, now, strict=True)

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.events import Events
-from engine.methods.models import Given
+from engine.errors import ConfigError
+from engine.events import SILENT, Events
+from engine.methods.models import NOTHING, Given
 from engine.request import Execution, Request
 from engine.types import Sample
 
@@ -37,6 +38,38 @@ class Runner(Protocol):
         that exist already are not yielded again. Raises EngineError's children before the first image for
         each mistake that is the caller's, and Cancelled once its events are cancelled: the same call then resumes.
         """
+
+
+class BaseRunner:
+    """What runners are made with; see `Runner`."""
+
+    def __init__(
+        self,
+        out: str | Path | None = None,
+        execution: Execution = Execution(),
+        events: Events = SILENT,
+        given: Given = NOTHING,
+        expected: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.out = out
+        self.execution = execution
+        self.events = events
+        self.given = given
+        self.expected = expected
+
+
+class SharingRunner(BaseRunner):
+    """What runners are made with that share a run with other processes, and so need a place to write to."""
+
+    out: str | Path
+
+    def __init__(self, out: str | Path | None = None, *arguments: Any, **named: Any) -> None:
+        if out is None:
+            raise ConfigError(
+                "a run that several processes share was asked for without out, expected the folder or URL that all of "
+                "them write to: name it."
+            )
+        super().__init__(out, *arguments, **named)
 
 
 class PartsRunner(Runner, Protocol):

@@ -8,34 +8,21 @@ from typing import Any
 from engine.datasets.dataset import open_dataset
 from engine.datasets.run_record import differences
 from engine.errors import ModelError
-from engine.events import SILENT, Events, ImageMade
+from engine.events import ImageMade
 from engine.facts import with_names_of
 from engine.memory.measure import peak_bytes
 from engine.methods.base import Prepared
 from engine.methods.drawing import IMAGES
 from engine.methods.kind import kind_of
-from engine.methods.models import NOTHING, Given, Models
+from engine.methods.models import Models
 from engine.methods.registry import prepare
-from engine.request import Execution, Request
+from engine.request import Request
+from engine.runners.base import BaseRunner
 from engine.types import ImageKey, Sample
 
 
-class LocalRunner:
+class LocalRunner(BaseRunner):
     """Makes images in this process; see `engine.runners.base.Runner`, also for what it is made with."""
-
-    def __init__(
-        self,
-        out: str | Path | None = None,
-        execution: Execution = Execution(),
-        events: Events = SILENT,
-        given: Given = NOTHING,
-        expected: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.out = out
-        self.execution = execution
-        self.events = events
-        self.given = given
-        self.expected = expected
 
     def run(self, request: Request) -> Iterator[Sample]:
         """Make what a request asks for: load, check, then make images as the iterator is read."""

@@ -6,39 +6,20 @@ from typing import Any
 
 from engine.datasets.parts import Division
 from engine.datasets.shared import SharedDataset
-from engine.errors import ConfigError
-from engine.events import SILENT, Events
+from engine.events import Events
 from engine.methods.base import Prepared
 from engine.methods.drawing import IMAGES
 from engine.methods.kind import kind_of
-from engine.methods.models import NOTHING, Given, Models
+from engine.methods.models import Given, Models
 from engine.methods.registry import prepare
 from engine.request import Execution, Request
+from engine.runners.base import SharingRunner
 from engine.runners.local import check_models, made_by, reported
 from engine.types import Sample
 
 
-class ShareRunner:
+class ShareRunner(SharingRunner):
     """Makes the parts I, I + N, I + 2N, ... that are missing; see `engine.runners.base.Runner`."""
-
-    def __init__(
-        self,
-        out: str | Path | None = None,
-        execution: Execution = Execution(),
-        events: Events = SILENT,
-        given: Given = NOTHING,
-        expected: Mapping[str, Any] | None = None,
-    ) -> None:
-        if out is None:
-            raise ConfigError(
-                "a share of a run was asked for without out, expected the folder or URL that all shares write to: name "
-                "it."
-            )
-        self.out = out
-        self.execution = execution
-        self.events = events
-        self.given = given
-        self.expected = expected
 
     def run(self, request: Request) -> Iterator[Sample]:
         """Load, check, begin or join the data set, then make the share's missing parts as the iterator is read."""

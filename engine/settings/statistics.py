@@ -9,7 +9,7 @@ from engine.settings.fields import check_positive, setting
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsExport:
-    """What is measured of a classifier's training images, and what is told of each.
+    """What is measured of a classifier's training images, and how much a file may reveal of each.
 
     With `epsilon` the file is (epsilon, delta)-differentially private: see `engine.evaluation.privacy`.
     """

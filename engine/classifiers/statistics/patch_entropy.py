@@ -97,7 +97,7 @@ def _reading(network: nn.Module, blocks: list[Block]) -> Iterator[dict[str, Tens
 
 
 def _blocks(examined: Examined) -> list[Block]:
-    """The attention layers whose heads and patches can be told, in the order of the network's definition."""
+    """The attention layers whose numbers of heads and patches are known, in the order of the network's definition."""
     candidates = [
         Block(f"{path}.{name}" if path else name, heads)
         for path, layer in examined.network.named_modules()

@@ -162,6 +162,7 @@ def test_an_exact_file_comes_with_a_warning(folder: Path, tmp_path: Path) -> Non
         ExactStatisticsWarning, match=r"exact averages over 21 images: .* are few\. With"
     ):
         export_statistics(loaded(Tokens()), folder, tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").exists()
 
 
 def test_a_private_file_says_what_it_promises(folder: Path, tmp_path: Path) -> None:
@@ -280,21 +281,39 @@ def rewritten(
     [
         (lambda t, h, f: f.update(format="ddis-layer-statistics/9"), "has format .*/9', expected"),
         (lambda t, h, f: h["calls"][0].__setitem__(0, "gone"), "cannot be read"),
-        (lambda t, h, f: h.update(calls=[["gone", "input"]]) or t.update(
-            {"gone/input/0/mean": torch.zeros(6), "gone/input/0/var": torch.ones(6)}
-        ), r"layers that the network does not have \(gone\)"),
+        (
+            lambda t, h, f: (
+                h.update(calls=[["gone", "input"]])
+                or t.update(
+                    {"gone/input/0/mean": torch.zeros(6), "gone/input/0/var": torch.ones(6)}
+                )
+            ),
+            r"layers that the network does not have \(gone\)",
+        ),
         (lambda t, h, f: h.update(calls=[]), "is of no layer, expected at least one"),
         (lambda t, h, f: h.pop("images"), "cannot be read .*images"),
         (lambda t, h, f: t["norm/input/0/var"].neg_(), "moments of 'norm/input/0' that no images"),
-        (lambda t, h, f: t["norm/input/0/mean"].fill_(torch.nan), "that no images have, expected fin"),
-        (lambda t, h, f: t.update(
-            {"norm/input/0/mean": torch.zeros(4), "norm/input/0/var": torch.ones(4)}
-        ), "the input of 'norm' with 4 channels there, the input of 'norm' with 6 channels here"),
-        (lambda t, h, f: h["calls"].append(["norm", "input"]) or t.update(
-            {"norm/input/1/mean": torch.zeros(6), "norm/input/1/var": torch.ones(6)}
-        ), "the input of 'norm' with 6 channels there, nothing here"),
+        (
+            lambda t, h, f: t["norm/input/0/mean"].fill_(torch.nan),
+            "that no images have, expected fin",
+        ),
+        (
+            lambda t, h, f: t.update(
+                {"norm/input/0/mean": torch.zeros(4), "norm/input/0/var": torch.ones(4)}
+            ),
+            "the input of 'norm' with 4 channels there, the input of 'norm' with 6 channels here",
+        ),
+        (
+            lambda t, h, f: (
+                h["calls"].append(["norm", "input"])
+                or t.update(
+                    {"norm/input/1/mean": torch.zeros(6), "norm/input/1/var": torch.ones(6)}
+                )
+            ),
+            "the input of 'norm' with 6 channels there, nothing here",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_file_is_refused(written: tuple[Tokens, Path], change, message: str) -> None:
     network, out = written
     rewritten(out, change)
