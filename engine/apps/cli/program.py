@@ -110,12 +110,12 @@ def _import(module: str) -> None:
     Imports leave no garbage, and looking for it would take an eighth of their time. Idle OpenMP threads sleep unless
     the environment says otherwise: on a busy machine, spinning ones make small models several times slower.
     """
-    from engine.networks.later import bitsandbytes_later
+    from engine.networks.later import bitsandbytes_later, packages_listed_once
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.disable()
     try:
-        with bitsandbytes_later():
+        with bitsandbytes_later(), packages_listed_once():
             import_module(module)
     finally:
         gc.enable()
