@@ -119,7 +119,7 @@ def begin(
     )
     state = TokenState.at_start(drawing.classes, rows, learning.optimizer, init)
     of_image = drawing.sampling.steps * (1 if drawing.sampling.cfg == 1 else 2)
-    state.unet_forward[list(looked_at(range(len(state.classes))))] += of_image * trial_images(
+    state.denoiser_forward[list(looked_at(range(len(state.classes))))] += of_image * trial_images(
         learning
     )
     return state

@@ -100,8 +100,8 @@ def table_of(
             finished=report.finished,
             start=state.word,
             moved=not torch.equal(state.rows.detach()[number], state.start[number]),
-            unet_forward=report.unet_forward,
-            unet_backward=report.unet_backward,
+            denoiser_forward=report.denoiser_forward,
+            denoiser_backward=report.denoiser_backward,
         )
         for number, report in enumerate(reports)
     }

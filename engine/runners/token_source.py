@@ -99,12 +99,12 @@ class DrawnImages:
         self.source, self.trajectories, self.rng = source, trajectories, rng
 
     @property
-    def unet_forward(self) -> Tensor:
-        return self.trajectories.unet_forward
+    def denoiser_forward(self) -> Tensor:
+        return self.trajectories.denoiser_forward
 
     @property
-    def unet_backward(self) -> Tensor:
-        return self.trajectories.unet_backward
+    def denoiser_backward(self) -> Tensor:
+        return self.trajectories.denoiser_backward
 
     @property
     def complete(self) -> bool:

@@ -24,7 +24,7 @@ class Alignment:
 
     target: Literal["clean", "noisy"] = setting(
         "clean",
-        "what is moved: the predicted clean latent (as MPGD does), or z_t before the UNet (paper, eq. 9)",
+        "what is moved: the predicted clean latent (as MPGD does), or z_t before the denoiser (paper, eq. 9)",
     )
     step: Literal["relative", "raw"] = setting(
         "relative",

@@ -13,7 +13,7 @@ class TokenLearning:
 
     The last step of a schedule draws details only; the early ones decide what an image shows. With gradient "drawn"
     the loss reads the clean image that an early step predicts, and 5 updates read each of the 5 steps from which it is
-    drawn once. A token then takes at most 1,536 evaluations of the UNet and 480 backward ones, without those of
+    drawn once. A token then takes at most 1,536 evaluations of the denoiser and 480 backward ones, without those of
     finished images, 960 of its check, and in at most 16 classes 400 of the trial of the words; the published schedule
     takes 36,000 and 1,200.
     """

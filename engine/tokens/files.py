@@ -19,6 +19,8 @@ from engine.tokens.table import TEMPLATE, TokenTable, TokenTraining, check_fit
 FORMAT = 2
 OLD_FORMAT, OLD_ENCODER = 1, "clip"
 """Of version 0.1, which knew one text encoder."""
+OLD_NAMES = {"unet_forward": "denoiser_forward", "unet_backward": "denoiser_backward"}
+"""Of what learning cost, in files of before priors without a UNet."""
 METADATA = "ddis"
 """The one key of a file's metadata: safetensors writes several in random order, and equal tables make equal files."""
 
@@ -58,7 +60,8 @@ def read_tokens(path: Path | str) -> TokenTable:
             prior=facts["prior"],
             classifier=facts["classifier"],
             training={
-                int(index): TokenTraining(**entry) for index, entry in facts["training"].items()
+                int(index): TokenTraining(**{OLD_NAMES.get(k, k): v for k, v in entry.items()})
+                for index, entry in facts["training"].items()
             },
             run=facts["run"],
         )

@@ -22,8 +22,9 @@ class TokenTraining:
     """How learning ended for a class, in words, what its last measured epoch showed, and what learning cost.
 
     finished: accuracy of the last finished images that were looked at, if any. start: the word that the token began as,
-    'random' or 'class name'; moved: whether it ended elsewhere; "" and None in a file that does not tell. unet_forward,
-    unet_backward: UNet evaluations of single latents; one CFG step of an image is two. 0 in a file that does not tell.
+    'random' or 'class name'; moved: whether it ended elsewhere; "" and None in a file that does not tell.
+    denoiser_forward, denoiser_backward: evaluations of single latents; one CFG step of an image is two. 0 in a file
+    that does not tell.
     """
 
     outcome: str
@@ -33,8 +34,8 @@ class TokenTraining:
     finished: float | None = None
     start: str = ""
     moved: bool | None = None
-    unet_forward: int = 0
-    unet_backward: int = 0
+    denoiser_forward: int = 0
+    denoiser_backward: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,11 @@
 """The images of learning: a batch is sampled once, and its gradients read it at a few steps of its way.
 
-    clean(z_t, S) = null(z_t) + s (conditional(z_t, tau(y, S)) - null(z_t)),   both clean latents that the UNet predicts
+    clean(z_t, S) = null(z_t) + s (conditional(z_t, tau(y, S)) - null(z_t)),   both predicted clean latents
 
-A clean prediction is affine in the UNet's output, so classifier-free guidance (CFG) may be combined behind it. Tokens
-are in the conditional branch alone: an early step's gradient costs one forward and one backward pass through the UNet,
-and its null branch is left over from sampling. Where a pipeline rescales what CFG gives (`Prior.cfg_is_affine`), the
-graph has both branches. The published last step is differentiated as it is sampled.
+A clean prediction is affine in the denoiser's output, so classifier-free guidance (CFG) may be combined behind it.
+Tokens are in the conditional branch alone: an early step's gradient costs one forward and one backward pass through the
+denoiser, and its null branch is left over from sampling. Where a pipeline rescales what CFG gives
+(`Prior.cfg_is_affine`), the graph has both branches. The published last step is differentiated as it is sampled.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,8 +46,8 @@ class Trajectories:
     """A batch of images on its way from noise, sampled up to the latest of the steps `at`, without a graph.
 
     keys: N images. context: of their prompts, with a negative one unless CFG is 1. guide: gives the guidance of some
-    images. denoiser: makes the denoiser of steps without a graph; the prior's own if None. unet_forward, unet_backward:
-    (N,) UNet evaluations that each image has cost so far, but for those that saving memory repeats.
+    images. denoiser: makes the denoiser of steps without a graph; the prior's own if None. denoiser_forward,
+    denoiser_backward: (N,) evaluations that each image has cost so far, but for those that saving memory repeats.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class Trajectories:
         self.schedule = prior.schedule(sampling.steps)
         self.branches = 1 if sampling.cfg == 1 else 2
         self.apart = self.branches > 1 and prior.cfg_is_affine
-        self.unet_forward = torch.zeros(len(keys), dtype=torch.int64)
-        self.unet_backward = self.unet_forward.clone()
+        self.denoiser_forward = torch.zeros(len(keys), dtype=torch.int64)
+        self.denoiser_backward = self.denoiser_forward.clone()
         self.kept: dict[int, Tensor] = {}
         self.kept_null: dict[int, Tensor] = {}
         latest = max(self.at)
@@ -89,7 +89,7 @@ class Trajectories:
             )
         self.guidance.check()
         self.kept[latest] = z
-        self.unet_forward += self.branches * latest
+        self.denoiser_forward += self.branches * latest
 
     @property
     def complete(self) -> bool:
@@ -98,16 +98,16 @@ class Trajectories:
 
     @torch.no_grad()
     def prepare(self, update: int) -> None:
-        """Compute what the images of an update need without a graph, and count its UNet evaluations."""
+        """Compute what the images of an update need without a graph, and count its denoiser evaluations."""
         number = self.at[update]
         is_last = number == len(self.schedule) - 1
         branches = 1 if self.apart and not is_last else self.branches
         if self.branches > branches and number not in self.kept_null:
             denoise = self.denoiser(self.context.null(), 1.0)
             self.kept_null[number] = denoise(self.kept[number], self.schedule[number]).clean
-            self.unet_forward += 1
-        self.unet_forward += branches
-        self.unet_backward += branches
+            self.denoiser_forward += 1
+        self.denoiser_forward += branches
+        self.denoiser_backward += branches
 
     def images(self, update: int, context: Context, start: int = 0) -> Tensor:
         """Images (n, 3, H, W) that the step of an update predicts of the n rows from `start`, after `prepare`.
@@ -145,7 +145,7 @@ class Trajectories:
             noise,
         )
         guidance.check()
-        self.unet_forward[rows] += self.branches * len(part)
+        self.denoiser_forward[rows] += self.branches * len(part)
         return z
 
     def _last_latents(self, context: Context, rows: Sequence[int]) -> Tensor:

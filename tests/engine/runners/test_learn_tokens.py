@@ -269,7 +269,8 @@ def test_the_table_tells_what_each_class_cost(tmp_path, classifier, small_prior)
         classifier, small_prior, learning=paper, method="plain", sampling=SAMPLING, out=out
     )
     assert {
-        number: (end.unet_forward, end.unet_backward) for number, end in table.training.items()
+        number: (end.denoiser_forward, end.denoiser_backward)
+        for number, end in table.training.items()
     } == {
         0: (24, 12),
         1: (24, 12),

@@ -129,7 +129,7 @@ def test_the_gradient_comes_through_the_last_step_alone(tiny_prior: Prior):
     assert (ours - last).norm() < 1e-6 * last.norm()
     assert (ours - whole).norm() > 1e-2 * whole.norm()
     assert images.complete
-    assert (images.unet_forward.tolist(), images.unet_backward.tolist()) == ([6, 6], [2, 2])
+    assert (images.denoiser_forward.tolist(), images.denoiser_backward.tolist()) == ([6, 6], [2, 2])
 
 
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
@@ -157,8 +157,8 @@ def test_each_update_reads_what_its_own_step_predicts(tiny_prior: Prior, cfg: fl
         assert (ours - theirs).norm() < 1e-6 * theirs.norm()
     branches = 1 if cfg == 1 else 2
     assert not images.complete
-    assert images.unet_forward.tolist() == [branches * 3 + 2 + (branches - 1)] * 2
-    assert images.unet_backward.tolist() == [2, 2]
+    assert images.denoiser_forward.tolist() == [branches * 3 + 2 + (branches - 1)] * 2
+    assert images.denoiser_backward.tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("at", [[1], [2, 0], [3]])
@@ -172,7 +172,7 @@ def test_images_are_finished_as_generation_makes_them(tiny_prior: Prior, at):
     torch.testing.assert_close(
         prior.decode(images.finished([1])).flatten(1), whole[1:], rtol=0, atol=1e-9
     )
-    assert images.unet_forward.tolist() == [2 * max(at), 2 * 4]
+    assert images.denoiser_forward.tolist() == [2 * max(at), 2 * 4]
 
 
 @pytest.mark.parametrize("at", [[1], [3]])

@@ -94,7 +94,7 @@ class LearnTokens(Command):
             return {"file": str(self.out), "learned": learned, "of_classes": wanted}
         labels = facts_of(table.run)["classes"]
         trainings = dict(zip(labels, table.training.values(), strict=True))
-        columns = "class, start, outcome, epochs, recognised, loss, UNet forward, backward"
+        columns = "class, start, outcome, epochs, recognised, loss, denoiser forward, backward"
         rows = [_row(label, training) for label, training in trainings.items()]
         call.screen.table(f"Tokens in {self.out}", columns.split(", "), rows)
         folder = self.textual_inversion
@@ -130,6 +130,6 @@ def _row(label: str, training: "TokenTraining") -> list[str]:
         str(training.epochs),
         f"{training.accuracy:.0%}",
         f"{training.loss:.2f}",
-        str(training.unet_forward),
-        str(training.unet_backward),
+        str(training.denoiser_forward),
+        str(training.denoiser_backward),
     ]

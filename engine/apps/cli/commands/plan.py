@@ -149,6 +149,8 @@ def _speed(planned: "MemoryPlan") -> str:
     """The layout of the networks, and whether graphs are replayed."""
     layout = " and ".join(planned.channels_last) or "no network"
     graphs = (
-        f"not used, as {planned.eager_because}" if planned.eager_because else "of UNet and guidance"
+        f"not used, as {planned.eager_because}"
+        if planned.eager_because
+        else "of denoiser and guidance"
     )
     return f"channels_last: {layout}; CUDA graphs: {graphs}"
