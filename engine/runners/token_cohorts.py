@@ -118,10 +118,8 @@ def begin(
         drawing.prior, drawing.classes, drawing.classifier.labels, init, drawing.seed
     )
     state = TokenState.at_start(drawing.classes, rows, learning.optimizer, init)
-    of_image = drawing.sampling.steps * (1 if drawing.sampling.cfg == 1 else 2)
-    state.denoiser_forward[list(looked_at(range(len(state.classes))))] += of_image * trial_images(
-        learning
-    )
+    seen = list(looked_at(range(len(state.classes))))
+    state.denoiser_forward[seen] += drawing.sampling.evaluations * trial_images(learning)
     return state
 
 

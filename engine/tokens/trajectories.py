@@ -9,13 +9,14 @@ denoiser, and its null branch is left over from sampling. Where a pipeline resca
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from engine.guidance.move import Guidance
 from engine.priors import Context, Denoise, Prior, Step
-from engine.sampling.loop import OnStep, sample
+from engine.sampling.loop import OnStep, in_interval, sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Sampling
 from engine.types import ImageKey, Prediction
@@ -69,8 +70,6 @@ class Trajectories:
         dtype = torch.promote_types(prior.dtype, torch.float32)
         self.noise = ImageNoise(seed, keys, prior.latent_shape(1)[1:], prior.device, dtype)
         self.schedule = prior.schedule(sampling.steps)
-        self.branches = 1 if sampling.cfg == 1 else 2
-        self.apart = self.branches > 1 and prior.cfg_is_affine
         self.denoiser_forward = torch.zeros(len(keys), dtype=torch.int64)
         self.denoiser_backward = self.denoiser_forward.clone()
         self.kept: dict[int, Tensor] = {}
@@ -89,7 +88,7 @@ class Trajectories:
             )
         self.guidance.check()
         self.kept[latest] = z
-        self.denoiser_forward += self.branches * latest
+        self.denoiser_forward += sum(map(self._branches, range(latest)))
 
     @property
     def complete(self) -> bool:
@@ -101,8 +100,9 @@ class Trajectories:
         """Compute what the images of an update need without a graph, and count its denoiser evaluations."""
         number = self.at[update]
         is_last = number == len(self.schedule) - 1
-        branches = 1 if self.apart and not is_last else self.branches
-        if self.branches > branches and number not in self.kept_null:
+        both = self._branches(number)
+        branches = 1 if self._apart(number) and not is_last else both
+        if both > branches and number not in self.kept_null:
             denoise = self.denoiser(self.context.null(), 1.0)
             self.kept_null[number] = denoise(self.kept[number], self.schedule[number]).clean
             self.denoiser_forward += 1
@@ -122,8 +122,8 @@ class Trajectories:
         if number == len(self.schedule) - 1:
             return self._last_latents(context, rows)
         z, step = self.kept[number][rows.start : rows.stop], self.schedule[number]
-        if not self.apart:
-            return self.prior.denoiser(context, self.sampling.cfg)(z, step).clean
+        if not self._apart(number):
+            return self.prior.denoiser(context, self._cfg(number))(z, step).clean
         clean = self.prior.denoiser(context, 1.0)(z, step).clean
         null = self.kept_null[number][rows.start : rows.stop]
         return null + self.sampling.cfg * (clean - null)
@@ -133,7 +133,7 @@ class Trajectories:
         """Latents (n, ...) of some of the images, sampled on to the end with the prompts that they began with."""
         latest, rows = max(self.at), list(rows)
         guidance = self.guide([self.keys[row] for row in rows])
-        denoise = self.denoiser(self.context[rows], self.sampling.cfg)
+        denoise = in_interval(partial(self.denoiser, self.context[rows]), self.sampling)
         part, noise = self.schedule[latest:], self.noise.of(rows)
         z = sample(
             self.kept[latest][rows],
@@ -145,8 +145,20 @@ class Trajectories:
             noise,
         )
         guidance.check()
-        self.denoiser_forward[rows] += self.branches * len(part)
+        self.denoiser_forward[rows] += sum(self._branches(step.index) for step in part)
         return z
+
+    def _cfg(self, number: int) -> float:
+        """The scale of CFG in a step."""
+        return self.sampling.cfg_at(number, len(self.schedule))
+
+    def _branches(self, number: int) -> int:
+        """Evaluations of the denoiser that an image costs in a step."""
+        return 1 if self._cfg(number) == 1 else 2
+
+    def _apart(self, number: int) -> bool:
+        """Whether the branches of a step can run apart."""
+        return self._branches(number) > 1 and self.prior.cfg_is_affine
 
     def _last_latents(self, context: Context, rows: Sequence[int]) -> Tensor:
         """Finished latents of some of the images, the last step's graph on them."""
@@ -155,7 +167,8 @@ class Trajectories:
             if len(rows) == len(self.keys)
             else self.guide([self.keys[row] for row in rows])
         )
-        denoise = guidance.before(self.prior.denoiser(context, self.sampling.cfg))
+        own = in_interval(partial(self.prior.denoiser, context), self.sampling)
+        denoise = guidance.before(own)
         z, part = self.kept[len(self.schedule) - 1][rows[0] : rows[-1] + 1], self.schedule[-1:]
         on_step = self.on_step if torch.is_grad_enabled() else None
         noise = self.noise.fork(rows)
@@ -165,8 +178,8 @@ class Trajectories:
         """A step without a graph; one that a gradient will read keeps its latents and its null branch."""
         if step.index in self.at:
             self.kept[step.index] = z
-        if step.index not in self.at or not self.apart:
-            return self.denoiser(self.context, self.sampling.cfg)(z, step)
+        if step.index not in self.at or not self._apart(step.index):
+            return self.denoiser(self.context, self._cfg(step.index))(z, step)
         conditional = self.denoiser(self.context, 1.0)(z, step)
         null = self.denoiser(self.context.null(), 1.0)(z, step)
         self.kept_null[step.index] = null.clean
