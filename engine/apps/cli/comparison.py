@@ -76,6 +76,11 @@ class Comparing(Command):
     domain: str | None = local(
         "only this domain of parquet files of original and test images", "NAME"
     )
+    rows: tuple[str, ...] = local(
+        "further rows to compare, each another set of images as --original, such as 'other=PATH'",
+        "NAME=PATH",
+        default=(),
+    )
     plain: str | None = local(
         "row of the plain prior: a folder of `ddis generate --method plain`; generate: draw one as the folder was "
         "drawn; none: no such row; by default generate, where the folder's prior is there",
@@ -118,6 +123,7 @@ class Comparing(Command):
             prior=prior,
             test=self.test,
             domain=self.domain,
+            rows=self._further_rows(),
             comparison=self.comparison,
             events=call.events,
             **settings,
@@ -129,6 +135,18 @@ class Comparing(Command):
             call.screen.say(f"warning: {call.in_flags(warning)}")
         call.screen.say(f"report: {self.out / 'report.json'}")
         return report
+
+    def _further_rows(self) -> dict[str, Path]:
+        """The sets of `rows` by name."""
+        named = {}
+        for entry in self.rows:
+            name, given, path = entry.partition("=")
+            if not (name and given and path) or name in named:
+                raise ConfigError(
+                    f"rows has {entry!r}, expected names, each once, with a path: write 'other=PATH'."
+                )
+            named[name] = Path(path).expanduser()
+        return named
 
     def _source_of_plain(self) -> str | None:
         return NONE if self.no_plain else self.plain
@@ -166,6 +184,7 @@ class Comparing(Command):
             plain=None if plain in (None, GENERATE, NONE) else Path(plain),
             test=self.test,
             domain=self.domain,
+            more=self._further_rows(),
         )
         check_before_drawing(classifier, inputs, self.out, self.images_per_class)
         check(classifier)
@@ -198,9 +217,16 @@ class Comparing(Command):
 
 def _tell(report: dict[str, Any], title: str, call: Call) -> None:
     """Print the rows of a comparison and what they are held against."""
-    columns = ["trained or calibrated on", "images", "accuracy", "agreement with the teacher"]
+    by = "agreement" if report["rows"]["folder"]["accuracy"] is None else "accuracy"
+    columns = [
+        *("trained or calibrated on", "images", "accuracy", "agreement with the teacher"),
+        *("KL to the teacher", f"{by} less the folder's"),
+    ]
     lines = [
-        [name, str(row["images"]), _share(row["accuracy"]), _share(row["agreement"])]
+        [
+            *(name, str(row["images"]), _share(row["accuracy"]), _share(row["agreement"])),
+            *(_nats(row.get("kl")), _difference(row.get("difference_to_folder"), by)),
+        ]
         for name, row in report["rows"].items()
     ]
     measured = f"{report['measured_on']} ({report['measured_images']} images)"
@@ -214,6 +240,21 @@ def _share(found: dict[str, Any] | None) -> str:
         return "not measured"
     spread = "" if found["spread"] is None else f" ± {100 * found['spread']:.1f}"
     return f"{100 * found['mean']:.1f}{spread} %"
+
+
+def _nats(found: dict[str, Any] | None) -> str:
+    """Mean and spread of a divergence; empty where it was not measured."""
+    if found is None:
+        return ""
+    return f"{found['mean']:.3f}" + ("" if found["spread"] is None else f" ± {found['spread']:.3f}")
+
+
+def _difference(found: dict[str, Any] | None, score: str) -> str:
+    """A difference in points with its interval of 95 %; empty where there is none."""
+    if found is None:
+        return ""
+    mean, low, high = (100 * found[score][end] for end in ("mean", "low", "high"))
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _facts(report: dict[str, Any]) -> list[str]:
