@@ -101,7 +101,8 @@ class Drawing:
     def prompt_of(self, class_index: int) -> str:
         """The prompt of a class."""
         label, token = self.classifier.labels[class_index], self.token_of(class_index)
-        return class_prompt(label, token, self.sampling.prompt)
+        instead = self.tokens is not None and self.tokens.instead
+        return class_prompt(label, token, self.sampling.prompt, instead=instead)
 
     def guidance(self, keys: Sequence[ImageKey]) -> Guidance:
         """Fresh guidance for the group of these images."""

@@ -25,7 +25,7 @@ from engine.settings import TokenLearning
 from engine.tokens.attached import attached
 from engine.tokens.files import read_tokens, save_tokens
 from engine.tokens.optimise import cohorts, learn
-from engine.tokens.state import TokenEpoch, TokenState, initial_rows
+from engine.tokens.state import TokenEpoch, TokenState, initial_rows, word_lengths
 from engine.tokens.table import TokenTable
 
 EPOCHS = "epochs"
@@ -57,7 +57,8 @@ def learn_rows(
         events.task(EPOCHS, total, int(state.epochs.sum())),
     ):
         source = TokenSource(drawing, speaking, learning, phase, events)
-        for epochs in learn(state, source, learning, drawing.sampling.batch):
+        limits = _limits(drawing, learning, table)
+        for epochs in learn(state, source, learning, drawing.sampling.batch, limits):
             keep()
             for epoch in epochs:
                 events.emit(_ended(epoch, drawing))
@@ -145,6 +146,16 @@ def _shared_start(
         there = json.loads(path.read_bytes())
     check_same_run(folder, there["run"], run)
     return state or begin(drawing, learning, events, there["word"])
+
+
+def _limits(
+    drawing: Drawing, learning: TokenLearning, table: TokenTable
+) -> list[tuple[slice, float]]:
+    """How long a row may be in each text encoder's columns; none without a cap."""
+    if not learning.norm_cap:
+        return []
+    lengths = word_lengths(drawing.prior, drawing.classifier.labels)
+    return [(span, learning.norm_cap * lengths[key]) for key, span in table.spans().items()]
 
 
 def _ended(epoch: TokenEpoch, drawing: Drawing) -> EpochEnded:

@@ -18,7 +18,14 @@ from engine.settings import TokenLearning
 from engine.settings.plain import to_plain
 from engine.tokens.files import METADATA, read_tensors
 from engine.tokens.state import ON_DEVICE, Outcome, TokenState
-from engine.tokens.table import TokenTable, TokenTraining, encoder_widths, placeholders
+from engine.tokens.table import (
+    INSTEAD,
+    TEMPLATE,
+    TokenTable,
+    TokenTraining,
+    encoder_widths,
+    placeholders,
+)
 
 JOINT = "joint."
 """What the names of a shared optimiser's tensors begin with in a progress file."""
@@ -115,4 +122,5 @@ def table_of(
         classifier=drawing.classifier.fingerprint,
         training=training,
         run=run,
+        template=INSTEAD if run["learning"]["place"] == "instead" else TEMPLATE,
     )

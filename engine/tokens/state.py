@@ -182,3 +182,19 @@ def initial_rows(
         return torch.stack([table[row].mean(0) for row in ids])
 
     return torch.cat([rows_of(encoder) for encoder in prior.text_encoders()], 1).to(prior.device)
+
+
+def word_lengths(prior: Prior, labels: Sequence[str]) -> dict[str, float]:
+    """The median norm of the words of some labels, by the key of the text encoder that reads them."""
+    found = {}
+    for encoder in prior.text_encoders():
+        table = encoder.module.get_input_embeddings().weight.detach()
+        texts = [label.replace("_", " ") for label in labels]
+        ids = {
+            number
+            for row in encoder.tokenizer(texts, add_special_tokens=False).input_ids
+            for number in row
+        }
+        rows = table[torch.tensor(sorted(ids), device=table.device)]
+        found[encoder.key] = rows.float().norm(dim=1).median().item()
+    return found

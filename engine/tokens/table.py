@@ -14,7 +14,8 @@ from engine.classifiers.base import Classifier
 from engine.errors import TokenFileError
 from engine.priors import Prior
 
-TEMPLATE = "a/an {token} {class name}"
+TEMPLATE, INSTEAD = "a/an {token} {class name}", "a/an {token}"
+"""Where a table's tokens stand: before the names of their classes, or in their place."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class TokenTable:
     width of each encoder's part of a row by the encoder's key, in this order. classes, labels, names: K each; a name
     is a placeholder such as `<ddis-dog>`. prior and classifier: their fingerprints. training: by class, also of classes
     that were left out because they pass without a token; empty for an imported table. run: the settings that the table
-    was learned with, as JSON values.
+    was learned with, as JSON values. template: TEMPLATE or INSTEAD.
     """
 
     rows: Tensor
@@ -59,6 +60,11 @@ class TokenTable:
     training: Mapping[int, TokenTraining] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     template: str = TEMPLATE
+
+    @property
+    def instead(self) -> bool:
+        """Whether the tokens take the place of the names of their classes."""
+        return self.template == INSTEAD
 
     @property
     def fingerprint(self) -> str:

@@ -19,6 +19,7 @@ from engine.priors import Context, Denoise, Prior, Step
 from engine.sampling.loop import OnStep, in_interval, sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Sampling
+from engine.tokens.early import carried, early_pool, early_steps
 from engine.types import ImageKey, Prediction
 
 DRAWN_FROM = (0.1, 0.6)
@@ -31,10 +32,13 @@ Denoiser = Callable[[Context, float], Denoise]
 def gradient_steps(gradient: str, steps: int, updates: int, rng: torch.Generator) -> list[int]:
     """The numbers of the steps that carry the gradients of `updates` updates, by the rule `TokenLearning.gradient`.
 
-    drawn: from the part DRAWN_FROM of the schedule, none twice before each was there once.
+    drawn: from the part DRAWN_FROM of the schedule, none twice before each was there once. early: those that carry one
+    update together.
     """
     if gradient == "last":
         return [steps - 1] * updates
+    if gradient == "early":
+        return early_steps(steps, rng)
     first, end = (round(share * steps) for share in DRAWN_FROM)
     size = max(end - first, 1)
     rounds = -(-updates // size)
@@ -47,7 +51,8 @@ class Trajectories:
     """A batch of images on its way from noise, sampled up to the latest of the steps `at`, without a graph.
 
     keys: N images. context: of their prompts, with a negative one unless CFG is 1. guide: gives the guidance of some
-    images. denoiser: makes the denoiser of steps without a graph; the prior's own if None. denoiser_forward,
+    images. denoiser: makes the denoiser of steps without a graph; the prior's own if None. through: whether images are
+    sampled to their end, and one update reads all of the steps `at` (see `early`). denoiser_forward,
     denoiser_backward: (N,) evaluations that each image has cost so far, but for those that saving memory repeats.
     """
 
@@ -62,10 +67,11 @@ class Trajectories:
         at: Sequence[int],
         on_step: OnStep | None = None,
         denoiser: Denoiser | None = None,
+        through: bool = False,
     ) -> None:
         self.prior, self.keys, self.sampling, self.on_step = prior, keys, sampling, on_step
         self.denoiser = denoiser or prior.denoiser
-        self.context, self.at = context.detach(), tuple(at)
+        self.context, self.at, self.through = context.detach(), tuple(at), through
         self.guide, self.guidance = guide, guide(keys)
         dtype = torch.promote_types(prior.dtype, torch.float32)
         self.noise = ImageNoise(seed, keys, prior.latent_shape(1)[1:], prior.device, dtype)
@@ -74,9 +80,8 @@ class Trajectories:
         self.denoiser_backward = self.denoiser_forward.clone()
         self.kept: dict[int, Tensor] = {}
         self.kept_null: dict[int, Tensor] = {}
-        latest = max(self.at)
         with torch.no_grad():
-            part = self.schedule[:latest]
+            part = self.schedule[: self.latest]
             z = sample(
                 prior.noise(self.noise.generators, sampling.steps).to(dtype),
                 self.guidance.before(self._denoise),
@@ -87,17 +92,27 @@ class Trajectories:
                 self.noise,
             )
         self.guidance.check()
-        self.kept[latest] = z
-        self.denoiser_forward += sum(map(self._branches, range(latest)))
+        self.kept[self.latest] = z
+        self.denoiser_forward += sum(map(self._branches, range(self.latest)))
+
+    @property
+    def latest(self) -> int:
+        """The number of steps that are sampled at first."""
+        return len(self.schedule) if self.through else max(self.at)
 
     @property
     def complete(self) -> bool:
         """Whether the images that the first gradient reads are the finished ones."""
-        return self.at[0] == len(self.schedule) - 1
+        return self.through or self.at[0] == len(self.schedule) - 1
 
     @torch.no_grad()
     def prepare(self, update: int) -> None:
         """Compute what the images of an update need without a graph, and count its denoiser evaluations."""
+        if self.through:
+            passes = sum(1 if self._apart(n) else self._branches(n) for n in self.at)
+            self.denoiser_forward += passes
+            self.denoiser_backward += passes
+            return
         number = self.at[update]
         is_last = number == len(self.schedule) - 1
         both = self._branches(number)
@@ -119,6 +134,8 @@ class Trajectories:
     def latents(self, update: int, context: Context, start: int = 0) -> Tensor:
         """The latents (n, ...) of these images."""
         number, rows = self.at[update], range(start, start + len(context))
+        if self.through:
+            return self._through(context, rows)
         if number == len(self.schedule) - 1:
             return self._last_latents(context, rows)
         z, step = self.kept[number][rows.start : rows.stop], self.schedule[number]
@@ -131,7 +148,7 @@ class Trajectories:
     @torch.no_grad()
     def finished(self, rows: Sequence[int]) -> Tensor:
         """Latents (n, ...) of some of the images, sampled on to the end with the prompts that they began with."""
-        latest, rows = max(self.at), list(rows)
+        latest, rows = self.latest, list(rows)
         guidance = self.guide([self.keys[row] for row in rows])
         denoise = in_interval(partial(self.denoiser, self.context[rows]), self.sampling)
         part, noise = self.schedule[latest:], self.noise.of(rows)
@@ -173,6 +190,23 @@ class Trajectories:
         on_step = self.on_step if torch.is_grad_enabled() else None
         noise = self.noise.fork(rows)
         return sample(z, denoise, part, guidance.move, on_step, self.sampling.eta, noise)
+
+    def _through(self, context: Context, rows: range) -> Tensor:
+        """Finished latents of some of the images, with the graphs of the steps `at` on them.
+
+        Each step's part of the gradient is what `early.carried` says, for all steps that it was drawn from.
+        """
+        schedule = self.schedule
+        share = early_pool(len(schedule)) / len(self.at)
+        z = self.kept[self.latest][rows.start : rows.stop]
+        for number in self.at:
+            cfg = self._cfg(number)
+            weight = cfg if self._apart(number) else 1.0  # the null branch has no graph
+            denoise = self.prior.denoiser(context, 1.0 if self._apart(number) else cfg)
+            clean = denoise(self.kept[number][rows.start : rows.stop], schedule[number]).clean
+            weight *= share * carried(schedule, number, self.sampling.eta)
+            z = z + weight * (clean - clean.detach())
+        return z
 
     def _denoise(self, z: Tensor, step: Step) -> Prediction:
         """A step without a graph; one that a gradient will read keeps its latents and its null branch."""
