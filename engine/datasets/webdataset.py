@@ -16,7 +16,14 @@ from engine.datasets.dataset import ImageFile, read_dataset
 from engine.datasets.manifest import Row
 from engine.errors import ConfigError, OutputError
 from engine.events import SILENT, Events
-from engine.files import explained, make_folder, whole_file
+from engine.files import (
+    OURS,
+    explained,
+    locked_folder,
+    make_folder,
+    remove_leftovers,
+    whole_file,
+)
 
 
 def export_webdataset(
@@ -35,21 +42,30 @@ def export_webdataset(
         raise ConfigError(
             f"images_per_shard is {images_per_shard}, expected at least 1: 1000 images of 512 px make about 400 MB."
         )
-    with explained(target):
-        if target.exists() and any(target.iterdir()):
-            raise OutputError(
-                f"{target} is not empty, expected a new folder for shards: choose another one."
-            )
+    _check_empty(target)
     rows = read_dataset(folder, mixed=True)
     shards: list[Path] = []
-    with events.task("images packed", None) as task:
-        while shard_rows := list(islice(rows, images_per_shard)):
-            make_folder(target)
+    shard_rows = list(islice(rows, images_per_shard))  # nothing is written where it cannot be read
+    make_folder(target)
+    with locked_folder(target), events.task("images packed", None) as task:
+        _check_empty(target)  # of what another process wrote meanwhile, too
+        remove_leftovers(target)
+        while shard_rows:
             shards.append(target / f"shard-{len(shards):05d}.tar")
             with whole_file(shards[-1]) as file:
                 _pack(shard_rows, file)
             task.progress(len(shard_rows), shards[-1].name)
+            shard_rows = list(islice(rows, images_per_shard))
     return shards
+
+
+def _check_empty(target: Path) -> None:
+    """Raise OutputError where a folder holds anything but what killed writers left."""
+    with explained(target):
+        if target.exists() and not all(path.name.startswith(OURS) for path in target.iterdir()):
+            raise OutputError(
+                f"{target} is not empty, expected a new folder for shards: choose another one."
+            )
 
 
 def _pack(rows: Sequence[tuple[ImageFile, Row]], file: BinaryIO) -> None:

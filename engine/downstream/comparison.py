@@ -25,7 +25,15 @@ from engine.downstream.rows import Sets
 from engine.downstream.sources import FOLDER, PLAIN_IMAGES
 from engine.errors import OutputError
 from engine.events import Advance, Events
-from engine.files import OURS, explained, locked_folder, make_folder, remove_leftovers, write_whole
+from engine.files import (
+    OURS,
+    explained,
+    locked_folder,
+    make_folder,
+    read_object,
+    remove_leftovers,
+    write_whole,
+)
 
 REQUEST, MEASURES, REPORT = "request.json", "measures.json", "report.json"
 SCORES = "scores.safetensors"
@@ -34,6 +42,7 @@ DIFFERENCE = "difference_to_folder"
 FORMAT = "ddis-downstream/1"
 FEW_SEEDS = 3
 FEW_MEASURED = 50
+BEGIN_AGAIN = "delete the folder and run the same command again"
 RUNS = "runs"
 """The task that counts them."""
 Run = Callable[[Images, int, Path, Advance], Mapping[str, Any]]
@@ -138,7 +147,7 @@ def _kept(folder: Path, images: Images, seed: int, run: Run, advance: Advance) -
     file = folder / MEASURES
     if file.exists():
         advance(1.0)
-        return json.loads(file.read_bytes())
+        return read_object(file, "delete it and run the same command again, which repeats this run")
     make_folder(folder)
     began = time.monotonic()
     measures = dict(run(images, seed, folder, advance))
@@ -171,7 +180,7 @@ def _folder(out: Path, asked: Mapping[str, Any]) -> Iterator[None]:
     with locked_folder(out):
         remove_leftovers(out)
         if (out / REQUEST).exists():
-            differing = differences(json.loads((out / REQUEST).read_bytes()), asked)
+            differing = differences(read_object(out / REQUEST, BEGIN_AGAIN), asked)
             if differing:
                 raise OutputError(
                     f"{out} was begun with other settings: {'; '.join(differing)}. Expected the same to continue it: "

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.errors import TokenFileError
 from engine.events import EpochEnded, Events
-from engine.files import create_whole, explained, locked_file, make_folder, write_whole
+from engine.files import create_whole, locked_file, make_folder, read_object, write_whole
 from engine.memory.apply import applied
 from engine.methods.drawing import Drawing
 from engine.runners.start_word import best_word, looked_at, trial_images
@@ -95,8 +96,12 @@ def learn_cohorts(
             learn_rows(drawing, learning, run, state, progress, events)
             write_whole(file, packed(state, run))
             progress.unlink()
-    done = [resumed(file, run, drawing.prior.device) for file in files if file.exists()]
-    if out.exists():  # another process learned the last one meanwhile
+    try:
+        done = [resumed(file, run, drawing.prior.device) for file in files if file.exists()]
+    except TokenFileError:
+        if not out.exists():
+            raise
+    if out.exists():  # another process learned the last one meanwhile, and cleans up
         return read_tokens(out)
     table = table_of(drawing, TokenState.joined(done), run)
     if len(done) == len(files):
@@ -142,8 +147,7 @@ def _shared_start(
     if not path.exists():
         state = begin(drawing, learning, events)
         create_whole(path, json.dumps({"word": state.word, "run": run}, sort_keys=True).encode())
-    with explained(path):
-        there = json.loads(path.read_bytes())
+    there = read_object(path, "delete it and run the same command again")
     check_same_run(folder, there["run"], run)
     return state or begin(drawing, learning, events, there["word"])
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from engine.datasets.run_record import differences
-from engine.errors import OutputError
+from engine.errors import OutputError, TokenFileError
 from engine.facts import facts_of, with_names_of
 from engine.methods.drawing import Drawing
 from engine.runners.local import made_by
@@ -72,7 +72,13 @@ def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenSt
 
     Raises OutputError for one of another run, TokenFileError for a damaged one.
     """
-    tensors, facts = read_tensors(path)
+    try:
+        tensors, facts = read_tensors(path)
+    except TokenFileError as error:
+        raise TokenFileError(
+            f"{path} is damaged ({error}), expected what was learned so far: delete it and run the same command again, "
+            "which learns that again."
+        ) from error
     check_same_run(path, facts.get("run", {}), run)
     joint = {
         name.removeprefix(JOINT): tensors.pop(name)

@@ -108,7 +108,7 @@ def test_two_processes_do_not_learn_one_file(
     other.start()
     try:
         inside.wait(60)
-        with pytest.raises(OutputError, match="written by another process"):
+        with pytest.raises(OutputError, match="in use by process"):
             learn(classifier, small_prior, out, share)
     finally:
         done.set()
