@@ -7,7 +7,8 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from engine.classifiers import Preprocess
-from engine.classifiers.preprocess import from_image_processor, resized_by_products
+from engine.classifiers.image_processor import from_image_processor
+from engine.classifiers.preprocess import resized_by_products
 from engine.errors import ConfigError
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
