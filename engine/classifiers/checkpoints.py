@@ -62,10 +62,10 @@ def load_architecture(
         if pruned:  # whether its widths fit each other, only a run tells
             with torch.no_grad():
                 network.eval()(torch.zeros(1, 3, *known.preprocess.crop))
-    except ModelError as error:
-        raise ModelError(f"checkpoint {path} does not fit {architecture}: {error}") from error
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, ModelError) as error:
         fitting = [name for name in ARCHITECTURES if name != architecture and _fits(name, weights)]
+        if isinstance(error, ModelError) and (not fitting or fitting[0] in str(error)):
+            raise ModelError(f"checkpoint {path} does not fit {architecture}: {error}") from error
         advice = (
             f"it fits {' and '.join(fitting)}; set `architecture` to that"
             if fitting

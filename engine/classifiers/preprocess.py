@@ -56,7 +56,7 @@ class Preprocess:
         if max(*map(abs, self.mean), *self.std) > LARGEST_UNIT:
             raise ConfigError(
                 f"preprocessing has mean {self.mean} and std {self.std}, expected those of pixels in [0, 1]: these are "
-                "of pixels up to 255. Divide both by 255."
+                "of pixels up to 255. Divide both by 255, or set `pixel_max` to 255."
             )
         for name in ("crop", "resize"):
             size = getattr(self, name)

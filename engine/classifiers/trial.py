@@ -147,7 +147,8 @@ def _scripted_end(network: nn.Module) -> str:
     """The operator that a TorchScript network ends in, where it makes probabilities; "" otherwise."""
     if not _scripted(network):
         return ""
-    last = next(network.inlined_graph.outputs()).node().kind().removeprefix("aten::")
+    graph = network.inlined_graph  # its nodes live as long as it does
+    last = next(graph.outputs()).node().kind().removeprefix("aten::")
     return last if last in (*SOFTMAX, *SIGMOID) else ""
 
 

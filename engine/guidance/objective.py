@@ -196,7 +196,8 @@ def needed_statistics(
 def check_statistics(classifier: Classifier, alignment: Alignment | None) -> None:
     """Refuse now what guidance will need and not find; warn where it needs nothing, of what will be missing.
 
-    Raises ModelError for a classifier without statistics whose domain has a weight, or without a gradient. alignment: None without guidance.
+    Raises ModelError for a classifier without statistics whose domain has a weight, and for one without a gradient.
+    alignment: None without guidance.
     """
     if alignment is not None:
         check_differentiable(classifier)

@@ -5,7 +5,9 @@ from math import isfinite
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, setting
+from engine.settings.fields import setting
+
+CHANNELS = ("rgb", "bgr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,10 @@ class Reads:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        if self.channels not in (None, *CHANNELS):
+            raise ConfigError(
+                f"channels is {self.channels!r}, expected one of {', '.join(map(repr, CHANNELS))}: choose one of these."
+            )
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and (len(values) not in (1, 3) or not all(map(isfinite, values))):
