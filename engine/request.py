@@ -51,7 +51,9 @@ class ClassifierSource:
     )
     reads: Reads = field(default_factory=Reads)
     labels: tuple[str, ...] | None = setting(
-        None, "class names in the order of the outputs", "NAME"
+        None,
+        "class names in the order of the outputs, or imagenet for those of its classes",
+        "NAME",
     )
     statistics: str = setting(
         "batch-norm",

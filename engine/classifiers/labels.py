@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.classifiers.imagenet import WORD, imagenet_names
 from engine.errors import ConfigError
 
 
@@ -13,6 +14,8 @@ def listed(labels: Any, name: str) -> tuple[str, ...] | None:
     """
     if labels is None:
         return None
+    if isinstance(labels, str) and labels == WORD:
+        labels = (WORD,)
     if isinstance(labels, str):
         raise ConfigError(
             f"labels of classifier {name!r} is the text {labels!r}, expected a list of class names: put each name into "
@@ -61,6 +64,24 @@ def _number(value: Any) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     return int(value) if isinstance(value, str) and value.isdecimal() else None
+
+
+def of_imagenet(
+    name: str, named: Sequence[str] | None, own: Sequence[str] | None
+) -> Sequence[str] | None:
+    """The names that were asked for, with ImageNet's in place of 'imagenet': of the source's ids, or of all 1,000."""
+    if tuple(named or ()) != (WORD,):
+        return named or own
+    known = imagenet_names()
+    ids = [label.strip() for label in own or known]
+    unknown = [one for one in ids if one not in known and one not in known.values()]
+    if unknown and own and len(own) != len(known):
+        raise ConfigError(
+            f"labels is {WORD!r} with classifier {name!r}, whose classes are called "
+            f"{', '.join(map(repr, unknown[:3]))}, expected ids such as 'n01440764', or 1,000 classes: give the names "
+            "themselves."
+        )
+    return tuple(known.values()) if unknown else tuple(known.get(one, one) for one in ids)
 
 
 def fitting(name: str, labels: Sequence[str], classes: int) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from engine.classifiers.asked import check_types, refuse_beside, warn_of_assumed
 from engine.classifiers.base import Classifier, Found, frozen_classifier
 from engine.classifiers.checkpoints import load_architecture
 from engine.classifiers.hub import from_timm, from_torchvision, from_transformers
-from engine.classifiers.labels import listed
+from engine.classifiers.imagenet import WORD as IMAGENET
+from engine.classifiers.labels import listed, of_imagenet
 from engine.classifiers.onnx import from_onnx
 from engine.classifiers.preprocess import Preprocess
 from engine.classifiers.statistics import BATCH_NORM
@@ -54,7 +55,8 @@ def load_classifier(
             labels), a folder written by `save_classifier`, a checkpoint file (with `architecture`), or an nn.Module,
             of which a copy is frozen.
         architecture: the network of a checkpoint file, a name of `ARCHITECTURES`.
-        labels: class names in the order of the outputs. Files and modules need them; others have their own.
+        labels: class names in the order of the outputs, or by their numbers; 'imagenet' for the names of ImageNet's
+            classes. Files and modules need them; others have their own.
         preprocess: from images in [0, 1] to what the network reads. Modules need it; others have their own.
         device: by default the GPU where there is one; on 'meta' an 'arch:' network is made without weights.
         dtype: of the network but for its BatchNorm layers; 'auto' is float16 on a GPU and float32 on the CPU.
@@ -94,7 +96,7 @@ def load_classifier(
         name,
         found.network,
         preprocess.reading(reads),
-        named or found.labels,
+        of_imagenet(name, named, found.labels),
         place_on,
         named_dtype(dtype, place_on),
         statistics,
@@ -149,7 +151,8 @@ def _find(
     scheme, colon, name = source.partition(":")
     if scheme == "arch" and colon:
         refuse_beside(architecture, weights, source)
-        return _from_architecture(name, labels, shapes_alone)
+        own = None if labels == (IMAGENET,) else labels
+        return _from_architecture(name, own, shapes_alone)
     if colon and scheme in SCHEMES:
         refuse_beside(architecture, weights, source)
         return SCHEMES[scheme](name)
