@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from engine.apps.cli import main
-from engine.datasets import open_dataset
+from engine.datasets.dataset import open_dataset
 from engine.datasets.run_record import RunRecord
 from engine.errors import ConfigError
 from engine.report import REPORT, write_report
