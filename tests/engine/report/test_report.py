@@ -99,7 +99,14 @@ def test_a_page_needs_nothing_else_and_is_the_same_each_time(tmp_path: Path) -> 
     assert "b" not in found.tags  # a label is text
     assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", text)
     assert found.tags.count("svg") == 4
-    for words in ("12 images of 3 classes", "83.3 %", "mail bag", "<td>seed</td>", "seconds", "3.5"):
+    for words in (
+        "12 images of 3 classes",
+        "83.3 %",
+        "mail bag",
+        "<td>seed</td>",
+        "seconds",
+        "3.5",
+    ):
         assert words in text
     assert write_report([folder]).read_text() == text
 
