@@ -130,6 +130,7 @@ __all__ = [
     "save_tokens",
     "select",
     "tune",
+    "write_report",
 ]
 
 
