@@ -9,8 +9,8 @@ def tell(report: dict[str, Any], title: str, call: Call) -> None:
     """Print the rows of a comparison and what they are held against."""
     by = "agreement" if report["rows"]["folder"]["accuracy"] is None else "accuracy"
     columns = [
-        *("trained or calibrated on", "images", "accuracy", "agreement with the teacher"),
-        *("KL to the teacher", f"{by} less the folder's"),
+        *("row", "images", "accuracy", "agreement", "KL to the teacher"),
+        f"{by} less the folder's",
     ]
     lines = [
         [
