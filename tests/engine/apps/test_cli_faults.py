@@ -1,6 +1,7 @@
 """Every command under the same faults: interrupted, unread, out of memory or disk, not allowed to write, in use."""
 
 import errno
+import json
 import os
 import re
 import sys
@@ -162,6 +163,7 @@ def writing(place: Path, out: Path) -> dict[str, list[str]]:
     net, images, file = str(place / "net"), str(place / "set"), f"{out}.safetensors"
     classifier = ["--classifier", net, "--device", "cpu"]
     features = ["--features", f"classifier:{net}", "--device", "cpu"]
+    compared = [*features, "--reference", images, "--prd-clusters", "2", "--resamples", "5"]
     short = ["--seeds", "1", "--epochs", "1", "--no-plain"]
     return {
         "select": ["select", images, "--out", str(out), "--by", "energy"],
@@ -173,13 +175,17 @@ def writing(place: Path, out: Path) -> dict[str, list[str]]:
         ],
         "prune": ["prune", images, *classifier, "--out", str(out), *short],
         "statistics": ["statistics", net, images, "--out", file, "--device", "cpu"],
-        "evaluate --out": ["evaluate", images, *features, "--out", file],
+        "evaluate --out": ["evaluate", images, *compared, "--out", file],
         "evaluate --save-statistics": ["evaluate", images, *features, "--save-statistics", file],
         "finish": ["finish", str(place / "parts")],
     }
 
 
 WRITING = tuple(writing(Path("place"), Path("out")))
+QUICK_FIRST = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in ("distill", "prune")))
+    for name in WRITING
+]
 LOCKING = ("select", "export", "fit", "distill", "prune")
 TEMPORARY = f"{files.TEMPORARY}*"
 
@@ -260,7 +266,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     return start
 
 
-@pytest.mark.parametrize("name", WRITING)
+@pytest.mark.parametrize("name", QUICK_FIRST)
 def test_a_disk_that_is_full_at_any_write_is_one_line_and_the_same_command_ends_well(
     place: Path, tmp_path: Path, name: str, refuse, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,11 +276,11 @@ def test_a_disk_that_is_full_at_any_write_is_one_line_and_the_same_command_ends_
     every = range(1, len(writes) + 1)
     assert every
     few = every if len(every) <= 6 else [*every[:3], every[len(every) // 2], *every[-2:]]
-    capsys.readouterr()
     for at in few:
         out = tmp_path / str(at)
         words = [*writing(place, out)[name], "--quiet"]
         refuse(at)
+        capsys.readouterr()
         assert main(words) == 2
         said = capsys.readouterr().err
         assert "expected room on the disk: free some and call again" in said
@@ -309,6 +315,10 @@ def test_a_target_that_may_not_be_written_is_one_line(
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """The bytes of a file or of every file in a folder."""
+    """The bytes of a file or of every file in a folder; of run.json what was not measured."""
     found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return {str(p.relative_to(path)): p.read_bytes() for p in found}
+    named = {str(p.relative_to(path)): p.read_bytes() for p in found}
+    for name in named:
+        if name == "run.json":
+            named[name] = json.dumps(json.loads(named[name]) | {"measured": None}).encode()
+    return named
