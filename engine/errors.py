@@ -29,6 +29,14 @@ class GuidanceError(EngineError, ArithmeticError):
     """Guidance failed numerically too often to trust the images."""
 
 
+class EngineWarning(UserWarning):
+    """Something that a run continues with and that is perhaps not meant. The CLI prints its text alone."""
+
+
+class ClassifierWarning(EngineWarning):
+    """A classifier that can be used, but perhaps not as it was trained: an assumption, or odd numbers in it."""
+
+
 def brief(error: BaseException) -> str:
     """Kind and first words of another library's error, to be quoted in a message of ours."""
     words = " ".join(str(error).split())

@@ -43,3 +43,15 @@ def template_fields(template: str) -> set[str] | None:
         if any(how or cast for _, _, how, cast in found)
         else {str(name) for _, name, _, _ in found}
     )
+
+
+def up_to_class(template: str) -> str:
+    """The beginning of a template, up to and with its class name."""
+    found = ""
+    for text, name, _, _ in Formatter().parse(template):
+        found += text.replace("{", "{{").replace("}", "}}")
+        if name is not None:
+            found += f"{{{name}}}"
+        if name == "class":
+            break
+    return found

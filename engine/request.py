@@ -17,6 +17,7 @@ from engine.settings.fields import check_choices, check_positive, setting
 from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
 from engine.settings.methods import DDIS, Plain
 from engine.settings.plain import from_plain, nearest, to_plain
+from engine.settings.reads import Reads
 
 FORMAT = "ddis-request/1"
 OBJECT = "object:"
@@ -43,8 +44,16 @@ class ClassifierSource:
     architecture: str | None = setting(
         None, "network of a checkpoint file, such as resnet20", "NAME"
     )
+    weights: str | None = setting(
+        None,
+        "which weights of a checkpoint file that holds several, such as state_dict_ema",
+        "NAME",
+    )
+    reads: Reads = field(default_factory=Reads)
     labels: tuple[str, ...] | None = setting(
-        None, "class names in the order of the outputs", "NAME"
+        None,
+        "class names in the order of the outputs, or imagenet for those of its classes",
+        "NAME",
     )
     statistics: str = setting(
         "batch-norm",

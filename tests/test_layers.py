@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "priors": {"networks"},
     "embedded": {"networks", "classifiers", "priors", "datasets"},  # its recipe writes sheets
     "datasets": set(),
+    "report": {"datasets"},
     "guidance": MODELS,
     "sampling": MODELS | {"guidance"},
     "tokens": MODELS | {"guidance", "sampling"},

@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,20 +13,25 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.classifiers.preprocess import Preprocess
 from engine.classifiers.statistics.batch_norm import is_batch_norm
+from engine.errors import ModelError
 
 StateDict = Mapping[str, Tensor]
 RESIDUAL = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 TORCHVISION_KEYS = (
     (r"^conv1\.", "resnet.embedder.embedder.convolution."),
     (r"^bn1\.", "resnet.embedder.embedder.normalization."),
-    (r"^fc\.", "classifier.1."),
-    (r"^layer(\d)\.(\d+)\.downsample\.0\.", r"layer\1.\2.shortcut.convolution."),
-    (r"^layer(\d)\.(\d+)\.downsample\.1\.", r"layer\1.\2.shortcut.normalization."),
+    (r"^(fc|linear)\.", "classifier.1."),
+    (r"^layer(\d)\.(\d+)\.(?:downsample|shortcut)\.0\.", r"layer\1.\2.shortcut.convolution."),
+    (r"^layer(\d)\.(\d+)\.(?:downsample|shortcut)\.1\.", r"layer\1.\2.shortcut.normalization."),
     (r"^layer(\d)\.(\d+)\.conv(\d)\.", r"layer\1.\2.layer.\3-.convolution."),
     (r"^layer(\d)\.(\d+)\.bn(\d)\.", r"layer\1.\2.layer.\3-.normalization."),
     (r"^layer(\d)\.(\d+)\.", r"resnet.encoder.stages.\1-.layers.\2."),
 )
-"""torchvision's names for the parts of a ResNet, and transformers', which counts from zero: `3-` is 2."""
+"""Names of torchvision and of CIFAR code for parts of a ResNet, and transformers', which count from 0: `3-` is 2."""
+STEM = "resnet.embedder.embedder.convolution.weight"
+LARGE_KERNEL, CIFAR_KERNEL = 7, 3
+CIFAR_STEM = "-cifar"
+"""How the names of ResNets end whose stem is a 3x3 convolution of stride 1 without max-pooling."""
 
 
 class Architecture(NamedTuple):
@@ -46,12 +51,18 @@ def cifar_resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict
     return build
 
 
-def resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict]]:
-    """ResNet 18, 34, 50 for large images, as transformers builds them, from its own keys or torchvision's."""
+def resnet(
+    depth: int, cifar_stem: bool = False
+) -> Callable[[StateDict], tuple[nn.Module, StateDict]]:
+    """ResNet 18, 34, 50 as transformers builds them, from its own keys or torchvision's.
+
+    cifar_stem: begins with a 3x3 convolution of stride 1 and no pooling, for small images.
+    """
 
     def build(weights: StateDict) -> tuple[nn.Module, StateDict]:
         if "conv1.weight" in weights:
             weights = {_from_torchvision(key): value for key, value in weights.items()}
+        _check_stem(depth, cifar_stem, weights[STEM])
         last = 2 if depth >= 50 else 1
         stages = (
             f"resnet.encoder.stages.{stage}.layers.0.layer.{last}.convolution.weight"
@@ -59,13 +70,43 @@ def resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict]]:
         )
         config = residual_config(
             depth,
-            embedding_size=len(weights["resnet.embedder.embedder.convolution.weight"]),
+            embedding_size=len(weights[STEM]),
             hidden_sizes=[len(weights[key]) for key in stages],
             num_labels=len(weights["classifier.1.weight"]),
         )
-        return ResNetForImageClassification(config), weights
+        network = ResNetForImageClassification(config)
+        return (_with_cifar_stem(network) if cifar_stem else network), weights
 
     return build
+
+
+def _check_stem(depth: int, cifar_stem: bool, weight: Tensor) -> None:
+    """Raise ModelError where the first convolution is another network's: its steps and poolings are not in a file."""
+    kernel = CIFAR_KERNEL if cifar_stem else LARGE_KERNEL
+    if weight.shape[2:] == (kernel, kernel):
+        return
+    sides = " x ".join(map(str, weight.shape[2:]))
+    known = {
+        LARGE_KERNEL: (f"resnet{depth}", "stride 2 and max-pooling, for large images"),
+        CIFAR_KERNEL: (f"resnet{depth}{CIFAR_STEM}", "stride 1 and no pooling, for small images"),
+    }
+    name, what = known.get(weight.shape[-1], ("", ""))
+    advice = (
+        f"{name} has that one, with {what}: set `architecture` to it if that is how it was trained"
+        if name
+        else "only Python code can say what it is: build the network there, and hand it over"
+    )
+    raise ModelError(
+        f"its first convolution has a kernel of {sides}, expected {kernel} x {kernel}; {advice}."
+    )
+
+
+def _with_cifar_stem(network: nn.Module) -> nn.Module:
+    embeddings: Any = network.get_submodule("resnet.embedder")
+    width = embeddings.embedder.convolution.out_channels
+    embeddings.embedder.convolution = nn.Conv2d(3, width, CIFAR_KERNEL, padding=1, bias=False)
+    embeddings.pooler = nn.Identity()
+    return network
 
 
 def residual_config(depth: int, **widths: object) -> ResNetConfig:
@@ -98,14 +139,18 @@ ARCHITECTURES = {
         for depth in (8, 14, 20, 32, 44, 56)
     },
     **{f"resnet{depth}": Architecture(resnet(depth), LARGE) for depth in RESIDUAL},
+    **{
+        f"resnet{depth}{CIFAR_STEM}": Architecture(resnet(depth, True), CIFAR) for depth in RESIDUAL
+    },
 }
 
 
 def untrained(architecture: str, classes: int) -> nn.Module:
     """A network of `ARCHITECTURES` with random weights and the published widths."""
-    depth = int(architecture.removeprefix("resnet"))
+    depth = int(architecture.removeprefix("resnet").removesuffix(CIFAR_STEM))
     if depth in RESIDUAL:
-        return ResNetForImageClassification(residual_config(depth, num_labels=classes))
+        network = ResNetForImageClassification(residual_config(depth, num_labels=classes))
+        return _with_cifar_stem(network) if architecture.endswith(CIFAR_STEM) else network
     return CifarResNet(depth, classes=classes)
 
 
@@ -139,7 +184,7 @@ def architecture_of(network: nn.Module) -> str | None:
         try:
             twin, fitting = architecture.build(weights)
             twin.eval().load_state_dict(fitting)
-        except (KeyError, RuntimeError):
+        except (KeyError, RuntimeError, ModelError):
             continue
         return (
             name

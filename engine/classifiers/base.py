@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from engine.classifiers.labels import fitting
+from engine.classifiers.outputs import logits_of
 from engine.classifiers.preprocess import Preprocess
 from engine.classifiers.statistics import (
     BATCH_NORM,
@@ -19,16 +21,21 @@ from engine.classifiers.statistics import (
     find_statistics,
 )
 from engine.classifiers.statistics.batch_norm import broken_norms
+from engine.classifiers.trial import tried
 from engine.errors import ConfigError, ModelError
 from engine.networks.frozen import fingerprint, freeze
 
 
 class Found(NamedTuple):
-    """A network as a loader found it, and what came with it; None for what the caller must give."""
+    """A network as a loader found it, and what came with it; None for what the caller must give.
+
+    assumed: whether nothing says that this is the preprocessing.
+    """
 
     network: nn.Module
     preprocess: Preprocess | None
     labels: Sequence[str] | None
+    assumed: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,6 +50,7 @@ class Classifier:
         labels: the K class names.
         statistics: what guidance knows of it: what its layers expect, a loss of each image, or why neither.
         dtype: of the network, but for its BatchNorm layers.
+        differentiable: whether a gradient reaches the image.
     """
 
     name: str
@@ -52,6 +60,7 @@ class Classifier:
     labels: tuple[str, ...]
     statistics: Known
     dtype: torch.dtype = torch.float32
+    differentiable: bool = True
 
     @property
     def input_px(self) -> int:
@@ -108,7 +117,7 @@ def frozen_classifier(
     dtype: torch.dtype = torch.float32,
     statistics: str = BATCH_NORM,
 ) -> Classifier:
-    """Freeze a network (in place) and find its statistics, from a source of `SOURCES`, by one dry run in float32.
+    """Freeze a network (in place), try it, and find its statistics, from a source of `SOURCES`, in float32.
 
     Raises ModelError for a network that is damaged or gives no class scores, ConfigError for labels that do not fit.
     """
@@ -119,27 +128,40 @@ def frozen_classifier(
             f"(first: {broken[0]}), expected finite ones: its training diverged or the file is damaged. Load another "
             "checkpoint."
         )
-    example = preprocess(torch.zeros(1, 3, *preprocess.crop, device=device))
-    outputs: list[Tensor] = []
+    height, width = preprocess.crop
+    shades = torch.linspace(0, 1, height * width, device=device).view(1, 1, height, width)
+    found = tried(
+        name, network, preprocess(shades.expand(1, 3, height, width)), tuple(labels or ())
+    )
+    names = fitting(name, tuple(labels or ()), found.classes)
+    blank = preprocess(torch.zeros(1, 3, height, width, device=device))
 
     def run() -> None:
         with torch.no_grad():
-            outputs.append(logits_of(network, example))
+            logits_of(found.network, blank)
 
-    known = find_statistics(statistics, Examined(network, run, preprocess))
-    if not outputs:
-        run()
-    names = _checked(name, tuple(labels or ()), outputs[0].shape[1])
-    mark = fingerprint([network], names, preprocess)
+    known = find_statistics(statistics, Examined(found.network, run, preprocess))
+    mark = fingerprint([found.network], names, preprocess)
     return Classifier(
         name=name,
         fingerprint=mark,
-        network=convert(network, dtype),
+        network=convert(found.network, dtype),
         preprocess=preprocess,
         labels=names,
         statistics=known,
         dtype=dtype,
+        differentiable=found.differentiable,
     )
+
+
+def check_differentiable(classifier: Classifier) -> None:
+    """Raise ModelError for a network through which no gradient reaches the image."""
+    if not classifier.differentiable:
+        raise ModelError(
+            f"classifier {classifier.name!r} lets no gradient through to the image, expected one that does: its code "
+            "runs without autograd (torch.no_grad, detach, NumPy), or in whole numbers. Take that out, or choose "
+            "method 'plain'."
+        )
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -159,46 +181,6 @@ def convert(network: nn.Module, dtype: torch.dtype) -> nn.Module:
                 if value.is_floating_point():
                     value.data = value.data.to(dtype)
     return network
-
-
-def logits_of(network: nn.Module, pixels: Tensor) -> Tensor:
-    """Class scores (N, K) of preprocessed images, whatever the network wraps them in."""
-    output = network(pixels)
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        shape = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
-        raise ModelError(
-            f"the network returned a {type(logits).__name__} {shape}, expected logits (N, K): wrap it in a "
-            "module whose forward returns the class scores alone."
-        )
-    return logits
-
-
-def _checked(name: str, labels: tuple[str, ...], classes: int) -> tuple[str, ...]:
-    """Class names that fit the network: one each, none empty, no two alike.
-
-    A model's own config may name two classes alike (ImageNet has two cranes): the later one becomes 'crane (517)'.
-    """
-    if not labels:
-        raise ConfigError(
-            f"classifier {name!r} came without class names, expected {classes}: pass labels=[...] in the "
-            "order of its outputs."
-        )
-    if len(labels) != classes:
-        raise ConfigError(
-            f"classifier {name!r} has {classes} outputs and {len(labels)} labels, expected as many: pass one "
-            "class name for each output, in their order."
-        )
-    empty = [number for number, label in enumerate(labels) if not label.strip()]
-    if empty:
-        raise ConfigError(
-            f"label {empty[0]} of classifier {name!r} is empty, expected a name that a prompt can use: fill "
-            "it in."
-        )
-    return tuple(
-        f"{label} ({number})" if label in labels[:number] else label
-        for number, label in enumerate(labels)
-    )
 
 
 def class_numbers(classifier: Classifier, classes: Sequence[str] | None) -> tuple[int, ...]:

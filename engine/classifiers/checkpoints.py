@@ -3,7 +3,7 @@
 import pickle
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from engine.classifiers.architectures import ARCHITECTURES, StateDict
+from engine.classifiers.architectures import ARCHITECTURES, STEM, StateDict
+from engine.classifiers.file_kinds import check_kind
 from engine.classifiers.narrow import narrow
 from engine.classifiers.preprocess import Preprocess
+from engine.classifiers.weight_sets import chosen_set
 from engine.errors import ConfigError, ModelError, brief
 
-WRAPPERS = ("state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")
 BROKEN = (
     RuntimeError,
     OSError,
@@ -33,54 +33,113 @@ BROKEN = (
     SafetensorError,
 )
 """What torch's and safetensors' readers raise at files that are cut, scrambled or of another format."""
+DEEPEST = 6
+"""How deep tensors may lie in a checkpoint's dictionaries."""
 
 
-def load_architecture(path: Path, architecture: str | None) -> tuple[nn.Module, Preprocess]:
-    """The network of that name with the weights of a checkpoint file, and what it reads by default."""
+def load_architecture(
+    path: Path, architecture: str | None, weights_of: str | None = None
+) -> tuple[nn.Module, Preprocess]:
+    """The network of that name with the weights of a checkpoint file, and what it reads by default.
+
+    weights_of: which set of weights, where the file holds several; see `chosen_set`.
+    """
     _check_there(path)
     if architecture is None or architecture not in ARCHITECTURES:
+        check_kind(path)
         given = "no architecture" if architecture is None else f"architecture {architecture!r}"
         raise ConfigError(
             f"checkpoint {path} came with {given}, expected one of {', '.join(ARCHITECTURES)}: a file of "
-            "weights does not say what network it belongs to. For any other, build it in Python and pass "
-            "the nn.Module."
+            "weights does not say what network it belongs to. Set `architecture`; any other network has to be built "
+            "in Python and handed over, or exported to ONNX."
         )
-    weights = read_weights(path)
+    weights = chosen_set(path, read_weights(path), weights_of)
+    known = ARCHITECTURES[architecture]
     try:
-        preprocess = ARCHITECTURES[architecture].preprocess
-        network, weights = ARCHITECTURES[architecture].build(weights)
+        network, weights = known.build(weights)
         pruned = narrow(network, weights)
         network.load_state_dict(weights)
         if pruned:  # whether its widths fit each other, only a run tells
             with torch.no_grad():
-                network.eval()(torch.zeros(1, 3, *preprocess.crop))
-    except (KeyError, RuntimeError) as error:
+                network.eval()(torch.zeros(1, 3, *known.preprocess.crop))
+    except (KeyError, RuntimeError, ModelError) as error:
+        fitting = [name for name in ARCHITECTURES if name != architecture and _fits(name, weights)]
+        if isinstance(error, ModelError) and (not fitting or fitting[0] in str(error)):
+            raise ModelError(f"checkpoint {path} does not fit {architecture}: {error}") from error
+        advice = (
+            f"it fits {' and '.join(fitting)}; set `architecture` to that"
+            if fitting
+            else f"choose the right one of {', '.join(ARCHITECTURES)}; any other network has to be built in Python "
+            "and handed over, or exported to ONNX"
+        )
         raise ModelError(
-            f"checkpoint {path} does not fit {architecture} ({brief(error)}), expected that network's "
-            f"weights: choose the right one of {', '.join(ARCHITECTURES)}."
+            f"checkpoint {path} does not fit {architecture} ({_misfit(architecture, weights)}), expected that "
+            f"network's weights: {advice}."
         ) from error
-    return network, preprocess
+    return network, known.preprocess
 
 
 def read_weights(path: Path) -> StateDict:
-    """The tensors of a safetensors or torch file, unwrapped from `state_dict` or `model`, without wrappers' prefixes.
+    """The tensors of a safetensors or torch file by their names, behind those of the dictionaries that they lie in.
 
     torch files are read with `weights_only=True`: a pickle that would run code raises ModelError.
     """
     content = _read(path)
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(v, Tensor) for v in content.values())
-    ):
+    tensors = dict(_tensors(content)) if isinstance(content, Mapping) else {}
+    if not tensors:
         raise ModelError(
             f"checkpoint {path} holds a {type(content).__name__} that is no state dict, expected names with "
-            f"tensors, bare or under {' or '.join(map(repr, WRAPPERS))}: save `model.state_dict()`."
+            "tensors, bare or in a dictionary: save the network's `state_dict()`."
         )
-    return {_bare(key): value for key, value in content.items()}
+    return tensors
+
+
+def _tensors(
+    content: Mapping[Any, Any], prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, Tensor]]:
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping) and depth < DEEPEST:
+            yield from _tensors(value, f"{prefix}{key}.", depth + 1)
+
+
+def _fits(architecture: str, weights: StateDict) -> bool:
+    """Whether weights are those of a network, by names and shapes."""
+    return not _gaps(architecture, weights)
+
+
+def _gaps(architecture: str, weights: StateDict) -> list[str]:
+    """In words, what is missing, too much, or of another shape than the network of that name has."""
+    try:
+        with torch.device("meta"):
+            network, fitting = ARCHITECTURES[architecture].build(weights)
+    except ModelError as error:
+        return [str(error)]
+    except (KeyError, RuntimeError, ConfigError) as error:
+        return [f"it lacks {error.args[0]!r}" if isinstance(error, KeyError) else brief(error)]
+    own = network.state_dict()
+    lacking = [key for key in own if key not in fitting]
+    extra = [key for key in fitting if key not in own]
+    other = [key for key in own if key in fitting and own[key].shape != fitting[key].shape]
+    told = []
+    if lacking:
+        told.append(f"it lacks {len(lacking)} of {len(own)} tensors, {lacking[0]!r} first")
+    if extra:
+        told.append(f"it has {len(extra)} more, {extra[0]!r} first")
+    if other:
+        shapes = " for ".join(
+            "x".join(map(str, found[other[0]].shape)) or "()" for found in (fitting, own)
+        )
+        told.append(f"{len(other)} are of another shape, {other[0]!r} first ({shapes})")
+    return told
+
+
+def _misfit(architecture: str, weights: StateDict) -> str:
+    heads = ("fc.weight", "linear.weight", "classifier.1.weight")
+    if ("conv1.weight" in weights or STEM in weights) and not any(key in weights for key in heads):
+        return "it has no last layer that gives class scores: it is a backbone, or its head has another name"
+    return "; ".join(_gaps(architecture, weights)) or "its widths do not fit each other"
 
 
 def _check_there(path: Path) -> None:
@@ -92,6 +151,7 @@ def _check_there(path: Path) -> None:
 
 def _read(path: Path) -> Any:
     _check_there(path)
+    check_kind(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -111,11 +171,3 @@ def _read(path: Path) -> Any:
             f"checkpoint {path} cannot be read ({brief(error)}), expected a safetensors file or one of "
             "torch.save: it may be cut short; fetch it again."
         ) from error
-
-
-def _bare(key: str) -> str:
-    """A key without the prefixes of DataParallel and torch.compile."""
-    stripped = key
-    for prefix in PREFIXES:
-        stripped = stripped.removeprefix(prefix)
-    return stripped if stripped == key else _bare(stripped)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,8 +15,10 @@ from transformers import AutoModelForImageClassification
 
 from engine.classifiers.base import Found
 from engine.classifiers.checkpoints import BROKEN
-from engine.classifiers.preprocess import Preprocess, from_image_processor
-from engine.errors import MissingExtraError, ModelError, brief
+from engine.classifiers.image_processor import from_image_processor
+from engine.classifiers.outputs import GreyInput
+from engine.classifiers.preprocess import Preprocess
+from engine.errors import ClassifierWarning, MissingExtraError, ModelError, brief
 from engine.networks.hub import HUB_ID, fetch
 from engine.networks.quiet import quiet
 
@@ -35,10 +38,15 @@ def from_transformers(name: str) -> Found:
                 "'microsoft/resnet-18': check the spelling, or that the folder exists."
             )
         folder = fetch(name, ["config.json", "preprocessor_config.json", "model*.safetensors*"])
+    _check_code(name, folder)
     try:
         with quiet():
             network, loading = AutoModelForImageClassification.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
         settings = folder / "preprocessor_config.json"
         preprocess = (
@@ -56,9 +64,35 @@ def from_transformers(name: str) -> Found:
             "whole image classifier: this is a backbone, whose head would be random. Train a head, and save "
             "the classifier."
         )
+    if loading["unexpected_keys"]:
+        keys = sorted(loading["unexpected_keys"])
+        warnings.warn(
+            f"the weights of {name!r} hold {len(keys)} tensors that its network does not have (first: {keys[0]}): its "
+            "config.json may be another network's.",
+            ClassifierWarning,
+            stacklevel=2,
+        )
+    if getattr(network.config, "num_channels", 3) == 1:
+        network = GreyInput(network)
+        network.config = network.network.config
     names = [label for _, label in sorted(network.config.id2label.items())]
     named = not all(NO_NAME.fullmatch(label) for label in names)
     return Found(network, preprocess, names if named else None)
+
+
+def _check_code(name: str, folder: Path) -> None:
+    """Raise ModelError for a repository whose network is its own Python code, which is never run."""
+    config = folder / "config.json"
+    try:
+        found = json.loads(config.read_bytes()) if config.is_file() else {}
+    except ValueError:
+        return  # the library says what is wrong with it
+    if isinstance(found, dict) and found.get("auto_map"):
+        raise ModelError(
+            f"{name!r} is a network of its own Python code ({', '.join(sorted(found['auto_map']))}), expected one that "
+            "transformers has: code from a repository is never run. Where you trust it, load it in Python with "
+            "trust_remote_code=True and hand the network over."
+        )
 
 
 def from_timm(name: str) -> Found:

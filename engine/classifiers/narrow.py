@@ -7,14 +7,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+CHANNEL_AXES = 2
+"""Of a weight, the first axes, which pruning shortens; those of a convolution's kernel come behind."""
 PARTS = ("weight", "bias", "running_mean", "running_var")
 
 
 def narrow(network: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     """Give layers the widths that their weights have, in place, where these are smaller; tells whether any was.
 
-    Convolutions, matrices and BatchNorm layers are narrowed. Their values are then undefined: load the weights next,
-    and run the network once, as widths that do not fit each other fail only there.
+    Convolutions, matrices and BatchNorm layers are narrowed along their channels; a smaller kernel is that of another
+    network. Their values are then undefined: load the weights next, and run the network once, as widths that do not fit
+    each other fail only there.
     """
     changed = False
     for name, layer in network.named_modules():
@@ -33,6 +36,7 @@ def _smaller(new: Tensor, old: Tensor) -> bool:
     return (
         new.dim() == old.dim()
         and new.shape != old.shape
+        and new.shape[CHANNEL_AXES:] == old.shape[CHANNEL_AXES:]
         and all(a <= b for a, b in zip(new.shape, old.shape, strict=True))
     )
 

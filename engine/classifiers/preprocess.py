@@ -1,34 +1,39 @@
 """From an image in [0, 1] to what a network reads: resize, crop, normalise; differentiable and antialiased."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Any, Literal
+from math import isfinite
+from numbers import Real
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engine.errors import ConfigError
+from engine.settings.reads import Reads
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Interpolation = Literal["nearest-exact", "bilinear", "bicubic"]
-PIL_FILTERS: dict[int, Interpolation] = {
-    0: "nearest-exact",
-    1: "bicubic",
-    2: "bilinear",
-    3: "bicubic",
-}
-"""Pillow's numbers for its filters. Lanczos (1) has no differentiable form here; bicubic is nearest to it."""
+Channels = Literal["rgb", "bgr"]
+CHOICES = {"interpolation": get_args(Interpolation), "channels": get_args(Channels)}
+LARGEST_UNIT = 3.0
+"""Means and standard deviations of pixels in [0, 1] are below it; larger ones are of pixels up to 255."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Preprocess:
     """A network's own preprocessing of images (N, 3, H, W) in [0, 1].
 
-    resize: the length of the shorter side, or (height, width) to squash to, or None. crop: (height, width) cut from
-    the centre, which is what the network reads.
+    Attributes:
+        crop: (height, width) cut from the centre, which is what the network reads; a number for a square.
+        resize: the length of the shorter side, or (height, width) to squash to, or None.
+        mean, std: of pixels in [0, 1], in the order of `channels`; a number for all three. A network that reads pixels
+            up to 255 has a mean of 0 and a std of 1/255.
+        interpolation: how images are resized.
+        channels: the order in which the network reads red, green and blue.
     """
 
     crop: tuple[int, int]
@@ -36,17 +41,53 @@ class Preprocess:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: Interpolation = "bilinear"
+    channels: Channels = "rgb"
 
     def __post_init__(self) -> None:
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        for name, count in (("crop", 2), ("mean", 3), ("std", 3)):
+            object.__setattr__(self, name, _several(getattr(self, name), count))
+        if isinstance(self.resize, list):
+            object.__setattr__(self, "resize", tuple(self.resize))
+        if not (_numbers(self.mean, 3) and _numbers(self.std, 3)) or min(self.std) <= 0:
             raise ConfigError(
-                f"preprocessing has mean {self.mean} and std {self.std}, expected three numbers each, std "
-                "above 0: images have the channels red, green, blue in [0, 1]."
+                f"preprocessing has mean {self.mean} and std {self.std}, expected three numbers each, std above 0: "
+                "images have the channels red, green, blue in [0, 1]. Give one number for each channel, or one for all."
             )
-        if min(self.crop) < 1:
+        if max(*map(abs, self.mean), *self.std) > LARGEST_UNIT:
             raise ConfigError(
-                f"preprocessing crops to {self.crop}, expected at least 1 x 1 pixel: give the input size."
+                f"preprocessing has mean {self.mean} and std {self.std}, expected those of pixels in [0, 1]: these are "
+                "of pixels up to 255. Divide both by 255, or set `pixel_max` to 255."
             )
+        for name in ("crop", "resize"):
+            size = getattr(self, name)
+            sides = (size,) if isinstance(size, int) else size
+            if name == "resize" and size is None:
+                continue
+            if not isinstance(sides, tuple) or not _whole(sides, (1, 2)):
+                raise ConfigError(
+                    f"preprocessing has {name} {size!r}, expected at least 1 x 1 pixel, as a whole number or (height, "
+                    "width): give the input size of the network."
+                )
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"preprocessing has {name} {getattr(self, name)!r}, expected one of {', '.join(known)}: choose one."
+                )
+
+    def __repr__(self) -> str:
+        """All fields but channels in the usual order.
+
+        Fingerprints of classifiers are made of it, and are older than that field.
+        """
+        shown = (f"{name}={value!r}" for name, value in self.to_plain().items())
+        return f"Preprocess({', '.join(shown)})"
+
+    def to_plain(self) -> dict[str, Any]:
+        """The fields as `from_dict` reads them, but for channels in the usual order."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        if self.channels == "rgb":
+            del values["channels"]
+        return values
 
     @classmethod
     def squash(
@@ -57,12 +98,22 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Preprocess":
-        """The inverse of `dataclasses.asdict`, after a trip through JSON, which has no tuples."""
+        """The inverse of `to_plain`, after a trip through JSON, which has no tuples."""
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in settings.items()
         }
         return cls(**values)
+
+    def reading(self, reads: Reads) -> "Preprocess":
+        """The same preprocessing with what the caller knows better."""
+        changes: dict[str, Any] = {name: reads.scaled(name) for name in ("mean", "std")} | {
+            "channels": reads.channels
+        }
+        if reads.input_px is not None:
+            changes |= {"crop": (reads.input_px,) * 2, "resize": (reads.input_px,) * 2}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        return replace(self, **changes) if changes else self
 
     @property
     def least_px(self) -> int | None:
@@ -81,7 +132,9 @@ class Preprocess:
         return _centre(self._resized(images), self.crop)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """images (N, 3, H, W) in [0, 1] -> in units of `std` from `mean`."""
+        """images (N, 3, H, W) in [0, 1] -> in units of `std` from `mean`, in the network's order of channels."""
+        if self.channels == "bgr":
+            images = images.flip(1)
         mean, std = (_channels(values, images) for values in (self.mean, self.std))
         return (images - mean) / std
 
@@ -98,6 +151,25 @@ class Preprocess:
         if images.is_cuda:
             return resized_by_products(images, target, self.interpolation)
         return F.interpolate(images, target, mode=self.interpolation, antialias=True)
+
+
+def _several(value: Any, count: int) -> Any:
+    """A number as so many equal ones, a list as a tuple; anything else as it is."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return (value,) * count
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, tuple)
+        and len(values) == count
+        and all(isinstance(value, Real) and isfinite(value) for value in values)
+    )
+
+
+def _whole(sides: tuple[Any, ...], counts: tuple[int, ...]) -> bool:
+    return len(sides) in counts and all(isinstance(side, int) and side > 0 for side in sides)
 
 
 def resized_by_products(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
@@ -152,41 +224,3 @@ def _centre(images: Tensor, crop: tuple[int, int]) -> Tensor:
         )
     top, left = ((have - want) // 2 for want, have in zip(crop, images.shape[-2:], strict=True))
     return images[..., top : top + crop[0], left : left + crop[1]]
-
-
-def from_image_processor(config: Mapping[str, Any]) -> Preprocess:
-    """The preprocessing that a transformers `preprocessor_config.json` describes, its class's habits included."""
-    kind = str(config.get("image_processor_type", config.get("feature_extractor_type", "")))
-    cropped = bool(config.get("do_center_crop"))
-    size = _sides(config.get("size", 224))
-    crop_pct = config.get("crop_pct", 224 / 256 if kind.startswith("ConvNext") else None)
-    resize: int | tuple[int, int] | None = size
-    if isinstance(size, int):
-        if crop_pct:
-            resize = int(size / crop_pct) if size < 384 else (size, size)
-        elif kind.startswith("Levit"):
-            resize = int(size * 256 / 224)
-        elif not cropped:
-            resize = (size, size)
-    normalised = config.get("do_normalize", True)
-    std = tuple(config.get("image_std") or IMAGENET_STD) if normalised else (1.0, 1.0, 1.0)
-    if kind.startswith("EfficientNet") and config.get("include_top", True):
-        std = tuple(value * value for value in std)  # it divides by std twice
-    return Preprocess(
-        crop=_pair(_sides(config.get("crop_size", size)) if cropped else size),
-        resize=resize if config.get("do_resize", True) else None,
-        mean=tuple(config.get("image_mean") or IMAGENET_MEAN) if normalised else (0.0, 0.0, 0.0),
-        std=std,
-        interpolation=PIL_FILTERS.get(config.get("resample", 2), "bilinear"),
-    )
-
-
-def _sides(size: Any) -> int | tuple[int, int]:
-    """A transformers size: a number, {"shortest_edge": n} or {"height": h, "width": w}."""
-    if isinstance(size, Mapping):
-        return size["shortest_edge"] if "shortest_edge" in size else (size["height"], size["width"])
-    return size
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size

@@ -1,9 +1,7 @@
 """Where classifiers come from: the embedded ones, files and folders, transformers, timm, torchvision, Python."""
 
-import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,15 +16,20 @@ from engine.classifiers.architectures import (
     measure_statistics,
     residual_config,
 )
+from engine.classifiers.asked import check_types, refuse_beside, warn_of_assumed
 from engine.classifiers.base import Classifier, Found, frozen_classifier
 from engine.classifiers.checkpoints import load_architecture
 from engine.classifiers.hub import from_timm, from_torchvision, from_transformers
+from engine.classifiers.imagenet import WORD as IMAGENET
+from engine.classifiers.labels import listed, of_imagenet
 from engine.classifiers.onnx import from_onnx
 from engine.classifiers.preprocess import Preprocess
 from engine.classifiers.statistics import BATCH_NORM
+from engine.classifiers.trial import own_copy
 from engine.errors import ConfigError, ModelError, brief
 from engine.files import explained, write_whole
 from engine.networks.frozen import default_device, named_dtype, seeded
+from engine.settings.reads import Reads
 from engine.settings.sources import ARCHITECTURE, check_classifier
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
@@ -41,6 +44,8 @@ def load_classifier(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str = torch.float32,
     statistics: str = BATCH_NORM,
+    weights: str | None = None,
+    reads: Reads = Reads(),
 ) -> Classifier:
     """Load and freeze a classifier. Any network will do; guidance by statistics needs one that has some.
 
@@ -50,40 +55,48 @@ def load_classifier(
             labels), a folder written by `save_classifier`, a checkpoint file (with `architecture`), or an nn.Module,
             of which a copy is frozen.
         architecture: the network of a checkpoint file, a name of `ARCHITECTURES`.
-        labels: class names in the order of the outputs. Files and modules need them; others have their own.
+        labels: class names in the order of the outputs, or by their numbers; 'imagenet' for the names of ImageNet's
+            classes. Files and modules need them; others have their own.
         preprocess: from images in [0, 1] to what the network reads. Modules need it; others have their own.
         device: by default the GPU where there is one; on 'meta' an 'arch:' network is made without weights.
         dtype: of the network but for its BatchNorm layers; 'auto' is float16 on a GPU and float32 on the CPU.
         statistics: where they come from, a name of `statistics.SOURCES`, or 'none'.
+        weights: which set of weights of a checkpoint file that holds several, by its name in the file.
+        reads: settings in place of some of the source's own preprocessing.
 
     Raises:
-        ModelError: where the source is unknown, unreachable, unsafe or damaged.
+        ModelError: where the source is unknown, unreachable, unsafe or damaged, or its network cannot be used.
         ConfigError: where the labels do not fit, or a source that needs no architecture came with one.
+
+    Warns:
+        ClassifierWarning: where something had to be assumed, or looks wrong.
     """
+    check_types(source, preprocess)
     if isinstance(source, nn.Module):
         name = type(source).__name__
-        _refuse(architecture, name)
-        found = Found(copy.deepcopy(source), None, None)
+        named = listed(labels, name)
+        refuse_beside(architecture, weights, name)
+        found = Found(own_copy(source), None, None)
     else:
-        name, found = str(source), _find(str(source), architecture, labels, str(device) == "meta")
+        name = str(source)
+        named = listed(labels, name)
+        found = _find(name, architecture, weights, named, str(device) == "meta")
     preprocess = preprocess or found.preprocess
     if preprocess is None:
-        raise ConfigError(
-            f"classifier {name!r} came without preprocessing, expected what it was trained with: pass "
-            "preprocess=Preprocess(crop=..., resize=..., mean=..., std=...)."
-        )
-    doubled = sorted({label for label in labels or () if list(labels or ()).count(label) > 1})
-    if doubled:
-        raise ConfigError(
-            f"labels of classifier {name!r} name {', '.join(map(repr, doubled))} more than once, expected "
-            "distinct names: two classes could not be told apart. Rename one."
-        )
+        if reads.input_px is None or not reads.is_normalising:
+            raise ConfigError(
+                f"classifier {name!r} came without preprocessing, expected what it was trained with: set `input_px`, "
+                "`mean` and `std`, or in Python pass preprocess=Preprocess(crop=..., resize=..., mean=..., std=...)."
+            )
+        preprocess = Preprocess.squash(reads.input_px)
+    elif found.assumed and preprocess is found.preprocess and not reads.is_normalising:
+        warn_of_assumed(name, preprocess)
     place_on = default_device(device)
     return frozen_classifier(
         name,
         found.network,
-        preprocess,
-        labels or found.labels,
+        preprocess.reading(reads),
+        of_imagenet(name, named, found.labels),
         place_on,
         named_dtype(dtype, place_on),
         statistics,
@@ -122,37 +135,33 @@ def save_classifier(
     config = {
         "architecture": architecture,
         "labels": list(labels),
-        "preprocess": asdict(preprocess),
+        "preprocess": preprocess.to_plain(),
         **facts,
     }
     write_whole(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
 def _find(
-    source: str, architecture: str | None, labels: Sequence[str] | None, shapes_alone: bool
+    source: str,
+    architecture: str | None,
+    weights: str | None,
+    labels: Sequence[str] | None,
+    shapes_alone: bool,
 ) -> Found:
     scheme, colon, name = source.partition(":")
     if scheme == "arch" and colon:
-        _refuse(architecture, source)
-        return _from_architecture(name, labels, shapes_alone)
+        refuse_beside(architecture, weights, source)
+        own = None if labels == (IMAGENET,) else labels
+        return _from_architecture(name, own, shapes_alone)
     if colon and scheme in SCHEMES:
-        _refuse(architecture, source)
+        refuse_beside(architecture, weights, source)
         return SCHEMES[scheme](name)
     path = Path(source).expanduser()
     if path.is_dir():
-        _refuse(architecture, source)
+        refuse_beside(architecture, weights, source)
         return _from_folder(path)
     check_classifier(source)
-    return Found(*load_architecture(path, architecture), None)
-
-
-def _refuse(architecture: str | None, name: str) -> None:
-    """Raise ConfigError for an architecture beside a source that says itself what network it is."""
-    if architecture is not None:
-        raise ConfigError(
-            f"architecture is {architecture!r} with classifier {name!r}, expected none: only a checkpoint file does "
-            "not say what network it is. Leave it out, or name such a file."
-        )
+    return Found(*load_architecture(path, architecture, weights), None, assumed=True)
 
 
 def _from_architecture(name: str, labels: Sequence[str] | None, shapes_alone: bool) -> Found:

@@ -99,7 +99,7 @@ def fit(
     request: dict[str, Any] = {
         "architecture": name,
         "labels": labels,
-        "preprocess": asdict(preprocess),
+        "preprocess": preprocess.to_plain(),
         "seed": seed,
         "training": asdict(training),
         "images": {what: fingerprint_of(found) for what, found in sets.items()},

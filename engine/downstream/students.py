@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engine.classifiers import Classifier, Preprocess, save_classifier
 from engine.classifiers.architectures import ARCHITECTURES, untrained
-from engine.classifiers.base import logits_of
+from engine.classifiers.outputs import logits_of
 from engine.errors import ConfigError, ModelError
 from engine.files import write_whole
 from engine.memory.count import counting

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from engine.classifiers import Classifier, Preprocess
-from engine.classifiers.base import logits_of
+from engine.classifiers.outputs import logits_of
 from engine.downstream.mixing import mixed
 from engine.downstream.pixels import Images
 from engine.errors import ConfigError, GuidanceError

@@ -19,6 +19,8 @@ from engine.guidance.measuring import measuring
 from engine.types import Moments
 
 FIRST_LAYER_WEIGHT = 10.0
+TINY = 1e-20
+"""What the norm of a layer's variances is taken for at least: a layer that gave the same value for all images."""
 LEAST_SHARE = 1e-6
 """Of a layer's mean variance: what a channel's own is taken for at least, so that a dead one does not rule the loss."""
 
@@ -33,7 +35,8 @@ def layer_weights(statistics: Statistics, layers: str) -> list[tuple[float, floa
         norms = [vector_norm(of) for s in statistics.stored for of in (s.var.sqrt(), s.var)]
         each = iter(torch.stack(norms).tolist())  # at once: each look waits for the device
         return [
-            (1 / deviation, 1 / variance) for deviation, variance in zip(each, each, strict=True)
+            (1 / max(deviation, TINY), 1 / max(variance, TINY))
+            for deviation, variance in zip(each, each, strict=True)
         ]
     if layers == "channels":  # gaps come in units of each channel: see `channel_units`
         return [(len(s.mean) ** -0.5,) * 2 for s in statistics.stored]

@@ -27,7 +27,7 @@ def measuring(
         fused: whether BatchNorm layers may measure what they normalise, which adds no pass over any activation.
             Hooks give the same but for rounding, and leave the network's own operators in place.
     """
-    if fused and can_fuse(statistics):
+    if fused and can_fuse(statistics, per_image):
         with fused_moments(network, per_image, layers_of(statistics)) as moments:
             yield moments
         return
@@ -39,10 +39,17 @@ def measuring(
             hook.remove()
 
 
-def can_fuse(statistics: Statistics) -> bool:
-    """Whether every tap is a BatchNorm layer's own input, so that the layer can measure it."""
+def can_fuse(statistics: Statistics, per_image: bool = False) -> bool:
+    """Whether every tap is a BatchNorm layer's own input, so that the layer can measure it.
+
+    per_image: whether it has to tell images apart, which it can where each is a row.
+    """
     return all(
-        is_batch_norm(tap.layer) and tap.axis == 1 and tap.of == "input" for tap in statistics.taps
+        is_batch_norm(tap.layer)
+        and tap.axis == 1
+        and tap.of == "input"
+        and not (per_image and tap.rows > 1)
+        for tap in statistics.taps
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from engine.classifiers.statistics import Tap
+from engine.classifiers.statistics.rows import by_image
 from engine.types import Moments
 
 
@@ -34,7 +35,7 @@ def _hooked(tap: Tap, taken: list[Moments], per_image: bool) -> RemovableHandle:
     """Measure what a tap sees in each pass, until the hook that is returned is removed."""
 
     def measure(x: Tensor) -> None:
-        taken.append(channel_moments(x if tap.axis == 1 else x.movedim(tap.axis, 1), per_image))
+        taken.append(channel_moments(by_image(x, tap), per_image))
 
     def read(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         measure(inputs[0])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from engine.classifiers.base import Classifier, statistics_of
+from engine.classifiers.base import Classifier, check_differentiable, statistics_of
 from engine.classifiers.statistics import Absent, ImageTerm, Statistics, StatisticsWarning
 from engine.errors import ConfigError
 from engine.guidance.domain import Domain
@@ -196,9 +196,11 @@ def needed_statistics(
 def check_statistics(classifier: Classifier, alignment: Alignment | None) -> None:
     """Refuse now what guidance will need and not find; warn where it needs nothing, of what will be missing.
 
-    Raises ModelError for a classifier without statistics whose domain has a weight. alignment: None without guidance.
+    Raises ModelError for a classifier without statistics whose domain has a weight, and for one without a gradient.
+    alignment: None without guidance.
     """
     if alignment is not None:
+        check_differentiable(classifier)
         needed_statistics(classifier, alignment)
     if isinstance(classifier.statistics, Absent):
         guide = "no image is guided" if alignment is None else "its classes alone guide the images"

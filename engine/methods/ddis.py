@@ -16,6 +16,7 @@ from engine.memory.micro_batch import MicroBatches
 from engine.methods.drawing import Drawing, settings_of
 from engine.methods.models import Models
 from engine.methods.runtime import engines
+from engine.methods.words import check_words
 from engine.priors import Prior
 from engine.request import Execution, Request
 from engine.settings import AUTO_ATTENTION, TokenLearning
@@ -43,6 +44,8 @@ def prepare(
     tokens = models.tokens(settings.tokens)
     prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
     prior.check_guidance(sampling.cfg, sampling.negative_prompt)
+    labels = [classifier.labels[number] for number in classes]
+    check_words(prior, labels, sampling.prompt, tokens is not None or learning is not None)
     memory = models.given.plan or execution.memory
     plan = plan_of(
         memory if request.runtime == "torch" else None,

@@ -69,6 +69,8 @@ class Models:
         return load_classifier(
             given or loadable("student", named.source),
             architecture=named.architecture,
+            weights=named.weights,
+            reads=named.reads,
             labels=named.labels or self.classifier.labels,
             preprocess=self.classifier.preprocess if isinstance(given, nn.Module) else None,
             device=self.classifier.device,
@@ -106,6 +108,8 @@ def named_classifier(
     return load_classifier(
         given or loadable("classifier", named.source),
         architecture=named.architecture,
+        weights=named.weights,
+        reads=named.reads,
         labels=named.labels,
         statistics=named.statistics,
         **place,

@@ -11,6 +11,8 @@ from engine.errors import ConfigError
 from engine.settings import DTYPES
 
 PROBES = 16
+DEVICES = ("cpu", "cuda", "meta")
+"""Kinds of devices that models are put on; on 'meta' they have shapes and no values."""
 PRECISE = "_keep_in_fp32_modules"
 """Attribute of networks that names their layers which overflow in float16."""
 OVERFLOWING = ("AutoencoderDC", "Gemma2", "Lumina2", "Qwen", "ZImage")
@@ -22,6 +24,11 @@ def default_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return indexed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     chosen = named_device(device)
+    if chosen.type not in DEVICES:
+        raise ConfigError(
+            f"device is {str(device)!r}, expected 'cpu', 'cuda' or 'cuda:<number>': the kernels and the memory plan "
+            "are for these alone. Choose one of them."
+        )
     there = torch.cuda.device_count()
     if chosen.type == "cuda" and not there:
         raise ConfigError(
@@ -79,7 +86,10 @@ def seeded() -> Iterator[None]:
 
 def freeze(module: nn.Module) -> nn.Module:
     """The module in evaluation mode, without gradients of its own parameters. Gradients still pass through it."""
-    return module.eval().requires_grad_(False)
+    module.eval()
+    for parameter in module.parameters():  # `requires_grad_` of a TorchScript module refuses
+        parameter.requires_grad_(False)
+    return module
 
 
 def safe_dtype(kind: type, dtype: torch.dtype) -> torch.dtype:

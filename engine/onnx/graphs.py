@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.classifiers.base import Classifier, logits_of
+from engine.classifiers.base import Classifier
+from engine.classifiers.outputs import logits_of
 from engine.guidance.decoder import GuidanceDecoder
 from engine.guidance.gradient import loss_scale
 from engine.guidance.objective import Objective

@@ -41,12 +41,16 @@ class Tap(NamedTuple):
         axis: that of the channels.
         of: what the layer reads, or what it gives.
         overwritten: whether the network writes over the tensor later. It then continues with a copy.
+        rows: how many rows of the first axis are one image's, such as its tokens.
+        interleaved: whether the first rows of all images come first, then their second ones.
     """
 
     layer: nn.Module
     axis: int = 1
     of: Side = "input"
     overwritten: bool = False
+    rows: int = 1
+    interleaved: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

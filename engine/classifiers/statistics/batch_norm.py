@@ -1,5 +1,6 @@
 """Statistics from the network itself: what its BatchNorm layers stored in training, in the order in which they run."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -8,9 +9,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.classifiers.statistics.base import Absent, Examined, Statistics, Tap
-from engine.errors import ConfigError
+from engine.classifiers.statistics.rows import rows_of
+from engine.errors import ClassifierWarning, ConfigError
 from engine.settings.sources import BATCH_NORM as NAME
 from engine.types import Moments
+
+LEAST, LARGEST = 1e-30, 1e18
+"""Between these lies the largest variance of a layer that is of use: its square and its inverse are float32 numbers."""
 
 
 def batch_norm(examined: Examined, argument: str = "") -> Statistics | Absent:
@@ -43,16 +48,36 @@ def batch_norm(examined: Examined, argument: str = "") -> Statistics | Absent:
             "it was built with track_running_stats=False; build it with True, and run training images through it in "
             "train mode once",
         )
-    called = _calls(list(layers.values()), examined.run)
+    called, seen = _calls(list(layers.values()), examined.run)
     if not called:
         return Absent(
             f"runs none of its {len(layers)} BatchNorm layers in evaluation mode",
             "at least one that runs",
             "check that this is the network that was trained",
         )
+    names = {layer: path for path, layer in layers.items()}
+    dead = [names[layer] for layer in dict.fromkeys(called) if _is_dead(layer)]
+    if dead:
+        return Absent(
+            f"has {len(dead)} of {len(names)} BatchNorm layers whose stored variances no images leave, all of them 0 "
+            f"or beyond what can be computed with (first: {dead[0]})",
+            "those of training images",
+            "it was saved before training, or the file is damaged; load another checkpoint",
+        )
+    _warn_of_untrained(called)
+    divided = rows_of(examined, lambda run: _calls(called, run)[1], seen)
+    if divided is None:
+        return Absent(
+            "reads images mixed along the first axis of its BatchNorm layers",
+            "rows of one image after the other",
+            "choose statistics of other layers (`ddis statistics --layers`), or 'energy'",
+        )
     return Statistics(
         source=NAME,
-        taps=tuple(map(Tap, called)),
+        taps=tuple(
+            Tap(layer, rows=rows, interleaved=interleaved)
+            for layer, (rows, interleaved) in zip(called, divided, strict=True)
+        ),
         stored=tuple(map(_stored, called)),
     )
 
@@ -76,25 +101,51 @@ def broken_norms(network: nn.Module) -> list[str]:
     ]
 
 
-def _calls(layers: Sequence[nn.Module], run: Callable[[], object]) -> tuple[nn.Module, ...]:
-    """Those of the layers that `run` calls, in call order; one that is called twice stands there twice."""
+def _calls(
+    layers: Sequence[nn.Module], run: Callable[[], object]
+) -> tuple[tuple[nn.Module, ...], list[Tensor]]:
+    """Those of the layers that `run` calls, and what they read, in call order; one may stand there twice."""
     called: list[nn.Module] = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, _: called.append(layer)) for layer in layers
-    ]
+    seen: list[Tensor] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        called.append(layer)
+        seen.append(inputs[0])
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in dict.fromkeys(layers)]
     try:
         with torch.no_grad():
             run()
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(called)
+    return tuple(called), seen
 
 
 def _stored(layer: nn.Module) -> Moments:
     """The running mean and variance of one layer, (C,) each, float32 copies."""
     mean, var = _running(layer)
     return Moments(mean.float().clone(), var.float().clone())
+
+
+def _is_dead(layer: nn.Module) -> bool:
+    """Whether no channel has a variance that can be divided by, or one is too large to be squared."""
+    _, var = _running(layer)
+    return not var.is_meta and not LEAST < var.max().item() < LARGEST
+
+
+def _warn_of_untrained(called: Sequence[nn.Module]) -> None:
+    """Warn where all layers hold what a new layer does: no image has passed them in training."""
+    running = [_running(layer) for layer in called]
+    if any(mean.is_meta for mean, _ in running):
+        return
+    if all(not mean.any() and bool((var == 1).all()) for mean, var in running):
+        warnings.warn(
+            f"the {len(called)} BatchNorm layers of the classifier hold means of 0 and variances of 1, as new ones do: "
+            "no training images have passed them, and guidance by them aims at noise.",
+            ClassifierWarning,
+            stacklevel=2,
+        )
 
 
 def _is_blind(layer: nn.Module) -> bool:

@@ -60,7 +60,7 @@ def network_mark(network: nn.Module) -> str:
 
 def plain_preprocess(preprocess: Preprocess) -> dict[str, Any]:
     """Preprocessing as JSON gives it back."""
-    found: dict[str, Any] = json.loads(json.dumps(asdict(preprocess)))
+    found: dict[str, Any] = json.loads(json.dumps(preprocess.to_plain()))
     return found
 
 
@@ -170,10 +170,11 @@ def _check_network(path: Path, header: Header, examined: Examined) -> None:
             f"was made with, or {AGAIN}."
         )
     own = plain_preprocess(examined.preprocess)
-    other = [name for name, value in own.items() if header.preprocess.get(name) != value]
+    names = {**own, **header.preprocess}
+    other = [name for name in names if header.preprocess.get(name) != own.get(name)]
     if other:
         gaps = ", ".join(
-            f"{name} {header.preprocess.get(name)} there and {own[name]} here" for name in other
+            f"{name} {header.preprocess.get(name)} there and {own.get(name)} here" for name in other
         )
         raise ModelError(
             f"statistics file {path} is of other preprocessing ({gaps}), expected this network's own: its layers would "

@@ -16,6 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from engine.classifiers.statistics.base import Examined, Side, Tap
 from engine.classifiers.statistics.batch_norm import is_batch_norm
+from engine.classifiers.statistics.rows import rows_of
 from engine.errors import ConfigError
 from engine.settings.plain import nearest
 
@@ -43,7 +44,7 @@ class Place(nn.Identity):
 class Call(NamedTuple):
     """What one call of a layer can be measured at: its name, which side, the channels' axis, and their number.
 
-    overwritten: whether the network writes over the tensor before the pass ends.
+    overwritten: whether the network writes over the tensor before the pass ends. rows, interleaved: see `Tap`.
     """
 
     path: str
@@ -51,10 +52,19 @@ class Call(NamedTuple):
     axis: int
     channels: int
     overwritten: bool
+    rows: int = 1
+    interleaved: bool = False
 
     def tap(self, network: nn.Module) -> Tap:
         """The tap of this call in a network of the same layers."""
-        return Tap(network.get_submodule(self.path), self.axis, self.of, self.overwritten)
+        return Tap(
+            network.get_submodule(self.path),
+            self.axis,
+            self.of,
+            self.overwritten,
+            self.rows,
+            self.interleaved,
+        )
 
 
 def calls_by_rule(examined: Examined) -> list[Call]:
@@ -104,7 +114,10 @@ def calls_by_name(examined: Examined, names: Sequence[str]) -> list[Call]:
 
 
 def watched(wanted: Mapping[str, Iterable[Side]], examined: Examined) -> list[Call]:
-    """The calls of layers in one pass, in call order: of each, the wanted sides that are float tensors (N, C, ...)."""
+    """The calls of layers in one pass, in call order: of each, the wanted sides that are float tensors (N, C, ...).
+
+    Raises ConfigError where it cannot be told which rows of a tensor are one image's.
+    """
     network = examined.network
     seen: list[tuple[str, Side, nn.Module, Tensor, int]] = []
 
@@ -125,16 +138,30 @@ def watched(wanted: Mapping[str, Iterable[Side]], examined: Examined) -> list[Ca
             hooks.append(layer.register_forward_pre_hook(reading(path)))
         if "output" in sides:
             hooks.append(layer.register_forward_hook(giving(path)))
+
+    def record(run: Callable[[], object]) -> list[Tensor]:
+        seen.clear()
+        run()
+        return [value for _, _, _, value, _ in seen]
+
     try:
         with torch.inference_mode(False), torch.no_grad():
-            examined.run()
+            single = record(examined.run)
+            kept = list(seen)
+            divided = rows_of(examined, record, single)
+            seen = kept
     finally:
         for hook in hooks:
             hook.remove()
+    if divided is None:
+        raise ConfigError(
+            "the network mixes images along the first axis of what its layers read, expected rows of one image after "
+            "the other: name other layers with `layers`."
+        )
     changed = {(path, side) for path, side, _, value, version in seen if value._version != version}
     return [
-        Call(path, side, axis, value.shape[axis], (path, side) in changed)
-        for path, side, layer, value, _ in seen
+        Call(path, side, axis, value.shape[axis], (path, side) in changed, *rows)
+        for (path, side, layer, value, _), rows in zip(seen, divided, strict=True)
         for axis in (channel_axis(layer, value),)
     ]
 

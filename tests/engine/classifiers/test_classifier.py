@@ -67,7 +67,7 @@ class Zoo(nn.Module):
 
 def test_batch_norms_of_every_kind_are_found_in_call_order() -> None:
     zoo = Zoo()
-    classifier = load_classifier(zoo, labels="abcd", preprocess=SMALL, device="cpu")
+    classifier = load_classifier(zoo, labels=list("abcd"), preprocess=SMALL, device="cpu")
     names = {layer: name for name, layer in classifier.network.named_modules()}
     called = [names[tap.layer] for tap in classifier.statistics.taps]
     assert called == ["twice", "twice", "frozen", "acting", "sync", "flat"]
@@ -151,7 +151,7 @@ def test_networks_without_statistics_load_and_say_what_they_lack(
 ) -> None:
     last = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if not isinstance(network, Idle) else []
     body = nn.Sequential(network, *last)
-    classifier = load_classifier(body, labels="abc", preprocess=SMALL, device="cpu")
+    classifier = load_classifier(body, labels=list("abc"), preprocess=SMALL, device="cpu")
     images = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(classifier.logits(images), body.eval()(SMALL(images)))
     assert classifier.device == torch.device("cpu")
@@ -225,7 +225,7 @@ def test_broken_statistics_are_refused(tiny_resnet: CifarResNet, value: float) -
 @pytest.mark.parametrize(
     ("labels", "wording"),
     [
-        (None, "without class names, expected 7: pass labels"),
+        (None, "without class names, expected 7: set `labels`"),
         (LABELS[:6], "7 outputs and 6 labels, expected as many"),
         ((*LABELS[:6], " "), "label 6 .* is empty, expected a name"),
         ((*LABELS[:6], "dog"), "'dog' more than once, expected distinct names"),
@@ -247,7 +247,7 @@ def test_a_module_without_preprocessing_or_logits_is_refused(tiny_resnet: CifarR
     with pytest.raises(
         ModelError, match=r"returned a Tensor of shape \(1, 3, 16, 16\), expected logits \(N, K\)"
     ):
-        load_classifier(nn.BatchNorm2d(3), labels="abc", preprocess=SMALL, device="cpu")
+        load_classifier(nn.BatchNorm2d(3), labels=list("abc"), preprocess=SMALL, device="cpu")
 
 
 @pytest.mark.parametrize("depth", [7, 2, 21])

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from torch.nn.functional import interpolate
 
 from engine.classifiers import Preprocess
-from engine.classifiers.preprocess import from_image_processor, resized_by_products
-from engine.errors import ConfigError
+from engine.classifiers.image_processor import from_image_processor
+from engine.classifiers.preprocess import resized_by_products
+from engine.errors import ConfigError, ModelError
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -131,3 +133,128 @@ def test_impossible_settings_are_refused() -> None:
         Preprocess(crop=(8, 8), std=(1.0, 0.0, 1.0))
     with pytest.raises(ConfigError, match="expected at least 1 x 1 pixel"):
         Preprocess(crop=(0, 8))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"crop": 224}, {"crop": (224, 224)}),
+        ({"crop": [20, 24]}, {"crop": (20, 24)}),
+        ({"crop": 8, "mean": 0.5, "std": 0.25}, {"mean": (0.5,) * 3, "std": (0.25,) * 3}),
+        ({"crop": 8, "mean": [0.1, 0.2, 0.3]}, {"mean": (0.1, 0.2, 0.3)}),
+        ({"crop": 8, "resize": [9, 10]}, {"resize": (9, 10)}),
+    ],
+)
+def test_one_number_stands_for_all(given: dict, expected: dict) -> None:
+    preprocess = Preprocess(**given)
+    assert {name: getattr(preprocess, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "wording"),
+    [
+        (
+            {"crop": 8, "mean": (123.7, 116.3, 103.5), "std": 58.0},
+            "these are of pixels up to 255. Divide",
+        ),
+        ({"crop": 8, "mean": 0.0, "std": 255.0}, "these are of pixels up to 255"),
+        ({"crop": 8, "mean": (0.5, 0.5)}, "expected three numbers each"),
+        ({"crop": 8, "mean": ("a", "b", "c")}, "expected three numbers each"),
+        ({"crop": 8, "mean": float("nan")}, "expected three numbers each"),
+        ({"crop": "224"}, "has crop '224', expected at least 1 x 1 pixel"),
+        ({"crop": 224.0}, "has crop .*224.0.*expected"),
+        ({"crop": (8, 8, 3)}, r"has crop \(8, 8, 3\)"),
+        ({"crop": 8, "resize": 0}, "has resize 0, expected"),
+        (
+            {"crop": 8, "interpolation": "lanczos"},
+            "interpolation 'lanczos', expected one of nearest-exact",
+        ),
+        ({"crop": 8, "channels": "RGB"}, "channels 'RGB', expected one of rgb, bgr"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(given: dict, wording: str) -> None:
+    with pytest.raises(ConfigError, match=wording):
+        Preprocess(**given)
+
+
+def test_channels_are_turned_round_before_normalising() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    reads = Preprocess(crop=4, mean=(0.1, 0.2, 0.3), std=(0.2, 0.3, 0.4), channels="bgr")
+    expected = Preprocess(crop=4, mean=(0.1, 0.2, 0.3), std=(0.2, 0.3, 0.4))(images[:, [2, 1, 0]])
+    assert torch.equal(reads(images), expected)
+
+
+def test_a_network_of_rgb_has_the_fingerprint_that_it_always_had() -> None:
+    assert repr(Preprocess.squash(8, 0.5, 0.5)) == (
+        "Preprocess(crop=(8, 8), resize=(8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation='bilinear')"
+    )
+    assert "channels='bgr'" in repr(Preprocess(crop=8, channels="bgr"))
+    for channels in ("rgb", "bgr"):
+        reads = Preprocess(crop=8, channels=channels)
+        assert Preprocess.from_dict(reads.to_plain()) == reads
+
+
+PROCESSORS = {
+    "MobileViTImageProcessor": {
+        "size": {"shortest_edge": 12},
+        "crop_size": {"height": 8, "width": 8},
+        "resample": 2,
+    },
+    "MobileViTFeatureExtractor": {
+        "size": 12,
+        "crop_size": 8,
+        "do_flip_channel_order": True,
+        "resample": 2,
+    },
+    "MobileViTV2": {
+        "image_processor_type": "MobileViTImageProcessor",
+        "do_flip_channel_order": False,
+        "size": {"shortest_edge": 8},
+        "crop_size": {"height": 8, "width": 8},
+    },
+    "ViTImageProcessor": {
+        "size": {"height": 8, "width": 8},
+        "do_rescale": False,
+        "image_mean": [127.0] * 3,
+        "image_std": [60.0] * 3,
+    },
+    "DeiTImageProcessor": {
+        "size": {"height": 8, "width": 8},
+        "rescale_factor": 1 / 127.5,
+        "do_center_crop": False,
+        "image_mean": [1.0] * 3,
+        "image_std": [1.0] * 3,
+    },
+    "EfficientNetImageProcessor": {
+        "size": {"height": 8, "width": 8},
+        "rescale_factor": 1 / 127.5,
+        "rescale_offset": True,
+        "include_top": False,
+    },
+    "ViTFeatureExtractor": {"size": 8, "do_normalize": False},
+}
+
+
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_what_networks_read_is_what_transformers_feeds_them(kind: str) -> None:
+    config = {"image_processor_type": kind, **PROCESSORS[kind]}
+    name = config["image_processor_type"].replace("FeatureExtractor", "ImageProcessor")
+    processor = getattr(transformers, f"{name}Pil")
+    settings = {key: value for key, value in config.items() if key != "image_processor_type"}
+    picture = (torch.rand(16, 16, 3) * 40 + torch.tensor([20.0, 90.0, 200.0])).round().byte()
+    picture[:] = picture.float().mean((0, 1)).byte()  # one colour: resizing is tested above
+    theirs = processor(**settings)(picture.numpy(), return_tensors="np")["pixel_values"]
+    ours = from_image_processor(config)(picture.permute(2, 0, 1)[None] / 255)
+    torch.testing.assert_close(
+        ours, torch.from_numpy(np.asarray(theirs)).float(), atol=2e-2, rtol=1e-2
+    )
+
+
+@pytest.mark.parametrize("step", ["do_thumbnail", "do_align_long_axis", "do_pad", "do_grey_world"])
+def test_steps_that_are_not_read_are_refused(step: str) -> None:
+    config = {"image_processor_type": "DonutImageProcessor", "size": 8, step: True}
+    with pytest.raises(
+        ModelError, match=f"asks for {step}, expected resizing.*dropping a step would"
+    ):
+        from_image_processor(config)
+    from_image_processor({**config, step: False})

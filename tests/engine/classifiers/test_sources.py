@@ -138,7 +138,7 @@ def test_files_that_do_not_fit_are_refused(resnet20: CifarResNet, tmp_path: Path
     with pytest.raises(ConfigError, match="with architecture 'vgg', expected one of resnet8"):
         load_classifier(file, architecture="vgg", labels=LABELS)
     for other in ("resnet32", "resnet18"):
-        with pytest.raises(ModelError, match=f"does not fit {other} .*choose the right one of"):
+        with pytest.raises(ModelError, match=f"does not fit {other} .*it fits resnet20; set"):
             load_classifier(file, architecture=other, labels=LABELS)
     with pytest.raises(ConfigError, match=r"7 outputs and 10 labels"):
         load_classifier(file, architecture="resnet20", labels=CIFAR)

@@ -230,12 +230,12 @@ def test_what_cannot_be_measured_or_written(folder: Path, tmp_path: Path) -> Non
         export_statistics(classifier, alone, out)
     with pytest.raises(ConfigError, match=r"is in torch\.float16, expected float32"):
         export_statistics(loaded(Tokens(), dtype="float16"), folder, out)
-    broken = Tokens()
-    nn.init.constant_(broken.patches.weight, float("inf"))
+    broken = loaded(Tokens())
+    nn.init.constant_(broken.network.patches.weight, float("inf"))
     with pytest.raises(
         ConfigError, match=r"the moments of 'norm' are not finite, expected numbers"
     ):
-        export_statistics(loaded(broken), folder, out)
+        export_statistics(broken, folder, out)
     assert not out.exists()
 
 

@@ -116,7 +116,9 @@ def without() -> Classifier:
     network = nn.Sequential(
         nn.Conv2d(3, 4, 4, 4), nn.GroupNorm(1, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
     )
-    return load_classifier(network, labels="abc", preprocess=Preprocess.squash(16), device="cpu")
+    return load_classifier(
+        network, labels=list("abc"), preprocess=Preprocess.squash(16), device="cpu"
+    )
 
 
 def test_without_statistics_the_class_alone_can_be_descended(without: Classifier) -> None:
@@ -161,7 +163,9 @@ def test_statistics_of_any_layer_are_measured_along_their_own_axis() -> None:
             return self.head(self.norm(self.tokens(x)).mean(1))
 
     network = Tokens()
-    plain = load_classifier(network, labels="abc", preprocess=Preprocess.squash(16), device="cpu")
+    plain = load_classifier(
+        network, labels=list("abc"), preprocess=Preprocess.squash(16), device="cpu"
+    )
     stored = Moments(torch.randn(6), torch.rand(6) + 0.5)
     known = Statistics(source="file", taps=(Tap(plain.network.norm, -1),), stored=(stored,))
     classifier = replace(plain, statistics=known)
