@@ -38,10 +38,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 # An import that is cut can end in any error.
                 print(interruption.message, file=sys.stderr)
                 return INTERRUPTED
+            if _is_out_of_memory(error):
+                words, then = " ".join(str(error).split()), interruption.message.partition(": ")[2]
+                print(
+                    f"error: memory ran out ({words[:160] or type(error).__name__}), expected room for this command: "
+                    "close what else uses the device, or lower `--memory`, `--batch` or the number of images; then "
+                    f"{then}",
+                    file=sys.stderr,
+                )
+                return 2
             if not isinstance(error, EngineError):
                 raise
             print(f"error: {error}", file=sys.stderr)
             return 2
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or torch says so. torch's own class goes by its name: it may not be imported."""
+    if isinstance(error, EngineError):
+        return False
+    by_name = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or by_name
 
 
 def _main(words: list[str], interruption: Interruption) -> int:
