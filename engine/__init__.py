@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.classifiers import Classifier, load_classifier
+    from engine.classifiers import Classifier, Preprocess, load_classifier
     from engine.downstream.distill import distill
     from engine.downstream.fit import fit
     from engine.downstream.prune import prune
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.settings.downstream import Comparison, Distillation, Pruning, Quantisation
     from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
     from engine.settings.methods import DDIS, Plain
+    from engine.settings.reads import Reads
     from engine.settings.statistics import StatisticsExport
     from engine.tokens.files import load_tokens, save_tokens
     from engine.tokens.table import TokenTable
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from engine.types import ImageKey, Sample
 
 _HOMES = {
-    "classifiers": ("Classifier", "load_classifier"),
+    "classifiers": ("Classifier", "Preprocess", "load_classifier"),
     "downstream.distill": ("distill",),
     "downstream.fit": ("fit",),
     "downstream.prune": ("prune",),
@@ -68,6 +69,7 @@ _HOMES = {
     "settings.downstream": ("Comparison", "Distillation", "Pruning", "Quantisation"),
     "settings.inversion": ("DeepInversion", "NaturalInversion", "PlugInInversion"),
     "settings.methods": ("DDIS", "Plain"),
+    "settings.reads": ("Reads",),
     "settings.statistics": ("StatisticsExport",),
     "tokens.files": ("load_tokens", "save_tokens"),
     "tokens.table": ("TokenTable",),
@@ -97,10 +99,12 @@ __all__ = [
     "Plain",
     "Plan",
     "PlugInInversion",
+    "Preprocess",
     "Prior",
     "PriorSource",
     "Pruning",
     "Quantisation",
+    "Reads",
     "Request",
     "Sample",
     "Sampling",

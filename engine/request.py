@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from engine.errors import ConfigError
 from engine.settings.cluster import Cluster
-from engine.settings.fields import check_choices, check_positive, setting
+from engine.settings.fields import check_at_most, check_choices, check_positive, setting
 from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
 from engine.settings.methods import DDIS, Plain
 from engine.settings.plain import from_plain, nearest, to_plain
@@ -24,6 +24,9 @@ OBJECT = "object:"
 """How the source of a model begins that was handed over as an object: nobody else can load it by its name."""
 SEEDS = 2**62
 """Seeds end here: what is added to one (for tuning, say) still fits the manifest's 64-bit column."""
+
+MOST_IMAGES = 10**7
+"""Images of one class in a data set."""
 
 Method = DDIS | Plain | DeepInversion | PlugInInversion | NaturalInversion
 """Settings of any method; `name` tells them apart. This is the registry: a new method is one more."""
@@ -135,6 +138,9 @@ class Request:
     def __post_init__(self) -> None:
         check_choices(self)
         check_positive(self, "images_per_class")
+        check_at_most(
+            self, images_per_class=(MOST_IMAGES, "more would fill any disk; make several data sets")
+        )
         if not 0 <= self.seed < SEEDS:
             raise ConfigError(
                 f"seed is {self.seed}, expected a whole number from 0 up to 2**62: choose one of these."

@@ -19,6 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Interpolation = Literal["nearest-exact", "bilinear", "bicubic"]
 Channels = Literal["rgb", "bgr"]
 CHOICES = {"interpolation": get_args(Interpolation), "channels": get_args(Channels)}
+LARGEST_SIDE = 2**14
 LARGEST_UNIT = 3.0
 """Means and standard deviations of pixels in [0, 1] are below it; larger ones are of pixels up to 255."""
 
@@ -65,8 +66,8 @@ class Preprocess:
                 continue
             if not isinstance(sides, tuple) or not _whole(sides, (1, 2)):
                 raise ConfigError(
-                    f"preprocessing has {name} {size!r}, expected at least 1 x 1 pixel, as a whole number or (height, "
-                    "width): give the input size of the network."
+                    f"preprocessing has {name} {size!r}, expected at least 1 x 1 pixel and at most 16384, as a whole "
+                    "number or (height, width): give the input size of the network."
                 )
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
@@ -169,7 +170,9 @@ def _numbers(values: Any, count: int) -> bool:
 
 
 def _whole(sides: tuple[Any, ...], counts: tuple[int, ...]) -> bool:
-    return len(sides) in counts and all(isinstance(side, int) and side > 0 for side in sides)
+    return len(sides) in counts and all(
+        isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in sides
+    )
 
 
 def resized_by_products(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:

@@ -19,7 +19,8 @@ from engine.downstream.pixels import Images, fingerprint_of, read_pixels
 from engine.downstream.students import SMALL_PX, WEIGHTS
 from engine.downstream.training import logits_on, reading, teach
 from engine.errors import ConfigError, OutputError
-from engine.evaluation.images import ENDINGS, IMAGE_SETS, ImageSet, open_images
+from engine.evaluation.image_files import ENDINGS, is_hidden
+from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
 from engine.events import SILENT, Events
 from engine.files import (
     OURS,
@@ -144,8 +145,9 @@ def _opened(path: Path, domain: str | None, beside: str | Path | None) -> ImageS
 
 def _check_no_strays(folder: Path) -> None:
     """Raise ConfigError for images beside the folders of classes: they would be of a class with the folder's name."""
-    stray = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in ENDINGS)
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    entries = [entry for entry in sorted(folder.iterdir()) if not is_hidden(entry.name)]
+    stray = [entry.name for entry in entries if entry.suffix.lower() in ENDINGS and entry.is_file()]
+    classes = [entry.name for entry in entries if entry.is_dir()]
     if stray and classes:
         raise ConfigError(
             f"{folder} has {len(stray)} images beside its folders of classes ({', '.join(stray[:5])}), expected each "

@@ -20,7 +20,7 @@ from engine.classifiers.statistics.file import (
     write_statistics_file,
 )
 from engine.classifiers.statistics.layers import Call
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EngineWarning
 from engine.evaluation.class_features import ClassFeatures, last_features, recording_input
 from engine.evaluation.images import IMAGE_SETS, ImageSet, Pooled, open_images
 from engine.evaluation.layer_moments import (
@@ -43,7 +43,7 @@ FEW = 100
 TASK = "images measured"
 
 
-class ExactStatisticsWarning(UserWarning):
+class ExactStatisticsWarning(EngineWarning):
     """A file of exact averages tells something of the images."""
 
 

@@ -1,23 +1,27 @@
 """Sets of images that are read in order and never held whole: data set folders, folders of images, parquet files."""
 
 import io
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from engine.datasets.dataset import ImageFile, has_manifest, read_dataset
-from engine.errors import ConfigError, brief
+from engine.errors import ConfigError
+from engine.evaluation.image_files import (
+    ENDINGS,
+    Notes,
+    image_files,
+    rgb_pixels,
+    warn_of_numbers,
+)
+from engine.evaluation.image_tables import LABEL, bytes_of, rows_of
 
-ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
-PARQUET_ROWS = 256
 IMAGE_SETS = "a folder of images or a .parquet file"
 REFERENCES = "a folder of images, a .parquet file or a .safetensors file of statistics"
 
@@ -50,7 +54,8 @@ class ImageSet:
         It is the label in a manifest, the name of the folder that a file lies in, or a parquet file's column `label`.
         """
         if self.path.is_file():
-            labels = [str(label) for _, label in _rows(self.path, self.domain, "label")]
+            labels = [label for _, label in rows_of(self.path, self.domain, LABEL)]
+            warn_of_numbers(self.path, Counter(labels))
         elif has_manifest(self.path):
             labels = [row.label for _, row in read_dataset(self.path)]
         else:
@@ -66,12 +71,14 @@ class ImageSet:
     def chosen(self, places: Collection[int]) -> Iterator[Tensor]:
         """Pixels (3, H, W) uint8 of the images at these places of the order, ascending; decodes no others."""
         first: torch.Size | None = None
+        notes = Notes()
         for place, (name, content) in enumerate(self._contents()):
             if place in places:
-                image = _pixels(name, content)
+                image = rgb_pixels(name, content, notes)
                 first = first or image.shape
                 self._check_size(name, image, first)
                 yield image
+        notes.warn(self.path)
 
     def _check_size(self, name: str, image: Tensor, first: torch.Size) -> None:
         if self.one_size and image.shape != first:
@@ -83,9 +90,11 @@ class ImageSet:
     def _images(self) -> Iterator[tuple[str, Tensor]]:
         """Name and pixels (3, H, W) uint8 of each image. Raises ConfigError where there is none."""
         none = True
+        notes = Notes()
         for name, content in self._contents():
             none = False
-            yield name, _pixels(name, content)
+            yield name, rgb_pixels(name, content, notes)
+        notes.warn(self.path)
         if none:
             raise self._without_images()
 
@@ -94,10 +103,18 @@ class ImageSet:
         if not self.path.is_file():
             yield from _files(self.path)
             return
-        for name, image in _rows(self.path, self.domain, "image"):
-            yield name, io.BytesIO(_bytes(image, self.path))
+        for name, image in rows_of(self.path, self.domain, "image"):
+            yield name, io.BytesIO(bytes_of(image, self.path))
 
     def _without_images(self) -> ConfigError:
+        held = (
+            sorted(path.name for path in self.path.rglob("*.parquet")) if self.path.is_dir() else []
+        )
+        if held:
+            return ConfigError(
+                f"{self.path} holds no images and {len(held)} parquet files ({held[0]} first), expected one of them: "
+                "name the file."
+            )
         return ConfigError(
             f"{self.path} has no images, expected a folder with images ({', '.join(sorted(ENDINGS))}), in one "
             "folder for each class or not, or a parquet file with rows: check the path."
@@ -178,60 +195,10 @@ def _files(folder: Path) -> Iterator[tuple[str, ImageFile]]:
     if has_manifest(folder):
         yield from ((str(path), path) for path, _ in read_dataset(folder))
         return
-    found = (
-        path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file()
-    )
-    yield from ((str(path), path) for path in sorted(found))
-
-
-def _rows(path: Path, domain: str | None, column: str) -> Iterator[tuple[str, Any]]:
-    """Values of one column of a parquet file of images, a few rows in memory at a time."""
-    columns = [column] if domain is None else [column, "domain"]
-    seen: set[str] = set()
-    number, none = 0, True
-    try:
-        with pq.ParquetFile(path) as file:
-            for name in set(columns) - set(file.schema_arrow.names):
-                raise KeyError(name)
-            for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
-                for row in batch.to_pylist():
-                    seen.add(row.get("domain", ""))
-                    number += 1
-                    if domain is None or row["domain"] == domain:
-                        none = False
-                        yield f"row {number - 1} of {path}", row[column]
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise ConfigError(
-            f"{path} is no parquet file of images ({brief(error)}), expected the columns image (a struct with "
-            "`bytes`) and, where they are asked for, label and domain: check the path, or give a folder of images."
-        ) from error
-    if number and none:
-        raise ConfigError(
-            f"domain {domain!r} is in no row of {path}, expected one of {', '.join(sorted(seen))}: choose one."
-        )
-
-
-def _bytes(image: Any, path: Path) -> bytes:
-    content = image.get("bytes") if isinstance(image, dict) else image
-    if not isinstance(content, bytes):
-        raise ConfigError(
-            f"the column image of {path} holds no bytes, expected each image's file in `image.bytes`: write the images "
-            "themselves into the file, not their paths."
-        )
-    return content
-
-
-def _pixels(name: str, content: ImageFile | io.BytesIO) -> Tensor:
-    try:
-        held = content if isinstance(content, io.BytesIO) else io.BytesIO(content.read_bytes())
-        with Image.open(held) as picture:
-            pixels = np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        kind = "is no image" if isinstance(error, UnidentifiedImageError) else "cannot be read"
-        raise ConfigError(
-            f"{name} {kind} ({brief(error)}), expected a whole image file: write it again or take it out."
-        ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    notes = Notes()
+    found = list(image_files(folder, notes))
+    notes.warn(folder)
+    yield from ((str(path), path) for path in found)
 
 
 def _stacked(images: list[Tensor]) -> Tensor:

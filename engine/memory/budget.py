@@ -5,7 +5,7 @@ import re
 
 import torch
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EngineWarning
 
 UNITS = {"B": 1}
 UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)}
@@ -17,7 +17,7 @@ class BudgetError(ConfigError):
     """A memory budget makes no sense, or cannot be met."""
 
 
-class MemoryWarning(UserWarning):
+class MemoryWarning(EngineWarning):
     """A run has less memory than was asked for, or goes on with smaller parts than planned."""
 
 

@@ -39,6 +39,7 @@ from engine.memory.subject import device_of, loaded_bytes, subject_of
 from engine.memory.weights import sizes_of
 from engine.priors import Prior
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
+from engine.settings.sampling import MOST_TOGETHER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +157,9 @@ def plan(
             MemoryWarning,
             stacklevel=2,
         )
-    if batch < 1:
+    if not 1 <= batch <= MOST_TOGETHER:
         raise ConfigError(
-            f"batch is {batch}, expected at least 1: give the images that are sampled together."
+            f"batch is {batch}, expected 1 to {MOST_TOGETHER}: give the images that are sampled together."
         )
     learns = tokens if isinstance(tokens, TokenLearning) else None
     subject = subject_of(prior, classifier, alignment, sampling, dtype, place_on, learns)

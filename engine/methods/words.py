@@ -85,13 +85,13 @@ def _warn_of_names(prior: Prior, labels: Sequence[str]) -> None:
         known = imagenet_names()
         names = [known.get(label.strip(), "unknown") for label in synsets]
         _warn(
-            f"classes are named by ids of WordNet ({_some(synsets)}), which a prior does not know. ImageNet calls them "
-            f"{_some(names)}: set `labels` to 'imagenet' for its names, or give your own"
+            f"the classes are named by ids of WordNet ({_some(synsets)}), which a prior does not know. ImageNet calls "
+            f"them {_some(names)}: set `labels` to 'imagenet' for its names, or give your own"
         )
     if numbers:
         _warn(
-            f"classes are named by numbers ({_some(numbers)}), of which prior {prior.name!r} draws figures or nothing: "
-            "set `labels` to words, in the order of the outputs"
+            f"the classes are named by numbers ({_some(numbers)}), of which prior {prior.name!r} draws figures or "
+            "nothing: set `labels` to words, in the order of the outputs"
         )
     if others and prior.text_encoders():
         _warn(

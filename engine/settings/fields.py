@@ -40,6 +40,15 @@ def check_positive(config: Any, *names: str) -> None:
             )
 
 
+def check_at_most(config: Any, **limits: tuple[int, str]) -> None:
+    """Raise ConfigError where one of these fields is above its limit. limits: by name, the limit and what it is of."""
+    for name, (limit, what) in limits.items():
+        if getattr(config, name) > limit:
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}, expected at most {limit}: {what}."
+            )
+
+
 def check_not_negative(config: Any, **meanings: str) -> None:
     """Raise ConfigError where one of these fields is negative or not finite. meanings: by name, what 0 does."""
     for name, meaning in meanings.items():

@@ -24,7 +24,10 @@ class Reads:
         None, "their standard deviation, in the same way", "NUMBER", flag="std"
     )
     channels: Literal["rgb", "bgr"] | None = setting(
-        None, "the order in which the classifier reads the channels", flag="channels"
+        None,
+        "the order in which the classifier reads the channels: rgb or bgr",
+        "ORDER",
+        flag="channels",
     )
     pixel_max: float | None = setting(
         None,

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from engine.errors import ConfigError
 from engine.prompts import PLAIN, template_fields
-from engine.settings.fields import check_positive, setting
+from engine.settings.fields import check_at_most, check_positive, setting
+
+MOST_TOGETHER = 2**12
+"""Images in one batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,9 @@ class Sampling:
                 "sketch of {a} {class}'."
             )
         check_positive(self, "steps", "batch")
+        check_at_most(
+            self, batch=(MOST_TOGETHER, "a batch is held in memory; more images take more batches")
+        )
         if not 0 <= self.eta <= 1:
             raise ConfigError(
                 f"eta is {self.eta}, expected a number from 0 to 1: 0 is deterministic DDIM, 1 renews as much "

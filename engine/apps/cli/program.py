@@ -8,16 +8,19 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.apps.cli.interruption import Interruption
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, EngineError, EngineWarning
 
 if TYPE_CHECKING:
     from engine.apps.cli.command import Command
     from engine.apps.cli.settings import Understood
+    from engine.apps.progress import Progress
 
 INTERRUPTED = 130
 CLOSED_PIPE = 141
@@ -87,13 +90,25 @@ def _carry_out(understood: "Understood", name: str) -> None:
         print(written(command, name), end="")
         return
     _check_sources(command)
-    from engine.apps.cli.command import Call
-    from engine.apps.progress import Progress, watching
+    from engine.apps.progress import Progress
 
     def flagged(text: str) -> str:
         return in_flags(text, understood.options)
 
     screen = Progress(quiet=command.quiet or str(command.events) == "-", silent=command.json)
+    with _warnings_in_words(flagged):
+        _run(understood, command, screen, flagged)
+
+
+def _run(
+    understood: "Understood",
+    command: "Command",
+    screen: "Progress",
+    flagged: Callable[[str], str],
+) -> None:
+    from engine.apps.cli.command import Call
+    from engine.apps.progress import watching
+
     try:
         if command.module is not None:
             _import(command.module)
@@ -105,6 +120,25 @@ def _carry_out(understood: "Understood", name: str) -> None:
         raise EngineError(flagged(str(error))) from error
     if command.json:
         print(json.dumps(result))
+
+
+@contextmanager
+def _warnings_in_words(flagged: Callable[[str], str]) -> Iterator[None]:
+    """Print the engine's own warnings as lines for a person, each text once, without the place in the code."""
+    told: set[str] = set()
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not category.__module__.startswith("engine."):
+            usual(message, category, *place, **more)
+        elif (text := flagged(str(message))) not in told:
+            told.add(text)
+            print(f"warning: {text}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=EngineWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _check_sources(command: "Command") -> None:

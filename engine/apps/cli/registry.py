@@ -12,6 +12,7 @@ _HOMES = {
     "tune": "tune:Tune",
     "plan": "plan:Plan",
     "profile": "profile:Profile",
+    "doctor": "doctor:Doctor",
     "demo": "demo:Demo",
     "export": "export:Export",
     "export-onnx": "export_onnx:ExportOnnx",

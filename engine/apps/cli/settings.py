@@ -14,6 +14,9 @@ from engine.errors import ConfigError
 from engine.request import METHODS
 from engine.settings.plain import from_plain, nearest, to_plain
 
+MAY_BE_EMPTY = "negative_prompt"
+"""The option whose empty text says something."""
+
 
 @dataclass(frozen=True)
 class Understood:
@@ -35,6 +38,11 @@ def understand(
     """
     command, prog = commands[name], f"ddis {name}"
     typed_values = typed(command, words, prog)
+    for option, value in typed_values.items():
+        if value == "" and not option.path.endswith(MAY_BE_EMPTY):
+            raise ConfigError(
+                f"{option.spelt} is empty, expected {option.help}: write it, or leave the option out."
+            )
     flags = {option.path: value for option, value in typed_values.items()}
     found = read_config(Path(flags["config"]), commands) if "config" in flags else Found({})
     part = _part_of(command, name, found.sections)

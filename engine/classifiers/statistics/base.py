@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from engine.classifiers.preprocess import Preprocess
+from engine.errors import EngineWarning
 from engine.types import Moments
 
 Side = Literal["input", "output"]
 """What of a layer is measured: what it reads, or what it gives."""
 
 
-class StatisticsWarning(UserWarning):
+class StatisticsWarning(EngineWarning):
     """A run continues with a classifier of which less is known than of others."""
 
 

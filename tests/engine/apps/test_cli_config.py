@@ -34,6 +34,7 @@ PRINTABLE = {
     "embedded check": ["--images-per-prompt", "2"],
     "export": ["--images-per-shard", "9"],
     "statistics": ["--epsilon", "3"],
+    "doctor": ["--mean", "0.5", "--images-each", "2"],
 }
 NEEDED = {
     "generate": ["--out", "o", "--classifier", "x"],
@@ -44,6 +45,7 @@ NEEDED = {
     **{name: ["f", "--out", "o"] for name in ("select", "fit", "export")},
     "finish": ["f"],
     "statistics": ["f", "g", "--out", "o.safetensors"],
+    "doctor": ["f"],
     "evaluate": ["f", "g"],
 }
 

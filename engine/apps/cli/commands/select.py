@@ -20,6 +20,10 @@ class Select(Command):
 
     module = "engine.evaluation.select"
     options = ("request.classifier.*", "execution.device", "selection.*")
+    common = (
+        *("folder", "out", "keep", "by", "agreement", "selection-seed"),
+        *("classifier", "architecture", "labels", "statistics", "device"),
+    )
     interrupted = RESUMES
 
     folder: Path = needed("a finished folder of `ddis generate`", positional=True)
@@ -45,6 +49,8 @@ class Select(Command):
         source, classifier = self.request.classifier, None
         network: dict[str, Any] = {
             "architecture": source.architecture,
+            "weights": source.weights,
+            "reads": source.reads,
             "labels": source.labels,
             "device": self.execution.device,
             "statistics": source.statistics,

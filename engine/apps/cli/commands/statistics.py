@@ -21,9 +21,15 @@ class Statistics(Command):
     module = "engine.evaluation.export_statistics"
     options = (
         "request.classifier.architecture",
+        "request.classifier.weights",
+        "request.classifier.reads.*",
         "request.classifier.labels",
         "execution.device",
         "statistics_export.*",
+    )
+    common = (
+        *("classifier", "images", "out", "domain", "layers", "features", "epsilon", "public"),
+        *("architecture", "labels", "mean", "std", "device"),
     )
 
     classifier: str = needed(
