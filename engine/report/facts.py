@@ -15,7 +15,7 @@ from engine.errors import OutputError
 from engine.report.pictures import alike, embedded, same, seen
 
 SHOWN = 2000
-"""Images of a data set that a page holds at most."""
+"""Images of a data set that a page holds at most, unless it is asked for more."""
 OF_EACH = 12
 """The best and the worst images that are shown by themselves."""
 NAMED = 3
@@ -92,15 +92,18 @@ class DatasetFacts:
         return [one for one in self.images if one.picture]
 
 
-def dataset_facts(folder: Path) -> DatasetFacts:
-    """Read a finished data set. Raises OutputError for one that is empty or none."""
+def dataset_facts(folder: Path, shown: int = SHOWN) -> DatasetFacts:
+    """Read a finished data set. Raises OutputError for one that is empty or none.
+
+    shown: how many pictures are kept at most, the same number of each class.
+    """
     record = read_run(folder) if (folder / RUN).exists() else None
     rows = list(read_dataset(folder))
     if not rows:
         raise OutputError(f"{folder} has no images, expected some to report: generate it again.")
     names = {row.class_index: row.label for _, row in rows}
     names |= {int(number): label for number, label in (record.labels if record else {}).items()}
-    chosen = _spread([row.class_index for _, row in rows])
+    chosen = _spread([row.class_index for _, row in rows], shown)
     images, digests, looks = [], [], []
     for place, (file, row) in enumerate(rows):
         known = seen(file.read_bytes())
@@ -182,14 +185,14 @@ def _class(label: str, members: Sequence[ImageFacts]) -> ClassFacts:
     )
 
 
-def _spread(classes: Sequence[int]) -> set[int]:
+def _spread(classes: Sequence[int], shown: int) -> set[int]:
     """Places of the images that a page holds: the first of each class, as many of each as there is room for."""
-    of_each = max(1, SHOWN // len(set(classes)))
+    of_each = max(1, shown // len(set(classes)))
     met: Counter[int] = Counter()
     chosen: set[int] = set()
     for place, number in enumerate(classes):
         met[number] += 1
-        if met[number] <= of_each and len(chosen) < SHOWN:
+        if met[number] <= of_each and len(chosen) < shown:
             chosen.add(place)
     return chosen
 

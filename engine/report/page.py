@@ -12,7 +12,7 @@ from engine.datasets.dataset import has_manifest
 from engine.errors import ConfigError
 from engine.files import explained, write_whole
 from engine.report import charts
-from engine.report.facts import DatasetFacts, closing_line, dataset_facts, settings_rows
+from engine.report.facts import SHOWN, DatasetFacts, closing_line, dataset_facts, settings_rows
 
 REPORT = "report.html"
 COMPARISON = "report.json"
@@ -24,17 +24,24 @@ SCORES = {
 }
 
 
-def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
+def write_report(
+    folders: Sequence[str | Path], out: str | Path | None = None, images: int = SHOWN
+) -> Path:
     """Write one page about data sets and comparisons, and return where it is.
 
     folders: finished data sets, or folders of `ddis distill`, `prune` and `quantise`, in any mixture. out: the file;
-    `report.html` in the folder if there is only one. Raises ConfigError for no folder, several without `out`, or one
-    that is neither; OutputError for a data set that cannot be read.
+    `report.html` in the folder if there is only one. images: how many of a data set the page holds at most. Raises
+    ConfigError for no folder, several without `out`, one that is neither, or no images; OutputError for a data set that
+    cannot be read.
     """
     paths = [Path(folder).expanduser() for folder in folders]
     if not paths or (out is None and len(paths) > 1):
         raise ConfigError(
             f"a report of {len(paths)} folders came without out, expected one folder, or the file to write: name it."
+        )
+    if images < 1:
+        raise ConfigError(
+            f"images is {images}, expected at least 1: the page shows some of a data set."
         )
     unknown = [path for path in paths if not has_manifest(path) and not _is_comparison(path)]
     if unknown:
@@ -42,7 +49,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
             f"{unknown[0]} is neither a data set nor a comparison, expected a folder that `ddis generate`, `distill`, "
             "`prune` or `quantise` wrote: check the path."
         )
-    sections = [_dataset(dataset_facts(path)) for path in paths if has_manifest(path)]
+    sections = [_dataset(dataset_facts(path, images)) for path in paths if has_manifest(path)]
     sections += [_comparison(path) for path in paths if not has_manifest(path)]
     file = Path(out) if out is not None else paths[0] / REPORT
     write_whole(file, page(sections).encode())

@@ -111,12 +111,9 @@ def test_a_page_needs_nothing_else_and_is_the_same_each_time(tmp_path: Path) -> 
     assert write_report([folder]).read_text() == text
 
 
-def test_several_sets_are_compared_and_a_large_one_is_not_held_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("engine.report.facts.SHOWN", 6)
+def test_several_sets_are_compared_and_a_large_one_is_not_held_whole(tmp_path: Path) -> None:
     sets = [make_set(tmp_path / name, wrong=wrong) for name, wrong in (("a", 0), ("b", 3))]
-    text = write_report(sets, tmp_path / "both.html").read_text()
+    text = write_report(sets, tmp_path / "both.html", images=6).read_text()
     assert "2 data sets" in text
     assert text.count("The page holds 6 of 12.") == 2
     assert "50.0 %" in text

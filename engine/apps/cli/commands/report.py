@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.apps.cli.command import Call, Command, local, needed
+from engine.settings.fields import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,11 +17,12 @@ class Report(Command):
     folder: tuple[Path, ...] = needed(
         "folders of `ddis generate`, `distill`, `prune` or `quantise`", positional=True
     )
+    images: int = setting(2000, "images of a data set that the page holds at most", "N")
     out: Path | None = local("the file; report.html in the folder where there is only one", "FILE")
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.report import write_report
 
-        file = write_report(self.folder, self.out)
+        file = write_report(self.folder, self.out, self.images)
         call.screen.say(f"report: {file}")
         return {"report": str(file)}
