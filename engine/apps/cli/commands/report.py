@@ -14,7 +14,7 @@ class Report(Command):
 
     module = "engine.report"
 
-    folder: tuple[Path, ...] = needed(
+    folder: tuple[str, ...] = needed(
         "folders of `ddis generate`, `distill`, `prune` or `quantise`", positional=True
     )
     images: int = setting(2000, "images of a data set that the page holds at most", "N")
