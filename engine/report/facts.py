@@ -20,9 +20,8 @@ from engine.report.pictures import (
     near_duplicates,
     read_picture,
 )
+from engine.settings.report import SHOWN
 
-SHOWN = 2000
-"""Images of a data set that a page holds at most, unless it is asked for more."""
 OF_EACH = 12
 """The most and the least confident images that are shown by themselves."""
 MOST_PAIRS = 6

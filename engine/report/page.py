@@ -15,7 +15,8 @@ from engine.datasets.store import is_url
 from engine.errors import ConfigError
 from engine.files import explained, write_whole
 from engine.report import charts
-from engine.report.facts import SHOWN, DatasetFacts, closing_line, dataset_facts, settings_rows
+from engine.report.facts import DatasetFacts, closing_line, dataset_facts, settings_rows
+from engine.settings.report import SHOWN
 
 REPORT = "report.html"
 COMPARISON = "report.json"

@@ -1,4 +1,4 @@
-"""What early steps of a run say of the finished image, if the network's velocity stayed as it was on the way there.
+"""The gradient of finished images with respect to early predictions, at constant velocity of the network.
 
     z'     = signal' x0 + k n,   k = sqrt(noise'^2 - s^2) of a step that renews noise of deviation s
     dz'/dx0 at z                     = signal' - k signal / noise

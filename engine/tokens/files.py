@@ -46,7 +46,8 @@ def read_tokens(path: Path | str) -> TokenTable:
     ):
         raise TokenFileError(
             f"{path} has token format {facts.get('format')} and template {facts.get('template')!r}, expected {FORMAT} "
-            f"and {TEMPLATE!r}: learn the tokens again, or read a textual inversion by import_textual_inversion."
+            f"and {TEMPLATE!r} or {INSTEAD!r}: learn the tokens again, or read a textual inversion by "
+            "import_textual_inversion."
         )
     try:
         old = {OLD_ENCODER: facts["width"]} if facts["format"] == OLD_FORMAT else None
