@@ -4,8 +4,8 @@
     python bench/studies ambiguity --domains photo --recipes plain "token instead"
     python bench/studies ambiguity --smoke                           two recipes, one domain, few images, kept nowhere
 
-A prior that is asked for "a tiger cat" draws a tiger. The embedded prior has such names too: in "an elephant house" it sees
-the elephant. Each of NAMES is a compound whose last word is the class; `plain` alone fails on them, as was seen on
+A prior that is asked for "a tiger cat" draws a tiger. The embedded prior has such names too: in "an elephant house" it
+sees the elephant. Each of NAMES is a compound whose last word is the class; `plain` alone fails on them, as was seen on
 other seeds, which is why these were chosen. Two controls, on which it does not, are marked. Classifiers keep their
 classes, of which some get these names. An interrupted run resumes.
 """
@@ -53,8 +53,8 @@ NEVER_SKIP = {"skip_passing": False}
 class Recipe:
     """How images of such a class are made.
 
-    true_word: by the name that the prior knows. guided: with the default alignment. negative: the other word of the name is
-    the negative prompt. learning: of tokens; None for none.
+    true_word: by the name that the prior knows. guided: with the default alignment. negative: the other word of the
+    name is the negative prompt. learning: of tokens; None for none.
     """
 
     true_word: bool = False

@@ -35,7 +35,7 @@ def early_steps(steps: int, rng: torch.Generator) -> list[int]:
     return sorted(torch.randperm(pool, generator=rng)[:EARLY_STEPS].tolist())
 
 
-def carried(schedule: Sequence[Step], number: int, eta: float) -> float:
+def propagation_factor(schedule: Sequence[Step], number: int, eta: float) -> float:
     """The factor by which a change of the clean latent of a step reaches the finished latents."""
     step = schedule[number]
     factor = step.signal_next - _kept(step, eta) * step.signal / step.noise

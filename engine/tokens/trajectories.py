@@ -194,7 +194,7 @@ class Trajectories:
     def _through(self, context: Context, rows: range) -> Tensor:
         """Finished latents of some of the images, with the graphs of the steps `at` on them.
 
-        Each step's part of the gradient is what `early.carried` says, for all steps that it was drawn from.
+        Each step's part of the gradient is what `early.propagation_factor` says, for all steps that it was drawn from.
         """
         schedule = self.schedule
         share = early_pool(len(schedule)) / len(self.at)
