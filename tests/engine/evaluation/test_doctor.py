@@ -59,9 +59,7 @@ def test_a_classifier_that_is_read_as_it_was_trained_is_left_alone(name: str) ->
     assert better(found) is None
 
 
-@pytest.mark.parametrize(
-    "name", ["bgr", "pixels from 0 to 255", "blue first, less Caffe's mean"]
-)
+@pytest.mark.parametrize("name", ["bgr", "pixels from 0 to 255", "blue first, less Caffe's mean"])
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.filterwarnings("ignore::engine.errors.ClassifierWarning")
 def test_the_way_that_it_was_trained_is_named(name: str, labelled: bool) -> None:
