@@ -355,9 +355,11 @@ def test_the_models_of_the_package_onnx_load_and_guide(name):
     if not file.is_file():
         pytest.skip("this version of onnx comes without its light models")
     classifier = load_classifier(f"onnx:{file}", labels=["imagenet"], device="cpu")
-    norms = {"resnet50": 53, "shufflenet": 49, "inception_v2": 69, "densenet121": 121}.get(name, 0)
+    if name == "resnet50":  # the made-up weights let its activations overflow
+        assert "squares overflow" in classifier.statistics.found
+    norms = {"shufflenet": 49, "inception_v2": 69, "densenet121": 121}.get(name, 0)
     assert len(getattr(classifier.statistics, "taps", ())) == norms
-    if norms:
+    if norms and name != "resnet50":
         value, gradient = Objective(classifier, Alignment()).value_and_grad(
             torch.rand(1, 3, 224, 224)
         )
