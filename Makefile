@@ -28,7 +28,7 @@ endif
 SOURCES := pyproject.toml constraints.txt $(wildcard CMakeLists.txt kernels/csrc/*)
 BENCHES := $(wildcard bench/bench_*.py)
 
-.PHONY: demo test test-slow lint format bench bench-smoke gpu test-timm tables install install-dev clean
+.PHONY: demo test test-slow lint format bench bench-smoke gpu test-timm docs tables install install-dev clean
 .DEFAULT_GOAL := test
 
 demo: install
@@ -65,6 +65,10 @@ bench-smoke: install-dev
 gpu: install-dev
 	$(BIN)/python bench/gpu --out out/gpu
 	cp out/gpu/results.json bench/results/gpu.json
+
+# The site, into out/site; a warning is an error.
+docs: install-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 tables: install-dev
 	$(BIN)/python bench/reports

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.memory.profile import StepProfile
     from engine.memory.profile import profile_step as profile
     from engine.priors import Prior, load_prior
+    from engine.report import write_report
     from engine.request import ClassifierSource, Execution, PriorSource, Request
     from engine.runners.generate import generate, generate_again
     from engine.runners.learn_tokens import learn_tokens
@@ -58,6 +59,7 @@ _HOMES = {
     "memory.plan": ("Plan", "plan"),
     "memory.profile": ("StepProfile",),
     "priors": ("Prior", "load_prior"),
+    "report": ("write_report",),
     "request": ("ClassifierSource", "Execution", "PriorSource", "Request"),
     "runners.generate": ("generate", "generate_again"),
     "runners.learn_tokens": ("learn_tokens",),
@@ -132,6 +134,7 @@ __all__ = [
     "save_tokens",
     "select",
     "tune",
+    "write_report",
 ]
 
 

@@ -127,6 +127,36 @@ class Noted(Event):
 
 
 @dataclass(frozen=True)
+class Summarised(Event):
+    """How far a run in parts is, once a minute.
+
+    done, total: parts. seconds_left: roughly; None before a part is done. detail: a few words on the workers.
+    """
+
+    kind: ClassVar[str] = "summary"
+    task: str
+    done: int
+    total: int
+    seconds_left: float | None
+    detail: str = ""
+
+    @property
+    def text(self) -> str:
+        """The line that a person reads."""
+        minutes = None if self.seconds_left is None else round(self.seconds_left / 60)
+        if minutes is None:
+            left = "time left not known yet"
+        elif minutes < 2:
+            left = "a minute left"
+        elif minutes < 120:
+            left = f"about {minutes} min left"
+        else:
+            left = f"about {minutes // 60} h {minutes % 60} min left"
+        words = [f"{self.done:,} of {self.total:,} parts are done", self.detail, left]
+        return "; ".join(filter(None, words))
+
+
+@dataclass(frozen=True)
 class Finished(Event):
     """A task is done. seconds: of this call; peak_bytes: the most memory it took, 0 if not measured."""
 

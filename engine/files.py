@@ -2,13 +2,15 @@
 
 import errno
 import fcntl
+import json
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from engine.errors import OutputError
 
@@ -101,6 +103,19 @@ def _put_on_disk(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises OutputError where there is none; remedy: how it is made again."""
+    with explained(path):
+        content = path.read_bytes()
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise OutputError(f"{path} is damaged, expected a JSON object: {remedy}.")
+    return found
+
+
 def check_writable(path: Path) -> None:
     """Raise OutputError now where `write_whole` could not write `path` later. Writes nothing."""
     with explained(path):
@@ -155,20 +170,29 @@ def lock_folder(folder: Path) -> int:
 
 
 def _lock(path: Path, what: Path) -> int:
-    """Hold the lock file `path`, which stands for `what`."""
+    """Hold the lock file `path`, which stands for `what` and says who holds it."""
     with explained(what):
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _names(path, descriptor):
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(
+                        descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0
+                    )
                     return descriptor
             except BlockingIOError as error:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
                 os.close(descriptor)
                 raise OutputError(
-                    f"{what} is being written by another process, expected one writer: "
-                    "wait until it ends, stop it, or choose another place."
+                    f"{what} is in use by {holder}, expected one writer: wait until it ends, stop it, or choose "
+                    "another place."
                 ) from error
+            except OSError:
+                path.unlink(missing_ok=True)
+                os.close(descriptor)
+                raise
             os.close(
                 descriptor
             )  # its last holder deleted it between our open and our lock: take the new one

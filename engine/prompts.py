@@ -18,17 +18,18 @@ def article(noun: str) -> str:
     return "an" if word.startswith((*VOWELS, *SILENT_H)) else "a"
 
 
-def class_prompt(label: str, token: str = "", template: str = PLAIN) -> str:
+def class_prompt(
+    label: str, token: str = "", template: str = PLAIN, *, instead: bool = False
+) -> str:
     """The prompt of one class: 'an elephant', or with a token 'an <ddis-elephant> elephant'.
 
-    template: {a} is the article, {class} the class name behind its token, as in 'a sketch of {a} {class}'. The article
-    is that of the class name: a learned token has no sound of its own. A number in brackets at the end, which only
-    tells two labels of the same name apart, is left out.
+    template: {a} is the article, {class} the class name behind its token, as in 'a sketch of {a} {class}'. instead:
+    whether the token takes the name's place. The article is that of the class name: a learned token has no sound of its
+    own. A number in brackets at the end, which only tells two labels of the same name apart, is left out.
     """
     words = re.sub(r" \(\d+\)$", "", label.replace("_", " ").strip())
-    return template.format_map(
-        {"a": article(words), "class": f"{token} {words}" if token else words}
-    )
+    shown = [token] if token and instead else [token, words]
+    return template.format_map({"a": article(words), "class": " ".join(filter(None, shown))})
 
 
 def template_fields(template: str) -> set[str] | None:

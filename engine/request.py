@@ -187,7 +187,7 @@ class Execution:
     )
     graphs: bool = setting(
         True,
-        "on CUDA, replay UNet and guidance from CUDA graphs where there is room for these",
+        "on CUDA, replay denoiser and guidance from CUDA graphs where there is room for these",
         of="prior",
     )
     onnx_cache: str | None = setting(

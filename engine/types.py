@@ -9,6 +9,8 @@ import torch
 from ddis_kernels import Moments
 from torch import Tensor
 
+from engine.image_key import ImageKey
+
 __all__ = [
     "ImageKey",
     "Moments",
@@ -28,14 +30,6 @@ class Prediction(NamedTuple):
 
     clean: Tensor
     noise: Tensor
-
-
-@dataclass(frozen=True, order=True)
-class ImageKey:
-    """Which image of a data set: the class's number and the image's number within the class."""
-
-    class_index: int
-    index: int
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def decoders_table(result: dict) -> str:
 
 
 BACKWARD = 2
-"""A backward pass through the UNet takes about twice the FLOPs of a forward one."""
+"""A backward pass through the denoiser takes about twice the FLOPs of a forward one."""
 
 
 NO_BETTER = "no better"
@@ -111,7 +111,8 @@ def cat_compute_table(result: dict) -> str:
 
     def compute(cells: list[dict]) -> float:
         return mean(
-            c["learning"]["unet_forward"] + BACKWARD * c["learning"]["unet_backward"] for c in cells
+            c["learning"]["denoiser_forward"] + BACKWARD * c["learning"]["denoiser_backward"]
+            for c in cells
         )
 
     published, rows = of("published"), []
@@ -126,7 +127,8 @@ def cat_compute_table(result: dict) -> str:
                 s for name, s in result["seconds"].items() if name.split("/")[0] == schedule
             )
             forward, backward = (
-                mean(c["learning"][f"unet_{way}"] for c in cells) for way in ("forward", "backward")
+                mean(c["learning"][f"denoiser_{way}"] for c in cells)
+                for way in ("forward", "backward")
             )
             ratio = f"{compute(published) / compute(cells):.1f}" if published else "not measured"
             cost = [f"{forward:.0f}", f"{backward:.0f}", f"{seconds / len(cells):.0f}", ratio]
@@ -151,7 +153,7 @@ def cat_compute_table(result: dict) -> str:
     )
     header = [
         "tokens",
-        "UNet passes",
+        "denoiser passes",
         "backward",
         "seconds",
         "published / this",
@@ -160,7 +162,7 @@ def cat_compute_table(result: dict) -> str:
     ]
     images = result["settings"]["images_per_class"]
     return (
-        f"A class: one latent through the UNet is a pass, a backward one counts as {BACKWARD}. Accuracies on "
+        f"A class: one latent through the denoiser is a pass, a backward one counts as {BACKWARD}. Accuracies on "
         f"{images} images of each class: {classes}.{all_epochs}\n\n{table(header, rows)}"
     )
 

@@ -33,6 +33,7 @@ from reports.kernel_tables import kernels_page, kernels_table
 from reports.markdown import fill_all
 from reports.out_of_date import out_of_date
 from reports.study_tables import (
+    ambiguity_table,
     cifar_table,
     family_plans_table,
     family_support_table,
@@ -79,6 +80,7 @@ COSTS = {
 """Tables of the studies by their names, from results of the same names. Without a result, a page has the command."""
 STUDIES = {
     "guidance_study": guidance_study_table,
+    "ambiguity": ambiguity_table,
     "selection": selection_table,
     "cifar": cifar_table,
     "family_plans": family_plans_table,

@@ -2,6 +2,8 @@
 
 from statistics import mean
 
+from studies.ambiguity import CONTROLS
+
 from reports.markdown import table
 
 
@@ -196,3 +198,36 @@ def family_support_table(result: dict) -> str:
         for family, shown in result["rows"].items()
     ]
     return table(["family", *SUPPORT], rows)
+
+
+def ambiguity_table(result: dict) -> str:
+    """The study `ambiguity`: each recipe's means over domains, seeds and the names that the plain prior misunderstands.
+
+    The controls, which it understands, have a column of their own.
+    """
+    recipes = list(dict.fromkeys(key.split("/")[0] for key in result["rows"]))
+    rows = []
+    for recipe in recipes:
+        of_recipe = [row for key, row in result["rows"].items() if key.split("/")[0] == recipe]
+        found = [
+            (name in CONTROLS, seen)
+            for row in of_recipe
+            for name, seeds in row["names"].items()
+            for seen in seeds
+        ]
+        hard = [seen for control, seen in found if not control]
+        easy = [seen["head"] for control, seen in found if control]
+        shown = [
+            f"{mean(seen[key] for seen in hard):.2f}"
+            for key in ("head", "modifier", "teacher", "cross_entropy", "coverage")
+        ]
+        rows.append([recipe, *shown, f"{mean(easy):.2f}" if easy else "", str(len(of_recipe))])
+    header = [
+        *("recipe", "judge sees the class", "the other word", "teacher", "cross-entropy"),
+        *("coverage", "controls", "domains"),
+    ]
+    return (
+        f"{result['settings']['images']} images of each name. Names: those of `bench/studies/ambiguity.py`, which the "
+        "plain prior misunderstands; the controls are compounds that it understands.\n\n"
+        + table(header, rows)
+    )

@@ -145,8 +145,8 @@ def default_steps(prior: Prior) -> int:
 
 
 def guided_steps(alignment: Alignment, steps: int) -> int:
-    """How many steps of a run are guided; its last one never is."""
-    return sum(alignment.start <= index / steps < alignment.stop for index in range(steps - 1))
+    """How many steps of a run are guided."""
+    return sum(alignment.stride_at(index, steps) > 0 for index in range(steps))
 
 
 if __name__ == "__main__":

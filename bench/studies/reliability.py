@@ -3,6 +3,8 @@
     python bench/studies reliability            100 kills of generate, 40 of a share, 40 of learn-tokens
     python bench/studies reliability --smoke    2 of each, kept nowhere
 
+Counts are written after each run that came to its end, so the study itself may be cut and started again.
+
 Each run is forked from one process that has everything loaded, is sent SIGKILL after a random share of the time that an
 undisturbed run takes, and is started again until it ends by itself. What it leaves must then be, byte for byte, what
 the undisturbed run left, but for the measured part of run.json; and after each kill every file that counts must be
@@ -13,18 +15,20 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from result_files import RESULTS, environment, write_result
+from result_files import RESULTS
 from safetensors import safe_open
 
 from engine.classifiers import load_classifier
@@ -37,8 +41,11 @@ from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
 from engine.runners.registry import runner_for
 from engine.settings import Sampling, TokenLearning
+from engine.settings.plain import to_plain
+from studies.rows import Rows
 
 RESULT = RESULTS / "reliability.json"
+MOST_KILLS_OF_A_RUN = 5
 KILLS = {"generate": 100, "share": 40, "learn-tokens": 40}
 SHORT = replace(Sampling(), steps=3, batch=4)
 LEARNING = TokenLearning(
@@ -135,10 +142,23 @@ def half_written(folder: Path) -> list[str]:
     return wrong
 
 
-def killed(name: str, work: Callable[[Path], None], kills: int, seed: int = 0) -> dict[str, Any]:
-    """Kill runs until `kills` signals were sent while one was under way. Raises nothing: it counts."""
-    rng = random.Random(seed)
-    found: dict[str, Any] = {"kills": 0, "runs": 0, "equal": 0, "half_written": [], "leftovers": 0}
+NONE_YET = {"kills": 0, "runs": 0, "equal": 0, "half_written": [], "leftovers": 0}
+
+
+def killed(
+    name: str,
+    work: Callable[[Path], None],
+    kills: int,
+    before: Mapping[str, Any] = NONE_YET,
+    keep: Callable[[dict[str, Any]], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Kill runs until `kills` signals were sent while one was under way. Raises nothing: it counts.
+
+    before: what an earlier call counted. keep: called with the counts after each run that came to its end.
+    """
+    found: dict[str, Any] = {**before, "half_written": [*before["half_written"]]}
+    if found["kills"] >= kills:
+        return found
     with tempfile.TemporaryDirectory() as place:
         calm = Path(place) / "calm"
         calm.mkdir()
@@ -149,13 +169,20 @@ def killed(name: str, work: Callable[[Path], None], kills: int, seed: int = 0) -
         while found["kills"] < kills:
             out = Path(place) / f"{found['runs']}"
             out.mkdir()
-            while found["kills"] < kills and not in_a_fork(work, out, rng.uniform(0, seconds)):
-                found["kills"] += 1
+            rng = random.Random(f"{name} {found['runs']}")
+            sent = 0
+            while sent < min(MOST_KILLS_OF_A_RUN, kills - found["kills"]) and not in_a_fork(
+                work, out, rng.uniform(0, seconds)
+            ):
+                sent += 1
                 found["half_written"] += half_written(out)
             in_a_fork(work, out, None)
+            found["kills"] += sent
             found["runs"] += 1
             found["equal"] += bytes_of(out) == expected
             found["leftovers"] += sum(1 for _ in out.rglob(f"{OURS}part-*"))
+            keep(found)
+            shutil.rmtree(out)
         print(name, found, flush=True)
     return found
 
@@ -164,18 +191,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=KILLS, default=list(KILLS))
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     torch.set_num_threads(1)  # a forked process has no other
     made = works()
-    result = {
-        "environment": environment("cpu"),
-        "runs": {
-            name: killed(name, made[name], 2 if chosen.smoke else KILLS[name])
-            for name in chosen.only
-        },
-    }
-    if not chosen.smoke:
-        write_result(RESULT, result)
+    if chosen.smoke:
+        for name in chosen.only:
+            killed(name, made[name], 2)
+        return
+    settings = {"sampling": asdict(SHORT), "learning": to_plain(LEARNING)}
+    rows = Rows(chosen.out, settings, "cpu", KILLS)
+    for name in chosen.only:
+        before = NONE_YET | rows.kept(name)
+        killed(name, made[name], KILLS[name], before, partial(rows.add, name))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from engine.events import (
     Progressed,
     Started,
     Stepped,
+    Summarised,
 )
 from engine.files import explained
 
@@ -125,5 +126,7 @@ class Bars:
                 self._columns.update(self._bars[task], advance=units, detail=detail)
             case Noted(text):
                 self._screen.say(text)
+            case Summarised():
+                self._screen.say(event.text)
             case Finished(task) if self._bars.pop(task, None) is not None and not self._bars:
                 self._columns.stop()

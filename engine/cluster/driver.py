@@ -50,6 +50,7 @@ class Driver:
         fits: called with what a later one says of itself; where it is False, another worker is started in its place.
         note: called with a sentence on whatever a person might want to know.
         clock: seconds.
+        tick: called each time that the driver has looked for answers, a second apart at most.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class Driver:
         fits: Callable[[Any], bool] = lambda _: True,
         note: Callable[[str], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        tick: Callable[["Driver"], object] = lambda _: None,
     ) -> None:
         self.pool, self.begin, self.fits, self.note, self.clock = pool, begin, fits, note, clock
-        self.workers = workers
+        self.workers, self.tick = workers, tick
         self.begun = False
         self.waiting: deque[int] = deque()
         self.missing: set[int] = set()
@@ -98,6 +100,7 @@ class Driver:
                 self._fill()
                 made = [self._take(answer) for answer in self.pool.answers(WAIT)]
                 yield from (part for part in made if part is not None)
+                self.tick(self)
                 if self.clock() - self.looked >= WAIT:
                     self.looked = self.clock()
                     self._look_for_hanging()

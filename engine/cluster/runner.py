@@ -1,6 +1,5 @@
 """A run on the workers of a cluster."""
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,10 @@ from engine.events import Noted
 from engine.methods.drawing import IMAGES
 from engine.request import Request
 from engine.runners.base import SharingRunner
+from engine.runners.summary import Summary
 from engine.settings.cluster import Cluster
 from engine.settings.plain import to_plain
 from engine.types import Sample
-
-SUMMARY_SECONDS = 60.0
-"""How often a line says how far the run is."""
 
 
 class RayRunner(SharingRunner):
@@ -73,29 +70,24 @@ class RayRunner(SharingRunner):
         self, driver: Driver, pool: RayPool, hello: Mapping[str, Any]
     ) -> Iterator[tuple[int, int]]:
         total, left = hello["images"], hello["images_missing"]
-        said = time.monotonic()
+        summary = Summary(self.events, IMAGES, hello["parts"], driver.clock)
+
+        def tick(of: Driver) -> None:
+            summary.tick(hello["parts"] - len(of.missing), of.seconds_left, workers_of(of))
+
+        driver.tick = tick
         try:
             with self.events.task(IMAGES, total, total - left) as task:
                 for part, facts in driver.parts():
-                    task.progress(facts["images"], _state(driver))
-                    if time.monotonic() - said > SUMMARY_SECONDS:
-                        said = time.monotonic()
-                        done = hello["parts"] - len(driver.missing)
-                        self.events.emit(
-                            Noted(f"{done} of {hello['parts']} parts are done; {_state(driver)}")
-                        )
+                    task.progress(facts["images"], workers_of(driver))
                     yield part, facts["images"]
         finally:
             driver.stop()
             pool.close()
 
 
-def _state(driver: Driver) -> str:
-    """A few words on the workers and the time that is left."""
+def workers_of(driver: Driver) -> str:
+    """A few words on the workers."""
     working = sum(task.part is not None for task in driver.tasks.values())
-    words = [f"{working} of {driver.workers} workers"]
-    if driver.lost:
-        words.append(f"{driver.lost} lost")
-    if (seconds := driver.seconds_left) is not None:
-        words.append(f"about {seconds / 60:.0f} min left" if seconds >= 90 else "a minute left")
-    return ", ".join(words)
+    lost = f", {driver.lost} lost" if driver.lost else ""
+    return f"{working} of {driver.workers} workers{lost}"

@@ -3,17 +3,21 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.lettering import font, legible, shorten
 from engine.errors import ConfigError
 from engine.files import write_whole
-from engine.types import ImageKey
+from engine.image_key import ImageKey
 
-Picture = Tensor | Image.Image
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Picture: TypeAlias = "Tensor | Image.Image"
+SHEET = "contact_sheet.png"
 
 MIN_TILE_PX, MAX_TILE_PX = 96, 192
 MARGIN, GAP, SPACE = 24, 4, 16
@@ -99,6 +103,12 @@ def save_contact_sheet(path: Path, sheet: Image.Image) -> None:
     write_whole(path, png_bytes(sheet))
 
 
+def reduced(picture: Image.Image) -> Image.Image:
+    """A picture as a sheet shows it, where it is larger than the largest tile: what is kept until all are read."""
+    rgb = picture.convert("RGB")
+    return _fit(rgb, MAX_TILE_PX) if max(rgb.size) > MAX_TILE_PX else rgb
+
+
 def tile_px(image_px: int) -> int:
     """Side of a tile for images whose longer side is `image_px`."""
     if image_px < MIN_TILE_PX:
@@ -143,7 +153,7 @@ def _draw(
 
 
 def _picture(image: Picture) -> Image.Image:
-    return to_picture(image) if isinstance(image, Tensor) else image.convert("RGB")
+    return image.convert("RGB") if isinstance(image, Image.Image) else to_picture(image)
 
 
 def _fit(picture: Image.Image, tile: int) -> Image.Image:

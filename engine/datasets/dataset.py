@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.datasets.contact_sheet import sheet_of
+from engine.datasets.contact_sheet import SHEET, sheet_of
 from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.manifest import (
     JOURNAL,
@@ -48,7 +48,6 @@ from engine.types import ImageKey, Sample
 
 IMAGES = "images"
 LABELS = "labels.json"
-SHEET = "contact_sheet.png"
 
 
 def open_dataset(

@@ -13,8 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from engine.datasets.contact_sheet import SHEET_IMAGES, sheet_of_classes, shown_classes
-from engine.datasets.dataset import SHEET
+from engine.datasets.contact_sheet import (
+    SHEET,
+    SHEET_IMAGES,
+    reduced,
+    sheet_of_classes,
+    shown_classes,
+)
 from engine.datasets.images import png_bytes
 from engine.datasets.manifest import MANIFEST
 from engine.datasets.parts import (
@@ -30,7 +35,7 @@ from engine.datasets.run_record import RUN, parsed_run, run_bytes
 from engine.datasets.store import Store, open_store, read
 from engine.errors import OutputError, brief
 from engine.events import SILENT, Events
-from engine.types import ImageKey
+from engine.image_key import ImageKey
 
 MANIFEST_SCHEMA = pa.schema([field for field in PART_SCHEMA if field.name != "logits"])
 """Logits stay in the row files: those of a million images and a thousand classes are 4 GB."""
@@ -80,15 +85,15 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
                 store.remove(f"{stem(part)}.parquet")
             else:
                 held.append(table.select(MANIFEST_SCHEMA.names))
+                summary.look()
             if held and (sum(map(len, held)) >= ROWS_PER_GROUP or part == division.parts - 1):
                 writer.write_table(pa.concat_tables(held).combine_chunks())
                 held = []
             task.progress()
         _refuse(store, division.parts, missing, damaged)  # and the manifest is not written
     images = summary.kinds.total()
-    pictures = {key: _picture(key, data) for key, data in summary.shown.items()}
     with store.writer(SHEET) as file:
-        file.write(png_bytes(sheet_of_classes(labels, pictures, images)))
+        file.write(png_bytes(sheet_of_classes(labels, summary.shown, images)))
     measured = {
         "images": images,
         "skipped_guidance_steps": summary.skipped,
@@ -105,13 +110,17 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
 
 @dataclass
 class _Summary:
-    """What is gathered of the parts, besides their rows. classes: those that a contact sheet shows."""
+    """What is gathered of the parts, besides their rows.
+
+    classes: those that a contact sheet shows. unseen: PNGs of its images that are not decoded yet; shown: the others.
+    """
 
     classes: set[int]
     tars: set[str] = field(default_factory=set)
     kinds: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
-    shown: dict[ImageKey, bytes] = field(default_factory=dict)
+    unseen: dict[ImageKey, bytes] = field(default_factory=dict)
+    shown: dict[ImageKey, Image.Image] = field(default_factory=dict)
 
     def add(self, store: Store, tar: Tar, table: pa.Table) -> None:
         self.tars.add(tar.name)
@@ -122,7 +131,13 @@ class _Summary:
         for row in table.select(["class", "index", "path", "offset", "size"]).to_pylist():
             if row["class"] in self.classes and row["index"] < SHEET_IMAGES:
                 key = ImageKey(row["class"], row["index"])
-                self.shown[key] = read(store, row["path"], row["offset"], row["size"])
+                self.unseen[key] = read(store, row["path"], row["offset"], row["size"])
+
+    def look(self) -> None:
+        """Decode what was read for the sheet, and keep it no larger than it is shown."""
+        for key, content in self.unseen.items():
+            self.shown[key] = _picture(key, content)
+        self.unseen.clear()
 
 
 def _checked(store: Store, part: int, whole: bool, summary: _Summary) -> pa.Table:
@@ -158,7 +173,7 @@ def _refuse(store: Store, parts: int, missing: list[int], damaged: Mapping[int, 
 def _picture(key: ImageKey, content: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            return picture.convert("RGB")
+            return reduced(picture)
     except (OSError, SyntaxError, ValueError) as error:
         raise OutputError(
             f"image {key.index} of class {key.class_index} is damaged ({brief(error)}), expected a PNG: compare the "

@@ -12,16 +12,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.errors import OutputError
+from engine.errors import OutputError, brief
 from engine.files import OURS, explained, sync_folder, whole_file
-from engine.types import ImageKey, Sample
+from engine.image_key import ImageKey
+
+if TYPE_CHECKING:
+    from engine.types import Sample
 
 MANIFEST = "manifest.parquet"
 JOURNAL = f"{OURS}journal.jsonl"
@@ -66,7 +69,7 @@ class Row:
     skipped: int = 0
 
     @classmethod
-    def of(cls, sample: Sample, path: str) -> "Row":
+    def of(cls, sample: "Sample", path: str) -> "Row":
         """What the manifest keeps of a sample."""
         return cls(
             class_index=sample.key.class_index,
@@ -166,7 +169,7 @@ def write_manifest(folder: Path, rows: Iterable[Row]) -> None:
     rows = iter(rows)
     with (
         whole_file(folder / MANIFEST) as file,
-        pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(file, SCHEMA, compression="zstd", write_page_checksum=True) as writer,
     ):
         while group := list(islice(rows, ROWS_PER_GROUP)):
             writer.write_batch(
@@ -181,7 +184,7 @@ def read_manifest(folder: Path, mixed: bool = False) -> Iterator[Row]:
     """
     path = folder / MANIFEST
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             batches = file.iter_batches(batch_size=ROWS_PER_GROUP)
             if mixed:
                 ordered = file.read().sort_by([("index", "ascending"), ("class", "ascending")])
@@ -193,9 +196,9 @@ def read_manifest(folder: Path, mixed: bool = False) -> Iterator[Row]:
             f"{folder} has no {MANIFEST}, expected a finished data set: "
             "check the path, or call generate again with the same settings to finish it."
         ) from error
-    except (pa.ArrowInvalid, KeyError) as error:
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise OutputError(
-            f"{path} is not a manifest of a data set ({error}), expected one that generate wrote: "
+            f"{path} is damaged or no manifest of a data set ({brief(error)}), expected one that generate wrote: "
             "delete it and call generate again with the same settings."
         ) from error
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +27,9 @@ from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.manifest import SCHEMA, Row, rows_in, to_record
 from engine.datasets.store import Store, open_store, read
 from engine.errors import OutputError, brief
-from engine.types import Sample
+
+if TYPE_CHECKING:
+    from engine.types import Sample
 
 PARTS = "parts"
 DIVISION = "parts.json"
@@ -106,7 +108,7 @@ def done_parts(store: Store) -> set[int]:
     return {int(name) for name in found if name.isdigit()}
 
 
-def write_part(store: Store, part: int, samples: Sequence[Sample], kind: str) -> bool:
+def write_part(store: Store, part: int, samples: Sequence["Sample"], kind: str) -> bool:
     """Write a part's images, then its rows. Returns whether this call made it done; another may have before."""
     content = io.BytesIO()
     places = []

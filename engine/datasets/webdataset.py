@@ -8,15 +8,28 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from engine.datasets.dataset import ImageFile, read_dataset
 from engine.datasets.manifest import Row
+from engine.datasets.run_record import RUN
 from engine.errors import ConfigError, OutputError
 from engine.events import SILENT, Events
-from engine.files import explained, make_folder, whole_file
+from engine.files import (
+    OURS,
+    explained,
+    locked_folder,
+    make_folder,
+    remove_leftovers,
+    whole_file,
+    write_whole,
+)
+
+BEGUN = f"{OURS}export.json"
+"""There until the last shard is."""
 
 
 def export_webdataset(
@@ -28,6 +41,8 @@ def export_webdataset(
     """Write the finished data set in `folder` as shards into `target`, a new or empty folder. Returns their paths.
 
     Each shard mixes the classes: image 0 of every class comes first, then image 1. Equal data sets give equal bytes.
+    An export that was cut goes on with the shards that are missing.
+
     Raises ConfigError for a shard without images, OutputError where one of the folders is not what it should be.
     """
     folder, target = Path(folder), Path(target)
@@ -35,21 +50,43 @@ def export_webdataset(
         raise ConfigError(
             f"images_per_shard is {images_per_shard}, expected at least 1: 1000 images of 512 px make about 400 MB."
         )
+    begun = _begun(folder, images_per_shard)
+    _check_empty(target, begun)
+    rows = read_dataset(folder, mixed=True)
+    shards: list[Path] = []
+    shard_rows = list(islice(rows, images_per_shard))  # nothing is written where it cannot be read
+    make_folder(target)
+    with locked_folder(target), events.task("images packed", None) as task:
+        _check_empty(target, begun)  # of what another process wrote meanwhile, too
+        remove_leftovers(target)
+        write_whole(target / BEGUN, begun)
+        while shard_rows:
+            shards.append(target / f"shard-{len(shards):05d}.tar")
+            if not shards[-1].exists():
+                with whole_file(shards[-1]) as file:
+                    _pack(shard_rows, file)
+            task.progress(len(shard_rows), shards[-1].name)
+            shard_rows = list(islice(rows, images_per_shard))
+        (target / BEGUN).unlink()
+    return shards
+
+
+def _begun(folder: Path, images_per_shard: int) -> bytes:
+    """What tells an export from others while it is not at its end: the record of the data set, and the setting."""
+    record = folder / RUN
+    known = sha256(record.read_bytes()).hexdigest() if record.exists() else ""
+    return json.dumps({"run": known, "images_per_shard": images_per_shard}).encode()
+
+
+def _check_empty(target: Path, begun: bytes) -> None:
+    """Raise OutputError where a folder holds anything but the same export, cut, or what killed writers left."""
     with explained(target):
-        if target.exists() and any(target.iterdir()):
+        if (target / BEGUN).exists() and (target / BEGUN).read_bytes() == begun:
+            return
+        if target.exists() and not all(path.name.startswith(OURS) for path in target.iterdir()):
             raise OutputError(
                 f"{target} is not empty, expected a new folder for shards: choose another one."
             )
-    rows = read_dataset(folder, mixed=True)
-    shards: list[Path] = []
-    with events.task("images packed", None) as task:
-        while shard_rows := list(islice(rows, images_per_shard)):
-            make_folder(target)
-            shards.append(target / f"shard-{len(shards):05d}.tar")
-            with whole_file(shards[-1]) as file:
-                _pack(shard_rows, file)
-            task.progress(len(shard_rows), shards[-1].name)
-    return shards
 
 
 def _pack(rows: Sequence[tuple[ImageFile, Row]], file: BinaryIO) -> None:

@@ -1,7 +1,7 @@
 """One run for each row and seed, each kept once it is done: a comparison that is cut goes on where it stopped.
 
 request.json           all that the runs depend on; a folder begun with another request is refused
-<row>/seed-<n>/        what the run made, and last of all measures.json
+<row>/seed-<n>/        what the run made, its scores image by image, and last of all measures.json
 report.json            written when all runs are done
 """
 
@@ -14,19 +14,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
 from engine.datasets.run_record import differences, versions
+from engine.downstream.intervals import difference
 from engine.downstream.pixels import Images, fingerprint_of
 from engine.downstream.rows import Sets
+from engine.downstream.sources import FOLDER, PLAIN_IMAGES
 from engine.errors import OutputError
 from engine.events import Advance, Events
-from engine.files import OURS, explained, locked_folder, make_folder, remove_leftovers, write_whole
+from engine.files import (
+    OURS,
+    explained,
+    locked_folder,
+    make_folder,
+    read_object,
+    remove_leftovers,
+    write_whole,
+)
 
 REQUEST, MEASURES, REPORT = "request.json", "measures.json", "report.json"
-PLAIN_IMAGES = "plain-images"
-"""The data set of the plain prior, where it was drawn for the comparison."""
+SCORES = "scores.safetensors"
+DIFFERENCE = "difference_to_folder"
+"""Of a row in the report: its scores less the folder's, with intervals of 95 % over images and seeds."""
 FORMAT = "ddis-downstream/1"
 FEW_SEEDS = 3
 FEW_MEASURED = 50
+BEGIN_AGAIN = "delete the folder and run the same command again"
 RUNS = "runs"
 """The task that counts them."""
 Run = Callable[[Images, int, Path, Advance], Mapping[str, Any]]
@@ -66,6 +82,8 @@ def compare(
                 "images": len(images),
                 **{key: _summary([found[key] for found in runs]) for key in runs[0]},
             }
+        for name in rows.keys() - {FOLDER}:
+            rows[name][DIFFERENCE] = _differences(out / name, out / FOLDER, seeds)
     few = [
         f"{seeds} seed{'s' * (seeds > 1)}: the spread says little, expected {FEW_SEEDS} or more."
     ] * (seeds < FEW_SEEDS)
@@ -82,6 +100,24 @@ def compare(
         "rows": rows,
         "warnings": [*sets.warnings, *few],
     }
+
+
+def keep_scores(folder: Path, scores: Mapping[str, Tensor]) -> None:
+    """Write what the images say of a run's network: (N,) by score."""
+    write_whole(folder / SCORES, save(dict(scores)))
+
+
+def _differences(row: Path, folder: Path, seeds: int) -> dict[str, Any] | None:
+    """The scores of a row less the folder's, by score; None where runs were made before scores were kept."""
+    files = [[at / f"seed-{seed}" / SCORES for seed in range(seeds)] for at in (row, folder)]
+    if not all(file.exists() for file in (*files[0], *files[1])):
+        return None
+    ours, theirs = ([load(file.read_bytes()) for file in of_row] for of_row in files)
+
+    def of_all(runs: list[dict[str, Tensor]], name: str) -> Tensor:
+        return torch.stack([run[name] for run in runs])
+
+    return {name: difference(of_all(ours, name), of_all(theirs, name)) for name in ours[0]}
 
 
 def finished_runs(out: Path) -> int:
@@ -111,7 +147,7 @@ def _kept(folder: Path, images: Images, seed: int, run: Run, advance: Advance) -
     file = folder / MEASURES
     if file.exists():
         advance(1.0)
-        return json.loads(file.read_bytes())
+        return read_object(file, "delete it and run the same command again, which repeats this run")
     make_folder(folder)
     began = time.monotonic()
     measures = dict(run(images, seed, folder, advance))
@@ -144,7 +180,7 @@ def _folder(out: Path, asked: Mapping[str, Any]) -> Iterator[None]:
     with locked_folder(out):
         remove_leftovers(out)
         if (out / REQUEST).exists():
-            differing = differences(json.loads((out / REQUEST).read_bytes()), asked)
+            differing = differences(read_object(out / REQUEST, BEGIN_AGAIN), asked)
             if differing:
                 raise OutputError(
                     f"{out} was begun with other settings: {'; '.join(differing)}. Expected the same to continue it: "

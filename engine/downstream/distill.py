@@ -1,5 +1,6 @@
 """Distillation: a smaller network learns from the teacher on synthetic images, and on those it is compared with."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from torch import nn
 
 from engine.classifiers import Classifier
 from engine.downstream.comparison import compare, write_report
-from engine.downstream.inputs import prepare
+from engine.downstream.inputs import check_updates, prepare
 from engine.downstream.pixels import Images
 from engine.downstream.sources import Inputs
 from engine.downstream.students import identity, keep_student, new_student, size_of, student_name
@@ -29,23 +30,25 @@ def distill(
     prior: str | Path | Prior = "embedded",
     test: str | Path | None = None,
     domain: str | None = None,
+    rows: Mapping[str, str | Path] | None = None,
     distillation: Distillation = Distillation(),
     comparison: Comparison = Comparison(),
     events: Events = SILENT,
 ) -> dict[str, Any]:
-    """Teach students on the images of `folder` and, in equal numbers, on original images, plain ones and noise.
+    """Teach students on the images of `folder` and, in equal numbers or as `comparison` says, on other sets.
 
     classifier: the teacher that the folder was generated for, as `generate` takes it. student: an architecture, such
     as 'resnet14', or a module, of which each student is a copy; without one, a network for the teacher's input size.
     out: keeps every student, and report.json; resumed if it was interrupted. original: images of the training set, a
-    folder with one folder for each class or a parquet file. plain: a folder of the plain prior, or 'generate' to draw
-    one with `prior` and the folder's own settings. test: real images that accuracy is measured on; without them
-    students are compared by their agreement with the teacher on a held-out part of the folder. domain: only these rows
-    of parquet files.
+    folder with one folder for each class or a parquet file. rows: further sets as `original`, by the names of their
+    rows. plain: a folder of the plain prior, or 'generate' to draw one with `prior` and the folder's own settings.
+    test: real images that accuracy is measured on; without them students are compared by their agreement with the
+    teacher on a held-out part of the folder. domain: only these rows of parquet files.
 
     Gives the report, as JSON values. Raises EngineError's children for each mistake that is the caller's.
     """
-    inputs = Inputs.of(folder, original, test, domain)
+    check_updates(comparison, distillation)
+    inputs = Inputs.of(folder, original, test, domain, rows)
     stored = distillation.soft_labels == "manifest"
     ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)
     teacher = ready.teacher
@@ -55,7 +58,7 @@ def distill(
     def run(images: Images, seed: int, place: Path, advance: Advance) -> dict[str, Any]:
         network = new_student(chosen, teacher, seed)
         teach(network, teacher.preprocess, ready.ask, images, distillation, seed, advance)
-        measures = ready.measured(reading(network, teacher.preprocess), teacher.device)
+        measures = ready.measured(reading(network, teacher.preprocess), teacher.device, place)
         architecture = name if chosen is name else None
         keep_student(place, network, architecture, teacher, seed=seed, **measures)
         return measures

@@ -4,7 +4,6 @@ Its loss is cross-entropy, which is distillation from a teacher that is sure of 
 layers, whose running statistics are then those of the set: what `generate` aligns to.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,14 @@ from engine.errors import ConfigError, OutputError
 from engine.evaluation.image_files import ENDINGS, is_hidden
 from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
 from engine.events import SILENT, Events
-from engine.files import explained
+from engine.files import (
+    OURS,
+    explained,
+    locked_folder,
+    make_folder,
+    read_object,
+    remove_leftovers,
+)
 from engine.networks.frozen import default_device
 from engine.settings.downstream import Distillation
 
@@ -99,22 +105,24 @@ def fit(
         "training": asdict(training),
         "images": {what: fingerprint_of(found) for what, found in sets.items()},
     }
-    accuracy = _accuracy_before(out, request)
-    trained = accuracy is None
-    if accuracy is None:
-        network = _new(name, len(labels), seed).to(default_device(device))
-        with events.task(TRAINING, 1) as task:
-            teach(
-                network,
-                preprocess,
-                lambda _: torch.empty(0),
-                sets["training"],
-                training,
-                seed,
-                task.progress,
-            )
-        accuracy = {what: _accuracy(network, preprocess, found) for what, found in sets.items()}
-        save_classifier(out, network, **request | {"preprocess": preprocess}, accuracy=accuracy)
+    make_folder(out)
+    with locked_folder(out):
+        accuracy = _accuracy_before(out, request)
+        trained = accuracy is None
+        if accuracy is None:
+            network = _new(name, len(labels), seed).to(default_device(device))
+            with events.task(TRAINING, 1) as task:
+                teach(
+                    network,
+                    preprocess,
+                    lambda _: torch.empty(0),
+                    sets["training"],
+                    training,
+                    seed,
+                    task.progress,
+                )
+            accuracy = {what: _accuracy(network, preprocess, found) for what, found in sets.items()}
+            save_classifier(out, network, **request | {"preprocess": preprocess}, accuracy=accuracy)
     return {
         "folder": str(out),
         "architecture": name,
@@ -152,17 +160,14 @@ def _accuracy_before(out: Path, request: dict[str, Any]) -> dict[str, float] | N
 
     Raises OutputError where `out` holds another, or anything else.
     """
-    if not out.exists():
-        return None
+    remove_leftovers(out)
     with explained(out):
-        names = {entry.name for entry in out.iterdir()} - {
-            WEIGHTS
-        }  # alone, these were cut before their config.json
-    if not names:
+        names = {entry.name for entry in out.iterdir() if not entry.name.startswith(OURS)}
+    if not names - {WEIGHTS}:  # alone, these were cut before their config.json
         return None
     differing = ["it is no classifier of ddis fit"]
     if CONFIG in names:
-        there = json.loads((out / CONFIG).read_bytes())
+        there = read_object(out / CONFIG, "delete the folder and run the same command again")
         differing = differences({key: there[key] for key in request if key in there}, request)
         if not differing:
             return there["accuracy"]

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from engine.classifiers import Classifier, load_classifier
 from engine.datasets.manifest import MANIFEST
 from engine.datasets.run_record import made_with
-from engine.downstream.comparison import PLAIN_IMAGES, check_out
+from engine.downstream.comparison import check_out, keep_scores
 from engine.downstream.origins import guided_by, origins
 from engine.downstream.rows import Sets, load_sets
-from engine.downstream.sources import Inputs, check_ahead, path_of
-from engine.downstream.training import Logits, logits_on, shares, teacher_of
+from engine.downstream.sources import PLAIN_IMAGES, Inputs, check_ahead, path_of
+from engine.downstream.training import Logits, logits_on, means, scores, teacher_of
 from engine.errors import ConfigError, ModelError, brief
 from engine.events import Events
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Sampling
-from engine.settings.downstream import Comparison
+from engine.settings.downstream import Comparison, Distillation
 from engine.settings.methods import Plain
 from engine.settings.plain import from_plain
 
@@ -45,16 +45,24 @@ class Prepared:
         """The teacher's logits (N, K) on the images that all networks are measured on."""
         return logits_on(self.ask, self.sets.test, self.teacher.device)
 
-    def measured(self, network: Logits, device: torch.device) -> dict[str, float | None]:
-        """Accuracy of a network on this device, where it can be known, and its agreement with the teacher."""
-        return self._shares(logits_on(network, self.sets.test, device))
+    def measured(
+        self, network: Logits, device: torch.device, keep: Path | None = None
+    ) -> dict[str, float | None]:
+        """What `scores` of a network on this device are on average.
+
+        keep: the folder that keeps them image by image.
+        """
+        found = self._scores(logits_on(network, self.sets.test, device))
+        if keep is not None:
+            keep_scores(keep, found)
+        return means(found)
 
     def measured_teacher(self) -> dict[str, float | None]:
         """The same of the teacher."""
-        return self._shares(self.taught)
+        return means(self._scores(self.taught))
 
-    def _shares(self, found: Tensor) -> dict[str, float | None]:
-        return shares(found, self.taught, self.sets.test, self.sets.tested)
+    def _scores(self, found: Tensor) -> dict[str, Tensor]:
+        return scores(found, self.taught, self.sets.test, self.sets.tested)
 
 
 def prepare(
@@ -78,6 +86,15 @@ def prepare(
         plain = _drawn(teacher, inputs.folder, prior, out / PLAIN_IMAGES, events)
     inputs = replace(inputs, plain=path_of(plain))
     return Prepared(teacher, load_sets(teacher, inputs, comparison, stored_labels))
+
+
+def check_updates(comparison: Comparison, distillation: Distillation) -> None:
+    """Raise ConfigError where rows of other sizes would learn for other times."""
+    if not comparison.equal_sizes and not distillation.updates:
+        raise ConfigError(
+            "equal_sizes is False and updates is 0, expected a number of updates: after as many epochs, a larger row "
+            "has also learned for longer. Set updates."
+        )
 
 
 def check_before_drawing(
@@ -116,7 +133,7 @@ def prior_of(folder: Path, device: torch.device) -> Prior | str:
 
 
 def _check_domain(inputs: Inputs) -> None:
-    real = [path for path in (inputs.original, inputs.test) if path is not None]
+    real = [*inputs.real.values(), *([inputs.test] if inputs.test is not None else [])]
     if inputs.domain is not None and all(path.is_dir() for path in real):
         raise ConfigError(
             f"domain {inputs.domain!r} was given without original or test images in a parquet file, expected one: it "

@@ -6,6 +6,7 @@ must keep its width. torch-pruning (Fang et al., CVPR 2023) follows which layers
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 from engine.classifiers import Classifier, Preprocess
 from engine.classifiers.architectures import architecture_of
 from engine.downstream.comparison import compare, write_report
-from engine.downstream.inputs import prepare
+from engine.downstream.inputs import check_updates, prepare
 from engine.downstream.pixels import Images
 from engine.downstream.sources import Inputs
 from engine.downstream.students import keep_student, size_of
@@ -41,6 +42,7 @@ def prune(
     prior: str | Path | Prior = "embedded",
     test: str | Path | None = None,
     domain: str | None = None,
+    rows: Mapping[str, str | Path] | None = None,
     pruning: Pruning = Pruning(),
     distillation: Distillation = Distillation.fine_tuning(),
     comparison: Comparison = Comparison(),
@@ -53,20 +55,21 @@ def prune(
     Raises MissingExtraError without torch-pruning, and what `distill` raises.
     """
     library = pruning_library()
-    inputs = Inputs.of(folder, original, test, domain)
+    check_updates(comparison, distillation)
+    inputs = Inputs.of(folder, original, test, domain, rows)
     stored = distillation.soft_labels == "manifest"
     ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)
     teacher = ready.teacher
     name = architecture_of(teacher.network)
     pruned = pruned_copy(library, teacher.network, teacher.preprocess, pruning.ratio)
 
-    def measured(network: nn.Module) -> dict[str, float | None]:
-        return ready.measured(reading(network, teacher.preprocess), teacher.device)
+    def measured(network: nn.Module, keep: Path | None = None) -> dict[str, float | None]:
+        return ready.measured(reading(network, teacher.preprocess), teacher.device, keep)
 
     def run(images: Images, seed: int, place: Path, advance: Advance) -> dict[str, Any]:
         network = copy.deepcopy(pruned)
         teach(network, teacher.preprocess, ready.ask, images, distillation, seed, advance)
-        measures = measured(network)
+        measures = measured(network, place)
         keep_student(place, network, name, teacher, seed=seed, ratio=pruning.ratio, **measures)
         return measures
 

@@ -5,7 +5,7 @@ x is about scale (q - zero point), q of 8 bits. Weights give their own scales; t
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from io import StringIO
@@ -46,6 +46,7 @@ def quantise(
     prior: str | Path | Prior = "embedded",
     test: str | Path | None = None,
     domain: str | None = None,
+    rows: Mapping[str, str | Path] | None = None,
     quantisation: Quantisation = Quantisation(),
     comparison: Comparison = Comparison(),
     events: Events = SILENT,
@@ -57,13 +58,13 @@ def quantise(
     MissingExtraError without ONNX Runtime, and what `distill` raises.
     """
     check_packages()
-    inputs = Inputs.of(folder, original, test, domain)
+    inputs = Inputs.of(folder, original, test, domain, rows)
     ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, False, events)
     teacher = ready.teacher
 
-    def measured(file: Path) -> dict[str, float | None]:
+    def measured(file: Path, keep: Path | None = None) -> dict[str, float | None]:
         size: dict[str, float | None] = {"file_bytes": file.stat().st_size}
-        return ready.measured(_running(file), CPU) | size
+        return ready.measured(_running(file), CPU, keep) | size
 
     with TemporaryDirectory(prefix="ddis-int8-") as scratch:
         single = float_network(teacher, Path(scratch))
@@ -74,7 +75,7 @@ def quantise(
             with whole_file(place / INT8) as file:
                 file.write(int8_network(single, images.views(few, CPU), quantisation))
             advance(1.0)
-            return measured(place / INT8)
+            return measured(place / INT8, place)
 
         request = {"classifier": teacher.describe(), "quantisation": asdict(quantisation)}
         report = compare("quantise", Path(out), ready.sets, comparison.seeds, request, run, events)

@@ -1,6 +1,9 @@
-"""The sets of images that are compared, with equal numbers of each class, and the images that students are measured on.
+"""The sets of images that are compared, and the images that students are measured on.
+
+Rows have equal numbers of each class, unless the settings leave each its own.
 
 original   images of the training set, where the user has them: what the others are held against
+(names)    further sets that are compared
 folder     the data set in question
 plain      the prior's images without the classifier's guidance
 noise      Gaussian noise: what the teacher's soft labels alone are worth
@@ -20,7 +23,6 @@ from engine.downstream.pixels import Images, read_pixels, to_bytes
 from engine.downstream.sources import (
     FOLDER,
     NOISE,
-    ORIGINAL,
     PLAIN,
     Inputs,
     LabelledSet,
@@ -37,7 +39,7 @@ SELECTION_SEED = 0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sets:
-    """Rows by name, equal in number and classes, and the images that all are measured on.
+    """Rows by name, and the images that all are measured on.
 
     tested: whether those are real images of known classes, and not a held-out part of the folder.
     """
@@ -68,34 +70,27 @@ def load_sets(
     else:
         measured = other_set("test", inputs.test, inputs.domain, classifier, classes)
         places = torch.where(measured.classes >= 0)[0].tolist()
-    given = {ORIGINAL: inputs.original, PLAIN: inputs.plain}
-    others = {
-        name: other_set(
-            name, path, inputs.domain if name == ORIGINAL else None, classifier, classes
-        )
-        for name, path in given.items()
-        if path is not None
-    }
     sources = {
-        name: source
-        for name, source in {
-            ORIGINAL: others.get(ORIGINAL),
-            FOLDER: folder,
-            PLAIN: others.get(PLAIN),
-        }.items()
-        if source is not None
+        name: other_set(name, path, inputs.domain, classifier, classes)
+        for name, path in inputs.real.items()
     }
-    counts, warnings = _common(list(sources.values()), classifier.labels)
+    sources[FOLDER] = folder
+    if inputs.plain is not None:
+        sources[PLAIN] = other_set(PLAIN, inputs.plain, None, classifier, classes)
+    common, warnings = _common(list(sources.values()), classifier.labels)
+    counts = dict.fromkeys(sources, common)
+    if not comparison.equal_sizes:
+        counts, warnings = {name: source.counts() for name, source in sources.items()}, ()
     rows = {
-        name: _read(source, source.drawn(counts, rng), classifier, stored_labels)
+        name: _read(source, source.drawn(counts[name], rng), classifier, stored_labels)
         for name, source in sources.items()
     }
     if comparison.noise:
-        rows[NOISE] = _noise(counts.total(), classifier, rng)
+        rows[NOISE] = _noise(len(rows[FOLDER]), classifier, rng)
     test = _read(measured, places, classifier, False)
     told = warn_of_others(inputs.folder, classifier)
     if inputs.test is not None:
-        trained_on = {ORIGINAL: inputs.original, FOLDER: inputs.folder, PLAIN: inputs.plain}
+        trained_on = {**inputs.real, FOLDER: inputs.folder, PLAIN: inputs.plain}
         lacking = [
             classifier.labels[number]
             for number in sorted(classes.keys() - measured.counts().keys())

@@ -1,8 +1,8 @@
 """What a comparison reads: a finished data set of the classifier's, and other sets of images of the same classes."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,23 +10,40 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.datasets.dataset import has_manifest, read_dataset
-from engine.datasets.names import class_folders
+from engine.datasets.names import class_folders, safe_name
 from engine.downstream.origins import check_plain
 from engine.errors import ConfigError
 from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
 
 ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
+PLAIN_IMAGES = "plain-images"
+"""The data set of the plain prior, where it was drawn for the comparison."""
+TAKEN = (ORIGINAL, FOLDER, PLAIN, NOISE, "test", PLAIN_IMAGES)
+"""Names that no further row can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Where the sets lie. domain: only these rows of the parquet files among original and test; folders are whole."""
+    """Where the sets lie.
+
+    more: further rows by name. domain: only these rows of the parquet files among original, test and further sets;
+    folders are whole.
+    """
 
     folder: Path
     original: Path | None = None
     plain: Path | None = None
     test: Path | None = None
     domain: str | None = None
+    more: Mapping[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.more:
+            if not name or name in TAKEN or safe_name(name) != name:
+                raise ConfigError(
+                    f"a row is named {name!r}, expected a name for a folder other than {', '.join(TAKEN)}: choose one, "
+                    "such as 'other'."
+                )
 
     @classmethod
     def of(
@@ -35,11 +52,23 @@ class Inputs:
         original: str | Path | None,
         test: str | Path | None,
         domain: str | None,
+        rows: Mapping[str, str | Path] | None = None,
     ) -> "Inputs":
         """The sets by the arguments of `distill` and its kin, but for the plain images, which may have to be drawn."""
+        more = {name: Path(path).expanduser() for name, path in (rows or {}).items()}
         return cls(
-            folder=Path(folder), original=path_of(original), test=path_of(test), domain=domain
+            folder=Path(folder),
+            original=path_of(original),
+            test=path_of(test),
+            domain=domain,
+            more=more,
         )
+
+    @property
+    def real(self) -> dict[str, Path]:
+        """The rows of images that were there before, by name."""
+        original = {} if self.original is None else {ORIGINAL: self.original}
+        return original | dict(self.more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,9 +172,9 @@ def check_ahead(classifier: Classifier, inputs: Inputs, images_per_class: int) -
     wanted = Counter(dict.fromkeys(range(len(classifier.labels)), images_per_class))
     if inputs.test is not None:
         other_set("test", inputs.test, inputs.domain, classifier, wanted)
-    if inputs.original is not None:
-        found = other_set(ORIGINAL, inputs.original, inputs.domain, classifier, wanted)
-        check_classes(ORIGINAL, found.counts(), wanted, classifier.labels)
+    for name, path in inputs.real.items():
+        found = other_set(name, path, inputs.domain, classifier, wanted)
+        check_classes(name, found.counts(), wanted, classifier.labels)
     if inputs.plain is not None:
         check_plain(inputs.plain, inputs.folder)
         found = other_set(PLAIN, inputs.plain, None, classifier, wanted)

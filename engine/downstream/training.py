@@ -6,8 +6,8 @@ the student's first weights, the images and the seed.
 
 import copy
 import math
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Mapping
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn.functional import kl_div
 
 from engine.classifiers import Classifier, Preprocess
 from engine.classifiers.outputs import logits_of
+from engine.downstream.mixing import mixed
 from engine.downstream.pixels import Images
 from engine.errors import ConfigError, GuidanceError
 from engine.events import Advance
@@ -78,14 +79,16 @@ def teach(
     )
     stored = _stored_labels(images, teacher, device) if settings.soft_labels == "manifest" else None
     cuts = batch_bounds(len(images), settings.batch)
-    updates, done = settings.epochs * (len(cuts) - 1), 0
-    for _ in range(settings.epochs):
+    updates, done = settings.updates or settings.epochs * (len(cuts) - 1), 0
+    while done < updates:
         order = torch.randperm(len(images), generator=rng)
-        for start, stop in pairwise(cuts):
+        for start, stop in islice(pairwise(cuts), updates - done):
             places = order[start:stop]
             views = images.views(places, device)
             if settings.augment:
                 views = augmented(views, rng)
+            if settings.mix != "none":
+                views = mixed(views, settings.mix, rng)
             with torch.no_grad():
                 target = teacher(views) if stored is None else stored[places].to(device)
             loss = distillation_loss(look(views), target, settings.temperature)
@@ -125,11 +128,25 @@ def logits_on(network: Logits, images: Images, device: torch.device) -> Tensor:
     return torch.cat([network(images.views(part, device)).cpu() for part in places])
 
 
-def shares(found: Tensor, taught: Tensor, images: Images, tested: bool) -> dict[str, float | None]:
-    """Accuracy, where the classes are those of real images, and agreement with the teacher, from logits (N, K)."""
+def scores(found: Tensor, taught: Tensor, images: Images, tested: bool) -> dict[str, Tensor]:
+    """What each image says of a network, (N,) float32, from its logits and the teacher's, (N, K).
+
+    accuracy: where the classes are those of real images. agreement: with the teacher's class. kl: KL(teacher ||
+    network) in nats, at temperature 1.
+    """
     guess = found.argmax(1)
-    accuracy = (guess == images.classes).float().mean().item() if tested else None
-    return {"accuracy": accuracy, "agreement": (guess == taught.argmax(1)).float().mean().item()}
+    outputs, targets = (logits.double().log_softmax(1) for logits in (found, taught))
+    told = {"accuracy": guess == images.classes} if tested else {}
+    told |= {
+        "agreement": guess == taught.argmax(1),
+        "kl": kl_div(outputs, targets, reduction="none", log_target=True).sum(1),
+    }
+    return {name: values.float() for name, values in told.items()}
+
+
+def means(scores: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """The means of `scores`; accuracy is None where it is not known."""
+    return {"accuracy": None, **{name: values.mean().item() for name, values in scores.items()}}
 
 
 def _stored_labels(images: Images, teacher: Logits, device: torch.device) -> Tensor:

@@ -10,6 +10,7 @@ the step leads to: in a schedule of few steps this is a fraction of noise / sign
 """
 
 from collections.abc import Callable
+from math import sqrt
 from typing import Protocol, TypeVar
 
 import torch
@@ -77,9 +78,8 @@ class Guidance:
         return self._moved(z, step) if self.alignment.target == "noisy" else z
 
     def acts_on(self, step: Step) -> bool:
-        """Whether a step lies in the window. The last one never does: nothing would clean up after it."""
-        inside = self.alignment.start <= step.index / step.total < self.alignment.stop
-        return inside and not step.is_last and self.alignment.scale > 0
+        """Whether a step is guided; see `Alignment.stride_at`."""
+        return self.alignment.stride_at(step.index, step.total) > 0
 
     def _moved(self, z: Tensor, step: Step) -> Tensor:
         if not self.acts_on(step):
@@ -97,7 +97,8 @@ class Guidance:
             finite = finite.all().expand(len(z))
         self.taken.append(finite)
         if self.alignment.step == "raw":
-            move = self.alignment.scale * grad
+            stride = self.alignment.stride_at(step.index, step.total)
+            move = self.alignment.scale * stride * grad
         else:
             move = relative_move(grad, self._length(step), joint)
         return torch.where(finite.view(-1, *[1] * (z.dim() - 1)), z - move, z)
@@ -121,11 +122,13 @@ class Guidance:
 
     def _length(self, step: Step) -> float:
         """The rms of a relative move at this step."""
+        # Independent gradients of k steps add up to sqrt(k) times the length of one.
+        scale = self.alignment.scale * sqrt(self.alignment.stride_at(step.index, step.total))
         if self.alignment.target == "noisy":
-            return self.alignment.scale * step.noise
+            return scale * step.noise
         if self.alignment.moves == 1:
-            return self.alignment.scale * step.uncertainty
-        return self.alignment.scale * step.noise_next / step.signal_next
+            return scale * step.uncertainty
+        return scale * step.noise_next / step.signal_next
 
     @property
     def skipped(self) -> list[int]:

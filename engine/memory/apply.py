@@ -35,7 +35,7 @@ KEPT = 4096
 """Bytes that a phase holds for a byte of its images, at most: the full VAE of Stable Diffusion keeps 1,900 with its
 graph, and no phase of `generate` more."""
 KEPT_LEARNING = 4 * KEPT
-"""The same of token learning, which has the graph of UNet and VAE at once, about 4,600."""
+"""The same of token learning, which has the graph of denoiser and VAE at once, about 4,600."""
 
 
 def plan_of(

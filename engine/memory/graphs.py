@@ -206,7 +206,7 @@ def eager_because(
     if device.type != "cuda":
         return "they need a CUDA device"
     if learning:
-        return "tokens are learned, and gradients pass the UNet"
+        return "tokens are learned, and gradients pass the denoiser"
     parts = [phase for phase in REPLAYED if micro_batch.get(phase, batch) < batch]
     if parts:
         return f"{parts[0]} goes in parts of {micro_batch[parts[0]]} of {batch} images"

@@ -10,6 +10,7 @@ from engine.priors import Context
 from engine.settings import Sampling, TokenLearning
 from engine.tokens.attached import attached
 from engine.tokens.augment import random_views
+from engine.tokens.early import EARLY_STEPS
 from engine.tokens.gradient import context_gradient, rows_gradient, shown_of, token_domain
 from engine.tokens.table import TokenTable, encoder_widths, placeholders
 from engine.tokens.trajectories import Trajectories
@@ -47,10 +48,22 @@ def cat(subject: Subject, case: Case) -> object:
 
 def _trajectories(subject: Subject, learning: TokenLearning, context: Context) -> Trajectories:
     """Images that wait at the step of a gradient, which is a schedule's first here, so that none is sampled."""
-    steps = 1 if learning.gradient == "last" else 2
+    if learning.gradient == "early":
+        steps, at = EARLY_STEPS, range(EARLY_STEPS)
+    else:
+        steps, at = (1 if learning.gradient == "last" else 2), range(1)
     keys = [ImageKey(0, number) for number in range(len(context))]
     sampling = Sampling(steps=steps, cfg=subject.cfg)
-    found = Trajectories(subject.prior, keys, context, sampling, 0, lambda _: Unguided(), at=[0])
+    found = Trajectories(
+        subject.prior,
+        keys,
+        context,
+        sampling,
+        0,
+        lambda _: Unguided(),
+        at=at,
+        through=learning.gradient == "early",
+    )
     if not found.complete:
         found.kept_null[0] = torch.empty_like(found.kept[0])  # left over from sampling
     return found

@@ -51,7 +51,7 @@ class Plan:
     gradient passes the decoder first and then the denoiser, one graph at a time. offload: parts that
     are on the device only while they work. tile: side in latents of the tiles in which the full VAE decodes finished
     images, 0 for whole ones; tiles show slightly, and are planned only where not one whole image fits. channels_last:
-    the networks whose channels are innermost in memory (`layout`). eager_because: why UNet and guidance are not
+    the networks whose channels are innermost in memory (`layout`). eager_because: why denoiser and guidance are not
     replayed from CUDA graphs, "" where they are; graph_bytes: what these hold besides the other phases. peak_bytes:
     predicted, by phase, without that; empty where memory was so plentiful that nothing was counted. largest_batch: the
     most images that go through all phases of `generate` undivided.

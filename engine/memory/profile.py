@@ -60,7 +60,7 @@ def profile_step(
 ) -> StepProfile:
     """Profile one guided step of `images` images.
 
-    Parts: unet, decode, classifier (forward), backward (of decoder and classifier), own kernels (within these two),
+    Parts: denoiser, decode, classifier (forward), backward (of decoder and classifier), own kernels (within these two),
     host gaps (time in which no operator ran; on CUDA no kernel). trace: a file for a Chrome trace of the step. repeats:
     runs whose median is the time of a step. Raises ConfigError for fewer images or repeats than 1.
     """
@@ -205,7 +205,7 @@ def by_part(events: Sequence[Any], cuda: bool) -> dict[str, float]:
     ]
     guidance, decode, classifier = (total(name) for name in ("guidance", "decode", "classifier"))
     microseconds = {
-        "unet": total("sampling"),
+        "denoiser": total("sampling"),
         "decode": decode,
         "classifier": classifier,
         "backward": max(0.0, guidance - decode - classifier),

@@ -26,7 +26,7 @@ from engine.methods.runtime import Descend
 from engine.priors import Context, Prior, Step
 from engine.prompts import class_prompt
 from engine.request import Request
-from engine.sampling.loop import OnStep
+from engine.sampling.loop import OnStep, in_interval
 from engine.sampling.noise import ImageNoise
 from engine.sampling.stages import drawn, encoded, finished
 from engine.settings import Alignment, Sampling
@@ -101,7 +101,8 @@ class Drawing:
     def prompt_of(self, class_index: int) -> str:
         """The prompt of a class."""
         label, token = self.classifier.labels[class_index], self.token_of(class_index)
-        return class_prompt(label, token, self.sampling.prompt)
+        instead = self.tokens is not None and self.tokens.instead
+        return class_prompt(label, token, self.sampling.prompt, instead=instead)
 
     def guidance(self, keys: Sequence[ImageKey]) -> Guidance:
         """Fresh guidance for the group of these images."""
@@ -166,7 +167,9 @@ class Drawing:
             ):
                 context = self.encoded(prompts, speaking)
             with phase("sampling"):
-                denoise = denoise_in_parts(prior, context, sampling.cfg, parts)
+                denoise = in_interval(
+                    lambda cfg: denoise_in_parts(prior, context, cfg, parts), sampling
+                )
                 z = drawn(prior, denoise, noise, sampling, guidance, watch)
             with phase("decode"):
                 ended = parts.split("decode", partial(finished, prior, classifier), z)

@@ -60,7 +60,8 @@ def fetch(
             f"{repository!r} is no local folder, it is not in the hub's cache and the hub was not reached, "
             "expected one of the three: on a machine with network run `hf download "
             f"{repository}{f' --revision {revision}' if revision else ''} --local-dir FOLDER`, bring FOLDER "
-            "here and pass its path."
+            "here and pass its path. For jobs on nodes without network, run it without --local-dir once, with the "
+            "same HF_HOME as the jobs, in a folder that all nodes read."
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(

@@ -1,12 +1,15 @@
-"""Leave bitsandbytes out of the imports of a command that may not need it.
+"""Spare a command what its imports need not do.
 
 diffusers imports bitsandbytes wherever it is installed, and uses it for quantised networks alone. It brings half of
-torch's compiler with it, which would cost every command seconds.
+torch's compiler with it, which would cost every command seconds. And both diffusers and transformers read the file
+lists of all installed packages, a third of a second each.
 """
 
+import importlib.metadata
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -33,6 +36,17 @@ def bitsandbytes_later() -> Iterator[None]:
         yield
     finally:
         stand_in.step_aside()
+
+
+@contextmanager
+def packages_listed_once() -> Iterator[None]:
+    """Within, whoever asks which distribution a package comes from gets one list, which is made once."""
+    original = importlib.metadata.packages_distributions
+    importlib.metadata.packages_distributions = cache(original)
+    try:
+        yield
+    finally:
+        importlib.metadata.packages_distributions = original
 
 
 class _StandIn(ModuleType):

@@ -68,8 +68,11 @@ def exported(graph: Graph, cache: Path) -> Path:
             temporary = Path(mkdtemp(prefix=TEMPORARY, dir=cache))
             try:
                 write(graph, temporary / f"{graph.name}.onnx")
-                if not folder.is_dir():
+                try:
                     temporary.rename(folder)
+                except OSError:
+                    if not folder.is_dir():  # else another process wrote the same meanwhile
+                        raise
             finally:
                 rmtree(temporary, ignore_errors=True)
     return folder / f"{graph.name}.onnx"

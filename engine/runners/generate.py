@@ -61,8 +61,8 @@ def generate(
             same images come out, with guidance perhaps others of the same distribution (`engine.methods.kind`).
         attention: "sdpa", "xformers" (CUDA, extra 'gpu'), or "auto", which is xformers where it is no slower.
         onnx_cache: folder of the graphs of runtime "onnx", which the first run with these models and settings exports.
-        graphs: on CUDA, whether UNet and guidance may be replayed from CUDA graphs, where the plan has room for them;
-            it changes no image.
+        graphs: on CUDA, whether denoiser and guidance may be replayed from CUDA graphs, where the plan has room for
+            them; it changes no image.
         runner: who carries the run out: "local", this process, or another of `engine.runners.registry`.
         out: folder of the data set; one that holds a part of the same run is resumed, and only what was missing is
             yielded.

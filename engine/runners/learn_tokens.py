@@ -101,6 +101,8 @@ def learn_tokens(
         learn_rows(drawing, learning, run, state, None, events)
         return table_of(drawing, state, run)
     with locked_file(path):
+        if path.exists():  # another process learned them since
+            return read_tokens(path)
         progress = path.with_name(f"{path.name}.progress")
         if progress.exists():
             state = resumed(progress, run, drawing.prior.device)

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.datasets.parts import Division
 from engine.datasets.shared import SharedDataset
-from engine.events import Events
+from engine.events import Event, Events
 from engine.methods.base import Prepared
 from engine.methods.drawing import IMAGES
 from engine.methods.kind import kind_of
@@ -15,6 +15,7 @@ from engine.methods.registry import prepare
 from engine.request import Execution, Request
 from engine.runners.base import SharingRunner
 from engine.runners.local import check_models, made_by, reported
+from engine.runners.summary import Summary
 from engine.types import Sample
 
 
@@ -40,11 +41,21 @@ class ShareRunner(SharingRunner):
         self, maker: "PartMaker", mine: range, missing: Sequence[int]
     ) -> Iterator[tuple[int, list[Sample]]]:
         total, left = maker.images_in(mine), maker.images_in(missing)
+        summary = Summary(self.events, IMAGES, len(mine))
+        began, before, made = summary.clock(), len(mine) - len(missing), 0
+
+        def watch(event: Event) -> None:
+            self.events.emit(event)
+            seconds = summary.clock() - began
+            summary.tick(before + made, seconds / made * (len(missing) - made) if made else None)
+
+        events = Events(watch, losses=self.events.losses)
         with self.events.task(IMAGES, total, total - left):
             for part in missing:
-                samples = maker.make(part, self.events)
+                samples = maker.make(part, events)
+                made += 1
                 for sample in samples:
-                    self.events.emit(reported(sample))
+                    events.emit(reported(sample))
                 yield part, samples
 
 

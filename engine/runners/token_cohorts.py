@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.errors import TokenFileError
 from engine.events import EpochEnded, Events
-from engine.files import create_whole, explained, locked_file, make_folder, write_whole
+from engine.files import create_whole, locked_file, make_folder, read_object, write_whole
 from engine.memory.apply import applied
 from engine.methods.drawing import Drawing
 from engine.runners.start_word import best_word, looked_at, trial_images
@@ -25,7 +26,7 @@ from engine.settings import TokenLearning
 from engine.tokens.attached import attached
 from engine.tokens.files import read_tokens, save_tokens
 from engine.tokens.optimise import cohorts, learn
-from engine.tokens.state import TokenEpoch, TokenState, initial_rows
+from engine.tokens.state import TokenEpoch, TokenState, initial_rows, word_lengths
 from engine.tokens.table import TokenTable
 
 EPOCHS = "epochs"
@@ -57,7 +58,8 @@ def learn_rows(
         events.task(EPOCHS, total, int(state.epochs.sum())),
     ):
         source = TokenSource(drawing, speaking, learning, phase, events)
-        for epochs in learn(state, source, learning, drawing.sampling.batch):
+        limits = _limits(drawing, learning, table)
+        for epochs in learn(state, source, learning, drawing.sampling.batch, limits):
             keep()
             for epoch in epochs:
                 events.emit(_ended(epoch, drawing))
@@ -94,8 +96,12 @@ def learn_cohorts(
             learn_rows(drawing, learning, run, state, progress, events)
             write_whole(file, packed(state, run))
             progress.unlink()
-    done = [resumed(file, run, drawing.prior.device) for file in files if file.exists()]
-    if out.exists():  # another process learned the last one meanwhile
+    try:
+        done = [resumed(file, run, drawing.prior.device) for file in files if file.exists()]
+    except TokenFileError:
+        if not out.exists():
+            raise
+    if out.exists():  # another process learned the last one meanwhile, and cleans up
         return read_tokens(out)
     table = table_of(drawing, TokenState.joined(done), run)
     if len(done) == len(files):
@@ -118,10 +124,8 @@ def begin(
         drawing.prior, drawing.classes, drawing.classifier.labels, init, drawing.seed
     )
     state = TokenState.at_start(drawing.classes, rows, learning.optimizer, init)
-    of_image = drawing.sampling.steps * (1 if drawing.sampling.cfg == 1 else 2)
-    state.unet_forward[list(looked_at(range(len(state.classes))))] += of_image * trial_images(
-        learning
-    )
+    seen = list(looked_at(range(len(state.classes))))
+    state.denoiser_forward[seen] += drawing.sampling.evaluations * trial_images(learning)
     return state
 
 
@@ -143,10 +147,19 @@ def _shared_start(
     if not path.exists():
         state = begin(drawing, learning, events)
         create_whole(path, json.dumps({"word": state.word, "run": run}, sort_keys=True).encode())
-    with explained(path):
-        there = json.loads(path.read_bytes())
+    there = read_object(path, "delete it and run the same command again")
     check_same_run(folder, there["run"], run)
     return state or begin(drawing, learning, events, there["word"])
+
+
+def _limits(
+    drawing: Drawing, learning: TokenLearning, table: TokenTable
+) -> list[tuple[slice, float]]:
+    """How long a row may be in each text encoder's columns; none without a cap."""
+    if not learning.norm_cap:
+        return []
+    lengths = word_lengths(drawing.prior, drawing.classifier.labels)
+    return [(span, learning.norm_cap * lengths[key]) for key, span in table.spans().items()]
 
 
 def _ended(epoch: TokenEpoch, drawing: Drawing) -> EpochEnded:

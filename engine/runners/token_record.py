@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from engine.datasets.run_record import differences
-from engine.errors import OutputError
+from engine.errors import OutputError, TokenFileError
 from engine.facts import facts_of, with_names_of
 from engine.methods.drawing import Drawing
 from engine.runners.local import made_by
@@ -18,7 +18,14 @@ from engine.settings import TokenLearning
 from engine.settings.plain import to_plain
 from engine.tokens.files import METADATA, read_tensors
 from engine.tokens.state import ON_DEVICE, Outcome, TokenState
-from engine.tokens.table import TokenTable, TokenTraining, encoder_widths, placeholders
+from engine.tokens.table import (
+    INSTEAD,
+    TEMPLATE,
+    TokenTable,
+    TokenTraining,
+    encoder_widths,
+    placeholders,
+)
 
 JOINT = "joint."
 """What the names of a shared optimiser's tensors begin with in a progress file."""
@@ -65,7 +72,13 @@ def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenSt
 
     Raises OutputError for one of another run, TokenFileError for a damaged one.
     """
-    tensors, facts = read_tensors(path)
+    try:
+        tensors, facts = read_tensors(path)
+    except TokenFileError as error:
+        raise TokenFileError(
+            f"{path} is damaged ({error}), expected what was learned so far: delete it and run the same command again, "
+            "which learns that again."
+        ) from error
     check_same_run(path, facts.get("run", {}), run)
     joint = {
         name.removeprefix(JOINT): tensors.pop(name)
@@ -100,8 +113,8 @@ def table_of(
             finished=report.finished,
             start=state.word,
             moved=not torch.equal(state.rows.detach()[number], state.start[number]),
-            unet_forward=report.unet_forward,
-            unet_backward=report.unet_backward,
+            denoiser_forward=report.denoiser_forward,
+            denoiser_backward=report.denoiser_backward,
         )
         for number, report in enumerate(reports)
     }
@@ -115,4 +128,5 @@ def table_of(
         classifier=drawing.classifier.fingerprint,
         training=training,
         run=run,
+        template=INSTEAD if run["learning"]["place"] == "instead" else TEMPLATE,
     )

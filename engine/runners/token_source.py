@@ -78,14 +78,16 @@ class TokenSource:
                 at,
                 self.on_step,
                 partial(denoise_in_parts, self.prior, parts=drawing.parts),
+                through=learning.gradient == "early",
             )
         return DrawnImages(self, trajectories, rng)
 
     def _prompts(self, classes: Sequence[int], with_tokens: bool) -> list[str]:
-        labels = self.drawing.classifier.labels
+        labels, template = self.drawing.classifier.labels, self.drawing.sampling.prompt
         tokens = self.names if with_tokens else [""] * len(labels)
+        instead = self.learning.place == "instead"
         return [
-            class_prompt(labels[number], tokens[number], self.drawing.sampling.prompt)
+            class_prompt(labels[number], tokens[number], template, instead=instead)
             for number in classes
         ]
 
@@ -99,12 +101,12 @@ class DrawnImages:
         self.source, self.trajectories, self.rng = source, trajectories, rng
 
     @property
-    def unet_forward(self) -> Tensor:
-        return self.trajectories.unet_forward
+    def denoiser_forward(self) -> Tensor:
+        return self.trajectories.denoiser_forward
 
     @property
-    def unet_backward(self) -> Tensor:
-        return self.trajectories.unet_backward
+    def denoiser_backward(self) -> Tensor:
+        return self.trajectories.denoiser_backward
 
     @property
     def complete(self) -> bool:

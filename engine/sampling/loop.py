@@ -9,6 +9,7 @@ denoiser would not have drawn. A move of z_t itself (the paper's guidance) is th
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from engine.priors.interface import Denoise
 from engine.priors.steps import Step
 from engine.sampling.noise import ImageNoise
 from engine.sampling.step import next_latents
+from engine.settings import Sampling
 from engine.types import Prediction
 
 Move = Callable[[Tensor, Step], Tensor]
@@ -28,6 +30,15 @@ OnStep = Callable[[Step, Tensor], None]
 def unmoved(clean: Tensor, _: Step) -> Tensor:
     """The move of plain sampling: none."""
     return clean
+
+
+def in_interval(denoiser: Callable[[float], Denoise], sampling: Sampling) -> Denoise:
+    """A denoiser with classifier-free guidance (CFG) in its interval, and the conditional branch alone elsewhere.
+
+    denoiser: gives the one with CFG of a scale.
+    """
+    bound = cache(denoiser)
+    return lambda z, step: bound(sampling.cfg_at(step.index, step.total))(z, step)
 
 
 def sample(

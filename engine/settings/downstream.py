@@ -23,6 +23,10 @@ class Comparison:
         True,
         "a row of noise too; where folders of one size are compared one by one, once is enough",
     )
+    equal_sizes: bool = setting(
+        True,
+        "cut all rows to the number of images that each of them has of a class; if not, each has all of its own",
+    )
 
     def __post_init__(self) -> None:
         check_positive(self, "seeds")
@@ -37,6 +41,10 @@ class Distillation:
     """How a student is taught by the teacher's soft labels alone (Hinton et al. 2015): no label of a class is used."""
 
     epochs: int = setting(30, "times that each image is shown")
+    updates: int = setting(
+        0,
+        "updates of a student, in place of epochs, so that rows of any size learn equally long; 0: epochs decide",
+    )
     batch: int = setting(32, "images of an update")
     learning_rate: float = setting(
         3e-3,
@@ -52,10 +60,22 @@ class Distillation:
         "online: the teacher looks at each view that the student sees; manifest: the logits that generate kept",
     )
     augment: bool = setting(True, "show each image flipped, shifted and zoomed at random")
+    mix: Literal["none", "mixup", "cutmix", "both"] = setting(
+        "none",
+        "show two images in one: blended (mixup), one with a box of the other (cutmix), or batches of each (both); the "
+        "teacher looks at what the student sees",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_positive(self, "epochs")
+        check_not_negative(self, updates="0 lets epochs decide")
+        if self.mix != "none" and self.soft_labels != "online":
+            raise ConfigError(
+                f"mix is {self.mix!r} and soft_labels is {self.soft_labels!r}, expected 'online': stored logits are of "
+                "single images, and only the teacher knows what it makes of two in one. Set soft_labels to 'online', "
+                "or mix to 'none'."
+            )
         if self.batch < 2:
             raise ConfigError(
                 f"batch is {self.batch}, expected at least 2: BatchNorm needs several images."

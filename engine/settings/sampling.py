@@ -19,6 +19,11 @@ class Sampling:
         4.0,
         "classifier-free guidance scale (paper: 15); 1 is no guidance; more keeps closer to the prompt and varies less",
     )
+    cfg_start: float = setting(
+        0.0,
+        "fraction of the schedule at which CFG begins; a step without it costs one evaluation of the denoiser, not two",
+    )
+    cfg_stop: float = setting(1.0, "fraction of the schedule at which CFG ends")
     eta: float = setting(
         1.0,
         "DDIM's eta: noise that each step renews, from 0 (none; paper) to 1 (as much as DDPM adds)",
@@ -53,6 +58,21 @@ class Sampling:
             raise ConfigError(
                 f"cfg is {self.cfg}, expected a finite number >= 1: 1 is the conditional model alone, 15 the paper's."
             )
+
+        if not 0 <= self.cfg_start < self.cfg_stop <= 1:
+            raise ConfigError(
+                f"cfg_start is {self.cfg_start} and cfg_stop is {self.cfg_stop}, expected 0 <= cfg_start < cfg_stop <= "
+                "1: both are fractions of the schedule. For no CFG at all, set cfg to 1."
+            )
+
+    def cfg_at(self, index: int, total: int) -> float:
+        """The scale of CFG in a step of a schedule of `total`; 1 outside of the interval (arXiv 2404.07724)."""
+        return self.cfg if self.cfg_start <= index / total < self.cfg_stop else 1.0
+
+    @property
+    def evaluations(self) -> int:
+        """The evaluations of the denoiser that an image costs: two where CFG needs both branches."""
+        return sum(1 if self.cfg_at(index, self.steps) == 1 else 2 for index in range(self.steps))
 
     @classmethod
     def paper(cls) -> "Sampling":

@@ -13,7 +13,7 @@ class TokenLearning:
 
     The last step of a schedule draws details only; the early ones decide what an image shows. With gradient "drawn"
     the loss reads the clean image that an early step predicts, and 5 updates read each of the 5 steps from which it is
-    drawn once. A token then takes at most 1,536 evaluations of the UNet and 480 backward ones, without those of
+    drawn once. A token then takes at most 1,536 evaluations of the denoiser and 480 backward ones, without those of
     finished images, 960 of its check, and in at most 16 classes 400 of the trial of the words; the published schedule
     takes 36,000 and 1,200.
     """
@@ -40,10 +40,20 @@ class TokenLearning:
         "what early stopping counts: the images that the loss reads, or, once these pass, the same ones sampled on to "
         "their end (alike with gradient 'last': paper)",
     )
-    gradient: Literal["last", "drawn"] = setting(
+    place: Literal["before", "instead"] = setting(
+        "before",
+        "where a token stands in the prompt: before the class's name (paper), or instead of it, for names that the "
+        "prior takes for something else",
+    )
+    gradient: Literal["last", "drawn", "early"] = setting(
         "drawn",
-        "the denoising step that carries the gradient: the last (paper), or one drawn for each batch (as ReFL does), "
-        "where sampling then ends",
+        "the denoising step that carries the gradient: the last (paper); one drawn for each batch (as ReFL does), "
+        "where sampling then ends; or three early ones, to which the gradient of the finished image is taken back (as "
+        "DRTune does)",
+    )
+    norm_cap: float = setting(
+        0.0,
+        "how long a token may grow, in lengths of the words of the classes' names; 0: as long as it likes (paper)",
     )
     domain_weight: float = setting(
         0.3,
@@ -75,10 +85,16 @@ class TokenLearning:
             raise ConfigError(
                 f"steps is {self.steps}, expected a whole number >= 0: 0 takes as many as sampling does."
             )
-        if self.gradient == "last" and self.updates_per_trajectory > 1:
+        if self.gradient != "drawn" and self.updates_per_trajectory > 1:
+            steps = "the last step" if self.gradient == "last" else "early steps"
             raise ConfigError(
-                f"updates_per_trajectory is {self.updates_per_trajectory} with the gradient of the last step, expected "
-                "1: they would all read the same step. Set it to 1, or the gradient to 'drawn'."
+                f"updates_per_trajectory is {self.updates_per_trajectory} with the gradient of {steps}, expected 1: "
+                "they would all read the same images. Set it to 1, or the gradient to 'drawn'."
+            )
+        if self.place == "instead" and self.init == "words":
+            raise ConfigError(
+                "tokens stand in place of the names and start from words of a style, expected a start that means the "
+                "class: set init to 'class name', or place to 'before'."
             )
         if self.init == "words" and not self.styles:
             raise ConfigError(
@@ -97,12 +113,35 @@ class TokenLearning:
             raise ConfigError(
                 f"target_accuracy is {self.target_accuracy}, expected a fraction from 0 to 1: write 70 % as 0.7."
             )
-        check_not_negative(self, domain_weight="0 leaves the token to the cross-entropy alone")
+        check_not_negative(
+            self,
+            domain_weight="0 leaves the token to the cross-entropy alone",
+            norm_cap="0 lets tokens grow",
+        )
 
     @property
     def styles(self) -> tuple[str, ...]:
         """The words, one by one."""
         return tuple(word.strip() for word in self.words.split(",") if word.strip())
+
+    @classmethod
+    def instead(cls) -> "TokenLearning":
+        """Tokens in place of names that the prior takes for something else, such as 'mail bag'.
+
+        They start at the mean of the name's words and follow the cross-entropy of finished images.
+        """
+        return cls(
+            place="instead",
+            init="class name",
+            gradient="early",
+            norm_cap=2.0,
+            learning_rate=0.02,
+            epochs=24,
+            images_per_epoch=16,
+            updates_per_trajectory=1,
+            domain_weight=0.0,
+            check_images=64,
+        )
 
     @classmethod
     def paper(cls) -> "TokenLearning":
@@ -116,7 +155,9 @@ class TokenLearning:
             updates_per_trajectory=1,
             target_accuracy=0.7,
             stop_on="predicted",
+            place="before",
             gradient="last",
+            norm_cap=0.0,
             domain_weight=0.0,
             augment=False,
             init="random",

@@ -1,5 +1,6 @@
 """Adam on the rows of a token table: each row by itself, or the rows that learn side by side as one 8-bit parameter."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -49,7 +50,7 @@ class JointAdam8bit:
 
     Below n D = 4,096 elements bitsandbytes keeps its moments in 32 bit. The count of steps is the cohort's: its classes
     begin together. A row that has stopped, or whose gradient is not finite, gets a zero gradient, which lets its
-    moments fade, and is put back where it was, since momentum would carry it on. The moments live in `state.joint`, so
+    moments fade, and stays where it was, though momentum would carry it on. The moments live in `state.joint`, so
     that a run that is cut goes on with them.
     """
 
@@ -71,11 +72,11 @@ class JointAdam8bit:
         if not numbers:
             return
         places = [number - self.cohort.start for number in numbers]
+        self.table.copy_(self.state.rows[self.cohort.start : self.cohort.stop])
         self.table.grad = torch.zeros_like(self.table)
         self.table.grad[places] = grad
         self.optimizer.step()
         self.state.rows[numbers] = self.table[places]
-        self.table.copy_(self.state.rows[self.cohort.start : self.cohort.stop])
         self.state.updates[numbers] += 1
         self.state.joint = {
             name: self.moments[name].clone() for name in KEPT if name in self.moments
@@ -83,13 +84,39 @@ class JointAdam8bit:
         self.state.joint["step"] = torch.tensor(self.moments["step"])
 
 
+class Capped:
+    """Shortens rows that an optimiser made too long.
+
+    limits: of the columns that a text encoder reads, and the norm that they may have.
+    """
+
+    def __init__(
+        self, inner: RowOptimizer, state: TokenState, limits: Sequence[tuple[slice, float]]
+    ) -> None:
+        self.inner, self.state, self.limits = inner, state, limits
+
+    @torch.no_grad()
+    def step(self, numbers: list[int], grad: Tensor) -> None:
+        self.inner.step(numbers, grad)
+        for span, longest in self.limits:
+            part = self.state.rows[numbers, span]
+            norm = part.norm(dim=1, keepdim=True).clamp_min(torch.finfo(part.dtype).tiny)
+            self.state.rows[numbers, span] = part * (longest / norm).clamp(max=1)
+
+
 def row_optimizer(
-    kind: str, state: TokenState, cohort: range, learning_rate: float
+    kind: str,
+    state: TokenState,
+    cohort: range,
+    learning_rate: float,
+    limits: Sequence[tuple[slice, float]] = (),
 ) -> RowOptimizer:
-    """The optimiser that `TokenLearning.optimizer` names, for the rows of one cohort."""
+    """The optimiser that `TokenLearning.optimizer` names, for the rows of one cohort; limits: see `Capped`."""
     if kind == "adam":
-        return RowAdam(state, learning_rate)
-    return JointAdam8bit(state, cohort, learning_rate)
+        inner: RowOptimizer = RowAdam(state, learning_rate)
+    else:
+        inner = JointAdam8bit(state, cohort, learning_rate)
+    return Capped(inner, state, limits) if limits else inner
 
 
 def adam_8bit() -> Any:

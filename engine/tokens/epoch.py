@@ -100,8 +100,8 @@ def record(state: TokenState, part: Part, logits: Tensor) -> None:
 
 
 def count(state: TokenState, part: Part) -> None:
-    state.unet_forward.index_add_(0, part.numbers, part.drawn.unet_forward)
-    state.unet_backward.index_add_(0, part.numbers, part.drawn.unet_backward)
+    state.denoiser_forward.index_add_(0, part.numbers, part.drawn.denoiser_forward)
+    state.denoiser_backward.index_add_(0, part.numbers, part.drawn.denoiser_backward)
 
 
 def classes_of(state: TokenState, numbers: Sequence[int]) -> list[int]:

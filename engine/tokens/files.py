@@ -14,11 +14,13 @@ from engine.classifiers.base import Classifier
 from engine.errors import TokenFileError
 from engine.files import write_whole
 from engine.priors import Prior
-from engine.tokens.table import TEMPLATE, TokenTable, TokenTraining, check_fit
+from engine.tokens.table import INSTEAD, TEMPLATE, TokenTable, TokenTraining, check_fit
 
 FORMAT = 2
 OLD_FORMAT, OLD_ENCODER = 1, "clip"
 """Of version 0.1, which knew one text encoder."""
+OLD_NAMES = {"unet_forward": "denoiser_forward", "unet_backward": "denoiser_backward"}
+"""Of what learning cost, in files of before priors without a UNet."""
 METADATA = "ddis"
 """The one key of a file's metadata: safetensors writes several in random order, and equal tables make equal files."""
 
@@ -38,7 +40,10 @@ def save_tokens(table: TokenTable, path: Path | str) -> None:
 def read_tokens(path: Path | str) -> TokenTable:
     """Read a table, whatever prior it is for. Raises TokenFileError for a file that is not one of `save_tokens`."""
     tensors, facts = read_tensors(Path(path))
-    if facts.get("format") not in (FORMAT, OLD_FORMAT) or facts.get("template") != TEMPLATE:
+    if facts.get("format") not in (FORMAT, OLD_FORMAT) or facts.get("template") not in (
+        TEMPLATE,
+        INSTEAD,
+    ):
         raise TokenFileError(
             f"{path} has token format {facts.get('format')} and template {facts.get('template')!r}, expected {FORMAT} "
             f"and {TEMPLATE!r}: learn the tokens again, or read a textual inversion by import_textual_inversion."
@@ -57,8 +62,10 @@ def read_tokens(path: Path | str) -> TokenTable:
             names=names,
             prior=facts["prior"],
             classifier=facts["classifier"],
+            template=facts["template"],
             training={
-                int(index): TokenTraining(**entry) for index, entry in facts["training"].items()
+                int(index): TokenTraining(**{OLD_NAMES.get(k, k): v for k, v in entry.items()})
+                for index, entry in facts["training"].items()
             },
             run=facts["run"],
         )

@@ -32,9 +32,15 @@ SURE = 2.0
 
 
 def learn(
-    state: TokenState, source: ImageSource, learning: TokenLearning, batch: int
+    state: TokenState,
+    source: ImageSource,
+    learning: TokenLearning,
+    batch: int,
+    limits: Sequence[tuple[slice, float]] = (),
 ) -> Iterator[list[TokenEpoch]]:
     """Learn the tokens of a state, up to `batch` classes side by side; yields after each epoch that they share.
+
+    limits: the longest norms of rows, see `engine.tokens.adam.Capped`.
 
     When a report is yielded the state is whole: saved, loaded and given to `learn` again, it goes on to the same end.
     Raises GuidanceError once more than a tenth of a class's updates, and more than 2, had to be skipped.
@@ -52,7 +58,7 @@ def learn(
         optimizer: RowOptimizer | None = None
         while learners := state.those(Outcome.LEARNING, cohort):
             optimizer = optimizer or row_optimizer(
-                learning.optimizer, state, cohort, learning.learning_rate
+                learning.optimizer, state, cohort, learning.learning_rate, limits
             )
             _learn_epoch(state, learners, source, learning, batch, optimizer)
             yield [state.report(number) for number in learners]

@@ -31,7 +31,7 @@ class TokenEpoch:
     """One epoch of one class, before its updates. Epoch 0 is the plain prompt; the last is reported again when checked.
 
     accuracy, loss: of the images that the loss reads, in the end of those of the check. finished: accuracy of finished
-    images, None where none were made. unet_forward, unet_backward: UNet evaluations of single latents that the class
+    images, None where none were made. denoiser_forward, denoiser_backward: evaluations of single latents that the class
     has cost so far; one CFG step of an image is two.
     """
 
@@ -41,8 +41,8 @@ class TokenEpoch:
     finished: float | None
     loss: float
     outcome: Outcome
-    unet_forward: int
-    unet_backward: int
+    denoiser_forward: int
+    denoiser_backward: int
 
 
 @dataclass
@@ -72,8 +72,8 @@ class TokenState:
     loss: Tensor
     outcome: Tensor
     checked: Tensor
-    unet_forward: Tensor
-    unet_backward: Tensor
+    denoiser_forward: Tensor
+    denoiser_backward: Tensor
     scale: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     joint: dict[str, Tensor] = field(default_factory=dict)
 
@@ -102,8 +102,8 @@ class TokenState:
             loss=measure.clone(),
             outcome=count.clone(),
             checked=count.clone(),
-            unet_forward=count.clone(),
-            unet_backward=count.clone(),
+            denoiser_forward=count.clone(),
+            denoiser_backward=count.clone(),
         )
 
     def those(self, outcome: Outcome, among: range) -> list[int]:
@@ -148,8 +148,8 @@ class TokenState:
             finished=None if finished != finished else finished,
             loss=float(self.loss[number]),
             outcome=Outcome(int(self.outcome[number])),
-            unet_forward=int(self.unet_forward[number]),
-            unet_backward=int(self.unet_backward[number]),
+            denoiser_forward=int(self.denoiser_forward[number]),
+            denoiser_backward=int(self.denoiser_backward[number]),
         )
 
 
@@ -182,3 +182,19 @@ def initial_rows(
         return torch.stack([table[row].mean(0) for row in ids])
 
     return torch.cat([rows_of(encoder) for encoder in prior.text_encoders()], 1).to(prior.device)
+
+
+def word_lengths(prior: Prior, labels: Sequence[str]) -> dict[str, float]:
+    """The median norm of the words of some labels, by the key of the text encoder that reads them."""
+    found = {}
+    for encoder in prior.text_encoders():
+        table = encoder.module.get_input_embeddings().weight.detach()
+        texts = [label.replace("_", " ") for label in labels]
+        ids = {
+            number
+            for row in encoder.tokenizer(texts, add_special_tokens=False).input_ids
+            for number in row
+        }
+        rows = table[torch.tensor(sorted(ids), device=table.device)]
+        found[encoder.key] = rows.float().norm(dim=1).median().item()
+    return found

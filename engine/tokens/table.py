@@ -14,7 +14,8 @@ from engine.classifiers.base import Classifier
 from engine.errors import TokenFileError
 from engine.priors import Prior
 
-TEMPLATE = "a/an {token} {class name}"
+TEMPLATE, INSTEAD = "a/an {token} {class name}", "a/an {token}"
+"""Where a table's tokens stand: before the names of their classes, or in their place."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class TokenTraining:
     """How learning ended for a class, in words, what its last measured epoch showed, and what learning cost.
 
     finished: accuracy of the last finished images that were looked at, if any. start: the word that the token began as,
-    'random' or 'class name'; moved: whether it ended elsewhere; "" and None in a file that does not tell. unet_forward,
-    unet_backward: UNet evaluations of single latents; one CFG step of an image is two. 0 in a file that does not tell.
+    'random' or 'class name'; moved: whether it ended elsewhere; "" and None in a file that does not tell.
+    denoiser_forward, denoiser_backward: evaluations of single latents; one CFG step of an image is two. 0 in a file
+    that does not tell.
     """
 
     outcome: str
@@ -33,8 +35,8 @@ class TokenTraining:
     finished: float | None = None
     start: str = ""
     moved: bool | None = None
-    unet_forward: int = 0
-    unet_backward: int = 0
+    denoiser_forward: int = 0
+    denoiser_backward: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class TokenTable:
     width of each encoder's part of a row by the encoder's key, in this order. classes, labels, names: K each; a name
     is a placeholder such as `<ddis-dog>`. prior and classifier: their fingerprints. training: by class, also of classes
     that were left out because they pass without a token; empty for an imported table. run: the settings that the table
-    was learned with, as JSON values.
+    was learned with, as JSON values. template: TEMPLATE or INSTEAD.
     """
 
     rows: Tensor
@@ -58,6 +60,11 @@ class TokenTable:
     training: Mapping[int, TokenTraining] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     template: str = TEMPLATE
+
+    @property
+    def instead(self) -> bool:
+        """Whether the tokens take the place of the names of their classes."""
+        return self.template == INSTEAD
 
     @property
     def fingerprint(self) -> str:

@@ -1,11 +1,14 @@
-"""A command leaves bitsandbytes out of its imports; whoever uses it then has the package itself."""
+"""A command imports no bitsandbytes, whoever uses it then has the package itself; packages are listed once."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from engine.networks.later import packages_listed_once
 
 pytest.importorskip("bitsandbytes")
 UTILS = "diffusers.quantizers.bitsandbytes.utils"
@@ -87,3 +90,18 @@ def test_what_is_there_already_stays(before: str, small_package: str) -> None:
         "print(sys.modules['bitsandbytes'] is before)"
     )
     assert printed(code, small_package) == "True\nTrue"
+
+
+def test_packages_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, list[str]]] = []
+
+    def listed() -> dict[str, list[str]]:
+        made.append({"PIL": ["pillow"]})
+        return made[-1]
+
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", listed)
+    with packages_listed_once():
+        assert importlib.metadata.packages_distributions() == {"PIL": ["pillow"]}
+        importlib.metadata.packages_distributions()
+    assert len(made) == 1
+    assert importlib.metadata.packages_distributions is listed  # as before

@@ -32,6 +32,12 @@ from engine.settings import PRIORS_PX, Alignment, Sampling, TokenLearning
             lambda: Alignment(decoder="small"),
             "decoder is 'small', expected one of 'auto', 'full', 'tiny'",
         ),
+        (lambda: Alignment(stride=0), "stride is 0, expected at least 1"),
+        (lambda: Alignment(stride_from=10), "stride_from is 10, expected a fraction of the sched"),
+        (
+            lambda: Sampling(cfg_start=0.8, cfg_stop=0.2),
+            "cfg_start is 0.8 and cfg_stop is 0.2, expected 0 <= cfg_start < cfg_stop <= 1",
+        ),
         (
             lambda: Alignment(decode_px=-2),
             "decode_px is -2, expected a side in pixels, 0 or -1: 0 is what the",

@@ -1,12 +1,15 @@
 """Feature maps at the edges, the three implementations, and the yardstick: same-precision torch against float64."""
 
 from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
 
 import pytest
 import torch
 from ddis_kernels import _backend, _triton, use_backend
 from torch import Tensor
 
+HERE = Path(__file__).parent
 CASES = {
     "one element": (1, 1),
     "one value per channel": (1, 5, 1, 1),
@@ -21,6 +24,36 @@ CASES = {
     "one more than a block": (1, 2, 17, 241),
     "several blocks": (3, 2, 70, 31),
 }
+
+
+LARGE = 4000
+"""Elements from which a shape takes seconds in Triton's interpreter."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave what takes long in Triton's interpreter to the slow lane: of equal branches one stays in the other."""
+    for item in items:
+        if item.path.parent == HERE and isinstance(item, pytest.Function) and _takes_long(item):
+            item.add_marker(pytest.mark.slow)
+
+
+def _takes_long(item: pytest.Function) -> bool:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    if item.originalname == "test_every_alignment_is_right":
+        return params["activation"] != "relu"
+    if item.originalname == "test_many_parts_of_a_channel_are_merged":
+        return params["side"] > 7
+    if params.get("backend") != "triton":
+        return False
+    others = params.get("layout", "contiguous") != "contiguous" or params.get("per_image", False)
+    match item.originalname:
+        case "test_edges":
+            return prod(params["shape"]) > LARGE and bool(others)
+        case "test_half_precision":
+            return bool(others) or params.get("activation", "relu") != "relu"
+        case "test_activations":
+            return bool(others)
+    return False
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())

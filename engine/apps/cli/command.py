@@ -43,10 +43,11 @@ def switch(help: str) -> Any:
     return field(default=False, metadata={"help": help, "local": True})
 
 
-def preset(learning: bool = False) -> Any:
+def preset() -> Any:
     """The field of `--preset`."""
-    what = "guidance, sampling and learning" if learning else "guidance and sampling"
-    return local(f"default: ours; paper: DDIS as published, its {what}", default="default")
+    return local(
+        "default: ours; paper: DDIS as published, its guidance and sampling", default="default"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from engine.apps.cli.command import (
     preset,
     switch,
 )
+from engine.apps.cli.compared import tell
 from engine.errors import ConfigError
 from engine.request import Execution, Request
 from engine.settings.downstream import Comparison
@@ -76,6 +77,11 @@ class Comparing(Command):
     domain: str | None = local(
         "only this domain of parquet files of original and test images", "NAME"
     )
+    rows: tuple[str, ...] = local(
+        "further rows to compare, each another set of images as --original, such as 'other=PATH'",
+        "NAME=PATH",
+        default=(),
+    )
     plain: str | None = local(
         "row of the plain prior: a folder of `ddis generate --method plain`; generate: draw one as the folder was "
         "drawn; none: no such row; by default generate, where the folder's prior is there",
@@ -118,17 +124,30 @@ class Comparing(Command):
             prior=prior,
             test=self.test,
             domain=self.domain,
+            rows=self._further_rows(),
             comparison=self.comparison,
             events=call.events,
             **settings,
         )
-        _tell(report, title, call)
+        tell(report, title, call)
         if finished_runs(self.out) == done:
             call.screen.say(f"{self.out} was finished already: nothing was computed")
         for warning in report["warnings"]:
             call.screen.say(f"warning: {call.in_flags(warning)}")
         call.screen.say(f"report: {self.out / 'report.json'}")
         return report
+
+    def _further_rows(self) -> dict[str, Path]:
+        """The sets of `rows` by name."""
+        named = {}
+        for entry in self.rows:
+            name, given, path = entry.partition("=")
+            if not (name and given and path) or name in named:
+                raise ConfigError(
+                    f"rows has {entry!r}, expected names, each once, with a path: write 'other=PATH'."
+                )
+            named[name] = Path(path).expanduser()
+        return named
 
     def _source_of_plain(self) -> str | None:
         return NONE if self.no_plain else self.plain
@@ -166,6 +185,7 @@ class Comparing(Command):
             plain=None if plain in (None, GENERATE, NONE) else Path(plain),
             test=self.test,
             domain=self.domain,
+            more=self._further_rows(),
         )
         check_before_drawing(classifier, inputs, self.out, self.images_per_class)
         check(classifier)
@@ -194,45 +214,3 @@ class Comparing(Command):
             )
             return None, "embedded"
         return GENERATE, found
-
-
-def _tell(report: dict[str, Any], title: str, call: Call) -> None:
-    """Print the rows of a comparison and what they are held against."""
-    columns = ["trained or calibrated on", "images", "accuracy", "agreement with the teacher"]
-    lines = [
-        [name, str(row["images"]), _share(row["accuracy"]), _share(row["agreement"])]
-        for name, row in report["rows"].items()
-    ]
-    measured = f"{report['measured_on']} ({report['measured_images']} images)"
-    call.screen.table(f"{title}, measured on {measured}", columns, lines)
-    call.screen.say("; ".join(_facts(report)))
-
-
-def _share(found: dict[str, Any] | None) -> str:
-    """Mean and spread in percent."""
-    if found is None:
-        return "not measured"
-    spread = "" if found["spread"] is None else f" ± {100 * found['spread']:.1f}"
-    return f"{100 * found['mean']:.1f}{spread} %"
-
-
-def _facts(report: dict[str, Any]) -> list[str]:
-    """What the rows are held against, in words."""
-    teacher, network = report["teacher"], report["network"]
-    facts = []
-    if teacher["accuracy"] is not None:
-        facts.append(f"the classifier itself: {100 * teacher['accuracy']:.1f} %")
-    if report["task"] == "prune":
-        before = "agreement" if network["accuracy"] is None else "accuracy"
-        facts.append(f"pruned and not taught: {100 * network[before]:.1f} % {before}")
-    if "flops" in network:
-        facts.append(
-            f"{network['parameters'] / teacher['parameters']:.0%} of its parameters, "
-            f"{network['flops'] / teacher['flops']:.0%} of its FLOPs"
-        )
-    elif network["accuracy"] is not None:
-        facts.append(f"in float32: {100 * network['accuracy']:.1f} %")
-    if "file_bytes" in network:
-        int8 = max(row["file_bytes"]["mean"] for row in report["rows"].values())
-        facts.append(f"int8 {int8 / 1e6:.2f} MB, float32 {network['file_bytes'] / 1e6:.2f} MB")
-    return facts

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatch
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from engine.apps.cli.command import WITH_PRIOR, Command
 from engine.request import METHODS
@@ -175,8 +176,15 @@ def _option(
         kind=kind,
         help=entry.metadata["help"],
         metavar=entry.metadata.get("metavar", ""),
-        choices=get_args(kind) if get_origin(kind) is Literal else (),
+        choices=_choices(kind),
         positional=entry.metadata.get("positional", False),
         local=entry.metadata.get("local", False),
         methods=methods,
     )
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The values that a field may have, also where it may have none; () where there are no few."""
+    if get_origin(kind) in (Union, UnionType):
+        return next((found for one in get_args(kind) if (found := _choices(one))), ())
+    return get_args(kind) if get_origin(kind) is Literal else ()

@@ -41,10 +41,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 # An import that is cut can end in any error.
                 print(interruption.message, file=sys.stderr)
                 return INTERRUPTED
+            if _is_out_of_memory(error):
+                words, then = " ".join(str(error).split()), interruption.message.partition(": ")[2]
+                print(
+                    f"error: memory ran out ({words[:160] or type(error).__name__}), expected room for this command: "
+                    "close what else uses the device, or lower `--memory`, `--batch` or the number of images; then "
+                    f"{then}",
+                    file=sys.stderr,
+                )
+                return 2
             if not isinstance(error, EngineError):
                 raise
             print(f"error: {error}", file=sys.stderr)
             return 2
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or torch says so. torch's own class goes by its name: it may not be imported."""
+    if isinstance(error, EngineError):
+        return False
+    by_name = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or by_name
 
 
 def _main(words: list[str], interruption: Interruption) -> int:
@@ -144,12 +161,12 @@ def _import(module: str) -> None:
     Imports leave no garbage, and looking for it would take an eighth of their time. Idle OpenMP threads sleep unless
     the environment says otherwise: on a busy machine, spinning ones make small models several times slower.
     """
-    from engine.networks.later import bitsandbytes_later
+    from engine.networks.later import bitsandbytes_later, packages_listed_once
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.disable()
     try:
-        with bitsandbytes_later():
+        with bitsandbytes_later(), packages_listed_once():
             import_module(module)
     finally:
         gc.enable()

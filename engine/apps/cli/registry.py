@@ -17,6 +17,7 @@ _HOMES = {
     "export": "export:Export",
     "export-onnx": "export_onnx:ExportOnnx",
     "evaluate": "evaluate:Evaluate",
+    "report": "report:Report",
     "select": "select:Select",
     "statistics": "statistics:Statistics",
     "fit": "fit:Fit",

@@ -124,8 +124,13 @@ def write_folder(
         pass
 
 
-def plan_of(request: Request, execution: Execution, image_px: int | None) -> "MemoryPlan":
-    """How the images of a request fit into the memory of an execution. The prior's weights are not loaded."""
+def plan_of(
+    request: Request, execution: Execution, image_px: int | None, *, learn_tokens: bool
+) -> "MemoryPlan":
+    """How the images of a request fit into the memory of an execution. The prior's weights are not loaded.
+
+    learn_tokens: whether to say as well what learning tokens takes.
+    """
     from engine.memory.plan import plan
     from engine.memory.subject import device_of
     from engine.methods.models import named_classifier, named_prior
@@ -149,5 +154,6 @@ def plan_of(request: Request, execution: Execution, image_px: int | None) -> "Me
         sampling=method.sampling,
         device=device,
         attention=execution.attention,
+        tokens=learn_tokens,
         graphs=execution.graphs,
     )

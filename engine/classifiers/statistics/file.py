@@ -72,7 +72,8 @@ def write_statistics_file(
     for name, found in zip(_names(header.calls), moments, strict=True):
         tensors |= {f"{name}/mean": found.mean.float(), f"{name}/var": found.var.float()}
     facts = {"format": FORMAT, "header": json.dumps(asdict(header))}
-    write_whole(path, save({key: value.contiguous() for key, value in tensors.items()}, facts))
+    content = save({key: value.contiguous() for key, value in tensors.items()}, facts)
+    write_whole(path, _in_order(content))
 
 
 def from_file(examined: Examined, argument: str = "") -> Statistics | Absent:
@@ -139,6 +140,16 @@ def _read(path: Path, content: bytes) -> tuple[Header, list[Moments]]:
     if not moments:
         raise ModelError(f"statistics file {path} is of no layer, expected at least one: {AGAIN}.")
     return header, moments
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata in order. The library's is random, and the file's hash names statistics."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def _metadata(content: bytes) -> dict[str, str]:

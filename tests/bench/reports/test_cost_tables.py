@@ -96,7 +96,7 @@ def test_predicted_peaks_stand_beside_measured_ones() -> None:
 
 def test_a_token_is_told_by_its_compute_and_accuracies() -> None:
     def learned(forward: int, backward: int, judge: float) -> dict:
-        counts = {"unet_forward": forward, "unet_backward": backward}
+        counts = {"denoiser_forward": forward, "denoiser_backward": backward}
         return {"images": 32, "teacher_class": 0.5, "judge_class": judge, "learning": counts}
 
     plain = {"images": 32, "teacher_class": 0.25, "judge_class": 0.5}

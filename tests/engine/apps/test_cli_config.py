@@ -34,6 +34,7 @@ PRINTABLE = {
     "embedded check": ["--images-per-prompt", "2"],
     "export": ["--images-per-shard", "9"],
     "statistics": ["--epsilon", "3"],
+    "report": ["--images", "50"],
     "doctor": ["--mean", "0.5", "--images-each", "2"],
 }
 NEEDED = {
@@ -46,6 +47,7 @@ NEEDED = {
     "finish": ["f"],
     "statistics": ["f", "g", "--out", "o.safetensors"],
     "doctor": ["f"],
+    "report": ["f"],
     "evaluate": ["f", "g"],
 }
 

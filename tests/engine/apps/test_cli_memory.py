@@ -19,7 +19,8 @@ def test_a_plan_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
         "--batch",
         "1",
     ]
-    assert main(["plan", *arguments, "--memory", "6GB", "--json"]) == 0
+    words = ["plan", *arguments, "--learn-tokens", "--memory", "6GB", "--json"]
+    assert main(words) == 0
     planned = json.loads(capsys.readouterr().out)
     assert (planned["image_px"], planned["dtype"], planned["decoder"]) == (512, "float16", "tiny")
     assert max(peak for phase, peak in planned["peak_bytes"].items() if phase != "cat") <= 4e9
@@ -43,8 +44,10 @@ def test_a_plan_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> Non
         "--device cpu plans for this machine",
         "weights by precision",
         "text_encoder",
+        "--learn-tokens plans learning tokens too",
     ):
         assert words in shown
+    assert "the gradient back to the contexts" not in shown  # of a phase that takes long to count
 
 
 def test_a_plan_in_four_bits_says_what_they_save(capsys: pytest.CaptureFixture[str]) -> None:

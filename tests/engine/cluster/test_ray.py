@@ -3,18 +3,26 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from simulated_pool import SimulatedPool
 
+from engine.cluster.driver import Driver
 from engine.cluster.pool import Failed, Lost
 from engine.cluster.ray_pool import answer_to
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
+from engine.datasets.parts import done_parts
+from engine.datasets.store import FolderStore
 from engine.errors import ConfigError, EngineError, MissingExtraError
-from engine.events import Events, Noted
+from engine.events import Event, Events, Noted, Summarised
+from engine.files import OURS
 from engine.memory.micro_batch import OutOfMemoryError
 from engine.request import ClassifierSource, Execution, PriorSource, Request
 from engine.runners.registry import runner_for
@@ -43,7 +51,7 @@ def on_ray(workers: int) -> Execution:
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(OURS))
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -80,15 +88,59 @@ def test_ray_makes_the_bytes_of_one_process_though_a_worker_is_killed(
         list(RayRunner(tmp_path / "ray", on_ray(1)).run(replace(request_, images_per_class=4)))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+def test_a_killed_driver_leaves_no_worker_and_the_same_command_makes_what_is_missing(
+    request_: Request, tmp_path: Path
+) -> None:
+    for _ in runner_for(Execution(device="cpu", share="1/1"), tmp_path / "one").run(request_):
+        pass
+    finish(tmp_path / "one")
+    out, asked = tmp_path / "ray", tmp_path / "request.json"
+    asked.write_text(json.dumps(request_.to_plain()))
+    code = (
+        "import json, sys\n"
+        "from engine.cluster.runner import RayRunner\n"
+        "from engine.request import Execution, Request\n"
+        "from engine.settings.cluster import Cluster\n"
+        "request = Request.from_plain(json.load(open(sys.argv[1])))\n"
+        "execution = Execution(device='cpu', cluster=Cluster(ray='local', workers=1))\n"
+        "for _ in RayRunner(sys.argv[2], execution).run(request): pass\n"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code, str(asked), str(out)])
+    try:
+        while driver.poll() is None and not done_parts(FolderStore(out)):
+            time.sleep(0.02)
+    finally:
+        driver.kill()
+        driver.wait()
+    deadline = time.monotonic() + 60
+    while _workers() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert _workers() == []
+    done, before = done_parts(FolderStore(out)), bytes_of(out)
+    assert done
+    made = [part for part, _ in RayRunner(out, on_ray(1)).parts(request_)]
+    assert sorted(made) == sorted({*range(PARTS)} - done)
+    after = bytes_of(out)
+    assert before.items() <= after.items()
+    finish(out)
+    assert bytes_of(out) == bytes_of(tmp_path / "one")
+
+
 def _worker() -> int:
     """The process of the actor that is alive."""
-    found = [
+    (pid,) = _workers()
+    return pid
+
+
+def _workers() -> list[int]:
+    """The processes of all actors that are alive."""
+    return [
         int(path.name)
         for path in Path("/proc").iterdir()
         if path.name.isdecimal() and b"ray::PartWorker" in _command(path)
     ]
-    (pid,) = found
-    return pid
 
 
 def _command(process: Path) -> bytes:
@@ -143,3 +195,18 @@ def test_a_worker_without_memory_hands_its_part_back_and_other_errors_end_the_ru
 
 def test_settings_of_a_cluster_are_plain(request_: Request) -> None:
     assert json.loads(json.dumps(request_.to_plain())) == request_.to_plain()
+
+
+def test_a_cluster_says_once_a_minute_how_far_it_is(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    runner = RayRunner(tmp_path / "set", on_ray(2), Events(seen.append))
+    pool = SimulatedPool(20, seconds=lambda *_: 45.0, start_seconds=1.0)
+    pool.close = lambda: None  # type: ignore[attr-defined]
+    driver = Driver(pool, 2, lambda hello: hello["missing"], clock=pool.clock)
+    hello = {"parts": 20, "images": 20, "images_missing": 20}
+    assert len(list(runner._made(driver, pool, hello))) == 20
+    lines = [event for event in seen if isinstance(event, Summarised)]
+    assert len(lines) == pytest.approx(20 * 45 / 2 / 60, abs=1)
+    assert lines[0].text == "2 of 20 parts are done; 2 of 2 workers; about 7 min left"
+    assert lines[-1].seconds_left is not None
+    assert lines[-1].seconds_left < 120

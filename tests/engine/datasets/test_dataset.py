@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.datasets import open_dataset, read_dataset
-from engine.datasets.dataset import load_sample
+from engine.datasets.dataset import load_sample, open_dataset, read_dataset
 from engine.datasets.manifest import JOURNAL
 from engine.datasets.names import class_folders
 from engine.datasets.run_record import differences
@@ -183,7 +182,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 def test_one_writer_at_a_time(tmp_path):
     with (
         open_dataset(tmp_path, CONFIG, LABELS),
-        pytest.raises(OutputError, match="being written by another process"),
+        pytest.raises(OutputError, match="in use by process"),
     ):
         open_dataset(tmp_path, CONFIG, LABELS)
     open_dataset(tmp_path, CONFIG, LABELS).close()

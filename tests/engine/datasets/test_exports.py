@@ -10,16 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.datasets import (
-    contact_sheet,
-    draw_curves,
-    export_webdataset,
-    open_dataset,
-    read_dataset,
-)
-from engine.datasets.contact_sheet import tile_px
-from engine.datasets.curves import linear_axis, log_axis, whole_axis
+from engine.datasets.contact_sheet import contact_sheet, tile_px
+from engine.datasets.curves import draw_curves, linear_axis, log_axis, whole_axis
+from engine.datasets.dataset import open_dataset, read_dataset
 from engine.datasets.lettering import legible
+from engine.datasets.webdataset import export_webdataset
 from engine.errors import ConfigError, OutputError
 
 LABELS = ("bullet train", "dog", "test tube")

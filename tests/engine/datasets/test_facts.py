@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.datasets import open_dataset
+from engine.datasets.dataset import open_dataset
 from engine.datasets.run_record import read_run
 from engine.errors import ConfigError, OutputError
 from engine.facts import facts_of, request_of, runs_of, with_names_of

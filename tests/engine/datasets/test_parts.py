@@ -5,6 +5,8 @@ import io
 import json
 import os
 import random
+import subprocess
+import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,8 +14,10 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from engine.datasets.contact_sheet import contact_sheet
 from engine.datasets.dataset import load_sample, open_dataset, read_dataset
 from engine.datasets.finish import finish
 from engine.datasets.images import to_picture
@@ -324,3 +328,24 @@ def test_labels_are_checked_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="both called"):
         SharedDataset(tmp_path / "set", MADE, {0: "dog", 1: "dog"}, DIVISION, KIND)
     assert not (tmp_path / "set").exists()
+
+
+def test_finishing_needs_no_torch_and_sheets_keep_pictures_small(
+    tmp_path: Path, samples_of
+) -> None:
+    large = torch.rand(3, 300, 200)
+    dataset = begin(tmp_path / "set")
+    for part in dataset.missing():
+        dataset.write(part, samples_of(part, image=large))
+    code = (
+        "import sys\nfrom engine.apps.cli import main\n"
+        f"code = main(['finish', {str(tmp_path / 'set')!r}, '--json'])\n"
+        "sys.exit('torch is loaded' if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["images"] == GROUPS.images
+    rows = [[large] * 4] * 3  # a sheet of the pictures in full is the same
+    sheet = contact_sheet(rows, list(LABELS.values()), caption="12 images of 3 classes")
+    with Image.open(tmp_path / "set" / "contact_sheet.png") as found:
+        assert found.tobytes() == sheet.tobytes()

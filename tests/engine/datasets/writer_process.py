@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from engine.datasets import open_dataset
+from engine.datasets.dataset import open_dataset
 from engine.types import ImageKey, Sample, image_rng
 
 LABELS = ("dog", "../elephant", "con")

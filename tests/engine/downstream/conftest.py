@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
-from engine.datasets import open_dataset
+from engine.datasets.dataset import open_dataset
 from engine.datasets.images import png_bytes, to_picture
 from engine.types import ImageKey, Sample
 

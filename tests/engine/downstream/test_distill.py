@@ -57,6 +57,15 @@ def test_every_student_is_kept_and_loads_again(
                 (tmp_path / "out" / name / f"seed-{seed}" / "config.json").read_text()
             )
             assert facts["accuracy"] == accuracy["values"][seed]
+            assert facts["kl"] == row["kl"]["values"][seed] > 0
+        if name == "folder":
+            assert "difference_to_folder" not in row
+            continue
+        less = row["difference_to_folder"]
+        gap = accuracy["mean"] - report["rows"]["folder"]["accuracy"]["mean"]
+        assert less["accuracy"]["mean"] == pytest.approx(gap, abs=1e-6)
+        assert less["accuracy"]["low"] <= gap <= less["accuracy"]["high"]
+        assert less.keys() == {"accuracy", "agreement", "kl"}
     assert "2 seeds: the spread says little, expected 3 or more." in report["warnings"]
     measured = "15 images are measured on: one of them is 6.7 points, expected 50 or more."
     assert measured in report["warnings"]
@@ -104,6 +113,29 @@ def test_a_cut_comparison_goes_on_to_the_same_report(tmp_path: Path, teacher, ma
             out=tmp_path / "cut",
             distillation=Distillation(epochs=1, batch=8),
         )
+
+
+def test_rows_of_their_own_sizes_learn_for_as_many_updates(
+    tmp_path: Path, teacher, make_set
+) -> None:
+    folder, other = make_set(tmp_path / "ours", 4), make_set(tmp_path / "other", 9, seed=5)
+    own = Comparison(seeds=1, noise=False, equal_sizes=False)
+    with pytest.raises(ConfigError, match="equal_sizes is False and updates is 0, expected a num"):
+        distill(folder, teacher, "resnet8", out=tmp_path / "out", comparison=own)
+    report = distill(
+        folder,
+        teacher,
+        "resnet8",
+        out=tmp_path / "out",
+        rows={"other": other},
+        test=make_set(tmp_path / "test", 3, seed=6),
+        distillation=Distillation(updates=3, batch=8),
+        comparison=own,
+    )
+    assert {name: row["images"] for name, row in report["rows"].items()} == {
+        "other": 27,
+        "folder": 12,
+    }
 
 
 def test_any_module_may_be_a_student(tmp_path: Path, teacher, make_set) -> None:

@@ -248,3 +248,29 @@ def test_soft_labels_of_another_classifier_are_refused(
     ):
         load(teacher, stored=True, folder=folder)
     load(teacher, folder=folder)  # asked online it does not matter
+
+
+def test_rows_may_keep_their_own_numbers_and_further_ones_be_named(
+    tmp_path: Path, teacher, make_set, make_parquet
+) -> None:
+    inputs = Inputs(
+        folder=make_set(tmp_path / "ours", 6),
+        original=make_parquet(tmp_path / "train.parquet", 4),
+        test=make_parquet(tmp_path / "test.parquet", 5, seed=3),
+        more={"other": make_parquet(tmp_path / "other.parquet", 8, seed=7)},
+        domain="near",
+    )
+    equal = load_sets(teacher, inputs, Comparison(), False)
+    assert {name: len(row) for name, row in equal.rows.items()} == dict.fromkeys(
+        (ORIGINAL, "other", FOLDER, NOISE), 12
+    )
+    own = load_sets(teacher, inputs, Comparison(equal_sizes=False), False)
+    sizes = {ORIGINAL: 12, "other": 24, FOLDER: 18, NOISE: 18}
+    assert {name: len(row) for name, row in own.rows.items()} == sizes
+    assert not own.warnings
+
+
+@pytest.mark.parametrize("name", ["folder", "plain-images", "a/b", ""])
+def test_a_row_s_name_is_a_folder_s_of_its_own(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"a row is named '{name}', expected a name for a folder"):
+        Inputs(folder=tmp_path, more={name: tmp_path})

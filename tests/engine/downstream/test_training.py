@@ -13,8 +13,10 @@ from engine.downstream.training import (
     batch_bounds,
     distillation_loss,
     logits_on,
+    means,
     rate,
     reading,
+    scores,
     teach,
     teacher_of,
 )
@@ -144,3 +146,43 @@ def test_settings_are_checked(make, words: str) -> None:
 def test_the_long_protocol_differs_in_length_alone() -> None:
     assert Distillation.long() == Distillation(epochs=Distillation.long().epochs)
     assert Distillation.long().epochs > Distillation.short().epochs
+
+
+@pytest.mark.parametrize("updates", [1, 7])
+def test_updates_take_the_place_of_epochs(teacher, images, updates: int) -> None:
+    told: list[float] = []
+    settings = Distillation(epochs=50, batch=8, updates=updates)
+    student = CifarResNet(8, (4, 4, 4), 3)
+    teach(student, teacher.preprocess, teacher_of(teacher), images, settings, 0, told.append)
+    assert len(told) == updates
+    assert sum(told) == pytest.approx(1)
+
+
+def test_the_teacher_sees_the_mixed_views_that_the_student_sees(teacher, images) -> None:
+    seen: list[torch.Tensor] = []
+    ask = teacher_of(teacher)
+
+    def watched(views: torch.Tensor) -> torch.Tensor:
+        seen.append(views)
+        return ask(views)
+
+    settings = Distillation(epochs=1, batch=24, augment=False, mix="mixup")
+    student = CifarResNet(8, (4, 4, 4), 3)
+    teach(student, teacher.preprocess, watched, images, settings, 0)
+    (views,) = seen
+    known = images.views(torch.arange(24), torch.device("cpu"))
+    assert ((views[:, None] - known[None]).abs().amax((2, 3, 4)) > 0.05).all(1).sum() > 12
+
+
+def test_scores_are_of_each_image() -> None:
+    found = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    taught = torch.tensor([[2.0, 0.0], [1.0, 0.0]])
+    images = Images(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]))
+    of_each = scores(found, taught, images, tested=True)
+    assert of_each["accuracy"].tolist() == [1, 1]
+    assert of_each["agreement"].tolist() == [1, 0]
+    p, q = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(2))
+    expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    assert of_each["kl"].tolist() == pytest.approx([0, expected], abs=1e-6)
+    assert means(of_each) == pytest.approx({"accuracy": 1, "agreement": 0.5, "kl": expected / 2})
+    assert means(scores(found, taught, images, tested=False))["accuracy"] is None

@@ -14,7 +14,7 @@ from torch import nn
 from engine import Evaluation, Sample, evaluate
 from engine.apps.cli import main
 from engine.classifiers import Preprocess, load_classifier, save_classifier
-from engine.datasets import open_dataset
+from engine.datasets.dataset import open_dataset
 from engine.errors import ConfigError, MissingExtraError, ModelError, OutputError
 from engine.evaluation.extractors import classifier_extractor, inception_extractor, load_extractor
 from engine.evaluation.images import open_images

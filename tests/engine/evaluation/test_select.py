@@ -11,8 +11,7 @@ from engine import Alignment, Selection, generate, select
 from engine.apps.cli import main
 from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
 from engine.classifiers.base import frozen_classifier
-from engine.datasets import open_dataset
-from engine.datasets.dataset import load_sample, read_dataset
+from engine.datasets.dataset import load_sample, open_dataset, read_dataset
 from engine.errors import ConfigError, OutputError
 from engine.evaluation import l_bn_share as selecting
 from engine.evaluation.images import open_images

@@ -202,6 +202,32 @@ def test_guidance_acts_in_its_window_and_never_at_the_last_step() -> None:
     assert not descending(square, Alignment(scale=0.0)).acts_on(step())
 
 
+def acting(alignment: Alignment, total: int) -> list[int]:
+    """The numbers of the guided steps of a schedule."""
+    guidance = descending(square, alignment)
+    return [number for number in range(total) if guidance.acts_on(step(number, total))]
+
+
+def test_a_stride_guides_every_kth_step_of_its_part_of_the_schedule() -> None:
+    assert acting(Alignment(stop=1.0, stride=3), 10) == [0, 3, 6]
+    assert acting(Alignment(stop=0.9, stride=2, stride_from=1 / 3), 10) == [0, 1, 2, 3, 4, 6, 8]
+    assert acting(Alignment(start=0.1, stop=0.9, stride=2), 30) == [*range(3, 27, 2)]
+    assert acting(Alignment(stop=0.9, stride=4, stride_from=1.0), 10) == [*range(9)]
+
+
+def test_a_move_in_strides_is_the_root_of_the_stride_times_as_long_and_a_raw_one_the_stride() -> (
+    None
+):
+    z = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    alignment = Alignment(scale=0.1, stride=4, stride_from=0.5)
+    guidance = descending(square, alignment)
+    early, late = (guidance.move(z, step(number, 10)) - z for number in (0, 5))
+    torch.testing.assert_close(late, 2 * early)
+    raw = replace(alignment, step="raw", statistics="image")
+    early, late = (descending(square, raw).move(z, step(number, 10)) - z for number in (0, 5))
+    torch.testing.assert_close(late, 4 * early)
+
+
 @pytest.mark.parametrize(
     ("statistics", "moved", "skipped"), [("image", 2, [0, 1, 0]), ("batch", 0, [1, 1, 1])]
 )

@@ -21,9 +21,16 @@ def test_a_step_is_told_in_parts_with_a_trace(
     found = profile(small_prior, classifier, 2, trace=tmp_path / "new" / "trace.json", repeats=1)
     parts = dict(found.milliseconds)
     step = parts.pop("step")
-    assert set(parts) == {"unet", "decode", "classifier", "backward", "own kernels", "host gaps"}
+    assert set(parts) == {
+        "denoiser",
+        "decode",
+        "classifier",
+        "backward",
+        "own kernels",
+        "host gaps",
+    }
     assert all(0 < ms < step for ms in parts.values())
-    assert parts["unet"] + parts["decode"] + parts["classifier"] + parts[
+    assert parts["denoiser"] + parts["decode"] + parts["classifier"] + parts[
         "backward"
     ] == pytest.approx(step, rel=0.1)
     assert found.time_ratio == pytest.approx(found.guided_ms / found.plain_ms, rel=1e-3)
@@ -94,7 +101,7 @@ def test_what_cuda_repeats_on_its_own_timeline_counts_once() -> None:
     events += [event("gemm", cuda, 5, 35, 30, False), event("conv", cuda, 50, 90, 40, False)]
     parts = by_part(events, True)
     assert parts == {
-        "unet": 0.03,
+        "denoiser": 0.03,
         "decode": 0.015,
         "classifier": 0,
         "backward": 0.025,

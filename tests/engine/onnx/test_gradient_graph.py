@@ -28,6 +28,7 @@ def test_the_published_smooth_gradient_is_autograds(gradients, prior, smooth, ca
     check_smooth(gradients, prior, smooth, cache, Alignment.paper())
 
 
+@pytest.mark.slow
 def test_a_gradient_by_the_class_alone_is_autograds(gradients, prior, kinked, cache):
     by_class = Alignment(domain_weight=0)
     (loss, grad), (wanted_loss, wanted) = gradients(prior, kinked, by_class, cache, 2)

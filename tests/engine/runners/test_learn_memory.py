@@ -34,6 +34,7 @@ DRAWN = TokenLearning(
     check_images=0,
 )
 LAST = replace(DRAWN, gradient="last", updates_per_trajectory=1, domain_weight=0.0, augment=False)
+EARLY = replace(DRAWN, gradient="early", updates_per_trajectory=1)
 SAMPLING = Sampling(steps=3, batch=6)
 ROUNDING = 0.05 * DRAWN.learning_rate
 
@@ -78,7 +79,7 @@ def running_out(module: nn.Module, rows: int) -> Iterator[None]:
         handle.remove()
 
 
-@pytest.mark.parametrize("learning", [DRAWN, LAST], ids=["drawn", "last"])
+@pytest.mark.parametrize("learning", [DRAWN, LAST, EARLY], ids=["drawn", "last", "early"])
 def test_tokens_are_finished_and_right_when_memory_runs_out(
     small_prior: Prior,
     classifier: Classifier,
@@ -87,7 +88,7 @@ def test_tokens_are_finished_and_right_when_memory_runs_out(
 ) -> None:
     """Drawn with L_BN of the whole batch, which parts alone could not tell; last with both branches of CFG."""
     expected = undisturbed(learning)
-    branches = 1 if learning is DRAWN else 2
+    branches = 2 if learning is LAST else 1
     with (
         running_out(small_prior.pipe.unet, 4 * branches),
         pytest.warns(

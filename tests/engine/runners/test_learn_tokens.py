@@ -269,7 +269,8 @@ def test_the_table_tells_what_each_class_cost(tmp_path, classifier, small_prior)
         classifier, small_prior, learning=paper, method="plain", sampling=SAMPLING, out=out
     )
     assert {
-        number: (end.unet_forward, end.unet_backward) for number, end in table.training.items()
+        number: (end.denoiser_forward, end.denoiser_backward)
+        for number, end in table.training.items()
     } == {
         0: (24, 12),
         1: (24, 12),
@@ -298,3 +299,31 @@ def test_a_file_of_another_ending_is_refused_before_anything_is_loaded():
         ConfigError, match=r"is to be 'tokens.bin', expected a name that ends in .safetensors: add"
     ):
         learn_tokens("no such classifier", out="tokens.bin")
+
+
+def test_tokens_in_place_of_names_keep_short_and_stand_in_the_prompts(
+    tmp_path, classifier, small_prior
+):
+    instead = replace(
+        TokenLearning.instead(), epochs=2, images_per_epoch=2, check_images=0, target_accuracy=1.0
+    )
+    settings = {"sampling": replace(SAMPLING, steps=4), "seed": 5}
+    out = tmp_path / "t.safetensors"
+    table = learn_tokens(classifier, small_prior, learning=instead, out=out, **settings)
+    assert table.instead
+    assert all(training.moved for training in table.training.values())
+    assert load_tokens(out, small_prior, classifier).instead
+    encoder = small_prior.text_encoders()[0]
+    words = encoder.module.get_input_embeddings().weight
+    ids = [encoder.tokenizer(label, add_special_tokens=False).input_ids for label in LABELS]
+    longest = 2 * torch.stack([words[number].norm() for row in ids for number in row]).median()
+    assert (table.rows.norm(dim=1) <= longest * 1.0001).all()
+    tight = replace(instead, norm_cap=0.5)
+    short = learn_tokens(classifier, small_prior, learning=tight, **settings)
+    torch.testing.assert_close(short.rows.norm(dim=1), (longest / 4).expand(2))
+    samples = list(
+        generate(
+            classifier, small_prior, None, 1, method="plain", tokens=out, sampling=SAMPLING, seed=1
+        )
+    )
+    assert [sample.prompt for sample in samples] == ["a <ddis-dog>", "an <ddis-elephant>"]

@@ -156,7 +156,7 @@ def test_the_trial_is_told_step_by_step_and_counted_by_class(cfg, monkeypatch) -
             method=Plain(sampling=Sampling(steps=2, cfg=cfg, batch=4)),
             events=Events(watch),
         )
-        return [end.unet_forward for end in table.training.values()]
+        return [end.denoiser_forward for end in table.training.values()]
 
     without = costs(replace(learning, init="a"))
     assert tried == []

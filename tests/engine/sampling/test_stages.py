@@ -5,7 +5,7 @@ import torch
 
 from engine.guidance.move import Unguided
 from engine.priors import Context, Prior
-from engine.sampling.loop import sample
+from engine.sampling.loop import in_interval, sample
 from engine.sampling.noise import ImageNoise
 from engine.sampling.stages import drawn, encoded
 from engine.settings import Sampling
@@ -47,3 +47,22 @@ def test_a_group_is_drawn_from_its_own_noise_to_the_end_of_the_schedule(tiny_pri
     z = tiny_prior.noise(by_hand.generators, 3)
     expected = sample(z, denoise, tiny_prior.schedule(3), eta=1.0, noise=by_hand)
     assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_outside_of_its_interval_cfg_is_left_out(tiny_prior: Prior) -> None:
+    sampling = Sampling(steps=4, cfg=5.0, cfg_start=0.25, cfg_stop=0.75)
+    context = encoded(tiny_prior, ["a dog", "a cat"], sampling)
+    bound: list[float] = []
+
+    def denoiser(cfg: float):
+        bound.append(cfg)
+        return tiny_prior.denoiser(context, cfg)
+
+    denoise = in_interval(denoiser, sampling)
+    z = torch.randn(tiny_prior.latent_shape(2))
+    for step, cfg in zip(tiny_prior.schedule(4), (1.0, 5.0, 5.0, 1.0), strict=True):
+        expected = tiny_prior.denoiser(context, cfg)(z, step)
+        assert torch.equal(denoise(z, step).clean, expected.clean)
+    assert bound == [1.0, 5.0]
+    assert (sampling.evaluations, Sampling(steps=4, cfg=5.0).evaluations) == (6, 8)

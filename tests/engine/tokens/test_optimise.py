@@ -45,14 +45,14 @@ class Images:
 
     def __init__(self, source: "Rows", keys: Sequence[ImageKey], context: Context) -> None:
         self.source, self.keys, self.context, self.complete = source, keys, context, False
-        self.unet_forward = torch.full((len(keys),), 3)
-        self.unet_backward = torch.zeros(len(keys), dtype=torch.int64)
+        self.denoiser_forward = torch.full((len(keys),), 3)
+        self.denoiser_backward = torch.zeros(len(keys), dtype=torch.int64)
 
     def gradient(
         self, update: int, context: Context, targets: Tensor, learning: TokenLearning, scale: float
     ) -> ContextGradient:
-        self.unet_forward += 1
-        self.unet_backward += 1
+        self.denoiser_forward += 1
+        self.denoiser_backward += 1
         leaf = context.packed().clone().requires_grad_()
         logits = self.source.logits_of(self.keys, leaf, self.source.with_tokens)
         l_bn = leaf.square().mean()
@@ -67,7 +67,7 @@ class Images:
 
     def finished(self, rows: Sequence[int]) -> Tensor:
         self.source.finished.append([self.keys[row] for row in rows])
-        self.unet_forward[list(rows)] += 2
+        self.denoiser_forward[list(rows)] += 2
         keys = [self.keys[row] for row in rows]
         context = self.context[list(rows)].packed()
         return self.source.finished_of(keys, context, self.source.with_tokens)
@@ -359,9 +359,9 @@ def test_unet_evaluations_are_counted_class_by_class():
     learning = replace(ALWAYS, target_accuracy=0.7, epochs=2, updates_per_trajectory=2)
     source = Rows(state, fixed_accuracy(lambda key, _: key.class_index == 0))
     reports = list(learn(state, source, learning, batch=28))
-    assert state.unet_forward.tolist() == [20 * (3 + 2 + 2), 20 * 2 * (3 + 2), 20 * 2 * (3 + 2)]
-    assert state.unet_backward.tolist() == [20 * 2, 20 * 4, 20 * 4]
-    assert reports[-1][0].unet_forward == 200
+    assert state.denoiser_forward.tolist() == [20 * (3 + 2 + 2), 20 * 2 * (3 + 2), 20 * 2 * (3 + 2)]
+    assert state.denoiser_backward.tolist() == [20 * 2, 20 * 4, 20 * 4]
+    assert reports[-1][0].denoiser_forward == 200
     assert state.updates.tolist() == [0, 4, 4]
 
 

@@ -230,7 +230,8 @@ def test_a_file_whose_metadata_is_not_a_table_s_is_refused(tmp_path: Path, facts
 def test_a_file_of_version_0_1_is_read(
     tmp_path: Path, table: TokenTable, tiny_prior: Prior
 ) -> None:
-    """It knew one text encoder, and told the width alone."""
+    """It knew one text encoder, told the width alone, and counted evaluations of a UNet."""
+    training = {"outcome": "learned", "epochs": 3, "accuracy": 1.0, "loss": 0.1, "unet_forward": 7}
     facts = {
         "format": 1,
         "template": TEMPLATE,
@@ -240,7 +241,7 @@ def test_a_file_of_version_0_1_is_read(
         "names": NAMES[:2],
         "prior": tiny_prior.fingerprint,
         "classifier": table.classifier,
-        "training": {},
+        "training": {"0": training},
         "run": {},
     }
     rows = {name: row.clone() for name, row in zip(table.names, table.rows, strict=True)}
@@ -248,6 +249,7 @@ def test_a_file_of_version_0_1_is_read(
     loaded = load_tokens(tmp_path / "t.safetensors", tiny_prior)
     assert loaded.fingerprint == table.fingerprint
     assert loaded.encoders == {"clip": 32}
+    assert loaded.training[0].denoiser_forward == 7
 
 
 def test_a_file_whose_rows_are_of_another_width_than_it_says_is_refused(

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from engine.errors import GuidanceError
 from engine.guidance.move import Guidance, Unguided
 from engine.priors import Context, Prior, Step
-from engine.sampling.loop import sample
+from engine.sampling.loop import in_interval, sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Alignment, Sampling
 from engine.tokens.attached import attached
@@ -87,7 +88,7 @@ def sampled_whole(
 ) -> Tensor:
     """The same two images, flat, as generation makes them."""
     noise = ImageNoise(0, KEYS, prior.latent_shape(1)[1:], dtype=prior.dtype)
-    denoise = prior.denoiser(of_two_dogs(prior), sampling.cfg)
+    denoise = in_interval(partial(prior.denoiser, of_two_dogs(prior)), sampling)
     on_step = (lambda *step: seen.append(step)) if seen is not None else None
     with torch.no_grad():
         z = sample(
@@ -129,7 +130,7 @@ def test_the_gradient_comes_through_the_last_step_alone(tiny_prior: Prior):
     assert (ours - last).norm() < 1e-6 * last.norm()
     assert (ours - whole).norm() > 1e-2 * whole.norm()
     assert images.complete
-    assert (images.unet_forward.tolist(), images.unet_backward.tolist()) == ([6, 6], [2, 2])
+    assert (images.denoiser_forward.tolist(), images.denoiser_backward.tolist()) == ([6, 6], [2, 2])
 
 
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
@@ -157,14 +158,30 @@ def test_each_update_reads_what_its_own_step_predicts(tiny_prior: Prior, cfg: fl
         assert (ours - theirs).norm() < 1e-6 * theirs.norm()
     branches = 1 if cfg == 1 else 2
     assert not images.complete
-    assert images.unet_forward.tolist() == [branches * 3 + 2 + (branches - 1)] * 2
-    assert images.unet_backward.tolist() == [2, 2]
+    assert images.denoiser_forward.tolist() == [branches * 3 + 2 + (branches - 1)] * 2
+    assert images.denoiser_backward.tolist() == [2, 2]
+
+
+def test_a_gradient_outside_of_cfg_s_interval_is_of_the_conditional_branch(tiny_prior: Prior):
+    prior, sampling = double(tiny_prior), Sampling(steps=4, cfg=4.0, cfg_start=0.5)
+    seen: list[tuple[Step, Tensor]] = []
+    sampled_whole(prior, sampling, seen)
+    images = on_the_way(prior, sampling, [2, 1])
+    for update, number in enumerate((2, 1)):
+        images.prepare(update)
+        torch.testing.assert_close(
+            images.latents(update, images.context), seen[number][1], rtol=0, atol=1e-9
+        )
+    # Steps 0 and 1 without a negative branch; then 2 by its prompt alone and its kept null branch, and 1.
+    assert images.denoiser_forward.tolist() == [2 + 1 + 1 + 1] * 2
 
 
 @pytest.mark.parametrize("at", [[1], [2, 0], [3]])
-def test_images_are_finished_as_generation_makes_them(tiny_prior: Prior, at):
+@pytest.mark.parametrize("cfg_stop", [1.0, 0.5])
+def test_images_are_finished_as_generation_makes_them(tiny_prior: Prior, at, cfg_stop: float):
     """Also some of them alone: the first image's noise is not the second's."""
-    prior, sampling = double(tiny_prior), Sampling(steps=4, cfg=4.0, eta=1.0)
+    prior = double(tiny_prior)
+    sampling = Sampling(steps=4, cfg=4.0, eta=1.0, cfg_stop=cfg_stop)
     whole = sampled_whole(prior, sampling)
     both = prior.decode(on_the_way(prior, sampling, at).finished([0, 1])).flatten(1)
     torch.testing.assert_close(both, whole, rtol=0, atol=1e-9)
@@ -172,7 +189,8 @@ def test_images_are_finished_as_generation_makes_them(tiny_prior: Prior, at):
     torch.testing.assert_close(
         prior.decode(images.finished([1])).flatten(1), whole[1:], rtol=0, atol=1e-9
     )
-    assert images.unet_forward.tolist() == [2 * max(at), 2 * 4]
+    before = sum(2 if number < 4 * cfg_stop else 1 for number in range(max(at)))
+    assert images.denoiser_forward.tolist() == [before, sampling.evaluations]
 
 
 @pytest.mark.parametrize("at", [[1], [3]])

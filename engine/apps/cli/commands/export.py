@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.apps.cli.command import Call, Command, needed
+from engine.apps.cli.command import RESUMES, Call, Command, needed
 from engine.settings.fields import setting
 
 
@@ -13,9 +13,7 @@ class Export(Command):
     """Write a data set folder as WebDataset shards."""
 
     module = "engine.datasets.webdataset"
-    interrupted = (
-        "the shards so far are not resumed: empty the folder, then run the same command again."
-    )
+    interrupted = RESUMES
 
     folder: Path = needed("a folder of `ddis generate`", positional=True)
     out: Path = needed("folder of the shards")

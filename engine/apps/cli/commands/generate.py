@@ -11,6 +11,9 @@ from engine.request import Execution, Request
 from engine.settings.fields import setting
 from engine.settings.selection import Selection
 
+MOST_REPORTED = 20_000
+"""Images of a data set whose page is written without being asked for; all of them are read for it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(Command):
@@ -76,14 +79,26 @@ class Generate(Command):
         total = len(read_run(folder).labels) * self.request.images_per_class
         sheet = folder / "contact_sheet.png"
         call.screen.say(
-            f"{total} images in {folder}, {made} of them made now. Contact sheet: {sheet}"
+            f"{total} image{'s' * (total != 1)} in {folder}, {made} of them made now. Contact sheet: {sheet}"
         )
+        self._report(call, folder, total)
         return {
             "folder": str(folder),
             "images": total,
             "made_now": made,
             "contact_sheet": str(sheet),
         }
+
+    def _report(self, call: Call, folder: Path, images: int) -> None:
+        """Write the page about a data set, and say what the classifier makes of it."""
+        if images > MOST_REPORTED:
+            call.screen.say(f"to look at them in a browser: ddis report {folder}")
+            return
+        from engine.report import REPORT, write_own_report
+
+        call.screen.say(
+            f"{write_own_report(folder)}\nto look at them in a browser: {folder / REPORT}"
+        )
 
     def _in_parts(self, call: Call) -> dict[str, Any]:
         """Make a share of the parts of a data set, and say how many of all are done."""
@@ -135,6 +150,7 @@ class Generate(Command):
             f"{report['images']} images in {every}, {made} of them made now; the better {report['kept']} in "
             f"{folder}. Contact sheet: {sheet}"
         )
+        self._report(call, folder, report["kept"])
         return {
             "folder": str(folder),
             "images": report["kept"],

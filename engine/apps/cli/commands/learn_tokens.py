@@ -15,12 +15,12 @@ from engine.apps.cli.command import (
     local,
     needed,
     paper,
-    preset,
 )
 from engine.errors import ConfigError
 from engine.facts import facts_of
 from engine.request import Execution, Request
 from engine.settings.methods import DrawingSettings
+from engine.settings.plain import to_plain
 from engine.settings.tokens import TokenLearning
 
 if TYPE_CHECKING:
@@ -58,12 +58,18 @@ class LearnTokens(Command):
     textual_inversion: Path | None = local(
         "also write one file a class here, for diffusers", "FOLDER"
     )
-    preset: Literal["default", "paper"] = preset(learning=True)
+    preset: Literal["default", "paper", "instead"] = local(
+        "default: ours; paper: DDIS as published, its guidance, sampling and learning; instead: tokens in place of "
+        "names that the prior takes for something else, such as 'mail bag'",
+        default="default",
+    )
     learning: TokenLearning = field(default_factory=TokenLearning)
     execution: Execution = field(default_factory=Execution)
 
     @classmethod
     def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
+        if given.get("preset") == "instead":
+            return {"learning": to_plain(TokenLearning.instead())}
         return paper(given, method, learning=TokenLearning)
 
     def run(self, call: Call) -> dict[str, Any]:
@@ -94,7 +100,7 @@ class LearnTokens(Command):
             return {"file": str(self.out), "learned": learned, "of_classes": wanted}
         labels = facts_of(table.run)["classes"]
         trainings = dict(zip(labels, table.training.values(), strict=True))
-        columns = "class, start, outcome, epochs, recognised, loss, UNet forward, backward"
+        columns = "class, start, outcome, epochs, recognised, loss, denoiser forward, backward"
         rows = [_row(label, training) for label, training in trainings.items()]
         call.screen.table(f"Tokens in {self.out}", columns.split(", "), rows)
         folder = self.textual_inversion
@@ -130,6 +136,6 @@ def _row(label: str, training: "TokenTraining") -> list[str]:
         str(training.epochs),
         f"{training.accuracy:.0%}",
         f"{training.loss:.2f}",
-        str(training.unet_forward),
-        str(training.unet_backward),
+        str(training.denoiser_forward),
+        str(training.denoiser_backward),
     ]

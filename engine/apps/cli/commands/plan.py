@@ -47,17 +47,23 @@ class Plan(Command):
     common = (
         *("classifier", "prior", "memory", "batch", "image-px", "dtype", "device", "method"),
         *("preset", "steps", "cfg", "architecture", "labels", "attention"),
+        "learn-tokens",
     )
 
     request: Request = field(default_factory=Request)
     image_px: int | None = setting(None, "side of the images; by default the prior's own", "N")
+    learn_tokens: bool = setting(
+        False, "plan `ddis learn-tokens` too, whose phases take the longest to count"
+    )
     preset: Literal["default", "paper"] = preset()
     execution: Execution = field(default_factory=Execution)
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.memory.budget import in_words
 
-        planned = requests.plan_of(self.request, self.execution, self.image_px)
+        planned = requests.plan_of(
+            self.request, self.execution, self.image_px, learn_tokens=self.learn_tokens
+        )
         fits = {
             phase: str(number or "does not fit") for phase, number in planned.micro_batch.items()
         }
@@ -92,6 +98,8 @@ class Plan(Command):
             f"attention: {planned.attention}; guidance sees through: {seen}\n{_speed(planned)}\n"
             f"largest batch in one piece: {planned.largest_batch}; smallest budget: {in_words(planned.smallest_bytes)}"
         )
+        if not self.learn_tokens:
+            call.screen.say("planned for `ddis generate`; --learn-tokens plans learning tokens too")
         return planned.to_json()
 
 
@@ -141,6 +149,8 @@ def _speed(planned: "MemoryPlan") -> str:
     """The layout of the networks, and whether graphs are replayed."""
     layout = " and ".join(planned.channels_last) or "no network"
     graphs = (
-        f"not used, as {planned.eager_because}" if planned.eager_because else "of UNet and guidance"
+        f"not used, as {planned.eager_because}"
+        if planned.eager_because
+        else "of denoiser and guidance"
     )
     return f"channels_last: {layout}; CUDA graphs: {graphs}"

@@ -1,0 +1,28 @@
+"""`ddis report`: a page about data sets and comparisons."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.apps.cli.command import Call, Command, local, needed
+from engine.settings.fields import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Command):
+    """Write one HTML page about data sets and comparisons, to be looked at in a browser; it needs nothing else."""
+
+    module = "engine.report"
+
+    folder: tuple[Path, ...] = needed(
+        "folders of `ddis generate`, `distill`, `prune` or `quantise`", positional=True
+    )
+    images: int = setting(2000, "images of a data set that the page holds at most", "N")
+    out: Path | None = local("the file; report.html in the folder where there is only one", "FILE")
+
+    def run(self, call: Call) -> dict[str, Any]:
+        from engine.report import write_report
+
+        file = write_report(self.folder, self.out, self.images)
+        call.screen.say(f"report: {file}")
+        return {"report": str(file)}

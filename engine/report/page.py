@@ -1,0 +1,158 @@
+"""The page: facts and charts put into the template."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from engine.datasets.dataset import has_manifest
+from engine.errors import ConfigError
+from engine.files import explained, write_whole
+from engine.report import charts
+from engine.report.facts import SHOWN, DatasetFacts, closing_line, dataset_facts, settings_rows
+
+REPORT = "report.html"
+COMPARISON = "report.json"
+"""What `ddis distill`, `prune` and `quantise` write."""
+SCORES = {
+    "accuracy": "accuracy",
+    "agreement": "agreement with the teacher",
+    "kl": "KL to the teacher",
+}
+
+
+def write_report(
+    folders: Sequence[str | Path], out: str | Path | None = None, images: int = SHOWN
+) -> Path:
+    """Write one page about data sets and comparisons, and return where it is.
+
+    folders: finished data sets, or folders of `ddis distill`, `prune` and `quantise`, in any mixture. out: the file;
+    `report.html` in the folder if there is only one. images: how many of a data set the page holds at most. Raises
+    ConfigError for no folder, several without `out`, one that is neither, or no images; OutputError for a data set that
+    cannot be read.
+    """
+    paths = [Path(folder).expanduser() for folder in folders]
+    if not paths or (out is None and len(paths) > 1):
+        raise ConfigError(
+            f"a report of {len(paths)} folders came without out, expected one folder, or the file to write: name it."
+        )
+    if images < 1:
+        raise ConfigError(
+            f"images is {images}, expected at least 1: the page shows some of a data set."
+        )
+    unknown = [path for path in paths if not has_manifest(path) and not _is_comparison(path)]
+    if unknown:
+        raise ConfigError(
+            f"{unknown[0]} is neither a data set nor a comparison, expected a folder that `ddis generate`, `distill`, "
+            "`prune` or `quantise` wrote: check the path."
+        )
+    sections = [_dataset(dataset_facts(path, images)) for path in paths if has_manifest(path)]
+    sections += [_comparison(path) for path in paths if not has_manifest(path)]
+    file = Path(out) if out is not None else paths[0] / REPORT
+    write_whole(file, page(sections).encode())
+    return file
+
+
+def write_own_report(folder: Path) -> str:
+    """Write the page of a data set into its folder, and return what a run says at its end."""
+    facts = dataset_facts(folder)
+    write_whole(folder / REPORT, page([_dataset(facts)]).encode())
+    return closing_line(facts)
+
+
+def page(sections: Sequence[Mapping[str, Any]]) -> str:
+    """The page of some sections; of several data sets a table first, which compares them."""
+    environment = Environment(
+        loader=PackageLoader("engine.report", "."), autoescape=True, trim_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "number": _number}
+    sets = [section["facts"] for section in sections if section["kind"] == "dataset"]
+    return environment.get_template("page.html").render(sections=sections, sets=sets)
+
+
+def _dataset(facts: DatasetFacts) -> dict[str, Any]:
+    distances = [one.l_bn for one in facts.images if math.isfinite(one.l_bn)]
+    labels = [one.label for one in facts.classes]
+    guesses = [guess for _, guess in facts.confusion if guess not in labels]
+    record = facts.record
+    return {
+        "kind": "dataset",
+        "facts": facts,
+        "shown": [one for one in facts.images if one.picture],
+        "charts": [
+            ("How sure the classifier is", charts.histogram(_confidences(facts), "confidence")),
+            ("L_BN of single images", charts.histogram(distances, "L_BN") if distances else ""),
+            (
+                "Recognised, by class",
+                charts.bars({one.label: one.recognised for one in facts.classes}, "recognised"),
+            ),
+            (
+                "What it takes them for",
+                charts.matrix(facts.confusion, [*labels, *dict.fromkeys(guesses)]),
+            ),
+        ],
+        "settings": settings_rows(record.made) if record else [],
+        "measured": settings_rows(record.measured) if record else [],
+        "versions": dict(record.versions) if record else {},
+    }
+
+
+def _confidences(facts: DatasetFacts) -> list[float]:
+    return [one.confidence for one in facts.images]
+
+
+def _comparison(folder: Path) -> dict[str, Any]:
+    report = _read_comparison(folder)
+    rows = report["rows"]
+    return {
+        "kind": "comparison",
+        "folder": str(folder),
+        "report": report,
+        "scores": {key: text for key, text in SCORES.items() if _has(rows, key)},
+        "charts": [
+            (text, charts.spreads({name: row[key]["values"] for name, row in rows.items()}, text))
+            for key, text in SCORES.items()
+            if _has(rows, key)
+        ],
+        "settings": settings_rows(
+            {
+                key: report[key]
+                for key in ("classifier", "student", "distillation", "pruning", "quantisation")
+                if key in report
+            }
+        ),
+    }
+
+
+def _has(rows: Mapping[str, Mapping[str, Any]], score: str) -> bool:
+    return all(row.get(score) is not None for row in rows.values())
+
+
+def _is_comparison(folder: Path) -> bool:
+    return (folder / COMPARISON).is_file()
+
+
+def _read_comparison(folder: Path) -> dict[str, Any]:
+    path = folder / COMPARISON
+    with explained(path):
+        content = path.read_bytes()
+    try:
+        report = json.loads(content)
+        report["rows"], report["task"], report["measured_on"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is no report of a comparison ({error!r}), expected one of `ddis distill`, `prune` or `quantise`: "
+            "run it again, which finishes at once where its runs are done."
+        ) from error
+    return report
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _number(value: float) -> str:
+    return "" if not math.isfinite(value) else f"{value:.3g}"

@@ -1,0 +1,324 @@
+"""Every command under the same faults: interrupted, unread, out of memory or disk, not allowed to write, in use."""
+
+import errno
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine import files
+from engine.apps.cli import main
+from engine.apps.cli.registry import COMMANDS
+from engine.classifiers import Preprocess, save_classifier
+from engine.datasets.dataset import open_dataset
+from engine.datasets.finish import finish
+from engine.datasets.parts import Division
+from engine.datasets.shared import SharedDataset
+from engine.files import locked_file, locked_folder, whole_file
+from engine.types import ImageKey, Sample
+
+LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+MODEL = ["--classifier", "arch:resnet18"]
+WORDS = {
+    "generate": [*MODEL, "--out", "out"],
+    "finish": ["folder"],
+    "learn-tokens": [*MODEL, "--out", "out.safetensors"],
+    "tune": MODEL,
+    "plan": MODEL,
+    "profile": MODEL,
+    "demo": ["--out", "out"],
+    "export": ["folder", "--out", "out"],
+    "export-onnx": [*MODEL, "--out", "out"],
+    "evaluate": ["folder"],
+    "select": ["folder", "--out", "out"],
+    "statistics": ["arch:resnet18", "folder", "--out", "out.safetensors"],
+    "fit": ["folder", "--out", "out"],
+    "distill": ["folder", *MODEL, "--out", "out"],
+    "prune": ["folder", *MODEL, "--out", "out"],
+    "quantise": ["folder", *MODEL, "--out", "out"],
+    "embedded check": [],
+}
+"""The least that each command can be called with."""
+Call = Callable[..., int]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Call:
+    """call(name, work, ...): the exit code of a command whose work is `work`."""
+
+    def called(name: str, work: Callable[[], Any], *more: str) -> int:
+        kind = COMMANDS[name]
+        monkeypatch.setattr(kind, "module", None)
+        monkeypatch.setattr(kind, "run", lambda self, call: work())
+        return main([*name.split(), *WORDS[name], *more])
+
+    return called
+
+
+def test_every_command_is_here() -> None:
+    assert list(WORDS) == list(COMMANDS)
+
+
+def raises(error: BaseException) -> Callable[[], Any]:
+    def work() -> Any:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_an_interrupted_command_says_in_one_line_how_to_go_on(
+    call: Call, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(name, raises(KeyboardInterrupt())) == 130
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"interrupted: {COMMANDS[name].interrupted}\n"
+    assert re.search("same command|nothing", printed.err)
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_memory_that_runs_out_anywhere_is_one_line(
+    call: Call, name: str, error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(name, raises(error)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: memory ran out (")
+    assert said.endswith(f"then {COMMANDS[name].interrupted}\n")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_an_object_that_nobody_reads_ends_quietly(
+    call: Call, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        assert call(name, lambda: {"word": "word" * 99_999}, "--json") == 141
+    assert capsys.readouterr().err == ""
+
+
+# What really writes, on a data set of two classes.
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, shared_resnet: torch.nn.Module) -> Path:
+    """A classifier, a data set folder of eight images and the same in parts, finished."""
+    place = tmp_path_factory.mktemp("faults")
+    reads = Preprocess.squash(16)
+    save_classifier(
+        place / "net", shared_resnet, architecture="resnet8", labels=LABELS, preprocess=reads
+    )
+    labels = {0: "dog", 4: "horse"}
+    rng = torch.Generator().manual_seed(0)
+    samples = [
+        Sample(
+            key=ImageKey(number, index),
+            label=label,
+            seed=0,
+            prompt=f"a {label}",
+            token="",
+            image=torch.rand(3, 16, 16, generator=rng),
+            logits=torch.randn(len(LABELS), generator=rng),
+            l_bn=1.0,
+            confidence=0.5,
+            group="",
+        )
+        for index in range(4)
+        for number, label in labels.items()
+    ]
+    made = {"request": {"seed": 0}, "models": {}}
+    with open_dataset(place / "set", made, labels) as writer:
+        for sample in samples:
+            writer.add(sample)
+        writer.finish({})
+    parts = SharedDataset(place / "parts", made, labels, Division(2, 1), {"canary": "0" * 12})
+    for part in range(2):
+        parts.write(part, samples[4 * part : 4 * part + 4])
+    finish(place / "parts")
+    return place
+
+
+def writing(place: Path, out: Path) -> dict[str, list[str]]:
+    """The words of each command that writes and is quick, into `out` or a file of that name."""
+    net, images, file = str(place / "net"), str(place / "set"), f"{out}.safetensors"
+    classifier = ["--classifier", net, "--device", "cpu"]
+    features = ["--features", f"classifier:{net}", "--device", "cpu"]
+    compared = [*features, "--reference", images, "--prd-clusters", "2", "--resamples", "5"]
+    short = ["--seeds", "1", "--epochs", "1", "--no-plain"]
+    return {
+        "select": ["select", images, "--out", str(out), "--by", "energy"],
+        "export": ["export", images, "--out", str(out), "--images-per-shard", "4"],
+        "fit": ["fit", images, "--out", str(out), "--epochs", "1", "--device", "cpu"],
+        "distill": [
+            *("distill", images, *classifier, "--out", str(out), *short),
+            *("--student", "resnet8"),
+        ],
+        "prune": ["prune", images, *classifier, "--out", str(out), *short],
+        "statistics": ["statistics", net, images, "--out", file, "--device", "cpu"],
+        "evaluate --out": ["evaluate", images, *compared, "--out", file],
+        "evaluate --save-statistics": ["evaluate", images, *features, "--save-statistics", file],
+        "finish": ["finish", str(place / "parts")],
+    }
+
+
+WRITING = tuple(writing(Path("place"), Path("out")))
+QUICK_FIRST = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in ("distill", "prune")))
+    for name in WRITING
+]
+LOCKING = ("select", "export", "fit", "distill", "prune")
+TEMPORARY = f"{files.TEMPORARY}*"
+
+
+@pytest.mark.parametrize("name", LOCKING)
+def test_a_folder_in_use_is_refused_with_whose_it_is(
+    place: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    words = [*writing(place, out)[name], "--quiet"]
+    with locked_folder(out):
+        assert main(words) == 2
+        assert f"{out} is in use by process {os.getpid()} on " in capsys.readouterr().err
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("name", ["generate", "learn-tokens"])
+def test_what_takes_longest_says_so_before_it_begins(
+    place: Path,
+    tmp_path: Path,
+    small_prior_folder: Path,
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / ("out" if name == "generate" else "out.safetensors")
+    models = ["--classifier", str(place / "net"), "--prior", str(small_prior_folder)]
+    held: AbstractContextManager[None] = locked_file(out)
+    if name == "generate":
+        out.mkdir()
+        held = locked_folder(out)
+    with held:
+        assert main([name, *models, "--device", "cpu", "--out", str(out), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert f"{out} is in use by process {os.getpid()} on " in said
+    assert "wait until it ends, stop it, or choose another place" in said
+
+
+def test_two_that_finish_one_data_set_both_do(place: Path) -> None:
+    before = contents(place / "parts")
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(finish, [place / "parts"] * 4))
+    assert [one.images for one in found] == [8] * 4
+    assert contents(place / "parts") == before
+
+
+def test_two_writers_of_one_file_both_write_it_whole(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    with whole_file(file) as slow:
+        slow.write(b"first" * 1000)
+        with whole_file(file) as quick:
+            quick.write(b"second")
+        assert file.read_bytes() == b"second"
+    assert file.read_bytes() == b"first" * 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """refuse(n): from now on, the n-th time that a file or folder is to be put on the disk, there is no room for it.
+
+    Gives a list that grows with each time.
+    """
+    put_on_disk = os.fsync
+    state: dict[str, Any] = {"at": -1, "times": []}
+
+    def fsync(descriptor: int) -> None:
+        state["times"].append(descriptor)
+        if len(state["times"]) == state["at"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put_on_disk(descriptor)
+
+    def start(at: int) -> list[int]:
+        state["at"], state["times"] = at, []
+        return state["times"]
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return start
+
+
+@pytest.mark.parametrize("name", QUICK_FIRST)
+def test_a_disk_that_is_full_at_any_write_is_one_line_and_the_same_command_ends_well(
+    place: Path, tmp_path: Path, name: str, refuse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calm = tmp_path / "calm"
+    writes = refuse(-1)
+    assert main([*writing(place, calm)[name], "--quiet"]) == 0
+    every = range(1, len(writes) + 1)
+    assert every
+    few = every if len(every) <= 6 else [*every[:3], every[len(every) // 2], *every[-2:]]
+    for at in few:
+        out = tmp_path / str(at)
+        words = [*writing(place, out)[name], "--quiet"]
+        refuse(at)
+        capsys.readouterr()
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "expected room on the disk: free some and call again" in said
+        assert said.count("\n") == 1
+        assert not [path for path in tmp_path.rglob(TEMPORARY) if path.is_file()]
+        refuse(-1)
+        assert main(words) == 0
+        if name not in ("distill", "prune"):  # these measure seconds
+            suffix = ".safetensors" if calm.with_suffix(".safetensors").exists() else ""
+            one, other = (path.with_name(path.name + suffix) for path in (calm, out))
+            assert contents(one) == contents(other)
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_a_target_that_may_not_be_written_is_one_line(
+    place: Path,
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("engine.files.open", refused, raising=False)
+    monkeypatch.setattr(Path, "mkdir", refused)
+    assert main([*writing(place, tmp_path / "out")[name], "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "Read-only file system; expected a folder that this user may write to" in said
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """The bytes of a file or of every file in a folder; of run.json what was not measured."""
+    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    named = {str(p.relative_to(path)): p.read_bytes() for p in found}
+    for name in named:
+        if name == "run.json":
+            named[name] = json.dumps(json.loads(named[name]) | {"measured": None}).encode()
+    return named

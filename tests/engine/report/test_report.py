@@ -1,0 +1,197 @@
+"""Pages about data sets and comparisons: what they say is so, they need nothing else, and nothing in them is run."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.apps.cli import main
+from engine.datasets.dataset import open_dataset
+from engine.datasets.run_record import RunRecord
+from engine.errors import ConfigError
+from engine.report import REPORT, write_report
+from engine.report.facts import closing_line, dataset_facts, settings_rows
+from engine.report.page import page
+from engine.report.pictures import alike, same
+from engine.types import ImageKey, Sample
+
+LABELS = {0: "dog", 1: "mail bag", 2: "<b>horse</b>"}
+
+
+def make_set(folder: Path, of_each: int = 4, px: int = 12, wrong: int = 1) -> Path:
+    """Noise, of which the first `wrong` of each class but 'dog' are seen as dogs; the last two dogs are one picture."""
+    rng = torch.Generator().manual_seed(0)
+    pictures = torch.rand(of_each, len(LABELS), 3, px, px, generator=rng)
+    pictures[-1, 0] = pictures[-2, 0]
+    with open_dataset(folder, {"seed": 7}, LABELS) as writer:
+        for index in range(of_each):
+            for number, label in LABELS.items():
+                guess = 0 if index < wrong else number
+                logits = torch.zeros(3)
+                logits[guess] = 1.0 + index
+                writer.add(
+                    Sample(
+                        key=ImageKey(number, index),
+                        label=label,
+                        seed=7,
+                        prompt=f"a {label}",
+                        token="",
+                        image=pictures[index, number],
+                        logits=logits,
+                        l_bn=math.nan if index == 0 else 10.0 + index,
+                        confidence=logits.softmax(0)[number].item(),
+                        group="",
+                    )
+                )
+        writer.finish({"seconds": 3.5})
+    return folder
+
+
+class Reader(HTMLParser):
+    """What a page refers to, and how many pictures it holds."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        named = dict(attrs)
+        for name in ("src", "href"):
+            if named.get(name):
+                self.sources.append(named[name] or "")
+
+
+def test_a_page_says_what_is_in_the_folder(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set")
+    facts = dataset_facts(folder)
+    assert [(one.label, one.images, one.recognised) for one in facts.classes] == [
+        ("dog", 4, 1.0),
+        ("mail bag", 4, 0.75),
+        ("<b>horse</b>", 4, 0.75),
+    ]
+    assert facts.recognised == pytest.approx(10 / 12)
+    assert facts.classes[1].mistaken == "dog"
+    assert facts.classes[1].l_bn == pytest.approx(12)  # of those that have one
+    assert facts.confusion[("mail bag", "dog")] == 1
+    assert facts.duplicates == 1
+    assert not facts.near  # the twins are counted once
+    assert [one.confidence for one in facts.worst()] == sorted(
+        one.confidence for one in facts.images
+    )
+
+
+def test_a_page_needs_nothing_else_and_is_the_same_each_time(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set")
+    file = write_report([folder])
+    assert file == folder / REPORT
+    text = file.read_text()
+    found = Reader(text)
+    assert found.sources
+    assert all(source.startswith("data:image/webp") for source in found.sources)
+    assert "b" not in found.tags  # a label is text
+    assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", text)
+    assert found.tags.count("svg") == 4
+    for words in (
+        "12 images of 3 classes",
+        "83.3 %",
+        "mail bag",
+        "<td>seed</td>",
+        "seconds",
+        "3.5",
+    ):
+        assert words in text
+    assert write_report([folder]).read_text() == text
+
+
+def test_several_sets_are_compared_and_a_large_one_is_not_held_whole(tmp_path: Path) -> None:
+    sets = [make_set(tmp_path / name, wrong=wrong) for name, wrong in (("a", 0), ("b", 3))]
+    text = write_report(sets, tmp_path / "both.html", images=6).read_text()
+    assert "2 data sets" in text
+    assert text.count("The page holds 6 of 12.") == 2
+    assert "50.0 %" in text
+
+
+def test_a_comparison_has_its_rows_and_warnings(tmp_path: Path) -> None:
+    folder = tmp_path / "compared"
+    folder.mkdir()
+    summary = {"mean": 0.5, "spread": 0.1, "values": [0.4, 0.6]}
+    row = {"images": 12, "accuracy": None, "agreement": summary, "kl": summary}
+    report = {
+        "task": "distill",
+        "measured_on": "the test images",
+        "measured_images": 9,
+        "rows": {"original": row, "folder": row},
+        "warnings": ["2 seeds: the spread says little."],
+        "classifier": {"name": "net"},
+    }
+    (folder / "report.json").write_text(json.dumps(report))
+    text = write_report([folder]).read_text()
+    for words in (
+        "Distill",
+        "original",
+        "50.0 %",
+        "KL to the teacher",
+        "2 seeds",
+        "classifier.name",
+    ):
+        assert words in text
+    assert Reader(text).tags.count("svg") == 2  # accuracy was not measured
+    (folder / "report.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"is no report of a comparison .* expected one of"):
+        write_report([folder])
+
+
+def test_what_is_no_folder_of_ours_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="is neither a data set nor a comparison, expected a fold"
+    ):
+        write_report([tmp_path])
+    with pytest.raises(ConfigError, match="a report of 2 folders came without out, expected one"):
+        write_report([tmp_path, tmp_path])
+
+
+def test_classes_that_fail_are_named_with_what_may_help(tmp_path: Path) -> None:
+    good, bad = (
+        dataset_facts(make_set(tmp_path / name, wrong=wrong))
+        for name, wrong in (("a", 0), ("b", 4))
+    )
+    assert closing_line(good) == "the classifier recognises 100% of the images"
+    said = "the classifier recognises 33% of the images; least of mail bag 0%, <b>horse</b> 0%"
+    assert closing_line(bad) == said  # of three, two: it is not a matter of single names
+    made = RunRecord(made={"prior": {"name": "embedded"}}, labels={}, versions={}, measured={})
+    one = replace(bad, classes=(*good.classes[:2], bad.classes[1]), record=made)
+    assert closing_line(one) == (
+        "the classifier recognises 33% of the images; least of mail bag 0%. Tokens may help there: "
+        'ddis learn-tokens --classes "mail bag"'
+    )
+    assert "Tokens" not in closing_line(replace(one, record=None))
+
+
+def test_pictures_that_look_alike_are_pairs_of_one_class() -> None:
+    assert same([b"a", b"b", b"a", b"a"]) == [[0, 2, 3]]
+    looks = [0b1111, 0b0111, 0b1111 << 30, 0b1101]
+    assert alike(looks, [0, 0, 0, 0]) == [(0, 1), (0, 3), (1, 3)]
+    assert alike(looks, [0, 1, 0, 0]) == [(0, 3)]
+
+
+def test_settings_are_lines() -> None:
+    made = {"a": {"b": 0.25, "c": None}, "labels": [str(number) for number in range(14)]}
+    assert settings_rows(made) == [
+        ("a.b", "0.25"),
+        ("labels", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more"),
+    ]
+    assert "<html" in page([])
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_set(tmp_path / "set")
+    assert main(["report", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": str(folder / REPORT)}
