@@ -12,11 +12,23 @@ import torch
 from torch import Tensor, fx, nn
 
 from engine.classifiers.base import Found
+from engine.classifiers.onnx_inputs import (
+    GREY,
+    NORM,
+    check_names,
+    check_norms,
+    given,
+    image_of,
+    input_size,
+)
 from engine.classifiers.onnx_places import add_places
+from engine.classifiers.onnx_rewrites import constants_of, free_batch
+from engine.classifiers.outputs import GreyInput, scores_of
 from engine.classifiers.preprocess import Preprocess
 from engine.errors import MissingExtraError, ModelError, brief
 
-NORM = "BatchNormalization"
+LARGE_PX = 224
+"""The side of images where a file takes any."""
 
 
 class OnnxBatchNorm(nn.BatchNorm2d):
@@ -32,20 +44,31 @@ class OnnxBatchNorm(nn.BatchNorm2d):
 
 
 class OnnxNetwork(nn.Module):
-    """Images (N, 3, px, px), preprocessed -> the first output of a converted file."""
+    """Images (N, 3, px, px), preprocessed -> the first output of a converted file, or all where that is no matrix.
 
-    def __init__(self, graph: fx.GraphModule, px: int, path: Path) -> None:
+    px: None for any size. channels_last: whether the file reads (N, px, px, 3), as those from TensorFlow do.
+    """
+
+    def __init__(
+        self, graph: fx.GraphModule, px: int | None, path: Path, channels_last: bool = False
+    ) -> None:
         super().__init__()
-        self.graph, self.px, self.path = graph, px, path
+        self.graph, self.px, self.path, self.channels_last = graph, px, path, channels_last
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        if pixels.shape[2:] != (self.px, self.px):
+    def forward(self, pixels: Tensor) -> Any:
+        if self.px is not None and pixels.shape[2:] != (self.px, self.px):
             raise ModelError(
                 f"{self.path} was given images of {pixels.shape[2]} x {pixels.shape[3]} pixels, expected {self.px} x "
                 f"{self.px}, its own input size: pass a Preprocess whose crop is that, or export it for the other size."
             )
-        output = self.graph(pixels)
-        return output[0] if isinstance(output, tuple | list) else output
+        output = self.graph(pixels.permute(0, 2, 3, 1) if self.channels_last else pixels)
+        if (
+            isinstance(output, tuple | list)
+            and isinstance(output[0], Tensor)
+            and output[0].dim() > 1
+        ):
+            return output[0]
+        return output
 
 
 def from_onnx(name: str) -> Found:
@@ -57,11 +80,14 @@ def from_onnx(name: str) -> Found:
     onnx, onnx2fx = _extra("onnx"), _extra("onnx2fx")
     path = Path(name).expanduser()
     model = _read(onnx, path)
-    px = _input_px(model.graph, path)
-    _check_names(model.graph, path)
-    _check_norms(model.graph, path)
+    image = image_of(model.graph, path)
+    px, channels, last = input_size(image, path)
+    check_names(model.graph, path)
+    constant = constants_of(model.graph, given(model.graph))
+    check_norms(model.graph, constant, path)
+    freed = free_batch(onnx, model, constant, image)
     try:
-        graph = onnx2fx.convert(model)
+        graph = _with_layers(onnx2fx.convert(model))
     except onnx2fx.UnsupportedOpError as error:
         raise ModelError(
             f"{path} has the operator {error.op_type} (domain {error.domain or 'ai.onnx'!r}), which the converter "
@@ -73,9 +99,13 @@ def from_onnx(name: str) -> Found:
             f"{path} cannot be converted to torch ({brief(error)}), expected a plain image classifier: load its "
             "checkpoint in Python and pass the nn.Module."
         ) from error
-    network = OnnxNetwork(_with_layers(graph), px, path)
-    _check_run(network, px, path)
-    return Found(network, Preprocess.squash(px), None)
+    network: nn.Module = OnnxNetwork(graph, px, path, channels_last=last)
+    if channels == GREY:
+        network = GreyInput(network)
+    _check_run(network, px or LARGE_PX, path)
+    if freed:
+        _check_images_apart(network, px or LARGE_PX, path)
+    return Found(network, Preprocess.squash(px or LARGE_PX), None, assumed=True)
 
 
 def _read(onnx: ModuleType, path: Path) -> Any:
@@ -116,73 +146,6 @@ def _decode_error() -> type[Exception]:
     return kind
 
 
-def _given(graph: Any) -> set[str]:
-    return {
-        tensor.name
-        for tensor in (*graph.initializer, *(s.values for s in graph.sparse_initializer))
-    }
-
-
-def _input_px(graph: Any, path: Path) -> int:
-    """The side of the square that the file's only input has; it must say so, as images are resized to it."""
-    inputs = [value for value in graph.input if value.name not in _given(graph)]
-    shapes = [
-        tuple(axis.dim_value or axis.dim_param or "?" for axis in value.type.tensor_type.shape.dim)
-        for value in inputs
-    ]
-    others = [
-        shape for shape in shapes if len(shape) != 4 or shape[1] != 3 or isinstance(shape[0], int)
-    ]
-    if others and len(shapes) - len(others) == 1:
-        raise ModelError(
-            f"{path} reads {len(others)} tensors beside its images (first: {others[0]}), expected the weights inside: "
-            "it was exported without parameters, or has other inputs. Export the network alone, with its parameters."
-        )
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:
-        raise ModelError(
-            f"{path} reads {', '.join(map(str, shapes)) or 'nothing'}, expected one input (N, 3, H, W) of images: "
-            "export the network alone, channels first, without other inputs."
-        )
-    _, _, height, width = shapes[0]
-    if not isinstance(height, int) or height != width:
-        raise ModelError(
-            f"{path} reads images of {height} x {width} pixels, expected a square of a stated size: export it with "
-            "the input size that it was trained with, only the batch dynamic."
-        )
-    return height
-
-
-def _check_names(graph: Any, path: Path) -> None:
-    """Every value that a node reads must be there. Subgraphs are the converter's own concern."""
-    known = {value.name for value in graph.input} | _given(graph) | {""}
-    known |= {output for node in graph.node for output in node.output}
-    missing = list(
-        dict.fromkeys(name for node in graph.node for name in node.input if name not in known)
-    )
-    if missing:
-        raise ModelError(
-            f"{path} lacks {len(missing)} initializers that its nodes read (first: {missing[0]!r}), expected the "
-            "weights inside: it was exported without parameters. Export with export_params=True."
-        )
-
-
-def _check_norms(graph: Any, path: Path) -> None:
-    """Every BatchNormalization node must normalise with what the file stored, not with the batch's own moments."""
-    constant = _given(graph) | {node.output[0] for node in graph.node if node.op_type == "Constant"}
-    for node in (
-        graph.node
-    ):  # in the order of the graph; exporters let equal tensors share one, behind an Identity
-        if node.op_type == "Identity" and constant.issuperset(node.input):
-            constant |= set(node.output)
-    norms = [node for node in graph.node if node.op_type == NORM]
-    computed = [node for node in norms if not constant.issuperset(node.input[1:5])]
-    if computed:
-        raise ModelError(
-            f"{len(computed)} of {len(norms)} {NORM} nodes of {path} compute their statistics, expected stored ones: "
-            "it was exported in training mode or without running statistics. Export the network in eval mode."
-        )
-
-
 def _with_layers(module: fx.GraphModule) -> fx.GraphModule:
     """The network with its BatchNorm calls as layers, which are found, measured and fused like any other's."""
     calls = [
@@ -194,7 +157,7 @@ def _with_layers(module: fx.GraphModule) -> fx.GraphModule:
     ]
     for number, node in enumerate(calls):
         x, *constants, eps, _ = node.args
-        scale, bias, mean, var = (_constant(module, constant) for constant in constants)
+        scale, bias, mean, var = (_constant(module, one).float() for one in constants)
         name = f"batch_norm_{number}"
         module.add_module(name, OnnxBatchNorm(scale, bias, mean, var, float(eps)))
         with module.graph.inserting_before(node):
@@ -210,16 +173,16 @@ def _with_layers(module: fx.GraphModule) -> fx.GraphModule:
 def _constant(module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The tensor that a node stands for: a buffer of the module, or what its call gives."""
     if node.op == "get_attr":
-        return module.get_buffer(str(node.target)).detach().float()
+        return module.get_buffer(str(node.target)).detach()
     values = fx.node.map_arg((node.args, node.kwargs), lambda one: _constant(module, one))
-    return torch.as_tensor(node.target(*values[0], **values[1])).float()  # type: ignore[operator]
+    return torch.as_tensor(node.target(*values[0], **values[1]))  # type: ignore[operator]
 
 
 def _check_run(network: nn.Module, px: int, path: Path) -> None:
     """Two images must pass: an exported batch size of 1, or sizes that do not fit, end here."""
     try:
         with torch.no_grad():
-            output = network.eval()(torch.zeros(2, 3, px, px))
+            output = scores_of(network.eval()(torch.zeros(2, 3, px, px)))
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         raise ModelError(
             f"{path} does not run on two images of {px} x {px} pixels ({brief(error)}), expected a batch of any size "
@@ -228,6 +191,18 @@ def _check_run(network: nn.Module, px: int, path: Path) -> None:
     if len(output) != 2:
         raise ModelError(
             f"{path} gives {len(output)} rows for 2 images, expected one for each: export it with a dynamic batch axis."
+        )
+
+
+def _check_images_apart(network: nn.Module, px: int, path: Path) -> None:
+    """Of a file whose batch was freed: an image's scores must not depend on the one before it."""
+    images = torch.rand(2, 3, px, px, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together, alone = (scores_of(network(part)) for part in (images, images[1:]))
+    if len(together) != 2 or not torch.allclose(together[1:], alone, rtol=1e-3, atol=1e-4):
+        raise ModelError(
+            f"{path} mixes images of one batch, as it was exported for a fixed number of them, expected scores of each "
+            "image alone: export it with a dynamic batch axis."
         )
 
 

@@ -2,21 +2,23 @@
 
     min_x  CE(f(x), y) + a_f R_feature(x) + a_tv R_TV(x) + a_l2 R_l2(x)  [ + a_c R_compete(x) ]
 
-R_feature is L_BN with un-squared norms, the first layer counted tenfold, over the batch. R_compete (adaptive
-DeepInversion, ADI) asks for images on which a student does not yet agree with the teacher. Each iteration sees the
-images moved and perhaps mirrored. Large images begin at half the size.
+R_feature is L_BN with un-squared norms, the first layer counted tenfold, over the batch. With `balance` it is measured
+in units of its value at the start, which then counts as much as cross-entropy at chance: a_f log(K) R_feature /
+R_feature(start). R_compete (adaptive DeepInversion, ADI) asks for images on which a student does not yet agree with the
+teacher. Each iteration sees the images moved and perhaps mirrored. Large images begin at half the size.
 
 Yin et al., Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion, CVPR 2020 (arXiv 1912.08795), eq. 3-8.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import log
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
-from engine.classifiers.base import Classifier, statistics_of
+from engine.classifiers.base import Classifier, check_differentiable, statistics_of
 from engine.classifiers.statistics import Statistics
 from engine.errors import ConfigError
 from engine.guidance.domain import Domain
@@ -64,11 +66,12 @@ def deep_inversion(
             images = canvas.images(flipped(seen, generator) if settings.flip else seen)
             logits = teacher.logits(images)
             other = None if rival is None else rival.logits(images)
-            return inversion_loss(settings, x, logits, target, l_bn(), other)
+            return inversion_loss(settings, x, logits, target, balanced(l_bn()), other)
 
         groups = [{"params": [x], "lr": settings.learning_rate}]
         descend(groups, loss, iterations, BETAS, watch, lambda: canvas.clamp_(x.data))
 
+    balanced = _Balance(len(classifier.labels)) if settings.balance else _as_it_is
     x = canvas.noise(
         len(labels), next(size for size, iterations in stages if iterations), generator
     )
@@ -89,6 +92,23 @@ def _measured(classifier: Classifier, settings: DeepInversion) -> Iterator[Calla
         return
     with Domain.of(classifier.network, aligning_statistics(classifier), "first").watched() as l_bn:
         yield l_bn
+
+
+def _as_it_is(l_bn: Tensor) -> Tensor:
+    return l_bn
+
+
+class _Balance:
+    """L_BN in units of its first value, times cross-entropy at chance among K classes."""
+
+    def __init__(self, classes: int) -> None:
+        self.chance = log(classes)
+        self.first: Tensor | None = None
+
+    def __call__(self, l_bn: Tensor) -> Tensor:
+        if self.first is None:
+            self.first = l_bn.detach().clamp_min(torch.finfo(l_bn.dtype).tiny)
+        return self.chance * l_bn / self.first
 
 
 def aligning_statistics(classifier: Classifier) -> Statistics:
@@ -139,6 +159,7 @@ def check_student(
 def check(classifier: Classifier, settings: DeepInversion, student: Classifier | None) -> None:
     """Raise ConfigError where DeepInversion cannot work on this classifier or with this student."""
     check_student(classifier, settings, student)
+    check_differentiable(classifier)
     if settings.bn_weight:
         aligning_statistics(classifier)
     if not settings.half_size_iterations:

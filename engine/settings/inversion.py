@@ -4,7 +4,7 @@ The papers tune their methods twice, for 32 px images (CIFAR) and for 224 px (Im
 one from the other. So a setting may have two defaults; `for_px` chooses by the size of the images.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from typing import Any, ClassVar, Self
 
@@ -86,10 +86,17 @@ class DeepInversion(InversionSettings):
         0.1, 0.25, "Adam's learning rate, falling to 0 (paper: 0.05-0.1 and 0.25)"
     )
     class_weight: float = setting(1.0, "weight of cross-entropy (paper: 1)")
+    balance: bool = sized(
+        False,
+        True,
+        "measure L_BN by its size at the start, in units of cross-entropy at chance: without, it drowns the class in "
+        "deep networks of large images",
+    )
     bn_weight: float = sized(
         0.1,
-        0.05,
-        "weight of L_BN, first layer x10; it depends on the classifier's statistics (paper: 10 and 0.01-0.05)",
+        0.3,
+        "weight of L_BN, first layer x10; without balance it depends on the classifier's statistics (paper: 10 and "
+        "0.01-0.05)",
     )
     tv_weight: float = setting(1e-4, "weight of total variation (paper: 1e-4)")
     l2_weight: float = setting(1e-5, "weight of the image's norm (paper: 1e-5)")
@@ -99,6 +106,11 @@ class DeepInversion(InversionSettings):
     )
     jitter: int = sized(4, 30, "pixels that an image is moved by at most (paper: 30 of 224)")
     flip: bool = setting(True, "mirror images in half of the iterations (paper: so)")
+
+    @classmethod
+    def paper(cls, px: int = 224) -> "DeepInversion":
+        """The weights as published, for images of side `px`: L_BN as it is, whatever its size."""
+        return replace(cls.for_px(px), balance=False, bn_weight=0.05 if px >= LARGE_PX else 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)

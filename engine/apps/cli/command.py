@@ -94,7 +94,7 @@ def paper(given: Mapping[str, Any], method: str, **sections: Any) -> dict[str, A
     """What `--preset paper` stands for: published settings of the method, and of other sections by their names."""
     if given.get("preset", "default") == "default":
         return {}
-    published_methods = [name for name, kind in METHODS.items() if hasattr(kind, "paper")]
+    published_methods = [name for name in WITH_PRIOR if hasattr(METHODS[name], "paper")]
     if given["preset"] != "paper" or method not in published_methods:
         raise ConfigError(
             f"preset is {given['preset']!r} with --method {method}, expected 'default', or 'paper' with --method "

@@ -64,6 +64,17 @@ def batch_norm(examined: Examined, argument: str = "") -> Statistics | Absent:
             "those of training images",
             "it was saved before training, or the file is damaged; load another checkpoint",
         )
+    huge = [
+        names[layer]
+        for layer, x in zip(called, seen, strict=True)
+        if not x.is_meta and x.abs().max() > LARGEST
+    ]
+    if huge:
+        return Absent(
+            f"reads values at {len(huge)} of {len(called)} BatchNorm layers whose squares overflow (first: {huge[0]})",
+            "values that have moments in float32",
+            "its weights are not those of a trained network, or its preprocessing is another: check mean and std",
+        )
     _warn_of_untrained(called)
     divided = rows_of(examined, lambda run: _calls(called, run)[1], seen)
     if divided is None:

@@ -390,6 +390,16 @@ def test_statistics_that_no_image_has_passed_are_warned_of() -> None:
         loaded(body)
 
 
+def test_activations_that_overflow_are_no_statistics() -> None:
+    body = network()
+    body[0].weight.data.mul_(1e22)
+    body[1].running_var.mul_(1e17)
+    with pytest.raises(
+        ModelError, match=r"1 of 1 BatchNorm layers whose squares overflow \(first: 1\)"
+    ):
+        check_statistics(loaded(body), Alignment())
+
+
 class Tokens(nn.Module):
     """Patches of an image as rows, like LeViT's, with BatchNorm over them.
 

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from engine.classifiers.base import statistics_of
 from engine.classifiers.statistics import Statistics
 from engine.errors import MissingExtraError, ModelError
 from engine.guidance.moments import recording_moments
+from engine.guidance.objective import Objective
+from engine.settings import Alignment
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx2fx")
@@ -137,8 +140,8 @@ def test_each_mistake_has_its_own_words(network, tmp_path):
     assert "has the operator Fancy (domain 'vendor')" in refused(
         written(network, path, activation="Fancy")
     )
-    assert "reads images of h x w pixels, expected a square of a stated size" in refused(
-        written(network, path, size=("h", "w"))
+    assert "reads images of 8 x w pixels, expected a square of a stated size" in refused(
+        written(network, path, size=(8, "w"))
     )
     assert "reads images of 8 x 6 pixels" in refused(written(network, path, size=(8, 6)))
 
@@ -176,16 +179,193 @@ def test_another_input_size_than_the_files_is_refused(network, tmp_path):
         )
 
 
-def test_a_fixed_batch_is_refused(network, tmp_path):
-    path = written(network, tmp_path / "net.onnx")
+def changed(network, path, change, **how):
+    """The written file with something done to its model."""
+    written(network, path, **how)
     model = onnx.load(path)
-    shape = onnx.numpy_helper.from_array(np.array([1, 4]), "shape")
-    model.graph.initializer.append(shape)
-    flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
-    flatten.op_type = "Reshape"
-    flatten.input.append("shape")
+    change(model)
     path.write_bytes(model.SerializeToString())
-    assert "does not run on two images of 8 x 8 pixels" in refused(path)
+    return path
+
+
+def constant(model, name, values):
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(values), name))
+
+
+def node(model, kind):
+    return next(one for one in model.graph.node if one.op_type == kind)
+
+
+def _reshape_of_one(model, shape=(1, 4)):
+    constant(model, "shape", list(shape))
+    node(model, "Flatten").op_type = "Reshape"
+    flatten = node(model, "Reshape")
+    del flatten.attribute[:]
+    flatten.input.append("shape")
+
+
+def _reshape_by_a_constant_node(model):
+    _reshape_of_one(model)
+    tensor = onnx.numpy_helper.from_array(np.array([1, -1]), "v")
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["made"], value=tensor))
+    node(model, "Reshape").input[1] = "made"
+
+
+def _statistics_made_of_a_shape(model):
+    """As the files of the package onnx have them."""
+    constant(model, "size", [4])
+    value = onnx.numpy_helper.from_array(np.array([0.5], np.float32), "v")
+    made = onnx.helper.make_node("ConstantOfShape", ["size"], ["made"], value=value)
+    model.graph.node.insert(0, made)
+    node(model, "BatchNormalization").input[4] = "made"
+
+
+def _statistics_squeezed(model):
+    """As exporters of frameworks have them whose BatchNorm keeps (1, C, 1, 1)."""
+    kept = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    constant(model, "mean4", kept["mean"].reshape(1, 4, 1, 1))
+    constant(model, "axes", [0, 2, 3])
+    model.graph.node.insert(0, onnx.helper.make_node("Squeeze", ["mean4", "axes"], ["squeezed"]))
+    node(model, "BatchNormalization").input[3] = "squeezed"
+
+
+def _scores_as_maps(model):
+    constant(model, "apart", [2, 3])
+    model.graph.node.append(onnx.helper.make_node("Unsqueeze", ["flat", "apart"], ["scores"]))
+    node(model, "Gemm").output[0] = "flat"
+
+
+def _softmax_behind(model):
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["flat"], ["scores"], axis=1))
+    node(model, "Gemm").output[0] = "flat"
+
+
+def _label_before(model):
+    """As converters of pipelines have it: the class first, then the scores."""
+    model.graph.node.append(
+        onnx.helper.make_node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0)
+    )
+    kept = list(model.graph.output)
+    del model.graph.output[:]
+    label = onnx.helper.make_tensor_value_info("label", onnx.TensorProto.INT64, ["n"])
+    model.graph.output.extend([label, *kept])
+
+
+def _channels_last(model):
+    """As tf2onnx writes it."""
+    swap = onnx.helper.make_node("Transpose", ["nhwc"], ["image"], perm=[0, 3, 1, 2])
+    model.graph.node.insert(0, swap)
+    del model.graph.input[:]
+    read = onnx.helper.make_tensor_value_info("nhwc", onnx.TensorProto.FLOAT, ["n", 8, 8, 3])
+    model.graph.input.append(read)
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        (_reshape_of_one, {"batch": 1}),
+        (_reshape_by_a_constant_node, {"batch": 1}),
+        (lambda model: _reshape_of_one(model, (6, -1)), {"batch": 6}),
+        (_statistics_squeezed, {}),
+        (_scores_as_maps, {}),
+        (_softmax_behind, {}),
+        (_label_before, {}),
+        (_channels_last, {}),
+        (lambda model: None, {"size": ("h", "w")}),
+    ],
+    ids=["one", "constant-node", "six", "squeezed", "maps", "softmax", "label", "nhwc", "any-size"],
+)
+@pytest.mark.filterwarnings("ignore::engine.errors.ClassifierWarning")
+def test_what_real_exporters_write_gives_the_network_s_own_scores(network, tmp_path, change, how):
+    path = changed(network, tmp_path / "net.onnx", change, **how)
+    classifier = load_classifier(f"onnx:{path}", labels=LABELS, device="cpu")
+    images = torch.rand(3, 3, 8, 8)
+    expected = network(classifier.preprocess(images))
+    torch.testing.assert_close(classifier.logits(images), expected, atol=1e-5, rtol=1e-4)
+    assert classifier.preprocess.crop == ((224, 224) if how.get("size") else (8, 8))
+    assert len(classifier.statistics.stored) == 1
+
+
+def test_statistics_that_are_computed_from_constants_are_stored_ones(network, tmp_path):
+    path = changed(network, tmp_path / "net.onnx", _statistics_made_of_a_shape)
+    known = load_classifier(f"onnx:{path}", labels=LABELS, device="cpu").statistics
+    assert torch.equal(known.stored[0].var, torch.full((4,), 0.5))
+
+
+def _batch_as_channels(model):
+    """Values of one image go into the next one's row."""
+    constant(model, "mixed", [-1, 1])
+    constant(model, "back", [1, 4])
+    model.graph.node.insert(5, onnx.helper.make_node("Reshape", ["f", "mixed"], ["m"]))
+    model.graph.node.insert(6, onnx.helper.make_node("Transpose", ["m"], ["t"], perm=[1, 0]))
+    model.graph.node.insert(7, onnx.helper.make_node("Reshape", ["t", "pairs"], ["r"]))
+    constant(model, "pairs", [4, -1])
+    model.graph.node.insert(8, onnx.helper.make_node("Transpose", ["r"], ["u"], perm=[1, 0]))
+    node(model, "Gemm").input[0] = "u"
+
+
+def test_a_file_that_mixes_its_images_is_refused(network, tmp_path):
+    path = changed(network, tmp_path / "net.onnx", _batch_as_channels, batch=1)
+    assert "mixes images of one batch" in refused(path)
+
+
+def test_a_file_in_training_mode_is_refused(network, tmp_path):
+    def trains(model):
+        node(model, "BatchNormalization").attribute.append(
+            onnx.helper.make_attribute("training_mode", 1)
+        )
+
+    path = changed(network, tmp_path / "net.onnx", trains)
+    assert "1 of 1 BatchNormalization nodes" in refused(path)
+
+
+def test_a_file_of_grey_images_gets_the_brightness(network, tmp_path):
+    def grey(model):
+        kept = {one.name: one for one in model.graph.initializer}
+        weight = onnx.numpy_helper.to_array(kept["w"]).sum(1, keepdims=True)
+        kept["w"].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+
+    path = changed(network, tmp_path / "net.onnx", grey)
+    classifier = load_classifier(
+        f"onnx:{path}", labels=LABELS, preprocess=Preprocess.squash(8, 0.5, 0.5), device="cpu"
+    )
+    shades = torch.rand(2, 1, 8, 8).expand(-1, 3, -1, -1)
+    expected = network(classifier.preprocess(shades))
+    torch.testing.assert_close(classifier.logits(shades), expected, atol=1e-5, rtol=1e-4)
+
+
+LIGHT = [
+    "resnet50",
+    "shufflenet",
+    "inception_v2",
+    "densenet121",
+    "squeezenet",
+    "inception_v1",
+    "zfnet512",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIGHT)
+@pytest.mark.filterwarnings("ignore::engine.errors.ClassifierWarning")
+def test_the_models_of_the_package_onnx_load_and_guide(name):
+    """Of Caffe2's exporter, with weights that are made of their shapes."""
+    file = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx"
+    if not file.is_file():
+        pytest.skip("this version of onnx comes without its light models")
+    classifier = load_classifier(f"onnx:{file}", labels=["imagenet"], device="cpu")
+    if name == "resnet50":  # the made-up weights let its activations overflow
+        assert "squares overflow" in classifier.statistics.found
+    norms = {"shufflenet": 49, "inception_v2": 69, "densenet121": 121}.get(name, 0)
+    assert len(getattr(classifier.statistics, "taps", ())) == norms
+    if norms and name != "resnet50":
+        value, gradient = Objective(classifier, Alignment()).value_and_grad(
+            torch.rand(1, 3, 224, 224)
+        )
+        assert value.isfinite().all()
+        assert gradient.isfinite().all()
+        assert gradient.any()
 
 
 def test_weights_in_a_file_that_is_not_there(network, tmp_path):

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from engine.classifiers import Classifier
+from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.guidance.domain import Domain, judged
 from engine.methods.deepinversion import deep_inversion, inversion_loss
 from engine.settings.inversion import DeepInversion
@@ -132,3 +133,45 @@ def test_defaults_follow_the_size(px: int) -> None:
     assert settings.half_size_iterations == (2000 if px >= 96 else 0)
     assert settings.jitter == (30 if px >= 96 else 4)
     assert (settings == DeepInversion()) is (px < 96)
+
+
+class Large(nn.Module):
+    """A network of 96 px images whose statistics are in large units, as those of deep networks are."""
+
+    def __init__(self, unit: float) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 12, 8, 8, bias=False), nn.BatchNorm2d(12)
+        self.patches.weight.data.normal_().mul_(unit)
+        self.norm.running_mean.normal_().mul_(30 * unit)
+        self.norm.running_var.uniform_(1, 2).mul_(400 * unit**2)
+        self.head = nn.Linear(12, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.head(self.norm(self.patches(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("unit", [1e2, 1e4])
+def test_the_class_is_not_drowned_where_statistics_are_large(unit: float) -> None:
+    target = torch.arange(6)
+    classifier = load_classifier(
+        Large(unit).eval(), labels=list("abcdef"), preprocess=Preprocess.squash(96), device="cpu"
+    )
+
+    def made(settings: DeepInversion) -> tuple[float, float]:
+        settings = replace(settings, iterations=60, half_size_iterations=0, jitter=2)
+        images = deep_inversion(classifier, target.tolist(), rng(), settings)
+        of_classes = cross_entropy(classifier.logits(images), target).item()
+        return of_classes, batch_distance(classifier, images)
+
+    usual = DeepInversion.for_px(96)
+    balanced, published, alone = map(made, (usual, usual.paper(96), replace(usual, bn_weight=0.0)))
+    assert balanced[0] < alone[0] + 0.1
+    assert published[0] > balanced[0] + 0.5
+    assert balanced[1] < 0.95 * alone[1]
+
+
+def test_published_weights_are_those_that_small_images_always_had() -> None:
+    assert DeepInversion.paper(32) == DeepInversion()
+    assert not DeepInversion.paper().balance
+    assert DeepInversion.paper().bn_weight == 0.05
+    assert DeepInversion.for_px(224).balance
