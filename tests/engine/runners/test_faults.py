@@ -70,7 +70,11 @@ def run(request: Request, out: Path, events: Events = SILENT, share: str | None 
     return sum(1 for _ in runner_for(execution, out, events).run(request))
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [pytest.param(ERRORS[0], id="MemoryError", marks=pytest.mark.slow), ERRORS[1]],
+    ids=lambda error: type(error).__name__,
+)
 @pytest.mark.parametrize("phase", PHASES)
 def test_memory_that_runs_out_in_any_phase_costs_no_image(
     request_: Request, tmp_path: Path, runs_out, phase: str, error: BaseException
