@@ -45,7 +45,9 @@ def prepare(
     prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
     prior.check_guidance(sampling.cfg, sampling.negative_prompt)
     labels = [classifier.labels[number] for number in classes]
-    check_words(prior, labels, sampling.prompt, tokens is not None or learning is not None)
+    learned = tokens is not None or learning is not None
+    instead = tokens.instead if tokens else learning is not None and learning.place == "instead"
+    check_words(prior, labels, sampling.prompt, learned, instead)
     memory = models.given.plan or execution.memory
     plan = plan_of(
         memory if request.runtime == "torch" else None,

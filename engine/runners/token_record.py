@@ -1,13 +1,11 @@
 """The record of a run that learns tokens, and the file in which it keeps what it has learned so far."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from engine.datasets.run_record import differences
 from engine.errors import OutputError, TokenFileError
@@ -16,7 +14,7 @@ from engine.methods.drawing import Drawing
 from engine.runners.local import made_by
 from engine.settings import TokenLearning
 from engine.settings.plain import to_plain
-from engine.tokens.files import METADATA, OLD_NAMES, read_tensors
+from engine.tokens.files import OLD_NAMES, read_tensors, sealed
 from engine.tokens.state import ON_DEVICE, Outcome, TokenState
 from engine.tokens.table import (
     INSTEAD,
@@ -63,8 +61,7 @@ def packed(state: TokenState, run: Mapping[str, Any]) -> bytes:
         if entry.name not in ("classes", "word", "joint")
     }
     tensors |= {f"{JOINT}{name}": tensor for name, tensor in state.joint.items()}
-    facts = json.dumps({"classes": state.classes, "word": state.word, "run": run}, sort_keys=True)
-    return save(tensors, metadata={METADATA: facts})
+    return sealed(tensors, {"classes": state.classes, "word": state.word, "run": run})
 
 
 def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenState:
