@@ -59,7 +59,7 @@ class OnnxNetwork(nn.Module):
         if self.px is not None and pixels.shape[2:] != (self.px, self.px):
             raise ModelError(
                 f"{self.path} was given images of {pixels.shape[2]} x {pixels.shape[3]} pixels, expected {self.px} x "
-                f"{self.px}, its own input size: pass a Preprocess whose crop is that, or export it for the other size."
+                f"{self.px}, its own input size: leave `input_px` out, or export it for the other size."
             )
         output = self.graph(pixels.permute(0, 2, 3, 1) if self.channels_last else pixels)
         if (

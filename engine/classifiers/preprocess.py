@@ -47,8 +47,9 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name, count in (("crop", 2), ("mean", 3), ("std", 3)):
             object.__setattr__(self, name, _several(getattr(self, name), count))
-        if isinstance(self.resize, list):
-            object.__setattr__(self, "resize", tuple(self.resize))
+        resize: Any = self.resize
+        if isinstance(resize, list):
+            object.__setattr__(self, "resize", tuple(resize))
         if not (_numbers(self.mean, 3) and _numbers(self.std, 3)) or min(self.std) <= 0:
             raise ConfigError(
                 f"preprocessing has mean {self.mean} and std {self.std}, expected three numbers each, std above 0: "
@@ -156,7 +157,8 @@ class Preprocess:
 
 def _several(value: Any, count: int) -> Any:
     """A number as so many equal ones, a list as a tuple; anything else as it is."""
-    if isinstance(value, Real) and not isinstance(value, bool):
+    is_switch = isinstance(value, bool)  # which Python counts among the numbers
+    if not is_switch and isinstance(value, Real):
         return (value,) * count
     return tuple(value) if isinstance(value, list) else value
 

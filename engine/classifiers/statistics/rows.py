@@ -4,12 +4,12 @@ Moments of all images together need no such knowledge; those of each image alone
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from engine.classifiers.outputs import logits_of
 from engine.classifiers.statistics.base import Examined, Tap
 
 Record = Callable[[Callable[[], object]], Sequence[Tensor]]
@@ -36,16 +36,16 @@ def by_image(x: Tensor, tap: Tap) -> Tensor:
 def rows_of(examined: Examined, record: Record, single: Sequence[Tensor]) -> list[Rows] | None:
     """How the first axis of each tensor is divided; None where that cannot be told.
 
-    single: what `record` gives for one image. Where a tensor has more rows than one, two pairs of images that differ in
-    the second one tell which rows are whose.
+    single: what `record` gives for the run of `examined`. Where a tensor has more rows than one, two pairs of images
+    that differ in the second one tell which rows are whose.
     """
     if all(len(x) == 1 for x in single):
         return [Rows()] * len(single)
     pixels = _noise(examined, single[0])
     network = examined.network
-    first, second = (
-        [x.detach().clone() for x in record(lambda pair=pair: logits_of(network, pixels[pair]))]
-        for pair in ([0, 1], [0, 2])
+    single, first, second = (
+        [x.detach().clone() for x in record(partial(network, pixels[some]))]
+        for some in ([0], [0, 1], [0, 2])
     )
     if not len(first) == len(second) == len(single):
         return None

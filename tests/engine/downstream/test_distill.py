@@ -121,7 +121,7 @@ def test_rows_of_their_own_sizes_learn_for_as_many_updates(
 ) -> None:
     folder, other = make_set(tmp_path / "ours", 4), make_set(tmp_path / "other", 9, seed=5)
     own = Comparison(seeds=1, noise=False, equal_sizes=False)
-    with pytest.raises(ConfigError, match="equal_sizes is False and updates is 0, expected a num"):
+    with pytest.raises(ConfigError, match="equal_sizes is False and `updates` is 0, expected a"):
         distill(folder, teacher, "resnet8", out=tmp_path / "out", comparison=own)
     report = distill(
         folder,
