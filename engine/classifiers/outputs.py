@@ -96,6 +96,8 @@ class TwoClasses(nn.Module):
 class GreyInput(nn.Module):
     """A network that reads one channel -> one that reads three, of which it gets the brightness."""
 
+    shares: Tensor
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from math import isfinite
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -47,8 +46,9 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name, count in (("crop", 2), ("mean", 3), ("std", 3)):
             object.__setattr__(self, name, _several(getattr(self, name), count))
-        if isinstance(self.resize, list):
-            object.__setattr__(self, "resize", tuple(self.resize))
+        resize: Any = self.resize
+        if isinstance(resize, list):
+            object.__setattr__(self, "resize", tuple(resize))
         if not (_numbers(self.mean, 3) and _numbers(self.std, 3)) or min(self.std) <= 0:
             raise ConfigError(
                 f"preprocessing has mean {self.mean} and std {self.std}, expected three numbers each, std above 0: "
@@ -156,7 +156,7 @@ class Preprocess:
 
 def _several(value: Any, count: int) -> Any:
     """A number as so many equal ones, a list as a tuple; anything else as it is."""
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if isinstance(value, int | float):
         return (value,) * count
     return tuple(value) if isinstance(value, list) else value
 
@@ -165,7 +165,7 @@ def _numbers(values: Any, count: int) -> bool:
     return (
         isinstance(values, tuple)
         and len(values) == count
-        and all(isinstance(value, Real) and isfinite(value) for value in values)
+        and all(isinstance(value, int | float) and isfinite(value) for value in values)
     )
 
 

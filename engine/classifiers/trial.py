@@ -8,7 +8,7 @@ import copy
 import struct
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +147,7 @@ def _scripted_end(network: nn.Module) -> str:
     """The operator that a TorchScript network ends in, where it makes probabilities; "" otherwise."""
     if not _scripted(network):
         return ""
-    graph = network.inlined_graph  # its nodes live as long as it does
+    graph: Any = network.inlined_graph  # its nodes live as long as it does
     last = next(graph.outputs()).node().kind().removeprefix("aten::")
     return last if last in (*SOFTMAX, *SIGMOID) else ""
 

@@ -7,12 +7,13 @@ that is probably how it was trained.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.classifiers import Classifier, Preprocess
-from engine.classifiers.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from engine.classifiers.preprocess import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 OWN = "as it is loaded"
 BYTE = 255.0
@@ -20,7 +21,7 @@ CAFFE_MEAN = (103.939 / BYTE, 116.779 / BYTE, 123.68 / BYTE)
 """Of blue, green and red, as networks from Caffe subtract it."""
 CLEARLY = 0.15
 """A share of images, or a confidence, that is higher by this much is no accident of a few images."""
-SCALES: dict[str, tuple[dict[str, object], str]] = {
+SCALES: dict[str, tuple[dict[str, Any], str]] = {
     "pixels from 0 to 1": ({"mean": 0.0, "std": 1.0}, "--mean 0 --std 1"),
     "pixels from -1 to 1": ({"mean": 0.5, "std": 0.5}, "--mean 0.5 --std 0.5"),
     "ImageNet's mean and std": (
@@ -85,7 +86,7 @@ def readings(
 
 def variants(own: Preprocess) -> list[tuple[str, str, Preprocess]]:
     """Names, options and preprocessing: the classifier's own, the other order of its channels, and the usual scales."""
-    other = "rgb" if own.channels == "bgr" else "bgr"
+    other: Channels = "rgb" if own.channels == "bgr" else "bgr"
     found = [(OWN, "", own)]
     candidates = [
         (f"channels as {other}", f"--channels {other}", replace(own, channels=other)),

@@ -4,6 +4,7 @@ Moments of all images together need no such knowledge; those of each image alone
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,7 @@ def rows_of(examined: Examined, record: Record, single: Sequence[Tensor]) -> lis
     pixels = _noise(examined, single[0])
     network = examined.network
     single, first, second = (
-        [x.detach().clone() for x in record(lambda some=some: network(pixels[some]))]
+        [x.detach().clone() for x in record(partial(network, pixels[some]))]
         for some in ([0], [0, 1], [0, 2])
     )
     if not len(first) == len(second) == len(single):
