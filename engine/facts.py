@@ -41,7 +41,7 @@ def facts_of(made: Mapping[str, Any]) -> dict[str, Any]:
         return _of_version_0_1(made)
     asked = {
         key: value
-        for key, value in _filled(Request, made["request"]).items()
+        for key, value in filled(Request, made["request"]).items()
         if key not in (*SOURCES, "format", "dtype")
     }
     method = {key: value for key, value in asked["method"].items() if key != "tokens"}
@@ -112,16 +112,16 @@ def _of_version_0_1(config: Mapping[str, Any]) -> dict[str, Any]:
     if drawn:
         name = "plain" if drawn.get("alignment") is None else "ddis"
         kinds = {"alignment": Alignment, "sampling": Sampling}
-        known = {key: _filled(kinds[key], values) for key, values in drawn.items() if values}
+        known = {key: filled(kinds[key], values) for key, values in drawn.items() if values}
         facts["method"] = {"name": name, **known}
     elif "method" in facts:
-        facts["method"] = _filled(Method, facts["method"])
+        facts["method"] = filled(Method, facts["method"])
     if "seed" in facts:
         facts.setdefault("runtime", "torch")
     return facts
 
 
-def _filled(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+def filled(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with the defaults of those that came since they were written down, which change no image.
 
     Left as they are where this version cannot read them.

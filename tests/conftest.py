@@ -51,6 +51,8 @@ LONGEST = (
     "engine/tokens/test_optimise.py",
     "engine/onnx/test_gradient_graph.py",
     "engine/apps/test_cli.py",
+    "engine/apps/test_cli_faults.py",
+    "engine/runners/test_faults.py",
     "engine/runners/test_local_runner.py",
     "engine/runners/test_generate.py",
     "bench/gpu/test_runner.py",

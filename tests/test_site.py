@@ -64,7 +64,7 @@ def test_one_s_own_classifier_from_the_page_alone(
                 assert program == "ddis"
                 assert main([name, *words, *SHORTER.get(name, [])]) == 0, line
                 run += 1
-    assert run == 4
+    assert run == 5
     assert (tmp_path / "out" / "mine" / "report.html").exists()
     assert (tmp_path / "out" / "student" / "report.json").exists()
     (again,) = re.findall(r"`(ddis generate --config out/mine/run\.json[^`]*)`", text)

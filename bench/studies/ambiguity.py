@@ -1,13 +1,13 @@
 """Ambiguous names: does an image show the class, or what else its name says? Tokens in place of a name, and the others.
 
-    python bench/studies ambiguity                                   all recipes and domains
-    python bench/studies ambiguity --domains photo --recipes plain instead
+    python bench/studies ambiguity                                   all recipes but the published one, all domains
+    python bench/studies ambiguity --domains photo --recipes plain "token instead"
     python bench/studies ambiguity --smoke                           two recipes, one domain, few images, kept nowhere
 
-A prior that is told "a tiger cat" draws a tiger. The embedded prior has such names too: in "an elephant house" it sees
-the elephant. Each of NAMES is a compound whose last word is the class; `plain` alone fails on them, as was seen on
+A prior that is asked for "a tiger cat" draws a tiger. The embedded prior has such names too: in "an elephant house" it
+sees the elephant. Each of NAMES is a compound whose last word is the class; `plain` alone fails on them, as was seen on
 other seeds, which is why these were chosen. Two controls, on which it does not, are marked. Classifiers keep their
-classes, of which some get these names. A run that is interrupted goes on where it stopped.
+classes, of which some get these names. An interrupted run resumes.
 """
 
 import argparse
@@ -53,11 +53,11 @@ NEVER_SKIP = {"skip_passing": False}
 class Recipe:
     """How images of such a class are made.
 
-    told: by the name that the prior knows. guided: with the default alignment. negative: the other word of the name is
-    the negative prompt. learning: of tokens; None for none.
+    true_word: by the name that the prior knows. guided: with the default alignment. negative: the other word of the
+    name is the negative prompt. learning: of tokens; None for none.
     """
 
-    told: bool = False
+    true_word: bool = False
     guided: bool = False
     negative: bool = False
     learning: TokenLearning | None = None
@@ -67,7 +67,7 @@ INSTEAD = replace(TokenLearning.instead(), **NEVER_SKIP)
 BEFORE = replace(TokenLearning(), **NEVER_SKIP)
 RECIPES = {
     "plain": Recipe(),
-    "told the true word": Recipe(told=True),
+    "told the true word": Recipe(true_word=True),
     "negative prompt": Recipe(negative=True),
     "token before": Recipe(learning=BEFORE),
     "token instead": Recipe(learning=INSTEAD),
@@ -103,9 +103,9 @@ def drawn(
     sampling = Sampling(negative_prompt=modifier) if recipe.negative else Sampling()
     method = DDIS(sampling=sampling) if recipe.guided else Plain(sampling=sampling)
     samples = generate(
-        renamed(classifier, {} if recipe.told else {head: name}),
+        renamed(classifier, {} if recipe.true_word else {head: name}),
         prior,
-        [head if recipe.told else name],
+        [head if recipe.true_word else name],
         images,
         method=method,
         tokens=tokens,

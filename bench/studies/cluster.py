@@ -44,6 +44,7 @@ CLASSES, LOST_AN_HOUR, PART_SECONDS, SPREAD = 1000, 0.05, 60.0, 0.15
 """Of the simulation: classes, share of the workers that are lost in an hour, seconds of a part, their spread."""
 START_SECONDS = 60.0
 PARTS = ("simulation", "finish", "ray")
+FINISHED = (100_000, 1_000_000)
 
 
 def simulate(images: int, workers: int, seed: int = 0) -> dict[str, Any]:
@@ -181,16 +182,19 @@ def _cpu_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument(
+        "--images", nargs="+", type=int, default=FINISHED, help="sizes of the data sets to finish"
+    )
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     if chosen.smoke:
         print(json.dumps([simulate(100_000, 16), finished(CLASSES)], indent=1))
     else:
-        measure(chosen.only, chosen.out)
+        measure(chosen.only, chosen.out, chosen.images)
 
 
-def measure(parts: Sequence[str], out: Path) -> None:
+def measure(parts: Sequence[str], out: Path, images: Sequence[int] = FINISHED) -> None:
     """Measure some parts and write them beside those that the file has."""
     result = {
         **read_result(out),
@@ -206,7 +210,7 @@ def measure(parts: Sequence[str], out: Path) -> None:
     }
     works: dict[str, Callable[[], Any]] = {
         "simulation": lambda: [simulate(1_000_000, workers) for workers in (8, 64, 256)],
-        "finish": lambda: [finished(images) for images in (100_000, 1_000_000)],
+        "finish": lambda: [finished(number) for number in images],
         "ray": lambda: [on_ray(workers) for workers in (1, 2)],
     }
     for part in parts:

@@ -53,7 +53,7 @@ def load_architecture(
             "weights does not say what network it belongs to. Set `architecture`; any other network has to be built "
             "in Python and handed over, or exported to ONNX."
         )
-    weights: StateDict = chosen_set(path, read_weights(path), weights_of)
+    weights: Mapping[str, Tensor] = chosen_set(path, read_weights(path), weights_of)
     known = ARCHITECTURES[architecture]
     try:
         network, weights = known.build(weights)

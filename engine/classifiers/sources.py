@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -33,6 +34,9 @@ from engine.settings.reads import Reads
 from engine.settings.sources import ARCHITECTURE, check_classifier
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
+
+CHECKSUM = "sha256"
+"""Of the weights, in a folder's config.json."""
 
 
 def load_classifier(
@@ -131,12 +135,14 @@ def save_classifier(
     }
     with explained(folder):
         (folder / "config.json").unlink(missing_ok=True)
-    write_whole(folder / "model.safetensors", save(weights))
+    content = save(weights)
+    write_whole(folder / "model.safetensors", content)
     config = {
         "architecture": architecture,
         "labels": list(labels),
         "preprocess": preprocess.to_plain(),
         **facts,
+        CHECKSUM: sha256(content).hexdigest(),
     }
     write_whole(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
@@ -211,7 +217,17 @@ def _from_folder(folder: Path) -> Found:
             "architecture, labels and preprocess beside model.safetensors: for a transformers folder write "
             f"'hf:{folder}'; else save it with save_classifier."
         ) from error
-    network, _ = load_architecture(folder / "model.safetensors", architecture)
+    weights = folder / "model.safetensors"
+    if CHECKSUM in config and weights.is_file():  # folders of old have none
+        with explained(weights):
+            found = sha256(weights.read_bytes()).hexdigest()
+        if found != config[CHECKSUM]:
+            raise ModelError(
+                f"{weights} has another checksum than config.json beside it says, expected the weights as they were "
+                f"written: bring a copy or train again; if they were changed on purpose, take {CHECKSUM!r} out of "
+                "config.json."
+            )
+    network, _ = load_architecture(weights, architecture)
     return Found(network, preprocess, labels)
 
 

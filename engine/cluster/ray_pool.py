@@ -55,7 +55,12 @@ def connect(cluster: Cluster) -> Any:
     if not ray.is_initialized():
         try:
             ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # of no kind of its own, where a node takes long to start
+            if cluster.ray == "local":
+                raise ClusterError(
+                    f"Ray did not start on this machine ({brief(error)}), expected it to: run the same command again "
+                    "when the machine is less busy, or run shares with --share."
+                ) from error
             raise ClusterError(
                 f"no cluster of Ray answers at {cluster.ray!r} ({brief(error)}), expected one: start it with "
                 "`ray start --head`, name its HOST:PORT, or take 'local'."

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from engine.datasets.row_digest import KEY, RowDigest, checked
 from engine.errors import OutputError, brief
 from engine.files import OURS, explained, sync_folder, whole_file
 from engine.image_key import ImageKey
@@ -171,10 +172,12 @@ def write_manifest(folder: Path, rows: Iterable[Row]) -> None:
         whole_file(folder / MANIFEST) as file,
         pq.ParquetWriter(file, SCHEMA, compression="zstd", write_page_checksum=True) as writer,
     ):
+        digest = RowDigest()
         while group := list(islice(rows, ROWS_PER_GROUP)):
-            writer.write_batch(
-                pa.RecordBatch.from_pylist([to_record(row) for row in group], schema=SCHEMA)
-            )
+            batch = pa.RecordBatch.from_pylist([to_record(row) for row in group], schema=SCHEMA)
+            digest.add(batch)
+            writer.write_batch(batch)
+        writer.add_key_value_metadata({KEY: digest.value()})
 
 
 def read_manifest(folder: Path, mixed: bool = False) -> Iterator[Row]:
@@ -185,10 +188,12 @@ def read_manifest(folder: Path, mixed: bool = False) -> Iterator[Row]:
     path = folder / MANIFEST
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            batches = file.iter_batches(batch_size=ROWS_PER_GROUP)
+            kept = (file.metadata.metadata or {}).get(KEY)
+            batches = checked(file.iter_batches(batch_size=ROWS_PER_GROUP), kept)
             if mixed:
-                ordered = file.read().sort_by([("index", "ascending"), ("class", "ascending")])
-                batches = ordered.to_batches(max_chunksize=ROWS_PER_GROUP)
+                table = pa.Table.from_batches(list(batches), file.schema_arrow)
+                ordered = table.sort_by([("index", "ascending"), ("class", "ascending")])
+                batches = iter(ordered.to_batches(max_chunksize=ROWS_PER_GROUP))
             for batch in batches:
                 yield from rows_in(batch)
     except FileNotFoundError as error:
@@ -196,7 +201,7 @@ def read_manifest(folder: Path, mixed: bool = False) -> Iterator[Row]:
             f"{folder} has no {MANIFEST}, expected a finished data set: "
             "check the path, or call generate again with the same settings to finish it."
         ) from error
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
+    except (pa.ArrowException, ValueError, OSError, KeyError, TypeError) as error:
         raise OutputError(
             f"{path} is damaged or no manifest of a data set ({brief(error)}), expected one that generate wrote: "
             "delete it and call generate again with the same settings."

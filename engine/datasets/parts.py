@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.manifest import SCHEMA, Row, rows_in, to_record
+from engine.datasets.row_digest import KEY, RowDigest
 from engine.datasets.store import Store, open_store, read
 from engine.errors import OutputError, brief
 
@@ -137,10 +138,12 @@ def write_part(store: Store, part: int, samples: Sequence["Sample"], kind: str) 
 
 
 def _row_file(records: list[dict[str, Any]], tar: Tar) -> bytes:
-    schema = PART_SCHEMA.with_metadata({FACTS: json.dumps(asdict(tar)).encode()})
-    content = io.BytesIO()
+    batch, digest = pa.RecordBatch.from_pylist(records, schema=PART_SCHEMA), RowDigest()
+    digest.add(batch)
+    facts = {FACTS: json.dumps(asdict(tar)).encode(), KEY: digest.value().encode()}
+    schema, content = PART_SCHEMA.with_metadata(facts), io.BytesIO()
     with pq.ParquetWriter(content, schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_batch(pa.RecordBatch.from_pylist(records, schema=schema))
+        writer.write_batch(batch.replace_schema_metadata(facts))
     return content.getvalue()
 
 
@@ -153,10 +156,14 @@ def read_rows(store: Store, part: int) -> tuple[Tar, pa.Table]:
     try:
         table = pq.read_table(io.BytesIO(read(store, name)), page_checksum_verification=True)
         tar = Tar(**json.loads(table.schema.metadata[FACTS]))
-        return tar, table.select(PART_SCHEMA.names).cast(PART_SCHEMA)
+        kept, digest = table.schema.metadata.get(KEY), RowDigest()
+        table = table.select(PART_SCHEMA.names).cast(PART_SCHEMA)
+        digest.add(table)
+        digest.check(kept)
+        return tar, table
     except FileNotFoundError:
         raise
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise OutputError(
             f"{store}/{name} is damaged ({brief(error)}), expected the rows of a part: delete it and run "
             "`ddis generate` again with the same settings, which makes the part again."

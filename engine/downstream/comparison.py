@@ -1,4 +1,4 @@
-"""One run for each row and seed, each kept once it is done: a comparison that is cut goes on where it stopped.
+"""One run for each row and seed, each kept once it is done: an interrupted comparison resumes.
 
 request.json           all that the runs depend on; a folder begun with another request is refused
 <row>/seed-<n>/        what the run made, its scores image by image, and last of all measures.json
@@ -25,6 +25,7 @@ from engine.downstream.rows import Sets
 from engine.downstream.sources import FOLDER, PLAIN_IMAGES
 from engine.errors import OutputError
 from engine.events import Advance, Events
+from engine.facts import filled
 from engine.files import (
     OURS,
     explained,
@@ -34,6 +35,7 @@ from engine.files import (
     remove_leftovers,
     write_whole,
 )
+from engine.settings.downstream import Distillation
 
 REQUEST, MEASURES, REPORT = "request.json", "measures.json", "report.json"
 SCORES = "scores.safetensors"
@@ -80,7 +82,8 @@ def compare(
             ]
             rows[name] = {
                 "images": len(images),
-                **{key: _summary([found[key] for found in runs]) for key in runs[0]},
+                # Runs of before a measure came lack it.
+                **{key: _summary([found.get(key) for found in runs]) for key in runs[-1]},
             }
         for name in rows.keys() - {FOLDER}:
             rows[name][DIFFERENCE] = _differences(out / name, out / FOLDER, seeds)
@@ -180,7 +183,10 @@ def _folder(out: Path, asked: Mapping[str, Any]) -> Iterator[None]:
     with locked_folder(out):
         remove_leftovers(out)
         if (out / REQUEST).exists():
-            differing = differences(read_object(out / REQUEST, BEGIN_AGAIN), asked)
+            there = read_object(out / REQUEST, BEGIN_AGAIN)
+            if "distillation" in there:
+                there["distillation"] = filled(Distillation, there["distillation"])
+            differing = differences(there, asked)
             if differing:
                 raise OutputError(
                     f"{out} was begun with other settings: {'; '.join(differing)}. Expected the same to continue it: "

@@ -22,6 +22,7 @@ from engine.errors import ConfigError, OutputError
 from engine.evaluation.image_files import ENDINGS, is_hidden
 from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
 from engine.events import SILENT, Events
+from engine.facts import filled
 from engine.files import (
     OURS,
     explained,
@@ -168,6 +169,8 @@ def _accuracy_before(out: Path, request: dict[str, Any]) -> dict[str, float] | N
     differing = ["it is no classifier of ddis fit"]
     if CONFIG in names:
         there = read_object(out / CONFIG, "delete the folder and run the same command again")
+        if "training" in there:
+            there["training"] = filled(Distillation, there["training"])
         differing = differences({key: there[key] for key in request if key in there}, request)
         if not differing:
             return there["accuracy"]

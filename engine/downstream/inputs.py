@@ -92,8 +92,8 @@ def check_updates(comparison: Comparison, distillation: Distillation) -> None:
     """Raise ConfigError where rows of other sizes would learn for other times."""
     if not comparison.equal_sizes and not distillation.updates:
         raise ConfigError(
-            "equal_sizes is False and updates is 0, expected a number of updates: after as many epochs, a larger row "
-            "has also learned for longer. Set updates."
+            "equal_sizes is False and `updates` is 0, expected a number of updates: after as many epochs, a larger row "
+            "has also learned for longer. Set `updates`."
         )
 
 

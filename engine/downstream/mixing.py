@@ -1,4 +1,4 @@
-"""Mixed views: two images in one, on which the teacher is asked anew, so that it may say what is between classes.
+"""Mixed views. The teacher labels the mixed image itself, and so says what lies between classes.
 
 mixup    lambda x_i + (1 - lambda) x_j                       (arXiv 1710.09412)
 cutmix   x_i with a box of x_j in it, 1 - lambda of its area   (arXiv 1905.04899)

@@ -77,10 +77,13 @@ def load_sets(
     sources[FOLDER] = folder
     if inputs.plain is not None:
         sources[PLAIN] = other_set(PLAIN, inputs.plain, None, classifier, classes)
-    common, warnings = _common(list(sources.values()), classifier.labels)
-    counts = dict.fromkeys(sources, common)
-    if not comparison.equal_sizes:
-        counts, warnings = {name: source.counts() for name, source in sources.items()}, ()
+    for source in sources.values():
+        check_classes(source.name, source.counts(), folder.counts(), classifier.labels)
+    counts = {name: source.counts() for name, source in sources.items()}
+    warnings: tuple[str, ...] = ()
+    if comparison.equal_sizes:
+        common, warnings = _common(list(sources.values()), classifier.labels)
+        counts = dict.fromkeys(sources, common)
     rows = {
         name: _read(source, source.drawn(counts[name], rng), classifier, stored_labels)
         for name, source in sources.items()
@@ -116,8 +119,6 @@ def _common(
     """The number of images of each class that every source has, and a sentence for each that limits it."""
     available = {source.name: source.counts() for source in sources}
     wanted = available[FOLDER]
-    for name, counts in available.items():
-        check_classes(name, counts, wanted, labels)
     common = Counter(
         {number: min(counts[number] for counts in available.values()) for number in wanted}
     )

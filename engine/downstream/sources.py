@@ -1,5 +1,6 @@
 """What a comparison reads: a finished data set of the classifier's, and other sets of images of the same classes."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.datasets.dataset import has_manifest, read_dataset
-from engine.datasets.names import class_folders, safe_name
+from engine.datasets.names import class_folders
 from engine.downstream.origins import check_plain
 from engine.errors import ConfigError
 from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
@@ -18,6 +19,8 @@ from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
 ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
 PLAIN_IMAGES = "plain-images"
 """The data set of the plain prior, where it was drawn for the comparison."""
+ROW_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""What a row may be called: its runs lie in a folder of that name."""
 TAKEN = (ORIGINAL, FOLDER, PLAIN, NOISE, "test", PLAIN_IMAGES)
 """Names that no further row can have."""
 
@@ -39,10 +42,10 @@ class Inputs:
 
     def __post_init__(self) -> None:
         for name in self.more:
-            if not name or name in TAKEN or safe_name(name) != name:
+            if not ROW_NAME.fullmatch(name) or name.casefold() in TAKEN:
                 raise ConfigError(
-                    f"a row is named {name!r}, expected a name for a folder other than {', '.join(TAKEN)}: choose one, "
-                    "such as 'other'."
+                    f"a row is named {name!r}, expected letters, digits, - and _, and none of {', '.join(TAKEN)}: "
+                    "choose a name such as 'other'."
                 )
 
     @classmethod
@@ -155,8 +158,8 @@ def check_classes(
     for number in wanted:
         if not counts[number]:
             raise ConfigError(
-                f"the {name} images have no {labels[number]!r}, expected some of each class of the folder: rows "
-                "are compared at equal numbers. Add some, or leave the set out."
+                f"the {name} images have no {labels[number]!r}, expected some of each class of the folder: all "
+                "rows learn the same classes. Add some, or leave the set out."
             )
 
 

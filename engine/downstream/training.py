@@ -136,12 +136,12 @@ def scores(found: Tensor, taught: Tensor, images: Images, tested: bool) -> dict[
     """
     guess = found.argmax(1)
     outputs, targets = (logits.double().log_softmax(1) for logits in (found, taught))
-    told = {"accuracy": guess == images.classes} if tested else {}
-    told |= {
+    scored = {"accuracy": guess == images.classes} if tested else {}
+    scored |= {
         "agreement": guess == taught.argmax(1),
         "kl": kl_div(outputs, targets, reduction="none", log_target=True).sum(1),
     }
-    return {name: values.float() for name, values in told.items()}
+    return {name: values.float() for name, values in scored.items()}
 
 
 def means(scores: Mapping[str, Tensor]) -> dict[str, float | None]:

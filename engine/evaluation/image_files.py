@@ -177,7 +177,8 @@ def _rgb(picture: Image.Image, name: str, notes: Notes) -> Image.Image:
         return _eight_bits(picture)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         layers = picture.convert("RGBA")
-        if np.array(layers)[..., 3].min() < 255:
+        least, _ = layers.getchannel("A").getextrema()
+        if isinstance(least, int | float) and least < 255:
             notes.change("transparent, put on white", name)
         whole = Image.new("RGBA", picture.size, (*WHITE, 255))
         return Image.alpha_composite(whole, layers).convert("RGB")

@@ -20,7 +20,7 @@ from engine.types import Moments
 
 FIRST_LAYER_WEIGHT = 10.0
 TINY = 1e-20
-"""What the norm of a layer's variances is taken for at least: a layer that gave the same value for all images."""
+"""The norm of a layer's variances below which it counts as having none."""
 LEAST_SHARE = 1e-6
 """Of a layer's mean variance: what a channel's own is taken for at least, so that a dead one does not rule the loss."""
 
@@ -35,13 +35,18 @@ def layer_weights(statistics: Statistics, layers: str) -> list[tuple[float, floa
         norms = [vector_norm(of) for s in statistics.stored for of in (s.var.sqrt(), s.var)]
         each = iter(torch.stack(norms).tolist())  # at once: each look waits for the device
         return [
-            (1 / max(deviation, TINY), 1 / max(variance, TINY))
+            (_inverse(deviation), _inverse(variance))
             for deviation, variance in zip(each, each, strict=True)
         ]
     if layers == "channels":  # gaps come in units of each channel: see `channel_units`
         return [(len(s.mean) ** -0.5,) * 2 for s in statistics.stored]
     first = FIRST_LAYER_WEIGHT if layers == "first" else 1.0
     return [(first, first), *[(1.0, 1.0)] * (len(statistics.stored) - 1)]
+
+
+def _inverse(norm: float) -> float:
+    """The unit of a layer's gaps; 0 for a layer that gave the same value for all images, which has none."""
+    return 1 / norm if norm > TINY else 0.0
 
 
 def channel_units(statistics: Statistics) -> tuple[Tensor, ...]:

@@ -47,7 +47,10 @@ def cat(subject: Subject, case: Case) -> object:
 
 
 def _trajectories(subject: Subject, learning: TokenLearning, context: Context) -> Trajectories:
-    """Images that wait at the step of a gradient, which is a schedule's first here, so that none is sampled."""
+    """Images that wait at the step of a gradient, which is a schedule's first here, so that none is sampled.
+
+    The early steps of a gradient are all of a schedule here.
+    """
     if learning.gradient == "early":
         steps, at = EARLY_STEPS, range(EARLY_STEPS)
     else:

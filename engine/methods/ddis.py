@@ -71,7 +71,9 @@ def prepare(
         if alignment is not None and decoder is not None:
             descend = graphed_descent(replayed, descent_of(classifier, alignment, decoder))
     labels = [classifier.labels[number] for number in classes]
-    check_words(prior, labels, sampling.prompt, tokens is not None or learning is not None)
+    learned = tokens is not None or learning is not None
+    instead = tokens.instead if tokens else learning is not None and learning.place == "instead"
+    check_words(prior, labels, sampling.prompt, learned, instead)
     return Drawing(
         request=request,
         classifier=classifier,

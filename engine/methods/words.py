@@ -21,7 +21,9 @@ class PromptWarning(EngineWarning):
     """A prior that reads less of a prompt than it says, or cannot know what a class is called."""
 
 
-def check_words(prior: Prior, labels: Sequence[str], template: str, learned: bool) -> None:
+def check_words(
+    prior: Prior, labels: Sequence[str], template: str, learned: bool, instead: bool = False
+) -> None:
     """Check the prompts of these classes.
 
     Args:
@@ -29,6 +31,7 @@ def check_words(prior: Prior, labels: Sequence[str], template: str, learned: boo
         labels: of the classes that are made.
         template: of their prompts.
         learned: whether a learned token stands before each class's name, which then need not say anything.
+        instead: whether it stands in place of the name.
 
     Raises:
         ConfigError: where no text encoder reads a prompt as far as its class.
@@ -36,7 +39,8 @@ def check_words(prior: Prior, labels: Sequence[str], template: str, learned: boo
     Warns:
         PromptWarning: where a part of a prompt is not read, and of class names that the prior cannot know.
     """
-    _check_length(prior, labels, template, LEARNED if learned else 0)
+    read = ["a" for _ in labels] if learned and instead else labels  # of one token
+    _check_length(prior, read, template, LEARNED if learned and not instead else 0)
     if not learned:
         _warn_of_names(prior, labels)
 

@@ -1,6 +1,8 @@
 """Charts as SVG, in colours that are legible on white and on black."""
 
 import io
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,27 +30,35 @@ WIDTH, HEIGHT = 5.2, 2.8
 MOST_BARS = 40
 MOST_CELLS = 30
 BINS = 24
+FLAT = 1e-9
+"""Values that differ by less, relative to the largest, are one."""
 DARK = 0.4
 """The share from which a cell is dark enough for white letters."""
 
 
-def histogram(values: Sequence[float], label: str) -> str:
-    """How values are spread."""
+def histogram(
+    values: Sequence[float], label: str, limits: tuple[float, float] | None = None
+) -> str:
+    """How values are spread; "" where none is finite. limits: of the axis, for pages to be compared."""
+    finite = np.array([value for value in values if math.isfinite(value)])
+    if not len(finite):
+        return ""
+    flat = np.ptp(finite) <= FLAT * np.abs(finite).max()
     figure, axes = _new()
-    axes.hist(values, bins=BINS, color=ACCENT)
+    axes.hist(finite, bins=1 if flat and limits is None else BINS, range=limits, color=ACCENT)
     axes.set_xlabel(label)
     axes.set_ylabel("images")
     return _svg(figure)
 
 
 def bars(values: Mapping[str, float], label: str) -> str:
-    """A share for each name, in [0, 1]; the smallest where there are too many for one chart."""
+    """A share for each name, in [0, 1]; the smallest where there are too many for one chart, which it then says."""
     shown = sorted(values.items(), key=lambda item: item[1])[:MOST_BARS]
     shown.reverse()
     figure, axes = _new(height=max(HEIGHT, 0.24 * len(shown) + 0.8))
-    axes.barh([name for name, _ in shown], [value for _, value in shown], color=ACCENT)
+    axes.barh([_text(name) for name, _ in shown], [value for _, value in shown], color=ACCENT)
     axes.set_xlim(0, 1)
-    axes.set_xlabel(label)
+    axes.set_xlabel(label + f", lowest {len(shown)} of {len(values)}" * (len(shown) < len(values)))
     return _svg(figure)
 
 
@@ -56,7 +66,8 @@ def spreads(rows: Mapping[str, Sequence[float]], label: str) -> str:
     """The values of a few runs for each name: a dot each, and a bar to their mean."""
     figure, axes = _new(height=max(HEIGHT, 0.34 * len(rows) + 0.8))
     names = list(rows)[::-1]
-    axes.barh(names, [float(np.mean(rows[name])) for name in names], color=FAINT)
+    means = [float(np.mean(rows[name])) for name in names]
+    axes.barh([_text(name) for name in names], means, color=FAINT)
     for place, name in enumerate(names):
         axes.plot(rows[name], [place] * len(rows[name]), "o", color=ACCENT, markersize=4)
     axes.set_xlabel(label)
@@ -72,10 +83,11 @@ def matrix(counts: Mapping[tuple[str, str], int], labels: Sequence[str]) -> str:
     side = max(HEIGHT, 0.34 * len(labels) + 1.2)
     figure, axes = _new(width=max(WIDTH, side), height=side)
     axes.imshow(shares, cmap=mpl.colors.LinearSegmentedColormap.from_list("one", [FAINT, ACCENT]))
-    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("seen as")
-    axes.set_ylabel("made as")
+    texts = [_text(label) for label in labels]
+    axes.set_xticks(range(len(labels)), texts, rotation=60, ha="right")
+    axes.set_yticks(range(len(labels)), texts)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("class")
     for row, column in zip(*np.nonzero(found), strict=True):
         ink = "white" if shares[row, column] > DARK else INK
         text = f"{found[row, column]:.0f}"
@@ -89,10 +101,17 @@ def _new(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Any]:
         return figure, figure.subplots()
 
 
+def _text(label: str) -> str:
+    """A label as it is written: between two dollars matplotlib would read mathematics."""
+    return label.replace("$", r"\$")
+
+
 def _svg(figure: Figure) -> str:
     """The chart as an element for a page, without what differs from one run to the next."""
     buffer = io.StringIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        # Letters that matplotlib's own font lacks are in the page's.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
     text = buffer.getvalue()
     return text[text.index("<svg") :]

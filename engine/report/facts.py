@@ -1,6 +1,7 @@
-"""What a page says of a data set: counts and shares by class, what the teacher mistakes, and single images."""
+"""What a page says of a data set: counts and shares by class, the classifier's mistakes, and single images."""
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,28 +10,35 @@ from typing import Any
 
 import numpy as np
 
-from engine.datasets.dataset import read_dataset
+from engine.datasets.dataset import ImageFile, read_dataset
 from engine.datasets.run_record import RUN, RunRecord, read_run
-from engine.errors import OutputError
-from engine.report.pictures import alike, embedded, same, seen
+from engine.errors import OutputError, brief
+from engine.report.pictures import (
+    Picture,
+    embedded,
+    first_of_each,
+    near_duplicates,
+    read_picture,
+)
+from engine.settings.report import SHOWN
 
-SHOWN = 2000
-"""Images of a data set that a page holds at most, unless it is asked for more."""
 OF_EACH = 12
-"""The best and the worst images that are shown by themselves."""
+"""The most and the least confident images that are shown by themselves."""
+MOST_PAIRS = 6
+"""Pairs that look alike that are shown."""
 NAMED = 3
 """The weakest classes that are named."""
 WEAK = 0.5
-"""Classes of which the teacher recognises less are named."""
+"""Classes of which the classifier recognises less are named."""
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """One image. guess: the class that the teacher sees. picture: a data URI, "" where the page does not hold it."""
+    """One image. predicted: the classifier's class. picture: a data URI, "" where the page does not hold it."""
 
     path: str
     label: str
-    guess: str
+    predicted: str
     confidence: float
     l_bn: float
     seed: int
@@ -39,26 +47,27 @@ class ImageFacts:
 
     @property
     def recognised(self) -> bool:
-        return self.guess == self.label
+        return self.predicted == self.label
 
 
 @dataclass(frozen=True)
 class ClassFacts:
-    """One class. recognised, confidence: means over its images, in [0, 1]. mistaken: for which class most often."""
+    """One class. recognised, confidence: means over its images, in [0, 1]. confused_with: most often, or ""."""
 
     label: str
     images: int
     recognised: float
     confidence: float
     l_bn: float
-    mistaken: str
+    confused_with: str
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
     """A data set.
 
-    confusion: images by (class, guess). near: pairs of places in `images` that look alike.
+    confusion: images by (class, predicted class). duplicates: images that equal an earlier one pixel for pixel.
+    near_duplicates: pairs of one class that look alike; near: places in `images` of the first of them.
     """
 
     folder: str
@@ -66,30 +75,28 @@ class DatasetFacts:
     classes: tuple[ClassFacts, ...]
     confusion: Mapping[tuple[str, str], int]
     duplicates: int
+    near_duplicates: int
     near: tuple[tuple[int, int], ...]
     record: RunRecord | None = field(default=None)
 
     @property
     def recognised(self) -> float:
-        """The share of images whose class the teacher sees."""
+        """The share of images whose class the classifier predicts."""
         return sum(one.recognised for one in self.images) / len(self.images)
 
     @property
     def weak(self) -> tuple[ClassFacts, ...]:
-        """The classes that the teacher recognises least, the worst first."""
+        """The classes that the classifier recognises least, the worst first."""
         found = [one for one in self.classes if one.recognised < WEAK]
         return tuple(sorted(found, key=lambda one: one.recognised))
 
-    def best(self) -> list[ImageFacts]:
-        """The images that the teacher is surest of."""
-        return sorted(self._shown(), key=lambda one: -one.confidence)[:OF_EACH]
+    def most_confident(self) -> list[ImageFacts]:
+        """The images of whose class the classifier is surest."""
+        return sorted(self.images, key=lambda one: -one.confidence)[:OF_EACH]
 
-    def worst(self) -> list[ImageFacts]:
-        """The images that the teacher doubts most."""
-        return sorted(self._shown(), key=lambda one: one.confidence)[:OF_EACH]
-
-    def _shown(self) -> list[ImageFacts]:
-        return [one for one in self.images if one.picture]
+    def least_confident(self) -> list[ImageFacts]:
+        """The images of whose class it is least sure."""
+        return sorted(self.images, key=lambda one: one.confidence)[:OF_EACH]
 
 
 def dataset_facts(folder: Path, shown: int = SHOWN) -> DatasetFacts:
@@ -101,43 +108,46 @@ def dataset_facts(folder: Path, shown: int = SHOWN) -> DatasetFacts:
     rows = list(read_dataset(folder))
     if not rows:
         raise OutputError(f"{folder} has no images, expected some to report: generate it again.")
-    names = {row.class_index: row.label for _, row in rows}
-    names |= {int(number): label for number, label in (record.labels if record else {}).items()}
-    chosen = _spread([row.class_index for _, row in rows], shown)
-    images, digests, looks = [], [], []
+    classes = [row.class_index for _, row in rows]
+    names = _names(record) | {row.class_index: row.label for _, row in rows}
+    order = sorted(range(len(rows)), key=lambda place: rows[place][1].confidence)
+    chosen = _spread(classes, shown) | {*order[:OF_EACH], *order[-OF_EACH:]}
+    images, digests, hashes = [], [], []
     for place, (file, row) in enumerate(rows):
-        known = seen(file.read_bytes())
-        digests.append(known.digest)
-        looks.append(known.look)
-        guess = int(np.argmax(row.logits))
+        picture = _picture(file, folder / row.path)
+        digests.append(picture.digest)
+        hashes.append(picture.difference_hash)
+        predicted = int(np.argmax(row.logits))
         images.append(
             ImageFacts(
                 path=row.path,
                 label=row.label,
-                guess=names.get(guess, f"class {guess}"),
+                predicted=names.get(predicted, f"class {predicted}"),
                 confidence=row.confidence,
                 l_bn=row.l_bn,
                 seed=row.seed,
                 prompt=row.prompt,
-                picture=embedded(known.thumb) if place in chosen else "",
+                picture=embedded(picture.thumb) if place in chosen else "",
             )
         )
-    twins = same(digests)
-    equal = {frozenset(pair) for group in twins for pair in _pairs_of(group)}
-    pairs = alike(looks, [row.class_index for _, row in rows])
+    different = first_of_each(digests)
+    number, near = near_duplicates(
+        [hashes[place] for place in different], [classes[place] for place in different], MOST_PAIRS
+    )
     return DatasetFacts(
         folder=str(folder),
         images=tuple(images),
         classes=_by_class(images),
-        confusion=Counter((one.label, one.guess) for one in images),
-        duplicates=sum(len(group) - 1 for group in twins),
-        near=tuple(pair for pair in pairs if frozenset(pair) not in equal),
+        confusion=Counter((one.label, one.predicted) for one in images),
+        duplicates=len(images) - len(different),
+        near_duplicates=number,
+        near=tuple((different[one], different[other]) for one, other in near),
         record=record,
     )
 
 
 def closing_line(facts: DatasetFacts) -> str:
-    """What a run says at its end: what the teacher recognises, where it fails, and what may help.
+    """What a run says at its end: what the classifier recognises, where it fails, and what may help.
 
     Tokens may, where a prior drew images without them and most classes did well.
     """
@@ -146,12 +156,16 @@ def closing_line(facts: DatasetFacts) -> str:
         return said
     worst = ", ".join(f"{one.label} {one.recognised:.0%}" for one in facts.weak[:NAMED])
     more = f" and {len(facts.weak) - NAMED} more" if len(facts.weak) > NAMED else ""
-    said += f"; least of {worst}{more}"
+    said += f"; lowest: {worst}{more}"
     made = {} if facts.record is None else facts.record.facts
     if "prior" not in made or made.get("tokens") or 2 * len(facts.weak) > len(facts.classes):
         return said
-    names = " ".join(_quoted(one.label) for one in facts.weak[:NAMED])
-    return f"{said}. Tokens may help there: ddis learn-tokens --classes {names}"
+    names = " ".join(shlex.quote(one.label) for one in facts.weak[:NAMED])
+    run = shlex.quote(f"{facts.folder}/{RUN}")
+    return (
+        f"{said}. Tokens in place of these names may help: ddis learn-tokens --config {run} --preset instead --classes "
+        f"{names} --out tokens.safetensors"
+    )
 
 
 def settings_rows(made: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -173,7 +187,7 @@ def _by_class(images: Sequence[ImageFacts]) -> tuple[ClassFacts, ...]:
 
 
 def _class(label: str, members: Sequence[ImageFacts]) -> ClassFacts:
-    wrong = Counter(one.guess for one in members if not one.recognised)
+    wrong = Counter(one.predicted for one in members if not one.recognised)
     distances = [one.l_bn for one in members if math.isfinite(one.l_bn)]
     return ClassFacts(
         label=label,
@@ -181,7 +195,7 @@ def _class(label: str, members: Sequence[ImageFacts]) -> ClassFacts:
         recognised=sum(one.recognised for one in members) / len(members),
         confidence=sum(one.confidence for one in members) / len(members),
         l_bn=sum(distances) / len(distances) if distances else math.nan,
-        mistaken=wrong.most_common(1)[0][0] if wrong else "",
+        confused_with=wrong.most_common(1)[0][0] if wrong else "",
     )
 
 
@@ -197,12 +211,24 @@ def _spread(classes: Sequence[int], shown: int) -> set[int]:
     return chosen
 
 
-def _pairs_of(group: Sequence[int]) -> list[tuple[int, int]]:
-    return [(one, other) for place, one in enumerate(group) for other in group[place + 1 :]]
+def _names(record: RunRecord | None) -> dict[int, str]:
+    """The names of a classifier's classes by number, as far as the record of a run tells."""
+    if record is None:
+        return {}
+    source = record.facts.get("request", record.made.get("request", {})).get("classifier", {})
+    known = dict(enumerate(source.get("labels") or ())) if isinstance(source, Mapping) else {}
+    return known | {int(number): label for number, label in record.labels.items()}
 
 
-def _quoted(label: str) -> str:
-    return f'"{label}"' if " " in label else label
+def _picture(file: ImageFile, where: Path) -> Picture:
+    """The picture of a row. Raises OutputError where it is not there, or is none."""
+    try:
+        return read_picture(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{where} cannot be read as a picture ({brief(error)}), expected the PNG that was written: delete it and "
+            "run `ddis generate` again with the same settings, which makes it again."
+        ) from error
 
 
 def _shown(value: object) -> str:

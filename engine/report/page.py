@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from engine.datasets.dataset import has_manifest
+from engine.datasets.run_record import RUN
+from engine.datasets.store import is_url
 from engine.errors import ConfigError
 from engine.files import explained, write_whole
 from engine.report import charts
-from engine.report.facts import SHOWN, DatasetFacts, closing_line, dataset_facts, settings_rows
+from engine.report.facts import DatasetFacts, closing_line, dataset_facts, settings_rows
+from engine.settings.report import SHOWN
 
 REPORT = "report.html"
 COMPARISON = "report.json"
@@ -34,6 +38,11 @@ def write_report(
     ConfigError for no folder, several without `out`, one that is neither, or no images; OutputError for a data set that
     cannot be read.
     """
+    remote = [folder for folder in map(str, folders) if is_url(folder)]
+    if remote:
+        raise ConfigError(
+            f"{remote[0]} is a URL, expected a folder: copy the data set to a disk, and report it there."
+        )
     paths = [Path(folder).expanduser() for folder in folders]
     if not paths or (out is None and len(paths) > 1):
         raise ConfigError(
@@ -51,7 +60,7 @@ def write_report(
         )
     sections = [_dataset(dataset_facts(path, images)) for path in paths if has_manifest(path)]
     sections += [_comparison(path) for path in paths if not has_manifest(path)]
-    file = Path(out) if out is not None else paths[0] / REPORT
+    file = paths[0] / REPORT if out is None else Path(out).expanduser()
     write_whole(file, page(sections).encode())
     return file
 
@@ -74,30 +83,37 @@ def page(sections: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _dataset(facts: DatasetFacts) -> dict[str, Any]:
-    distances = [one.l_bn for one in facts.images if math.isfinite(one.l_bn)]
+    distances = [one.l_bn for one in facts.images]
     labels = [one.label for one in facts.classes]
-    guesses = [guess for _, guess in facts.confusion if guess not in labels]
+    others = [predicted for _, predicted in facts.confusion if predicted not in labels]
     record = facts.record
     return {
         "kind": "dataset",
         "facts": facts,
         "shown": [one for one in facts.images if one.picture],
         "charts": [
-            ("How sure the classifier is", charts.histogram(_confidences(facts), "confidence")),
-            ("L_BN of single images", charts.histogram(distances, "L_BN") if distances else ""),
+            ("Confidence", charts.histogram(_confidences(facts), "confidence", (0, 1))),
+            ("L_BN of single images", charts.histogram(distances, "L_BN")),
             (
                 "Recognised, by class",
                 charts.bars({one.label: one.recognised for one in facts.classes}, "recognised"),
             ),
             (
-                "What it takes them for",
-                charts.matrix(facts.confusion, [*labels, *dict.fromkeys(guesses)]),
+                "Confusion matrix",
+                charts.matrix(facts.confusion, [*labels, *dict.fromkeys(others)]),
             ),
         ],
+        "repeats": _record_to_repeat(facts),
         "settings": settings_rows(record.made) if record else [],
         "measured": settings_rows(record.measured) if record else [],
         "versions": dict(record.versions) if record else {},
     }
+
+
+def _record_to_repeat(facts: DatasetFacts) -> str:
+    """The path of the record that makes a data set again, for a shell; "" where one run did not make it."""
+    made = {} if facts.record is None else facts.record.made
+    return shlex.quote(f"{facts.folder}/{RUN}") if "request" in made else ""
 
 
 def _confidences(facts: DatasetFacts) -> list[float]:
@@ -112,6 +128,7 @@ def _comparison(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "report": report,
         "scores": {key: text for key, text in SCORES.items() if _has(rows, key)},
+        "less": "accuracy" if _has(rows, "accuracy") else "agreement",
         "charts": [
             (text, charts.spreads({name: row[key]["values"] for name, row in rows.items()}, text))
             for key, text in SCORES.items()

@@ -2,12 +2,12 @@
 
 import base64
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 THUMB_PX = 160
@@ -19,16 +19,16 @@ AT_ONCE = 512
 """Pictures that are compared with all others together, which bounds memory."""
 
 
-class Seen(NamedTuple):
-    """What is kept of a picture. digest: of its pixels. look: its difference hash, 64 bits."""
+class Picture(NamedTuple):
+    """What is kept of a picture. digest: of its pixels. difference_hash: 64 bits that resized twins share."""
 
     thumb: Image.Image
     digest: bytes
-    look: int
+    difference_hash: int
 
 
-def seen(content: bytes) -> Seen:
-    """A picture from its file's bytes."""
+def read_picture(content: bytes) -> Picture:
+    """A picture from its file's bytes. Raises OSError where they are none."""
     with Image.open(io.BytesIO(content)) as opened:
         picture = opened.convert("RGB")
     digest = blake2b(picture.tobytes(), digest_size=16).digest()
@@ -36,7 +36,7 @@ def seen(content: bytes) -> Seen:
     levels = np.asarray(grey, dtype=np.int16)
     bits = np.packbits((levels[:, 1:] > levels[:, :-1]).ravel())
     picture.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
-    return Seen(picture, digest, int.from_bytes(bits.tobytes()))
+    return Picture(picture, digest, int.from_bytes(bits.tobytes()))
 
 
 def embedded(picture: Image.Image) -> str:
@@ -46,35 +46,27 @@ def embedded(picture: Image.Image) -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def same(digests: Sequence[bytes]) -> list[list[int]]:
-    """Groups of places whose pictures have equal pixels."""
-    places: dict[bytes, list[int]] = {}
+def first_of_each(digests: Sequence[bytes]) -> list[int]:
+    """Places of the pictures that no earlier one equals pixel for pixel, ascending."""
+    places: dict[bytes, int] = {}
     for place, digest in enumerate(digests):
-        places.setdefault(digest, []).append(place)
-    return [group for group in places.values() if len(group) > 1]
+        places.setdefault(digest, place)
+    return sorted(places.values())
 
 
-def alike(looks: Sequence[int], classes: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of places, the first smaller, of one class whose pictures look alike."""
-    found: list[tuple[int, int]] = []
-    hashes = np.array(looks, dtype=np.uint64)
-    of_class = np.array(classes)
-    for number in np.unique(of_class):
-        (places,) = np.nonzero(of_class == number)
-        found += list(_pairs(places, hashes[places]))
-    return sorted(found)
-
-
-def _pairs(places: NDArray[np.intp], hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
-    for start in range(0, len(hashes), AT_ONCE):
-        differing = np.bitwise_count(hashes[start : start + AT_ONCE, None] ^ hashes[None])
-        first, second = np.nonzero(differing <= NEAR)
-        yield from _ordered(places, first + start, second)
-
-
-def _ordered(
-    places: NDArray[np.intp], first: Iterable[int], second: Iterable[int]
-) -> Iterator[tuple[int, int]]:
-    for one, other in zip(first, second, strict=True):
-        if one < other:
-            yield int(places[one]), int(places[other])
+def near_duplicates(
+    hashes: Sequence[int], classes: Sequence[int], keep: int
+) -> tuple[int, list[tuple[int, int]]]:
+    """How many pairs of pictures of one class look alike, and the places of the first `keep` of them."""
+    number, kept = 0, list[tuple[int, int]]()
+    bits, of_class = np.array(hashes, dtype=np.uint64), np.array(classes)
+    for one in np.unique(of_class):
+        (places,) = np.nonzero(of_class == one)
+        for start in range(0, len(places), AT_ONCE):
+            rows = bits[places[start : start + AT_ONCE]]
+            near = np.bitwise_count(rows[:, None] ^ bits[places][None]) <= NEAR
+            near &= np.arange(len(places))[None] > np.arange(start, start + len(rows))[:, None]
+            number += int(near.sum())
+            for first, second in itertools.islice(np.argwhere(near), max(0, keep - len(kept))):
+                kept.append((int(places[start + first]), int(places[second])))
+    return number, kept

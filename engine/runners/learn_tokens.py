@@ -102,7 +102,9 @@ def learn_tokens(
         return table_of(drawing, state, run)
     with locked_file(path):
         if path.exists():  # another process learned them since
-            return read_tokens(path)
+            table = read_tokens(path)
+            check_same_run(path, table.run, run)
+            return table
         progress = path.with_name(f"{path.name}.progress")
         if progress.exists():
             state = resumed(progress, run, drawing.prior.device)

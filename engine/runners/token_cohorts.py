@@ -26,7 +26,7 @@ from engine.settings import TokenLearning
 from engine.tokens.attached import attached
 from engine.tokens.files import read_tokens, save_tokens
 from engine.tokens.optimise import cohorts, learn
-from engine.tokens.state import TokenEpoch, TokenState, initial_rows, word_lengths
+from engine.tokens.state import TokenEpoch, TokenState, initial_rows, word_norms
 from engine.tokens.table import TokenTable
 
 EPOCHS = "epochs"
@@ -158,7 +158,7 @@ def _limits(
     """How long a row may be in each text encoder's columns; none without a cap."""
     if not learning.norm_cap:
         return []
-    lengths = word_lengths(drawing.prior, drawing.classifier.labels)
+    lengths = word_norms(drawing.prior, drawing.classifier.labels)
     return [(span, learning.norm_cap * lengths[key]) for key, span in table.spans().items()]
 
 

@@ -1,22 +1,20 @@
 """The record of a run that learns tokens, and the file in which it keeps what it has learned so far."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from engine.datasets.run_record import differences
 from engine.errors import OutputError, TokenFileError
-from engine.facts import facts_of, with_names_of
+from engine.facts import facts_of, filled, with_names_of
 from engine.methods.drawing import Drawing
 from engine.runners.local import made_by
 from engine.settings import TokenLearning
 from engine.settings.plain import to_plain
-from engine.tokens.files import METADATA, read_tensors
+from engine.tokens.files import OLD_NAMES, read_tensors, sealed
 from engine.tokens.state import ON_DEVICE, Outcome, TokenState
 from engine.tokens.table import (
     INSTEAD,
@@ -41,7 +39,7 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
     made = {key: value for key, value in run.items() if key != "learning"}
     unread = ("images_per_class", "tokens", "runtime")
     facts = {key: value for key, value in facts_of(made).items() if key not in unread}
-    return {**facts, "learning": run.get("learning", {})}
+    return {**facts, "learning": filled(TokenLearning, run.get("learning", {}))}
 
 
 def check_same_run(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -63,8 +61,7 @@ def packed(state: TokenState, run: Mapping[str, Any]) -> bytes:
         if entry.name not in ("classes", "word", "joint")
     }
     tensors |= {f"{JOINT}{name}": tensor for name, tensor in state.joint.items()}
-    facts = json.dumps({"classes": state.classes, "word": state.word, "run": run}, sort_keys=True)
-    return save(tensors, metadata={METADATA: facts})
+    return sealed(tensors, {"classes": state.classes, "word": state.word, "run": run})
 
 
 def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenState:
@@ -85,6 +82,7 @@ def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenSt
         for name in list(tensors)
         if name.startswith(JOINT)
     }
+    tensors = {OLD_NAMES.get(name, name): value for name, value in tensors.items()}
     tensors |= {name: tensors[name].to(device) for name in ON_DEVICE}
     rows = tensors.pop("rows").requires_grad_()
     return TokenState(

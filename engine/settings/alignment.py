@@ -45,7 +45,7 @@ class Alignment:
     )
     stride: int = setting(
         1,
-        "guide every k-th step alone, with moves sqrt(k) times as long; the others cost what plain ones do",
+        "guide only every k-th step; its move is sqrt(k) times as long (raw: k times)",
     )
     stride_from: float = setting(
         0.0, "fraction of the schedule at which the stride begins; before it every step is guided"
@@ -123,7 +123,10 @@ class Alignment:
         if index / total < self.stride_from:
             return 1
         first = ceil(max(self.start, self.stride_from) * total - ROUNDING)
-        return 0 if (index - first) % self.stride else self.stride
+        if (index - first) % self.stride:
+            return 0
+        end = min(ceil(self.stop * total - ROUNDING), total - 1)
+        return min(self.stride, end - index)
 
     @classmethod
     def paper(cls, scale: float = 0.2) -> "Alignment":

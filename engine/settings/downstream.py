@@ -25,7 +25,7 @@ class Comparison:
     )
     equal_sizes: bool = setting(
         True,
-        "cut all rows to the number of images that each of them has of a class; if not, each has all of its own",
+        "cut each class to the smallest row's count; if not, each row has all of its own images",
     )
 
     def __post_init__(self) -> None:

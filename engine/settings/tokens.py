@@ -53,7 +53,7 @@ class TokenLearning:
     )
     norm_cap: float = setting(
         0.0,
-        "how long a token may grow, in lengths of the words of the classes' names; 0: as long as it likes (paper)",
+        "largest norm of a token, in medians of the class names' word embeddings; 0: no limit (paper)",
     )
     domain_weight: float = setting(
         0.3,

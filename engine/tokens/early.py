@@ -1,4 +1,4 @@
-"""What early steps of a run say of the finished image, if the network's velocity stayed as it was on the way there.
+"""The gradient of finished images with respect to early predictions, at constant velocity of the network.
 
     z'     = signal' x0 + k n,   k = sqrt(noise'^2 - s^2) of a step that renews noise of deviation s
     dz'/dx0 at z                     = signal' - k signal / noise
@@ -35,7 +35,7 @@ def early_steps(steps: int, rng: torch.Generator) -> list[int]:
     return sorted(torch.randperm(pool, generator=rng)[:EARLY_STEPS].tolist())
 
 
-def carried(schedule: Sequence[Step], number: int, eta: float) -> float:
+def propagation_factor(schedule: Sequence[Step], number: int, eta: float) -> float:
     """The factor by which a change of the clean latent of a step reaches the finished latents."""
     step = schedule[number]
     factor = step.signal_next - _kept(step, eta) * step.signal / step.noise

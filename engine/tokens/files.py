@@ -1,6 +1,7 @@
 """Token tables in files: safetensors, one tensor (D,) per class under the class's placeholder, and JSON metadata."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from engine.classifiers.base import Classifier
 from engine.errors import TokenFileError
 from engine.files import write_whole
+from engine.networks.digest import digest_of
 from engine.priors import Prior
 from engine.tokens.table import INSTEAD, TEMPLATE, TokenTable, TokenTraining, check_fit
 
@@ -21,6 +23,7 @@ OLD_FORMAT, OLD_ENCODER = 1, "clip"
 """Of version 0.1, which knew one text encoder."""
 OLD_NAMES = {"unet_forward": "denoiser_forward", "unet_backward": "denoiser_backward"}
 """Of what learning cost, in files of before priors without a UNet."""
+CHECKSUM = "sha256"
 METADATA = "ddis"
 """The one key of a file's metadata: safetensors writes several in random order, and equal tables make equal files."""
 
@@ -34,7 +37,14 @@ def save_tokens(table: TokenTable, path: Path | str) -> None:
     facts |= {"format": FORMAT, "encoders": list(table.encoders.items())}
     rows = table.rows.detach().float().cpu()
     tensors = {name: row.clone() for name, row in zip(table.names, rows, strict=True)}
-    write_whole(Path(path), save(tensors, metadata={METADATA: json.dumps(facts, sort_keys=True)}))
+    write_whole(Path(path), sealed(tensors, facts))
+
+
+def sealed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """A safetensors file of tensors and the engine's metadata, with a checksum of both for `read_tensors`."""
+    text = json.dumps(facts, sort_keys=True)
+    facts = {**json.loads(text), CHECKSUM: digest_of(tensors, text)}
+    return save(dict(tensors), metadata={METADATA: json.dumps(facts, sort_keys=True)})
 
 
 def read_tokens(path: Path | str) -> TokenTable:
@@ -46,7 +56,8 @@ def read_tokens(path: Path | str) -> TokenTable:
     ):
         raise TokenFileError(
             f"{path} has token format {facts.get('format')} and template {facts.get('template')!r}, expected {FORMAT} "
-            f"and {TEMPLATE!r}: learn the tokens again, or read a textual inversion by import_textual_inversion."
+            f"and {TEMPLATE!r} or {INSTEAD!r}: learn the tokens again, or read a textual inversion by "
+            "import_textual_inversion."
         )
     try:
         old = {OLD_ENCODER: facts["width"]} if facts["format"] == OLD_FORMAT else None
@@ -97,8 +108,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                     f"{path} has metadata {str(facts)[:40]!r}, expected an object: "
                     "give the path of a file that was written by learn_tokens."
                 )
-            return {name: file.get_tensor(name) for name in names}, facts
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            tensors = {name: file.get_tensor(name) for name in names}
+        kept = facts.pop(CHECKSUM, None)  # files of old have none
+        if kept is not None and kept != digest_of(tensors, json.dumps(facts, sort_keys=True)):
+            raise TokenFileError(
+                f"{path} has another checksum than it was written with, expected it as it was written: bring a copy, "
+                "or delete it and learn the tokens again."
+            )
+        return tensors, facts
+    except (OSError, SafetensorError, ValueError) as error:
         raise TokenFileError(
             f"{path} cannot be read as safetensors ({error}), expected a token file: "
             "give the path of a file that was written by learn_tokens."

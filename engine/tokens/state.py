@@ -184,7 +184,7 @@ def initial_rows(
     return torch.cat([rows_of(encoder) for encoder in prior.text_encoders()], 1).to(prior.device)
 
 
-def word_lengths(prior: Prior, labels: Sequence[str]) -> dict[str, float]:
+def word_norms(prior: Prior, labels: Sequence[str]) -> dict[str, float]:
     """The median norm of the words of some labels, by the key of the text encoder that reads them."""
     found = {}
     for encoder in prior.text_encoders():

@@ -19,7 +19,7 @@ from engine.priors import Context, Denoise, Prior, Step
 from engine.sampling.loop import OnStep, in_interval, sample
 from engine.sampling.noise import ImageNoise
 from engine.settings import Sampling
-from engine.tokens.early import carried, early_pool, early_steps
+from engine.tokens.early import early_pool, early_steps, propagation_factor
 from engine.types import ImageKey, Prediction
 
 DRAWN_FROM = (0.1, 0.6)
@@ -194,7 +194,7 @@ class Trajectories:
     def _through(self, context: Context, rows: range) -> Tensor:
         """Finished latents of some of the images, with the graphs of the steps `at` on them.
 
-        Each step's part of the gradient is what `early.carried` says, for all steps that it was drawn from.
+        Each step's part of the gradient is what `early.propagation_factor` says, for all steps that it was drawn from.
         """
         schedule = self.schedule
         share = early_pool(len(schedule)) / len(self.at)
@@ -204,7 +204,7 @@ class Trajectories:
             weight = cfg if self._apart(number) else 1.0  # the null branch has no graph
             denoise = self.prior.denoiser(context, 1.0 if self._apart(number) else cfg)
             clean = denoise(self.kept[number][rows.start : rows.stop], schedule[number]).clean
-            weight *= share * carried(schedule, number, self.sampling.eta)
+            weight *= share * propagation_factor(schedule, number, self.sampling.eta)
             z = z + weight * (clean - clean.detach())
         return z
 
@@ -212,7 +212,7 @@ class Trajectories:
         """A step without a graph; one that a gradient will read keeps its latents and its null branch."""
         if step.index in self.at:
             self.kept[step.index] = z
-        if step.index not in self.at or not self._apart(step.index):
+        if self.through or step.index not in self.at or not self._apart(step.index):
             return self.denoiser(self.context, self._cfg(step.index))(z, step)
         conditional = self.denoiser(self.context, 1.0)(z, step)
         null = self.denoiser(self.context.null(), 1.0)(z, step)

@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(interruption.message, file=sys.stderr)
                 return INTERRUPTED
             if _is_out_of_memory(error):
-                words, then = " ".join(str(error).split()), interruption.message.partition(": ")[2]
+                said, then = " ".join(str(error).split()), interruption.message.partition(": ")[2]
                 print(
-                    f"error: memory ran out ({words[:160] or type(error).__name__}), expected room for this command: "
+                    f"error: memory ran out ({said[:160] or type(error).__name__}), expected room for this command: "
                     "close what else uses the device, or lower `--memory`, `--batch` or the number of images; then "
                     f"{then}",
                     file=sys.stderr,

@@ -22,6 +22,7 @@ from engine.classifiers.statistics.base import Absent, Examined, Side, Statistic
 from engine.classifiers.statistics.layers import Call, watched
 from engine.errors import ModelError, brief
 from engine.files import write_whole
+from engine.networks.digest import digest_of
 from engine.networks.frozen import fingerprint
 from engine.settings.sources import STATISTICS_ENDING
 from engine.types import Moments
@@ -71,8 +72,10 @@ def write_statistics_file(
     tensors = dict(features)
     for name, found in zip(_names(header.calls), moments, strict=True):
         tensors |= {f"{name}/mean": found.mean.float(), f"{name}/var": found.var.float()}
-    facts = {"format": FORMAT, "header": json.dumps(asdict(header))}
-    content = save({key: value.contiguous() for key, value in tensors.items()}, facts)
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
+    text = json.dumps(asdict(header))
+    facts = {"format": FORMAT, "header": text, "sha256": digest_of(tensors, text)}
+    content = save(tensors, facts)
     write_whole(path, _in_order(content))
 
 
@@ -121,6 +124,11 @@ def _read(path: Path, content: bytes) -> tuple[Header, list[Moments]]:
             )
         header = Header(**json.loads(facts["header"]))
         tensors = load(content)
+        if facts.get("sha256") not in (
+            None,
+            digest_of(tensors, facts["header"]),
+        ):  # files of old have none
+            raise ValueError("its content has another checksum than it was written with")
         moments = [
             Moments(tensors[f"{name}/mean"], tensors[f"{name}/var"])
             for name in _names(header.calls)

@@ -254,7 +254,7 @@ def test_the_demo_shows_its_learning(
             "run the same command again to resume",
         ),
         (["evaluate", "x"], "nothing of this run was kept, the same command starts over"),
-        (["export", "x", "--out", "o"], "empty the folder"),
+        (["demo", "--out", "o"], "but for what --learn has learned so far"),
     ],
 )
 def test_an_interruption_says_what_becomes_of_the_run(

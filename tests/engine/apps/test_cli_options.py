@@ -114,6 +114,8 @@ def test_a_preset_is_published_settings_under_the_flags() -> None:
     assert understood("fit", "--epochs", "2").command.fitting == replace(
         Distillation.fitting(), epochs=2
     )
+    instead = understood("learn-tokens", "--preset", "instead", "--learning.epochs", "3").command
+    assert instead.learning == replace(TokenLearning.instead(), epochs=3)
 
 
 class Given:

@@ -9,13 +9,14 @@ import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from simulated_pool import SimulatedPool
 
 from engine.cluster.driver import Driver
-from engine.cluster.pool import Failed, Lost
-from engine.cluster.ray_pool import answer_to
+from engine.cluster.pool import ClusterError, Failed, Lost
+from engine.cluster.ray_pool import answer_to, connect
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
 from engine.datasets.parts import done_parts
@@ -183,6 +184,20 @@ def test_without_ray_the_extra_is_named(
     with pytest.raises(MissingExtraError, match=r"ddis\[ray\]"):
         RayRunner(tmp_path / "set", on_ray(1)).run(request_)
     assert not (tmp_path / "set").exists()
+
+
+def test_a_cluster_that_does_not_start_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    ray = SimpleNamespace(init=init, is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(ClusterError, match=r"did not start .*timed out.*--share"):
+        connect(Cluster(ray="local"))
+    with pytest.raises(ClusterError, match=r"no cluster of Ray answers at 'head:6379'"):
+        connect(Cluster(ray="head:6379"))
 
 
 def test_a_worker_without_memory_hands_its_part_back_and_other_errors_end_the_run() -> None:

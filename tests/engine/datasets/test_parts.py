@@ -238,7 +238,8 @@ def truncate_rows(folder: Path) -> None:
 def flip_rows(folder: Path) -> None:
     path = folder / f"{stem(1)}.parquet"
     content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 255
+    third = len(content) // 3
+    content[third : third + 40] = bytes(255 - byte for byte in content[third : third + 40])
     path.write_bytes(content)
 
 

@@ -1,6 +1,7 @@
 """Students are kept and load again; a comparison that is cut goes on, and its report is the same."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_rows_of_their_own_sizes_learn_for_as_many_updates(
 ) -> None:
     folder, other = make_set(tmp_path / "ours", 4), make_set(tmp_path / "other", 9, seed=5)
     own = Comparison(seeds=1, noise=False, equal_sizes=False)
-    with pytest.raises(ConfigError, match="equal_sizes is False and updates is 0, expected a num"):
+    with pytest.raises(ConfigError, match="equal_sizes is False and `updates` is 0, expected a"):
         distill(folder, teacher, "resnet8", out=tmp_path / "out", comparison=own)
     report = distill(
         folder,
@@ -228,3 +229,25 @@ def test_the_plain_images_are_drawn_as_the_folder_was(tmp_path: Path, teacher, s
         ConfigError, match=r"was drawn by the prior .* expected it and not .*`prior`"
     ):
         distill(tmp_path / "ours", teacher, out=tmp_path / "other", plain="generate")
+
+
+def test_a_comparison_that_an_earlier_version_began_goes_on(
+    tmp_path: Path, teacher, make_set
+) -> None:
+    """Its request lacks settings that came since, and its runs a measure."""
+    folder, out = make_set(tmp_path / "ours", 4), tmp_path / "out"
+    report = distill(folder, teacher, "resnet8", out=out, **FEW)
+    request = json.loads((out / "request.json").read_text())
+    for name in ("updates", "mix"):
+        del request["distillation"][name]
+    (out / "request.json").write_text(json.dumps(request))
+    for file in out.glob("*/seed-0/measures.json"):
+        measures = json.loads(file.read_text())
+        del measures["kl"]
+        file.write_text(json.dumps(measures))
+    again = distill(folder, teacher, "resnet8", out=out, **FEW)
+    assert again["rows"]["folder"]["accuracy"] == report["rows"]["folder"]["accuracy"]
+    assert again["rows"]["folder"]["kl"]["values"][0] is None
+    other = replace(FEW["distillation"], mix="mixup")
+    with pytest.raises(OutputError, match=r"distillation\.mix is \"none\" there"):
+        distill(folder, teacher, "resnet8", out=out, **{**FEW, "distillation": other})

@@ -144,6 +144,8 @@ def test_a_made_folder_takes_the_options_of_generate(tmp_path: Path, making) -> 
         (["--student", "vgg"], "--student is 'vgg', expected one of resnet8"),
         (["--domain", "photo"], "domain 'photo' was given without original or test images"),
         (["--out", "made"], "the folder that the images are made in, expected another"),
+        (["--no-equal-sizes"], "--equal-sizes is False and --updates is 0, expected a number of"),
+        (["--rows", "other"], "--rows has 'other', expected names, each once, with a path"),
     ],
 )
 def test_mistakes_are_told_before_images_are_made(

@@ -10,7 +10,7 @@ from PIL import Image
 from engine import Distillation, fit, load_classifier
 from engine.apps.cli import main
 from engine.downstream.fit import FITTING
-from engine.errors import ConfigError, OutputError
+from engine.errors import ConfigError, EngineError, OutputError
 from engine.events import Events
 
 FEW = Distillation(
@@ -173,3 +173,23 @@ def test_the_help_says_what_is_true_of_fitting(capsys: pytest.CaptureFixture[str
     assert "no label" not in said
     assert "--soft-labels" not in said
     assert "protocol" not in said
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_damaged_classifier_is_refused_with_the_remedy(
+    bright_and_dark: Path, tmp_path: Path, name: str
+) -> None:
+    fit(bright_and_dark, tmp_path / "net", training=FEW)
+    path = tmp_path / "net" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 4
+    path.write_bytes(content[:-9] if name == "config.json" else content)
+    said = {
+        "model.safetensors": r"model\.safetensors has another checksum .*: bring a copy or train again",
+        "config.json": r"expected config\.json .*; else save it",
+    }
+    with pytest.raises(EngineError, match=said[name]):
+        load_classifier(str(tmp_path / "net"))
+    if name == "config.json":
+        with pytest.raises(OutputError, match=r"is damaged.*delete the folder and run the same"):
+            fit(bright_and_dark, tmp_path / "net", training=FEW)

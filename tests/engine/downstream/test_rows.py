@@ -270,7 +270,9 @@ def test_rows_may_keep_their_own_numbers_and_further_ones_be_named(
     assert not own.warnings
 
 
-@pytest.mark.parametrize("name", ["folder", "plain-images", "a/b", ""])
+@pytest.mark.parametrize("name", ["folder", "Plain-images", "a/b", "report.json", "my rows", ""])
 def test_a_row_s_name_is_a_folder_s_of_its_own(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"a row is named '{name}', expected a name for a folder"):
+    with pytest.raises(
+        ConfigError, match=f"a row is named '{name}', expected letters, digits, - and _"
+    ):
         Inputs(folder=tmp_path, more={name: tmp_path})

@@ -328,6 +328,11 @@ def test_what_is_no_statistics_file(written: tuple[Tokens, Path], tmp_path: Path
     cut.write_bytes(out.read_bytes()[:100])
     with pytest.raises(ModelError, match=r"cut\.safetensors cannot be read .*whole file of `ddis"):
         loaded(network, cut)
+    flipped = bytearray(out.read_bytes())
+    flipped[-2] ^= 1
+    cut.write_bytes(flipped)
+    with pytest.raises(ModelError, match=r"another checksum than it was written with"):
+        loaded(network, cut)
     save_file({"mean": torch.zeros(3)}, cut)
     with pytest.raises(ModelError, match=r"has format 'none', expected 'ddis-layer-statistics/1'"):
         loaded(network, cut)

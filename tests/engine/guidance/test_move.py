@@ -213,6 +213,21 @@ def test_a_stride_guides_every_kth_step_of_its_part_of_the_schedule() -> None:
     assert acting(Alignment(stop=0.9, stride=2, stride_from=1 / 3), 10) == [0, 1, 2, 3, 4, 6, 8]
     assert acting(Alignment(start=0.1, stop=0.9, stride=2), 30) == [*range(3, 27, 2)]
     assert acting(Alignment(stop=0.9, stride=4, stride_from=1.0), 10) == [*range(9)]
+    made = [Alignment(stop=1.0, stride=3).stride_at(number, 12) for number in range(12)]
+    assert made == [
+        3,
+        0,
+        0,
+        3,
+        0,
+        0,
+        3,
+        0,
+        0,
+        2,
+        0,
+        0,
+    ]  # of step 9 and 10: the last is never guided
 
 
 def test_a_move_in_strides_is_the_root_of_the_stride_times_as_long_and_a_raw_one_the_stride() -> (

@@ -53,6 +53,13 @@ def test_a_prompt_that_loses_its_end_is_warned_of(prior: Prior, template: str) -
         check_words(prior, ["dog"], template, False)
 
 
+def test_a_token_in_place_of_a_long_name_is_read(prior: Prior) -> None:
+    long = "a very rare and unusual " * 4 + "dog"
+    with pytest.raises(ConfigError, match="does not read as far as the class"):
+        check_words(prior, [long], PLAIN, True)
+    check_words(prior, [long], PLAIN, True, instead=True)
+
+
 @pytest.mark.parametrize("template", [PLAIN, "a sketch of {a} {class}", "{class}"])
 def test_prompts_that_are_read_and_names_that_are_known_pass_without_a_word(
     prior: Prior, template: str

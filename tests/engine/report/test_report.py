@@ -1,5 +1,6 @@
 """Pages about data sets and comparisons: what they say is so, they need nothing else, and nothing in them is run."""
 
+import html
 import json
 import math
 import re
@@ -13,11 +14,11 @@ import torch
 from engine.apps.cli import main
 from engine.datasets.dataset import open_dataset
 from engine.datasets.run_record import RunRecord
-from engine.errors import ConfigError
-from engine.report import REPORT, write_report
+from engine.errors import ConfigError, OutputError
+from engine.report import REPORT, charts, write_report
 from engine.report.facts import closing_line, dataset_facts, settings_rows
 from engine.report.page import page
-from engine.report.pictures import alike, same
+from engine.report.pictures import first_of_each, near_duplicates
 from engine.types import ImageKey, Sample
 
 LABELS = {0: "dog", 1: "mail bag", 2: "<b>horse</b>"}
@@ -78,14 +79,15 @@ def test_a_page_says_what_is_in_the_folder(tmp_path: Path) -> None:
         ("<b>horse</b>", 4, 0.75),
     ]
     assert facts.recognised == pytest.approx(10 / 12)
-    assert facts.classes[1].mistaken == "dog"
+    assert facts.classes[1].confused_with == "dog"
+    assert facts.classes[0].confused_with == ""
     assert facts.classes[1].l_bn == pytest.approx(12)  # of those that have one
     assert facts.confusion[("mail bag", "dog")] == 1
     assert facts.duplicates == 1
-    assert not facts.near  # the twins are counted once
-    assert [one.confidence for one in facts.worst()] == sorted(
-        one.confidence for one in facts.images
-    )
+    assert (facts.near_duplicates, facts.near) == (0, ())  # the twins are counted once
+    least = [one.confidence for one in facts.least_confident()]
+    assert least == sorted(one.confidence for one in facts.images)
+    assert [one.confidence for one in facts.most_confident()] == least[::-1]
 
 
 def test_a_page_needs_nothing_else_and_is_the_same_each_time(tmp_path: Path) -> None:
@@ -99,6 +101,7 @@ def test_a_page_needs_nothing_else_and_is_the_same_each_time(tmp_path: Path) -> 
     assert "b" not in found.tags  # a label is text
     assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", text)
     assert found.tags.count("svg") == 4
+    assert ".sheet button[hidden] { display: none; }" in text  # else the filters hide nothing
     for words in (
         "12 images of 3 classes",
         "83.3 %",
@@ -112,11 +115,15 @@ def test_a_page_needs_nothing_else_and_is_the_same_each_time(tmp_path: Path) -> 
 
 
 def test_several_sets_are_compared_and_a_large_one_is_not_held_whole(tmp_path: Path) -> None:
-    sets = [make_set(tmp_path / name, wrong=wrong) for name, wrong in (("a", 0), ("b", 3))]
+    sets = [make_set(tmp_path / name, 20, wrong=wrong) for name, wrong in (("a", 0), ("b", 15))]
     text = write_report(sets, tmp_path / "both.html", images=6).read_text()
     assert "2 data sets" in text
-    assert text.count("The page holds 6 of 12.") == 2
-    assert "50.0 %" in text
+    assert text.count("of 60 images;") == 2
+    pictures = dataset_facts(sets[0], 6)
+    held = [one for one in pictures.images if one.picture]
+    extremes = {one.path for one in pictures.most_confident() + pictures.least_confident()}
+    assert extremes <= {one.path for one in held}
+    assert len(held) < 40
 
 
 def test_a_comparison_has_its_rows_and_warnings(tmp_path: Path) -> None:
@@ -164,22 +171,53 @@ def test_classes_that_fail_are_named_with_what_may_help(tmp_path: Path) -> None:
         for name, wrong in (("a", 0), ("b", 4))
     )
     assert closing_line(good) == "the classifier recognises 100% of the images"
-    said = "the classifier recognises 33% of the images; least of mail bag 0%, <b>horse</b> 0%"
+    said = "the classifier recognises 33% of the images; lowest: mail bag 0%, <b>horse</b> 0%"
     assert closing_line(bad) == said  # of three, two: it is not a matter of single names
     made = RunRecord(made={"prior": {"name": "embedded"}}, labels={}, versions={}, measured={})
-    one = replace(bad, classes=(*good.classes[:2], bad.classes[1]), record=made)
+    one = replace(bad, folder="my set", classes=(*good.classes[:2], bad.classes[1]), record=made)
     assert closing_line(one) == (
-        "the classifier recognises 33% of the images; least of mail bag 0%. Tokens may help there: "
-        'ddis learn-tokens --classes "mail bag"'
+        "the classifier recognises 33% of the images; lowest: mail bag 0%. Tokens in place of these names may help: "
+        "ddis learn-tokens --config 'my set/run.json' --preset instead --classes 'mail bag' --out tokens.safetensors"
     )
     assert "Tokens" not in closing_line(replace(one, record=None))
 
 
-def test_pictures_that_look_alike_are_pairs_of_one_class() -> None:
-    assert same([b"a", b"b", b"a", b"a"]) == [[0, 2, 3]]
-    looks = [0b1111, 0b0111, 0b1111 << 30, 0b1101]
-    assert alike(looks, [0, 0, 0, 0]) == [(0, 1), (0, 3), (1, 3)]
-    assert alike(looks, [0, 1, 0, 0]) == [(0, 3)]
+@pytest.mark.parametrize("at_once", [2, 512])
+def test_pictures_that_look_alike_are_pairs_of_one_class(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.report.pictures.AT_ONCE", at_once)
+    assert first_of_each([b"a", b"b", b"a", b"a"]) == [0, 1]
+    hashes = [0b1111, 0b0111, 0b1111 << 30, 0b1101]
+    assert near_duplicates(hashes, [0, 0, 0, 0], 9) == (3, [(0, 1), (0, 3), (1, 3)])
+    assert near_duplicates(hashes, [0, 0, 0, 0], 2) == (3, [(0, 1), (0, 3)])
+    assert near_duplicates(hashes, [0, 1, 0, 0], 9) == (1, [(0, 3)])
+
+
+def test_charts_take_any_label_and_any_numbers() -> None:
+    labels = ["x_$1^$", "a \"b\" 'c' & <d>", "犬"]
+    shares = charts.bars(dict.fromkeys(labels, 0.5), "recognised")
+    cells = charts.matrix({(labels[0], labels[1]): 3}, labels)
+    for svg in (shares, cells):
+        assert all(html.escape(label, quote=False) in svg for label in labels)
+    assert charts.histogram([math.nan], "x") == ""
+    assert "<svg" in charts.histogram([1.0, 1.0 - 2**-53], "x")
+    assert "lowest 40 of 60" in charts.bars(
+        {str(number): 0.1 for number in range(60)}, "recognised"
+    )
+    assert charts.matrix({}, [str(number) for number in range(31)]) == ""
+
+
+def test_a_picture_that_is_damaged_is_named(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set")
+    victim = next((folder / "images").rglob("*.png"))
+    victim.write_bytes(b"no picture")
+    with pytest.raises(
+        OutputError, match=rf"{victim.name} cannot be read as a picture .* expected"
+    ):
+        write_report([folder])
+    with pytest.raises(ConfigError, match="s3://bucket/set is a URL, expected a folder: copy"):
+        write_report(["s3://bucket/set"])
 
 
 def test_settings_are_lines() -> None:

@@ -17,7 +17,7 @@ from engine.events import EpochEnded, Event, Events
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
-from engine.runners.token_record import resumed
+from engine.runners.token_record import check_same_run, resumed
 from engine.settings import Alignment, Sampling, TokenLearning
 from engine.tokens.files import load_tokens, read_tensors
 from engine.tokens.state import ON_DEVICE, initial_rows
@@ -327,3 +327,13 @@ def test_tokens_in_place_of_names_keep_short_and_stand_in_the_prompts(
         )
     )
     assert [sample.prompt for sample in samples] == ["a <ddis-dog>", "an <ddis-elephant>"]
+
+
+def test_a_file_of_before_a_setting_came_is_of_the_same_run(tmp_path, classifier, small_prior):
+    out = tmp_path / "t.safetensors"
+    run = dict(learned(classifier, small_prior, out).run)
+    old = {key: value for key, value in run["learning"].items() if key not in ("place", "norm_cap")}
+    check_same_run(out, {**run, "learning": old}, run)
+    other = {**run["learning"], "norm_cap": 2.0}
+    with pytest.raises(OutputError, match=r"norm_cap is 0\.0 there and 2\.0 here"):
+        check_same_run(out, {**run, "learning": old}, {**run, "learning": other})

@@ -14,7 +14,7 @@ from engine.priors.steps import levels, predict
 from engine.prompts import class_prompt
 from engine.sampling.step import next_latents
 from engine.settings import Sampling, TokenLearning
-from engine.tokens.early import EARLY_STEPS, carried, early_pool, early_steps
+from engine.tokens.early import EARLY_STEPS, early_pool, early_steps, propagation_factor
 from engine.tokens.trajectories import Trajectories
 from engine.types import ImageKey, Prediction
 
@@ -55,7 +55,7 @@ def test_a_change_of_a_prediction_reaches_the_end_by_the_factor(kind: str, eta: 
         return z
 
     for number in range(5):
-        factor = carried(schedule, number, eta)
+        factor = propagation_factor(schedule, number, eta)
         torch.testing.assert_close(end(number) - end(None), factor * change, rtol=1e-4, atol=1e-6)
 
 

@@ -258,3 +258,16 @@ def test_a_file_whose_rows_are_of_another_width_than_it_says_is_refused(
     save_tokens(replace(table, encoders={"clip": 31}), tmp_path / "t.safetensors")
     with pytest.raises(TokenFileError, match="lacks a part of a token table"):
         read_tokens(tmp_path / "t.safetensors")
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path: Path, table) -> None:
+    path = tmp_path / "tokens.safetensors"
+    save_tokens(table, path)
+    whole, found = path.read_bytes(), 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            assert read_tokens(path).fingerprint == table.fingerprint
+        except TokenFileError:
+            found += 1
+    assert found > len(whole) / 7 * 0.9

@@ -45,8 +45,10 @@ class Distill(Comparing):
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.downstream.distill import distill
+        from engine.downstream.inputs import check_updates
         from engine.downstream.students import student_name
 
+        check_updates(self.comparison, self.distillation)
         return self.compare(
             call,
             distill,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from engine.apps.cli import requests
 from engine.apps.cli.command import MODELS, RESUMES, Call, Command, needed, preset
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EngineError
 from engine.request import Execution, Request
 from engine.settings.fields import setting
 from engine.settings.selection import Selection
@@ -96,9 +96,12 @@ class Generate(Command):
             return
         from engine.report import REPORT, write_own_report
 
-        call.screen.say(
-            f"{write_own_report(folder)}\nto look at them in a browser: {folder / REPORT}"
-        )
+        try:
+            closing = write_own_report(folder)
+        except EngineError as error:  # the images are all there
+            call.screen.say(f"warning: no report: {call.in_flags(str(error))}")
+            return
+        call.screen.say(f"{closing}\nto look at them in a browser: {folder / REPORT}")
 
     def _in_parts(self, call: Call) -> dict[str, Any]:
         """Make a share of the parts of a data set, and say how many of all are done."""

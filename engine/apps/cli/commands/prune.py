@@ -22,8 +22,10 @@ class Prune(Comparing):
     fine_tuning: Distillation = field(default_factory=Distillation.fine_tuning)
 
     def run(self, call: Call) -> dict[str, Any]:
+        from engine.downstream.inputs import check_updates
         from engine.downstream.prune import prune, pruning_library
 
+        check_updates(self.comparison, self.fine_tuning)
         return self.compare(
             call,
             prune,

@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.apps.cli.command import Call, Command, local, needed
 from engine.settings.fields import setting
+from engine.settings.report import SHOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,10 +15,10 @@ class Report(Command):
 
     module = "engine.report"
 
-    folder: tuple[Path, ...] = needed(
+    folder: tuple[str, ...] = needed(
         "folders of `ddis generate`, `distill`, `prune` or `quantise`", positional=True
     )
-    images: int = setting(2000, "images of a data set that the page holds at most", "N")
+    images: int = setting(SHOWN, "images of a data set that the page holds at most", "N")
     out: Path | None = local("the file; report.html in the folder where there is only one", "FILE")
 
     def run(self, call: Call) -> dict[str, Any]:
