@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from math import isfinite
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -157,8 +156,7 @@ class Preprocess:
 
 def _several(value: Any, count: int) -> Any:
     """A number as so many equal ones, a list as a tuple; anything else as it is."""
-    is_switch = isinstance(value, bool)  # which Python counts among the numbers
-    if not is_switch and isinstance(value, Real):
+    if isinstance(value, int | float):
         return (value,) * count
     return tuple(value) if isinstance(value, list) else value
 
@@ -167,7 +165,7 @@ def _numbers(values: Any, count: int) -> bool:
     return (
         isinstance(values, tuple)
         and len(values) == count
-        and all(isinstance(value, Real) and isfinite(value) for value in values)
+        and all(isinstance(value, int | float) and isfinite(value) for value in values)
     )
 
 

@@ -7,13 +7,13 @@ that is probably how it was trained.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.classifiers import Classifier, Preprocess
-from engine.classifiers.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from engine.classifiers.preprocess import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 OWN = "as it is loaded"
 BYTE = 255.0
@@ -86,7 +86,7 @@ def readings(
 
 def variants(own: Preprocess) -> list[tuple[str, str, Preprocess]]:
     """Names, options and preprocessing: the classifier's own, the other order of its channels, and the usual scales."""
-    other: Literal["rgb", "bgr"] = "rgb" if own.channels == "bgr" else "bgr"
+    other: Channels = "rgb" if own.channels == "bgr" else "bgr"
     found = [(OWN, "", own)]
     candidates = [
         (f"channels as {other}", f"--channels {other}", replace(own, channels=other)),

@@ -44,10 +44,6 @@ def prepare(
     tokens = models.tokens(settings.tokens)
     prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
     prior.check_guidance(sampling.cfg, sampling.negative_prompt)
-    labels = [classifier.labels[number] for number in classes]
-    learned = tokens is not None or learning is not None
-    instead = tokens.instead if tokens else learning is not None and learning.place == "instead"
-    check_words(prior, labels, sampling.prompt, learned, instead)
     memory = models.given.plan or execution.memory
     plan = plan_of(
         memory if request.runtime == "torch" else None,
@@ -74,6 +70,10 @@ def prepare(
         prior = graphed_prior(prior, replayed)
         if alignment is not None and decoder is not None:
             descend = graphed_descent(replayed, descent_of(classifier, alignment, decoder))
+    labels = [classifier.labels[number] for number in classes]
+    learned = tokens is not None or learning is not None
+    instead = tokens.instead if tokens else learning is not None and learning.place == "instead"
+    check_words(prior, labels, sampling.prompt, learned, instead)
     return Drawing(
         request=request,
         classifier=classifier,

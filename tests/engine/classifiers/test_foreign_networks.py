@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, softmax
+from transformers import LevitConfig, LevitForImageClassification
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.statistics import Absent, Statistics
@@ -477,3 +478,27 @@ class Mixed(nn.Module):
 
 def test_images_that_stand_in_the_last_axis_are_no_statistics() -> None:
     assert isinstance(loaded(Mixed().eval()).statistics, Absent)
+
+
+def test_the_tokens_of_levit_are_told_apart() -> None:
+    config = LevitConfig(
+        image_size=64,
+        hidden_sizes=[16, 24, 32],
+        num_attention_heads=[2, 2, 2],
+        depths=[1, 1, 1],
+        key_dim=[8, 8, 8],
+        num_labels=3,
+        down_ops=[["Subsample", 8, 2, 4, 2, 2], ["Subsample", 8, 3, 4, 2, 2]],
+    )
+    levit = LevitForImageClassification(config).eval()
+    for name, buffer in levit.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 2)
+    classifier = load_classifier(
+        levit, labels=LABELS, preprocess=Preprocess.squash(64), device="cpu"
+    )
+    assert {tap.rows for tap in classifier.statistics.taps} == {1, 4, 16}
+    images = torch.rand(3, 3, 64, 64)
+    together = judged(classifier, images)[1]
+    alone = torch.cat([judged(classifier, one)[1] for one in images.split(1)])
+    torch.testing.assert_close(together, alone)
