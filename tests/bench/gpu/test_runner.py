@@ -56,6 +56,7 @@ def run(tmp_path: Path):
     return go
 
 
+@pytest.mark.slow
 def test_what_one_part_does_leaves_the_others_alone(run, tmp_path: Path) -> None:
     code, results, summary = run(
         {"env": 30, "dies": 30, "hangs": 4, "fails": 30, "raises": 30, "last": 30}

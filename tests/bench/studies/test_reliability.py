@@ -24,6 +24,7 @@ def writes_four(out: Path) -> None:
             write_whole(out / f"{number}.json", json.dumps({"number": number}).encode())
 
 
+@pytest.mark.slow
 def test_kills_are_counted_and_go_on_where_they_stopped(study: ModuleType) -> None:
     kept: list[dict[str, Any]] = []
     found = study.killed("run", writes_four, 3, keep=lambda counts: kept.append({**counts}))

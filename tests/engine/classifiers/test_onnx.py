@@ -172,7 +172,7 @@ def test_another_input_size_than_the_files_is_refused(network, tmp_path):
     path = written(network, tmp_path / "net.onnx")
     with pytest.raises(
         ModelError,
-        match=r"given images of 16 x 16 pixels, expected 8 x 8, its own input size: pass",
+        match=r"given images of 16 x 16 pixels, expected 8 x 8, its own input size: leave",
     ):
         load_classifier(
             f"onnx:{path}", labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"

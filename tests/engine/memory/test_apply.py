@@ -237,5 +237,5 @@ def test_a_gpu_with_plenty_gets_a_plan_of_layout_and_graphs_without_counting(
     assert Plan.from_json(planned.to_json()) == planned
     assert of(graphs=False).eager_because == "they are switched off"
     learning = of(learning=TokenLearning())
-    assert learning.eager_because == "tokens are learned, and gradients pass the UNet"
+    assert learning.eager_because == "tokens are learned, and gradients pass the denoiser"
     assert learning.micro_batch["cat"] == 3

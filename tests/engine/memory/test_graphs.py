@@ -11,6 +11,7 @@ from torch import Tensor
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ModelError
+from engine.memory.budget import MemoryWarning
 from engine.memory.graphs import EAGER_CALLS, Graphs, eager_because, peak_with_graphs
 from engine.memory.plan import Plan, plan
 from engine.methods import ddis
@@ -168,7 +169,7 @@ def test_memory_that_runs_out_while_recording_is_that_of_the_graphs(
     eager = run(classifier, small_prior, planned, graphs=False)
     backend.error = torch.OutOfMemoryError("CUDA out of memory")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", MemoryWarning)
         found = run(classifier, small_prior, planned)
     assert backend.recorded == 0
     assert all(torch.equal(found[key], eager[key]) for key in eager)
