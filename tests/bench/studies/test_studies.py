@@ -42,6 +42,7 @@ def test_the_goals_compare_todays_defaults_with_the_paper_in_the_study(
     assert {study.VARIANTS[name].sampling for name in goal.right} == {Sampling.paper()}
 
 
+@pytest.mark.slow
 def test_variants_of_guidance_are_measured_once_each(
     tmp_path: Path,
     run: Run,
@@ -178,6 +179,7 @@ def cifar_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_students_of_cifar_learn_from_each_set_once(
     tmp_path: Path,
     cifar_folder: Path,

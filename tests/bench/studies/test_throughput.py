@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_every_method_is_told_with_its_environment(tmp_path: Path, bench_script) -> None:
     out = tmp_path / "throughput.json"
     bench_script("studies.throughput").main(["--quick", "--out", str(out)])

@@ -48,6 +48,7 @@ def test_a_domain_without_shipped_tokens_is_told_how_to_learn_them(
         demo(tmp_path / "demo", "cartoon")
 
 
+@pytest.mark.slow
 def test_a_classifier_that_no_token_helps_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,9 @@ def test_rows_are_reported_beside_the_float_network(
     assert (out / "folder" / "seed-1" / "int8.onnx").read_bytes() == files[1]
 
 
-@pytest.mark.parametrize("calibration", ["entropy", "percentile"])
+@pytest.mark.parametrize(
+    "calibration", ["entropy", pytest.param("percentile", marks=pytest.mark.slow)]
+)
 def test_the_command_prints_one_object(
     tmp_path: Path, teacher_folder: Path, make_set, capsys, calibration: str
 ) -> None:

@@ -49,6 +49,7 @@ def work(data, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_stage_by_command_then_folders_that_load(work):
     packed = work / "weights"
     loaded = load_prior(packed / "prior")
@@ -65,6 +66,7 @@ def test_every_stage_by_command_then_folders_that_load(work):
         assert f"steps={STEPS}" in (packed / folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_convnext_is_packed_as_transformers_reads_it(data, work):
     folder = work / "weights" / "classifier-photo-convnext"
     found = from_transformers(str(folder))
@@ -75,10 +77,12 @@ def test_a_convnext_is_packed_as_transformers_reads_it(data, work):
     assert not [name for name in model.state_dict() if "running" in name]
 
 
+@pytest.mark.slow
 def test_the_repository_s_pictures_are_generated(work):
     assert {file.name for file in (work / "weights").rglob("*.png")} == {"samples.png"}
 
 
+@pytest.mark.slow
 def test_cards_tell_recipes_and_what_the_packed_weights_reach(data, work):
     packed, images = work / "weights", load_pacs(data / "pacs64-test.parquet")
     card = (packed / "classifier-photo" / "README.md").read_text()
@@ -102,6 +106,7 @@ def test_cards_tell_recipes_and_what_the_packed_weights_reach(data, work):
         assert f"**{what} of its {number} {part} images**: {100 * share:.1f} % right" in card
 
 
+@pytest.mark.slow
 def test_without_test_images_the_cards_tell_of_the_others(data, work, tmp_path):
     for part in ("prior", "train"):
         (tmp_path / f"pacs64-{part}.parquet").symlink_to(data / f"pacs64-{part}.parquet")
@@ -111,6 +116,7 @@ def test_without_test_images_the_cards_tell_of_the_others(data, work, tmp_path):
     assert "test images" not in card
 
 
+@pytest.mark.slow
 def test_a_finished_stage_is_not_trained_again(data, work):
     before = (work / "prior" / "log.jsonl").read_text()
     assert run("prior", data, work, "--steps", STEPS) == 0
@@ -158,6 +164,7 @@ def test_all_without_a_budget_says_so(data, tmp_path, capsys):
     assert "expected --seconds" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_cifar_s_prior_is_told_its_own_classes(data, tmp_path):
     for stage in ("perception", "autoencoder", "prior"):
         assert run(stage, data, tmp_path, "--cifar", "--steps", 1) == 0

@@ -107,6 +107,7 @@ for rows in (1_000, 40_000):
 """
 
 
+@pytest.mark.slow
 def test_forty_times_the_rows_take_no_more_memory() -> None:
     """40,000 rows of 512 are 78 MiB; what stays in memory is the moments and one part."""
     done = subprocess.run(

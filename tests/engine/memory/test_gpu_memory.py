@@ -42,6 +42,7 @@ def caps(card, monkeypatch) -> list[int]:
     return asked
 
 
+@pytest.mark.slow
 def test_every_phase_is_measured_next_to_its_plan(
     memory, card, caps, settings, small_prior: Prior, classifier: Classifier
 ) -> None:

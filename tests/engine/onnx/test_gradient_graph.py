@@ -19,6 +19,7 @@ def check_smooth(gradients, prior, smooth, cache, alignment):
         assert (grad - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
+@pytest.mark.slow
 def test_a_smooth_gradient_is_autograds(gradients, prior, smooth, cache):
     check_smooth(gradients, prior, smooth, cache, Alignment(layers="first"))
 

@@ -127,6 +127,7 @@ def test_every_token_starts_from_the_word(monkeypatch) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg", [1.0, 5.0])
 def test_the_trial_is_told_step_by_step_and_counted_by_class(cfg, monkeypatch) -> None:
     """3 images of both classes, of 2 words and of none, 2 steps, and with CFG two evaluations in each."""

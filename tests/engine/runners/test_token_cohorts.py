@@ -41,6 +41,7 @@ def learn(classifier: Classifier, prior: Prior, out: Path, share: str | None = N
     )
 
 
+@pytest.mark.slow
 def test_shares_in_any_order_end_in_the_bytes_of_one_run(
     classifier: Classifier, small_prior: Prior, tmp_path: Path
 ) -> None:
