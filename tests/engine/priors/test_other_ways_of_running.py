@@ -183,14 +183,11 @@ def test_a_call_s_tensors_are_told_apart_by_whether_they_grow_with_the_batch(
         assert prior.network(*args, **kwargs)[0].shape == prior.latent_shape(3)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("sd", "sdxl")]
-
-
-@pytest.mark.parametrize("name", [*SLOW, "sd3"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3"])
 def test_onnx_runtime_denoises_and_decodes_as_torch_does(
     name: str, prior_of: Callable[..., Prior], tmp_path: Path, operator_table: None
 ) -> None:
-    """The exports of two UNets are left to `make test-slow`."""
     pytest.importorskip("onnxruntime")
     from engine.onnx.session import onnx_prior
 

@@ -127,6 +127,7 @@ def planned(prior: Prior, classifier: Classifier, budget: int | str, **changes: 
     return plan(prior, classifier, budget, **settings)
 
 
+@pytest.mark.slow
 def test_a_small_budget_gives_the_same_tokens(
     small_prior: Prior,
     classifier: Classifier,

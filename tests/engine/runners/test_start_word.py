@@ -26,6 +26,7 @@ def seen_as(l_bn: float, cross_entropy: float = 0.0) -> Trial:
     return Trial(images=1, l_bn=l_bn, cross_entropy=cross_entropy, recognised=1.0, agreement=1.0)
 
 
+@pytest.mark.slow
 def test_a_classifier_of_sketches_starts_from_sketched() -> None:
     """On the embedded models, where the difference is large: L_BN of the other styles is ten times as high."""
     drawing = asked(
