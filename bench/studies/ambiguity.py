@@ -67,7 +67,7 @@ INSTEAD = replace(TokenLearning.instead(), **NEVER_SKIP)
 BEFORE = replace(TokenLearning(), **NEVER_SKIP)
 RECIPES = {
     "plain": Recipe(),
-    "told the true word": Recipe(true_word=True),
+    "true word": Recipe(true_word=True),
     "negative prompt": Recipe(negative=True),
     "token before": Recipe(learning=BEFORE),
     "token instead": Recipe(learning=INSTEAD),

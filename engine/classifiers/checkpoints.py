@@ -122,17 +122,17 @@ def _gaps(architecture: str, weights: StateDict) -> list[str]:
     lacking = [key for key in own if key not in fitting]
     extra = [key for key in fitting if key not in own]
     other = [key for key in own if key in fitting and own[key].shape != fitting[key].shape]
-    told = []
+    gaps = []
     if lacking:
-        told.append(f"it lacks {len(lacking)} of {len(own)} tensors, {lacking[0]!r} first")
+        gaps.append(f"it lacks {len(lacking)} of {len(own)} tensors, {lacking[0]!r} first")
     if extra:
-        told.append(f"it has {len(extra)} more, {extra[0]!r} first")
+        gaps.append(f"it has {len(extra)} more, {extra[0]!r} first")
     if other:
         shapes = " for ".join(
             "x".join(map(str, found[other[0]].shape)) or "()" for found in (fitting, own)
         )
-        told.append(f"{len(other)} are of another shape, {other[0]!r} first ({shapes})")
-    return told
+        gaps.append(f"{len(other)} are of another shape, {other[0]!r} first ({shapes})")
+    return gaps
 
 
 def _misfit(architecture: str, weights: StateDict) -> str:

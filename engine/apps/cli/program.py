@@ -125,14 +125,14 @@ def _run(
 @contextmanager
 def _warnings_in_words(flagged: Callable[[str], str]) -> Iterator[None]:
     """Print the engine's own warnings as lines for a person, each text once, without the place in the code."""
-    told: set[str] = set()
+    shown: set[str] = set()
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if not category.__module__.startswith("engine."):
             usual(message, category, *place, **more)
-        elif (text := flagged(str(message))) not in told:
-            told.add(text)
+        elif (text := flagged(str(message))) not in shown:
+            shown.add(text)
             print(f"warning: {text}", file=sys.stderr)
 
     with warnings.catch_warnings():

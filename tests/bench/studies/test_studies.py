@@ -97,17 +97,17 @@ def test_few_steps_are_measured_once(tmp_path: Path, run: Run) -> None:
 @pytest.mark.slow
 def test_an_ambiguous_name_is_measured_once_a_recipe(tmp_path: Path, run: Run) -> None:
     out = tmp_path / "ambiguity.json"
-    asked = ("ambiguity", "--domains", "photo", "--recipes", "plain", "told the true word")
+    asked = ("ambiguity", "--domains", "photo", "--recipes", "plain", "true word")
     asked += ("--images", 4, "--out", out)
     assert "plain/photo, seed 0: house dog " in run(*asked)
     assert run(*asked) == ""
     rows = json.loads(out.read_text())["rows"]
-    told, plain = (rows[f"{name}/photo"]["names"] for name in ("told the true word", "plain"))
-    assert told.keys() == plain.keys()
+    true, plain = (rows[f"{name}/photo"]["names"] for name in ("true word", "plain"))
+    assert true.keys() == plain.keys()
     assert len(plain) == 7
     seen = [values[0]["head"] for values in plain.values()]
     assert all(0 <= share <= 1 for share in seen)
-    assert told["elephant house"][0]["cross_entropy"] != plain["elephant house"][0]["cross_entropy"]
+    assert true["elephant house"][0]["cross_entropy"] != plain["elephant house"][0]["cross_entropy"]
 
 
 def test_the_goal_of_few_steps_is_among_the_variants(
