@@ -72,6 +72,7 @@ docs: install-dev
 
 tables: install-dev
 	$(BIN)/python bench/reports
+	$(BIN)/python docs/site/errors.py
 
 clean:
 	rm -rf build out .pytest_cache .ruff_cache .mypy_cache .benchmarks

@@ -7,7 +7,7 @@ comment `<!-- test: ... -->` before a block holds YAML that says what differs fr
     needs: [FOLDER]         files that a reader would bring; `BROUGHT` makes them
     save: mine.yaml         the file that a configuration is saved as
     parse: reason           not run: words and names are only checked; {part of a line: reason} for single lines
-    slow: true              run by `make test-slow` alone
+    slow: true              run by `make test-slow` alone, only checked in `make test`; [part of a line]: single lines
     equal: [a, b]           folders whose images are the same afterwards
 
 A block of language `text` is output, a formula or a layout, and is not run.
@@ -15,16 +15,16 @@ A block of language `text` is output, a formula or a layout, and is not run.
 
 import ast
 import inspect
+import io
+import json
 import re
 import shlex
-import textwrap
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,13 @@ from engine.apps.cli import main
 from engine.apps.cli.options import options_of
 from engine.apps.cli.registry import COMMANDS
 from engine.apps.cli.settings import understand
+from engine.priors.schemes import EMBEDDED as SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"(?:<!-- test:(?P<how>(?:(?!-->).)*)-->\n)?```(?P<kind>.*)\n(?P<text>(?s:.*?))```", re.S)
+FENCE = re.compile(
+    r"(?:<!-- test:(?P<how>(?:(?!-->).)*)-->\n)?```(?P<kind>[^\n]*)\n(?P<text>.*?)```", re.DOTALL
+)
 INLINE = re.compile(r"(?<!`)`(ddis [^`]+)`")
 KINDS = ("bash", "python", "yaml", "text")
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -53,7 +56,7 @@ class How:
     needs: Sequence[str] = ()
     save: str = ""
     parse: str | dict[str, str] = ""
-    slow: bool = False
+    slow: bool | Sequence[str] = False
     equal: Sequence[str] = ()
 
 
@@ -66,11 +69,12 @@ class Block:
     how: How
     line: int
 
-    def reason(self, part: str) -> str:
-        """Why a part of the block is not run; "" where it is."""
-        if isinstance(self.how.parse, str):
-            return self.how.parse
-        return next((why for word, why in self.how.parse.items() if word in part), "")
+    def runs(self, part: str, slow: bool) -> bool:
+        """Whether a part of the block is run, and not only checked. slow: in the slow lane."""
+        parse, late = self.how.parse, self.how.slow
+        if parse if isinstance(parse, str) else any(word in part for word in parse):
+            return False
+        return slow or not (late if isinstance(late, bool) else any(word in part for word in late))
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -80,8 +84,10 @@ def blocks_of(page: Path) -> list[Block]:
         how = How(**(yaml.safe_load(match["how"] or "{}") or {}))
         code, line = match["text"], text[: match.start("kind")].count("\n") + 1
         for old, new in how.replace.items():
-            assert old in code, f"{page.name}:{line} replaces {old!r}, which the block does not hold"
-            code = code.replace(old, str(new).replace("EMBEDDED", str(shipped_prior())))
+            assert old in code, (
+                f"{page.name}:{line} replaces {old!r}, which the block does not hold"
+            )
+            code = code.replace(old, str(new).replace("EMBEDDED", str(SHIPPED / "prior")))
         found.append(Block(match["kind"], code, how, line))
     assert text.count("\n```") == 2 * len(found), f"{page.name} has a fence that is not read"
     return found
@@ -89,7 +95,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 def bring_folder(where: Path) -> None:
     """A data set of ours: an image of each of seven classes."""
-    words = "--classifier embedded:photo --images-per-class 2 --steps 2 --out".split()
+    words = ["--classifier", "embedded:photo", "--images-per-class", "2", "--steps", "2", "--out"]
     assert main(["generate", *words, str(where), "--quiet"]) == 0
 
 
@@ -98,7 +104,9 @@ def bring_images(where: Path) -> None:
     for number in range(1200):
         folder = where / LABELS[number % len(LABELS)]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.randint(0, 255, (8, 8, 3), "uint8")).save(folder / f"{number}.png")
+        Image.fromarray(np.random.randint(0, 255, (8, 8, 3), "uint8")).save(
+            folder / f"{number}.png"
+        )
 
 
 def bring_vit(where: Path) -> None:
@@ -114,13 +122,16 @@ def bring_vit(where: Path) -> None:
 
 def bring_settings(where: Path) -> None:
     """The settings of a short run."""
-    where.write_text(
-        "request: {classifier: {source: 'embedded:photo'}, images_per_class: 1, method: {sampling: {steps: 2}}}"
-    )
+    method = {"name": "ddis", "sampling": {"steps": 2}}
+    source = {"source": "embedded:photo"}
+    request = {"classifier": source, "images_per_class": 1, "method": method}
+    where.parent.mkdir(parents=True, exist_ok=True)
+    where.write_text(json.dumps({"request": request}))
 
 
 BROUGHT: dict[str, Callable[[Path], None]] = {
     "photo.yaml": bring_settings,
+    "out/mine/run.json": bring_settings,
     "FOLDER": bring_folder,
     "training-images": bring_images,
     "my-vit": bring_vit,
@@ -128,10 +139,10 @@ BROUGHT: dict[str, Callable[[Path], None]] = {
 
 
 class Reader:
-    """Who does what a page says, in the current folder."""
+    """Who does what a page says, in the current folder. slow: in the slow lane."""
 
-    def __init__(self, page: Path):
-        self.page = page
+    def __init__(self, page: Path, slow: bool):
+        self.page, self.slow = page, slow
 
     def do(self, block: Block) -> None:
         """Run a block, or check the parts of it that are not to be run."""
@@ -139,35 +150,37 @@ class Reader:
             if not Path(name).exists():
                 BROUGHT[name](Path(name))
         {"bash": self._shell, "python": self._python, "yaml": self._yaml}[block.kind](block)
-        if block.how.equal:
+        if block.how.equal and block.runs(block.text, self.slow):
             same_images(*map(Path, block.how.equal))
 
     def _shell(self, block: Block) -> None:
-        lines = re.sub(r"\\\n", " ", block.text).splitlines()
-        for line in (part for line in lines for part in line.split("&&")):
+        lines = re.sub(r"\\\n", " ", block.text).replace("&&", "\n").splitlines()
+        for line in lines:
             words = shlex.split(line, comments=True)
-            if words:
-                assert "$" not in line and "..." not in line, f"{line} needs a replacement"
-                self._command(words, bool(block.reason(line)))
-
-    def _command(self, words: list[str], parse: bool) -> None:
-        match words:
-            case ["ddis", *rest]:
-                parsed(rest) if parse else ran(rest)
-            case ["make", *targets]:
-                assert parse and all(f"\n{target.split('=')[0]}:" in MAKEFILE for target in targets)
-            case ["pip", "install", package]:
-                extras = re.findall(r"[\w-]+", package)
-                assert parse and set(extras) <= {*PROJECT["project"]["optional-dependencies"]}, package
-            case ["srun", *_]:
-                assert parse
+            if not words:
+                continue
+            assert not re.search(r"\$|\.\.\.", line), f"{line} needs a replacement"
+            if block.runs(line, self.slow):
+                assert words[0] == "ddis", f"{line} is not run, so its comment must say why"
+                ran(words[1:])
+            elif "ddis" in words:
                 parsed(words[words.index("ddis") + 1 :])
+            else:
+                self._other_program(words)
+
+    def _other_program(self, words: list[str]) -> None:
+        """Check the words of a program that is not ours."""
+        match words:
+            case ["make", *targets]:
+                assert all(f"\n{target.split('=')[0]}:" in MAKEFILE for target in targets)
+            case ["pip", "install", package]:
+                assert {*re.findall(r"[\w-]+", package)} <= EXTRAS
             case _:
-                assert parse and words[0] in ("export", "hf"), f"{words[0]} is a program nobody runs here"
+                assert words[0] in ("export", "hf"), f"{words[0]} is a program that nobody checks"
 
     def _python(self, block: Block) -> None:
         tree = ast.parse(block.text)
-        if block.how.parse:
+        if not block.runs(block.text, self.slow):
             check_names(tree)
             return
         code = compile("\n" * block.line + block.text, str(self.page), "exec")
@@ -181,22 +194,22 @@ class Reader:
 
 
 MAKEFILE = (ROOT / "Makefile").read_text()
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = {*PROJECT["optional-dependencies"]}
 
 
 def ran(words: list[str]) -> None:
-    """Run `ddis`, in this process."""
-    with nullcontext() if ">" not in words else written_to(words) as stream:
-        with nullcontext() if stream is None else redirect_stdout(stream):
-            assert main([*words, *(["--quiet"] if words[0] in COMMANDS else [])]) == 0, words
-
-
-def written_to(words: list[str]) -> Any:
-    """Take `> file` from the words, and open the file."""
-    file = Path(words.pop()).expanduser()
-    assert words.pop() == ">"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file.open("w")
+    """Run `ddis` in this process, with what it prints in a file where the words end in `> file`."""
+    stream = nullcontext()
+    if ">" in words:
+        *words, _, name = words
+        file = Path(name).expanduser()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = redirect_stdout(io.StringIO())
+    with stream as printed:
+        assert main([*words, *(["--quiet"] if words[0] in COMMANDS else [])]) == 0, words
+    if printed is not None:
+        file.write_text(printed.getvalue())
 
 
 def parsed(words: list[str]) -> None:
@@ -217,7 +230,9 @@ def check_names(tree: ast.Module) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "engine":
             module = import_module(str(node.module))
-            known |= {alias.asname or alias.name: getattr(module, alias.name) for alias in node.names}
+            known |= {
+                alias.asname or alias.name: getattr(module, alias.name) for alias in node.names
+            }
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in known:
             names = [keyword.arg for keyword in node.keywords if keyword.arg]
             inspect.signature(known[node.func.id]).bind(*node.args, **dict.fromkeys(names))
@@ -243,9 +258,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def read(page: Path, *, slow: bool) -> None:
     """Do what a page says."""
-    reader = Reader(page)
+    reader = Reader(page, slow)
     for block in blocks_of(page):
-        if block.kind == "text" or (block.how.slow and not slow):
+        if block.kind == "text":
             continue
         try:
             reader.do(block)
@@ -278,8 +293,12 @@ def test_all_that_a_page_says_works(page: Path, home: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_has_a_language(page: Path) -> None:
     for block in blocks_of(page):
-        assert block.kind in KINDS, f"{page.name}:{block.line} has no language, expected one of {KINDS}"
-        assert block.kind != "text" or "ddis " not in block.text, f"{page.name}:{block.line} is a command"
+        assert block.kind in KINDS, (
+            f"{page.name}:{block.line} has no language, expected one of {KINDS}"
+        )
+        assert block.kind != "text" or "ddis " not in block.text, (
+            f"{page.name}:{block.line} is a command"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

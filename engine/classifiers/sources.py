@@ -127,7 +127,7 @@ def save_classifier(
     if architecture not in ARCHITECTURES:
         raise ConfigError(
             f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}: only these can "
-            "be loaded again."
+            "be loaded again. Choose one."
         )
     weights = {
         key: value.detach().cpu().to(torch.float16 if value.dim() > 1 else value.dtype).contiguous()

@@ -50,7 +50,7 @@ def write_report(
         )
     if images < 1:
         raise ConfigError(
-            f"images is {images}, expected at least 1: the page shows some of a data set."
+            f"images is {images}, expected at least 1: the page shows some of a data set. Raise it."
         )
     unknown = [path for path in paths if not has_manifest(path) and not _is_comparison(path)]
     if unknown:
