@@ -33,14 +33,12 @@ def explained(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in _FULL:
-            what = "room on the disk: free some and run the same again, finished images are kept"
+            what = "expected room on the disk: free some and call again, finished images are kept"
         elif error.errno in _NOT_WRITABLE:
-            what = "a folder that this user may write to: change its permissions or choose another folder"
+            what = "expected a folder that this user may write to: change its permissions or choose another folder"
         else:
-            what = "a path that can be written: check it, or choose another folder"
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror or error}), expected {what}."
-        ) from error
+            what = "expected a path that can be written: check it, or choose another folder"
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; {what}.") from error
 
 
 @contextmanager

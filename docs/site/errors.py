@@ -5,7 +5,7 @@ python docs/site/errors.py writes the page; a test says when that is needed.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,11 +53,13 @@ AREAS = {
 
 HEAD = """# Errors
 
-Every mistake that is yours to mend ends in a message with three parts: what was wrong, what was expected, and what to do. The command line prints it as one
-line after `error:` and ends with exit code 2; in Python it is an exception, a child of `engine.errors.EngineError`. A name in backquotes is a setting: the
-command line prints its flag there.
+Every mistake that is yours to mend ends in a message with three parts: what was wrong, what was
+expected, and what to do. The command line prints it as one line after `error:` and ends with exit
+code 2; in Python it is an exception, a child of `engine.errors.EngineError`. A name in backquotes
+is a setting: the command line prints its flag there.
 
-These are all of them, read off the source by `python docs/site/errors.py`. Words in braces are filled in.
+These are all of them, read off the source by `python docs/site/errors.py`. Words in braces are
+filled in.
 """
 
 
@@ -117,12 +119,19 @@ def error_classes(trees: list[ast.Module]) -> set[str]:
 
 def _in_module(tree: ast.Module, kinds: set[str]) -> Iterator[tuple[str, str]]:
     functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    for scope in (*functions.values(), tree):
-        for node in ast.walk(scope):
+    constants = _texts_by_name(tree.body)
+    for function in functions.values():
+        for node in ast.walk(function):
             if isinstance(node, ast.Call) and node.args and _name(node.func) in kinds:
-                for text in _texts(node.args[0], scope, functions):
-                    if len(text.split()) >= WORDS and not re.fullmatch(r"(\{\w+\}\W*)+", text):
-                        yield _name(node.func), " ".join(text.split())
+                for text in _texts(node.args[0], function, functions):
+                    for filled in _filled(" ".join(text.split()), function, constants):
+                        if _is_message(filled):
+                            yield _name(node.func), filled
+
+
+def _is_message(text: str) -> bool:
+    """Whether a text says something itself, and not only passes on the words of another error."""
+    return len(text.split()) >= WORDS and not re.fullmatch(r"(\{\w+\}\W*)+", text)
 
 
 def _texts(
@@ -134,11 +143,33 @@ def _texts(
             if isinstance(node, ast.Return) and node.value is not None:
                 yield from _texts(node.value, functions[_name(argument.func)], {})
     elif isinstance(argument, ast.Name):
-        for node in ast.walk(scope):
-            if isinstance(node, ast.Assign) and _name(node.targets[0]) == argument.id:
-                yield _words(node.value)
+        yield from _texts_by_name(ast.walk(scope)).get(argument.id, [])
     else:
         yield _words(argument)
+
+
+def _texts_by_name(nodes: Iterable[ast.AST]) -> dict[str, list[str]]:
+    """The texts that are assigned to each name by itself."""
+    found: dict[str, list[str]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Assign) and _is_text(node.value):
+            found.setdefault(_name(node.targets[0]), []).append(_words(node.value))
+    return found
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.JoinedStr) or isinstance(getattr(node, "value", None), str)
+
+
+def _filled(text: str, scope: ast.AST, constants: dict[str, list[str]]) -> Iterator[str]:
+    """A message with constants of its module put in; once for each text that a name of its function may be."""
+    for name, (value, *_) in constants.items():
+        text = text.replace(f"{{{name}}}", value)
+    for name, values in _texts_by_name(ast.walk(scope)).items():
+        if f"{{{name}}}" in text and len(values) > 1:
+            yield from (text.replace(f"{{{name}}}", value) for value in values)
+            return
+    yield text
 
 
 def _words(node: ast.expr) -> str:
