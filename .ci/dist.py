@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"engine/": "engine/", "kernels/ddis_kernels/": "ddis_kernels/"}
 """Folders of the repository, and what they are called in a wheel."""
-LEFT_OUT = ("bench/", "tests/", "docs/", ".ci/", ".github/", "examples/")
+LEFT_OUT = ("bench/", "tests/", "docs/", ".ci/", ".github/")
 SETUP = ("CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "kernels/csrc/kernels.cpp")
 """What an sdist is built from, besides the packages."""
 HERE = (

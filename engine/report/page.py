@@ -70,7 +70,9 @@ def write_report(
             "path."
         )
     sections = [_dataset(dataset_facts(path, images)) for path in paths if has_manifest(path)]
-    sections += [_comparison(path) for path in paths if _is_comparison(path) and path.is_dir()]
+    sections += [
+        _comparison(path) for path in paths if _is_comparison(path) and not has_manifest(path)
+    ]
     sections += [measurement(path) for path in paths if is_measurement(path)]
     own = paths[0] / REPORT if paths[0].is_dir() else paths[0].with_suffix(".html")
     file = own if out is None else Path(out).expanduser()
