@@ -5,8 +5,10 @@ python .ci/dist.py [--out out/dist] [--borrow]
 The sdist is built from the tree, and from the sdist two wheels: one with the C++ kernels and a pure one (DDIS_PURE=1).
 Each wheel and the sdist itself must hold what it should and nothing else; each is then installed into an environment of
 its own in a temporary folder, which draws images. The first environment installs every dependency from nothing, with
-constraints.txt, and the others read its packages; with --borrow the first reads the packages of the Python that runs
-this script, which checks all but the dependencies, in a minute.
+constraints.txt, and the others read its packages.
+
+--borrow checks less, in a minute or two: the first environment reads the packages of the Python that runs this script,
+and the C++ kernels are built from the tree, where those of an earlier build are kept.
 """
 
 import argparse
@@ -22,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"engine/": "engine/", "kernels/ddis_kernels/": "ddis_kernels/"}
 """Folders of the repository, and what they are called in a wheel."""
 LEFT_OUT = ("bench/", "tests/", "docs/", ".ci/", ".github/")
-SETUP = ("CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "kernels/csrc/kernels.cpp")
+SETUP = ("CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "kernels/csrc/")
 """What an sdist is built from, besides the packages."""
 HERE = (
     "import sys, engine, ddis_kernels as kernels\n"
@@ -37,12 +39,14 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "out" / "dist", help="folder of the files"
     )
-    parser.add_argument("--borrow", action="store_true", help="install no dependencies")
+    parser.add_argument(
+        "--borrow", action="store_true", help="install no dependencies, keep object files"
+    )
     asked = parser.parse_args()
     out = asked.out.resolve()
     sdist = build_sdist(out)
     check_sdist(sdist)
-    wheel = build_wheel(sdist, out, pure=False)
+    wheel = build_wheel(ROOT if asked.borrow else sdist, out, pure=False)
     check_wheel(wheel, pure=False)
     pure = build_wheel(sdist, out / "pure", pure=True)
     check_wheel(pure, pure=True)
@@ -70,10 +74,10 @@ def build_sdist(out: Path) -> Path:
     return newest(out, "*.tar.gz")
 
 
-def build_wheel(sdist: Path, out: Path, *, pure: bool) -> Path:
-    """Build a wheel of an sdist into `out`, with the packages for building that are here."""
+def build_wheel(source: Path, out: Path, *, pure: bool) -> Path:
+    """Build a wheel of an sdist or of the tree into `out`, with the packages for building that are here."""
     out.mkdir(parents=True, exist_ok=True)
-    words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", out, sdist]
+    words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source]
     run([sys.executable, "-m", "pip", *words], out, {"DDIS_PURE": "1"} if pure else {})
     return newest(out, "*.whl")
 
@@ -82,7 +86,7 @@ def check_sdist(sdist: Path) -> None:
     """Check that an sdist holds all that a wheel is built from, and nothing of tests and benchmarks."""
     with tarfile.open(sdist) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
-    check_names(sdist, names, {*tracked(*PACKAGES), *SETUP})
+    check_names(sdist, names, set(tracked(*PACKAGES, *SETUP)))
 
 
 def check_wheel(wheel: Path, *, pure: bool) -> None:
