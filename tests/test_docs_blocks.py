@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,6 @@ def bring_settings(where: Path) -> None:
 
 BROUGHT: dict[str, Callable[[Path], None]] = {
     "photo.yaml": bring_settings,
-    "out/mine/run.json": bring_settings,
     "FOLDER": bring_folder,
     "training-images": bring_images,
     "my-vit": bring_vit,
@@ -146,9 +146,10 @@ class Reader:
 
     def do(self, block: Block) -> None:
         """Run a block, or check the parts of it that are not to be run."""
-        for name in block.how.needs:
-            if not Path(name).exists():
-                BROUGHT[name](Path(name))
+        if block.runs(block.text, self.slow):
+            for name in block.how.needs:
+                if not Path(name).exists():
+                    BROUGHT[name](Path(name))
         {"bash": self._shell, "python": self._python, "yaml": self._yaml}[block.kind](block)
         if block.how.equal and block.runs(block.text, self.slow):
             same_images(*map(Path, block.how.equal))
@@ -213,8 +214,17 @@ def ran(words: list[str]) -> None:
 
 
 def parsed(words: list[str]) -> None:
-    """Check a command line as `ddis` does before it imports anything heavy."""
+    """Check a command line as `ddis` does before it imports anything heavy.
+
+    A configuration file that only the slow lane writes is taken for that of a short run.
+    """
     name = command_of(words)
+    if "--config" in words and not Path(words[words.index("--config") + 1]).exists():
+        words = [
+            "later.json" if before == "--config" else word
+            for before, word in pairwise(["", *words])
+        ]
+        bring_settings(Path("later.json"))
     assert understand(name, words[len(name.split()) :], COMMANDS) is not None
 
 
