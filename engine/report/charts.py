@@ -61,7 +61,7 @@ def over_steps(curve: Mapping[str, Sequence[float]], label: str) -> str:
     axes.fill_between(steps, mean - spread, mean + spread, color=FAINT, linewidth=0)
     axes.plot(steps, mean, color=ACCENT, marker="o" if len(steps) < FEW_STEPS else "", markersize=3)
     axes.set_ylim(bottom=min(0.0, float((mean - spread).min())))
-    axes.set_xlabel("guided step")
+    axes.set_xlabel("step")
     axes.set_ylabel(label)
     return _svg(figure)
 
