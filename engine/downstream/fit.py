@@ -69,8 +69,8 @@ def fit(
     out, folder = Path(out).expanduser(), Path(folder).expanduser()
     if training.soft_labels != "manifest":
         raise ConfigError(
-            f"training.soft_labels is {training.soft_labels!r} and there is no teacher to ask, expected 'manifest': "
-            "the images' own classes."
+            f"training.soft_labels is {training.soft_labels!r} and there is no teacher to ask, expected 'manifest', "
+            "the images' own classes: set it so."
         )
     if image_px is not None and image_px < 8:
         raise ConfigError(f"image_px is {image_px}, expected at least 8: give the side in pixels.")

@@ -68,7 +68,8 @@ def teach(
     """
     if len(images) < 2:
         raise ConfigError(
-            f"there is {len(images)} image to learn from, expected at least 2: BatchNorm needs several. Make more."
+            f"the images to learn from are {len(images)} in number, expected at least 2: BatchNorm needs "
+            "several. Make more."
         )
     rng = torch.Generator().manual_seed(seed)
     fastest(student).train().requires_grad_(True)

@@ -200,7 +200,7 @@ def _numbers(classifier: Classifier, classes: Sequence[int | str]) -> tuple[int,
         if not 0 <= number < len(labels):
             raise ConfigError(
                 f"classes has {one!r}, expected names or numbers of the {len(labels)} classes of classifier "
-                f"{classifier.name!r}: {', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}."
+                f"{classifier.name!r}, {', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}: correct it."
             )
         found.append(number)
     return tuple(found)

@@ -143,8 +143,8 @@ def _check_request(
     if statistics is not None:
         if Path(statistics).suffix != ENDING:
             raise ConfigError(
-                f"statistics are to be kept in {statistics}, expected a name that ends in {ENDING}: by it `reference` "
-                "knows them."
+                f"statistics are to be kept in {statistics}, expected a name that ends in {ENDING}: `reference` knows "
+                "them by it. Rename it."
             )
         check_writable(Path(statistics))
 

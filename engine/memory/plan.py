@@ -178,7 +178,7 @@ def plan(
             f"a memory budget of {in_words(nbytes)} is too small for prior {subject.prior.name!r} with classifier "
             f"{subject.classifier.name!r} at {subject.prior.image_size[0]} px, expected at least "
             f"{in_words(smallest)}: give that, or choose a tiny decoder, a half precision, linear layers in 4.5 bits "
-            f"(quantise='nf4'{takes}) or smaller images."
+            f"(`quantise` 'nf4'{takes}) or smaller images."
         )
     cases = dict(chosen.cases)
     unfit: set[str] = set()

@@ -68,7 +68,7 @@ def tune(
     if len(scales) < 2 or scales[0] <= 0:
         raise ConfigError(
             f"tune got the scales {', '.join(map(str, scales)) or 'none'}, expected at least two different ones above "
-            "0: there is nothing to choose from otherwise."
+            "0: there is nothing to choose from otherwise. Name more."
         )
     wanted = asked(
         classifier,

@@ -78,7 +78,7 @@ class Distillation:
             )
         if self.batch < 2:
             raise ConfigError(
-                f"batch is {self.batch}, expected at least 2: BatchNorm needs several images."
+                f"batch is {self.batch}, expected at least 2: BatchNorm needs several images. Raise it."
             )
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(
@@ -87,7 +87,8 @@ class Distillation:
         check_not_negative(self, weight_decay="0 leaves weights as they are")
         if not 0 < self.temperature < float("inf"):
             raise ConfigError(
-                f"temperature is {self.temperature}, expected a finite number > 0: 1 leaves the logits as they are."
+                f"temperature is {self.temperature}, expected a finite number > 0: give 1 to leave the logits as "
+                "they are."
             )
 
     @classmethod
