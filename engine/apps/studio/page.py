@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from engine.apps.studio.browse_tab import BrowseTab
+from engine.apps.studio.compare_tab import CompareTab
 from engine.apps.studio.make_tab import MakeTab
 from engine.apps.studio.session import Desk
 
@@ -22,6 +24,10 @@ def blocks(gr: Any, desk: Desk, place: Path) -> Any:
         with gr.Tabs():
             with gr.Tab("Make"):
                 make = MakeTab(gr, desk, place)
+            with gr.Tab("Browse"):
+                BrowseTab(gr)
+            with gr.Tab("Compare"):
+                CompareTab(gr)
         page.load(make.look, None, [make.stage, make.start, make.stop, make.timer])
     return page
 

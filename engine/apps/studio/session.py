@@ -87,6 +87,7 @@ class Session:
                 understood.command.run(call)
             watch.finish()
             watch.error = ""
+            return True
         except Cancelled:
             watch.state, watch.error = "stopped", ""
         except EngineError as error:
@@ -94,14 +95,14 @@ class Session:
         finally:
             if watch.error:
                 watch.state = "failed"
-        return watch.state == "done"
+        return False
 
 
 class _WarningsTo(warnings.catch_warnings):
     """Inside the block the engine's warnings are notes of a run; one run goes on at a time."""
 
     def __init__(self, watch: Watch, flagged: Any) -> None:
-        super().__init__()
+        super().__init__(record=False)
         self._watch, self._flagged = watch, flagged
 
     def __enter__(self) -> Any:
