@@ -43,9 +43,8 @@ def chart(curves: Sequence[tuple[str, str, Curve]], steps: int, measures: str) -
             f'<text class="tick middle" x="{x(index):.1f}" y="{HEIGHT - 8}">{index + 1}</text>'
         )
     ends: list[float] = []
-    for kind, name, points in curves:
-        if not points:
-            continue
+    drawn = [curve for curve in curves if curve[2]]
+    for kind, name, points in sorted(drawn, key=lambda curve: -curve[2][-1][1]):  # names downwards
         path = " ".join(f"{x(index):.1f},{y(value):.1f}" for index, value in points)
         index, value = points[-1]
         parts.append(f'<polyline class="curve {kind}" points="{path}"/>')

@@ -18,10 +18,10 @@ class CompareTab:
     """Components of the tab, and what they do."""
 
     def __init__(self, gr: Any) -> None:
-        with gr.Row(equal_height=True):
+        with gr.Row(equal_height=False):
             self.one = gr.Textbox(label="One folder", scale=2, elem_id="one")
             self.other = gr.Textbox(label="Another", scale=2, elem_id="other")
-            button = gr.Button("Compare", variant="primary", scale=1, elem_id="compare")
+            button = gr.Button("Compare", variant="primary", elem_id="compare", elem_classes="go")
         shown = gr.HTML(NO_FOLDERS, elem_classes="studio", elem_id="compared")
         button.click(self._compare, [self.one, self.other], shown, api_visibility="private")
 

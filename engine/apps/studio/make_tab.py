@@ -9,14 +9,14 @@ from engine.apps.studio.choices import FIRST, new_folder, offer_of, some_of
 from engine.apps.studio.fields import fields
 from engine.apps.studio.form import INVERSION, Form, rows_of
 from engine.apps.studio.planned import plan_of, work_of
-from engine.apps.studio.printed import printed, to_copy
+from engine.apps.studio.printed import line, printed, to_copy
 from engine.apps.studio.session import Desk
 from engine.apps.studio.stage import message, stage
 from engine.errors import EngineError
 
 TICK_S = 0.6
 """How often the page looks at a run that is going."""
-NO_PLAN = '<p class="note">Press the button to see how the run fits into memory.</p>'
+NO_PLAN = '<p class="note">It is being planned.</p>'
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 """How events are connected: no spinner over what changes all the time, and nothing for other programs."""
 
@@ -39,9 +39,9 @@ class MakeTab:
             with gr.Column(scale=3, min_width=330):
                 self.stage = gr.HTML(stage(desk.session), elem_classes="studio", elem_id="stage")
                 self.command = gr.HTML(_command(first, self.offer.labels), elem_classes="studio")
-                with gr.Accordion("Plan: memory and cost", open=False, elem_id="planning"):
+                self.need = gr.HTML("", elem_classes="studio", elem_id="need")
+                with gr.Accordion("Plan of the memory", open=False, elem_id="planning"):
                     self.plan = gr.HTML(NO_PLAN, elem_classes="studio", elem_id="plan")
-                    self.plan_button = gr.Button("Plan this run", size="sm", elem_id="plan-run")
         self.timer = gr.Timer(TICK_S, active=desk.going)
         self.shown = [self.stage, self.start, self.stop, self.timer]
         self._connect()
@@ -60,7 +60,11 @@ class MakeTab:
             **QUIET,
         )
         self.fresh.click(lambda: new_folder(self.place), None, self.fields["out"], **QUIET)
-        self.plan_button.click(self._plan, inputs, self.plan, api_visibility="private")
+        chosen = [self.fields[name].change for name in ("classifier", "way")]
+        typed = [self.fields[name] for name in ("prior", "memory", "more")]
+        left = [event for one in typed for event in (one.blur, one.submit)]
+        self.planning = [self.need, self.plan]
+        gr.on([*chosen, *left], self.look_ahead, inputs, self.planning, **latest)
         self.start.click(self._start, inputs, self.shown, **QUIET)
         self.stop.click(self._stop, None, self.shown, **QUIET)
         self.timer.tick(self.look, None, self.shown, **QUIET)
@@ -107,8 +111,13 @@ class MakeTab:
             _command(changed, self.offer.labels),
         )
 
-    def _plan(self, *values: Any) -> str:
-        return _or_error(lambda: printed(plan_of(rows_of(self._form(values))[-1])))
+    def look_ahead(self, *values: Any) -> tuple[str, str]:
+        """What the last of the runs takes of memory: in a line, and as `ddis plan` says it."""
+        try:
+            planned = plan_of(rows_of(self._form(values))[-1])
+        except EngineError as error:
+            return message(str(error)), ""
+        return line(planned.need), printed(planned.parts)
 
     def _form(self, values: Sequence[Any]) -> Form:
         """The form that the components hold."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.apps.studio.browse_tab import BrowseTab
 from engine.apps.studio.compare_tab import CompareTab
-from engine.apps.studio.make_tab import MakeTab
+from engine.apps.studio.make_tab import QUIET, MakeTab
 from engine.apps.studio.session import Desk
 
 HERE = Path(__file__).parent
@@ -19,7 +19,7 @@ MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
 
 def blocks(gr: Any, desk: Desk, place: Path) -> Any:
     """The page. gr: the module gradio. place: where new folders are."""
-    with gr.Blocks(title="DDIS studio", analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(title="DDIS studio", analytics_enabled=False) as page:
         gr.HTML(HEAD)
         with gr.Tabs():
             with gr.Tab("Make"):
@@ -28,7 +28,8 @@ def blocks(gr: Any, desk: Desk, place: Path) -> Any:
                 BrowseTab(gr)
             with gr.Tab("Compare"):
                 CompareTab(gr)
-        page.load(make.look, None, [make.stage, make.start, make.stop, make.timer])
+        page.load(make.look, None, make.shown, **QUIET)
+        page.load(make.look_ahead, [*make.fields.values()], make.planning, **QUIET)
     return page
 
 

@@ -10,6 +10,7 @@ from engine.apps.progress import Progress
 from engine.apps.studio.form import Row
 from engine.errors import EngineError
 from engine.events import SILENT
+from engine.memory.budget import in_words
 from engine.request import Request
 from engine.settings.methods import DrawingSettings
 
@@ -41,14 +42,21 @@ class Said(Progress):
         self.parts.append(Table(title, columns, rows))
 
 
-def plan_of(row: Row) -> list[str | Table]:
-    """What `ddis plan` says of a row's request. Raises EngineError as it does."""
+@dataclass(frozen=True)
+class Planned:
+    """What `ddis plan` says of a run. need: the most memory that it takes, in words."""
+
+    need: str
+    parts: list[str | Table]
+
+
+def plan_of(row: Row) -> Planned:
+    """Plan a row's request. Raises EngineError as `ddis plan` does."""
     understood = row.understood()
     command = row.command()
     said = Said()
     if not isinstance(command.request.method, DrawingSettings):
-        said.say(f"method {command.request.method.name} uses no prior, so there is nothing to plan")
-        return said.parts
+        return Planned(f"method {command.request.method.name} uses no prior: nothing to plan", [])
 
     def flagged(text: str) -> str:
         return in_flags(text, understood.options)
@@ -57,10 +65,11 @@ def plan_of(row: Row) -> list[str | Table]:
     plan = Plan(request=request, execution=replace(command.execution, share=None))
     call = Call(understood.given, understood.explicit, understood.record, said, SILENT, flagged)
     try:
-        plan.run(call)
+        report = plan.run(call)
     except EngineError as error:
         raise EngineError(flagged(str(error))) from error
-    return said.parts
+    peak, budget = max(report["peak_bytes"].values()), report["budget_bytes"]
+    return Planned(f"{in_words(peak)} of memory at most, of {in_words(budget)}", said.parts)
 
 
 def work_of(commands: list[Generate], classes: int) -> str:

@@ -27,14 +27,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     )
 
 
-def to_copy(lines: Sequence[str], work: str = "") -> str:
+def to_copy(lines: Sequence[str], work: str) -> str:
     """Commands with a button that copies them, and a line on what they will compute."""
-    text = "\n".join(lines)
-    said = f'<p class="work">{escape(work)}</p>' if work else ""
+    code = "".join(f"<code>{escape(one)}</code>" for one in lines)
     return (
-        f'{said}<div class="command"><pre><code>{escape(text)}</code></pre>'
-        f'<button type="button" data-copy="{escape(text)}">Copy</button></div>'
+        f'{line(work)}<div class="command"><pre>{code}</pre>'
+        f'<button type="button" data-copy="{escape(chr(10).join(lines))}">Copy</button></div>'
     )
+
+
+def line(text: str) -> str:
+    """A line that says what a run takes."""
+    return f'<p class="work">{escape(text)}</p>'
 
 
 def _lines(text: str) -> str:

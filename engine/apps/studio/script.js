@@ -8,7 +8,7 @@ document.addEventListener("click", async (event) => {
   } else {
     // A page that is reached by another name than localhost has no clipboard.
     const range = document.createRange();
-    range.selectNodeContents(button.parentElement.querySelector("code"));
+    range.selectNodeContents(button.parentElement.querySelector("pre"));
     getSelection().removeAllRanges();
     getSelection().addRange(range);
     document.execCommand("copy");

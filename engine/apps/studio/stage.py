@@ -36,7 +36,7 @@ def stage(session: Session | None) -> str:
     steps = max((watch.steps for watch in watches), default=0)
     curves = [(kind_of(watch.row.name), watch.row.name, watch.means) for watch in watches]
     measured = next((watch for watch in watches if watch.curve), watches[0])
-    caption = "mean L_BN of the previews" if measured.measures == "L_BN" else "loss"
+    caption = "Mean L_BN of the previews" if measured.measures == "L_BN" else "Loss"
     parts.append(chart(curves, steps, caption))
     notes = dict.fromkeys(note for watch in watches for note in watch.notes)
     parts += [f'<p class="note">{escape(note)}</p>' for note in notes]

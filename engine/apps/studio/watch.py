@@ -122,8 +122,9 @@ class Watch:
         before = self.shots.get(key)
         if before is None and len(self.shots) >= MOST_KEPT:
             return
-        file = self._file(key)
-        src = data_uri(file.read_bytes()) if file.exists() else before.src if before else ""
+        src = before.src if before else ""
+        if self._labels and (file := self._file(key)).exists():
+            src = data_uri(file.read_bytes())
         self.shots[key] = Shot(src, event.label, event.confidence, event.l_bn, True)
 
     def _find_earlier(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from engine.apps.cli.registry import COMMANDS
 from engine.apps.cli.settings import understand
 from engine.apps.studio.form import ALL_WAYS, INVERSION, WAYS, Form, rows_of
-from engine.apps.studio.planned import Table, plan_of, work_of
+from engine.apps.studio.planned import Planned, Table, plan_of, work_of
 from engine.errors import ConfigError, EngineError
 from engine.request import ClassifierSource, Execution, PriorSource, Request
 from engine.settings import Alignment, Sampling
@@ -112,7 +112,9 @@ def test_what_makes_no_sense_is_refused_as_by_the_command_line(
 
 def test_the_plan_is_what_ddis_plan_says() -> None:
     (row,) = rows_of(form(way="DAG", memory="3GB", more="--device cpu"))
-    first, *others = plan_of(row)
+    planned = plan_of(row)
+    assert " of memory at most, of 3.00GB" in planned.need
+    first, *others = planned.parts
     assert isinstance(first, Table)
     assert first.title.startswith("embedded with embedded:photo in float32 on cpu")
     assert {"sampling", "guidance"} <= {line[0] for line in first.rows}
@@ -129,7 +131,7 @@ def test_a_plan_that_does_not_fit_names_the_flag() -> None:
 
 def test_an_inversion_has_no_plan() -> None:
     (row,) = rows_of(form(way=INVERSION))
-    assert plan_of(row) == ["method deepinversion uses no prior, so there is nothing to plan"]
+    assert plan_of(row) == Planned("method deepinversion uses no prior: nothing to plan", [])
 
 
 def test_the_work_of_all_ways_is_counted() -> None:
