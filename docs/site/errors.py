@@ -43,7 +43,7 @@ AREAS = {
     "engine/downstream": "Training: fit, distill, prune, quantise",
     "engine/cluster": "Many machines",
     "engine/embedded": "Training the models that ship",
-    "engine/studio": "The studio",
+    "engine/apps/studio": "The studio",
     "engine/errors": "The command line",
     "engine/__init__": "The command line",
     "engine/types": "Settings and requests",
@@ -100,7 +100,8 @@ def page(found: list[Message]) -> str:
 
 def area_of(name: str) -> str:
     """The heading for a file. Raises KeyError for a package that has none: give it one."""
-    return AREAS["/".join(name.removesuffix(".py").split("/")[:2])]
+    parts = name.removesuffix(".py").split("/")
+    return AREAS.get("/".join(parts[:3])) or AREAS["/".join(parts[:2])]
 
 
 def error_classes(trees: list[ast.Module]) -> set[str]:

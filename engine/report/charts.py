@@ -61,7 +61,7 @@ def over_steps(curve: Mapping[str, Sequence[float]], label: str) -> str:
     axes.fill_between(steps, mean - spread, mean + spread, color=FAINT, linewidth=0)
     axes.plot(steps, mean, color=ACCENT, marker="o" if len(steps) < FEW_STEPS else "", markersize=3)
     axes.set_ylim(bottom=min(0.0, float((mean - spread).min())))
-    axes.set_xlabel("guided step")
+    axes.set_xlabel("step")
     axes.set_ylabel(label)
     return _svg(figure)
 
@@ -83,12 +83,13 @@ def over_scales(series: Mapping[str, Sequence[float]], scales: Sequence[float], 
 def intervals(entries: Mapping[str, Mapping[str, float | None]], label: str) -> str:
     """A value for each name, and its interval where it has one."""
     figure, axes = _new(height=max(HEIGHT, 0.34 * len(entries) + 0.8))
-    for place, one in enumerate(reversed(entries.values())):
+    names = list(entries)[::-1]
+    for place, one in enumerate(entries[name] for name in names):
         low, high = one["low"], one["high"]
         if low is not None and high is not None:
             axes.plot([low, high], [place, place], color=ACCENT, linewidth=2)
         axes.plot(one["value"], place, "o", color=ACCENT, markersize=5)
-    axes.set_yticks(range(len(entries)), [_text(name) for name in reversed(entries)])
+    axes.set_yticks(range(len(entries)), [_text(name) for name in names])
     axes.set_ylim(-0.5, len(entries) - 0.5)
     axes.grid(axis="x", color=FAINT)
     axes.set_xlabel(label)

@@ -130,13 +130,13 @@ def _dataset(facts: DatasetFacts) -> dict[str, Any]:
 
 
 def _over_steps(record: RunRecord | None) -> list[tuple[str, str]]:
-    """The chart of what guidance descended, where a run recorded it."""
+    """The chart of the objective that guidance or an inversion descended, where a run recorded it."""
     curve = None if record is None else record.measured.get("descended")
     if not curve:
         return []
     images = f"{curve['images']} image{'s' * (curve['images'] != 1)}"
-    title = f"Descended by guidance: mean of {images}, and one standard deviation"
-    return [(title, charts.over_steps(curve, "objective"))]
+    title = f"What was descended: mean of {images}, ± one standard deviation"
+    return [(title, charts.over_steps(curve, "L_BN and classes, weighted"))]
 
 
 def _record_to_repeat(facts: DatasetFacts) -> str:

@@ -85,6 +85,7 @@ def test_several_evaluations_are_compared_first(tmp_path: Path) -> None:
     table = text[text.index("2 evaluations") : text.index("<section>")]
     assert "(11.5 to 13)" in table
     assert ">b<" in table
+    assert table.count("<tr>") == 4  # three metrics
     assert "without a reference" in text
     assert text.count("<svg") == 1
 

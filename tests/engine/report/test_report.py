@@ -127,7 +127,7 @@ def test_what_guidance_descended_is_a_curve(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", measured={"seconds": 3.5, "descended": curve})
     text = write_report([folder]).read_text()
     assert Reader(text).tags.count("svg") == 5
-    assert "mean of 12 images, and one standard deviation" in text
+    assert "mean of 12 images, ± one standard deviation" in text
     assert "descended.mean" not in text  # no numbers where there is a chart
     svg = charts.over_steps(curve, "objective")
     assert svg != charts.over_steps(curve | {"spread": [0.0, 0.0, 0.0]}, "objective")
