@@ -197,10 +197,10 @@ def _passing(choice: Choice, values: Any) -> list[Entry]:
     if choice.found is None:
         return []
     classes, confidence, l_bn, showing, order = values
-    limit = inf if l_bn >= ceil(choice.found.highest_l_bn) else l_bn
+    limit = inf if l_bn is None or l_bn >= ceil(choice.found.highest_l_bn) else l_bn
     wanted = Filter(
         classes=tuple(classes or ()),
-        confidence=confidence / 100,
+        confidence=(confidence or 0) / 100,
         l_bn=limit,
         showing=showing,
         order=order,
