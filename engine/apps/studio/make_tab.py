@@ -54,7 +54,7 @@ class MakeTab:
         latest = {"trigger_mode": "always_last", **QUIET}
         changes = [component.change for component in inputs]
         gr.on(changes, self._command, [self.offered, *inputs], self.command, **latest)
-        offered = [self.offered, self.fields["classes"], self.fields["tokens"], self.command]
+        offered = [self.offered, self.fields["classes"], self.fields["tokens"]]
         self.fields["classifier"].change(self._classifier, inputs, offered, **latest)
         self.fields["way"].change(
             lambda way: gr.Dropdown(visible=way == INVERSION),
@@ -100,20 +100,14 @@ class MakeTab:
         return _command(self._form(values), offer)
 
     def _classifier(self, *values: Any) -> tuple[Any, ...]:
-        """Classes and tokens of another classifier, or why there are none."""
+        """What another classifier comes with; nothing where it does not load, which looking ahead says."""
         gr, form = self.gr, self._form(values)
         try:
             offer = offer_of(form)
-        except EngineError as error:
-            return gr.skip(), gr.skip(), gr.skip(), message(str(error))
+        except EngineError:
+            return gr.skip(), gr.skip(), gr.skip()
         few = some_of(offer.labels, form.classes)
-        changed = replace(form, classes=tuple(few), tokens=offer.tokens)
-        return (
-            offer,
-            gr.Dropdown(choices=[*offer.labels], value=few),
-            changed.tokens,
-            _command(changed, offer),
-        )
+        return offer, gr.Dropdown(choices=[*offer.labels], value=few), offer.tokens
 
     def look_ahead(self, *values: Any) -> tuple[str, str]:
         """What the last of the runs takes of memory: in a line, and as `ddis plan` says it."""

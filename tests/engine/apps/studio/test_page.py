@@ -171,6 +171,10 @@ def test_clicked_through(page: Any, studio: Studio) -> None:
     fill(page, "#seed", "3")
     page.locator("#start").click()
     page.wait_for_selector("#stage .message.error:has-text('seed is 0 there and 3 here. Expected')")
+    fill(page, "#classifier", "nothing")
+    page.wait_for_selector(
+        "#need .message.error:has-text(\"unknown classifier 'nothing', expected\")"
+    )
     assert "Traceback" not in page.content()
 
     # Ctrl-C ends it with one line.
