@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.runners.learn_tokens import learn_tokens
     from engine.runners.local import LocalRunner
     from engine.runners.tune import Tuned, tune
-    from engine.settings import Alignment, Evaluation, Sampling, Selection, TokenLearning
+    from engine.settings import Alignment, Evaluation, Polish, Sampling, Selection, TokenLearning
     from engine.settings.downstream import Comparison, Distillation, Pruning, Quantisation
     from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
     from engine.settings.methods import DDIS, Plain
@@ -65,7 +65,7 @@ _HOMES = {
     "runners.learn_tokens": ("learn_tokens",),
     "runners.local": ("LocalRunner",),
     "runners.tune": ("Tuned", "tune"),
-    "settings": ("Alignment", "Evaluation", "Sampling", "Selection", "TokenLearning"),
+    "settings": ("Alignment", "Evaluation", "Polish", "Sampling", "Selection", "TokenLearning"),
     "settings.downstream": ("Comparison", "Distillation", "Pruning", "Quantisation"),
     "settings.inversion": ("DeepInversion", "NaturalInversion", "PlugInInversion"),
     "settings.methods": ("DDIS", "Plain"),
@@ -99,6 +99,7 @@ __all__ = [
     "Plain",
     "Plan",
     "PlugInInversion",
+    "Polish",
     "Preprocess",
     "Prior",
     "PriorSource",

@@ -4,7 +4,7 @@ from reports.markdown import table
 
 
 def cluster_table(result: dict) -> str:
-    """The study `cluster`: the driver in simulated time, finishing, and Ray beside one process."""
+    """The study `cluster`: the driver in simulated time, finishing, workers that sleep, and Ray beside one process."""
     settings, parts = result["settings"], []
     if "simulation" in result:
         rows = [
@@ -46,13 +46,22 @@ def cluster_table(result: dict) -> str:
             f"`ddis finish` of images with {settings['classes']:,} logits each:\n\n"
             f"{table(['images', 'parts', 'peak memory', 'time'], rows)}"
         )
+    if "sleep" in result:
+        rows = [
+            [f"{row['workers']}", f"{row['parts']}", f"{row['efficiency']:.1%}"]
+            for row in result["sleep"]
+        ]
+        parts.append(
+            f"Ray's workers, whose parts are {result['sleep'][0]['part_seconds']} s of sleep, from when the last of "
+            f"them began:\n\n{table(['workers', 'parts', 'of their time asleep'], rows)}"
+        )
     if "ray" in result:
         rows = [
             [
                 f"{row['workers']}",
                 f"{row['parts']}",
-                f"{row['process_cpu_seconds']:.1f} s",
-                f"{row['ray_cpu_seconds']:.1f} s",
+                _spread(row["process_cpu_seconds"]),
+                _spread(row["ray_cpu_seconds"]),
                 f"{row['overhead']:+.1%}",
             ]
             for row in result["ray"]
@@ -60,6 +69,10 @@ def cluster_table(result: dict) -> str:
         header = ["workers", "parts", "CPU time, one process", "CPU time, Ray", "overhead"]
         parts.append(
             f"The same parts in one process and by Ray's workers, once all are ready, on "
-            f"{result['hardware']['device']}:\n\n{table(header, rows)}"
+            f"{result['hardware']['device']}; means and ranges of runs in turn:\n\n{table(header, rows)}"
         )
     return "\n\n".join(parts)
+
+
+def _spread(seconds: list[float]) -> str:
+    return f"{sum(seconds) / len(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f})"

@@ -1,12 +1,13 @@
 """What many workers cost: the driver alone at 256 of them, finishing a million images, and Ray beside one process.
 
-    python bench/studies cluster                        all three; the last needs two quiet cores
-    python bench/studies cluster --only simulation      or finish, or ray
+    python bench/studies cluster                        all four; the last needs two quiet cores
+    python bench/studies cluster --only simulation      or finish, sleep, ray
     python bench/studies cluster --smoke                all but Ray, small, kept nowhere
 
 simulation: workers in simulated time, with a share of them lost in an hour; the driver is the one that runs use, and
 its CPU time is measured. finish: rows of noise with a thousand logits, written as workers write them, and the peak
-memory of a process that completes them. ray: CPU seconds of the same parts by one process and by Ray's workers.
+memory of a process that completes them. sleep: Ray's workers whose parts are half a second of sleep, so that what else
+passes is the driver's and Ray's. ray: CPU seconds of the same parts by one process and by Ray's workers, in turn.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from result_files import RESULTS, environment, hardware, read_result, write_resu
 from simulated_pool import SimulatedPool
 
 from engine.cluster.driver import Driver
+from engine.cluster.ray_pool import RayPool
 from engine.cluster.runner import RayRunner
 from engine.datasets.parts import Division
 from engine.datasets.shared import SharedDataset
@@ -43,8 +45,10 @@ RESULT = RESULTS / "cluster.json"
 CLASSES, LOST_AN_HOUR, PART_SECONDS, SPREAD = 1000, 0.05, 60.0, 0.15
 """Of the simulation: classes, share of the workers that are lost in an hour, seconds of a part, their spread."""
 START_SECONDS = 60.0
-PARTS = ("simulation", "finish", "ray")
+PARTS = ("simulation", "finish", "sleep", "ray")
 FINISHED = (100_000, 1_000_000)
+SLEEP_SECONDS = 0.5
+REPEATS = 5
 
 
 def simulate(images: int, workers: int, seed: int = 0) -> dict[str, Any]:
@@ -141,14 +145,64 @@ def _peak_mb(pid: int) -> float:
     return max((int(line.split()[1]) / 1024 for line in lines if "VmHWM" in line), default=0.0)
 
 
-def on_ray(workers: int = 1) -> dict[str, Any]:
-    """CPU seconds of 28 parts by one process and by Ray's workers, without what loading takes."""
+def asleep(workers: int, parts: int = 800) -> dict[str, Any]:
+    """The share of their time that Ray's workers sleep, from when the last of them began to when one has no more."""
+
+    class Sleeper:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def hello(self) -> None:
+            pass
+
+        def make(self, _: int) -> None:
+            time.sleep(SLEEP_SECONDS)
+
+    pool = RayPool(Cluster(ray="local", workers=workers), {}, {}, "", None)
+    try:
+        pool.actor = pool.ray.remote(Sleeper).options(num_cpus=1, max_restarts=0)
+        driver = Driver(pool, workers, lambda _: range(parts))
+        began, made = 0.0, 0
+        for _ in driver.parts():
+            working = [task.part for task in driver.tasks.values() if task.part is not None]
+            if len(working) < workers and began:
+                break
+            if began:
+                made += 1
+            elif len(working) == workers:
+                began = time.monotonic()
+        seconds = time.monotonic() - began
+    finally:
+        pool.close()
+    return {
+        "workers": workers,
+        "parts": made,
+        "part_seconds": SLEEP_SECONDS,
+        "efficiency": made * SLEEP_SECONDS / (workers * seconds),
+    }
+
+
+def on_ray(workers: int, repeats: int) -> dict[str, Any]:
+    """CPU seconds of 28 parts by one process and by Ray's workers in turn; what they differ by, all in all."""
+    runs = [_process_and_ray(workers) for _ in range(repeats)]
+    process, ray = (sum(run[of] for run in runs) for of in ("process", "ray"))
+    return {
+        "workers": workers,
+        "parts": runs[0]["parts"],
+        "process_cpu_seconds": [run["process"] for run in runs],
+        "ray_cpu_seconds": [run["ray"] for run in runs],
+        "overhead": ray / process - 1,
+    }
+
+
+def _process_and_ray(workers: int) -> dict[str, Any]:
+    """CPU seconds of each, without what loading takes."""
     request = Request(
         classifier=ClassifierSource(source="embedded:cartoon"),
         method=DDIS(sampling=replace(Sampling(), steps=6, batch=4)),
         images_per_class=16,
     )
-    found: dict[str, Any] = {"workers": workers}
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         alone = ShareRunner(Path(folder) / "one", Execution(device="cpu", share="1/1"))
         torch.set_num_threads(1)
@@ -156,7 +210,7 @@ def on_ray(workers: int = 1) -> dict[str, Any]:
         next(parts)
         began = time.process_time()
         found["parts"] = 1 + sum(1 for _ in parts)
-        found["process_cpu_seconds"] = time.process_time() - began
+        found["process"] = time.process_time() - began
         cluster = Cluster(ray="local", workers=workers)
         runner = RayRunner(Path(folder) / "ray", Execution(device="cpu", cluster=cluster))
         parts = runner.parts(request)
@@ -166,9 +220,8 @@ def on_ray(workers: int = 1) -> dict[str, Any]:
         for _ in parts:
             made += 1
             if made == found["parts"]:
-                found["ray_cpu_seconds"] = _cpu_seconds() - before
+                found["ray"] = _cpu_seconds() - before
         assert made == found["parts"]
-    found["overhead"] = found["ray_cpu_seconds"] / found["process_cpu_seconds"] - 1
     return found
 
 
@@ -185,16 +238,21 @@ def main() -> None:
     parser.add_argument(
         "--images", nargs="+", type=int, default=FINISHED, help="sizes of the data sets to finish"
     )
+    parser.add_argument(
+        "--repeats", type=int, default=REPEATS, help="runs of each, one process and Ray"
+    )
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     if chosen.smoke:
         print(json.dumps([simulate(100_000, 16), finished(CLASSES)], indent=1))
     else:
-        measure(chosen.only, chosen.out, chosen.images)
+        measure(chosen.only, chosen.out, chosen.images, chosen.repeats)
 
 
-def measure(parts: Sequence[str], out: Path, images: Sequence[int] = FINISHED) -> None:
+def measure(
+    parts: Sequence[str], out: Path, images: Sequence[int] = FINISHED, repeats: int = REPEATS
+) -> None:
     """Measure some parts and write them beside those that the file has."""
     result = {
         **read_result(out),
@@ -211,7 +269,8 @@ def measure(parts: Sequence[str], out: Path, images: Sequence[int] = FINISHED) -
     works: dict[str, Callable[[], Any]] = {
         "simulation": lambda: [simulate(1_000_000, workers) for workers in (8, 64, 256)],
         "finish": lambda: [finished(number) for number in images],
-        "ray": lambda: [on_ray(workers) for workers in (1, 2)],
+        "sleep": lambda: [asleep(workers) for workers in (2, 8)],
+        "ray": lambda: [on_ray(workers, repeats) for workers in (1, 2)],
     }
     for part in parts:
         result[part] = works[part]()

@@ -19,7 +19,7 @@ from engine.classifiers import Classifier, load_classifier
 from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.shares import shares
 from engine.priors import Prior, load_prior
-from engine.settings import Alignment, Sampling
+from engine.settings import Alignment, Polish, Sampling
 from studies.evidence import BEGUN, METRICS, Method, draw, evaluated, flops_per_image, images_of
 from studies.rows import Rows
 
@@ -53,6 +53,12 @@ CHEAPER = {
     ),
 }
 """Today's defaults, and less of their compute."""
+POLISHED = {
+    f"polished by {steps} moves of {scale}": Method(
+        Alignment(polish=Polish(steps=steps, scale=scale))
+    )
+    for steps, scale in ((4, 0.004), (8, 0.004), (8, 0.008))
+}
 VARIANTS = {
     "base": guided(),
     "plain": Method(None, sampling=BEGUN),
@@ -89,7 +95,7 @@ VARIANTS = {
     "no renewed noise": guided(eta=0.0),
     "full decoder": guided(replace(BASE, decoder="full")),
     "batch of 56": guided(batch=56),
-    **{f"today's, {name}": method for name, method in CHEAPER.items()},
+    **{f"today's, {name}": method for name, method in (CHEAPER | POLISHED).items()},
 }
 
 

@@ -189,6 +189,11 @@ def class_numbers(classifier: Classifier, classes: Sequence[str] | None) -> tupl
         return tuple(range(len(classifier.labels)))
     names = [classes] if isinstance(classes, str) else list(classes)
     for name in names:
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"classes has {name!r}, expected names: give the classifier's labels, such as "
+                f"{classifier.labels[0]!r}, not their numbers."
+            )
         if not name.strip():
             raise ConfigError(
                 "a class name is empty, expected one of the classifier's labels: remove the empty name."

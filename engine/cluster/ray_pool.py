@@ -25,6 +25,8 @@ QUIET = {
 }
 OBJECT_STORE_BYTES = 80 * 2**20
 """Parts go to the store of the run, not through Ray's."""
+STARTS_HERE = 3
+"""Ray gives up starting a node after 30 s, which a busy machine may need."""
 
 
 def connect(cluster: Cluster) -> Any:
@@ -52,20 +54,28 @@ def connect(cluster: Cluster) -> Any:
         }
     else:
         options["address"] = cluster.ray
-    if not ray.is_initialized():
+    for left in reversed(range(STARTS_HERE if cluster.ray == "local" else 1)):
+        if ray.is_initialized():
+            break
         try:
             ray.init(**options)
         except Exception as error:  # of no kind of its own, where a node takes long to start
-            if cluster.ray == "local":
-                raise ClusterError(
-                    f"Ray did not start on this machine ({brief(error)}), expected it to: run the same command again "
-                    "when the machine is less busy, or run shares with --share."
-                ) from error
-            raise ClusterError(
-                f"no cluster of Ray answers at {cluster.ray!r} ({brief(error)}), expected one: start it with "
-                "`ray start --head`, name its HOST:PORT, or take 'local'."
-            ) from error
+            ray.shutdown()
+            if not left:
+                raise _no_cluster(cluster, error) from error
     return ray
+
+
+def _no_cluster(cluster: Cluster, error: Exception) -> ClusterError:
+    if cluster.ray == "local":
+        return ClusterError(
+            f"Ray did not start on this machine ({brief(error)}), expected it to: run the same command again "
+            "when the machine is less busy, or run shares with --share."
+        )
+    return ClusterError(
+        f"no cluster of Ray answers at {cluster.ray!r} ({brief(error)}), expected one: start it with "
+        "`ray start --head`, name its HOST:PORT, or take 'local'."
+    )
 
 
 class RayPool:

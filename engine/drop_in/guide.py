@@ -73,6 +73,11 @@ class PipelineGuide:
         if not isinstance(classifier, Classifier):
             classifier = load_classifier(classifier, device=pipe.vae.device)
         needed_statistics(classifier, alignment)
+        if alignment.polish.steps:
+            raise ConfigError(
+                f"polish.steps is {alignment.polish.steps}, expected 0: the pipeline decodes its images after its "
+                "scheduler's last step. Polish them in a run of `engine.generate`."
+            )
         if not alignment.domain_weight and classes is None:
             raise ConfigError(
                 "domain_weight is 0 and there are no `classes`, expected one of them: guidance would have nothing to "

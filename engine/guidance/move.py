@@ -89,19 +89,27 @@ class Guidance:
         return z
 
     def _moved_once(self, z: Tensor, step: Step) -> Tensor:
+        if self.alignment.step == "relative":
+            return self.moved(z, self._length(step))
+        factor = self.alignment.scale * self.alignment.stride_at(step.index, step.total)
+        return self._moved_by(z, lambda grad: factor * grad)
+
+    def moved(self, z: Tensor, length: float) -> Tensor:
+        """z (N, ...) moved down the gradient by an rms of `length`, each image by it where losses are per image."""
+        return self._moved_by(z, lambda grad: relative_move(grad, length, self._joint))
+
+    @property
+    def _joint(self) -> bool:
+        return self.alignment.statistics == "batch"
+
+    def _moved_by(self, z: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
         values, grad = self._descended(z)
         self.curve.append(values)
-        joint = self.alignment.statistics == "batch"
         finite = grad.isfinite().flatten(1).all(1)
-        if joint:
+        if self._joint:
             finite = finite.all().expand(len(z))
         self.taken.append(finite)
-        if self.alignment.step == "raw":
-            stride = self.alignment.stride_at(step.index, step.total)
-            move = self.alignment.scale * stride * grad
-        else:
-            move = relative_move(grad, self._length(step), joint)
-        return torch.where(finite.view(-1, *[1] * (z.dim() - 1)), z - move, z)
+        return torch.where(finite.view(-1, *[1] * (z.dim() - 1)), z - move(grad), z)
 
     def _descended(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The objective's values at z and its gradient."""

@@ -27,8 +27,10 @@ class Case(NamedTuple):
 def run_together(subject: Subject, case: Case) -> int:
     """Images of a case that are run: those of one part, or of two where the parts share their moments."""
     alignment, learning = subject.alignment, subject.learning
+    joint = alignment is not None and alignment.statistics == "batch"
     shared = {
-        "guidance": alignment is not None and alignment.statistics == "batch",
+        "guidance": joint,
+        "polish": joint,
         "cat": learning is not None and learning.domain_weight > 0,
     }
     return min((2 if shared.get(case.phase) else 1) * case.part, case.images)

@@ -25,7 +25,7 @@ CUBLAS_BYTES = 2 * 32 * 2**20
 and backward's."""
 FLOPS_A_SECOND, BYTES_A_SECOND, SECONDS_AN_OPERATOR = 5e13, 1e10, 1e-5
 """Orders of magnitude of a GPU in half precision, its bus, and a launch: they rank plans, and predict no time."""
-PHASES = ("text", "sampling", "guidance", "decode")
+PHASES = ("text", "sampling", "guidance", "decode", "polish")
 LEARNING = ("cat", "rows")
 """The phases that learning tokens adds: a gradient by the prompts' context, and from there by the tokens' rows."""
 PLAIN = (False, False)
@@ -60,7 +60,9 @@ class Costs:
         steps: int,
         learning: bool = False,
     ) -> None:
-        self.phases = tuple(phase for phase in PHASES if phase != "guidance" or subject.alignment)
+        idle = {"guidance"} if subject.alignment is None else set[str]()
+        idle |= set() if subject.polish.steps else {"polish"}
+        self.phases = tuple(phase for phase in PHASES if phase not in idle)
         self.phases += LEARNING if learning else ()
         self.subject = subject
         self.device = device
@@ -215,7 +217,12 @@ class Costs:
 
     def _cost(self, case: Case) -> float:
         count = self.counted(case)
-        times = {"sampling": self.steps, "guidance": self.steps * self.subject.moves}
+        subject = self.subject
+        times = {
+            "sampling": self.steps,
+            "guidance": self.steps * subject.moves,
+            "polish": subject.polish.steps,
+        }
         flops = count.flops * case.images / case.part
         return times.get(case.phase, 1) * (
             flops / FLOPS_A_SECOND + count.operators * count.parts * SECONDS_AN_OPERATOR

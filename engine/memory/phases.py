@@ -12,7 +12,8 @@ import torch
 
 from engine.guidance.assembly import guidance_of, is_prepared
 from engine.guidance.decoder import GuidanceDecoder
-from engine.guidance.move import Guidance
+from engine.guidance.move import AtOnce, Guidance
+from engine.guidance.polish import polishing
 from engine.memory.case import Case, context_of, latents_of, run_together
 from engine.memory.count import Record, counting
 from engine.memory.learning_phases import cat, rows
@@ -58,7 +59,9 @@ def _is_prepared(subject: Subject, phase: str) -> bool:
     if phase == "cat":
         learns = subject.learning is not None and subject.learning.domain_weight > 0
         return not learns or is_prepared(subject.classifier, Alignment(layers="uniform"))
-    return phase != "guidance" or is_prepared(subject.classifier, _alignment(subject))
+    return phase not in ("guidance", "polish") or is_prepared(
+        subject.classifier, _alignment(subject)
+    )
 
 
 def text(subject: Subject, case: Case) -> object:
@@ -93,10 +96,16 @@ def _guidance(subject: Subject, decoder: GuidanceDecoder, images: int, part: int
     """The guidance of a group of images that are seen in parts."""
     classes = torch.zeros(images, dtype=torch.int64, device=subject.prior.device)
 
+    return guidance_of(
+        subject.classifier, _alignment(subject), decoder, classes, _in_parts_of(part)
+    )
+
+
+def _in_parts_of(part: int) -> AtOnce:
     def at_once(images: int, work: Callable[[int], T]) -> T:  # noqa: ARG001
         return work(part)
 
-    return guidance_of(subject.classifier, _alignment(subject), decoder, classes, at_once)
+    return at_once
 
 
 def _alignment(subject: Subject) -> Alignment:
@@ -114,11 +123,22 @@ def decode(subject: Subject, case: Case) -> object:
             return held, finished(subject.prior, subject.classifier, z[: case.part])
 
 
+def polish(subject: Subject, case: Case) -> object:
+    """A move of the finished images' pixels, by a gradient through the classifier alone."""
+    images = torch.empty(case.images, 3, *subject.prior.image_size, device=subject.prior.device)
+    rows = images[: run_together(subject, case)]
+    classes = torch.zeros(len(rows), dtype=torch.int64, device=subject.prior.device)
+    guidance = polishing(subject.classifier, _alignment(subject), classes, _in_parts_of(case.part))
+    with torch.no_grad():
+        return [torch.empty_like(images) for _ in range(3)], guidance.moved(rows, 0.0)
+
+
 PHASES: dict[str, Callable[[Subject, Case], object]] = {
     "text": text,
     "sampling": sampling,
     "guidance": guidance,
     "decode": decode,
+    "polish": polish,
     "cat": cat,
     "rows": rows,
 }

@@ -16,6 +16,7 @@ NEEDED: Mapping[str, frozenset[Role]] = {
     "sampling": frozenset({"denoiser"}),
     "guidance": frozenset({"denoiser"}),
     "decode": frozenset({"decoder"}),
+    "polish": frozenset(),
     "cat": frozenset({"denoiser", "decoder"}),
     "rows": frozenset({"text encoder"}),
 }

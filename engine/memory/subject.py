@@ -16,6 +16,7 @@ from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.networks.frozen import indexed, named_device
 from engine.priors import Context, Prior, load_prior
 from engine.settings import Alignment, Sampling, TokenLearning
+from engine.settings.polish import Polish
 
 ARCHITECTURE = "arch:"
 """How the names of classifiers with random weights begin."""
@@ -58,6 +59,11 @@ class Subject:
     def moves(self) -> int:
         """The moves of a guided step; 0 without guidance."""
         return self.alignment.moves if self.alignment else 0
+
+    @property
+    def polish(self) -> Polish:
+        """What polishes finished images; nothing does without guidance."""
+        return self.alignment.polish if self.alignment else Polish()
 
     @property
     def identity(self) -> Hashable:

@@ -17,8 +17,10 @@ from engine.classifiers import Classifier
 from engine.events import SILENT, Events, Stepped
 from engine.guidance.assembly import guidance_of
 from engine.guidance.decoder import GuidanceDecoder
+from engine.guidance.domain import judged
 from engine.guidance.move import Guidance, Unguided
-from engine.memory.apply import applied
+from engine.guidance.polish import polished, polishing
+from engine.memory.apply import InPhase, applied
 from engine.memory.micro_batch import MicroBatches, denoise_in_parts
 from engine.memory.plan import Plan
 from engine.methods.base import MixedGroups, members
@@ -119,6 +121,20 @@ class Drawing:
             None if self.descend is None else partial(self.descend, classes=classes),
         )
 
+    def finished(self, z: Tensor, keys: Sequence[ImageKey], phase: InPhase) -> tuple[Tensor, ...]:
+        """The images of a group's latents, polished where that is asked for, and their logits and L_BN."""
+        prior, classifier, parts = self.prior, self.classifier, self.parts
+        if self.alignment is None or not self.alignment.polish.steps:
+            with phase("decode"):
+                return _joined(parts.split("decode", partial(finished, prior, classifier), z))
+        classes = torch.tensor([key.class_index for key in keys], device=classifier.device)
+        attempt = partial(parts.attempt, "polish")
+        with phase("decode"):
+            images = torch.cat(parts.split("decode", prior.decode, z))
+        with phase("polish"):
+            images = polished(images, polishing(classifier, self.alignment, classes, attempt))
+            return images, *_joined(parts.split("polish", partial(judged, classifier), images))
+
     def groups(self) -> MixedGroups:
         """The images of the request in groups of nearly equal size, classes mixed."""
         return MixedGroups(self.classes, self.request.images_per_class, self.sampling.batch)
@@ -173,9 +189,7 @@ class Drawing:
                     lambda cfg: denoise_in_parts(prior, context, cfg, parts), sampling
                 )
                 z = drawn(prior, denoise, noise, sampling, guidance, watch)
-            with phase("decode"):
-                ended = parts.split("decode", partial(finished, prior, classifier), z)
-        images, logits, distances = (torch.cat(values) for values in zip(*ended, strict=True))
+            images, logits, distances = self.finished(z, keys, phase)
         guidance.check()
         curves: list[tuple[float, ...]] = [()] * len(keys)
         skipped = guidance.skipped or [0] * len(keys)
@@ -202,6 +216,10 @@ class Drawing:
             )
             for row, key in enumerate(keys)
         ]
+
+
+def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
 
 def reporting(

@@ -7,6 +7,7 @@ from engine.settings.alignment import CLASSIFIERS_PX, PRIORS_PX, Alignment
 from engine.settings.evaluation import Evaluation
 from engine.settings.fields import check_choices, setting
 from engine.settings.networks import AUTO_ATTENTION, DTYPES
+from engine.settings.polish import Polish
 from engine.settings.sampling import Sampling
 from engine.settings.selection import Selection
 from engine.settings.tokens import TokenLearning
@@ -18,6 +19,7 @@ __all__ = [
     "PRIORS_PX",
     "Alignment",
     "Evaluation",
+    "Polish",
     "Sampling",
     "Selection",
     "TokenLearning",

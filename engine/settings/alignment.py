@@ -1,11 +1,12 @@
 """Settings of domain alignment guidance."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
 
 from engine.errors import ConfigError
 from engine.settings.fields import check_choices, check_not_negative, check_positive, setting
+from engine.settings.polish import Polish
 
 CLASSIFIERS_PX = 0
 """`Alignment.decode_px`: the least size that the classifier's own preprocessing needs."""
@@ -82,6 +83,8 @@ class Alignment:
         "needs; -1: the prior's own size, which no number exceeds (paper)",
     )
 
+    polish: Polish = field(default_factory=Polish)
+
     def __post_init__(self) -> None:
         check_choices(self)
         check_positive(self, "moves", "stride")
@@ -147,4 +150,5 @@ class Alignment:
             layers="uniform",
             decoder="full",
             decode_px=PRIORS_PX,
+            polish=Polish(steps=0),
         )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 WITH_PRIOR = tuple(name for name, kind in METHODS.items() if "prior" in kind.uses)
 """Methods that draw with a prior."""
+ALIGNMENT = ("request.method.alignment.*", "!request.method.alignment.polish.*")
+"""What guides latents, without what finished images go through."""
 MODELS = ("request.classifier.*", "request.prior.*", "request.dtype", "execution.device")
 """Options of a command that loads a classifier and a prior, as patterns of `Command.options`."""
 
@@ -54,10 +56,10 @@ def preset() -> Any:
 class Command:
     """What all commands have.
 
-    options: which paths of its sections are options, as patterns. names: flags that differ from the rule of
-    `options.flag_of`. needs: paths that must have a value. methods: those that `--method` may name. common: flags that
-    `--help` shows, all if empty; `--help-all` shows the others too. module: where its work is done; it is imported
-    before `run`, if there is one. interrupted: what becomes of a run that is interrupted.
+    options: which paths of its sections are options, as patterns; those behind a `!` are none. names: flags that differ
+    from the rule of `options.flag_of`. needs: paths that must have a value. methods: those that `--method` may name.
+    common: flags that `--help` shows, all if empty; `--help-all` shows the others too. module: where its work is done;
+    it is imported before `run`, if there is one. interrupted: what becomes of a run that is interrupted.
     """
 
     options: ClassVar[tuple[str, ...]] = ("*",)

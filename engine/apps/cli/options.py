@@ -11,7 +11,7 @@ from engine.apps.cli.command import WITH_PRIOR, Command
 from engine.request import METHODS
 from engine.settings.plain import nearest
 
-PREFIXED = {"alignment", "learning", *METHODS}
+PREFIXED = {"alignment", "learning", "polish", *METHODS}
 """Sections whose options carry their name: `--alignment.scale`."""
 
 
@@ -144,6 +144,8 @@ def _walk(
 
 
 def _offered(command: type[Command], path: str) -> bool:
+    if any(fnmatch(path, pattern[1:]) for pattern in command.options if pattern.startswith("!")):
+        return False
     return "." not in path or any(fnmatch(path, pattern) for pattern in command.options)
 
 

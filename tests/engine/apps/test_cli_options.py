@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from engine.apps.cli.registry import COMMANDS
 from engine.apps.cli.settings import Understood, understand
 from engine.errors import ConfigError
 from engine.request import METHODS
-from engine.settings import Alignment, Sampling, TokenLearning
+from engine.settings import Alignment, Polish, Sampling, TokenLearning
 from engine.settings.downstream import Distillation
 from engine.settings.methods import DDIS, Plain
 
@@ -37,7 +38,9 @@ def test_every_field_of_the_settings_is_an_option_once() -> None:
     paths = {option.path for option in options_of(COMMANDS["generate"])}
     flags = [option.flag for option in options_of(COMMANDS["generate"])]
     assert len(flags) == len({*flags})
-    assert {f"request.method.alignment.{entry.name}" for entry in fields(Alignment)} < paths
+    alignment = {entry.name for entry in fields(Alignment)} - {"polish"}
+    alignment |= {f"polish.{entry.name}" for entry in fields(Polish)}
+    assert {f"request.method.alignment.{name}" for name in alignment} < paths
     assert {f"request.method.sampling.{entry.name}" for entry in fields(Sampling)} < paths
     for name in ("deepinversion", "plugin-inversion", "natural-inversion"):
         own = {f"{name}.{entry.name.replace('_', '-')}" for entry in fields(METHODS[name])}
@@ -141,8 +144,13 @@ def test_steps_of_sampling_act_in_learning_or_are_refused() -> None:
         learning_of("--steps", "7", "--learning.steps", "9")
 
 
-@pytest.mark.parametrize("verb", ["plan", "profile", "export-onnx"])
-@pytest.mark.parametrize("option", ["--seed", "--classes", "--eta"])
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        *product(("plan", "profile", "export-onnx"), ("--seed", "--classes", "--eta")),
+        *product(("profile", "export-onnx", "learn-tokens"), ("--polish.steps",)),
+    ],
+)
 def test_a_verb_has_no_option_without_effect(verb: str, option: str) -> None:
     with pytest.raises(ConfigError, match=f"{option} is no option of ddis {verb}, expected one"):
         understood(verb, option, "1")

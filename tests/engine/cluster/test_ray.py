@@ -91,30 +91,49 @@ def test_ray_makes_the_bytes_of_one_process_though_a_worker_is_killed(
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
-def test_a_killed_driver_leaves_no_worker_and_the_same_command_makes_what_is_missing(
-    request_: Request, tmp_path: Path
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is_missing(
+    ended_by: signal.Signals, request_: Request, tmp_path: Path
 ) -> None:
     for _ in runner_for(Execution(device="cpu", share="1/1"), tmp_path / "one").run(request_):
         pass
     finish(tmp_path / "one")
-    out, asked = tmp_path / "ray", tmp_path / "request.json"
-    asked.write_text(json.dumps(request_.to_plain()))
-    code = (
-        "import json, sys\n"
-        "from engine.cluster.runner import RayRunner\n"
-        "from engine.request import Execution, Request\n"
-        "from engine.settings.cluster import Cluster\n"
-        "request = Request.from_plain(json.load(open(sys.argv[1])))\n"
-        "execution = Execution(device='cpu', cluster=Cluster(ray='local', workers=1))\n"
-        "for _ in RayRunner(sys.argv[2], execution).run(request): pass\n"
+    out, asked = tmp_path / "ray", tmp_path / "one" / "run.json"
+    command = [
+        "generate",
+        "--config",
+        asked,
+        "--out",
+        out,
+        "--device",
+        "cpu",
+        "--ray",
+        "local",
+        "--workers",
+        1,
+    ]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "engine", *map(str, command)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # a terminal sends SIGINT to all that belongs to the command
+        text=True,
     )
-    driver = subprocess.Popen([sys.executable, "-c", code, str(asked), str(out)])
     try:
         while driver.poll() is None and not done_parts(FolderStore(out)):
             time.sleep(0.02)
     finally:
-        driver.kill()
-        driver.wait()
+        if ended_by is signal.SIGINT:
+            os.killpg(driver.pid, ended_by)
+        else:
+            driver.kill()
+        _, said = driver.communicate(timeout=60)
+    if ended_by is signal.SIGINT:
+        assert driver.returncode == 130, said
+        assert said.rstrip().endswith(
+            "interrupted: run the same command again to resume where it stopped."
+        )
+        assert "Traceback" not in said
     deadline = time.monotonic() + 60
     while _workers() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -127,6 +146,38 @@ def test_a_killed_driver_leaves_no_worker_and_the_same_command_makes_what_is_mis
     assert before.items() <= after.items()
     finish(out)
     assert bytes_of(out) == bytes_of(tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+def test_a_run_outlives_its_node_where_another_joins(request_: Request, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster as Nodes
+
+    for _ in runner_for(Execution(device="cpu", share="1/1"), tmp_path / "one").run(request_):
+        pass
+    finish(tmp_path / "one")
+    notes: list[str] = []
+
+    def watch(event: object) -> None:
+        if isinstance(event, Noted):
+            notes.append(event.text)
+
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        first = nodes.add_node(num_cpus=1)
+        there = Execution(device="cpu", cluster=Cluster(ray=nodes.address, workers=1))
+        made = []
+        for part, _ in RayRunner(tmp_path / "ray", there, Events(watch)).parts(request_):
+            made.append(part)
+            if len(made) == 2:
+                nodes.remove_node(first, allow_graceful=False)
+                nodes.add_node(num_cpus=1)
+    finally:
+        nodes.shutdown()
+    assert sorted(made) == list(range(PARTS))
+    assert any("lost with part" in note for note in notes)
+    finish(tmp_path / "ray")
+    assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "one")
 
 
 def _worker() -> int:
@@ -186,18 +237,27 @@ def test_without_ray_the_extra_is_named(
     assert not (tmp_path / "set").exists()
 
 
-def test_a_cluster_that_does_not_start_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cluster_of_a_busy_machine_is_begun_again_and_then_refused_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def init(**_: object) -> None:
-        raise Exception("The current node timed out during startup.")
+    begun: list[bool] = []
 
-    ray = SimpleNamespace(init=init, is_initialized=lambda: False)
+    def init(**_: object) -> None:
+        begun.append(True)
+        if len(begun) != 3:
+            raise Exception("The current node timed out during startup.")
+
+    ray = SimpleNamespace(init=init, is_initialized=lambda: len(begun) == 3, shutdown=lambda: None)
     monkeypatch.setitem(sys.modules, "ray", ray)
+    assert connect(Cluster(ray="local")) is ray
+    assert len(begun) == 3
+    begun += [True] * 7
     with pytest.raises(ClusterError, match=r"did not start .*timed out.*--share"):
         connect(Cluster(ray="local"))
+    assert len(begun) == 13
     with pytest.raises(ClusterError, match=r"no cluster of Ray answers at 'head:6379'"):
         connect(Cluster(ray="head:6379"))
+    assert len(begun) == 14
 
 
 def test_a_worker_without_memory_hands_its_part_back_and_other_errors_end_the_run() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import MODELS, WITH_PRIOR, Call, Command, needed, preset
+from engine.apps.cli.command import ALIGNMENT, MODELS, WITH_PRIOR, Call, Command, needed, preset
 from engine.request import Execution, Request
 
 
@@ -14,7 +14,7 @@ class ExportOnnx(Command):
     """Write the networks and the guidance gradient as ONNX."""
 
     module = "engine.onnx.export"
-    options = (*MODELS, "request.method.name", "request.method.alignment.*")
+    options = (*MODELS, "request.method.name", *ALIGNMENT)
     needs = ("request.classifier.source",)
     methods = WITH_PRIOR
     common = (

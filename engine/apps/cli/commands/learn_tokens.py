@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engine.apps.cli import requests
 from engine.apps.cli.command import (
+    ALIGNMENT,
     MODELS,
     RESUMES,
     WITH_PRIOR,
@@ -35,7 +36,7 @@ class LearnTokens(Command):
     options = (
         *MODELS,
         "request.method.name",
-        "request.method.alignment.*",
+        *ALIGNMENT,
         "request.method.sampling.*",
         "request.classes",
         "request.seed",

@@ -16,6 +16,7 @@ DOES = {
     "sampling": "a step of the denoiser, with CFG",
     "guidance": "a gradient through decoder and classifier",
     "decode": "finished images",
+    "polish": "a move of finished images' pixels, by a gradient through the classifier",
     "cat": "learning tokens: the gradient back to the contexts",
     "rows": "learning tokens: on to the tokens' embeddings",
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import MODELS, Call, Command, local, preset
+from engine.apps.cli.command import ALIGNMENT, MODELS, Call, Command, local, preset
 from engine.request import Execution, Request
 from engine.settings.fields import setting
 
@@ -15,7 +15,7 @@ class Profile(Command):
     """Measure where the time of a guided step goes."""
 
     module = "engine.memory.profile"
-    options = (*MODELS, "request.method.alignment.*", "request.method.sampling.cfg")
+    options = (*MODELS, *ALIGNMENT, "request.method.sampling.cfg")
     needs = ("request.classifier.source",)
     methods = ("ddis",)
     common = (
