@@ -49,6 +49,7 @@ JOINERS = {"__init__", "__main__", "apps"}
 
 OPTIONAL = {
     "bitsandbytes",
+    "gradio",
     "onnx",
     "onnx2fx",
     "onnxruntime",

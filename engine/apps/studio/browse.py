@@ -146,10 +146,14 @@ def button(entry: Entry, dropped: bool) -> str:
     distance = f" · L_BN {entry.l_bn:.0f}" if isfinite(entry.l_bn) else ""
     about = f"{entry.label} {entry.key.index}, seed {entry.seed}, taken for {entry.predicted}"
     name = entry.label if entry.recognised else f"{entry.label} → {entry.predicted}"
+    try:
+        picture = f'<img src="{data_uri(entry.file.read_bytes())}" alt="{escape(entry.label)}">'
+    except OSError:
+        picture, about = "<i></i>", f"{about}: its file cannot be read"
     return (
         f'<button type="button" class="tile made" data-key="{entry.name}" title="{escape(about)}" '
         f'aria-pressed="{str(dropped).lower()}"><span class="frame">'
-        f'<img src="{data_uri(entry.file.read_bytes())}" alt="{escape(entry.label)}"></span>'
+        f"{picture}</span>"
         f'<span class="label" style="grid-column:1/-1">{escape(name)}</span>'
         f'<span style="grid-column:1/-1"{kind}>{entry.confidence:.0%}{distance}</span></button>'
     )

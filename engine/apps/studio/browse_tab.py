@@ -150,14 +150,14 @@ class BrowseTab:
 
     def _seen(self, choice: Choice, values: Any) -> tuple[Any, ...]:
         """The choice with a page that there is, its images, how many there are, and the buttons to other pages."""
-        gr = self.gr
-        if choice.found is None:
+        gr, found = self.gr, choice.found
+        if found is None:
             return choice, NO_FOLDER, "", gr.Button(visible=False), gr.Button(visible=False)
         passing = _passing(choice, values)
         pages = max(1, ceil(len(passing) / PAGE))
         choice = replace(choice, page=min(max(0, choice.page), pages - 1))
         where = f", page {choice.page + 1} of {pages}" if pages > 1 else ""
-        total = len(choice.found.entries)
+        total = len(found.entries)
         return (
             choice,
             grid(passing, choice.page, choice.dropped),
@@ -197,10 +197,10 @@ def _passing(choice: Choice, values: Any) -> list[Entry]:
     if choice.found is None:
         return []
     classes, confidence, l_bn, showing, order = values
-    limit = inf if l_bn >= ceil(choice.found.highest_l_bn) else l_bn
+    limit = inf if l_bn is None or l_bn >= ceil(choice.found.highest_l_bn) else l_bn
     wanted = Filter(
         classes=tuple(classes or ()),
-        confidence=confidence / 100,
+        confidence=(confidence or 0) / 100,
         l_bn=limit,
         showing=showing,
         order=order,

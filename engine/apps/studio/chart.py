@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-WIDTH, HEIGHT = 640, 210
+WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 118, 14, 30
 LINES = 4
 """Horizontal lines of the grid, but for the axis."""

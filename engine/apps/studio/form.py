@@ -59,10 +59,10 @@ class Row:
     def understood(self) -> Understood:
         """The command that the words ask for. Raises ConfigError as the command line does."""
         found = understand("generate", self.words, COMMANDS)
-        if found is None:
+        if found is None or found.command.print_config:
             raise ConfigError(
-                "the further options ask for help, expected options of a run: read `ddis generate --help-all` in a "
-                "terminal, and leave --help out here."
+                "the further options ask for help or for settings alone, expected options of a run: leave --help and "
+                "--print-config out here, and give them to `ddis generate` in a terminal."
             )
         return found
 
@@ -76,11 +76,12 @@ def rows_of(form: Form) -> list[Row]:
     if form.way != ALL_WAYS:
         return [Row(form.way, _words(form, form.way, form.out))]
     ways = [way for way, (_, with_tokens) in WAYS.items() if form.tokens or not with_tokens]
-    return [Row(way, _words(form, way, str(Path(form.out) / _folder(way)))) for way in ways]
+    return [Row(way, _words(form, way, _folder(form.out, way))) for way in ways]
 
 
-def _folder(way: str) -> str:
-    return way.lower().replace(" + ", "-")
+def _folder(out: str, way: str) -> str:
+    """The folder of a way in that of the form; none where that is not named, which is refused later."""
+    return str(Path(out.strip()) / way.lower().replace(" + ", "-")) if out.strip() else ""
 
 
 def _words(form: Form, way: str, out: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.apps.studio.choices import FIRST, new_folder, offer_of, some_of
+from engine.apps.studio.choices import FIRST, Offer, new_folder, offer_of, some_of
 from engine.apps.studio.fields import fields
 from engine.apps.studio.form import INVERSION, Form, rows_of
 from engine.apps.studio.planned import plan_of, work_of
@@ -17,6 +17,8 @@ from engine.errors import EngineError
 TICK_S = 0.6
 """How often the page looks at a run that is going."""
 NO_PLAN = '<p class="note">It is being planned.</p>'
+NUMBERS = ("images_per_class", "steps", "seed")
+"""Fields of a form that are the command line's default where they are left empty."""
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 """How events are connected: no spinner over what changes all the time, and nothing for other programs."""
 
@@ -27,21 +29,22 @@ class MakeTab:
     def __init__(self, gr: Any, desk: Desk, place: Path) -> None:
         self.gr, self.desk, self.place = gr, desk, place
         first = Form(classifier=FIRST, out=new_folder(place))
-        self.offer = offer_of(first)
-        first = replace(first, classes=tuple(self.offer.few), tokens=self.offer.tokens)
+        offer = offer_of(first)
+        first = replace(first, classes=tuple(offer.few), tokens=offer.tokens)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=330):
-                self.fields = fields(gr, first, self.offer)
+                self.fields = fields(gr, first, offer)
                 with gr.Row():
                     self.start = gr.Button("Start", variant="primary", elem_id="start")
                     self.stop = gr.Button("Stop", interactive=desk.going, elem_id="stop")
                     self.fresh = gr.Button("New folder", elem_id="fresh", min_width=110)
             with gr.Column(scale=3, min_width=330):
                 self.stage = gr.HTML(stage(desk.session), elem_classes="studio", elem_id="stage")
-                self.command = gr.HTML(_command(first, self.offer.labels), elem_classes="studio")
+                self.command = gr.HTML(_command(first, offer), elem_classes="studio")
                 self.need = gr.HTML("", elem_classes="studio", elem_id="need")
                 with gr.Accordion("Plan of the memory", open=False, elem_id="planning"):
                     self.plan = gr.HTML(NO_PLAN, elem_classes="studio", elem_id="plan")
+        self.offered = gr.State(offer)
         self.timer = gr.Timer(TICK_S, active=desk.going)
         self.shown = [self.stage, self.start, self.stop, self.timer]
         self._connect()
@@ -50,8 +53,8 @@ class MakeTab:
         gr, inputs = self.gr, [*self.fields.values()]
         latest = {"trigger_mode": "always_last", **QUIET}
         changes = [component.change for component in inputs]
-        gr.on(changes, self._command, inputs, self.command, **latest)
-        offered = [self.fields["classes"], self.fields["tokens"], self.command]
+        gr.on(changes, self._command, [self.offered, *inputs], self.command, **latest)
+        offered = [self.offered, self.fields["classes"], self.fields["tokens"]]
         self.fields["classifier"].change(self._classifier, inputs, offered, **latest)
         self.fields["way"].change(
             lambda way: gr.Dropdown(visible=way == INVERSION),
@@ -93,23 +96,18 @@ class MakeTab:
             self.desk.session.stop()
         return self.look()
 
-    def _command(self, *values: Any) -> str:
-        return _command(self._form(values), self.offer.labels)
+    def _command(self, offer: Offer, *values: Any) -> str:
+        return _command(self._form(values), offer)
 
     def _classifier(self, *values: Any) -> tuple[Any, ...]:
-        """Classes and tokens of another classifier, or why there are none."""
+        """What another classifier comes with; nothing where it does not load, which looking ahead says."""
         gr, form = self.gr, self._form(values)
         try:
-            self.offer = offer_of(form)
-        except EngineError as error:
-            return gr.skip(), gr.skip(), message(str(error))
-        few = some_of(self.offer.labels, form.classes)
-        changed = replace(form, classes=tuple(few), tokens=self.offer.tokens)
-        return (
-            gr.Dropdown(choices=[*self.offer.labels], value=few),
-            changed.tokens,
-            _command(changed, self.offer.labels),
-        )
+            offer = offer_of(form)
+        except EngineError:
+            return gr.skip(), gr.skip(), gr.skip()
+        few = some_of(offer.labels, form.classes)
+        return offer, gr.Dropdown(choices=[*offer.labels], value=few), offer.tokens
 
     def look_ahead(self, *values: Any) -> tuple[str, str]:
         """What the last of the runs takes of memory: in a line, and as `ddis plan` says it."""
@@ -122,15 +120,16 @@ class MakeTab:
     def _form(self, values: Sequence[Any]) -> Form:
         """The form that the components hold."""
         named = dict(zip(self.fields, values, strict=True))
-        return Form(**{**named, "classes": tuple(named["classes"] or ())})
+        texts = {name: "" for name, value in named.items() if value is None and name not in NUMBERS}
+        return Form(**{**named, **texts, "classes": tuple(named["classes"] or ())})
 
 
-def _command(form: Form, labels: Sequence[str]) -> str:
+def _command(form: Form, offer: Offer) -> str:
     """The runs as commands to copy, with what they will compute; or what is wrong with them."""
 
     def said() -> str:
         rows = rows_of(form)
-        work = work_of([row.command() for row in rows], len(labels))
+        work = work_of([row.command() for row in rows], len(offer.labels))
         return to_copy([row.command_line for row in rows], work)
 
     return _or_error(said)

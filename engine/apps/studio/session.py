@@ -69,6 +69,8 @@ class Session:
         """Carry out one command; whether it came to its end. An error is kept for the page."""
         understood = self.understood[number]
         self._events = Events(watch, losses=True, previews=True)
+        if self._stopped:  # since it was asked, before there was anything to cancel
+            self._events.cancel()
         watch.state, watch.error = "loading", UNEXPECTED  # until it is known how it ends
 
         def flagged(text: str) -> str:

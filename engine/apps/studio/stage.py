@@ -32,12 +32,12 @@ def stage(session: Session | None) -> str:
     watches = session.watches
     parts = [_status(session)]
     parts += [_error(watch) for watch in watches if watch.error and watch.state == "failed"]
-    parts.append(_one(watches[0]) if len(watches) == 1 else _side_by_side(watches))
     steps = max((watch.steps for watch in watches), default=0)
     curves = [(kind_of(watch.row.name), watch.row.name, watch.means) for watch in watches]
     measured = next((watch for watch in watches if watch.curve), watches[0])
     caption = "Mean L_BN of the previews" if measured.measures == "L_BN" else "Loss"
-    parts.append(chart(curves, steps, caption))
+    pictures = _one(watches[0]) if len(watches) == 1 else _side_by_side(watches)
+    parts.append(f'<div class="view">{pictures}{chart(curves, steps, caption)}</div>')
     notes = dict.fromkeys(note for watch in watches for note in watch.notes)
     parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
     return "".join(parts)
@@ -92,7 +92,7 @@ def _share(watch: Watch) -> float:
 
 def _one(watch: Watch) -> str:
     tiles = "".join(tile(shot) for _, shot in sorted(watch.shots.items()))
-    return f'{_figures(watch)}<div class="tiles">{tiles}</div>'
+    return f'<div class="lanes">{_figures(watch)}<div class="tiles">{tiles}</div></div>'
 
 
 def _side_by_side(watches: Sequence[Watch]) -> str:

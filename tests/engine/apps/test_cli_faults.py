@@ -40,6 +40,7 @@ WORDS = {
     "export-onnx": [*MODEL, "--out", "out"],
     "evaluate": ["folder"],
     "report": ["folder"],
+    "studio": [],
     "select": ["folder", "--out", "out"],
     "statistics": ["arch:resnet18", "folder", "--out", "out.safetensors"],
     "fit": ["folder", "--out", "out"],

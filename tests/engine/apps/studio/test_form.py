@@ -1,6 +1,7 @@
 """What is chosen on the page is the request that its command line asks for."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,11 @@ def test_all_ways_have_equal_seeds_and_folders_of_their_own() -> None:
         ({"more": "--steps many"}, "--steps is 'many', expected a whole number"),
         ({"more": "--no-such"}, "--no-such is no option of ddis generate, expected one"),
         ({"more": "'open"}, r"further options are \"'open\" .*, expected words as in a shell"),
-        ({"more": "--help"}, "the further options ask for help, expected options of a run"),
+        ({"more": "--help"}, "the further options ask for help or for settings alone, expected"),
+        ({"more": "--print-config"}, "the further options ask for help or for settings alone"),
+        ({"out": " "}, "--out is empty, expected folder of the data set"),
+        ({"out": "", "way": ALL_WAYS}, "--out is empty, expected folder of the data set"),
+        ({"classifier": ""}, "--classifier is empty, expected embedded:"),
         ({"images_per_class": 0}, "--images-per-class is 0, expected at least 1"),
         ({"steps": 0}, "--steps is 0, expected at least 1"),
     ],
@@ -107,7 +112,7 @@ def test_what_makes_no_sense_is_refused_as_by_the_command_line(
     chosen: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        rows_of(form(way="DAG", **chosen))[0].command()
+        rows_of(replace(form(way="DAG"), **chosen))[0].command()
 
 
 def test_the_plan_is_what_ddis_plan_says() -> None:
