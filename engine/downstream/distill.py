@@ -39,16 +39,31 @@ def distill(
 ) -> dict[str, Any]:
     """Teach students on the images of `folder` and, in equal numbers or as `comparison` says, on other sets.
 
-    classifier: the teacher that the folder was generated for, as `generate` takes it. student: an architecture, such
-    as 'resnet14', or a module, of which each student is a copy; without one, a network for the teacher's input size.
-    out: keeps every student, and report.json; resumed if it was interrupted. original: images of the training set, a
-    folder with one folder for each class or a parquet file. rows: further sets as `original`, by the names of their
-    rows. plain: a folder of the plain prior, or 'generate' to draw one with `prior` and the folder's own settings.
-    test: real images that accuracy is measured on; without them students are compared by their agreement with the
-    teacher on a held-out part of the folder. domain: only these rows of parquet files. streaming: a row of images that
-    are made, by the folder's settings and with another seed, while a student learns.
+    Args:
+        folder: a finished data set of `generate`.
+        classifier: the teacher that the folder was generated for, as `generate` takes it.
+        student: an architecture, such as 'resnet14', or a module, of which each student is a copy; without one, a
+            network for the teacher's input size.
+        out: keeps every student, and report.json; resumed if it was interrupted.
+        original: row of images of the training set: a folder with one folder for each class, or a parquet file.
+        plain: row of the plain prior: a folder of its images, or 'generate' to draw one with `prior` and the folder's
+            own settings.
+        prior: what draws plain images, as `generate` takes it.
+        test: real images that accuracy is measured on, as `original`; without them students are compared by their
+            agreement with the teacher on a held-out part of the folder.
+        domain: only these rows of parquet files.
+        rows: further sets as `original`, by the names of their rows.
+        distillation: how students are taught.
+        streaming: a row of images that are made, by the folder's settings and with another seed, while a student learns.
+        comparison: seeds, sizes, and what is held out.
+        events: where progress is reported.
 
-    Gives the report, as JSON values. Raises EngineError's children for each mistake that is the caller's.
+    Returns:
+        The report, as JSON values: "rows" by name, each with mean, spread and values of what its students reached, the
+        "teacher", the student as "network", and "warnings".
+
+    Raises:
+        EngineError: one of its children for each mistake that is the caller's.
     """
     check_updates(comparison, distillation)
     check_streaming(streaming, distillation)
