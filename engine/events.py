@@ -77,6 +77,23 @@ class Stepped(Event):
 
 
 @dataclass(frozen=True)
+class Previewed(Event):
+    """What the images of a group are on the way to at a step; only of streams with `previews`.
+
+    index: of the step, from 0, of `total`. Then, for each image: keys: class and index, as '4.0'; l_bn: of the preview,
+    None where the classifier has no statistics; pngs: small pictures, as PNG in base64.
+    """
+
+    kind: ClassVar[str] = "preview"
+    task: str
+    index: int
+    total: int
+    keys: tuple[str, ...]
+    l_bn: tuple[float | None, ...]
+    pngs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ImageMade(Event):
     """An image is finished and, where a run writes, on the disk.
 
@@ -170,12 +187,16 @@ class Events:
     """The stream of one run: emits to its watchers, in the order in which they were given.
 
     losses: whether `Stepped` says what was measured. Reading it makes a GPU finish each step before the next is queued.
+    previews: whether drawn images are shown at each step, which takes a decoder and the classifier. No image changes.
     """
 
-    def __init__(self, *watchers: Callable[[Event], object], losses: bool = False) -> None:
+    def __init__(
+        self, *watchers: Callable[[Event], object], losses: bool = False, previews: bool = False
+    ) -> None:
         self._watchers = watchers
         self._cancelled = False
         self.losses = losses
+        self.previews = previews
 
     def emit(self, event: Event) -> None:
         """Call each watcher with an event. Raises Cancelled once somebody has called `cancel`."""

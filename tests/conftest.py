@@ -50,6 +50,7 @@ LONGEST = (
     "engine/priors/test_quantised_priors.py",
     "engine/tokens/test_optimise.py",
     "engine/onnx/test_gradient_graph.py",
+    "engine/apps/studio/test_page.py",
     "engine/apps/test_cli.py",
     "engine/apps/test_cli_faults.py",
     "engine/runners/test_faults.py",
@@ -58,6 +59,7 @@ LONGEST = (
     "bench/gpu/test_runner.py",
     "engine/test_later.py",
     "engine/apps/test_demo.py",
+    "engine/apps/studio/test_session.py",
     "bench/studies/test_studies.py",
 )
 """The files that take longest: begun first, so that at the end no process waits for another's."""

@@ -1,12 +1,16 @@
 """The site builds without a warning; what its pages say is tested in test_docs_blocks.py."""
 
 import os
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
+
+import engine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,7 +28,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--images-per-class" in (tmp_path / "commands.html").read_text()
-    assert "GuidedScheduler(pipe" in (tmp_path / "examples.html").read_text()
+    assert "GuidedScheduler" in (tmp_path / "examples.html").read_text()
     assert "expected 0 &lt;= start" in (tmp_path / "errors.html").read_text()
     assert "Yield images distributed like" in (tmp_path / "python.html").read_text()
 
@@ -38,3 +42,10 @@ def test_every_page_is_in_the_navigation() -> None:
 
     pages = entries(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
     assert sorted(pages) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_every_public_name_is_on_the_page_of_python() -> None:
+    shown = re.findall(r"^::: ([\w.]+)\.(\w+)$", (ROOT / "docs" / "python.md").read_text(), re.M)
+    assert all(hasattr(import_module(home), name) for home, name in shown)
+    names = {"profile" if name == "profile_step" else name for _, name in shown}
+    assert names == {*engine.__all__}

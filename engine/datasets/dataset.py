@@ -31,7 +31,7 @@ from engine.datasets.manifest import (
     restore_journal,
     write_manifest,
 )
-from engine.datasets.names import class_folders
+from engine.datasets.names import IMAGES, class_folders, image_place
 from engine.datasets.parts import DIVISION, PieceOfFile, has_parts, read_parts
 from engine.datasets.run_record import RUN, check_same_run, write_run
 from engine.errors import ConfigError, OutputError
@@ -46,7 +46,6 @@ from engine.files import (
 )
 from engine.types import ImageKey, Sample
 
-IMAGES = "images"
 LABELS = "labels.json"
 
 
@@ -174,7 +173,7 @@ class DatasetWriter:
         return set(self._journal.images())
 
     def _path(self, key: ImageKey) -> Path:
-        return self.folder / IMAGES / self._folders[key.class_index] / f"{key.index:05d}.png"
+        return self.folder / image_place(self._folders, key)
 
     def _labels_json(self) -> bytes:
         classes = [

@@ -3,9 +3,13 @@
 import re
 import unicodedata
 from collections.abc import Mapping
+from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.image_key import ImageKey
 
+IMAGES = "images"
+"""The folder of the images, in that of a data set."""
 MAX_LETTERS = 60
 _WINDOWS_DEVICES = {
     "con",
@@ -61,3 +65,8 @@ def safe_name(label: str) -> str:
     name = name.strip("._-")[:MAX_LETTERS].rstrip("._-")
     name = _SPLIT_WORDS.sub(lambda found: found.group().capitalize(), name)
     return f"{name}_class" if name.split(".")[0].casefold() in _WINDOWS_DEVICES else name
+
+
+def image_place(folders: Mapping[int, str], key: ImageKey) -> Path:
+    """Where an image is in its data set. folders: by class, as `class_folders` gives them."""
+    return Path(IMAGES, folders[key.class_index], f"{key.index:05d}.png")

@@ -76,7 +76,7 @@ class PipelineGuide:
         if alignment.polish.steps:
             raise ConfigError(
                 f"polish.steps is {alignment.polish.steps}, expected 0: the pipeline decodes its images after its "
-                "scheduler's last step. Polish them in a run of `engine.generate`."
+                "scheduler's last step. Leave it at 0, or make the images with `engine.generate`."
             )
         if not alignment.domain_weight and classes is None:
             raise ConfigError(

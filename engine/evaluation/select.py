@@ -7,7 +7,7 @@ l_bn         the image's own L_BN is high
 l_bn_share   without it, L_BN of the moments of *all* images that are left falls most: one is taken out at a time
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from engine.evaluation.l_bn_share import kept_by_share, selecting_statistics
 from engine.evaluation.quotas import is_recognised, quotas
 from engine.events import SILENT, Events
 from engine.facts import SELECTED_FROM
+from engine.image_key import ImageKey
 from engine.settings import Selection
 
 
@@ -34,22 +35,87 @@ def select(
     classifier: Classifier | None = None,
     events: Events = SILENT,
 ) -> dict[str, Any]:
-    """Write the images of the finished data set `folder` that are kept into the data set `out`, under their own names.
+    """Write the images of a finished data set that are kept into another data set, under their own names.
 
-    classifier: the one that `folder` was made with; only `l_bn_share` looks at the images through it, and loads the
-    one that the folder names where none is given. Returns, as JSON values, how many images there were and are, and how
-    many of both the classifier recognises. Raises ConfigError for another classifier or none that can be loaded,
-    OutputError for a folder that is not finished or cannot be written.
+    Args:
+        folder: the data set that is chosen from.
+        out: the new data set.
+        selection: what is kept.
+        classifier: the one that `folder` was made with. Only `l_bn_share` looks at the images through it, and loads the
+            one that the folder names where none is given.
+        events: where progress is reported.
+
+    Returns:
+        As JSON values: how many images there were and are, and how many of both the classifier recognises.
+
+    Raises:
+        ConfigError: for another classifier, or none that can be loaded.
+        OutputError: for a folder that is not finished or cannot be written.
     """
-    if Path(out).resolve() == Path(folder).resolve():
-        raise ConfigError(f"out is {folder} itself, expected another folder: name a new one.")
+    _check_elsewhere(folder, out)
+    files, rows, kept = _chosen(folder, selection, classifier)
+    made = selected_from(read_run(Path(folder)).made, selection)
+    return _written(out, made, files, rows, kept, events)
+
+
+def chosen(
+    folder: Path | str, selection: Selection = Selection(), classifier: Classifier | None = None
+) -> list[ImageKey]:
+    """The images that `select` would keep. Nothing is written; classifier and errors are as for `select`."""
+    _, rows, kept = _chosen(folder, selection, classifier)
+    return [rows[place].key for place in kept]
+
+
+def select_by_hand(
+    folder: Path | str,
+    out: Path | str,
+    images: Collection[ImageKey],
+    events: Events = SILENT,
+) -> dict[str, Any]:
+    """As `select`, for images that somebody chose. Raises ConfigError for none, and for one that is not there."""
+    _check_elsewhere(folder, out)
+    files, rows = map(list, zip(*read_dataset(folder), strict=True))
+    missing = set(images) - {row.key for row in rows}
+    if not images or missing:
+        lacks = f"{len(missing)} that {folder} lacks" if missing else "none"
+        raise ConfigError(
+            f"the chosen images are {lacks}, expected at least one, and each of the folder: choose again."
+        )
+    kept = [place for place, row in enumerate(rows) if row.key in images]
+    names = [f"{rows[place].class_index}.{rows[place].index}" for place in kept]
+    made = {
+        SELECTED_FROM: dict(read_run(Path(folder)).made),
+        "selection": {"by": "hand", "images": names},
+    }
+    return _written(out, made, files, rows, kept, events)
+
+
+def _chosen(
+    folder: Path | str, selection: Selection, classifier: Classifier | None
+) -> tuple[list[ImageFile], list[Row], list[int]]:
+    """All images of a folder, and the places of those that are kept."""
     files, rows = map(list, zip(*read_dataset(folder), strict=True))
     if selection.by == "l_bn_share":
         classifier = classifier or classifier_of(folder)
         _check_classifier(Path(folder), classifier)
-    kept = _kept(files, rows, selection, classifier)
-    made = selected_from(read_run(Path(folder)).made, selection)
-    labels = {row.class_index: row.label for row in rows}
+    return files, rows, _kept(files, rows, selection, classifier)
+
+
+def _check_elsewhere(folder: Path | str, out: Path | str) -> None:
+    if Path(out).resolve() == Path(folder).resolve():
+        raise ConfigError(f"out is {folder} itself, expected another folder: name a new one.")
+
+
+def _written(
+    out: Path | str,
+    made: Mapping[str, Any],
+    files: Sequence[ImageFile],
+    rows: Sequence[Row],
+    kept: Sequence[int],
+    events: Events,
+) -> dict[str, Any]:
+    """Write the images at some places into the data set `out`. Returns what `select` does."""
+    labels = {rows[place].class_index: rows[place].label for place in kept}
     with (
         open_dataset(out, made, labels) as writer,
         events.task("images kept", len(kept)) as task,

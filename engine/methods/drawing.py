@@ -24,6 +24,7 @@ from engine.memory.apply import InPhase, applied
 from engine.memory.micro_batch import MicroBatches, denoise_in_parts
 from engine.memory.plan import Plan
 from engine.methods.base import MixedGroups, members
+from engine.methods.previews import previewing
 from engine.methods.runtime import Descend
 from engine.priors import Context, Prior, Step
 from engine.prompts import class_prompt
@@ -174,7 +175,8 @@ class Drawing:
         prompts = [self.prompt_of(key.class_index) for key in keys]
         guidance = self.guidance(keys)
         noise = ImageNoise(self.seed, keys, prior.latent_shape(1)[1:], prior.device)
-        watch = reporting(events, task, guidance, on_clean)
+        shown = previewing(self, keys, events, task) if events.previews else None
+        watch = reporting(events, task, guidance, on_clean, shown)
         parts.events = events
         with torch.no_grad(), applied(self.plan, prior) as phase:
             with (
@@ -224,9 +226,12 @@ def reporting(
     events: Events,
     task: str,
     guidance: Guidance | None = None,
-    on_clean: OnStep | None = None,
+    *on_clean: OnStep | None,
 ) -> OnStep:
-    """What the sampler calls after each step so that the step is reported, with the loss that guidance measured."""
+    """What the sampler calls after each step so that the step is reported, with the loss that guidance measured.
+
+    on_clean: called before, with the step and the clean latents that it went towards.
+    """
     measured = 0
 
     def report(step: Step, clean: Tensor) -> None:
@@ -235,8 +240,8 @@ def reporting(
         if events.losses and guidance is not None and len(guidance.curve) > measured:
             measured = len(guidance.curve)
             loss = guidance.curve[-1].mean().item()
-        if on_clean is not None:
-            on_clean(step, clean)
+        for call in filter(None, on_clean):
+            call(step, clean)
         events.emit(Stepped(task, len(clean), step.index, step.total, loss))
 
     return report

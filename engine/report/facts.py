@@ -109,7 +109,7 @@ def dataset_facts(folder: Path, shown: int = SHOWN) -> DatasetFacts:
     if not rows:
         raise OutputError(f"{folder} has no images, expected some to report: generate it again.")
     classes = [row.class_index for _, row in rows]
-    names = _names(record) | {row.class_index: row.label for _, row in rows}
+    names = class_names(record) | {row.class_index: row.label for _, row in rows}
     order = sorted(range(len(rows)), key=lambda place: rows[place][1].confidence)
     chosen = _spread(classes, shown) | {*order[:OF_EACH], *order[-OF_EACH:]}
     images, digests, hashes = [], [], []
@@ -211,7 +211,7 @@ def _spread(classes: Sequence[int], shown: int) -> set[int]:
     return chosen
 
 
-def _names(record: RunRecord | None) -> dict[int, str]:
+def class_names(record: RunRecord | None) -> dict[int, str]:
     """The names of a classifier's classes by number, as far as the record of a run tells."""
     if record is None:
         return {}

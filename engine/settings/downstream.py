@@ -113,6 +113,23 @@ class Distillation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Streaming:
+    """Images that are made while a student learns, as a row beside the folder's."""
+
+    images_per_class: int = setting(
+        0,
+        "images of each class that are made while a student learns, as the folder's were; 0: no such row",
+    )
+    pool: int = setting(
+        4096, "images of the stream that a student draws from: the latest; it bounds memory"
+    )
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, images_per_class="0 is no stream")
+        check_positive(self, "pool")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pruning:
     """What is cut off a network before it is taught again."""
 

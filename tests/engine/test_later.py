@@ -41,10 +41,10 @@ def small_package(tmp_path: Path) -> str:
 def libraries() -> list[str]:
     """What one process prints that imports the libraries: by two commands, as a library that looks, and by use."""
     code = (
-        "from engine.apps.cli.program import _import\n"
+        "from engine.apps.cli.program import import_heavy\n"
         "from engine.apps.cli.registry import COMMANDS\n"
         "for command in ('plan', 'generate'):\n"
-        "    _import(COMMANDS[command].module)\n"
+        "    import_heavy(COMMANDS[command].module)\n"
         "    print('diffusers.quantizers.auto' in sys.modules, 'bitsandbytes' in sys.modules)\n"
         f"{WITHIN}from diffusers.utils import is_bitsandbytes_available as there; import {UTILS} as utils\n"
         "    from importlib.util import find_spec; print(there(), find_spec('bitsandbytes').name)\n"

@@ -89,7 +89,7 @@ def _carry_out(understood: "Understood", name: str) -> None:
     if command.print_config:
         print(written(command, name), end="")
         return
-    _check_sources(command)
+    check_sources(command)
     from engine.apps.progress import Progress
 
     def flagged(text: str) -> str:
@@ -111,7 +111,7 @@ def _run(
 
     try:
         if command.module is not None:
-            _import(command.module)
+            import_heavy(command.module)
         with watching(screen, command.events) as events:
             given, explicit = understood.given, understood.explicit
             call = Call(given, explicit, understood.record, screen, events, flagged)
@@ -141,7 +141,7 @@ def _warnings_in_words(flagged: Callable[[str], str]) -> Iterator[None]:
         yield
 
 
-def _check_sources(command: "Command") -> None:
+def check_sources(command: "Command") -> None:
     """Refuse models whose names alone are wrong, before libraries are imported for them."""
     from engine.request import OBJECT, Request
     from engine.settings.sources import check_classifier, check_prior, statistics_source
@@ -155,7 +155,7 @@ def _check_sources(command: "Command") -> None:
         check_prior(request.prior.source)
 
 
-def _import(module: str) -> None:
+def import_heavy(module: str) -> None:
     """Import a module and all that it needs.
 
     Imports leave no garbage, and looking for it would take an eighth of their time. Idle OpenMP threads sleep unless

@@ -18,6 +18,7 @@ _HOMES = {
     "export-onnx": "export_onnx:ExportOnnx",
     "evaluate": "evaluate:Evaluate",
     "report": "report:Report",
+    "studio": "studio:Studio",
     "select": "select:Select",
     "statistics": "statistics:Statistics",
     "fit": "fit:Fit",

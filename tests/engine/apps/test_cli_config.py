@@ -35,6 +35,7 @@ PRINTABLE = {
     "export": ["--images-per-shard", "9"],
     "statistics": ["--epsilon", "3"],
     "report": ["--images", "50"],
+    "studio": ["--port", "8000"],
     "doctor": ["--mean", "0.5", "--images-each", "2"],
 }
 NEEDED = {

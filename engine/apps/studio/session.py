@@ -1,0 +1,144 @@
+"""The runs that were started on the page, one after the other in a thread of their own: a page can be reloaded."""
+
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.apps.cli.command import Call
+from engine.apps.cli.options import in_flags
+from engine.apps.cli.program import check_sources
+from engine.apps.progress import Progress
+from engine.apps.studio.form import Row
+from engine.apps.studio.watch import Watch
+from engine.errors import ConfigError, EngineError, EngineWarning
+from engine.events import Cancelled, Events
+
+UNEXPECTED = (
+    "the run ended in an error that is not yours, expected images: the terminal of `ddis studio` has its place in the "
+    "code. Start again to resume what was made."
+)
+
+
+class Session:
+    """Carries out the commands of some rows. Made by `begin`."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.understood = [row.understood() for row in rows]
+        self.watches = []
+        for row, one in zip(rows, self.understood, strict=True):
+            check_sources(one.command)
+            self.watches.append(Watch(row, Path(getattr(one.command, "out", ""))))
+        self._events = Events()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name="ddis-run", daemon=True)
+
+    @property
+    def going(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def done(self) -> bool:
+        """Whether each run came to its end."""
+        return all(watch.state == "done" for watch in self.watches)
+
+    @property
+    def stopping(self) -> bool:
+        return self.going and self._stopped
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the run to end at its next event, from where its folder can be resumed."""
+        self._stopped = True
+        self._events.cancel()
+
+    def wait(self, seconds: float | None = None) -> None:
+        self._thread.join(seconds)
+
+    def _work(self) -> None:
+        for number, watch in enumerate(self.watches):
+            if self._stopped:
+                watch.state = "stopped"
+            elif not self._carried_out(number, watch):
+                self._stopped = True
+
+    def _carried_out(self, number: int, watch: Watch) -> bool:
+        """Carry out one command; whether it came to its end. An error is kept for the page."""
+        understood = self.understood[number]
+        self._events = Events(watch, losses=True, previews=True)
+        if self._stopped:  # since it was asked, before there was anything to cancel
+            self._events.cancel()
+        watch.state, watch.error = "loading", UNEXPECTED  # until it is known how it ends
+
+        def flagged(text: str) -> str:
+            return in_flags(text, understood.options)
+
+        call = Call(
+            understood.given,
+            understood.explicit,
+            understood.record,
+            Progress(silent=True),
+            self._events,
+            flagged,
+        )
+        try:
+            with _WarningsTo(watch, flagged):
+                understood.command.run(call)
+            watch.finish()
+            watch.error = ""
+            return True
+        except Cancelled:
+            watch.state, watch.error = "stopped", ""
+        except EngineError as error:
+            watch.error = flagged(str(error))
+        finally:
+            if watch.error:
+                watch.state = "failed"
+        return False
+
+
+class _WarningsTo(warnings.catch_warnings):
+    """Inside the block the engine's warnings are notes of a run; one run goes on at a time."""
+
+    def __init__(self, watch: Watch, flagged: Any) -> None:
+        super().__init__(record=False)
+        self._watch, self._flagged = watch, flagged
+
+    def __enter__(self) -> Any:
+        found = super().__enter__()
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category.__module__.startswith("engine."):
+                self._watch.note(self._flagged(str(message)))
+            else:
+                usual(message, category, *place, **more)
+
+        warnings.filterwarnings("always", category=EngineWarning)
+        warnings.showwarning = show
+        return found
+
+
+class Desk:
+    """The session that all pages of a studio look at."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+
+    @property
+    def going(self) -> bool:
+        return self.session is not None and self.session.going
+
+    def begin(self, rows: Sequence[Row]) -> Session:
+        """Start some runs. Raises ConfigError for settings that make no sense, and while others are going."""
+        if self.going:
+            raise ConfigError(
+                "a run is going on already, expected one at a time: stop it, or wait until it is done."
+            )
+        session = Session(rows)
+        self.session = session
+        session.start()
+        return session

@@ -1,0 +1,186 @@
+"""The page in a browser: run, stop, resume, filter, export, compare, and nothing that leaves this machine."""
+
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.apps.cli.registry import COMMANDS
+from engine.apps.cli.settings import understand
+from engine.datasets.dataset import read_dataset
+from engine.datasets.run_record import read_run
+from engine.facts import request_of
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+MAIN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
+from engine.apps.cli import main
+sys.exit(main())
+"""
+PATIENCE_S = 240
+WAYS = ("plain", "cat", "dag", "cat-dag")
+
+
+@dataclass
+class Studio:
+    """A page that is served. said: the lines of its process so far are in this file."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    folder: Path
+    said: Path
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Iterator[Studio]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    said = tmp_path / "said.txt"
+    words = ["studio", "--no-browser", "--port", str(port), "--out", "out"]
+    with said.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, *words], cwd=tmp_path, stdout=file, stderr=file
+        )
+    try:
+        yield Studio(process, port, tmp_path / "out" / "1", said)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def page(studio: Studio) -> Iterator[Any]:
+    """A tab of a browser. Every request to another address than the studio's fails the test."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if BROWSER is None:
+        pytest.skip("no Chromium on the path: apt-get install chromium")
+    elsewhere: list[str] = []
+    wrong: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1360, "height": 1000})
+        tab.set_default_timeout(1000 * PATIENCE_S)
+        ours = (f"http://127.0.0.1:{studio.port}/", "data:", "blob:")
+        tab.on("request", lambda sent: sent.url.startswith(ours) or elsewhere.append(sent.url))
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        _open(tab, studio)
+        yield tab
+        browser.close()
+    assert elsewhere == []
+    assert wrong == []
+
+
+def _open(tab: Any, studio: Studio) -> None:
+    for _ in range(PATIENCE_S):
+        if b"the page is at" in studio.said.read_bytes():
+            break
+        assert studio.process.poll() is None, studio.said.read_text()
+        tab.wait_for_timeout(1000)
+    tab.goto(f"http://127.0.0.1:{studio.port}/")
+    tab.wait_for_selector("#start")
+
+
+def fill(page: Any, place: str, text: str) -> None:
+    field = page.locator(f"{place} :is(input:not([type=range]), textarea)").first
+    field.fill(text)
+    field.press("Tab")
+
+
+@pytest.mark.slow
+def test_clicked_through(page: Any, studio: Studio) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    page.wait_for_selector("#need .work:has-text('of memory at most, of')")
+    fill(page, "#steps", "15")
+    fill(page, "#number", "1")
+    page.wait_for_selector(".work:has-text('8 images in 4 rows of equal seeds')")
+    command_lines = page.locator("[data-copy]").get_attribute("data-copy").splitlines()
+
+    # Run, stop and resume.
+    page.locator("#start").click()
+    page.wait_for_selector("#stage .tile.growing img")
+    page.locator("#stop").click()
+    page.wait_for_selector("#stage [data-state=stopped]")
+    assert not (studio.folder / "cat-dag" / "manifest.parquet").exists()
+    page.wait_for_selector("#start:has-text('Resume')")
+    page.locator("#start").click()
+    page.wait_for_selector("#stage [data-state=done]")
+
+    # What came out is what is shown, and what the command lines ask for.
+    assert page.locator("#stage .tile.made img").count() == 2 * len(WAYS)
+    assert page.locator("#stage .lane").count() == page.locator("#stage polyline").count() == 4
+    loaded = "[...document.querySelectorAll('#stage img')].every(one => one.naturalWidth === 32)"
+    assert page.evaluate(loaded)
+    shown = page.locator("#stage .tile img").evaluate_all("found => found.map(one => one.src)")
+    assert len({*shown}) == len(shown)
+    for way, line in zip(WAYS, command_lines, strict=True):
+        found = understand("generate", shlex.split(line)[2:], COMMANDS)
+        assert found is not None
+        folder = studio.folder / way
+        assert found.command.out == f"out/1/{way}"
+        assert found.command.request == request_of(read_run(folder).made, folder)[0]
+
+    # Filter, drop and export.
+    page.get_by_role("tab", name="Browse").click()
+    fill(page, "#browsed", "out/1/dag")
+    page.locator("#open").click()
+    tiles = page.locator("#grid [data-key]")
+    page.wait_for_selector("#grid [data-key]")
+    assert tiles.count() == 2
+    rows = sorted(
+        (row for _, row in read_dataset(studio.folder / "dag")), key=lambda row: row.confidence
+    )
+    assert int(100 * rows[0].confidence) < int(100 * rows[1].confidence)
+    fill(page, "#confidence", str(int(100 * rows[1].confidence)))
+    page.wait_for_selector("#count:has-text('1 shown')")
+    key = f"{rows[1].class_index}.{rows[1].index}"
+    assert tiles.evaluate_all("found => found.map(one => one.dataset.key)") == [key]
+    tiles.first.click()
+    page.wait_for_selector("#grid [aria-pressed=true]")
+    page.wait_for_selector("#count:has-text('1 of 2 kept')")
+    page.locator("#export").click()
+    page.wait_for_selector("#browse-said .message.good:has-text('1 of 2 images are in')")
+    kept = [row.key for _, row in read_dataset(studio.folder / "dag-chosen")]
+    assert kept == [rows[0].key]
+
+    # Compare.
+    page.get_by_role("tab", name="Compare").click()
+    fill(page, "#one", "out/1/plain")
+    fill(page, "#other", "out/1/dag")
+    page.locator("#compare").click()
+    page.wait_for_selector("#compared .pairs")
+    assert page.locator("#compared .pair").count() == 2
+    assert "Equal seeds." in page.locator("#compared").inner_text()
+
+    # A mistake is a sentence.
+    fill(page, "#other", "out/none")
+    page.locator("#compare").click()
+    page.wait_for_selector("#compared .message.error:has-text('expected')")
+    page.get_by_role("tab", name="Make").click()
+    fill(page, "#seed", "3")
+    page.locator("#start").click()
+    page.wait_for_selector("#stage .message.error:has-text('seed is 0 there and 3 here. Expected')")
+    fill(page, "#classifier", "nothing")
+    page.wait_for_selector(
+        "#need .message.error:has-text(\"unknown classifier 'nothing', expected\")"
+    )
+    assert "Traceback" not in page.content()
+
+    # Ctrl-C ends it with one line.
+    studio.process.send_signal(signal.SIGINT)
+    assert studio.process.wait(10) == 130
+    said = studio.said.read_text()
+    assert re.fullmatch(
+        r"the page is at \S+ until Ctrl-C\ninterrupted: the page is closed; .*\n", said
+    )

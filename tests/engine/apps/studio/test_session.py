@@ -1,0 +1,153 @@
+"""Runs that are started on the page: the same folders as the command line's, stopped, resumed, and refused."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.apps.cli import main
+from engine.apps.studio.form import ALL_WAYS, Form, rows_of
+from engine.apps.studio.session import UNEXPECTED, Desk, Session
+from engine.apps.studio.stage import stage
+from engine.apps.studio.watch import Watch
+from engine.datasets.dataset import read_dataset
+from engine.errors import ConfigError, ModelError
+from engine.events import Event, ImageMade
+from engine.types import ImageKey
+
+KEYS = [ImageKey(number, index) for number in (0, 4) for index in (0, 1)]
+PATIENCE_S = 120
+
+
+@pytest.fixture
+def form(classifier_folder: Path, small_prior_folder: Path, tmp_path: Path) -> Form:
+    return Form(
+        classifier=str(classifier_folder),
+        prior=str(small_prior_folder),
+        classes=("dog", "horse"),
+        way=ALL_WAYS,
+        steps=3,
+        out=str(tmp_path / "of the page"),
+        more="--batch 1 --device cpu",
+    )
+
+
+def images(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.suffix in (".png", ".parquet")
+    }
+
+
+def carried_out(desk: Desk, form: Form) -> Session:
+    session = desk.begin(rows_of(form))
+    session.wait(PATIENCE_S)
+    assert not session.going
+    return session
+
+
+def test_the_folders_are_those_of_the_command_line(form: Form, tmp_path: Path) -> None:
+    session = carried_out(Desk(), form)
+    assert session.done
+    for watch in session.watches:
+        *words, out = watch.row.words
+        again = tmp_path / "of the command line" / Path(out).name
+        assert main(["generate", *words, str(again), "--quiet"]) == 0
+        assert images(again) == images(Path(out))
+        assert sorted(watch.shots) == KEYS
+        assert all(
+            shot.made and shot.src.startswith("data:image/") for shot in watch.shots.values()
+        )
+        assert [index for index, _ in watch.means] == [0, 1, 2]
+        known = {row.key: row.confidence for _, row in read_dataset(out)}
+        assert {key: shot.confidence for key, shot in watch.shots.items()} == known
+    html = stage(session)
+    assert 'data-state="done"' in html
+    assert html.count("<img") == len(session.watches) * len(KEYS)
+    assert html.count("<polyline") == len(session.watches)
+
+
+def test_a_run_that_is_stopped_is_resumed_by_the_same_form(
+    form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, take = Desk(), Watch.__call__
+
+    def stopping(self: Watch, event: Event) -> None:
+        take(self, event)
+        if isinstance(event, ImageMade) and desk.session is not None:
+            desk.session.stop()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Watch, "__call__", stopping)
+        session = carried_out(desk, form)
+    assert [watch.state for watch in session.watches] == ["stopped", "stopped"]
+    assert session.watches[0].done == 1
+    assert not session.done
+    assert 'data-state="stopped"' in stage(session)
+    session = carried_out(desk, form)
+    assert [watch.state for watch in session.watches] == ["done", "done"]
+    assert [*sorted(session.watches[0].shots)] == KEYS
+    calm = Form(**{**vars(form), "out": str(tmp_path / "calm")})
+    assert carried_out(desk, calm).done
+    for name in ("plain", "dag"):
+        assert images(Path(form.out) / name) == images(Path(calm.out) / name)
+
+
+def test_a_folder_of_other_settings_is_refused_in_the_words_of_the_engine(form: Form) -> None:
+    desk = Desk()
+    one = Form(**{**vars(form), "way": "Plain"})
+    assert carried_out(desk, one).done
+    session = carried_out(desk, Form(**{**vars(one), "seed": 9}))
+    (watch,) = session.watches
+    assert watch.state == "failed"
+    assert "holds a run with other settings: seed is 0 there and 9 here. Expected" in watch.error
+    html = stage(session)
+    assert 'role="alert"' in html
+    assert "seed is 0 there and 9 here" in html
+
+
+def test_what_does_not_load_is_refused_as_by_the_command_line(form: Form, tmp_path: Path) -> None:
+    """A pickle is not opened, wherever its name is typed."""
+    with pytest.raises(ModelError, match="unknown classifier 'nothing', expected 'embedded"):
+        Desk().begin(rows_of(Form(**{**vars(form), "classifier": "nothing"})))
+    harmful = tmp_path / "net.pt"
+    harmful.write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "done").encode() + b"'\ntR.")
+    more = "--architecture resnet8 --labels a b"
+    chosen = Form(**{**vars(form), "classifier": str(harmful), "classes": (), "more": more})
+    session = carried_out(Desk(), chosen)
+    assert [watch.state for watch in session.watches] == ["failed", "stopped"]
+    assert "expected" in session.watches[0].error
+    assert not (tmp_path / "done").exists()
+
+
+def test_one_run_at_a_time(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk()
+    monkeypatch.setattr(Session, "going", property(lambda self: True))
+    desk.session = Session(rows_of(form))
+    with pytest.raises(ConfigError, match="a run is going on already, expected one at a time"):
+        desk.begin(rows_of(form))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_of_ours_ends_a_run_with_a_sentence(
+    form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, call: object) -> None:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr("engine.apps.cli.commands.generate.Generate.run", broken)
+    session = carried_out(Desk(), form)
+    assert session.watches[0].state == "failed"
+    assert session.watches[0].error == UNEXPECTED
+
+
+def test_labels_are_text_and_no_markup() -> None:
+    watch = Watch(rows_of(Form(classifier="x", out="o", way="DAG"))[0], Path("o"))
+    watch(ImageMade(0, 0, "<script>alert(1)</script>", 0.5, 1.0))
+    watch.note("<b>bold</b>")
+    session = Session([])
+    session.watches = [watch]
+    html = stage(session)
+    assert "<script>" not in html
+    assert "<b>bold" not in html
+    assert "&lt;script&gt;" in html
