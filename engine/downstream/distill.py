@@ -54,7 +54,7 @@ def distill(
         domain: only these rows of parquet files.
         rows: further sets as `original`, by the names of their rows.
         distillation: how students are taught.
-        streaming: a row of images that are made, by the folder's settings and with another seed, while a student learns.
+        streaming: a row of images that are made while a student learns, by the folder's settings and another seed.
         comparison: seeds, sizes, and what is held out.
         events: where progress is reported.
 

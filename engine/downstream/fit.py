@@ -74,8 +74,8 @@ def fit(
         As JSON values: the classes, the number of images, the accuracy on both sets, and whether it was trained now.
 
     Raises:
-        ConfigError: for fewer than two classes, an unknown architecture, images of several sizes, or test images of other
-            classes.
+        ConfigError: for fewer than two classes, an unknown architecture, images of several sizes, or test images of
+            other classes.
         OutputError: where `out` holds anything else.
     """
     out, folder = Path(out).expanduser(), Path(folder).expanduser()

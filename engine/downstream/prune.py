@@ -67,8 +67,8 @@ def prune(
         events: where progress is reported.
 
     Returns:
-        The report of `distill`; its "network" also holds what was kept of the teacher's parameters and FLOPs, and what the
-        pruned network reaches before it is taught.
+        The report of `distill`; its "network" also holds what was kept of the teacher's parameters and FLOPs, and what
+        the pruned network reaches before it is taught.
 
     Raises:
         MissingExtraError: without torch-pruning.

@@ -65,10 +65,10 @@ def evaluate(
         events: where progress is reported.
 
     Returns:
-        As JSON values: "images" and "reference_images"; "metrics" (name -> value, low and high; None where it needs what
-        is not there, as "missing" says), among them "set_l_bn", L_BN of the moments of all images, and "l_bn", the mean
-        of L_BN of each; "settings"; "warnings"; and in "resampled" which set an interval resamples: recall and coverage
-        the reference, all others the measured images. PRD and "set_l_bn" have no interval.
+        As JSON values: "images" and "reference_images"; "metrics" (name -> value, low and high; None where it needs
+        what is not there, as "missing" says), among them "set_l_bn", L_BN of the moments of all images, and "l_bn",
+        the mean of L_BN of each; "settings"; "warnings"; and in "resampled" which set an interval resamples: recall
+        and coverage the reference, all others the measured images. PRD and "set_l_bn" have no interval.
 
     Raises:
         ConfigError: for what cannot be measured, with the reason.

@@ -144,7 +144,8 @@ def plan(
             CUDA, float32 on the CPU.
         device: a loaded prior's own; else 'cuda' for a budget in bytes, on a machine without one too.
         attention: as `generate` takes it.
-        tokens: how they are learned; or True, for what learning takes in the way that takes most, whether or not it fits.
+        tokens: how they are learned; or True, for what learning takes in the way that takes most, whether or not it
+            fits.
         full: whether to find `largest_batch` and `smallest_bytes` as well, which takes some counting; else they are 0.
         graphs: whether CUDA graphs may be replayed.
 

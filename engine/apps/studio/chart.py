@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 118, 14, 30
+WIDTH, HEIGHT = 460, 280
+LEFT, RIGHT, TOP, BOTTOM = 42, 116, 14, 30
 LINES = 4
 """Horizontal lines of the grid, but for the axis."""
 FACTORS = (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10)
@@ -52,7 +52,7 @@ def chart(curves: Sequence[tuple[str, str, Curve]], steps: int, measures: str) -
         ends.append(_clear_of(ends, y(value) + 4))
         parts.append(
             f'<text class="name {kind}" x="{x(index) + 8:.1f}" y="{ends[-1]:.1f}">'
-            f"{escape(name)} {value:.3g}</text>"
+            f"{escape(name)} {_in_words(value)}</text>"
         )
     return (
         f'<figure class="chart"><figcaption>{escape(measures)} by step</figcaption>'
@@ -65,11 +65,15 @@ def _level(y: float) -> str:
     return f'y1="{y:.1f}" y2="{y:.1f}"'
 
 
+def _in_words(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _clear_of(taken: Sequence[float], y: float) -> float:
     """The height of a name that lies on no other."""
     for other in sorted(taken):
-        if abs(other - y) < 13:
-            y = other + 13
+        if abs(other - y) < 14:
+            y = other + 14
     return y
 
 

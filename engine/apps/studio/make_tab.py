@@ -103,7 +103,8 @@ class MakeTab:
         """What another classifier comes with; nothing where it does not load, which looking ahead says."""
         gr, form = self.gr, self._form(values)
         try:
-            offer = offer_of(form)
+            with self.desk.alone():
+                offer = offer_of(form)
         except EngineError:
             return gr.skip(), gr.skip(), gr.skip()
         few = some_of(offer.labels, form.classes)
@@ -112,7 +113,8 @@ class MakeTab:
     def look_ahead(self, *values: Any) -> tuple[str, str]:
         """What the last of the runs takes of memory: in a line, and as `ddis plan` says it."""
         try:
-            planned = plan_of(rows_of(self._form(values))[-1])
+            with self.desk.alone():
+                planned = plan_of(rows_of(self._form(values))[-1])
         except EngineError as error:
             return message(str(error)), ""
         return line(planned.need), printed(planned.parts)

@@ -77,5 +77,4 @@ def serve(host: str, port: int, place: Path, opened: Callable[[str], Any], brows
         opened(address)
         threading.Event().wait()
     finally:  # the server ends with the process
-        if desk.session is not None:
-            desk.session.stop()
+        desk.close()

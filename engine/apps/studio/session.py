@@ -2,7 +2,8 @@
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from engine.apps.studio.watch import Watch
 from engine.errors import ConfigError, EngineError, EngineWarning
 from engine.events import Cancelled, Events
 
+PATIENCE_S = 60
+"""How long a page that is closed waits for the step that is being computed; Ctrl-C ends the process before."""
 UNEXPECTED = (
     "the run ended in an error that is not yours, expected images: the terminal of `ddis studio` has its place in the "
     "code. Start again to resume what was made."
@@ -22,9 +25,14 @@ UNEXPECTED = (
 
 
 class Session:
-    """Carries out the commands of some rows. Made by `begin`."""
+    """Carries out the commands of some rows. Made by `begin`.
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    working: held by whoever works with models. Loading them changes settings of libraries for a while, and is not for
+    two threads at once.
+    """
+
+    def __init__(self, rows: Sequence[Row], working: threading.Lock) -> None:
+        self._working = working
         self.understood = [row.understood() for row in rows]
         self.watches = []
         for row, one in zip(rows, self.understood, strict=True):
@@ -59,11 +67,12 @@ class Session:
         self._thread.join(seconds)
 
     def _work(self) -> None:
-        for number, watch in enumerate(self.watches):
-            if self._stopped:
-                watch.state = "stopped"
-            elif not self._carried_out(number, watch):
-                self._stopped = True
+        with self._working:
+            for number, watch in enumerate(self.watches):
+                if self._stopped:
+                    watch.state = "stopped"
+                elif not self._carried_out(number, watch):
+                    self._stopped = True
 
     def _carried_out(self, number: int, watch: Watch) -> bool:
         """Carry out one command; whether it came to its end. An error is kept for the page."""
@@ -127,6 +136,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.session: Session | None = None
+        self._working = threading.Lock()
 
     @property
     def going(self) -> bool:
@@ -138,7 +148,23 @@ class Desk:
             raise ConfigError(
                 "a run is going on already, expected one at a time: stop it, or wait until it is done."
             )
-        session = Session(rows)
+        session = Session(rows, self._working)
         self.session = session
         session.start()
         return session
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside the block nobody else works with models. Raises ConfigError while a run is going."""
+        if self.going:
+            raise ConfigError(
+                "a run is going on, expected none while other models are looked at: choose again once it is done."
+            )
+        with self._working:
+            yield
+
+    def close(self) -> None:
+        """Stop what is going on, and wait for it: a process that ends in the middle of a computation crashes."""
+        if self.session is not None:
+            self.session.stop()
+        self._working.acquire(timeout=PATIENCE_S)

@@ -177,10 +177,16 @@ def test_clicked_through(page: Any, studio: Studio) -> None:
     )
     assert "Traceback" not in page.content()
 
-    # Ctrl-C ends it with one line.
+    # Ctrl-C ends it with one line, also in the middle of a run.
+    fill(page, "#classifier", "embedded:cartoon")
+    page.wait_for_selector("#need .work:has-text('of memory at most, of')")
+    page.locator("#fresh").click()
+    page.wait_for_selector(".command:has-text('--out out/2/plain')")
+    page.locator("#start").click()
+    page.wait_for_selector("#stage .tile.growing img")
     studio.process.send_signal(signal.SIGINT)
     assert studio.process.wait(10) == 130
     said = studio.said.read_text()
     assert re.fullmatch(
-        r"the page is at \S+ until Ctrl-C\ninterrupted: the page is closed; .*\n", said
+        r"the page is at \S+ until Ctrl-C\n+interrupted: the page is closed; .*\n", said
     )

@@ -1,6 +1,7 @@
 """Runs that are started on the page: the same folders as the command line's, stopped, resumed, and refused."""
 
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
@@ -123,9 +124,25 @@ def test_what_does_not_load_is_refused_as_by_the_command_line(form: Form, tmp_pa
 def test_one_run_at_a_time(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
     monkeypatch.setattr(Session, "going", property(lambda self: True))
-    desk.session = Session(rows_of(form))
+    desk.session = Session(rows_of(form), Lock())
     with pytest.raises(ConfigError, match="a run is going on already, expected one at a time"):
         desk.begin(rows_of(form))
+    with pytest.raises(ConfigError, match="a run is going on, expected none"), desk.alone():
+        pass
+
+
+def test_a_run_waits_for_who_works_with_models_and_a_page_that_closes_for_the_run(
+    form: Form,
+) -> None:
+    desk = Desk()
+    with desk.alone():
+        session = desk.begin(rows_of(form))
+        session.wait(0.2)
+        assert session.going
+        assert session.watches[0].state == "waiting"
+    desk.close()
+    session.wait(PATIENCE_S)
+    assert session.watches[-1].state == "stopped"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -145,7 +162,7 @@ def test_labels_are_text_and_no_markup() -> None:
     watch = Watch(rows_of(Form(classifier="x", out="o", way="DAG"))[0], Path("o"))
     watch(ImageMade(0, 0, "<script>alert(1)</script>", 0.5, 1.0))
     watch.note("<b>bold</b>")
-    session = Session([])
+    session = Session([], Lock())
     session.watches = [watch]
     html = stage(session)
     assert "<script>" not in html
