@@ -28,7 +28,7 @@ endif
 SOURCES := pyproject.toml constraints.txt $(wildcard CMakeLists.txt kernels/csrc/*)
 BENCHES := $(wildcard bench/bench_*.py)
 
-.PHONY: demo test test-slow lint format bench bench-smoke gpu test-timm docs tables install install-dev clean
+.PHONY: demo test test-slow lint format bench bench-smoke gpu test-timm docs tables dist install install-dev clean
 .DEFAULT_GOAL := test
 
 demo: install
@@ -72,6 +72,12 @@ docs: install-dev
 
 tables: install-dev
 	$(BIN)/python bench/reports
+	$(BIN)/python docs/site/errors.py
+
+# Wheel and sdist into out/dist, installed from nothing outside the repository and run there. DIST=--borrow: with the
+# packages of .venv in place of fresh ones, which takes a minute or two.
+dist: install-dev
+	$(if $(TORCH_INDEX),TORCH_INDEX=$(TORCH_INDEX)) $(BIN)/python .ci/dist.py $(DIST)
 
 clean:
 	rm -rf build out .pytest_cache .ruff_cache .mypy_cache .benchmarks

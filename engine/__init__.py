@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from engine.runners.local import LocalRunner
     from engine.runners.tune import Tuned, tune
     from engine.settings import Alignment, Evaluation, Polish, Sampling, Selection, TokenLearning
-    from engine.settings.downstream import Comparison, Distillation, Pruning, Quantisation
+    from engine.settings.downstream import (
+        Comparison,
+        Distillation,
+        Pruning,
+        Quantisation,
+        Streaming,
+    )
     from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
     from engine.settings.methods import DDIS, Plain
     from engine.settings.reads import Reads
@@ -66,7 +72,7 @@ _HOMES = {
     "runners.local": ("LocalRunner",),
     "runners.tune": ("Tuned", "tune"),
     "settings": ("Alignment", "Evaluation", "Polish", "Sampling", "Selection", "TokenLearning"),
-    "settings.downstream": ("Comparison", "Distillation", "Pruning", "Quantisation"),
+    "settings.downstream": ("Comparison", "Distillation", "Pruning", "Quantisation", "Streaming"),
     "settings.inversion": ("DeepInversion", "NaturalInversion", "PlugInInversion"),
     "settings.methods": ("DDIS", "Plain"),
     "settings.reads": ("Reads",),
@@ -112,6 +118,7 @@ __all__ = [
     "Selection",
     "StatisticsExport",
     "StepProfile",
+    "Streaming",
     "TokenLearning",
     "TokenTable",
     "Tuned",

@@ -220,7 +220,7 @@ class Execution:
             if self.cluster.ray is not None:
                 raise ConfigError(
                     f"share is {self.share!r} with ray {self.cluster.ray!r}, expected one of them: a cluster divides "
-                    "the work itself."
+                    "the work itself. Leave one of them out."
                 )
 
     @property

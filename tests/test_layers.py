@@ -235,6 +235,7 @@ def test_optional_packages_load_only_when_used(package, brought_along):
     ) == set()
 
 
+@pytest.mark.slow
 def test_every_module_of_the_engine_imports_without_the_optional_packages():
     """Blocked, not only unused: a module-level import of one would raise here."""
     names = [

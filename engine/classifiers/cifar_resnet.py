@@ -54,7 +54,7 @@ class CifarResNet(nn.Module):
         if len(widths) != 3 or any(b < a for a, b in pairwise(widths)) or min(widths) < 1:
             raise ConfigError(
                 f"widths of a CIFAR ResNet are {tuple(widths)}, expected three positive numbers that do not "
-                "shrink: its shortcuts can only add channels. The paper's are (16, 32, 64)."
+                "shrink: its shortcuts can only add channels. Correct them; the paper's are (16, 32, 64)."
             )
         first, second, third = widths
         self.conv1 = nn.Conv2d(3, first, 3, padding=1, bias=False)

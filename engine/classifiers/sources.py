@@ -127,7 +127,7 @@ def save_classifier(
     if architecture not in ARCHITECTURES:
         raise ConfigError(
             f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}: only these can "
-            "be loaded again."
+            "be loaded again. Choose one."
         )
     weights = {
         key: value.detach().cpu().to(torch.float16 if value.dim() > 1 else value.dtype).contiguous()
@@ -214,8 +214,8 @@ def _from_folder(folder: Path) -> Found:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"folder {folder} cannot be read as a classifier ({brief(error)}), expected config.json with "
-            "architecture, labels and preprocess beside model.safetensors: for a transformers folder write "
-            f"'hf:{folder}'; else save it with save_classifier."
+            f"architecture, labels and preprocess beside model.safetensors: write 'hf:{folder}' for a "
+            "transformers folder; else save it with save_classifier."
         ) from error
     weights = folder / "model.safetensors"
     if CHECKSUM in config and weights.is_file():  # folders of old have none

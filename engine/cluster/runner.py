@@ -28,7 +28,8 @@ class RayRunner(SharingRunner):
         super().__init__(*arguments, **named)
         if self.given.prior or self.given.tokens or self.given.student:
             raise ConfigError(
-                "a cluster was given models as objects, expected names, files or hub ids: each worker loads its own."
+                "a cluster was given models as objects, expected names, files or hub ids: each worker loads its "
+                "own. Name them."
             )
         self.place = self.out if is_url(self.out) else str(Path(self.out).resolve())
 

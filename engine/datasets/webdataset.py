@@ -48,7 +48,8 @@ def export_webdataset(
     folder, target = Path(folder), Path(target)
     if images_per_shard < 1:
         raise ConfigError(
-            f"images_per_shard is {images_per_shard}, expected at least 1: 1000 images of 512 px make about 400 MB."
+            f"images_per_shard is {images_per_shard}, expected at least 1: raise it; 1000 images of 512 px make "
+            "about 400 MB."
         )
     begun = _begun(folder, images_per_shard)
     _check_empty(target, begun)

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from engine.datasets.run_record import differences, versions
 from engine.downstream.intervals import difference
-from engine.downstream.pixels import Images, fingerprint_of
-from engine.downstream.rows import Sets
-from engine.downstream.sources import FOLDER, PLAIN_IMAGES
+from engine.downstream.rows import Row, Sets
+from engine.downstream.sources import FOLDER, MADE_HERE
 from engine.errors import OutputError
 from engine.events import Advance, Events
 from engine.facts import filled
@@ -47,10 +46,10 @@ FEW_MEASURED = 50
 BEGIN_AGAIN = "delete the folder and run the same command again"
 RUNS = "runs"
 """The task that counts them."""
-Run = Callable[[Images, int, Path, Advance], Mapping[str, Any]]
-"""(images of a row, seed, folder for what it makes, where shares of the run are reported) -> measures by name.
+Run = Callable[[Any, int, Path, Advance], Mapping[str, Any]]
+"""(a row, seed, folder for what it makes, where shares of the run are reported) -> measures by name.
 
-A measure is a number, or None where there is none."""
+Rows are `Images`; of a distillation, one may be a `Stream`. A measure is a number, or None where there is none."""
 
 
 def compare(
@@ -132,7 +131,7 @@ def check_out(out: Path) -> None:
     """Raise OutputError where `out` exists and is neither empty nor a comparison."""
     with explained(out):
         names = [entry.name for entry in out.iterdir()] if out.exists() else []
-    foreign = sorted(name for name in names if not name.startswith(OURS) and name != PLAIN_IMAGES)
+    foreign = sorted(name for name in names if not name.startswith(OURS) and name not in MADE_HERE)
     if foreign and REQUEST not in foreign:
         raise OutputError(
             f"{out} holds other files ({', '.join(foreign[:3])}), expected a new or empty folder, or one to "
@@ -145,7 +144,7 @@ def write_report(out: Path, report: Mapping[str, Any]) -> None:
     write_whole(out / REPORT, json.dumps(report, indent=1).encode() + b"\n")
 
 
-def _kept(folder: Path, images: Images, seed: int, run: Run, advance: Advance) -> dict[str, Any]:
+def _kept(folder: Path, images: Row, seed: int, run: Run, advance: Advance) -> dict[str, Any]:
     """The measures of one run, from its folder if it was done before."""
     file = folder / MEASURES
     if file.exists():
@@ -170,9 +169,7 @@ def _summary(values: list[float | None]) -> dict[str, Any] | None:
 
 def _identity(sets: Sets) -> dict[str, str]:
     """A fingerprint of the images and labels of each row and of those that are measured on."""
-    return {
-        name: fingerprint_of(images) for name, images in {**sets.rows, "test": sets.test}.items()
-    }
+    return {name: images.fingerprint for name, images in {**sets.rows, "test": sets.test}.items()}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Distillation: a smaller network learns from the teacher on synthetic images, and on those it is compared with."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,15 @@ from torch import nn
 
 from engine.classifiers import Classifier
 from engine.downstream.comparison import compare, write_report
-from engine.downstream.inputs import check_updates, prepare
-from engine.downstream.pixels import Images
-from engine.downstream.sources import Inputs
+from engine.downstream.inputs import check_streaming, check_updates, prepare
+from engine.downstream.rows import Row
+from engine.downstream.sources import STREAM_IMAGES, Inputs
+from engine.downstream.stream import STREAM, stream_of
 from engine.downstream.students import identity, keep_student, new_student, size_of, student_name
 from engine.downstream.training import reading, teach
 from engine.events import SILENT, Advance, Events
 from engine.priors import Prior
-from engine.settings.downstream import Comparison, Distillation
+from engine.settings.downstream import Comparison, Distillation, Streaming
 
 
 def distill(
@@ -32,30 +33,51 @@ def distill(
     domain: str | None = None,
     rows: Mapping[str, str | Path] | None = None,
     distillation: Distillation = Distillation(),
+    streaming: Streaming = Streaming(),
     comparison: Comparison = Comparison(),
     events: Events = SILENT,
 ) -> dict[str, Any]:
     """Teach students on the images of `folder` and, in equal numbers or as `comparison` says, on other sets.
 
-    classifier: the teacher that the folder was generated for, as `generate` takes it. student: an architecture, such
-    as 'resnet14', or a module, of which each student is a copy; without one, a network for the teacher's input size.
-    out: keeps every student, and report.json; resumed if it was interrupted. original: images of the training set, a
-    folder with one folder for each class or a parquet file. rows: further sets as `original`, by the names of their
-    rows. plain: a folder of the plain prior, or 'generate' to draw one with `prior` and the folder's own settings.
-    test: real images that accuracy is measured on; without them students are compared by their agreement with the
-    teacher on a held-out part of the folder. domain: only these rows of parquet files.
+    Args:
+        folder: a finished data set of `generate`.
+        classifier: the teacher that the folder was generated for, as `generate` takes it.
+        student: an architecture, such as 'resnet14', or a module, of which each student is a copy; without one, a
+            network for the teacher's input size.
+        out: keeps every student, and report.json; resumed if it was interrupted.
+        original: row of images of the training set: a folder with one folder for each class, or a parquet file.
+        plain: row of the plain prior: a folder of its images, or 'generate' to draw one with `prior` and the folder's
+            own settings.
+        prior: what draws plain images, as `generate` takes it.
+        test: real images that accuracy is measured on, as `original`; without them students are compared by their
+            agreement with the teacher on a held-out part of the folder.
+        domain: only these rows of parquet files.
+        rows: further sets as `original`, by the names of their rows.
+        distillation: how students are taught.
+        streaming: a row of images that are made while a student learns, by the folder's settings and another seed.
+        comparison: seeds, sizes, and what is held out.
+        events: where progress is reported.
 
-    Gives the report, as JSON values. Raises EngineError's children for each mistake that is the caller's.
+    Returns:
+        The report, as JSON values: "rows" by name, each with mean, spread and values of what its students reached, the
+        "teacher", the student as "network", and "warnings".
+
+    Raises:
+        EngineError: one of its children for each mistake that is the caller's.
     """
     check_updates(comparison, distillation)
+    check_streaming(streaming, distillation)
     inputs = Inputs.of(folder, original, test, domain, rows)
     stored = distillation.soft_labels == "manifest"
     ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)
-    teacher = ready.teacher
+    teacher, sets = ready.teacher, ready.sets
+    if streaming.images_per_class:
+        stream = stream_of(teacher, Path(folder), Path(out) / STREAM_IMAGES, prior, streaming)
+        sets = replace(sets, rows={**sets.rows, STREAM: stream})
     name = student_name(student, teacher)
     chosen = student if isinstance(student, nn.Module) else name
 
-    def run(images: Images, seed: int, place: Path, advance: Advance) -> dict[str, Any]:
+    def run(images: Row, seed: int, place: Path, advance: Advance) -> dict[str, Any]:
         network = new_student(chosen, teacher, seed)
         teach(network, teacher.preprocess, ready.ask, images, distillation, seed, advance)
         measures = ready.measured(reading(network, teacher.preprocess), teacher.device, place)
@@ -68,7 +90,7 @@ def distill(
         "student": identity(chosen),
         "distillation": asdict(distillation),
     }
-    report = compare("distill", Path(out), ready.sets, comparison.seeds, request, run, events)
+    report = compare("distill", Path(out), sets, comparison.seeds, request, run, events)
     report |= {
         "folder": str(folder),
         "teacher": ready.measured_teacher() | size_of(teacher.network, teacher.preprocess),

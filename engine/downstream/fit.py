@@ -58,19 +58,31 @@ def fit(
 ) -> dict[str, Any]:
     """Train a BatchNorm network on labelled images and write it to `out`, for `load_classifier(out)`.
 
-    folder: images with one folder for each class, a data set of ours, or a parquet file with image and label, of which
-    `domain` chooses rows. image_px: side that the network reads; by default 32 for images up to 64 px, else 224.
-    architecture: by default resnet20 for these and resnet18 for larger. test: other images that its accuracy is
-    measured on. Gives, as JSON values, the classes, the number of images, its accuracy on both, and whether it was
-    trained now: one that is there already, of the same settings and images, is left as it is. Raises ConfigError for
-    fewer than two classes, an unknown architecture, images of several sizes, or test images of other classes,
-    OutputError where `out` holds anything else.
+    Args:
+        folder: images with one folder for each class, a data set of ours, or a parquet file with image and label.
+        out: a new folder; one that holds the result of the same settings and images is left as it is.
+        architecture: by default resnet20 for networks that read 32 px, and resnet18 for others.
+        image_px: side that the network reads; by default 32 for images up to 64 px, else 224.
+        test: other images that its accuracy is measured on.
+        domain: only these rows of parquet files.
+        training: how long, and at what rate.
+        seed: of the first weights and the order of the images.
+        device: the GPU if there is one.
+        events: where progress is reported.
+
+    Returns:
+        As JSON values: the classes, the number of images, the accuracy on both sets, and whether it was trained now.
+
+    Raises:
+        ConfigError: for fewer than two classes, an unknown architecture, images of several sizes, or test images of
+            other classes.
+        OutputError: where `out` holds anything else.
     """
     out, folder = Path(out).expanduser(), Path(folder).expanduser()
     if training.soft_labels != "manifest":
         raise ConfigError(
-            f"training.soft_labels is {training.soft_labels!r} and there is no teacher to ask, expected 'manifest': "
-            "the images' own classes."
+            f"training.soft_labels is {training.soft_labels!r} and there is no teacher to ask, expected 'manifest', "
+            "the images' own classes: set it so."
         )
     if image_px is not None and image_px < 8:
         raise ConfigError(f"image_px is {image_px}, expected at least 8: give the side in pixels.")

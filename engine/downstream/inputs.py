@@ -20,7 +20,7 @@ from engine.events import Events
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Sampling
-from engine.settings.downstream import Comparison, Distillation
+from engine.settings.downstream import Comparison, Distillation, Streaming
 from engine.settings.methods import Plain
 from engine.settings.plain import from_plain
 
@@ -94,6 +94,20 @@ def check_updates(comparison: Comparison, distillation: Distillation) -> None:
         raise ConfigError(
             "equal_sizes is False and `updates` is 0, expected a number of updates: after as many epochs, a larger row "
             "has also learned for longer. Set `updates`."
+        )
+
+
+def check_streaming(streaming: Streaming, distillation: Distillation) -> None:
+    """Raise ConfigError where a stream would not say how long a student learns, or have no labels."""
+    if streaming.images_per_class and not distillation.updates:
+        raise ConfigError(
+            f"stream is {streaming.images_per_class} and `updates` is 0, expected a number of updates, over which the "
+            "images are made: set `updates`."
+        )
+    if streaming.images_per_class and distillation.soft_labels != "online":
+        raise ConfigError(
+            f"stream is {streaming.images_per_class} and soft_labels is {distillation.soft_labels!r}, expected "
+            "'online': the teacher looks at what is made. Set soft_labels to 'online'."
         )
 
 

@@ -38,6 +38,11 @@ class Images:
         """(n, 3, H, W) in [0, 1], of the images at these places."""
         return self.pixels[places].to(device).float() / 255
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells a set from another."""
+        return fingerprint_of(self)
+
 
 def fingerprint_of(images: Images) -> str:
     """What tells a set from another: its pixels, classes and stored logits."""

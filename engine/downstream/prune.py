@@ -50,9 +50,29 @@ def prune(
 ) -> dict[str, Any]:
     """Prune the classifier and teach it again on the images of `folder` and, in equal numbers, on other sets.
 
-    The unpruned classifier is the teacher. Arguments and report are those of `distill`; the report's "network" also
-    holds what was kept of the teacher's parameters and FLOPs, and what the pruned network reaches before it is taught.
-    Raises MissingExtraError without torch-pruning, and what `distill` raises.
+    Args:
+        folder: a finished data set of `generate`.
+        classifier: the one that the folder was generated for, as `generate` takes it.
+        out: keeps every network, and report.json; resumed if it was interrupted.
+        original: row of images of the training set: a folder with one folder for each class, or a parquet file.
+        plain: row of the plain prior: a folder of its images, or 'generate' to draw one with `prior`.
+        prior: what draws plain images, as `generate` takes it.
+        test: real images that accuracy is measured on, as `original`; without them, agreement with the classifier on a
+            held-out part of the folder.
+        domain: only these rows of parquet files.
+        rows: further sets as `original`, by the names of their rows.
+        pruning: how much is cut off.
+        distillation: how the pruned network is taught; the classifier as it was is the teacher.
+        comparison: seeds, sizes, and what is held out.
+        events: where progress is reported.
+
+    Returns:
+        The report of `distill`; its "network" also holds what was kept of the teacher's parameters and FLOPs, and what
+        the pruned network reaches before it is taught.
+
+    Raises:
+        MissingExtraError: without torch-pruning.
+        EngineError: other children of it for each mistake that is the caller's.
     """
     library = pruning_library()
     check_updates(comparison, distillation)

@@ -53,9 +53,28 @@ def quantise(
 ) -> dict[str, Any]:
     """Bring the classifier to int8, calibrated on the images of `folder` and, in equal numbers, on other sets.
 
-    Arguments and report are those of `distill`. Each run keeps int8.onnx: images (N, 3, H, W) in [0, 1] of the size
-    that the network reads -> logits. The report's "network" is the float model in ONNX Runtime. Raises
-    MissingExtraError without ONNX Runtime, and what `distill` raises.
+    Args:
+        folder: a finished data set of `generate`.
+        classifier: the one that the folder was generated for, as `generate` takes it.
+        out: keeps every network, and report.json; resumed if it was interrupted.
+        original: row of images of the training set: a folder with one folder for each class, or a parquet file.
+        plain: row of the plain prior: a folder of its images, or 'generate' to draw one with `prior`.
+        prior: what draws plain images, as `generate` takes it.
+        test: real images that accuracy is measured on, as `original`; without them, agreement with the classifier on a
+            held-out part of the folder.
+        domain: only these rows of parquet files.
+        rows: further sets as `original`, by the names of their rows.
+        quantisation: how ranges are found.
+        comparison: seeds, sizes, and what is held out.
+        events: where progress is reported.
+
+    Returns:
+        The report of `distill`; its "network" is the float model in ONNX Runtime. Each run keeps int8.onnx: images
+        (N, 3, H, W) in [0, 1] of the size that the network reads -> logits (N, K).
+
+    Raises:
+        MissingExtraError: without ONNX Runtime.
+        EngineError: other children of it for each mistake that is the caller's.
     """
     check_packages()
     inputs = Inputs.of(folder, original, test, domain, rows)

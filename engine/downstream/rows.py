@@ -6,6 +6,7 @@ original   images of the training set, where the user has them: what the others 
 (names)    further sets that are compared
 folder     the data set in question
 plain      the prior's images without the classifier's guidance
+stream     more of the folder's images, made while a student learns
 noise      Gaussian noise: what the teacher's soft labels alone are worth
 """
 
@@ -30,11 +31,16 @@ from engine.downstream.sources import (
     other_set,
     own_folder,
 )
+from engine.downstream.stream import Stream
 from engine.errors import ConfigError
 from engine.settings.downstream import Comparison
 
 SELECTION_SEED = 0
 """Which images of a set are taken where it has more than another, and which are held out: the same in every run."""
+
+
+Row = Images | Stream
+"""What a network learns from."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +50,7 @@ class Sets:
     tested: whether those are real images of known classes, and not a held-out part of the folder.
     """
 
-    rows: dict[str, Images]
+    rows: dict[str, Row]
     test: Images
     tested: bool
     warnings: tuple[str, ...]
@@ -84,7 +90,7 @@ def load_sets(
     if comparison.equal_sizes:
         common, warnings = _common(list(sources.values()), classifier.labels)
         counts = dict.fromkeys(sources, common)
-    rows = {
+    rows: dict[str, Row] = {
         name: _read(source, source.drawn(counts[name], rng), classifier, stored_labels)
         for name, source in sources.items()
     }

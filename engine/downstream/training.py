@@ -6,7 +6,7 @@ the student's first weights, the images and the seed.
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice, pairwise
 
 import torch
@@ -17,6 +17,7 @@ from engine.classifiers import Classifier, Preprocess
 from engine.classifiers.outputs import logits_of
 from engine.downstream.mixing import mixed
 from engine.downstream.pixels import Images
+from engine.downstream.stream import Stream
 from engine.errors import ConfigError, GuidanceError
 from engine.events import Advance
 from engine.settings.downstream import Distillation
@@ -57,7 +58,7 @@ def teach(
     student: nn.Module,
     preprocess: Preprocess,
     teacher: Logits,
-    images: Images,
+    images: Images | Stream,
     settings: Distillation,
     seed: int,
     advance: Advance = lambda _: None,
@@ -68,7 +69,8 @@ def teach(
     """
     if len(images) < 2:
         raise ConfigError(
-            f"there is {len(images)} image to learn from, expected at least 2: BatchNorm needs several. Make more."
+            f"the images to learn from are {len(images)} in number, expected at least 2: BatchNorm needs "
+            "several. Make more."
         )
     rng = torch.Generator().manual_seed(seed)
     fastest(student).train().requires_grad_(True)
@@ -77,34 +79,69 @@ def teach(
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    stored = _stored_labels(images, teacher, device) if settings.soft_labels == "manifest" else None
-    cuts = batch_bounds(len(images), settings.batch)
-    updates, done = settings.updates or settings.epochs * (len(cuts) - 1), 0
-    while done < updates:
-        order = torch.randperm(len(images), generator=rng)
-        for start, stop in islice(pairwise(cuts), updates - done):
-            places = order[start:stop]
-            views = images.views(places, device)
-            if settings.augment:
-                views = augmented(views, rng)
-            if settings.mix != "none":
-                views = mixed(views, settings.mix, rng)
-            with torch.no_grad():
-                target = teacher(views) if stored is None else stored[places].to(device)
-            loss = distillation_loss(look(views), target, settings.temperature)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * rate(done, updates)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            done += 1
-            advance(1 / updates)
-        if not math.isfinite(loss.item()):
+    epoch = len(batch_bounds(len(images), settings.batch)) - 1
+    updates = settings.updates or settings.epochs * epoch
+    for done, (views, target) in enumerate(
+        _lessons(images, teacher, settings, updates, device, rng), start=1
+    ):
+        loss = distillation_loss(look(views), target, settings.temperature)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * rate(done - 1, updates)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        advance(1 / updates)
+        if (done % epoch == 0 or done == updates) and not math.isfinite(loss.item()):
             raise GuidanceError(
                 f"the loss of the student is {loss.item()} after {done} updates, expected a finite number: lower the "
                 f"learning rate ({settings.learning_rate})."
             )
     student.eval().requires_grad_(False)
+
+
+def _lessons(
+    images: Images | Stream,
+    teacher: Logits,
+    settings: Distillation,
+    updates: int,
+    device: torch.device,
+    rng: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What a student sees at each update, (n, 3, H, W), and the logits that it is to have there, (n, K)."""
+    if isinstance(images, Images) and settings.soft_labels == "manifest":
+        stored = _stored_labels(images, teacher, device)
+        for places in _orders(len(images), settings.batch, updates, rng):
+            yield _seen(images.views(places, device), settings, rng), stored[places].to(device)
+        return
+    shown: Iterator[Tensor]
+    if isinstance(images, Images):
+        orders = _orders(len(images), settings.batch, updates, rng)
+        shown = (images.views(places, device) for places in orders)
+    else:
+        shown = images.batches(settings.batch, updates, device, rng)
+    for whole in shown:
+        views = _seen(whole, settings, rng)
+        with torch.no_grad():
+            target = teacher(views)
+        yield views, target
+
+
+def _orders(number: int, batch: int, updates: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """The places of the images of each update: every image once an epoch, in a new order."""
+    cuts = batch_bounds(number, batch)
+    done = 0
+    while done < updates:
+        order = torch.randperm(number, generator=rng)
+        for start, stop in islice(pairwise(cuts), updates - done):
+            yield order[start:stop]
+            done += 1
+
+
+def _seen(views: Tensor, settings: Distillation, rng: torch.Generator) -> Tensor:
+    """Views as a student sees them."""
+    if settings.augment:
+        views = augmented(views, rng)
+    return views if settings.mix == "none" else mixed(views, settings.mix, rng)
 
 
 def rate(update: int, updates: int) -> float:

@@ -76,7 +76,7 @@ class PipelineGuide:
         if alignment.polish.steps:
             raise ConfigError(
                 f"polish.steps is {alignment.polish.steps}, expected 0: the pipeline decodes its images after its "
-                "scheduler's last step. Polish them in a run of `engine.generate`."
+                "scheduler's last step. Leave it at 0, or make the images with `engine.generate`."
             )
         if not alignment.domain_weight and classes is None:
             raise ConfigError(
@@ -200,7 +200,7 @@ def _numbers(classifier: Classifier, classes: Sequence[int | str]) -> tuple[int,
         if not 0 <= number < len(labels):
             raise ConfigError(
                 f"classes has {one!r}, expected names or numbers of the {len(labels)} classes of classifier "
-                f"{classifier.name!r}: {', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}."
+                f"{classifier.name!r}, {', '.join(labels[:8])}{', ...' if len(labels) > 8 else ''}: correct it."
             )
         found.append(number)
     return tuple(found)

@@ -45,22 +45,33 @@ def evaluate(
     inception_weights: Path | None = None,
     events: Events = SILENT,
 ) -> dict[str, Any]:
-    """Measure the images of `folder`, a data set of ours, any folder or a parquet file, against those of `reference`.
+    """Measure the images of `folder` against those of `reference`, and what a classifier says of them.
 
-    folder: several, such as the runs of several seeds, are measured as one set.
+    Args:
+        folder: a data set of ours, any folder of images, or a parquet file; several, such as the runs of several seeds,
+            are measured as one set.
+        reference: a folder of images, a parquet file, a file of saved statistics, or 'judge', the embedded judge's own
+            real images. One of reference, statistics and classifier is needed.
+        features: 'judge', 'classifier:<source>', 'inception', or an Extractor.
+        domain: picks rows wherever there is a choice: in parquet files with a column `domain`, and among the judge's
+            images. Folders and statistics have none and are taken whole.
+        settings: which metrics, and how their intervals are found.
+        statistics: a file that keeps the folder's own features, for later calls.
+        moments_only: whether that file holds their mean and covariance alone, which suffices for FID.
+        classifier: measures accuracy, confidence and L_BN of the images, whose labels must be its classes; without one
+            they come from the data set's manifest.
+        device: of networks that are loaded here.
+        inception_weights: a file of Inception's weights, where the package's download cannot be reached.
+        events: where progress is reported.
 
-    reference: a folder of images, a parquet file, a file of saved statistics, or 'judge', the embedded judge's own real
-    images. domain: picks rows wherever there is a choice, in measured and reference parquet files with a column
-    `domain` and among the judge's; folders and statistics have none and are taken whole. features: 'judge',
-    'classifier:<source>', 'inception', or an Extractor. statistics: where to keep the folder's own features, for later
-    calls. classifier: measures accuracy, confidence and L_BN of the images, whose labels must be its classes; without
-    one they come from the data set's manifest. One of reference, statistics and classifier is needed.
+    Returns:
+        As JSON values: "images" and "reference_images"; "metrics" (name -> value, low and high; None where it needs
+        what is not there, as "missing" says), among them "set_l_bn", L_BN of the moments of all images, and "l_bn",
+        the mean of L_BN of each; "settings"; "warnings"; and in "resampled" which set an interval resamples: recall
+        and coverage the reference, all others the measured images. PRD and "set_l_bn" have no interval.
 
-    Gives JSON values: "images" and "reference_images", "metrics" (name -> value, low and high; None where it needs
-    what is not there, as "missing" says), "settings", "warnings", and in "resampled" which set an interval resamples:
-    recall and coverage the reference, all others the measured images; PRD and "set_l_bn" have no interval. "set_l_bn"
-    is L_BN of the moments of all images, "l_bn" the mean of L_BN of each. Raises ConfigError for what cannot be
-    measured, and says why.
+    Raises:
+        ConfigError: for what cannot be measured, with the reason.
     """
     named = [folder] if isinstance(folder, str | Path) else folder
     folders = [Path(one).expanduser() for one in named]
@@ -143,8 +154,8 @@ def _check_request(
     if statistics is not None:
         if Path(statistics).suffix != ENDING:
             raise ConfigError(
-                f"statistics are to be kept in {statistics}, expected a name that ends in {ENDING}: by it `reference` "
-                "knows them."
+                f"statistics are to be kept in {statistics}, expected a name that ends in {ENDING}: `reference` knows "
+                "them by it. Rename it."
             )
         check_writable(Path(statistics))
 

@@ -35,12 +35,22 @@ def select(
     classifier: Classifier | None = None,
     events: Events = SILENT,
 ) -> dict[str, Any]:
-    """Write the images of the finished data set `folder` that are kept into the data set `out`, under their own names.
+    """Write the images of a finished data set that are kept into another data set, under their own names.
 
-    classifier: the one that `folder` was made with; only `l_bn_share` looks at the images through it, and loads the
-    one that the folder names where none is given. Returns, as JSON values, how many images there were and are, and how
-    many of both the classifier recognises. Raises ConfigError for another classifier or none that can be loaded,
-    OutputError for a folder that is not finished or cannot be written.
+    Args:
+        folder: the data set that is chosen from.
+        out: the new data set.
+        selection: what is kept.
+        classifier: the one that `folder` was made with. Only `l_bn_share` looks at the images through it, and loads the
+            one that the folder names where none is given.
+        events: where progress is reported.
+
+    Returns:
+        As JSON values: how many images there were and are, and how many of both the classifier recognises.
+
+    Raises:
+        ConfigError: for another classifier, or none that can be loaded.
+        OutputError: for a folder that is not finished or cannot be written.
     """
     _check_elsewhere(folder, out)
     files, rows, kept = _chosen(folder, selection, classifier)

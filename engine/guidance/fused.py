@@ -56,7 +56,9 @@ def fused_moments(
     if any(layer.running_mean is None or layer.running_var is None for layer in layers):
         raise ModelError(
             "the network to be fused has BatchNorm layers without running statistics (track_running_stats=False), "
-            "expected stored ones in each: they normalise with the batch's own, and store nothing to align with."
+            "expected stored ones in each: they normalise with the batch's own, and store nothing to align with. "
+            "Load a "
+            "network that was trained with stored ones."
         )
     measured: list[Moments] = []
     answering = _Answering()

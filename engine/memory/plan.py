@@ -132,16 +132,29 @@ def plan(
 ) -> Plan:
     """Plan a run of `generate` that keeps within a budget, and of `learn_tokens` where `tokens` says how they learn.
 
-    prior, classifier: objects, or what `load_prior` and `load_classifier` take; of a prior that is named, configs alone
-    are read. budget: '12GB', '11.5GiB', bytes, or 'auto', what the device has free. image_px: the prior's own size if
-    None. batch: the images that are sampled together. dtype: of the networks that are not loaded yet, and of a loaded
-    prior where it is given; by default float16 on CUDA, float32 on the CPU. device: a loaded prior's own; else 'cuda'
-    for a budget in bytes, on a machine without one too. full: whether to find `largest_batch` and `smallest_bytes` as
-    well, which takes some counting; else they are 0. graphs: whether CUDA graphs may be replayed. tokens: how they are
-    learned; or True, for what learning takes in the way that takes most, whether or not it fits.
+    Args:
+        prior: an object, or what `load_prior` takes; of one that is named, configs alone are read.
+        classifier: an object, or what `load_classifier` takes.
+        budget: '12GB', '11.5GiB', bytes, or 'auto', what the device has free.
+        image_px: side of the images; the prior's own size if None.
+        batch: the images that are sampled together.
+        alignment: settings of guidance; None for the prior alone.
+        sampling: settings of the sampler.
+        dtype: of the networks that are not loaded yet, and of a loaded prior where it is given; by default float16 on
+            CUDA, float32 on the CPU.
+        device: a loaded prior's own; else 'cuda' for a budget in bytes, on a machine without one too.
+        attention: as `generate` takes it.
+        tokens: how they are learned; or True, for what learning takes in the way that takes most, whether or not it
+            fits.
+        full: whether to find `largest_batch` and `smallest_bytes` as well, which takes some counting; else they are 0.
+        graphs: whether CUDA graphs may be replayed.
 
-    Raises BudgetError for a budget that makes no sense or is too small, naming the smallest; warns of one above what
-    the device has.
+    Raises:
+        BudgetError: for a budget that makes no sense or is too small, naming the smallest.
+        ConfigError: for settings that make no sense.
+
+    Warns:
+        MemoryWarning: where the budget is above what the device has.
     """
     place_on = device_of(prior, budget, device)
     nbytes = parse_budget(budget, place_on)
@@ -178,7 +191,7 @@ def plan(
             f"a memory budget of {in_words(nbytes)} is too small for prior {subject.prior.name!r} with classifier "
             f"{subject.classifier.name!r} at {subject.prior.image_size[0]} px, expected at least "
             f"{in_words(smallest)}: give that, or choose a tiny decoder, a half precision, linear layers in 4.5 bits "
-            f"(quantise='nf4'{takes}) or smaller images."
+            f"(`quantise` 'nf4'{takes}) or smaller images."
         )
     cases = dict(chosen.cases)
     unfit: set[str] = set()

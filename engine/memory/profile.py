@@ -58,11 +58,22 @@ def profile_step(
     trace: str | Path | None = None,
     repeats: int = 3,
 ) -> StepProfile:
-    """Profile one guided step of `images` images.
+    """Profile one guided step.
 
-    Parts: denoiser, decode, classifier (forward), backward (of decoder and classifier), own kernels (within these two),
-    host gaps (time in which no operator ran; on CUDA no kernel). trace: a file for a Chrome trace of the step. repeats:
-    runs whose median is the time of a step. Raises ConfigError for fewer images or repeats than 1.
+    Its parts are the denoiser, decode, classifier (forward), backward (of decoder and classifier), own kernels (within
+    these two), and host gaps: time in which no operator ran, on CUDA no kernel.
+
+    Args:
+        prior: loaded, on the device that is measured.
+        classifier: loaded, on the same device.
+        images: how many are sampled together.
+        alignment: settings of guidance.
+        sampling: settings of the sampler, for CFG.
+        trace: a file for a Chrome trace of the step.
+        repeats: runs whose median is the time of a step.
+
+    Raises:
+        ConfigError: for fewer images or repeats than 1.
     """
     if images < 1 or repeats < 1:
         raise ConfigError(

@@ -70,7 +70,7 @@ def _convolution_backward(
     if transposed or mask[1] or mask[2]:
         raise ModelError(
             "a transposed convolution or a weight asks for a gradient, expected frozen convolutions alone: this "
-            "network has no graph for ONNX; sample with runtime='torch'."
+            "network has no graph for ONNX; set `runtime` to 'torch'."
         )
     reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     inner = [r - p for r, p in zip(reach, padding, strict=True)]
@@ -105,7 +105,7 @@ def _nearest_backward(
     ):
         raise ModelError(
             f"a network enlarges {tuple(input_size[2:])} to {tuple(output_size)} by nearest neighbours, expected a "
-            "whole factor: this has no graph for ONNX; sample with runtime='torch'."
+            "whole factor: this has no graph for ONNX; set `runtime` to 'torch'."
         )
     return aten.avg_pool2d(grad, factors, factors) * prod(factors)
 
@@ -125,7 +125,7 @@ def _avg_pool_backward(
     if ceil_mode or (any(padding) and not count_include_pad):
         raise ModelError(
             "an average pool of the classifier rounds its size up or leaves out its padding, expected one that does "
-            "neither: this has no graph for ONNX; sample with runtime='torch'."
+            "neither: this has no graph for ONNX; set `runtime` to 'torch'."
         )
     channels = int(x.shape[1])
     share = 1 / (divisor or prod(kernel))

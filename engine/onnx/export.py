@@ -106,7 +106,7 @@ def write(graph: Graph, file: Path, folded: bool = False) -> None:
     except (torch.onnx.OnnxExporterError, NotImplementedError) as error:
         raise ModelError(
             f"the {graph.name} cannot be written as ONNX ({brief(error)}), expected a network whose operators ONNX "
-            "has: sample with runtime='torch'."
+            "has: set `runtime` to 'torch'."
         ) from error
 
 
@@ -124,7 +124,7 @@ def installed(package: str) -> ModuleType:
     except ImportError as error:
         raise MissingExtraError(
             f"{package} is not installed ({brief(error)}), expected it for ONNX: run `pip install 'ddis[onnx]'`, or "
-            "sample with runtime='torch'."
+            "set `runtime` to 'torch'."
         ) from error
 
 

@@ -29,6 +29,9 @@ METADATA = ("Creator", "Date", "Format", "Type")
 WIDTH, HEIGHT = 5.2, 2.8
 MOST_BARS = 40
 MOST_CELLS = 30
+FEW_STEPS = 40
+"""Curves of fewer steps show each of them."""
+LINES = ("-", "--", "-.", ":")
 BINS = 24
 FLAT = 1e-9
 """Values that differ by less, relative to the largest, are one."""
@@ -48,6 +51,48 @@ def histogram(
     axes.hist(finite, bins=1 if flat and limits is None else BINS, range=limits, color=ACCENT)
     axes.set_xlabel(label)
     axes.set_ylabel("images")
+    return _svg(figure)
+
+
+def over_steps(curve: Mapping[str, Sequence[float]], label: str) -> str:
+    """The mean over images at each step, in a band of one standard deviation to both sides."""
+    steps, mean, spread = (np.array(curve[name]) for name in ("steps", "mean", "spread"))
+    figure, axes = _new()
+    axes.fill_between(steps, mean - spread, mean + spread, color=FAINT, linewidth=0)
+    axes.plot(steps, mean, color=ACCENT, marker="o" if len(steps) < FEW_STEPS else "", markersize=3)
+    axes.set_ylim(bottom=min(0.0, float((mean - spread).min())))
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    return _svg(figure)
+
+
+def over_scales(series: Mapping[str, Sequence[float]], scales: Sequence[float], best: float) -> str:
+    """A line for each name over the scales that were tried; the best scale is marked."""
+    figure, axes = _new()
+    for (name, values), style in zip(series.items(), LINES, strict=False):
+        axes.plot(scales, values, style, color=ACCENT, marker="o", markersize=3, label=_text(name))
+    axes.axvline(best, color=INK, linewidth=1, linestyle=":")
+    axes.set_xlabel("scale")
+    if len(series) > 1:
+        axes.legend(frameon=False, labelcolor=INK)
+    else:
+        axes.set_ylabel(_text(next(iter(series))))
+    return _svg(figure)
+
+
+def intervals(entries: Mapping[str, Mapping[str, float | None]], label: str) -> str:
+    """A value for each name, and its interval where it has one."""
+    figure, axes = _new(height=max(HEIGHT, 0.34 * len(entries) + 0.8))
+    names = list(entries)[::-1]
+    for place, one in enumerate(entries[name] for name in names):
+        low, high = one["low"], one["high"]
+        if low is not None and high is not None:
+            axes.plot([low, high], [place, place], color=ACCENT, linewidth=2)
+        axes.plot(one["value"], place, "o", color=ACCENT, markersize=5)
+    axes.set_yticks(range(len(entries)), [_text(name) for name in names])
+    axes.set_ylim(-0.5, len(entries) - 0.5)
+    axes.grid(axis="x", color=FAINT)
+    axes.set_xlabel(label)
     return _svg(figure)
 
 

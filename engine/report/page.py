@@ -10,12 +10,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from engine.datasets.dataset import has_manifest
-from engine.datasets.run_record import RUN
+from engine.datasets.run_record import RUN, RunRecord
 from engine.datasets.store import is_url
 from engine.errors import ConfigError
 from engine.files import explained, write_whole
 from engine.report import charts
 from engine.report.facts import DatasetFacts, closing_line, dataset_facts, settings_rows
+from engine.report.measurements import is_measurement, measurement
 from engine.settings.report import SHOWN
 
 REPORT = "report.html"
@@ -31,12 +32,17 @@ SCORES = {
 def write_report(
     folders: Sequence[str | Path], out: str | Path | None = None, images: int = SHOWN
 ) -> Path:
-    """Write one page about data sets and comparisons, and return where it is.
+    """Write one page about data sets, comparisons and measurements, and return where it is.
 
-    folders: finished data sets, or folders of `ddis distill`, `prune` and `quantise`, in any mixture. out: the file;
-    `report.html` in the folder if there is only one. images: how many of a data set the page holds at most. Raises
-    ConfigError for no folder, several without `out`, one that is neither, or no images; OutputError for a data set that
-    cannot be read.
+    Args:
+        folders: Finished data sets, folders of `ddis distill`, `prune` and `quantise`, and JSON files of
+            `ddis evaluate --out` and `ddis tune --out`, in any mixture.
+        out: The file. For a single folder `report.html` in it, for a single file the same name with `.html`.
+        images: How many images of a data set the page holds at most.
+
+    Raises:
+        ConfigError: No folder, several without `out`, one that is none of these, or no images.
+        OutputError: A data set cannot be read.
     """
     remote = [folder for folder in map(str, folders) if is_url(folder)]
     if remote:
@@ -50,17 +56,26 @@ def write_report(
         )
     if images < 1:
         raise ConfigError(
-            f"images is {images}, expected at least 1: the page shows some of a data set."
+            f"images is {images}, expected at least 1: the page shows some of a data set. Raise it."
         )
-    unknown = [path for path in paths if not has_manifest(path) and not _is_comparison(path)]
+    unknown = [
+        path
+        for path in paths
+        if not (has_manifest(path) or _is_comparison(path) or is_measurement(path))
+    ]
     if unknown:
         raise ConfigError(
-            f"{unknown[0]} is neither a data set nor a comparison, expected a folder that `ddis generate`, `distill`, "
-            "`prune` or `quantise` wrote: check the path."
+            f"{unknown[0]} is nothing that a report is about, expected a folder that `ddis generate`, `distill`, "
+            "`prune` or `quantise` wrote, or a .json file of `ddis evaluate --out` or `ddis tune --out`: check the "
+            "path."
         )
     sections = [_dataset(dataset_facts(path, images)) for path in paths if has_manifest(path)]
-    sections += [_comparison(path) for path in paths if not has_manifest(path)]
-    file = paths[0] / REPORT if out is None else Path(out).expanduser()
+    sections += [
+        _comparison(path) for path in paths if _is_comparison(path) and not has_manifest(path)
+    ]
+    sections += [measurement(path) for path in paths if is_measurement(path)]
+    own = paths[0] / REPORT if paths[0].is_dir() else paths[0].with_suffix(".html")
+    file = own if out is None else Path(out).expanduser()
     write_whole(file, page(sections).encode())
     return file
 
@@ -79,7 +94,10 @@ def page(sections: Sequence[Mapping[str, Any]]) -> str:
     )
     environment.filters |= {"percent": _percent, "number": _number}
     sets = [section["facts"] for section in sections if section["kind"] == "dataset"]
-    return environment.get_template("page.html").render(sections=sections, sets=sets)
+    evaluations = [section for section in sections if section["kind"] == "evaluation"]
+    return environment.get_template("page.html").render(
+        sections=sections, sets=sets, evaluations=evaluations
+    )
 
 
 def _dataset(facts: DatasetFacts) -> dict[str, Any]:
@@ -94,6 +112,7 @@ def _dataset(facts: DatasetFacts) -> dict[str, Any]:
         "charts": [
             ("Confidence", charts.histogram(_confidences(facts), "confidence", (0, 1))),
             ("L_BN of single images", charts.histogram(distances, "L_BN")),
+            *_over_steps(record),
             (
                 "Recognised, by class",
                 charts.bars({one.label: one.recognised for one in facts.classes}, "recognised"),
@@ -105,9 +124,19 @@ def _dataset(facts: DatasetFacts) -> dict[str, Any]:
         ],
         "repeats": _record_to_repeat(facts),
         "settings": settings_rows(record.made) if record else [],
-        "measured": settings_rows(record.measured) if record else [],
+        "measured": settings_rows({**record.measured, "descended": None}) if record else [],
         "versions": dict(record.versions) if record else {},
     }
+
+
+def _over_steps(record: RunRecord | None) -> list[tuple[str, str]]:
+    """The chart of the objective that guidance or an inversion descended, where a run recorded it."""
+    curve = None if record is None else record.measured.get("descended")
+    if not curve:
+        return []
+    images = f"{curve['images']} image{'s' * (curve['images'] != 1)}"
+    title = f"What was descended: mean of {images}, ± one standard deviation"
+    return [(title, charts.over_steps(curve, "L_BN and classes, weighted"))]
 
 
 def _record_to_repeat(facts: DatasetFacts) -> str:

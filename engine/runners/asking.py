@@ -152,7 +152,7 @@ def _completed(
     """A method's settings with those that are given as arguments of their own."""
     if alignment is None:
         raise ConfigError(
-            "alignment is None, expected settings of guidance: for the prior alone choose method 'plain'."
+            "alignment is None, expected settings of guidance: give some, or choose method 'plain' for the prior alone."
         )
     given: dict[str, Any] = {}
     if alignment != Alignment():

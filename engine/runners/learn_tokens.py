@@ -50,13 +50,13 @@ def learn_tokens(
     Args:
         learning: how tokens are learned; it says how many images an epoch has, and may have its own number of steps.
         method: "ddis"; "plain" to learn without guidance; or the settings of one.
-        memory: as for `generate`: another budget may round otherwise, and so learn slightly other tokens. A plan must
-            have room for learning, as one of `plan(..., tokens=learning)` has.
+        memory: as for `generate`: another budget may round otherwise, and so learn other tokens of like worth. A plan
+            must have room for learning, as one of `plan(..., tokens=learning)` has.
         out: a .safetensors file. If it holds the finished tokens of the same run, they are returned as they are, and
             an interrupted run is resumed.
-        share: '3/16' to learn only the third of sixteen shares of the classes, as one of so many processes with the
-            same `out`. The tokens of all classes that are learned by now are returned, and the process that learns
-            the last of them writes `out`, with the bytes of one run.
+        share: one of several processes with the same `out`, such as '3/16' for the third of sixteen: it learns its
+            share of the classes. The tokens of all classes that are learned by now are returned, and the process that
+            learns the last of them writes `out`, with the bytes of one run.
         events: where the run reports: steps, and each epoch of each class once it is saved.
 
     Raises:

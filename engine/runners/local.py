@@ -18,6 +18,7 @@ from engine.methods.models import Models
 from engine.methods.registry import prepare
 from engine.request import Request
 from engine.runners.base import BaseRunner
+from engine.runners.descended import Descended
 from engine.types import ImageKey, Sample
 
 
@@ -57,7 +58,7 @@ class LocalRunner(BaseRunner):
                 if missing
             ]
             total, to_make = sum(map(len, groups)), sum(len(group) for group, _ in begun)
-            sizes = _SizesByGroup(prepared)
+            sizes, descended = _SizesByGroup(prepared), Descended()
             with self.events.task(IMAGES, total, total - to_make) as task:
                 for group, missing in begun:
                     made = prepared.make(group, self.events)
@@ -65,6 +66,7 @@ class LocalRunner(BaseRunner):
                     for image in made:
                         if image.key in missing:
                             writer.add(image)
+                            descended.note(image.curve)
                             self.events.emit(reported(image))
                             yield image
                 task.peak_bytes = peak_bytes(prepared.device)
@@ -75,6 +77,7 @@ class LocalRunner(BaseRunner):
                         "seconds": round(task.seconds, 2),
                         "kind": kind_of(prepared, tried=False).to_json(),
                         "micro_batches": sizes.changes,
+                        "descended": descended.to_json(),
                         "memory_plan": None if prepared.plan is None else prepared.plan.to_json(),
                     }
                 )

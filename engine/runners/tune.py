@@ -61,14 +61,29 @@ def tune(
 ) -> Tuned:
     """Try each scale of `alignment` on a few images of each class and keep the one of the least `Trial.score`.
 
-    Takes what `generate` takes; no real image is read. Costs len(scales) x images_per_class x classes images. Raises
-    ConfigError for fewer than two scales, or one that is not above 0, and what `generate` raises.
+    No real image is read. It costs len(scales) x images_per_class x classes images.
+
+    Args:
+        classifier: as `generate` takes it.
+        prior: as `generate` takes it.
+        classes: some of the classifier's labels; all of them if None.
+        tokens: learned class tokens or their file.
+        alignment: the settings whose scale is tried.
+        sampling: settings of the sampler.
+        scales: lengths of a move, two or more.
+        images_per_class: images of each class at each scale.
+        seed: of the images, the same at each scale.
+        events: where progress is reported.
+
+    Raises:
+        ConfigError: for fewer than two scales, or one that is not above 0.
+        EngineError: what `generate` raises.
     """
     scales = sorted(set(scales))
     if len(scales) < 2 or scales[0] <= 0:
         raise ConfigError(
             f"tune got the scales {', '.join(map(str, scales)) or 'none'}, expected at least two different ones above "
-            "0: there is nothing to choose from otherwise."
+            "0: there is nothing to choose from otherwise. Name more."
         )
     wanted = asked(
         classifier,

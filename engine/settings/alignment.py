@@ -112,7 +112,8 @@ class Alignment:
         if self.decode_px < PRIORS_PX:
             raise ConfigError(
                 f"decode_px is {self.decode_px}, expected a side in pixels, {CLASSIFIERS_PX} or {PRIORS_PX}: "
-                f"{CLASSIFIERS_PX} is what the classifier needs, {PRIORS_PX} the prior's own size."
+                f"{CLASSIFIERS_PX} is what the classifier needs, {PRIORS_PX} the prior's own size. "
+                "Choose one."
             )
 
     def stride_at(self, index: int, total: int) -> int:

@@ -32,7 +32,7 @@ class Cluster:
         gpus = self.gpus_per_worker
         if gpus is not None and not 0 <= gpus < float("inf"):
             raise ConfigError(
-                f"gpus_per_worker is {gpus}, expected a number from 0 up: 0 works on CPUs alone."
+                f"gpus_per_worker is {gpus}, expected a number from 0 up: give 0 to work on CPUs alone."
             )
         if self.ray is not None and self.ray not in ("local", "auto"):
             host, _, port = self.ray.rpartition(":")

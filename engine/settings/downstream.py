@@ -78,7 +78,7 @@ class Distillation:
             )
         if self.batch < 2:
             raise ConfigError(
-                f"batch is {self.batch}, expected at least 2: BatchNorm needs several images."
+                f"batch is {self.batch}, expected at least 2: BatchNorm needs several images. Raise it."
             )
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(
@@ -87,7 +87,8 @@ class Distillation:
         check_not_negative(self, weight_decay="0 leaves weights as they are")
         if not 0 < self.temperature < float("inf"):
             raise ConfigError(
-                f"temperature is {self.temperature}, expected a finite number > 0: 1 leaves the logits as they are."
+                f"temperature is {self.temperature}, expected a finite number > 0: give 1 to leave the logits as "
+                "they are."
             )
 
     @classmethod
@@ -109,6 +110,23 @@ class Distillation:
     def fine_tuning(cls) -> "Distillation":
         """For weights that begin near their goal, as those of a pruned network do."""
         return cls(learning_rate=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streaming:
+    """Images that are made while a student learns, as a row beside the folder's."""
+
+    images_per_class: int = setting(
+        0,
+        "images of each class that are made while a student learns, as the folder's were; 0: no such row",
+    )
+    pool: int = setting(
+        4096, "images of the stream that a student draws from: the latest; it bounds memory"
+    )
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, images_per_class="0 is no stream")
+        check_positive(self, "pool")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,10 +33,11 @@ class Evaluation:
         )
         if self.kid_subset_size < 2:
             raise ConfigError(
-                f"kid_subset_size is {self.kid_subset_size}, expected at least 2: KID compares pairs of images."
+                f"kid_subset_size is {self.kid_subset_size}, expected at least 2: KID compares pairs of images. "
+                "Raise it."
             )
         if self.resamples < 0 or self.resamples == 1:
             raise ConfigError(
-                f"resamples is {self.resamples}, expected 0 or at least 2: an interval needs several values, 0 leaves "
-                "intervals out."
+                f"resamples is {self.resamples}, expected 0 or at least 2: an interval needs several values. Raise it, "
+                "or give 0 to leave intervals out."
             )

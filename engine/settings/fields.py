@@ -45,7 +45,7 @@ def check_at_most(config: Any, **limits: tuple[int, str]) -> None:
     for name, (limit, what) in limits.items():
         if getattr(config, name) > limit:
             raise ConfigError(
-                f"{name} is {getattr(config, name)}, expected at most {limit}: {what}."
+                f"{name} is {getattr(config, name)}, expected at most {limit}: {what}. Lower it."
             )
 
 
@@ -54,5 +54,5 @@ def check_not_negative(config: Any, **meanings: str) -> None:
     for name, meaning in meanings.items():
         if not 0 <= getattr(config, name) < float("inf"):
             raise ConfigError(
-                f"{name} is {getattr(config, name)}, expected a finite number >= 0: {meaning}."
+                f"{name} is {getattr(config, name)}, expected a finite number >= 0: {meaning}. Correct it."
             )

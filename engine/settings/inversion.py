@@ -43,7 +43,7 @@ class InversionSettings(MethodSettings):
             value, least = getattr(self, name), "> 0" if name in self.positive else ">= 0"
             if not isfinite(value) or value < 0 or (value == 0 and name in self.positive):
                 raise ConfigError(
-                    f"{name} is {value}, expected a finite number {least}: the default is "
+                    f"{name} is {value}, expected a finite number {least}: correct it; the default is "
                     f"{type(self).__dataclass_fields__[name].default}."
                 )
 
@@ -151,7 +151,7 @@ class PlugInInversion(InversionSettings):
         if self.zoom > 1:
             raise ConfigError(
                 f"zoom is {self.zoom}, expected a share from 0 (centring alone) to 1 (zoom alone): "
-                "the default is 0.5."
+                "correct it; the default is 0.5."
             )
 
 

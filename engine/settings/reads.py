@@ -54,8 +54,8 @@ class Reads:
                 )
         if self.pixel_max is not None and not 0 < self.pixel_max < float("inf"):
             raise ConfigError(
-                f"pixel_max is {self.pixel_max}, expected a number above 0: 1 where pixels were divided by 255, 255 "
-                "where they were not."
+                f"pixel_max is {self.pixel_max}, expected a number above 0: give 1 where pixels were divided by "
+                "255, and 255 where they were not."
             )
         if self.pixel_max is not None and (self.mean is None or self.std is None):
             raise ConfigError(

@@ -51,12 +51,13 @@ class Sampling:
         )
         if not 0 <= self.eta <= 1:
             raise ConfigError(
-                f"eta is {self.eta}, expected a number from 0 to 1: 0 is deterministic DDIM, 1 renews as much "
-                "noise as DDPM. The length of a guidance step is the alignment's scale."
+                f"eta is {self.eta}, expected a number from 0 to 1: give 0 for deterministic DDIM, 1 for as "
+                "much renewed noise as DDPM has. The length of a guidance step is the alignment's scale."
             )
         if not 1 <= self.cfg < float("inf"):
             raise ConfigError(
-                f"cfg is {self.cfg}, expected a finite number >= 1: 1 is the conditional model alone, 15 the paper's."
+                f"cfg is {self.cfg}, expected a finite number >= 1: give 1 for the conditional model alone; the paper "
+                "has 15."
             )
 
         if not 0 <= self.cfg_start < self.cfg_stop <= 1:

@@ -63,7 +63,7 @@ class StatisticsExport:
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ConfigError(
-                    f"{name} is {value:g}, expected a finite number above 0: 1 is usual."
+                    f"{name} is {value:g}, expected a finite number above 0: correct it; 1 is usual."
                 )
         if not 0 < self.delta < 1:
             raise ConfigError(

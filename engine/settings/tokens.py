@@ -83,7 +83,7 @@ class TokenLearning:
         check_positive(self, "epochs", "images_per_epoch", "updates_per_trajectory")
         if self.steps < 0:
             raise ConfigError(
-                f"steps is {self.steps}, expected a whole number >= 0: 0 takes as many as sampling does."
+                f"steps is {self.steps}, expected a whole number >= 0: give 0 to take as many as sampling does."
             )
         if self.gradient != "drawn" and self.updates_per_trajectory > 1:
             steps = "the last step" if self.gradient == "last" else "early steps"
@@ -103,11 +103,13 @@ class TokenLearning:
             )
         if self.check_images < 0 or self.check_images == 1:
             raise ConfigError(
-                f"check_images is {self.check_images}, expected 0 or at least 2: one alone says nothing of chance."
+                f"check_images is {self.check_images}, expected 0 or at least 2: one alone says nothing of "
+                "chance. Raise it, or give 0 to leave the check out."
             )
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(
-                f"learning_rate is {self.learning_rate}, expected a finite number > 0: the paper uses 0.005."
+                f"learning_rate is {self.learning_rate}, expected a finite number > 0: correct it; the paper "
+                "uses 0.005."
             )
         if not 0 <= self.target_accuracy <= 1:
             raise ConfigError(

@@ -56,7 +56,7 @@ def read_tokens(path: Path | str) -> TokenTable:
     ):
         raise TokenFileError(
             f"{path} has token format {facts.get('format')} and template {facts.get('template')!r}, expected {FORMAT} "
-            f"and {TEMPLATE!r} or {INSTEAD!r}: learn the tokens again, or read a textual inversion by "
+            f"and {TEMPLATE!r} or {INSTEAD!r}: learn the tokens again, or in Python read a textual inversion by "
             "import_textual_inversion."
         )
     try:
@@ -82,7 +82,7 @@ def read_tokens(path: Path | str) -> TokenTable:
         )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise TokenFileError(
-            f"{path} lacks a part of a token table ({error!r}), expected a file that learn_tokens wrote: "
+            f"{path} lacks a part of a token table ({error!r}), expected a file of `ddis learn-tokens`: "
             "learn the tokens again."
         ) from error
 
@@ -106,7 +106,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if not isinstance(facts, dict):
                 raise TokenFileError(
                     f"{path} has metadata {str(facts)[:40]!r}, expected an object: "
-                    "give the path of a file that was written by learn_tokens."
+                    "give the path of a file of `ddis learn-tokens`."
                 )
             tensors = {name: file.get_tensor(name) for name in names}
         kept = facts.pop(CHECKSUM, None)  # files of old have none
@@ -119,5 +119,5 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (OSError, SafetensorError, ValueError) as error:
         raise TokenFileError(
             f"{path} cannot be read as safetensors ({error}), expected a token file: "
-            "give the path of a file that was written by learn_tokens."
+            "give the path of a file of `ddis learn-tokens`."
         ) from error

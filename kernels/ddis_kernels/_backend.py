@@ -107,7 +107,7 @@ def check_feature_map(op: str, x: Tensor) -> None:
     if x.dim() < 2 or x.numel() == 0:
         raise ValueError(
             f"{op} got shape {tuple(x.shape)}, expected (N, C, *) with at least one element: "
-            "an empty batch has no moments."
+            "an empty batch has no moments. Pass one that is not."
         )
     if x.dtype not in (*DTYPES, torch.float64):
         raise TypeError(

@@ -30,8 +30,8 @@ from ddis_kernels.channel_moments import Moments
 def _check_counts(counts: Sequence[int], layers: int) -> None:
     if len(counts) != layers or not all(count > 0 for count in counts):
         raise ValueError(
-            f"alignment got counts {tuple(counts)} for {layers} layers, expected one above 0 for each: the values per "
-            "channel, N*H*W."
+            f"alignment got counts {tuple(counts)} for {layers} layers, expected one above 0 for each: give the "
+            "number of values per channel, N*H*W."
         )
 
 

@@ -45,7 +45,7 @@ class AlignmentTarget:
         if not stored or len(weights) != len(stored):
             raise ValueError(
                 f"alignment got {len(stored)} layers and {len(weights)} weights, expected one pair (of the mean's gap, "
-                "of the variance's gap) for each of at least one layer."
+                "of the variance's gap) for each of at least one layer: give as many weights as layers."
             )
         _check_target(stored, weights)
         device, channels = stored[0].mean.device, tuple(s.mean.numel() for s in stored)
@@ -69,6 +69,6 @@ def _check_target(stored: Sequence[Moments], weights: Sequence[tuple[float, floa
             )
         if len(pair) != 2 or not all(0 <= weight < float("inf") for weight in pair):
             raise ValueError(
-                f"alignment got weights {tuple(pair)} for layer {number}, expected two finite ones of at least 0: of "
-                "the mean's gap and of the variance's."
+                f"alignment got weights {tuple(pair)} for layer {number}, expected two finite ones of at least 0: give "
+                "that of the mean's gap, then that of the variance's."
             )

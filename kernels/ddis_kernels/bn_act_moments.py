@@ -43,7 +43,8 @@ def fold_batch_norm(bn: Any) -> tuple[Tensor, Tensor]:
     if bn.running_mean is None or bn.running_var is None:
         raise ValueError(
             f"fold_batch_norm got {bn}, which keeps no running statistics, expected a layer that does: "
-            "with track_running_stats=False it normalises with the batch's own, and has nothing to fold."
+            "with track_running_stats=False it normalises with the batch's own, and has nothing to fold. Leave "
+            "it as it is."
         )
     dtype = torch.float64 if bn.running_var.dtype == torch.float64 else torch.float32
     scale = (bn.running_var.double() + bn.eps).rsqrt()

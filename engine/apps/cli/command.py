@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from engine.errors import ConfigError
 from engine.events import Events
 from engine.request import METHODS
+from engine.settings.methods import DrawingSettings
 from engine.settings.plain import to_plain
 
 if TYPE_CHECKING:
     from engine.apps.progress import Progress
 
-WITH_PRIOR = tuple(name for name, kind in METHODS.items() if "prior" in kind.uses)
+WITH_PRIOR = tuple(name for name, kind in METHODS.items() if issubclass(kind, DrawingSettings))
 """Methods that draw with a prior."""
 ALIGNMENT = ("request.method.alignment.*", "!request.method.alignment.polish.*")
 """What guides latents, without what finished images go through."""

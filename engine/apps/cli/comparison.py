@@ -53,9 +53,12 @@ class Comparing(Command):
         "distillation.*",
         "fine_tuning.*",
         "pruning.*",
+        "streaming.*",
         "quantisation.*",
     )
-    names = MappingProxyType({"request.seed": "generate-seed"})
+    names = MappingProxyType(
+        {"request.seed": "generate-seed", "streaming.images_per_class": "stream"}
+    )
     needs = ("request.classifier.source",)
     methods = WITH_PRIOR
     interrupted = RESUMES

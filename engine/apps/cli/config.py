@@ -163,6 +163,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{path} holds no sections, expected some, such as `request:`: --print-config writes a whole file."
+            f"{path} holds no sections, expected some, such as `request:`: write one; --print-config shows a "
+            "whole file."
         )
     return values

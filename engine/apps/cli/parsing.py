@@ -39,7 +39,8 @@ def typed(command: type[Command], words: Sequence[str], prog: str) -> dict[Optio
         if word.startswith("-"):
             raise ConfigError(unknown_option(word, command, prog))
         raise ConfigError(
-            f"{word!r} is a word too many, expected an option before it: `{prog} --help` shows how {prog} is called."
+            f"{word!r} is a word too many, expected an option before it: take it out, or write its option; "
+            f"`{prog} --help` shows them all."
         )
     return {keys[key]: read(keys[key].kind, value) for key, value in found.items()}
 

@@ -83,7 +83,7 @@ def _method(command: type[Command], flags: Mapping[str, Any], part: Mapping[str,
         place = "--method" if "request.method.name" in flags else "request.method.name"
         raise ConfigError(
             f"{place} is {method!r}, expected {'one of ' * (len(command.methods) > 1)}{known}: this command has no "
-            f"other.{nearest(str(method), command.methods)}"
+            f"other. Choose a method that it has.{nearest(str(method), command.methods)}"
         )
     return str(method)
 

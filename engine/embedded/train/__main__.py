@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(chosen: argparse.Namespace) -> None:
     if chosen.resolution < 16 or chosen.resolution % 8:
         raise ConfigError(
-            f"resolution is {chosen.resolution}, expected a multiple of 8 from 16 up: the networks halve it thrice."
+            f"resolution is {chosen.resolution}, expected a multiple of 8 from 16 up: the networks halve it "
+            "three times. Round it."
         )
     if chosen.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
@@ -79,7 +80,8 @@ def run(chosen: argparse.Namespace) -> None:
         )
     if chosen.stage == "all" and not chosen.seconds:
         raise ConfigError(
-            "`all` was asked for without a budget, expected --seconds: it splits the time over the stages."
+            "`all` was asked for without a budget, expected --seconds: it splits the time over the stages. Give "
+            "the time."
         )
     torch.manual_seed(chosen.seed or 0)
     job = Job(

@@ -104,6 +104,19 @@ def test_over_generation_refuses_before_it_makes_an_image(
     assert not (tmp_path / "set-all").exists()
 
 
+def test_tune_writes_its_trials_for_a_report(
+    tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tuned.json"
+    few = ["--scales", "0.1", "0.2", "--images-per-class", "1", "--steps", "2", "--classes", "dog"]
+    assert main(["tune", *models, *few, "--out", str(file), "--json"]) == 0
+    assert json.loads(file.read_text()) == json.loads(capsys.readouterr().out)
+    assert main(["report", str(file), "--quiet"]) == 0
+    assert "Of 2 scales of guidance" in file.with_suffix(".html").read_text()
+    assert main(["tune", *models, *few, "--out", str(tmp_path)]) == 2
+    assert "expected a path that can be written" in capsys.readouterr().err
+
+
 def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> None:
     for name in ("float32", "bfloat16", "float16"):
         words = [*models, "--out", "o", "--dtype", name]

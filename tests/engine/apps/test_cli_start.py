@@ -58,6 +58,7 @@ def test_every_public_name_is_there() -> None:
         _ = engine.generat
 
 
+@pytest.mark.slow
 def test_no_library_remarks_on_being_imported() -> None:
     code = "import engine; [getattr(engine, name) for name in engine.__all__]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -230,9 +230,7 @@ def test_what_save_classifier_writes_is_read_again(
     with pytest.raises(ConfigError, match="architecture is 'mine', expected one of resnet8"):
         save_classifier(folder, network, architecture="mine", labels=LABELS, preprocess=preprocess)
     (folder / "config.json").write_text("{}")
-    with pytest.raises(
-        ModelError, match=r"cannot be read as a classifier .*for a transformers folder write 'hf:"
-    ):
+    with pytest.raises(ModelError, match=r"cannot be read as a classifier .*write 'hf:"):
         load_classifier(folder)
 
 

@@ -145,7 +145,7 @@ def test_a_module_can_be_the_student(classifier: Classifier) -> None:
         ),
         (
             {"method": "plain", "alignment": None},
-            "alignment is None, expected settings of guidance: for the prior alone choose",
+            "alignment is None, expected settings of guidance: give some, or choose method 'plain'",
         ),
         (
             {"method": Plain(), "sampling": Sampling(steps=3)},

@@ -51,6 +51,7 @@ def cache(printed: str) -> Path:
     return Path(json.loads(printed)["files"][0]).parents[1]
 
 
+@pytest.mark.slow
 def test_the_command_writes_every_graph(printed: str):
     files = [Path(file) for file in json.loads(printed)["files"]]
     assert [file.name for file in files] == [
@@ -65,6 +66,7 @@ def test_the_command_writes_every_graph(printed: str):
         )
 
 
+@pytest.mark.slow
 def test_guided_images_are_torchs_and_neither_autograd_nor_an_export_runs(
     prior, kinked, cache, tmp_path, monkeypatch
 ):
@@ -86,6 +88,7 @@ def test_guided_images_are_torchs_and_neither_autograd_nor_an_export_runs(
     assert max((plain[key].image - wanted[key].image).abs().max() for key in plain) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_graphs_that_its_cache_lacks(prior, kinked, cache, tmp_path, monkeypatch):
     """Each is built as for an export, and its file then copied."""
     written = []
@@ -101,6 +104,7 @@ def test_a_run_writes_the_graphs_that_its_cache_lacks(prior, kinked, cache, tmp_
     assert sorted(written) == ["decoder", "gradient", "unet"]
 
 
+@pytest.mark.slow
 def test_a_kinked_gradient_is_autograds_but_for_flipped_masks(gradients, prior, kinked, cache):
     for batch in (1, 3):
         (loss, grad), (wanted_loss, wanted) = gradients(prior, kinked, Alignment(), cache, batch)
@@ -108,6 +112,7 @@ def test_a_kinked_gradient_is_autograds_but_for_flipped_masks(gradients, prior, 
         torch.testing.assert_close(grad, wanted, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_classifier_gives_its_logits_for_any_batch(prior, kinked, cache):
     """`ddis export-onnx` writes it; generate asks torch for them."""
     graph = classifier_graph(kinked, prior.image_size)
@@ -118,6 +123,7 @@ def test_the_classifier_gives_its_logits_for_any_batch(prior, kinked, cache):
         torch.testing.assert_close(logits, kinked.logits(images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_unet_takes_more_images_than_its_export_was_told(prior, cache):
     session = Session(export.exported(denoiser_graph(prior), cache), torch.device("cpu"))
     for batch in (1, export.LARGEST_BATCH + 2):
@@ -128,6 +134,7 @@ def test_the_unet_takes_more_images_than_its_export_was_told(prior, cache):
         torch.testing.assert_close(session(z, step, context)[0], wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_folder_of_one_runtime_is_not_continued_by_the_other(prior, kinked, cache, tmp_path):
     run(prior, kinked, out=tmp_path / "set")
     with pytest.raises(Exception, match="runtime"):
@@ -195,6 +202,7 @@ def test_the_default_cache_is_the_users(monkeypatch, tmp_path):
     assert default_cache() == tmp_path / "ddis" / "onnx"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["gradient", "unet"])
 def test_images_are_torchs_when_onnx_runtime_runs_out_of_memory(
     prior, kinked, cache, monkeypatch, part

@@ -4,9 +4,11 @@ import html
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -24,7 +26,13 @@ from engine.types import ImageKey, Sample
 LABELS = {0: "dog", 1: "mail bag", 2: "<b>horse</b>"}
 
 
-def make_set(folder: Path, of_each: int = 4, px: int = 12, wrong: int = 1) -> Path:
+def make_set(
+    folder: Path,
+    of_each: int = 4,
+    px: int = 12,
+    wrong: int = 1,
+    measured: Mapping[str, object] = MappingProxyType({"seconds": 3.5}),
+) -> Path:
     """Noise, of which the first `wrong` of each class but 'dog' are seen as dogs; the last two dogs are one picture."""
     rng = torch.Generator().manual_seed(0)
     pictures = torch.rand(of_each, len(LABELS), 3, px, px, generator=rng)
@@ -49,7 +57,7 @@ def make_set(folder: Path, of_each: int = 4, px: int = 12, wrong: int = 1) -> Pa
                         group="",
                     )
                 )
-        writer.finish({"seconds": 3.5})
+        writer.finish(measured)
     return folder
 
 
@@ -114,6 +122,17 @@ def test_a_page_needs_nothing_else_and_is_the_same_each_time(tmp_path: Path) -> 
     assert write_report([folder]).read_text() == text
 
 
+def test_what_guidance_descended_is_a_curve(tmp_path: Path) -> None:
+    curve = {"images": 12, "steps": [1, 2, 5], "mean": [3.0, 2.0, 1.5], "spread": [0.1, 0.5, 2.0]}
+    folder = make_set(tmp_path / "set", measured={"seconds": 3.5, "descended": curve})
+    text = write_report([folder]).read_text()
+    assert Reader(text).tags.count("svg") == 5
+    assert "mean of 12 images, ± one standard deviation" in text
+    assert "descended.mean" not in text  # no numbers where there is a chart
+    svg = charts.over_steps(curve, "objective")
+    assert svg != charts.over_steps(curve | {"spread": [0.0, 0.0, 0.0]}, "objective")
+
+
 def test_several_sets_are_compared_and_a_large_one_is_not_held_whole(tmp_path: Path) -> None:
     sets = [make_set(tmp_path / name, 20, wrong=wrong) for name, wrong in (("a", 0), ("b", 15))]
     text = write_report(sets, tmp_path / "both.html", images=6).read_text()
@@ -158,7 +177,7 @@ def test_a_comparison_has_its_rows_and_warnings(tmp_path: Path) -> None:
 
 def test_what_is_no_folder_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="is neither a data set nor a comparison, expected a fold"
+        ConfigError, match="is nothing that a report is about, expected a folder that"
     ):
         write_report([tmp_path])
     with pytest.raises(ConfigError, match="a report of 2 folders came without out, expected one"):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from engine.apps.cli.command import Call, local
 from engine.apps.cli.comparison import Comparing
-from engine.settings.downstream import Distillation
+from engine.settings.downstream import Distillation, Streaming
 from engine.settings.fields import setting
 from engine.settings.plain import to_plain
 
@@ -36,6 +36,7 @@ class Distill(Comparing):
         "short: 30 epochs; long: 200, for students that will be used", default="short"
     )
     distillation: Distillation = field(default_factory=Distillation)
+    streaming: Streaming = field(default_factory=Streaming)
 
     @classmethod
     def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
@@ -45,10 +46,11 @@ class Distill(Comparing):
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.downstream.distill import distill
-        from engine.downstream.inputs import check_updates
+        from engine.downstream.inputs import check_streaming, check_updates
         from engine.downstream.students import student_name
 
         check_updates(self.comparison, self.distillation)
+        check_streaming(self.streaming, self.distillation)
         return self.compare(
             call,
             distill,
@@ -56,4 +58,5 @@ class Distill(Comparing):
             lambda classifier: student_name(self.student, classifier),
             student=self.student,
             distillation=self.distillation,
+            streaming=self.streaming,
         )

@@ -51,7 +51,7 @@ class Evaluate(Command):
     inception_weights: Path | None = local("local file of Inception's weights", "FILE")
     statistics: Path | None = local("keep the folder's features, to be a --reference", "FILE")
     moments_only: bool = setting(False, "keep their mean and covariance alone: enough for FID")
-    out: Path | None = local("also write the report here, as JSON", "FILE")
+    out: Path | None = local("also write the report here, as JSON, for `ddis report`", "FILE")
     request: Request = field(default_factory=Request)
     execution: Execution = field(default_factory=Execution)
     evaluation: Evaluation = field(default_factory=Evaluation)

@@ -26,6 +26,6 @@ class Finish(Command):
             shares = ", ".join(f"{number:,} by {kind}" for kind, number in found.kinds.items())
             made_by = f"; machines of {len(found.kinds)} kinds made them: {shares}"
         call.screen.say(
-            f"{found.images:,} images in {found.parts:,} parts of {self.folder}{made_by}"
+            f"{found.images:,} images in {found.parts:,} part{'s' * (found.parts != 1)} of {self.folder}{made_by}"
         )
         return {"folder": self.folder, **vars(found)}

@@ -1,10 +1,12 @@
 """`ddis tune`: the length of a guidance step, found without data."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import MODELS, Call, Command, preset
+from engine.apps.cli.command import MODELS, Call, Command, local, preset
 from engine.errors import ConfigError
 from engine.request import Execution, Request
 from engine.settings.fields import setting
@@ -23,7 +25,7 @@ class Tune(Command):
     methods = ("ddis",)
     common = (
         *("classifier", "scales", "images-per-class", "classes", "seed", "prior", "tokens"),
-        *("preset", "steps", "cfg", "architecture", "labels", "dtype", "device"),
+        *("out", "preset", "steps", "cfg", "architecture", "labels", "dtype", "device"),
     )
 
     request: Request = field(default_factory=Request)
@@ -32,11 +34,15 @@ class Tune(Command):
     )
     images_per_class: int = setting(4, "images of each class and scale")
     preset: Literal["default", "paper"] = preset()
+    out: Path | None = local("also write the trials here, as JSON, for `ddis report`", "FILE")
     execution: Execution = field(default_factory=Execution)
 
     def run(self, call: Call) -> dict[str, Any]:
+        from engine.files import check_writable, write_whole
         from engine.runners.tune import SCALES, tune
 
+        if self.out is not None:
+            check_writable(self.out)
         method = requests.drawing(self.request)
         alignment = requests.drawing(self.request).alignment
         assert alignment is not None
@@ -73,6 +79,9 @@ class Tune(Command):
         )
         preset = "" if self.preset == "default" else f"--preset {self.preset} "
         call.screen.say(f"ddis generate ... {preset}--alignment.scale {best:g}", result=True)
+        if self.out is not None:
+            write_whole(self.out, json.dumps(found.to_json(), indent=1).encode() + b"\n")
+            call.screen.say(f"to look at it in a browser: ddis report {self.out}")
         return found.to_json()
 
 
