@@ -17,6 +17,7 @@ from engine.errors import EngineError
 TICK_S = 0.6
 """How often the page looks at a run that is going."""
 NO_PLAN = '<p class="note">It is being planned.</p>'
+BUSY = "A run is going on. Models are looked at once it is done: choose again then."
 NUMBERS = ("images_per_class", "steps", "seed")
 """Fields of a form that are the command line's default where they are left empty."""
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -112,6 +113,8 @@ class MakeTab:
 
     def look_ahead(self, *values: Any) -> tuple[str, str]:
         """What the last of the runs takes of memory: in a line, and as `ddis plan` says it."""
+        if self.desk.going:
+            return line(BUSY), ""
         try:
             with self.desk.alone():
                 planned = plan_of(rows_of(self._form(values))[-1])

@@ -4,6 +4,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,10 @@ class Desk:
                 "a run is going on already, expected one at a time: stop it, or wait until it is done."
             )
         session = Session(rows, self._working)
+        if self.session is not None:
+            for watch, known in product(session.watches, self.session.watches):
+                if known.row == watch.row and known.state == "done":
+                    watch.curve, watch.steps = known.curve, known.steps  # it makes no image again
         self.session = session
         session.start()
         return session
@@ -167,4 +172,5 @@ class Desk:
         """Stop what is going on, and wait for it: a process that ends in the middle of a computation crashes."""
         if self.session is not None:
             self.session.stop()
+            self.session.wait(PATIENCE_S)
         self._working.acquire(timeout=PATIENCE_S)

@@ -48,7 +48,8 @@ def carried_out(desk: Desk, form: Form) -> Session:
 
 
 def test_the_folders_are_those_of_the_command_line(form: Form, tmp_path: Path) -> None:
-    session = carried_out(Desk(), form)
+    desk = Desk()
+    session = carried_out(desk, form)
     assert session.done
     for watch in session.watches:
         *words, out = watch.row.words
@@ -66,6 +67,9 @@ def test_the_folders_are_those_of_the_command_line(form: Form, tmp_path: Path) -
     assert 'data-state="done"' in html
     assert html.count("<img") == len(session.watches) * len(KEYS)
     assert html.count("<polyline") == len(session.watches)
+    twice = carried_out(desk, form)
+    assert [watch.means for watch in twice.watches] == [watch.means for watch in session.watches]
+    assert [watch.shots for watch in twice.watches] == [watch.shots for watch in session.watches]
 
 
 def test_a_run_that_is_stopped_is_resumed_by_the_same_form(
