@@ -9,6 +9,7 @@ knows workers only as a `Pool`, so that it is tested, and simulated, without a c
     STARTS workers in a row never get ready    the run ends with the last reason
     a part takes SLOW times as long as usual   an idle worker makes it as well; the first that is done counts
     a part takes HANGS times as long           its worker is stopped, as if it were lost
+    a worker starts for half an hour           as if it did not get ready
 """
 
 import time
@@ -25,10 +26,15 @@ STARTS = 5
 SLOW = 2.0
 HANGS = 10.0
 LEAST_SECONDS_OF_A_HANG = 30 * 60
+FIRST_PART = 30.0
+"""A first part hangs once it takes so many times as long as the quickest start, which loads the models and makes three
+steps of a group."""
 RECENT = 200
 """Parts whose median says what is usual."""
 WAIT = 1.0
 """Seconds after which the driver looks for slow parts."""
+NONE_READY = 60.0
+"""Seconds between two notes that no worker is ready."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ class Driver:
         self.losses: Counter[int] = Counter()
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.usual: float | None = None
-        self.looked = clock()
+        self.quickest_start = float("inf")
+        self.looked = self.last_ready = self.noted = clock()
         self.failed_starts = 0
         self.lost = 0
         self.made_twice = 0
@@ -85,6 +92,7 @@ class Driver:
                 self._fill()
                 for answer in self.pool.answers(WAIT):
                     self._take(answer)
+                self._look()
         except BaseException:
             self.stop()
             raise
@@ -101,11 +109,7 @@ class Driver:
                 made = [self._take(answer) for answer in self.pool.answers(WAIT)]
                 yield from (part for part in made if part is not None)
                 self.tick(self)
-                if self.clock() - self.looked >= WAIT:
-                    self.looked = self.clock()
-                    self._look_for_hanging()
-                    for worker in [*self.idle]:
-                        self._occupy(worker)
+                self._look()
         finally:
             self.stop()
 
@@ -143,6 +147,7 @@ class Driver:
         made = None
         if isinstance(answer, Ready):
             self.failed_starts = 0
+            self.quickest_start = min(self.quickest_start, self.clock() - task.since)
             if self.begun and not self.fits(answer.hello):
                 self.pool.stop(answer.worker)
                 return None
@@ -209,7 +214,7 @@ class Driver:
         slow = [
             (task.since, task.part)
             for task in self.tasks.values()
-            if task.part in self.missing and makers[task.part] == 1 and self._is_older(task, SLOW)
+            if task.part in self.missing and makers[task.part] == 1 and self._is_slow(task)
         ]
         if not slow:
             return None
@@ -217,15 +222,43 @@ class Driver:
         self.note(f"part {part} is slow: a second worker makes it as well")
         return part
 
+    def _look(self) -> None:
+        """Look after workers that do not answer, or have nothing to do, once in WAIT seconds."""
+        if self.clock() - self.looked < WAIT:
+            return
+        self.looked = self.clock()
+        self._look_for_hanging()
+        if self._is_any_ready():
+            self.last_ready = self.noted = self.clock()
+        elif self.clock() - self.noted >= NONE_READY:
+            self.noted = self.clock()
+            self.note(
+                f"no worker is ready after {self.clock() - self.last_ready:.0f} s: the cluster has no room for one "
+                "now, or models take long to load"
+            )
+        for worker in [*self.idle]:
+            self._occupy(worker)
+
+    def _is_any_ready(self) -> bool:
+        return bool(self.idle) or any(task.part is not None for task in self.tasks.values())
+
     def _look_for_hanging(self) -> None:
         for worker, task in [*self.tasks.items()]:
-            if task.part is not None and self._is_older(task, HANGS, LEAST_SECONDS_OF_A_HANG):
+            if self._hangs(task):
                 del self.tasks[worker]
                 self.pool.stop(worker)
-                self._lose(task, f"it did not answer for {self.clock() - task.since:.0f} s")
+                # Where others work, this one may only wait for room: it is begun again, as often as it takes.
+                if task.part is not None or not self._is_any_ready():
+                    self._lose(task, f"it did not answer for {self.clock() - task.since:.0f} s")
 
-    def _is_older(self, task: Task, times: float, least: float = 0) -> bool:
-        """Whether a task takes so many times as long as usual."""
-        if self.usual is None:
-            return False
-        return self.clock() - task.since > max(times * self.usual, least)
+    def _hangs(self, task: Task) -> bool:
+        if task.part is None:
+            limit = 0.0
+        elif self.usual is None:
+            limit = FIRST_PART * self.quickest_start
+        else:
+            limit = HANGS * self.usual
+        return self.clock() - task.since > max(limit, LEAST_SECONDS_OF_A_HANG)
+
+    def _is_slow(self, task: Task) -> bool:
+        return self.usual is not None and self.clock() - task.since > SLOW * self.usual
