@@ -215,13 +215,24 @@ class Execution:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        ray = self.cluster.ray
         if self.share is not None:
             self.share_of()
-            if self.cluster.ray is not None:
+            if ray is not None:
                 raise ConfigError(
-                    f"share is {self.share!r} with ray {self.cluster.ray!r}, expected one of them: a cluster divides "
+                    f"share is {self.share!r} with ray {ray!r}, expected one of them: a cluster divides "
                     "the work itself. Leave one of them out."
                 )
+        if self.runner == "ray" and ray is None:
+            raise ConfigError(
+                "runner is 'ray' and `ray` says nothing, expected where the workers run: set `ray` to 'local', 'auto' "
+                "or HOST:PORT, and leave the runner out."
+            )
+        if self.runner == "share" and ray is not None:
+            raise ConfigError(
+                f"runner is 'share' with ray {ray!r}, expected one of them: a cluster divides the work itself. Leave "
+                "one of them out."
+            )
 
     @property
     def carried_out_by(self) -> str:

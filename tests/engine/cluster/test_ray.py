@@ -10,13 +10,14 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from simulated_pool import SimulatedPool
 
 from engine.cluster.driver import Driver
 from engine.cluster.pool import ClusterError, Failed, Lost
-from engine.cluster.ray_pool import answer_to, connect
+from engine.cluster.ray_pool import answer_to, check_room, connect
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
 from engine.datasets.parts import done_parts
@@ -30,6 +31,7 @@ from engine.runners.registry import runner_for
 from engine.settings import Sampling
 from engine.settings.cluster import Cluster
 from engine.settings.methods import DDIS
+from engine.settings.plain import from_plain, to_plain
 
 PARTS = 6
 
@@ -202,6 +204,50 @@ def _command(process: Path) -> bytes:
         return b""
 
 
+def nodes(*resources: dict[str, float], grows: bool = False) -> SimpleNamespace:
+    """A stand-in for ray, whose cluster has nodes with these resources."""
+    state = SimpleNamespace(get_cluster_config=lambda: object() if grows else None)
+    return SimpleNamespace(
+        nodes=lambda: [{"Alive": True, "Resources": has} for has in resources],
+        _private=SimpleNamespace(state=SimpleNamespace(state=state)),
+    )
+
+
+def test_a_worker_that_no_node_can_hold_is_refused_at_once() -> None:
+    with pytest.raises(
+        ClusterError,
+        match=r"a worker takes 1 CPU and 1 GPU and no node of the cluster has as much \(the nearest has 2 CPUs and "
+        r"0 GPUs\), expected a node that can hold one: lower `gpus_per_worker` or",
+    ):
+        check_room(nodes({"CPU": 2.0}), 1, 1)
+    apart = [{"CPU": 64.0}, {"CPU": 2.0, "GPU": 1.0}]
+    with pytest.raises(ClusterError, match="nearest has 2 CPUs and 1 GPU"):
+        check_room(nodes(*apart), 4, 1)
+    with pytest.raises(ClusterError, match="nearest has 0 CPUs and 0 GPUs"):
+        check_room(nodes(), 1, 0)
+    check_room(nodes(*apart), 2, 0.5)
+    check_room(nodes(*apart), 4, 0)
+    check_room(nodes({"CPU": 2.0}, grows=True), 4, 1)  # it starts nodes itself
+    dead = nodes({"CPU": 8.0})
+    dead.nodes = lambda: [{"Alive": False, "Resources": {"CPU": 8.0}}]
+    with pytest.raises(ClusterError, match="no node of the cluster has as much"):
+        check_room(dead, 1, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+def test_a_command_that_asks_for_more_than_the_machine_has_ends_at_once_and_leaves_no_cluster(
+    request_: Request, tmp_path: Path
+) -> None:
+    import ray
+
+    asked = Cluster(ray="local", gpus_per_worker=1000.0)
+    with pytest.raises(ClusterError, match="takes 1 CPU and 1000 GPUs and no node"):
+        RayRunner(tmp_path / "set", Execution(device="cpu", cluster=asked)).parts(request_)
+    assert not ray.is_initialized()
+    assert not (tmp_path / "set").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -219,6 +265,62 @@ def test_settings_that_make_no_sense_are_refused(given: dict[str, object], said:
 def test_a_cluster_and_a_share_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match="a cluster divides the work itself"):
         Execution(share="1/2", cluster=Cluster(ray="local"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "runner is 'ray' and `ray` says nothing, expected where the workers run"),
+        ({"share": "1/2"}, "runner is 'ray' and `ray` says nothing"),
+        (
+            {"runner": "share", "cluster": Cluster(ray="local")},
+            "runner is 'share' with ray 'local'",
+        ),
+    ],
+)
+def test_a_runner_does_not_leave_out_where_its_workers_run(
+    given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Execution(**{"runner": "ray", **given})
+    assert Execution(runner="ray", cluster=Cluster(ray="local")).carried_out_by == "ray"
+
+
+A_RAY = """
+import os
+environment, began = dict(os.environ), []
+def init(**options): began.append(options)
+def is_initialized(): return bool(began)
+def shutdown(): began.clear()
+"""
+SAFEGUARDS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED")
+
+
+@pytest.mark.parametrize("where", ["local", "head:6379"])
+def test_a_cluster_that_is_started_here_is_quiet_asks_for_a_token_and_is_at_loopback(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray.py").write_text(A_RAY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)  # so that it is put back
+    monkeypatch.delitem(sys.modules, "ray")
+    for name in SAFEGUARDS:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    ray = connect(Cluster(ray=where, workers=2, cpus_per_worker=3))
+    (options,) = ray.began
+    assert ray.environment["RAY_USAGE_STATS_ENABLED"] == "0"
+    if where == "local":
+        assert ray.environment["RAY_AUTH_MODE"] == "token"
+        assert len(ray.environment["RAY_AUTH_TOKEN"]) == 64
+        assert options["_node_ip_address"].startswith("127.")
+        assert options["address"] == "local"
+        assert options["num_cpus"] == 6
+        assert options["include_dashboard"] is False
+    else:  # the cluster has a token of its own, or none
+        assert "RAY_AUTH_MODE" not in ray.environment
+        assert "RAY_AUTH_TOKEN" not in ray.environment
+        assert options["address"] == where
 
 
 def test_a_cluster_needs_a_place(request_: Request) -> None:
@@ -252,7 +354,7 @@ def test_a_cluster_of_a_busy_machine_is_begun_again_and_then_refused_in_one_sent
     assert connect(Cluster(ray="local")) is ray
     assert len(begun) == 3
     begun += [True] * 7
-    with pytest.raises(ClusterError, match=r"did not start .*timed out.*--share"):
+    with pytest.raises(ClusterError, match=r"did not start .*timed out.*make shares"):
         connect(Cluster(ray="local"))
     assert len(begun) == 13
     with pytest.raises(ClusterError, match=r"no cluster of Ray answers at 'head:6379'"):
@@ -268,8 +370,11 @@ def test_a_worker_without_memory_hands_its_part_back_and_other_errors_end_the_ru
     assert answer_to("worker", None, out_of_memory) == Failed("worker", None, out_of_memory)
 
 
-def test_settings_of_a_cluster_are_plain(request_: Request) -> None:
-    assert json.loads(json.dumps(request_.to_plain())) == request_.to_plain()
+def test_settings_of_a_cluster_are_plain() -> None:
+    asked = Execution(device="cpu", cluster=Cluster(ray="auto", workers=3, gpus_per_worker=0.5))
+    plain = to_plain(asked)
+    assert plain["cluster"]["gpus_per_worker"] == 0.5
+    assert from_plain(Execution, json.loads(json.dumps(plain))) == asked
 
 
 def test_a_cluster_says_once_a_minute_how_far_it_is(tmp_path: Path) -> None:
