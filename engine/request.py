@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from engine.errors import ConfigError
-from engine.settings.cluster import Cluster
+from engine.settings.cluster import Cluster, check_runner
 from engine.settings.fields import check_at_most, check_choices, check_positive, setting
 from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
 from engine.settings.methods import DDIS, Plain
@@ -215,24 +215,9 @@ class Execution:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        ray = self.cluster.ray
         if self.share is not None:
             self.share_of()
-            if ray is not None:
-                raise ConfigError(
-                    f"share is {self.share!r} with ray {ray!r}, expected one of them: a cluster divides "
-                    "the work itself. Leave one of them out."
-                )
-        if self.runner == "ray" and ray is None:
-            raise ConfigError(
-                "runner is 'ray' and `ray` says nothing, expected where the workers run: set `ray` to 'local', 'auto' "
-                "or HOST:PORT, and leave the runner out."
-            )
-        if self.runner == "share" and ray is not None:
-            raise ConfigError(
-                f"runner is 'share' with ray {ray!r}, expected one of them: a cluster divides the work itself. Leave "
-                "one of them out."
-            )
+        check_runner(self.runner, self.share, self.cluster)
 
     @property
     def carried_out_by(self) -> str:

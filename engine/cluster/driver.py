@@ -6,7 +6,7 @@ knows workers only as a `Pool`, so that it is tested, and simulated, without a c
     a worker is lost (its process, its node)   its part goes to another, and a new worker is started
     a part loses ATTEMPTS workers              the run ends, naming the part
     a worker answers with an error             the run ends with it: the same call would fail again
-    STARTS workers in a row never get ready    the run ends with the last reason
+    STARTS workers in a row never get ready    the run ends with the last reason; while others work, it leaves one out
     a part takes SLOW times as long as usual   an idle worker makes it as well; the first that is done counts
     a part takes HANGS times as long           its worker is stopped, as if it were lost
     a worker starts for half an hour           as if it did not get ready
@@ -16,21 +16,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Pool, Ready, Worker
+from engine.cluster.usual import Usual
 
 ATTEMPTS = 3
 STARTS = 5
-SLOW = 2.0
-HANGS = 10.0
-LEAST_SECONDS_OF_A_HANG = 30 * 60
-FIRST_PART = 30.0
-"""A first part hangs once it takes so many times as long as the quickest start, which loads the models and makes three
-steps of a group."""
-RECENT = 200
-"""Parts whose median says what is usual."""
 WAIT = 1.0
 """Seconds after which the driver looks for slow parts."""
 NONE_READY = 60.0
@@ -77,11 +69,9 @@ class Driver:
         self.tasks: dict[Worker, Task] = {}
         self.idle: set[Worker] = set()
         self.losses: Counter[int] = Counter()
-        self.recent: deque[float] = deque(maxlen=RECENT)
-        self.usual: float | None = None
-        self.quickest_start = float("inf")
+        self.usual = Usual()
         self.looked = self.last_ready = self.noted = clock()
-        self.failed_starts = 0
+        self.failed_starts = self.given_up = 0
         self.lost = 0
         self.made_twice = 0
 
@@ -124,11 +114,13 @@ class Driver:
     def seconds_left(self) -> float | None:
         """Roughly; None before the first part is done."""
         ready = sum(task.part is not None for task in self.tasks.values())
-        return self.usual * len(self.missing) / ready if self.usual is not None and ready else None
+        usual = self.usual.seconds
+        return usual * len(self.missing) / ready if usual is not None and ready else None
 
     def _fill(self) -> None:
         """Start workers up to the number that is kept, but no more than there are parts to give."""
-        wanted = min(self.workers, len(self.missing)) if self.begun else self.workers
+        kept = self.workers - self.given_up
+        wanted = min(kept, len(self.missing)) if self.begun else kept
         while len(self.tasks) + len(self.idle) < wanted:
             self.tasks[self.pool.start()] = Task(None, self.clock())
 
@@ -146,15 +138,14 @@ class Driver:
             return None
         made = None
         if isinstance(answer, Ready):
-            self.failed_starts = 0
-            self.quickest_start = min(self.quickest_start, self.clock() - task.since)
+            self.failed_starts = self.given_up = 0
+            self.usual.note_start(self.clock() - task.since)
             if self.begun and not self.fits(answer.hello):
                 self.pool.stop(answer.worker)
                 return None
             self._begin(answer.hello)
         else:
-            self.recent.append(self.clock() - task.since)
-            self.usual = median(self.recent)
+            self.usual.note_part(self.clock() - task.since)
             if answer.part in self.missing:
                 self.missing.discard(answer.part)
                 made = answer.part, answer.facts
@@ -176,11 +167,17 @@ class Driver:
         if task.part is None:
             self.failed_starts += 1
             self.note(f"a worker did not get ready: {reason}")
-            if self.failed_starts >= STARTS:
+            if self.failed_starts < STARTS:
+                return
+            if not self._is_any_ready():
                 raise ClusterError(
-                    f"{STARTS} workers in a row did not get ready ({reason}), expected one that does: mend the reason "
-                    "and run the same command again; what is done is kept."
+                    f"{STARTS} workers in a row did not get ready, expected one that does: mend the reason and run the "
+                    f"same command again; what is done is kept. The last reason: {reason}"
                 )
+            self.given_up += 1
+            self.note(
+                f"{self.given_up} of {self.workers} workers are left out until one gets ready"
+            )
             return
         self.lost += 1
         if task.part not in self.missing:
@@ -190,7 +187,7 @@ class Driver:
         if self.losses[task.part] >= ATTEMPTS:
             raise ClusterError(
                 f"part {task.part} lost {ATTEMPTS} workers ({reason}), expected it to be made: memory may be short, so "
-                "plan for less with --memory, or see the workers' logs. What is done is kept."
+                "plan for less `memory`, or see the workers' logs. What is done is kept."
             )
         if task.part not in {other.part for other in self.tasks.values()}:
             self.waiting.appendleft(task.part)
@@ -214,7 +211,9 @@ class Driver:
         slow = [
             (task.since, task.part)
             for task in self.tasks.values()
-            if task.part in self.missing and makers[task.part] == 1 and self._is_slow(task)
+            if task.part in self.missing
+            and makers[task.part] == 1
+            and self.usual.is_slow(self.clock() - task.since)
         ]
         if not slow:
             return None
@@ -232,10 +231,8 @@ class Driver:
             self.last_ready = self.noted = self.clock()
         elif self.clock() - self.noted >= NONE_READY:
             self.noted = self.clock()
-            self.note(
-                f"no worker is ready after {self.clock() - self.last_ready:.0f} s: the cluster has no room for one "
-                "now, or models take long to load"
-            )
+            waited = f"no worker is ready after {self.noted - self.last_ready:.0f} s"
+            self.note(f"{waited}: the cluster has no room for one now, or models take long to load")
         for worker in [*self.idle]:
             self._occupy(worker)
 
@@ -244,21 +241,10 @@ class Driver:
 
     def _look_for_hanging(self) -> None:
         for worker, task in [*self.tasks.items()]:
-            if self._hangs(task):
+            age = self.clock() - task.since
+            if self.usual.hangs(age, starting=task.part is None):
                 del self.tasks[worker]
                 self.pool.stop(worker)
                 # Where others work, this one may only wait for room: it is begun again, as often as it takes.
                 if task.part is not None or not self._is_any_ready():
-                    self._lose(task, f"it did not answer for {self.clock() - task.since:.0f} s")
-
-    def _hangs(self, task: Task) -> bool:
-        if task.part is None:
-            limit = 0.0
-        elif self.usual is None:
-            limit = FIRST_PART * self.quickest_start
-        else:
-            limit = HANGS * self.usual
-        return self.clock() - task.since > max(limit, LEAST_SECONDS_OF_A_HANG)
-
-    def _is_slow(self, task: Task) -> bool:
-        return self.usual is not None and self.clock() - task.since > SLOW * self.usual
+                    self._lose(task, f"it did not answer for {age:.0f} s")

@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import torch
+
 from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Made, Ready, Worker
 from engine.cluster.worker import PartWorker
-from engine.errors import MissingExtraError, brief
-from engine.memory.micro_batch import OutOfMemoryError
+from engine.datasets.shared import OtherKindError
+from engine.errors import EngineError, MissingExtraError, brief
+from engine.memory.budget import BudgetError
+from engine.memory.micro_batch import is_out_of_memory
 from engine.settings.cluster import Cluster
 
 LOOPBACK = "127.0.0.2"
@@ -181,7 +185,14 @@ class RayPool:
 
 
 def answer_to(worker: Worker, part: int | None, error: Exception) -> Lost | Failed:
-    """What an error of a worker means: one that ran out of memory is lost, as others may have more of it."""
-    if isinstance(error, OutOfMemoryError) and part is not None:
-        return Lost(worker, part, str(error))
+    """What an error of a worker means: what another machine may be free of, or the caller's mistake.
+
+    A worker that ran out of memory is lost, and so is one whose machine does not suit the run or cannot be used.
+    """
+    of_its_start = part is None and isinstance(
+        error, OtherKindError | BudgetError | torch.AcceleratorError
+    )
+    if of_its_start or is_out_of_memory(error):
+        ours = isinstance(error, EngineError)
+        return Lost(worker, part, str(error) if ours else brief(error))
     return Failed(worker, part, error)

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from simulated_pool import SimulatedPool
 
-from engine.cluster.driver import ATTEMPTS, LEAST_SECONDS_OF_A_HANG, STARTS, Driver
+from engine.cluster.driver import ATTEMPTS, STARTS, Driver
 from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Ready, Worker
+from engine.cluster.usual import LEAST_SECONDS_OF_A_HANG
 from engine.errors import ConfigError
 
 

@@ -13,18 +13,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from simulated_pool import SimulatedPool
 
-from engine.cluster.driver import Driver
+from engine.cluster.driver import STARTS, Driver
 from engine.cluster.pool import ClusterError, Failed, Lost
 from engine.cluster.ray_pool import answer_to, check_room, connect
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
 from engine.datasets.parts import done_parts
+from engine.datasets.shared import OtherKindError
 from engine.datasets.store import FolderStore
-from engine.errors import ConfigError, EngineError, MissingExtraError
+from engine.errors import ConfigError, EngineError, MissingExtraError, ModelError, OutputError
 from engine.events import Event, Events, Noted, Summarised
 from engine.files import OURS
+from engine.memory.budget import BudgetError
 from engine.memory.micro_batch import OutOfMemoryError
 from engine.request import ClassifierSource, Execution, PriorSource, Request
 from engine.runners.registry import runner_for
@@ -367,7 +370,50 @@ def test_a_worker_without_memory_hands_its_part_back_and_other_errors_end_the_ru
     assert answer_to("worker", 3, out_of_memory) == Lost("worker", 3, str(out_of_memory))
     error = ConfigError("no such class")
     assert answer_to("worker", 3, error) == Failed("worker", 3, error)
-    assert answer_to("worker", None, out_of_memory) == Failed("worker", None, out_of_memory)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OtherKindError("the set is made by workers of another kind."),
+        BudgetError("this machine has 2 GB."),
+        OutOfMemoryError("memory ran out in phase 'cat'."),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        torch.AcceleratorError("CUDA error: unknown error"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_machine_that_does_not_suit_costs_a_worker_and_the_callers_mistake_the_run(
+    error: Exception,
+) -> None:
+    lost = answer_to("worker", None, error)
+    assert isinstance(lost, Lost)
+    assert str(error) in lost.reason
+    for mistake in (ConfigError("no such class"), ModelError("absent"), OutputError("other run")):
+        assert answer_to("worker", None, mistake) == Failed("worker", None, mistake)
+
+
+def test_one_odd_machine_does_not_end_a_run_that_others_make() -> None:
+    pool = SimulatedPool(200, starts=lambda worker: "another kind" if worker >= 3 else "")
+    notes: list[str] = []
+    driver = Driver(pool, 4, lambda hello: hello["missing"], note=notes.append, clock=pool.clock)
+    assert len(list(driver.parts())) == 200
+    assert notes.count("a worker did not get ready: another kind") == STARTS
+    assert notes[-1] == "1 of 4 workers are left out until one gets ready"
+
+
+def test_a_worker_that_gets_ready_lets_those_that_were_left_out_begin() -> None:
+    broken = range(3, 3 + STARTS)  # and later mended; worker 0 is lost after a while
+    pool = SimulatedPool(
+        400,
+        starts=lambda worker: "another kind" if worker in broken else "",
+        dies=lambda worker, part: 0.5 if worker == 0 and part > 200 else None,
+    )
+    driver = Driver(pool, 4, lambda hello: hello["missing"], clock=pool.clock)
+    assert len(list(driver.parts())) == 400
+    assert driver.given_up == 0
+    assert {worker for worker, _ in pool.given} == {0, 1, 2, 3 + STARTS, 4 + STARTS}
 
 
 def test_settings_of_a_cluster_are_plain() -> None:
