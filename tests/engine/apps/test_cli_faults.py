@@ -165,6 +165,13 @@ def place(
     return place
 
 
+READING = (
+    *("report", "quantise", "select", "export", "fit", "distill", "prune"),
+    *("statistics", "evaluate --out", "evaluate --save-statistics"),
+)
+"""Of `writing`, what reads a data set."""
+
+
 def writing(place: Path, out: Path) -> dict[str, list[str]]:
     """The words of each command that writes, into `out` or a file of that name."""
     net, images, file = str(place / "net"), str(place / "set"), f"{out}.safetensors"
@@ -197,6 +204,22 @@ def writing(place: Path, out: Path) -> dict[str, list[str]]:
         "evaluate --save-statistics": ["evaluate", images, *features, "--save-statistics", file],
         "finish": ["finish", str(place / "parts")],
     }
+
+
+@pytest.mark.parametrize("name", READING)
+def test_a_data_set_behind_a_url_is_refused_without_a_word_on_damage(
+    place: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "s3://bucket/set" if word == str(place / "set") else word
+        for word in writing(place, tmp_path / "out")[name]
+    ]
+    assert main([*words, "--quiet"]) == 2
+    said = the_error(capsys.readouterr().err)
+    assert said == (
+        "error: s3://bucket/set is a URL, expected a folder: copy the data set to a disk, and name it there."
+    )
+    assert not list(tmp_path.iterdir())
 
 
 SLOW = ("generate", "learn-tokens", "distill", "prune", "quantise")
