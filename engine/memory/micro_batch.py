@@ -104,7 +104,7 @@ class MicroBatches:
             raise OutOfMemoryError(
                 f"memory ran out in phase {phase!r} with {size} images at once ({said}), expected room for as many as "
                 "the run was planned with: the other processes that share it would make other images with fewer. Plan "
-                "for less: begin the run with a smaller --memory in another folder."
+                "for less: begin the run with a smaller `memory` in another folder."
             )
         self.sizes[phase] = size // 2
         warnings.warn(
