@@ -2,7 +2,8 @@
 
 A part that ran out of memory is run again, smaller, so a phase's work must not change anything outside of itself. Other
 sizes round differently, and guided sampling makes another image of the same distribution of that: a run that has to
-halve them says so, and its record keeps from which group on. Where several processes share a run, sizes are fixed.
+halve them says so, and its record keeps from which group on, over all its calls. Where several processes share a run,
+sizes are fixed.
 """
 
 import gc
