@@ -17,8 +17,8 @@ import torch
 from simulated_pool import SimulatedPool
 
 from engine.cluster.driver import STARTS, Driver
-from engine.cluster.pool import ClusterError, Failed, Lost
-from engine.cluster.ray_pool import answer_to, check_room, connect
+from engine.cluster.pool import ClusterError, Failed, Lost, Worker
+from engine.cluster.ray_pool import RayPool, answer_to, check_room, connect
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
 from engine.datasets.parts import done_parts
@@ -98,7 +98,10 @@ def test_ray_makes_the_bytes_of_one_process_though_a_worker_is_killed(
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
 def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is_missing(
-    ended_by: signal.Signals, request_: Request, tmp_path: Path
+    ended_by: signal.Signals,
+    request_: Request,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for _ in runner_for(Execution(device="cpu", share="1/1"), tmp_path / "one").run(request_):
         pass
@@ -145,8 +148,19 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
     assert _workers() == []
     done, before = done_parts(FolderStore(out)), bytes_of(out)
     assert done
-    made = [part for part, _ in RayRunner(out, on_ray(1)).parts(request_)]
-    assert sorted(made) == sorted({*range(PARTS)} - done)
+    left = {*range(PARTS)} - done
+    give, held, busy = RayPool.give, [], set()
+
+    def give_once_all_are_ready(pool: RayPool, worker: Worker, part: int) -> None:
+        busy.add(worker)
+        held.append((worker, part))
+        while held and len(busy) == min(2, len(left)):
+            give(pool, *held.pop(0))
+
+    monkeypatch.setattr(RayPool, "give", give_once_all_are_ready)
+    made = [part for part, _ in RayRunner(out, on_ray(2)).parts(request_)]
+    assert len(busy) == min(2, len(left))
+    assert sorted(made) == sorted(left)
     after = bytes_of(out)
     assert before.items() <= after.items()
     finish(out)
@@ -242,12 +256,10 @@ def test_a_worker_that_no_node_can_hold_is_refused_at_once() -> None:
 def test_a_command_that_asks_for_more_than_the_machine_has_ends_at_once_and_leaves_no_cluster(
     request_: Request, tmp_path: Path
 ) -> None:
-    import ray
-
     asked = Cluster(ray="local", gpus_per_worker=1000.0)
     with pytest.raises(ClusterError, match="takes 1 CPU and 1000 GPUs and no node"):
         RayRunner(tmp_path / "set", Execution(device="cpu", cluster=asked)).parts(request_)
-    assert not ray.is_initialized()
+    assert not sys.modules["ray"].is_initialized()
     assert not (tmp_path / "set").exists()
 
 
