@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from engine.errors import ConfigError
-from engine.settings.cluster import Cluster
+from engine.settings.cluster import Cluster, check_runner
 from engine.settings.fields import check_at_most, check_choices, check_positive, setting
 from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
 from engine.settings.methods import DDIS, Plain
@@ -217,11 +217,7 @@ class Execution:
         check_choices(self)
         if self.share is not None:
             self.share_of()
-            if self.cluster.ray is not None:
-                raise ConfigError(
-                    f"share is {self.share!r} with ray {self.cluster.ray!r}, expected one of them: a cluster divides "
-                    "the work itself. Leave one of them out."
-                )
+        check_runner(self.runner, self.share, self.cluster)
 
     @property
     def carried_out_by(self) -> str:

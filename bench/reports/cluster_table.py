@@ -12,7 +12,7 @@ def cluster_table(result: dict) -> str:
                 f"{row['workers']}",
                 f"{row['images']:,}",
                 f"{row['of_ideal']:.1%}",
-                f"{row['workers_lost']} of {row['workers']}",
+                f"{row['workers_lost']} in {row['hours']:.1f} h",
                 f"{row['parts_given'] - row['parts']} of {row['parts']:,}",
                 f"{row['parts_a_cpu_second']:,.0f}",
             ]

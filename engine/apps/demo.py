@@ -17,12 +17,12 @@ from engine.embedded.judge import load_judge
 from engine.errors import ModelError
 from engine.evaluation.shares import shares
 from engine.events import SILENT, Events
-from engine.files import make_folder, write_whole
+from engine.files import locked_folder, make_folder, write_whole
 from engine.guidance.domain import judged
 from engine.guidance.objective import Objective
 from engine.memory.measure import peak_bytes
 from engine.methods.drawing import IMAGES, Drawing
-from engine.priors import Step, load_prior
+from engine.priors import Prior, Step, load_prior
 from engine.priors.schemes import EMBEDDED
 from engine.runners.asking import asked
 from engine.runners.learn_tokens import learn_tokens
@@ -49,13 +49,29 @@ def demo(
 ) -> dict[str, Any]:
     """Draw the four rows, count what the judge says of them, and write sheet, curve and demo.json into `out`.
 
-    Returns what demo.json holds.
+    Returns what demo.json holds. Raises OutputError where the folder cannot be written, or another process writes it.
     """
     folder = Path(out)
-    prior, judge = load_prior("embedded"), load_judge()
+    prior = load_prior("embedded")
     classifier = load_classifier(f"embedded:{domain}", device=prior.device)
     asked(classifier, prior, None, images_per_class, seed=seed).prepare()
     make_folder(folder)
+    with locked_folder(folder):
+        return _written(folder, domain, images_per_class, learn, seed, prior, classifier, events)
+
+
+def _written(
+    folder: Path,
+    domain: str,
+    images_per_class: int,
+    learn: bool,
+    seed: int,
+    prior: Prior,
+    classifier: Classifier,
+    events: Events,
+) -> dict[str, Any]:
+    """Draw and write everything into a folder that is locked; returns as `demo`."""
+    judge = load_judge()
     began = time.monotonic()
     tokens: TokenTable | None
     if learn:

@@ -6,29 +6,27 @@ knows workers only as a `Pool`, so that it is tested, and simulated, without a c
     a worker is lost (its process, its node)   its part goes to another, and a new worker is started
     a part loses ATTEMPTS workers              the run ends, naming the part
     a worker answers with an error             the run ends with it: the same call would fail again
-    STARTS workers in a row never get ready    the run ends with the last reason
+    STARTS workers in a row never get ready    the run ends with the last reason; while others work, it leaves one out
     a part takes SLOW times as long as usual   an idle worker makes it as well; the first that is done counts
     a part takes HANGS times as long           its worker is stopped, as if it were lost
+    a worker starts for half an hour           as if it did not get ready
 """
 
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Pool, Ready, Worker
+from engine.cluster.usual import Usual
 
 ATTEMPTS = 3
 STARTS = 5
-SLOW = 2.0
-HANGS = 10.0
-LEAST_SECONDS_OF_A_HANG = 30 * 60
-RECENT = 200
-"""Parts whose median says what is usual."""
 WAIT = 1.0
 """Seconds after which the driver looks for slow parts."""
+NONE_READY = 60.0
+"""Seconds between two notes that no worker is ready."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,9 @@ class Driver:
         self.tasks: dict[Worker, Task] = {}
         self.idle: set[Worker] = set()
         self.losses: Counter[int] = Counter()
-        self.recent: deque[float] = deque(maxlen=RECENT)
-        self.usual: float | None = None
-        self.looked = clock()
-        self.failed_starts = 0
+        self.usual = Usual()
+        self.looked = self.last_ready = self.noted = clock()
+        self.failed_starts = self.given_up = 0
         self.lost = 0
         self.made_twice = 0
 
@@ -85,6 +82,7 @@ class Driver:
                 self._fill()
                 for answer in self.pool.answers(WAIT):
                     self._take(answer)
+                self._look()
         except BaseException:
             self.stop()
             raise
@@ -101,11 +99,7 @@ class Driver:
                 made = [self._take(answer) for answer in self.pool.answers(WAIT)]
                 yield from (part for part in made if part is not None)
                 self.tick(self)
-                if self.clock() - self.looked >= WAIT:
-                    self.looked = self.clock()
-                    self._look_for_hanging()
-                    for worker in [*self.idle]:
-                        self._occupy(worker)
+                self._look()
         finally:
             self.stop()
 
@@ -120,11 +114,13 @@ class Driver:
     def seconds_left(self) -> float | None:
         """Roughly; None before the first part is done."""
         ready = sum(task.part is not None for task in self.tasks.values())
-        return self.usual * len(self.missing) / ready if self.usual is not None and ready else None
+        usual = self.usual.seconds
+        return usual * len(self.missing) / ready if usual is not None and ready else None
 
     def _fill(self) -> None:
         """Start workers up to the number that is kept, but no more than there are parts to give."""
-        wanted = min(self.workers, len(self.missing)) if self.begun else self.workers
+        kept = self.workers - self.given_up
+        wanted = min(kept, len(self.missing)) if self.begun else kept
         while len(self.tasks) + len(self.idle) < wanted:
             self.tasks[self.pool.start()] = Task(None, self.clock())
 
@@ -142,14 +138,14 @@ class Driver:
             return None
         made = None
         if isinstance(answer, Ready):
-            self.failed_starts = 0
+            self.failed_starts = self.given_up = 0
+            self.usual.note_start(self.clock() - task.since)
             if self.begun and not self.fits(answer.hello):
                 self.pool.stop(answer.worker)
                 return None
             self._begin(answer.hello)
         else:
-            self.recent.append(self.clock() - task.since)
-            self.usual = median(self.recent)
+            self.usual.note_part(self.clock() - task.since)
             if answer.part in self.missing:
                 self.missing.discard(answer.part)
                 made = answer.part, answer.facts
@@ -171,11 +167,17 @@ class Driver:
         if task.part is None:
             self.failed_starts += 1
             self.note(f"a worker did not get ready: {reason}")
-            if self.failed_starts >= STARTS:
+            if self.failed_starts < STARTS:
+                return
+            if not self._is_any_ready():
                 raise ClusterError(
-                    f"{STARTS} workers in a row did not get ready ({reason}), expected one that does: mend the reason "
-                    "and run the same command again; what is done is kept."
+                    f"{STARTS} workers in a row did not get ready, expected one that does: mend the reason and run the "
+                    f"same command again; what is done is kept. The last reason: {reason}"
                 )
+            self.given_up += 1
+            self.note(
+                f"{self.given_up} of {self.workers} workers are left out until one gets ready"
+            )
             return
         self.lost += 1
         if task.part not in self.missing:
@@ -185,7 +187,7 @@ class Driver:
         if self.losses[task.part] >= ATTEMPTS:
             raise ClusterError(
                 f"part {task.part} lost {ATTEMPTS} workers ({reason}), expected it to be made: memory may be short, so "
-                "plan for less with --memory, or see the workers' logs. What is done is kept."
+                "plan for less `memory`, or see the workers' logs. What is done is kept."
             )
         if task.part not in {other.part for other in self.tasks.values()}:
             self.waiting.appendleft(task.part)
@@ -209,7 +211,9 @@ class Driver:
         slow = [
             (task.since, task.part)
             for task in self.tasks.values()
-            if task.part in self.missing and makers[task.part] == 1 and self._is_older(task, SLOW)
+            if task.part in self.missing
+            and makers[task.part] == 1
+            and self.usual.is_slow(self.clock() - task.since)
         ]
         if not slow:
             return None
@@ -217,15 +221,30 @@ class Driver:
         self.note(f"part {part} is slow: a second worker makes it as well")
         return part
 
+    def _look(self) -> None:
+        """Look after workers that do not answer, or have nothing to do, once in WAIT seconds."""
+        if self.clock() - self.looked < WAIT:
+            return
+        self.looked = self.clock()
+        self._look_for_hanging()
+        if self._is_any_ready():
+            self.last_ready = self.noted = self.clock()
+        elif self.clock() - self.noted >= NONE_READY:
+            self.noted = self.clock()
+            waited = f"no worker is ready after {self.noted - self.last_ready:.0f} s"
+            self.note(f"{waited}: the cluster has no room for one now, or models take long to load")
+        for worker in [*self.idle]:
+            self._occupy(worker)
+
+    def _is_any_ready(self) -> bool:
+        return bool(self.idle) or any(task.part is not None for task in self.tasks.values())
+
     def _look_for_hanging(self) -> None:
         for worker, task in [*self.tasks.items()]:
-            if task.part is not None and self._is_older(task, HANGS, LEAST_SECONDS_OF_A_HANG):
+            age = self.clock() - task.since
+            if self.usual.hangs(age, starting=task.part is None):
                 del self.tasks[worker]
                 self.pool.stop(worker)
-                self._lose(task, f"it did not answer for {self.clock() - task.since:.0f} s")
-
-    def _is_older(self, task: Task, times: float, least: float = 0) -> bool:
-        """Whether a task takes so many times as long as usual."""
-        if self.usual is None:
-            return False
-        return self.clock() - task.since > max(times * self.usual, least)
+                # Where others work, this one may only wait for room: it is begun again, as often as it takes.
+                if task.part is not None or not self._is_any_ready():
+                    self._lose(task, f"it did not answer for {age:.0f} s")

@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import torch
+
 from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Made, Ready, Worker
 from engine.cluster.worker import PartWorker
-from engine.errors import MissingExtraError, brief
-from engine.memory.micro_batch import OutOfMemoryError
+from engine.datasets.shared import OtherKindError
+from engine.errors import EngineError, MissingExtraError, brief
+from engine.memory.budget import BudgetError
+from engine.memory.micro_batch import is_out_of_memory
 from engine.settings.cluster import Cluster
 
 LOOPBACK = "127.0.0.2"
@@ -41,7 +45,8 @@ def connect(cluster: Cluster) -> Any:
         import ray
     except ImportError as error:
         raise MissingExtraError(
-            "ray is not installed, expected it for --ray: `pip install 'ddis[ray]'`, or run shares with --share."
+            "ray is not installed, expected it for workers of a cluster: `pip install 'ddis[ray]'`, or make shares of "
+            "the run."
         ) from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if cluster.ray == "local":
@@ -70,12 +75,40 @@ def _no_cluster(cluster: Cluster, error: Exception) -> ClusterError:
     if cluster.ray == "local":
         return ClusterError(
             f"Ray did not start on this machine ({brief(error)}), expected it to: run the same command again "
-            "when the machine is less busy, or run shares with --share."
+            "when the machine is less busy, or make shares of the run."
         )
     return ClusterError(
         f"no cluster of Ray answers at {cluster.ray!r} ({brief(error)}), expected one: start it with "
         "`ray start --head`, name its HOST:PORT, or take 'local'."
     )
+
+
+def check_room(ray: Any, cpus: float, gpus: float) -> None:
+    """Raise ClusterError where no node could ever hold a worker, which Ray would wait for without a word.
+
+    A cluster that starts nodes itself, as KubeRay's may, is taken at its word.
+    """
+    nodes = [node.get("Resources", {}) for node in ray.nodes() if node.get("Alive")]
+    has = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
+    if any(node[0] >= cpus and node[1] >= gpus for node in has) or _starts_nodes(ray):
+        return
+    largest = max(has, key=lambda node: (node[1] >= gpus, node[0], node[1]), default=(0, 0))
+    raise ClusterError(
+        f"a worker takes {_amounts(cpus, gpus)} and no node of the cluster has as much (the nearest has "
+        f"{_amounts(*largest)}), expected a node that can hold one: lower `gpus_per_worker` or `cpus_per_worker`, or "
+        "add such a node first."
+    )
+
+
+def _amounts(cpus: float, gpus: float) -> str:
+    return " and ".join(
+        f"{number:g} {name}{'s' * (number != 1)}" for number, name in ((cpus, "CPU"), (gpus, "GPU"))
+    )
+
+
+def _starts_nodes(ray: Any) -> bool:
+    """Whether an autoscaler has said which nodes it may start. Ray itself asks no other way."""
+    return ray._private.state.state.get_cluster_config() is not None
 
 
 class RayPool:
@@ -97,6 +130,11 @@ class RayPool:
         gpus = cluster.gpus_per_worker
         if gpus is None:
             gpus = 1 if self.ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        try:
+            check_room(self.ray, cluster.cpus_per_worker, gpus)
+        except ClusterError:
+            self.close()
+            raise
         self.threads = cluster.cpus_per_worker
         self.actor = self.ray.remote(PartWorker).options(
             num_cpus=cluster.cpus_per_worker, num_gpus=gpus, max_restarts=0, max_task_retries=0
@@ -147,7 +185,14 @@ class RayPool:
 
 
 def answer_to(worker: Worker, part: int | None, error: Exception) -> Lost | Failed:
-    """What an error of a worker means: one that ran out of memory is lost, as others may have more of it."""
-    if isinstance(error, OutOfMemoryError) and part is not None:
-        return Lost(worker, part, str(error))
+    """What an error of a worker means: what another machine may be free of, or the caller's mistake.
+
+    A worker that ran out of memory is lost, and so is one whose machine does not suit the run or cannot be used.
+    """
+    of_its_start = part is None and isinstance(
+        error, OtherKindError | BudgetError | torch.AcceleratorError
+    )
+    if of_its_start or is_out_of_memory(error):
+        ours = isinstance(error, EngineError)
+        return Lost(worker, part, str(error) if ours else brief(error))
     return Failed(worker, part, error)

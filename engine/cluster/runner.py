@@ -42,7 +42,7 @@ class RayRunner(SharingRunner):
     def parts(self, request: Request) -> Iterator[tuple[int, int]]:
         """As `run`, but gives the number of each part, and of its images, without reading them."""
         cluster = self.execution.cluster
-        alone = replace(self.execution, cluster=Cluster(), share="1/1")
+        alone = replace(self.execution, runner="local", cluster=Cluster(), share="1/1")
         pool = RayPool(cluster, request.to_plain(), to_plain(alone), str(self.place), self.expected)
         hello: dict[str, Any] = {}
 

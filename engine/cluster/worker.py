@@ -83,6 +83,6 @@ def _check_room(plan: Plan, device: torch.device) -> None:
     if has is not None and plan.generate_bytes > has:
         raise BudgetError(
             f"{socket.gethostname()} has {in_words(has)} on {device} and the run was planned with "
-            f"{in_words(plan.generate_bytes)}, expected room for it: begin the run with --memory "
+            f"{in_words(plan.generate_bytes)}, expected room for it: begin the run with `memory` "
             f"{in_words(has)}, which all workers then keep within."
         )

@@ -34,6 +34,7 @@ from engine.datasets.manifest import (
 from engine.datasets.names import IMAGES, class_folders, image_place
 from engine.datasets.parts import DIVISION, PieceOfFile, has_parts, read_parts
 from engine.datasets.run_record import RUN, check_same_run, write_run
+from engine.datasets.store import check_local
 from engine.errors import ConfigError, OutputError
 from engine.files import (
     OURS,
@@ -191,8 +192,9 @@ def read_dataset(folder: Path | str, mixed: bool = False) -> Iterator[tuple[Imag
     """Image file and manifest row, with the logits, of each image of a finished data set.
 
     By class and index, or `mixed` by index and class, as those of a data set in parts always are. Raises OutputError
-    where the folder is no finished data set.
+    where the folder is no finished data set, ConfigError where it is named by a URL.
     """
+    check_local(folder)
     if has_parts(Path(folder)):
         yield from read_parts(Path(folder))
         return
@@ -201,7 +203,8 @@ def read_dataset(folder: Path | str, mixed: bool = False) -> Iterator[tuple[Imag
 
 
 def has_manifest(path: Path) -> bool:
-    """Whether `path` is a data set of ours, finished or not."""
+    """Whether `path` is a data set of ours, finished or not. Raises ConfigError where it is named by a URL."""
+    check_local(path)
     return path.is_dir() and (
         has_parts(path)
         or (path / MANIFEST).exists()
@@ -234,8 +237,8 @@ def _refuse_foreign(folder: Path) -> None:
         names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
     if DIVISION in names:
         raise OutputError(
-            f"{folder} holds a data set in parts, expected one that a single process writes: continue it with --share "
-            "or --ray, or choose another folder."
+            f"{folder} holds a data set in parts, expected one that a single process writes: continue it with "
+            "`share` or `ray`, or choose another folder."
         )
     foreign = sorted(name for name in names if not name.startswith(OURS))
     if foreign and RUN not in foreign:

@@ -209,7 +209,7 @@ def read_division(store: Store) -> tuple[Division, Mapping[str, Any]]:
         pass
     said = "is not there" if form == "absent" else f"has format {form!r}"
     raise OutputError(
-        f"{store}/{DIVISION} {said}, expected format {FORMAT!r}, as `ddis generate` with --share or --ray writes it: "
+        f"{store}/{DIVISION} {said}, expected format {FORMAT!r}, as `ddis generate` with `share` or `ray` writes it: "
         "check the path, or install the version of ddis that began the data set."
     )
 

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from engine.datasets.store import check_local
 from engine.errors import OutputError
 from engine.facts import (
     RUN_FORMAT,
@@ -91,6 +92,7 @@ def run_bytes(
 
 def read_run(place: Path) -> RunRecord:
     """The record of a folder, or of a run.json. Raises OutputError for what `write_run` did not write."""
+    check_local(place)
     path = place / RUN if place.is_dir() else place
     with explained(path):
         content = path.read_bytes()

@@ -23,6 +23,10 @@ LABELS = "labels.json"
 KINDS = "kinds"
 
 
+class OtherKindError(OutputError):
+    """A worker would make other images than the first one of a run does."""
+
+
 class SharedDataset:
     """A data set in parts, begun or joined. Any number of processes may write into it at once.
 
@@ -35,8 +39,8 @@ class SharedDataset:
         mixed: whether workers of another kind may join.
 
     Raises:
-        OutputError: the place holds something else, a run with other settings or one that another kind of worker makes,
-            or cannot be written.
+        OtherKindError: another kind of worker makes the run.
+        OutputError: the place holds something else or a run with other settings, or cannot be written.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class SharedDataset:
 
 
 def check_kind(where: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raise OutputError, naming what differs, where a worker would make other images than the first one does."""
+    """Raise OtherKindError, naming what differs, where a worker would make other images than the first one does."""
     if there["canary"] == here["canary"]:
         return
     differing = [
@@ -89,10 +93,10 @@ def check_kind(where: str, there: Mapping[str, Any], here: Mapping[str, Any]) ->
         for name in here
         if name not in ("canary", "reproducible") and there.get(name) != here[name]
     ]
-    raise OutputError(
+    raise OtherKindError(
         f"{where} is made by workers of another kind ({'; '.join(differing) or 'nothing that is recorded differs'}): a "
-        "few steps on this one gave other bytes. Expected the same kind: use equal machines, threads and --memory, or "
-        "allow several kinds with --mixed, which makes images of the same distribution."
+        "few steps on this one gave other bytes. Expected the same kind: use equal machines, threads and `memory`, or "
+        "allow several kinds with `mixed`, which makes images of the same distribution."
     )
 
 

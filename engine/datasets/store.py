@@ -4,6 +4,7 @@ What many writers need of it is one promise: `create` writes a file whole, unles
 """
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,16 @@ def open_store(place: Path | str) -> Store:
 def is_url(place: Path | str) -> bool:
     """Whether a place is named by a URL."""
     return isinstance(place, str) and "://" in place
+
+
+def check_local(place: Path | str) -> None:
+    """Raise ConfigError for a data set that is named by a URL, also by one that `Path` has read: s3:/bucket/set."""
+    url = re.match(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", str(place))
+    if url and not Path(place).exists():
+        raise ConfigError(
+            f"{url[1]}://{str(place)[url.end() :]} is a URL, expected a folder: copy the data set to a disk, and "
+            "name it there."
+        )
 
 
 def read(store: Store, name: str, offset: int = 0, size: int = -1) -> bytes:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from engine.datasets.dataset import ImageFile, read_dataset
 from engine.datasets.manifest import Row
 from engine.datasets.run_record import RUN
+from engine.datasets.store import check_local
 from engine.errors import ConfigError, OutputError
 from engine.events import SILENT, Events
 from engine.files import (
@@ -43,8 +44,10 @@ def export_webdataset(
     Each shard mixes the classes: image 0 of every class comes first, then image 1. Equal data sets give equal bytes.
     An export that was cut goes on with the shards that are missing.
 
-    Raises ConfigError for a shard without images, OutputError where one of the folders is not what it should be.
+    Raises ConfigError for a shard without images and for a URL, OutputError where one of the folders is not
+    what it should be.
     """
+    check_local(folder)
     folder, target = Path(folder), Path(target)
     if images_per_shard < 1:
         raise ConfigError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.datasets.dataset import ImageFile, has_manifest, read_dataset
+from engine.datasets.store import check_local
 from engine.errors import ConfigError
 from engine.evaluation.image_files import (
     ENDINGS,
@@ -127,8 +128,9 @@ def open_images(
     """The images of a folder or parquet file. domain: only the rows of this value in a parquet file's column 'domain'.
 
     takes: what the path may be, for the message that says that it is not there.
-    Raises ConfigError where the path is not there, or a folder is asked for a domain.
+    Raises ConfigError where the path is not there or a URL, or a folder is asked for a domain.
     """
+    check_local(path)
     path = Path(path).expanduser()
     if not path.exists():
         raise ConfigError(f"there is no {path}, expected {takes}: check the path.")

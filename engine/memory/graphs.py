@@ -129,7 +129,7 @@ class Graphs:
                 raise
             raise ModelError(
                 f"{name} cannot be recorded as a CUDA graph ({brief(error)}), expected work that never waits for the "
-                "device: pass graphs=False (--no-graphs), which computes the same."
+                "device: run without `graphs`, which computes the same."
             ) from error
         return _Recorded(kept, results, replay, work)
 

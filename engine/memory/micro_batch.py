@@ -2,7 +2,8 @@
 
 A part that ran out of memory is run again, smaller, so a phase's work must not change anything outside of itself. Other
 sizes round differently, and guided sampling makes another image of the same distribution of that: a run that has to
-halve them says so, and its record keeps from which group on. Where several processes share a run, sizes are fixed.
+halve them says so, and its record keeps from which group on, over all its calls. Where several processes share a run,
+sizes are fixed.
 """
 
 import gc
@@ -104,7 +105,7 @@ class MicroBatches:
             raise OutOfMemoryError(
                 f"memory ran out in phase {phase!r} with {size} images at once ({said}), expected room for as many as "
                 "the run was planned with: the other processes that share it would make other images with fewer. Plan "
-                "for less: begin the run with a smaller --memory in another folder."
+                "for less: begin the run with a smaller `memory` in another folder."
             )
         self.sizes[phase] = size // 2
         warnings.warn(

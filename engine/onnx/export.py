@@ -1,6 +1,7 @@
 """Writing graphs as ONNX files into a folder that serves as a cache."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import torch
 from engine.classifiers.base import Classifier
 from engine.errors import MissingExtraError, ModelError, brief
 from engine.events import SILENT, Events
-from engine.files import TEMPORARY, explained, make_folder
+from engine.files import TEMPORARY, explained, make_folder, sync_folder
 from engine.guidance.decoder import GuidanceDecoder
 from engine.onnx.graphs import (
     Calls,
@@ -68,8 +69,12 @@ def exported(graph: Graph, cache: Path) -> Path:
             temporary = Path(mkdtemp(prefix=TEMPORARY, dir=cache))
             try:
                 write(graph, temporary / f"{graph.name}.onnx")
+                for file in temporary.iterdir():
+                    with open(file, "rb") as written:
+                        os.fsync(written.fileno())
                 try:
                     temporary.rename(folder)
+                    sync_folder(cache)
                 except OSError:
                     if not folder.is_dir():  # else another process wrote the same meanwhile
                         raise

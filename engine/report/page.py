@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader
 
 from engine.datasets.dataset import has_manifest
 from engine.datasets.run_record import RUN, RunRecord
-from engine.datasets.store import is_url
+from engine.datasets.store import check_local
 from engine.errors import ConfigError
 from engine.files import explained, write_whole
 from engine.report import charts
@@ -44,11 +44,8 @@ def write_report(
         ConfigError: No folder, several without `out`, one that is none of these, or no images.
         OutputError: A data set cannot be read.
     """
-    remote = [folder for folder in map(str, folders) if is_url(folder)]
-    if remote:
-        raise ConfigError(
-            f"{remote[0]} is a URL, expected a folder: copy the data set to a disk, and report it there."
-        )
+    for folder in folders:
+        check_local(folder)
     paths = [Path(folder).expanduser() for folder in folders]
     if not paths or (out is None and len(paths) > 1):
         raise ConfigError(

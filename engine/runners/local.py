@@ -1,10 +1,11 @@
 """Runs in this process, one group after the other."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine.datasets.course import Course
 from engine.datasets.dataset import open_dataset
 from engine.datasets.run_record import differences
 from engine.errors import ModelError
@@ -19,7 +20,7 @@ from engine.methods.registry import prepare
 from engine.request import Request
 from engine.runners.base import BaseRunner
 from engine.runners.descended import Descended
-from engine.types import ImageKey, Sample
+from engine.types import Sample
 
 
 class LocalRunner(BaseRunner):
@@ -58,11 +59,14 @@ class LocalRunner(BaseRunner):
                 if missing
             ]
             total, to_make = sum(map(len, groups)), sum(len(group) for group, _ in begun)
-            sizes, descended = _SizesByGroup(prepared), Descended()
+            course, descended = Course(out, bool(writer.done)), Descended()
+            kind = kind_of(prepared, tried=False).to_json()
             with self.events.task(IMAGES, total, total - to_make) as task:
                 for group, missing in begun:
                     made = prepared.make(group, self.events)
-                    sizes.note(group)
+                    course.note(
+                        group[0], kind, {} if prepared.parts is None else prepared.parts.sizes
+                    )
                     for image in made:
                         if image.key in missing:
                             writer.add(image)
@@ -75,30 +79,12 @@ class LocalRunner(BaseRunner):
                         "device": str(prepared.device),
                         "peak_bytes": task.peak_bytes,
                         "seconds": round(task.seconds, 2),
-                        "kind": kind_of(prepared, tried=False).to_json(),
-                        "micro_batches": sizes.changes,
+                        **course.to_json(),
                         "descended": descended.to_json(),
                         "memory_plan": None if prepared.plan is None else prepared.plan.to_json(),
                     }
                 )
-
-
-class _SizesByGroup:
-    """How many images went through each phase at once, from which group on: a run that is short of memory changes it.
-
-    changes: [{"from": the first image of a group, "sizes": {phase: images}}], as JSON values.
-    """
-
-    def __init__(self, prepared: Prepared) -> None:
-        self.parts = prepared.parts
-        self.changes: list[dict[str, Any]] = []
-
-    def note(self, group: Sequence[ImageKey]) -> None:
-        """Look at the sizes with which a group was made."""
-        sizes = {} if self.parts is None else dict(self.parts.sizes)
-        if not self.changes or self.changes[-1]["sizes"] != sizes:
-            first = {"class": group[0].class_index, "index": group[0].index}
-            self.changes.append({"from": first, "sizes": sizes})
+                course.delete()
 
 
 def made_by(prepared: Prepared) -> dict[str, Any]:

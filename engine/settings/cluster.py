@@ -47,3 +47,18 @@ class Cluster:
                         f"{entry.name} came without ray, expected where the workers run: add 'local', 'auto' or "
                         "HOST:PORT."
                     )
+
+
+def check_runner(runner: str, share: str | None, cluster: Cluster) -> None:
+    """Raise ConfigError where a runner, a share and a cluster do not go together."""
+    ray = cluster.ray
+    if runner == "ray" and ray is None:
+        raise ConfigError(
+            "runner is 'ray' and `ray` says nothing, expected where the workers run: set `ray` to 'local', 'auto' or "
+            "HOST:PORT, and leave the runner out."
+        )
+    named = f"share is {share!r}" if share is not None else "runner is 'share'"
+    if ray is not None and (share is not None or runner == "share"):
+        raise ConfigError(
+            f"{named} with ray {ray!r}, expected one of them: a cluster divides the work itself. Leave one of them out."
+        )

@@ -58,13 +58,15 @@ class Command:
     """What all commands have.
 
     options: which paths of its sections are options, as patterns; those behind a `!` are none. names: flags that differ
-    from the rule of `options.flag_of`. needs: paths that must have a value. methods: those that `--method` may name.
+    from the rule of `options.flag_of`. helps: what a setting means to this command, where its own words do not suit,
+    by its path. needs: paths that must have a value. methods: those that `--method` may name.
     common: flags that `--help` shows, all if empty; `--help-all` shows the others too. module: where its work is done;
     it is imported before `run`, if there is one. interrupted: what becomes of a run that is interrupted.
     """
 
     options: ClassVar[tuple[str, ...]] = ("*",)
     names: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    helps: ClassVar[Mapping[str, str]] = MappingProxyType({})
     needs: ClassVar[tuple[str, ...]] = ()
     methods: ClassVar[tuple[str, ...]] = tuple(METHODS)
     common: ClassVar[tuple[str, ...]] = ()

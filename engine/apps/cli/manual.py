@@ -18,6 +18,18 @@ REQUIRED = object()
 """Stands for the value of an option that must be given."""
 OUTPUT = "output"
 """The box of the options that all commands have."""
+TITLES = {
+    "reads": "classifier input",
+    "call": "prior pipeline",
+    "request": "data set",
+    "execution": "machine",
+    "cluster": "Ray cluster",
+    "alignment": "guidance",
+    "polish": "polishing",
+    "student": "student network",
+    "learning": "token learning",
+}
+"""What the box of a section is called, where its name in configuration files does not say."""
 
 
 def show_help(
@@ -64,7 +76,7 @@ def _boxed(
             inside = switches.setdefault(room, {}) if room else switches
             inside[f"option{number}"] = False
     for room, box in boxes.items():
-        kinds[room] = Annotated[TypedDict(room, box, total=False), arg(name=room)]  # type: ignore[operator]
+        kinds[room] = Annotated[TypedDict(room, box, total=False), arg(name=TITLES.get(room, room))]  # type: ignore[operator]
     return TypedDict(command.__name__, kinds, total=False), switches  # type: ignore[operator]
 
 

@@ -176,7 +176,7 @@ def _option(
         path=path,
         flag=flag,
         kind=kind,
-        help=entry.metadata["help"],
+        help=command.helps.get(path) or entry.metadata["help"],
         metavar=entry.metadata.get("metavar", ""),
         choices=_choices(kind),
         positional=entry.metadata.get("positional", False),

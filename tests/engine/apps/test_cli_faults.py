@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from engine import files
+from engine.apps import demo
 from engine.apps.cli import main
 from engine.apps.cli.registry import COMMANDS
 from engine.classifiers import Preprocess, save_classifier
@@ -23,6 +24,7 @@ from engine.datasets.finish import finish
 from engine.datasets.parts import Division
 from engine.datasets.shared import SharedDataset
 from engine.files import locked_file, locked_folder, whole_file
+from engine.settings import Sampling
 from engine.types import ImageKey, Sample
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
@@ -166,6 +168,13 @@ def place(
     return place
 
 
+READING = (
+    *("report", "quantise", "select", "export", "fit", "distill", "prune"),
+    *("statistics", "evaluate --out", "evaluate --save-statistics"),
+)
+"""Of `writing`, what reads a data set."""
+
+
 def writing(place: Path, out: Path) -> dict[str, list[str]]:
     """The words of each command that writes, into `out` or a file of that name."""
     net, images, file = str(place / "net"), str(place / "set"), f"{out}.safetensors"
@@ -197,19 +206,49 @@ def writing(place: Path, out: Path) -> dict[str, list[str]]:
         "evaluate --out": ["evaluate", images, *compared, "--out", file],
         "evaluate --save-statistics": ["evaluate", images, *features, "--save-statistics", file],
         "finish": ["finish", str(place / "parts")],
+        "demo": ["demo", "--out", str(out), "--images-per-class", "1"],
+        "export-onnx": [
+            *("export-onnx", *classifier, "--prior", str(place / "prior"), "--method", "plain"),
+            *("--out", str(out)),
+        ],
     }
 
 
-SLOW = ("generate", "learn-tokens", "distill", "prune", "quantise")
-MEASURING = ("distill", "prune", "quantise")
+@pytest.mark.parametrize("name", READING)
+def test_a_data_set_behind_a_url_is_refused_without_a_word_on_damage(
+    place: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "s3://bucket/set" if word == str(place / "set") else word
+        for word in writing(place, tmp_path / "out")[name]
+    ]
+    assert main([*words, "--quiet"]) == 2
+    said = the_error(capsys.readouterr().err)
+    assert said == (
+        "error: s3://bucket/set is a URL, expected a folder: copy the data set to a disk, and name it there."
+    )
+    assert not list(tmp_path.iterdir())
+
+
+HEAVY = ("demo", "export-onnx")
+SLOW = ("generate", "learn-tokens", "distill", "prune", "quantise", *HEAVY)
+MEASURING = ("distill", "prune", "quantise", "demo")
 """What they write holds seconds."""
 WRITING = tuple(writing(Path("place"), Path("out")))
 QUICK_FIRST = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in WRITING]
+HEAVY_SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in WRITING]
 LOCKING = ("select", "export", "fit", "distill", "prune")
+LOCKING_TOO = [*LOCKING, pytest.param("demo", marks=pytest.mark.slow)]
 TEMPORARY = f"{files.TEMPORARY}*"
 
 
-@pytest.mark.parametrize("name", LOCKING)
+@pytest.fixture(autouse=True)
+def short_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo has no option for its steps."""
+    monkeypatch.setattr(demo, "Sampling", lambda: Sampling(steps=2))
+
+
+@pytest.mark.parametrize("name", LOCKING_TOO)
 def test_a_folder_in_use_is_refused_with_whose_it_is(
     place: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,7 +333,9 @@ def test_a_disk_that_is_full_at_any_write_is_one_line_and_the_same_command_ends_
     assert main([*writing(place, calm)[name], "--quiet"]) == 0
     every = range(1, len(writes) + 1)
     assert every
-    few = every if len(every) <= 6 else [*every[:3], every[len(every) // 2], *every[-2:]]
+    ends = [*every[:1], *every[-1:]]
+    some = ends if name in HEAVY else [*every[:3], every[len(every) // 2], *every[-2:]]
+    few = every if len(every) <= 6 and name not in HEAVY else some
     for at in few:
         out = tmp_path / str(at)
         words = [*writing(place, out)[name], "--quiet"]
@@ -316,7 +357,7 @@ def test_a_disk_that_is_full_at_any_write_is_one_line_and_the_same_command_ends_
             assert contents(Path(f"{calm}{suffix}")) == contents(Path(f"{out}{suffix}"))
 
 
-@pytest.mark.parametrize("name", WRITING)
+@pytest.mark.parametrize("name", HEAVY_SLOW)
 def test_a_target_that_may_not_be_written_is_one_line(
     place: Path,
     tmp_path: Path,

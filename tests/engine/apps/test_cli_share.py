@@ -55,8 +55,10 @@ def test_another_request_is_refused_by_its_settings(
     assert "continue it with --share" in capsys.readouterr().err
     assert main([*asked, "--out", str(finished), "--share", "3/2"]) == 2
     assert "--share is '3/2', expected I/N" in capsys.readouterr().err
-    assert main([*asked, "--out", "x", "--share", "1/2", "--over-generate", "2"]) == 2
-    assert "--over-generate came with share" in capsys.readouterr().err
+    for parts in (["--share", "1/2"], ["--ray", "local"], ["--runner", "share"]):
+        assert main([*asked, "--out", "x", *parts, "--over-generate", "2"]) == 2
+        runner = parts[-1] if parts[0] == "--runner" else parts[0][2:]
+        assert f"--over-generate came with the runner '{runner}'" in capsys.readouterr().err
 
 
 def test_a_record_makes_the_same_images_in_one_process(finished: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from simulated_pool import SimulatedPool
 
 from engine.cluster.driver import ATTEMPTS, STARTS, Driver
-from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Worker
+from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Ready, Worker
+from engine.cluster.usual import LEAST_SECONDS_OF_A_HANG
 from engine.errors import ConfigError
 
 
@@ -121,6 +122,63 @@ def test_a_hanging_worker_is_stopped_and_its_part_made_by_another() -> None:
     assert pool.now < 1e5
 
 
+def test_first_parts_that_hang_are_noticed_before_any_has_ended() -> None:
+    pool = SimulatedPool(6, seconds=lambda worker, _: 1e9 if worker < 2 else 100.0)
+    notes: list[str] = []
+    one = driver(pool, 2, notes)
+    assert sorted(part for part, _ in one.parts()) == list(range(6))
+    assert {0, 1} <= pool.stopped
+    assert one.lost == 2
+    assert LEAST_SECONDS_OF_A_HANG < pool.now < LEAST_SECONDS_OF_A_HANG + 600
+    assert "it did not answer for" in notes[0]
+
+
+def test_a_first_part_may_take_long_where_the_start_took_long() -> None:
+    pool = SimulatedPool(2, seconds=lambda *_: 5000.0, start_seconds=200.0)
+    assert len(list(driver(pool, 2).parts())) == 2
+    assert pool.given == [(0, 0), (1, 1)]
+
+
+def test_a_worker_that_never_gets_ready_is_noted_each_minute_and_ends_the_run() -> None:
+    pool = SimulatedPool(6, start_seconds=1e9)
+    notes: list[str] = []
+    with pytest.raises(ClusterError, match=rf"{STARTS} workers in a row did not get ready"):
+        list(driver(pool, STARTS, notes).parts())
+    assert pool.now == pytest.approx(LEAST_SECONDS_OF_A_HANG, abs=2)
+    said = [note for note in notes if note.startswith("no worker is ready after ")]
+    assert len(said) == pytest.approx(LEAST_SECONDS_OF_A_HANG / 60, abs=1)
+    assert said[0].startswith("no worker is ready after 60 s: ")
+    assert said[9].startswith("no worker is ready after 600 s: ")
+
+
+def test_one_start_that_hangs_is_replaced() -> None:
+    pool = SimulatedPool(6)
+    later, hung = pool._later, []
+
+    def hangs_once(seconds: float, answer: Answer) -> None:
+        later(seconds if hung else 1e9, answer)
+        hung.append(answer)
+
+    pool._later = hangs_once
+    assert sorted(part for part, _ in driver(pool, 1).parts()) == list(range(6))
+    assert 0 in pool.stopped
+    assert pool.now == pytest.approx(LEAST_SECONDS_OF_A_HANG + 5 + 6, abs=3)
+
+
+def test_workers_that_wait_for_room_while_others_work_do_not_end_the_run() -> None:
+    pool = SimulatedPool(30, seconds=lambda *_: 1000.0)
+    later = pool._later
+
+    def room_for_two(seconds: float, answer: Answer) -> None:
+        waits = isinstance(answer, Ready) and isinstance(answer.worker, int) and answer.worker >= 2
+        later(1e9 if waits else seconds, answer)
+
+    pool._later = room_for_two
+    notes: list[str] = []
+    assert sorted(part for part, _ in driver(pool, 8, notes).parts()) == list(range(30))
+    assert notes == []
+
+
 def test_an_answer_after_its_worker_was_given_up_is_not_counted() -> None:
     pool = SimulatedPool(2)
     one = driver(pool, 1)
@@ -134,7 +192,7 @@ def test_workers_end_when_the_caller_stops_reading() -> None:
     parts = driver(pool, 3).parts()
     next(parts)
     parts.close()
-    assert len(set(pool.stopped)) >= 1
+    assert pool.stopped == {0, 1, 2}
     assert len(pool.made) < 10
 
 
@@ -167,6 +225,7 @@ def test_time_left_is_known_after_the_first_part() -> None:
     one = driver(pool, 2)
     assert one.seconds_left is None
     parts = one.parts()
-    next(parts)
-    assert one.seconds_left == pytest.approx(len(one.missing) / 1, rel=1)
+    next(parts)  # both workers end their first ones at the same moment
+    assert len(one.missing) == 8
+    assert one.seconds_left == 8 * 1.0 / 2
     parts.close()

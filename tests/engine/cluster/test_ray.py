@@ -10,26 +10,31 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from simulated_pool import SimulatedPool
 
-from engine.cluster.driver import Driver
-from engine.cluster.pool import ClusterError, Failed, Lost
-from engine.cluster.ray_pool import answer_to, connect
+from engine.cluster.driver import STARTS, Driver
+from engine.cluster.pool import ClusterError, Failed, Lost, Worker
+from engine.cluster.ray_pool import RayPool, answer_to, check_room, connect
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
 from engine.datasets.parts import done_parts
+from engine.datasets.shared import OtherKindError
 from engine.datasets.store import FolderStore
-from engine.errors import ConfigError, EngineError, MissingExtraError
+from engine.errors import ConfigError, EngineError, MissingExtraError, ModelError, OutputError
 from engine.events import Event, Events, Noted, Summarised
 from engine.files import OURS
+from engine.memory.budget import BudgetError
 from engine.memory.micro_batch import OutOfMemoryError
 from engine.request import ClassifierSource, Execution, PriorSource, Request
 from engine.runners.registry import runner_for
 from engine.settings import Sampling
 from engine.settings.cluster import Cluster
 from engine.settings.methods import DDIS
+from engine.settings.plain import from_plain, to_plain
 
 PARTS = 6
 
@@ -93,7 +98,10 @@ def test_ray_makes_the_bytes_of_one_process_though_a_worker_is_killed(
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
 def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is_missing(
-    ended_by: signal.Signals, request_: Request, tmp_path: Path
+    ended_by: signal.Signals,
+    request_: Request,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for _ in runner_for(Execution(device="cpu", share="1/1"), tmp_path / "one").run(request_):
         pass
@@ -140,8 +148,19 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
     assert _workers() == []
     done, before = done_parts(FolderStore(out)), bytes_of(out)
     assert done
-    made = [part for part, _ in RayRunner(out, on_ray(1)).parts(request_)]
-    assert sorted(made) == sorted({*range(PARTS)} - done)
+    left = {*range(PARTS)} - done
+    give, held, busy = RayPool.give, [], set()
+
+    def give_once_all_are_ready(pool: RayPool, worker: Worker, part: int) -> None:
+        busy.add(worker)
+        held.append((worker, part))
+        while held and len(busy) == min(2, len(left)):
+            give(pool, *held.pop(0))
+
+    monkeypatch.setattr(RayPool, "give", give_once_all_are_ready)
+    made = [part for part, _ in RayRunner(out, on_ray(2)).parts(request_)]
+    assert len(busy) == min(2, len(left))
+    assert sorted(made) == sorted(left)
     after = bytes_of(out)
     assert before.items() <= after.items()
     finish(out)
@@ -202,6 +221,48 @@ def _command(process: Path) -> bytes:
         return b""
 
 
+def nodes(*resources: dict[str, float], grows: bool = False) -> SimpleNamespace:
+    """A stand-in for ray, whose cluster has nodes with these resources."""
+    state = SimpleNamespace(get_cluster_config=lambda: object() if grows else None)
+    return SimpleNamespace(
+        nodes=lambda: [{"Alive": True, "Resources": has} for has in resources],
+        _private=SimpleNamespace(state=SimpleNamespace(state=state)),
+    )
+
+
+def test_a_worker_that_no_node_can_hold_is_refused_at_once() -> None:
+    with pytest.raises(
+        ClusterError,
+        match=r"a worker takes 1 CPU and 1 GPU and no node of the cluster has as much \(the nearest has 2 CPUs and "
+        r"0 GPUs\), expected a node that can hold one: lower `gpus_per_worker` or",
+    ):
+        check_room(nodes({"CPU": 2.0}), 1, 1)
+    apart = [{"CPU": 64.0}, {"CPU": 2.0, "GPU": 1.0}]
+    with pytest.raises(ClusterError, match="nearest has 2 CPUs and 1 GPU"):
+        check_room(nodes(*apart), 4, 1)
+    with pytest.raises(ClusterError, match="nearest has 0 CPUs and 0 GPUs"):
+        check_room(nodes(), 1, 0)
+    check_room(nodes(*apart), 2, 0.5)
+    check_room(nodes(*apart), 4, 0)
+    check_room(nodes({"CPU": 2.0}, grows=True), 4, 1)  # it starts nodes itself
+    dead = nodes({"CPU": 8.0})
+    dead.nodes = lambda: [{"Alive": False, "Resources": {"CPU": 8.0}}]
+    with pytest.raises(ClusterError, match="no node of the cluster has as much"):
+        check_room(dead, 1, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+def test_a_command_that_asks_for_more_than_the_machine_has_ends_at_once_and_leaves_no_cluster(
+    request_: Request, tmp_path: Path
+) -> None:
+    asked = Cluster(ray="local", gpus_per_worker=1000.0)
+    with pytest.raises(ClusterError, match="takes 1 CPU and 1000 GPUs and no node"):
+        RayRunner(tmp_path / "set", Execution(device="cpu", cluster=asked)).parts(request_)
+    assert not sys.modules["ray"].is_initialized()
+    assert not (tmp_path / "set").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -219,6 +280,62 @@ def test_settings_that_make_no_sense_are_refused(given: dict[str, object], said:
 def test_a_cluster_and_a_share_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match="a cluster divides the work itself"):
         Execution(share="1/2", cluster=Cluster(ray="local"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "runner is 'ray' and `ray` says nothing, expected where the workers run"),
+        ({"share": "1/2"}, "runner is 'ray' and `ray` says nothing"),
+        (
+            {"runner": "share", "cluster": Cluster(ray="local")},
+            "runner is 'share' with ray 'local'",
+        ),
+    ],
+)
+def test_a_runner_does_not_leave_out_where_its_workers_run(
+    given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Execution(**{"runner": "ray", **given})
+    assert Execution(runner="ray", cluster=Cluster(ray="local")).carried_out_by == "ray"
+
+
+A_RAY = """
+import os
+environment, began = dict(os.environ), []
+def init(**options): began.append(options)
+def is_initialized(): return bool(began)
+def shutdown(): began.clear()
+"""
+SAFEGUARDS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED")
+
+
+@pytest.mark.parametrize("where", ["local", "head:6379"])
+def test_a_cluster_that_is_started_here_is_quiet_asks_for_a_token_and_is_at_loopback(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray.py").write_text(A_RAY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)  # so that it is put back
+    monkeypatch.delitem(sys.modules, "ray")
+    for name in SAFEGUARDS:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    ray = connect(Cluster(ray=where, workers=2, cpus_per_worker=3))
+    (options,) = ray.began
+    assert ray.environment["RAY_USAGE_STATS_ENABLED"] == "0"
+    if where == "local":
+        assert ray.environment["RAY_AUTH_MODE"] == "token"
+        assert len(ray.environment["RAY_AUTH_TOKEN"]) == 64
+        assert options["_node_ip_address"].startswith("127.")
+        assert options["address"] == "local"
+        assert options["num_cpus"] == 6
+        assert options["include_dashboard"] is False
+    else:  # the cluster has a token of its own, or none
+        assert "RAY_AUTH_MODE" not in ray.environment
+        assert "RAY_AUTH_TOKEN" not in ray.environment
+        assert options["address"] == where
 
 
 def test_a_cluster_needs_a_place(request_: Request) -> None:
@@ -252,7 +369,7 @@ def test_a_cluster_of_a_busy_machine_is_begun_again_and_then_refused_in_one_sent
     assert connect(Cluster(ray="local")) is ray
     assert len(begun) == 3
     begun += [True] * 7
-    with pytest.raises(ClusterError, match=r"did not start .*timed out.*--share"):
+    with pytest.raises(ClusterError, match=r"did not start .*timed out.*make shares"):
         connect(Cluster(ray="local"))
     assert len(begun) == 13
     with pytest.raises(ClusterError, match=r"no cluster of Ray answers at 'head:6379'"):
@@ -265,11 +382,57 @@ def test_a_worker_without_memory_hands_its_part_back_and_other_errors_end_the_ru
     assert answer_to("worker", 3, out_of_memory) == Lost("worker", 3, str(out_of_memory))
     error = ConfigError("no such class")
     assert answer_to("worker", 3, error) == Failed("worker", 3, error)
-    assert answer_to("worker", None, out_of_memory) == Failed("worker", None, out_of_memory)
 
 
-def test_settings_of_a_cluster_are_plain(request_: Request) -> None:
-    assert json.loads(json.dumps(request_.to_plain())) == request_.to_plain()
+@pytest.mark.parametrize(
+    "error",
+    [
+        OtherKindError("the set is made by workers of another kind."),
+        BudgetError("this machine has 2 GB."),
+        OutOfMemoryError("memory ran out in phase 'cat'."),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        torch.AcceleratorError("CUDA error: unknown error"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_machine_that_does_not_suit_costs_a_worker_and_the_callers_mistake_the_run(
+    error: Exception,
+) -> None:
+    lost = answer_to("worker", None, error)
+    assert isinstance(lost, Lost)
+    assert str(error) in lost.reason
+    for mistake in (ConfigError("no such class"), ModelError("absent"), OutputError("other run")):
+        assert answer_to("worker", None, mistake) == Failed("worker", None, mistake)
+
+
+def test_one_odd_machine_does_not_end_a_run_that_others_make() -> None:
+    pool = SimulatedPool(200, starts=lambda worker: "another kind" if worker >= 3 else "")
+    notes: list[str] = []
+    driver = Driver(pool, 4, lambda hello: hello["missing"], note=notes.append, clock=pool.clock)
+    assert len(list(driver.parts())) == 200
+    assert notes.count("a worker did not get ready: another kind") == STARTS
+    assert notes[-1] == "1 of 4 workers are left out until one gets ready"
+
+
+def test_a_worker_that_gets_ready_lets_those_that_were_left_out_begin() -> None:
+    broken = range(3, 3 + STARTS)  # and later mended; worker 0 is lost after a while
+    pool = SimulatedPool(
+        400,
+        starts=lambda worker: "another kind" if worker in broken else "",
+        dies=lambda worker, part: 0.5 if worker == 0 and part > 200 else None,
+    )
+    driver = Driver(pool, 4, lambda hello: hello["missing"], clock=pool.clock)
+    assert len(list(driver.parts())) == 400
+    assert driver.given_up == 0
+    assert {worker for worker, _ in pool.given} == {0, 1, 2, 3 + STARTS, 4 + STARTS}
+
+
+def test_settings_of_a_cluster_are_plain() -> None:
+    asked = Execution(device="cpu", cluster=Cluster(ray="auto", workers=3, gpus_per_worker=0.5))
+    plain = to_plain(asked)
+    assert plain["cluster"]["gpus_per_worker"] == 0.5
+    assert from_plain(Execution, json.loads(json.dumps(plain))) == asked
 
 
 def test_a_cluster_says_once_a_minute_how_far_it_is(tmp_path: Path) -> None:

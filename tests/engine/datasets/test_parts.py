@@ -101,7 +101,7 @@ def test_divisions_cover_each_group_once() -> None:
         assert len(ends[1]) > 0
 
 
-def test_a_part_is_read_back_and_is_a_tar_that_webdataset_reads(tmp_path: Path, samples_of) -> None:
+def test_a_part_is_read_back_and_is_a_tar_of_images_and_classes(tmp_path: Path, samples_of) -> None:
     folder = written(tmp_path / "set", samples_of)
     finish(folder)
     made = list(chain.from_iterable(samples_of(part) for part in range(DIVISION.parts)))
@@ -116,6 +116,39 @@ def test_a_part_is_read_back_and_is_a_tar_that_webdataset_reads(tmp_path: Path, 
         with Image.open(io.BytesIO(shard.extractfile(names[0]).read())) as picture:
             assert picture.tobytes() == to_picture(made[0].image).tobytes()
     assert names[:2] == ["00000_00000.png", "00000_00000.cls"]
+
+
+def test_webdataset_reads_the_parts_as_they_are(tmp_path: Path, samples_of) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    tars, made = shards(tmp_path, samples_of)
+    read = webdataset.WebDataset(tars, shardshuffle=False).decode("pil")
+    found = {row["__key__"]: (row["png"].tobytes(), row["cls"]) for row in read}
+    assert found == made
+
+
+def test_datasets_reads_the_parts_as_they_are(tmp_path: Path, samples_of) -> None:
+    datasets = pytest.importorskip("datasets")
+    tars, made = shards(tmp_path, samples_of)
+    read = datasets.load_dataset(
+        "webdataset", data_files={"train": tars}, split="train", streaming=True
+    )
+    found = {row["__key__"]: (row["png"].convert("RGB").tobytes(), row["cls"]) for row in read}
+    assert found == made
+
+
+def shards(tmp_path: Path, samples_of) -> tuple[list[str], dict[str, tuple[bytes, int]]]:
+    """The tars of a finished data set, and the pixels and class of each image by the name that it has there."""
+    folder = written(tmp_path / "set", samples_of)
+    finish(folder)
+    made = chain.from_iterable(samples_of(part) for part in range(DIVISION.parts))
+    known = {
+        f"{sample.key.class_index:05d}_{sample.key.index:05d}": (
+            to_picture(sample.image).tobytes(),
+            sample.key.class_index,
+        )
+        for sample in made
+    }
+    return sorted(map(str, folder.glob("parts/*/*.tar"))), known
 
 
 def test_same_parts_in_any_order_are_the_same_bytes(tmp_path: Path, samples_of) -> None:

@@ -1,4 +1,4 @@
-"""Stores: a folder, a URL and S3 keep one promise, and a whole run goes through S3."""
+"""Stores: a folder, a URL and S3 keep one promise, and a whole run goes through S3, also one that is cut."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from engine.apps.cli import main
 from engine.datasets.dataset import read_dataset
 from engine.datasets.finish import finish
-from engine.datasets.parts import Division, read_rows
+from engine.datasets.parts import Division, done_parts, read_rows
 from engine.datasets.shared import SharedDataset
 from engine.datasets.store import FolderStore, Store, UrlStore, is_url, open_store, read
 from engine.errors import ConfigError, OutputError
+from engine.events import Events
 from engine.methods.base import MixedGroups
+from engine.runners.share import PartMaker
+from engine.types import Sample
 
 LABELS = {0: "dog", 1: "cat"}
 GROUPS = MixedGroups(tuple(LABELS), 4, 2)
@@ -126,6 +130,44 @@ def test_a_data_set_goes_through_and_is_resumed(
     assert read(store, row["path"], row["offset"], row["size"]).startswith(b"\x89PNG")
     if isinstance(place, Path):
         assert len(list(read_dataset(place))) == 8
+
+
+@pytest.mark.slow
+def test_a_run_into_s3_that_is_cut_and_resumed_has_the_bytes_of_a_local_one(
+    bucket: str,
+    classifier_folder: Path,
+    small_prior_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def generate(out: str) -> int:
+        models = ["--classifier", str(classifier_folder), "--prior", str(small_prior_folder)]
+        few = ["--images-per-class", "3", "--classes", "dog", "horse", "--steps", "2"]
+        how = ["--batch", "2", "--device", "cpu", "--share", "1/1", "--quiet"]
+        return main(["generate", *models, *few, *how, "--out", out])
+
+    url, local, make, made = f"{bucket}/whole-run", tmp_path / "set", PartMaker.make, []
+
+    def cut(maker: PartMaker, part: int, events: Events) -> list[Sample]:
+        if made:
+            raise KeyboardInterrupt
+        made.append(part)
+        return make(maker, part, events)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PartMaker, "make", cut)
+        assert generate(url) == 130
+    assert done_parts(open_store(url)) == {0}
+    assert main(["finish", url, "--quiet"]) == 2
+    assert generate(url) == 0
+    assert generate(str(local)) == 0
+    for place in (url, str(local)):
+        assert main(["finish", place, "--quiet"]) == 0
+    here, there = open_store(local), open_store(url)
+    names = sorted(here.names(""))
+    assert sorted(there.names("")) == names
+    assert sum(name.endswith(".tar") for name in names) == 3
+    assert [name for name in names if read(here, name) != read(there, name)] == []
 
 
 def test_places_are_told_apart(tmp_path: Path) -> None:

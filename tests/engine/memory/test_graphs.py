@@ -112,7 +112,7 @@ def test_work_that_waits_for_the_device_is_an_error_that_names_the_switch(words:
         graphs.call("guidance", lambda x: (x,), x)
     with pytest.raises(
         ModelError,
-        match=r"guidance cannot be recorded as a CUDA graph .*, expected work that .*: pass graphs=False",
+        match=r"guidance cannot be recorded as a CUDA graph .*, expected work that .*: run without `graphs`",
     ):
         graphs.call("guidance", lambda x: (x,), x)
 

@@ -15,7 +15,7 @@ from engine.datasets.finish import finish
 from engine.datasets.manifest import read_manifest
 from engine.errors import EngineError, OutputError
 from engine.events import SILENT, Event, Events, Summarised
-from engine.files import TEMPORARY, explained, read_object
+from engine.files import OURS, TEMPORARY, explained, read_object
 from engine.memory.budget import MemoryWarning
 from engine.memory.micro_batch import MicroBatches, OutOfMemoryError
 from engine.request import ClassifierSource, Execution, PriorSource, Request
@@ -86,6 +86,47 @@ def test_memory_that_runs_out_in_any_phase_costs_no_image(
     measured = json.loads((tmp_path / "set" / "run.json").read_text())["measured"]
     assert measured["micro_batches"][-1]["sizes"][phase] == failed[0] // 2
     assert len(list((tmp_path / "set").rglob("*.png"))) == 8 + 1
+
+
+def test_a_run_that_shrank_and_was_cut_says_so_once_it_is_resumed(
+    request_: Request, tmp_path: Path, runs_out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, execution = tmp_path / "set", Execution(device="cpu")
+    runs_out("guidance", ERRORS[0])
+    images = runner_for(execution, out).run(request_)
+    with pytest.warns(MemoryWarning):
+        first = next(images)
+    images.close()  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    assert run(request_, out) == 7
+    made = json.loads((out / "run.json").read_text())["measured"]["micro_batches"]
+    assert made[0]["from"] == {"class": first.key.class_index, "index": 0}
+    assert made[0]["sizes"]["guidance"] == 2
+    assert made[-1]["sizes"].get("guidance", 4) == 4
+    assert not list(out.glob(f"{OURS}course*"))
+    # Images that are lost from a finished folder are made again, and what was known stays.
+    next(out.glob("images/dog/*.png")).unlink()
+    assert run(request_, out) == 1
+    assert json.loads((out / "run.json").read_text())["measured"]["micro_batches"] == made
+
+
+def test_a_run_on_two_machines_names_both_kinds(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = replace(request_, method=Plain(sampling=Sampling(steps=1, batch=4)))
+    out = tmp_path / "set"
+    images = runner_for(Execution(device="cpu"), out).run(plain)
+    made = [next(images) for _ in range(4)]
+    images.close()  # type: ignore[attr-defined]
+    monkeypatch.setattr("platform.machine", lambda: "another")
+    assert run(plain, out) == 4
+    kinds = json.loads((out / "run.json").read_text())["measured"]["kinds"]
+    assert len(kinds) == 2
+    assert kinds[0]["kind"]["processor"] != "another"
+    assert kinds[1]["kind"]["processor"] == "another"
+    keys = {(sample.key.class_index, sample.key.index) for sample in made}
+    begins = [(kind["from"]["class"], kind["from"]["index"]) for kind in kinds]
+    assert [begin in keys for begin in begins] == [True, False]
 
 
 def test_a_share_never_shrinks_and_the_same_command_makes_the_rest(

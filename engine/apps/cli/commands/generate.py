@@ -58,16 +58,23 @@ class Generate(Command):
                 f"over_generate is {self.over_generate:g}, expected a number above 1: 2 makes twice as many images as "
                 "are kept. Leave it out to keep all."
             )
-        if self.execution.share is not None and self.over_generate is not None:
+        if self.execution.carried_out_by in ("share", "ray"):
+            self._refuse_choice()
+
+    def _refuse_choice(self) -> None:
+        """Raise ConfigError where the better ones are to be kept of images that are made in parts."""
+        if self.over_generate is not None:
             raise ConfigError(
-                f"over_generate came with share {self.execution.share!r}, expected one of them: a choice needs all "
-                "images. Run the shares, `ddis finish`, then `ddis select`."
+                f"over_generate came with the runner {self.execution.carried_out_by!r}, which makes a data set in "
+                "parts, expected one of them: a choice needs all images. Make the parts, then run `ddis finish` and "
+                "`ddis select`."
             )
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.runners.registry import runner_class
 
         if hasattr(runner_class(self.execution.carried_out_by), "parts"):
+            self._refuse_choice()
             return self._in_parts(call)
         folder = Path(self.out)
         if self.over_generate is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.apps.cli import requests
@@ -44,6 +45,12 @@ class LearnTokens(Command):
         "execution.attention",
         "execution.share",
         "learning.*",
+    )
+    helps = MappingProxyType(
+        {
+            "execution.share": "learn only share I of N of the classes, as 3/16: one of N processes with the same "
+            "token file; the one that learns the last classes writes it"
+        }
     )
     needs = ("request.classifier.source",)
     methods = WITH_PRIOR
