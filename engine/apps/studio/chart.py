@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 WIDTH, HEIGHT = 460, 280
-LEFT, RIGHT, TOP, BOTTOM = 42, 116, 14, 30
+LEFT, RIGHT, TOP, BOTTOM = 42, 126, 14, 30
 LINES = 4
 """Horizontal lines of the grid, but for the axis."""
 FACTORS = (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10)
