@@ -32,6 +32,7 @@ from reports.goals import Goal, goals_table
 from reports.kernel_tables import kernels_page, kernels_table
 from reports.markdown import fill_all
 from reports.out_of_date import out_of_date
+from reports.reliability_table import reliability_table
 from reports.study_tables import (
     ambiguity_table,
     cifar_table,
@@ -85,6 +86,7 @@ STUDIES = {
     "cifar": cifar_table,
     "family_plans": family_plans_table,
     "family_support": family_support_table,
+    "reliability": reliability_table,
 }
 """As COSTS, of studies that need no quiet machine."""
 OTHERS: dict[str, tuple[Callable[..., str], list[str]]] = {

@@ -160,4 +160,4 @@ def test_the_guide_s_code_runs(code: str, classifier: Classifier) -> None:
     ):
         exec(code, shown)
     assert len(shown["images"]) == 8
-    assert isinstance(pipe.scheduler, GuidedScheduler)
+    assert isinstance(pipe.scheduler, GuidedScheduler) == ("GuidedScheduler" in code)
