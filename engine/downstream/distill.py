@@ -11,8 +11,8 @@ from engine.classifiers import Classifier
 from engine.downstream.comparison import compare, write_report
 from engine.downstream.inputs import check_streaming, check_updates, prepare
 from engine.downstream.rows import Row
-from engine.downstream.sources import STREAM_IMAGES, Inputs
-from engine.downstream.stream import STREAM, stream_of
+from engine.downstream.sources import STREAM, STREAM_IMAGES, Inputs
+from engine.downstream.stream import check_streamable, stream_of
 from engine.downstream.students import identity, keep_student, new_student, size_of, student_name
 from engine.downstream.training import reading, teach
 from engine.events import SILENT, Advance, Events
@@ -67,6 +67,8 @@ def distill(
     """
     check_updates(comparison, distillation)
     check_streaming(streaming, distillation)
+    if streaming.images_per_class:
+        check_streamable(Path(folder))
     inputs = Inputs.of(folder, original, test, domain, rows)
     stored = distillation.soft_labels == "manifest"
     ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)

@@ -104,6 +104,11 @@ def check_streaming(streaming: Streaming, distillation: Distillation) -> None:
             f"stream is {streaming.images_per_class} and `updates` is 0, expected a number of updates, over which the "
             "images are made: set `updates`."
         )
+    if streaming.images_per_class and streaming.pool < distillation.batch:
+        raise ConfigError(
+            f"pool is {streaming.pool} and `batch` is {distillation.batch}, expected as many images to draw from as an "
+            "update shows: raise `pool`, or lower `batch`."
+        )
     if streaming.images_per_class and distillation.soft_labels != "online":
         raise ConfigError(
             f"stream is {streaming.images_per_class} and soft_labels is {distillation.soft_labels!r}, expected "

@@ -17,12 +17,13 @@ from engine.errors import ConfigError
 from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
 
 ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
+STREAM = "stream"
 PLAIN_IMAGES, STREAM_IMAGES = "plain-images", "stream-images"
 MADE_HERE = (PLAIN_IMAGES, STREAM_IMAGES)
 """The data sets of the plain prior and of the stream, where they are made for the comparison."""
 ROW_NAME = re.compile(r"[A-Za-z0-9_-]+")
 """What a row may be called: its runs lie in a folder of that name."""
-TAKEN = (ORIGINAL, FOLDER, PLAIN, NOISE, "test", "stream", *MADE_HERE)
+TAKEN = (ORIGINAL, FOLDER, PLAIN, NOISE, STREAM, "test", *MADE_HERE)
 """Names that no further row can have."""
 
 

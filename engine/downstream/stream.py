@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.classifiers import Classifier, Preprocess
 from engine.datasets.dataset import load_sample
 from engine.datasets.parts import read_part
-from engine.datasets.run_record import read_run
+from engine.datasets.run_record import RUN, read_run
 from engine.datasets.store import open_store
 from engine.downstream.pixels import empty_pixels, to_bytes
 from engine.events import SILENT
@@ -30,7 +30,6 @@ from engine.runners.local import made_by
 from engine.runners.share import PartMaker
 from engine.settings.downstream import Streaming
 
-STREAM = "stream"
 BEFORE = 0.1
 """The share of all images that is made before the first update."""
 
@@ -97,6 +96,12 @@ class _Pool:
         """Different images at random."""
         held = min(self.added, len(self.pixels))
         return self.pixels[torch.randperm(held, generator=rng)[:number]]
+
+
+def check_streamable(folder: Path) -> None:
+    """Raise ConfigError, before anything is made, for a folder that was not made by one run."""
+    if (folder / RUN).exists():
+        request_of(read_run(folder).made, folder)
 
 
 def stream_of(

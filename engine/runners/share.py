@@ -49,7 +49,7 @@ class ShareRunner(SharingRunner):
             seconds = summary.clock() - began
             summary.tick(before + made, seconds / made * (len(missing) - made) if made else None)
 
-        events = Events(watch, losses=self.events.losses)
+        events = Events(watch, losses=self.events.losses, previews=self.events.previews)
         with self.events.task(IMAGES, total, total - left):
             for part in missing:
                 samples = maker.make(part, events)

@@ -114,7 +114,7 @@ class Distillation:
 
 @dataclass(frozen=True, kw_only=True)
 class Streaming:
-    """Images that are made while a student learns, as a row beside the folder's."""
+    """Images that are made while a student learns: one more row of a comparison."""
 
     images_per_class: int = setting(
         0,

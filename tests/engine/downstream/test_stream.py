@@ -183,6 +183,23 @@ def test_what_makes_no_stream_is_refused(
             distillation=Distillation(updates=2, soft_labels="manifest"),
             streaming=Streaming(images_per_class=2),
         )
+    with pytest.raises(ConfigError, match="pool is 4 and `batch` is 32"):
+        distill(
+            folder,
+            teacher,
+            out=tmp_path / "out",
+            distillation=Distillation(updates=2),
+            streaming=Streaming(images_per_class=2, pool=4),
+        )
+    with pytest.raises(ConfigError, match=r"expected (that of one run|a whole request)"):
+        distill(
+            make_set(tmp_path / "bare", 2),
+            teacher,
+            out=tmp_path / "out",
+            distillation=Distillation(updates=2),
+            streaming=Streaming(images_per_class=2),
+        )
+    assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="pool is 0"):
         Streaming(pool=0)
     other = load_classifier(
