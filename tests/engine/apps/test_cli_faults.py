@@ -235,7 +235,11 @@ SLOW = ("generate", "learn-tokens", "distill", "prune", "quantise", *HEAVY)
 MEASURING = ("distill", "prune", "quantise", "demo")
 """What they write holds seconds."""
 WRITING = tuple(writing(Path("place"), Path("out")))
-QUICK_FIRST = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in WRITING]
+QUICK_FIRST = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+    for name in WRITING
+    if name != "export-onnx"  # takes long; tests/engine/onnx cuts an export
+]
 HEAVY_SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in WRITING]
 LOCKING = ("select", "export", "fit", "distill", "prune")
 LOCKING_TOO = [*LOCKING, pytest.param("demo", marks=pytest.mark.slow)]
