@@ -96,7 +96,7 @@ class Filter:
 
 
 def opened(folder: str) -> Opened:
-    """Read a finished folder. Raises OutputError for one that is none, and for one with too many images."""
+    """Read a finished folder. Raises OutputError for anything else, and for one with too many images."""
     place = Path(folder).expanduser()
     names = class_names(read_run(place) if (place / RUN).exists() else None)
     entries: list[Entry] = []
@@ -121,7 +121,7 @@ def opened(folder: str) -> Opened:
         )
     if not entries:
         raise OutputError(f"{folder} has no images, expected some: choose another folder.")
-    return Opened(folder, tuple(entries))
+    return Opened(str(place), tuple(entries))
 
 
 def filtered(found: Opened, wanted: Filter, dropped: Collection[ImageKey]) -> list[Entry]:

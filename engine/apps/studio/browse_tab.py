@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from math import ceil, inf
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from engine.apps.studio.browse import (
@@ -15,6 +16,7 @@ from engine.apps.studio.browse import (
     grid,
     opened,
 )
+from engine.apps.studio.session import Desk
 from engine.apps.studio.stage import message
 from engine.errors import EngineError
 from engine.evaluation.select import chosen, select_by_hand
@@ -49,8 +51,8 @@ class Choice:
 class BrowseTab:
     """Components of the tab, and what they do."""
 
-    def __init__(self, gr: Any) -> None:
-        self.gr = gr
+    def __init__(self, gr: Any, desk: Desk) -> None:
+        self.gr, self.desk = gr, desk
         self.choice = gr.State(Choice())
         with gr.Row(equal_height=False):
             self.folder = gr.Textbox(
@@ -108,7 +110,7 @@ class BrowseTab:
             key = ImageKey(*map(int, event.key.split(".")))
             return self._seen(replace(choice, dropped=choice.dropped ^ {key}), values)
 
-        self.grid.click(clicked, inputs, seen, **QUIET)
+        self.grid.click(clicked, inputs, seen, trigger_mode="multiple", **QUIET)
         self.drop.click(self._drop, inputs, seen, **QUIET)
         self.take.click(self._take, inputs, seen, **QUIET)
         self.back.click(lambda choice, *v: self._turned(choice, -1, v), inputs, seen, **QUIET)
@@ -173,16 +175,20 @@ class BrowseTab:
         if found is None:
             return *self._seen(choice, wanted), ""
         try:
-            kept = chosen(found.folder, Selection(keep=keep / 100, by=by))
+            with self.desk.alone():
+                kept = chosen(found.folder, Selection(keep=keep / 100, by=by))
         except EngineError as error:
             return *self._seen(choice, wanted), message(str(error))
         every = frozenset(entry.key for entry in found.entries)
         return *self._seen(replace(choice, dropped=every - set(kept)), wanted), ""
 
     def _export(self, choice: Choice, out: str) -> str:
-        folder = choice.found.folder if choice.found else ""
+        if choice.found is None or not out.strip():
+            return message("No folder is open, or none is named to export to: name both.")
         try:
-            report = select_by_hand(folder, out.strip(), choice.kept)
+            report = select_by_hand(
+                choice.found.folder, Path(out.strip()).expanduser(), choice.kept
+            )
         except EngineError as error:
             return message(str(error))
         return message(

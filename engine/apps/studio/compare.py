@@ -26,7 +26,8 @@ def compared(one: DatasetFacts, other: DatasetFacts) -> str:
     else:
         same = all(first.seed == second.seed for first, second in found)
         parts.append(f'<p class="note">{"Equal seeds" if same else "The seeds differ"}.</p>')
-        cells = "".join(_pair(first, second) for first, second in found if first.picture)
+        shown = [pair for pair in found if all(image.picture for image in pair)][:PAIRS]
+        cells = "".join(_pair(*pair) for pair in shown)
         parts.append(f'<div class="pairs">{cells}</div>')
     return "".join(parts)
 

@@ -81,7 +81,9 @@ def rows_of(form: Form) -> list[Row]:
 
 def _folder(out: str, way: str) -> str:
     """The folder of a way in that of the form; none where that is not named, which is refused later."""
-    return str(Path(out.strip()) / way.lower().replace(" + ", "-")) if out.strip() else ""
+    return (
+        str(Path(out.strip()).expanduser() / way.lower().replace(" + ", "-")) if out.strip() else ""
+    )
 
 
 def _words(form: Form, way: str, out: str) -> tuple[str, ...]:

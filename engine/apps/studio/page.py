@@ -25,7 +25,7 @@ def blocks(gr: Any, desk: Desk, place: Path) -> Any:
             with gr.Tab("Make"):
                 make = MakeTab(gr, desk, place)
             with gr.Tab("Browse"):
-                BrowseTab(gr)
+                BrowseTab(gr, desk)
             with gr.Tab("Compare"):
                 CompareTab(gr)
         page.load(make.look, None, make.shown, **QUIET)

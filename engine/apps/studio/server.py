@@ -10,14 +10,14 @@ from typing import Any
 from engine.apps.cli.program import import_heavy
 from engine.errors import ConfigError, MissingExtraError
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "0", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 LARGEST_UPLOAD = "1kb"
 """The page takes no file; Gradio's own address for them takes no more than this."""
 
 
 def load_gradio() -> Any:
-    """The module gradio, told to report nothing. Raises MissingExtraError."""
+    """The module gradio, which then reports nothing. Raises MissingExtraError."""
     for name, value in QUIET.items():
         os.environ[name] = value
     try:
@@ -53,6 +53,9 @@ def serve(host: str, port: int, place: Path, opened: Callable[[str], Any], brows
     gr = load_gradio()
     import_heavy("engine.runners.generate")
     import_heavy("engine.memory.plan")
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
     from engine.apps.studio.page import blocks, looks
     from engine.apps.studio.session import Desk
 
@@ -72,6 +75,15 @@ def serve(host: str, port: int, place: Path, opened: Callable[[str], Any], brows
             footer_links=[],
             run_history=False,
             max_file_size=LARGEST_UPLOAD,
+            # A page elsewhere whose name leads to this machine must not reach the studio.
+            app_kwargs={
+                "middleware": [
+                    Middleware(
+                        TrustedHostMiddleware,
+                        allowed_hosts=[*LOOPBACK] if host in LOOPBACK else ["*"],
+                    )
+                ]
+            },
             **looks(gr),
         )
         opened(address)

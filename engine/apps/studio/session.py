@@ -161,12 +161,20 @@ class Desk:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Inside the block nobody else works with models. Raises ConfigError while a run is going."""
+        self._check_free()
+        while not self._working.acquire(timeout=1):
+            self._check_free()
+        try:
+            self._check_free()
+            yield
+        finally:
+            self._working.release()
+
+    def _check_free(self) -> None:
         if self.going:
             raise ConfigError(
                 "a run is going on, expected none while other models are looked at: choose again once it is done."
             )
-        with self._working:
-            yield
 
     def close(self) -> None:
         """Stop what is going on, and wait for it: a process that ends in the middle of a computation crashes."""

@@ -85,19 +85,21 @@ def _share(watch: Watch) -> float:
         return 1.0
     if not watch.total:
         return 0.0
-    going = sum(not shot.made for shot in watch.shots.values()) if watch.state == "running" else 0
+    going = (
+        sum(not shot.made for shot in [*watch.shots.values()]) if watch.state == "running" else 0
+    )
     part = going * watch.step / watch.steps if watch.steps else 0
     return min(1.0, (watch.done + part) / watch.total)
 
 
 def _one(watch: Watch) -> str:
-    tiles = "".join(tile(shot) for _, shot in sorted(watch.shots.items()))
+    tiles = "".join(tile(shot) for _, shot in sorted([*watch.shots.items()]))
     return f'<div class="lanes">{_figures(watch)}<div class="tiles">{tiles}</div></div>'
 
 
 def _side_by_side(watches: Sequence[Watch]) -> str:
     """A row for each run; an image stands below those of the same seed."""
-    keys = sorted({key for watch in watches for key in watch.shots})[:MOST_COLUMNS]
+    keys = sorted({key for watch in watches for key in [*watch.shots]})[:MOST_COLUMNS]
     rows = []
     for watch in watches:
         cells = "".join(tile(watch.shots.get(key) or _blank(watches, key)) for key in keys)
@@ -115,7 +117,7 @@ def _blank(watches: Sequence[Watch], key: ImageKey) -> Shot:
 
 def _figures(watch: Watch) -> str:
     """The name of a run, and what its finished images have."""
-    made = [shot for shot in watch.shots.values() if shot.made and shot.confidence is not None]
+    made = [shot for shot in [*watch.shots.values()] if shot.made and shot.confidence is not None]
     confidences = [shot.confidence for shot in made if shot.confidence is not None]
     distances = [s.l_bn for s in made if s.l_bn is not None and s.l_bn == s.l_bn]
     figures = []

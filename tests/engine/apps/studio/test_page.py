@@ -7,10 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request as WebRequest
+from urllib.request import urlopen
 
 import pytest
 
@@ -82,12 +86,27 @@ def page(studio: Studio) -> Iterator[Any]:
     assert wrong == []
 
 
-def _open(tab: Any, studio: Studio) -> None:
+@pytest.mark.slow
+def test_a_page_of_another_name_is_not_answered(studio: Studio) -> None:
+    """As where a name of the internet is made to lead to this machine."""
+    pytest.importorskip("gradio")
+    _wait_for(studio)
+    address = f"http://127.0.0.1:{studio.port}/"
+    assert urlopen(address).status == 200
+    with pytest.raises(HTTPError, match="400"):
+        urlopen(WebRequest(address, headers={"Host": f"elsewhere.example:{studio.port}"}))
+
+
+def _wait_for(studio: Studio) -> None:
     for _ in range(PATIENCE_S):
         if b"the page is at" in studio.said.read_bytes():
             break
         assert studio.process.poll() is None, studio.said.read_text()
-        tab.wait_for_timeout(1000)
+        time.sleep(1)
+
+
+def _open(tab: Any, studio: Studio) -> None:
+    _wait_for(studio)
     tab.goto(f"http://127.0.0.1:{studio.port}/")
     tab.wait_for_selector("#start")
 
