@@ -201,7 +201,7 @@ def test_many_writers_of_one_file_never_fail(tmp_path: Path) -> None:
 
 def test_another_kind_is_refused_with_what_differs(tmp_path: Path) -> None:
     begin(tmp_path)
-    with pytest.raises(OutputError, match=r"threads is 1 there and 2 here.*--mixed"):
+    with pytest.raises(OutputError, match=r"threads is 1 there and 2 here.*`mixed`"):
         begin(tmp_path, OTHER_KIND)
     begin(tmp_path, OTHER_KIND, mixed=True)
     assert {path.stem for path in (tmp_path / "kinds").iterdir()} == {
