@@ -8,6 +8,7 @@
     python -m engine.embedded.train tiny        ...      (needs the autoencoder)
     python -m engine.embedded.train judge | classifiers | classifiers-convnext ...
     python -m engine.embedded.train pack        ...      (writes the weights that ship)
+    python -m engine.embedded.train shed --out FOLDER ...  (copies the checkpoints, small enough to hand on)
     python -m engine.embedded.train all --seconds 240 --device cuda --out FOLDER ...
 
 Each stage resumes from its checkpoint in the work folder. `--seconds` is a budget of time: a run cools down and ends
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m engine.embedded.train", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("stage", choices=[*STAGES, "pack", "all"])
+    parser.add_argument("stage", choices=[*STAGES, "pack", "shed", "all"])
     parser.add_argument("--data", type=Path, required=True, help="folder with the parquet files")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where pack writes the weights")
@@ -95,6 +96,8 @@ def run(chosen: argparse.Namespace) -> None:
     )
     if chosen.stage == "all":
         run_all(job, chosen.out, chosen.models)
+    elif chosen.stage == "shed":
+        shipping.shed(chosen.work, chosen.out)
     elif chosen.stage == "pack":
         shipping.pack_all(job, chosen.out, chosen.models)
     else:

@@ -23,6 +23,8 @@ from engine.errors import ConfigError
 from engine.files import whole_file
 
 COOLDOWN = 0.25
+STATE = "state.pt"
+"""The checkpoint in a stage's folder."""
 LOG_EVERY = 100
 """Steps between two lines of a log."""
 Network = TypeVar("Network", bound=nn.Module)
@@ -106,7 +108,7 @@ class Clock:
 
 
 def rate_at(step: int, progress: float, recipe: Recipe) -> float:
-    """The learning rate of one step."""
+    """The learning rate of one step, counted from where the optimizer began."""
     warm = min(1.0, (step + 1) / max(1, recipe.warmup))
     return recipe.learning_rate * warm * min(1.0, (1 - progress) / COOLDOWN)
 
@@ -141,7 +143,7 @@ def train(
         rng = Generator(machine.device).manual_seed(recipe.seed * 1_000_003 + step)
         torch.manual_seed(recipe.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, progress, recipe)
+            group["lr"] = rate_at(step - run.fresh, progress, recipe)
         with machine.autocast():
             value = loss(rng, progress)
         optimizer.zero_grad(set_to_none=True)
@@ -176,20 +178,24 @@ class _Run:
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.loss: Tensor | None = None
         self.logged = 0
+        self.fresh = 0  # the step at which the optimizer began
 
     def resume(self, device: str) -> int:
-        """Read the checkpoint, if there is one; the number of the next step."""
-        checkpoint = self.folder / "state.pt"
+        """Read the checkpoint, if there is one; the number of the next step. One of `shipping.shed` gets a new optimizer."""
+        checkpoint = self.folder / STATE
         if not checkpoint.exists():
             return 0
         saved = torch.load(checkpoint, weights_only=True, map_location=device)
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        for name, value in self.average.items():
+            value.copy_(saved["average"][name])
+        self.model.load_state_dict(saved.get("model", self.average))
+        if "optimizer" in saved:
+            self.optimizer.load_state_dict(saved["optimizer"])
         for name, state in saved.get("kept", {}).items():
             self.kept[name].load_state_dict(state)
-        self.average = saved["average"]
         self.loss = torch.as_tensor(saved["loss"], device=device)
         self.logged = saved["step"]
+        self.fresh = saved.get("fresh", 0 if "optimizer" in saved else saved["step"])
         return int(saved["step"])
 
     @torch.no_grad()
@@ -224,7 +230,8 @@ class _Run:
             "kept": {name: part.state_dict() for name, part in self.kept.items()},
             "average": self.average,
             "step": step,
+            "fresh": self.fresh,
             "loss": float(self.loss) if self.loss is not None else 0.0,
         }
-        with whole_file(self.folder / "state.pt") as file:
+        with whole_file(self.folder / STATE) as file:
             torch.save(state, file)

@@ -3,12 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from engine.embedded.judge import JudgeNet
 from engine.embedded.train import classifiers, pack, pack_classifiers, prior_networks, tiny_decoder
 from engine.embedded.train.data import DOMAINS, load_pacs
-from engine.embedded.train.loop import Recipe
+from engine.embedded.train.loop import STATE, Recipe
 from engine.embedded.train.stages import (
     IMAGES,
     Job,
@@ -17,6 +18,7 @@ from engine.embedded.train.stages import (
     averaged,
     checkpoint,
 )
+from engine.files import whole_file
 from engine.priors.tiny_sources import TINY
 
 PACKED = ("prior", "tiny", "classifiers", "classifiers-convnext", "judge")
@@ -100,3 +102,24 @@ def pack_domains(job: Job, out: Path, kind: str, parts: pack_classifiers.Parts) 
 def as_done(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the number of steps that its checkpoint has seen: packing trains nothing."""
     return replace(recipe, steps=checkpoint(folder)["step"])
+
+
+def shed(work: Path, out: Path) -> list[Path]:
+    """Copy each checkpoint of a work folder without what is large: its averaged weights alone, in half precision.
+
+    A twentieth of the bytes, from which a run goes on with a new optimizer, and which `pack` reads as it reads others.
+    """
+    written = []
+    for file in sorted(work.rglob(STATE)):
+        saved = torch.load(file, weights_only=True, map_location="cpu")
+        light = {name: saved[name] for name in ("step", "loss")}
+        light["average"] = {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in saved["average"].items()
+        }
+        copy = out / file.relative_to(work)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(copy) as opened:
+            torch.save(light, opened)
+        written.append(copy)
+    return written

@@ -14,6 +14,7 @@ from engine.embedded.train.augment import erased, jittered, mixed, warped
 from engine.embedded.train.data import Images, load_pacs, random_crops
 from engine.embedded.train.loop import Machine, Recipe, rate_at, train
 from engine.embedded.train.perception import Perception
+from engine.embedded.train.shipping import shed
 from engine.embedded.train.stages import STAGES
 from engine.errors import ConfigError
 
@@ -51,6 +52,27 @@ def test_what_is_kept_beside_the_model_comes_back(tmp_path):
     other = nn.Linear(1, 1)
     learn(tmp_path, kept={"critic": other})
     assert torch.equal(critic.weight, other.weight)
+
+
+def test_a_run_goes_on_from_weights_alone(tmp_path):
+    """With a rate of 0 it ends where it was shed; with another it warms up again and moves."""
+    first = Recipe(steps=12, batch=4, learning_rate=0.1, warmup=1)
+    weight = learn(tmp_path / "work" / "stage", first)
+    (copy,) = shed(tmp_path / "work", tmp_path / "light")
+    assert copy == tmp_path / "light" / "stage" / "state.pt"
+    light = torch.load(copy, weights_only=True)
+    assert light["average"]["weight"].dtype == torch.float16
+    assert set(light) == {"average", "step", "loss"}
+    still = Recipe(steps=16, batch=4, learning_rate=1e-12, warmup=1)
+    assert torch.allclose(learn(copy.parent, still), weight, atol=1e-3)
+    (copy,) = shed(tmp_path / "work", tmp_path / "light")
+    on = Recipe(steps=24, batch=4, learning_rate=0.1, warmup=8, checkpoint_every=0)
+    with pytest.raises(KeyboardInterrupt):
+        learn(copy.parent, on, until=15)
+    saved = torch.load(copy, weights_only=True)
+    assert saved["fresh"] == 12
+    assert saved["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.1 * 3 / 8)
+    assert not torch.allclose(learn(copy.parent, on), weight, atol=1e-3)
 
 
 def test_a_budget_of_time_ends_the_run_with_a_cooled_down_rate(tmp_path, monkeypatch):
