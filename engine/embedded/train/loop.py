@@ -181,7 +181,10 @@ class _Run:
         self.fresh = 0  # the step at which the optimizer began
 
     def resume(self, device: str) -> int:
-        """Read the checkpoint, if there is one; the number of the next step. One of `shipping.shed` gets a new optimizer."""
+        """Read the checkpoint, if there is one; the number of the next step.
+
+        One of `shipping.shed` goes on with a new optimizer.
+        """
         checkpoint = self.folder / STATE
         if not checkpoint.exists():
             return 0
