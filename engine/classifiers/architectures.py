@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.classifiers.preprocess import Preprocess
 from engine.classifiers.statistics.batch_norm import is_batch_norm
+from engine.classifiers.vgg import WIDTHS, Vgg8
 from engine.errors import ModelError
 
 StateDict = Mapping[str, Tensor]
@@ -35,10 +37,15 @@ CIFAR_STEM = "-cifar"
 
 
 class Architecture(NamedTuple):
-    """How to build the network that a checkpoint fits, and what it reads by default."""
+    """A network that is known by its name.
+
+    build: the network that a checkpoint fits. preprocess: what it reads by default. new: one of the published widths
+    with random weights, for so many classes.
+    """
 
     build: Callable[[StateDict], tuple[nn.Module, StateDict]]
     preprocess: Preprocess
+    new: Callable[[int], nn.Module]
 
 
 def cifar_resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict]]:
@@ -109,6 +116,22 @@ def _with_cifar_stem(network: nn.Module) -> nn.Module:
     return network
 
 
+def new_resnet(depth: int, cifar_stem: bool = False) -> Callable[[int], nn.Module]:
+    """ResNet 18, 34, 50 with random weights."""
+
+    def new(classes: int) -> nn.Module:
+        network = ResNetForImageClassification(residual_config(depth, num_labels=classes))
+        return _with_cifar_stem(network) if cifar_stem else network
+
+    return new
+
+
+def vgg8(weights: StateDict) -> tuple[nn.Module, StateDict]:
+    """VGG-8 of any widths."""
+    widths = [len(weights[f"convs.{number}.weight"]) for number in range(len(WIDTHS))]
+    return Vgg8(widths, classes=len(weights["classifier.weight"])), weights
+
+
 def residual_config(depth: int, **widths: object) -> ResNetConfig:
     """The config of ResNet 18, 34 or 50, as published for ImageNet but for the widths that are given."""
     bottleneck = depth >= 50
@@ -129,29 +152,36 @@ def _from_torchvision(key: str) -> str:
     return re.sub(r"(\d)-", lambda found: str(int(found[1]) - 1), key)
 
 
+def _new_cifar(depth: int, classes: int) -> nn.Module:
+    return CifarResNet(depth, classes=classes)
+
+
 NOISE_SIDES = (4, 8, 16, 32, 64)
 """Sides of the noise, in pixels, that `measure_statistics` enlarges to images."""
 CIFAR = Preprocess.squash(32)
 LARGE = Preprocess(crop=(224, 224), resize=256)
 ARCHITECTURES = {
     **{
-        f"resnet{depth}": Architecture(cifar_resnet(depth), CIFAR)
+        f"resnet{depth}": Architecture(cifar_resnet(depth), CIFAR, partial(_new_cifar, depth))
         for depth in (8, 14, 20, 32, 44, 56)
     },
-    **{f"resnet{depth}": Architecture(resnet(depth), LARGE) for depth in RESIDUAL},
     **{
-        f"resnet{depth}{CIFAR_STEM}": Architecture(resnet(depth, True), CIFAR) for depth in RESIDUAL
+        f"resnet{depth}": Architecture(resnet(depth), LARGE, new_resnet(depth))
+        for depth in RESIDUAL
     },
+    **{
+        f"resnet{depth}{CIFAR_STEM}": Architecture(
+            resnet(depth, True), CIFAR, new_resnet(depth, True)
+        )
+        for depth in RESIDUAL
+    },
+    "vgg8": Architecture(vgg8, CIFAR, lambda classes: Vgg8(classes=classes)),
 }
 
 
 def untrained(architecture: str, classes: int) -> nn.Module:
     """A network of `ARCHITECTURES` with random weights and the published widths."""
-    depth = int(architecture.removeprefix("resnet").removesuffix(CIFAR_STEM))
-    if depth in RESIDUAL:
-        network = ResNetForImageClassification(residual_config(depth, num_labels=classes))
-        return _with_cifar_stem(network) if architecture.endswith(CIFAR_STEM) else network
-    return CifarResNet(depth, classes=classes)
+    return ARCHITECTURES[architecture].new(classes)
 
 
 @torch.no_grad()
