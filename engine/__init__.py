@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.classifiers import Classifier, Preprocess, load_classifier
+    from engine.classifiers import Classifier, Preprocess, load_classifier, save_classifier
     from engine.downstream.distill import distill
     from engine.downstream.fit import fit
     from engine.downstream.prune import prune
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from engine.types import ImageKey, Sample
 
 _HOMES = {
-    "classifiers": ("Classifier", "Preprocess", "load_classifier"),
+    "classifiers": ("Classifier", "Preprocess", "load_classifier", "save_classifier"),
     "downstream.distill": ("distill",),
     "downstream.fit": ("fit",),
     "downstream.prune": ("prune",),
@@ -139,6 +139,7 @@ __all__ = [
     "profile",
     "prune",
     "quantise",
+    "save_classifier",
     "save_tokens",
     "select",
     "tune",

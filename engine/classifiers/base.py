@@ -24,6 +24,7 @@ from engine.classifiers.statistics.batch_norm import broken_norms
 from engine.classifiers.trial import tried
 from engine.errors import ConfigError, ModelError
 from engine.networks.frozen import fingerprint, freeze
+from engine.settings.plain import nearest
 
 
 class Found(NamedTuple):
@@ -206,6 +207,7 @@ def class_numbers(classifier: Classifier, classes: Sequence[str] | None) -> tupl
             raise ConfigError(
                 f"class {name!r} is not a label of classifier {classifier.name!r}, expected some of "
                 f"{', '.join(map(repr, classifier.labels[:20]))}: use these names, or give the classifier its labels."
+                f"{nearest(name, classifier.labels)}"
             )
     if not names:
         raise ConfigError(

@@ -144,8 +144,10 @@ def _misfit(architecture: str, weights: StateDict) -> str:
 
 def _check_there(path: Path) -> None:
     if not path.is_file():
+        where = "" if path.is_absolute() else f" in {Path.cwd()}, where relative paths begin"
         raise ModelError(
-            f"there is no checkpoint file {path}, expected a .safetensors, .pt or .th file: check the path."
+            f"there is no checkpoint file {path}{where}; expected a .safetensors, .pt, .pth or .ckpt file: check the "
+            "path."
         )
 
 

@@ -30,6 +30,7 @@ from engine.classifiers.trial import own_copy
 from engine.errors import ConfigError, ModelError, brief
 from engine.files import explained, write_whole
 from engine.networks.frozen import default_device, named_dtype, seeded
+from engine.settings.plain import nearest
 from engine.settings.reads import Reads
 from engine.settings.sources import ARCHITECTURE, check_classifier
 
@@ -120,9 +121,9 @@ def save_classifier(
 
     Convolutions and matrices are kept in float16; vectors in float32, as running variances may leave float16's range.
     Each file appears whole or not at all; config.json goes first and comes last, and a folder without it is no
-    classifier's. facts:
-    anything else worth keeping in it (data, recipe, seed, accuracy). Raises ConfigError for another architecture,
-    OutputError for a folder that cannot be written.
+    classifier's. facts: anything else worth keeping in it (data, recipe, seed, accuracy).
+
+    Raises ConfigError for another architecture, OutputError for a folder that cannot be written.
     """
     if architecture not in ARCHITECTURES:
         raise ConfigError(
@@ -200,7 +201,7 @@ def _from_embedded(domain: str) -> Found:
         )
         raise ModelError(
             f"unknown domain {domain!r} of the embedded classifiers, expected one of these: {known}. Choose "
-            "one, or train others with `python -m engine.embedded.train`."
+            f"one, or train others with `python -m engine.embedded.train`.{nearest(domain, there)}"
         )
     return _from_folder(folder)
 

@@ -107,6 +107,12 @@ def better(found: list[Reading]) -> Reading | None:
     return best if best.merit >= found[0].merit + CLEARLY else None
 
 
+def by_chance(found: list[Reading], classes: int) -> bool:
+    """Whether no reading recognises clearly more of the images than guessing one of so many classes does."""
+    shares = [one.recognised for one in found if one.recognised is not None]
+    return bool(shares) and max(shares) < 1 / classes + CLEARLY
+
+
 def _reading(name: str, options: str, logits: Tensor, classes: Tensor | None) -> Reading:
     highest = logits.softmax(1).max(1)
     share = None

@@ -87,10 +87,15 @@ def _warn_of_names(prior: Prior, labels: Sequence[str]) -> None:
     ]
     if synsets:
         known = imagenet_names()
-        names = [known.get(label.strip(), "unknown") for label in synsets]
+        names = [known[label.strip()] for label in synsets if label.strip() in known]
+        called = (
+            f". ImageNet calls them {_some(names)}: set `labels` to these words, or to 'imagenet' if they are all its "
+            "classes"
+            if len(names) == len(synsets)
+            else ": set `labels` to the words that they stand for"
+        )
         _warn(
-            f"the classes are named by ids of WordNet ({_some(synsets)}), which a prior does not know. ImageNet calls "
-            f"them {_some(names)}: set `labels` to 'imagenet' for its names, or give your own"
+            f"the classes are named by ids of WordNet ({_some(synsets)}), which a prior does not know{called}"
         )
     if numbers:
         _warn(

@@ -31,7 +31,8 @@ def check_sides(prior: str, vae: Any, asked: Sides, latents: Sequence[int]) -> N
     if any(length not in (None, sides[side]) for side, length in asked.items()):
         raise ConfigError(
             f"the call of prior {prior!r} sets {_in_words(asked)} and its images would have {_in_words(sides)}, "
-            "expected sides that it keeps to: set both, to multiples that it takes, such as those."
+            f"expected sides that are multiples of {downscale(vae)} or more: set both height and width, for instance "
+            "to those."
         )
 
 

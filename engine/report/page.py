@@ -61,6 +61,10 @@ def write_report(
         if not (has_manifest(path) or _is_comparison(path) or is_measurement(path))
     ]
     if unknown:
+        if not unknown[0].exists():
+            raise ConfigError(
+                f"there is no {unknown[0]}, expected a data set or a file of results: check the path."
+            )
         raise ConfigError(
             f"{unknown[0]} is nothing that a report is about, expected a folder that `ddis generate`, `distill`, "
             "`prune` or `quantise` wrote, or a .json file of `ddis evaluate --out` or `ddis tune --out`: check the "

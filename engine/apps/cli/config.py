@@ -113,8 +113,8 @@ def _checked(
     for name, section in values.items():
         if name not in known:
             raise ConfigError(
-                f"{path}: {name} is no section, expected {', '.join(sorted(known))}: correct the name."
-                f"{nearest(str(name), known)}"
+                f"{path}: {str(name)!r} is no section, expected request, execution or another that --print-config "
+                f"shows ({', '.join(sorted(known))}): correct the name.{nearest(str(name), known)}"
             )
         try:
             _try(known[name], section, name)

@@ -142,10 +142,13 @@ def _check_needed(
     missing = [by_path[path] for path in _needed(command) if not value_at(values, path)]
     if missing:
         names = " and ".join(option.spelt for option in missing)
-        wanted = "; ".join(f"{option.spelt}: {option.help}" for option in missing)
+        one = len(missing) == 1
+        wanted = "; ".join(
+            option.help if one else f"for {option.spelt} {option.help}" for option in missing
+        )
         verb = "is" if len(missing) == 1 else "are"
         raise ConfigError(
-            f"{names} {verb} missing, expected {wanted}. Give {'it' if verb == 'is' else 'them'}."
+            f"{names} {verb} missing, expected {wanted}: give {'it' if verb == 'is' else 'them'}."
         )
 
 

@@ -180,7 +180,7 @@ def test_the_models_of_a_record_must_be_there_unless_others_are_named(
     [
         (
             "requst: {seed: 3}",
-            "requst is no section, expected comparison, .*Did you mean 'request'",
+            "'requst' is no section, expected request, execution or another .*Did you mean 'request'",
         ),
         ("request: {sed: 3}", r"request\.sed is no setting, .*Did you mean 'seed'"),
         ("request: {seed: many}", r"request\.seed is 'many', expected a whole number"),

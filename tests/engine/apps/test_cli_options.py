@@ -181,8 +181,11 @@ def test_a_spelling_of_version_0_1_is_answered_by_the_new_one(words: str, messag
         (["embedded", "chck"], "'embedded chck' is no command, expected embedded check: "),
         (["--verison"], "'--verison' is no command, .* Did you mean '--version'"),
         (["--completion", "tcsh"], "--completion is for 'tcsh', expected one of bash, zsh, fish"),
-        (["generate"], "--classifier and --out are missing, expected --classifier: .* Give them"),
-        (["export", "x"], "--out is missing, expected --out: folder of the shards. Give it"),
+        (
+            ["generate"],
+            "--classifier and --out are missing, expected for --classifier embedded:.*; for --out folder .*: give them",
+        ),
+        (["export", "x"], "--out is missing, expected folder of the shards: give it"),
         (["generate", "--method", "dis"], "--method is 'dis', .* Did you mean 'ddis'"),
         (["plan", "--method", "deepinversion"], "expected one of 'ddis', 'plain': this command"),
     ],

@@ -155,7 +155,7 @@ def test_files_that_do_not_fit_are_refused(resnet20: CifarResNet, tmp_path: Path
             ModelError,
             "unknown classifier 'quatsch', expected 'embedded:<domain>', 'hf:.*checkpoint file",
         ),
-        ("nowhere/net.th", ModelError, "no checkpoint file nowhere/net.th, expected"),
+        ("nowhere/net.th", ModelError, "no checkpoint file nowhere/net.th in .*; expected"),
         ("embedded:opera", ModelError, "unknown domain 'opera' .*expected one of these"),
         ("hf:nobody/nothing", ModelError, "run `hf download nobody/nothing --local-dir FOLDER`"),
         (
@@ -173,7 +173,10 @@ def test_unknown_sources_are_answered_with_what_is_accepted(
 
 
 def test_a_checkpoint_that_is_missing_is_said_before_its_architecture_is_asked_for() -> None:
-    with pytest.raises(ModelError, match=r"no checkpoint file nowhere/net\.pt, expected"):
+    with pytest.raises(
+        ModelError,
+        match=r"no checkpoint file nowhere/net\.pt in .*, where relative paths begin; expected",
+    ):
         load_classifier("nowhere/net.pt", labels=LABELS)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engine.apps.cli import main
 from engine.classifiers import Classifier, Preprocess, load_classifier
-from engine.evaluation.doctor import SCALES, better, readings, variants
+from engine.evaluation.doctor import OWN, SCALES, Reading, better, by_chance, readings, variants
 
 COLOURS = {
     "red": (220, 40, 30),
@@ -73,6 +73,16 @@ def test_the_way_that_it_was_trained_is_named(name: str, labelled: bool) -> None
         assert all(one.recognised is None for one in found)
 
 
+@pytest.mark.filterwarnings("ignore::engine.errors.ClassifierWarning")
+def test_labels_in_another_order_are_recognised_by_chance_however_they_are_read() -> None:
+    parts, classes = images()
+    right = readings(classifier(READS["usual"], READS["usual"]), parts, classes)
+    wrong = readings(classifier(READS["usual"], READS["usual"]), parts, (classes + 1) % 4)
+    assert not by_chance(right, 4)
+    assert by_chance([one for one in wrong if one.name == OWN], 4)
+    assert not by_chance(readings(classifier(READS["usual"], READS["usual"]), parts, None), 4)
+
+
 def test_no_way_is_tried_twice() -> None:
     for reads in READS.values():
         ways = [way for _, _, way in variants(reads)]
@@ -93,6 +103,7 @@ def test_the_command_reads_own_images_and_draws_others(folder: Path, capsys) -> 
     told = capsys.readouterr().err
     assert "3 images through embedded:photo" in told
     assert "channels as bgr" in told
+    assert "it reads images of 32 x 32 pixels in the order rgb, less a mean of 0.5, divided by 0.25" in told
     words = [
         "--steps",
         "2",
@@ -109,6 +120,18 @@ def test_the_command_reads_own_images_and_draws_others(folder: Path, capsys) -> 
     report = json.loads(capsys.readouterr().out)
     assert report["images"] == 2
     assert report["readings"][0]["name"] == "as it is loaded"
+
+
+def test_the_command_says_what_chance_would_do_as_well(folder: Path, capsys, monkeypatch) -> None:
+    def by_luck(*_: object) -> list[Reading]:
+        return [
+            Reading(name=name, options="", recognised=0.15, confidence=0.8, classes=2)
+            for name in (OWN, "other")
+        ]
+
+    monkeypatch.setattr("engine.evaluation.doctor.readings", by_luck)
+    assert main(["doctor", "embedded:photo", "--images", str(folder), "--device", "cpu"]) == 0
+    assert "it recognises no more than chance would: its labels" in capsys.readouterr().err
 
 
 def test_the_command_takes_the_options_that_it_names(folder: Path, capsys) -> None:

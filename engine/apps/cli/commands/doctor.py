@@ -58,7 +58,7 @@ class Doctor(Command):
     execution: Execution = field(default_factory=Execution)
 
     def run(self, call: Call) -> dict[str, Any]:
-        from engine.evaluation.doctor import OWN, better, readings
+        from engine.evaluation.doctor import better, by_chance, readings
 
         source = replace(self.request.classifier, source=self.classifier)
         classifier = requests.load_classifier_of(source, self.execution)
@@ -80,11 +80,18 @@ class Doctor(Command):
             ],
         )
         other = better(found)
-        call.screen.say(
-            f"nothing is clearly better than how it is loaded ({OWN})"
-            if other is None
-            else f"with {other.name} it does clearly better: it was probably trained so. Add {other.options}"
-        )
+        asked = len(self.request.classes or classifier.labels)
+        if other is not None:
+            said = f"with {other.name} it does clearly better: it was probably trained so. Add {other.options}"
+        elif by_chance(found, asked):
+            drawn = "the prior does not draw its classes as it knows them: try --images FOLDER of your own, or "
+            said = (
+                "however it is read, it recognises no more than chance would: its labels are in another order, "
+                f"{'' if self.images else drawn}the weights are not those of a trained network"
+            )
+        else:
+            said = "nothing is clearly better than how it is loaded"
+        call.screen.say(said)
         return {
             "classifier": classifier.describe(),
             "images": len(classes),
@@ -123,6 +130,12 @@ class Doctor(Command):
         return iter(images.split(BATCH)), torch.tensor([one.key.class_index for one in drawn])
 
 
+def _numbers(values: tuple[float, ...]) -> str:
+    """Three numbers, or the one that they all are."""
+    different = values[:1] if len(set(values)) == 1 else values
+    return ", ".join(f"{value:.4g}" for value in different)
+
+
 def _facts(classifier: "Classifier") -> list[str]:
     """What is known of a classifier, as lines for a person."""
     from engine.classifiers.statistics import Absent, Statistics
@@ -130,7 +143,8 @@ def _facts(classifier: "Classifier") -> list[str]:
     reads, known = classifier.preprocess, classifier.statistics
     lines = [
         f"{len(classifier.labels)} classes: {', '.join(classifier.labels[:8])}",
-        f"it reads: {reads}",
+        f"it reads images of {reads.crop[0]} x {reads.crop[1]} pixels in the order {reads.channels}, less a mean of "
+        f"{_numbers(reads.mean)}, divided by {_numbers(reads.std)}",
     ]
     if isinstance(known, Statistics):
         lines.append(f"statistics: of {len(known.taps)} calls of layers, by {known.source}")
