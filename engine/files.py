@@ -24,6 +24,10 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """How a file system says that it has no hard links."""
 
 
+class InUseError(OutputError):
+    """Another process writes there."""
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn an OSError raised inside into an OutputError that names `path` and what to do."""
@@ -164,7 +168,7 @@ def remove_leftovers(folder: Path, older_than: float = 0) -> None:
 def lock_folder(folder: Path) -> int:
     """Make this process the only writer of `folder`. Returns what `unlock_folder` takes; a killed process lets go.
 
-    Raises OutputError where another process holds it.
+    Raises InUseError where another process holds it.
     """
     return _lock(folder / LOCK, folder)
 
@@ -185,7 +189,7 @@ def _lock(path: Path, what: Path) -> int:
             except BlockingIOError as error:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
                 os.close(descriptor)
-                raise OutputError(
+                raise InUseError(
                     f"{what} is in use by {holder}, expected one writer: wait until it ends, stop it, or choose "
                     "another place."
                 ) from error
@@ -206,7 +210,7 @@ def unlock_folder(folder: Path, descriptor: int) -> None:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Be the only writer of `folder` inside the block. Raises OutputError where another process is."""
+    """Be the only writer of `folder` inside the block. Raises InUseError where another process is."""
     descriptor = lock_folder(folder)
     try:
         yield
@@ -218,7 +222,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 def locked_file(path: Path) -> Iterator[None]:
     """Be the only writer of a file inside the block, beside others in its folder.
 
-    Raises OutputError where another process is.
+    Raises InUseError where another process is.
     """
     make_folder(path.parent)
     lock = path.with_name(f"{LOCK}-{path.name}")

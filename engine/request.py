@@ -210,7 +210,7 @@ class Execution:
     cluster: Cluster = field(default_factory=Cluster)
     mixed: bool = setting(
         False,
-        "let machines of different kinds make one data set, which then depends on who made what",
+        "let machines of different kinds share a run, whose bytes then depend on who made what",
     )
 
     def __post_init__(self) -> None:

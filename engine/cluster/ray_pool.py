@@ -6,14 +6,13 @@ Ray is kept quiet and to itself: no usage reports, and a cluster of this machine
 import os
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
 
 from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Made, Ready, Worker
-from engine.cluster.worker import PartWorker
 from engine.datasets.shared import OtherKindError
 from engine.errors import EngineError, MissingExtraError, brief
 from engine.memory.budget import BudgetError
@@ -114,18 +113,11 @@ def _starts_nodes(ray: Any) -> bool:
 class RayPool:
     """Actors that are never restarted or retried by Ray: the driver decides.
 
-    request, execution, out: as `PartWorker` takes them. plan, expected: the first ready worker's, for those that start
-    later.
+    worker: their class, with `hello()` and `make(part)`, as `engine.cluster.worker.Worker`. arguments: what each is
+    made with, by name, besides its number of threads; those that start later get what is changed here.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        request: Mapping[str, Any],
-        execution: Mapping[str, Any],
-        out: str,
-        expected: Mapping[str, Any] | None,
-    ) -> None:
+    def __init__(self, cluster: Cluster, worker: type, arguments: dict[str, Any]) -> None:
         self.ray = connect(cluster)
         gpus = cluster.gpus_per_worker
         if gpus is None:
@@ -136,18 +128,14 @@ class RayPool:
             self.close()
             raise
         self.threads = cluster.cpus_per_worker
-        self.actor = self.ray.remote(PartWorker).options(
+        self.actor = self.ray.remote(worker).options(
             num_cpus=cluster.cpus_per_worker, num_gpus=gpus, max_restarts=0, max_task_retries=0
         )
-        self.request, self.execution, self.out = request, execution, out
-        self.expected: Mapping[str, Any] | None = expected
-        self.plan: Mapping[str, Any] | None = None
+        self.arguments = arguments
         self.calls: dict[Any, tuple[Worker, int | None]] = {}
 
     def start(self) -> Worker:
-        worker = self.actor.remote(
-            self.request, self.execution, self.out, self.expected, self.plan, self.threads
-        )
+        worker = self.actor.remote(**self.arguments, threads=self.threads)
         self.calls[worker.hello.remote()] = worker, None
         return worker
 

@@ -14,7 +14,7 @@ from engine.methods.drawing import Drawing
 from engine.runners.local import made_by
 from engine.settings import TokenLearning
 from engine.settings.plain import to_plain
-from engine.tokens.files import OLD_NAMES, read_tensors, sealed
+from engine.tokens.files import OLD_NAMES, read_tensors, read_tokens, sealed
 from engine.tokens.state import ON_DEVICE, Outcome, TokenState
 from engine.tokens.table import (
     INSTEAD,
@@ -51,6 +51,15 @@ def check_same_run(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]
             f"{path} holds a run with other settings: {'; '.join(differing)}. Expected the same settings to continue "
             "it: use them, or choose another file."
         )
+
+
+def learned(path: Path, run: Mapping[str, Any]) -> TokenTable | None:
+    """The finished tokens of a run; None where there is no file. Raises OutputError for those of another run."""
+    if not path.exists():
+        return None
+    table = read_tokens(path)
+    check_same_run(path, table.run, run)
+    return table
 
 
 def packed(state: TokenState, run: Mapping[str, Any]) -> bytes:

@@ -19,6 +19,7 @@ from simulated_pool import SimulatedPool
 from engine.cluster.driver import STARTS, Driver
 from engine.cluster.pool import ClusterError, Failed, Lost, Worker
 from engine.cluster.ray_pool import RayPool, answer_to, check_room, connect
+from engine.cluster.run import reported_parts
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
 from engine.datasets.parts import done_parts
@@ -29,6 +30,7 @@ from engine.events import Event, Events, Noted, Summarised
 from engine.files import OURS
 from engine.memory.budget import BudgetError
 from engine.memory.micro_batch import OutOfMemoryError
+from engine.methods.drawing import IMAGES
 from engine.request import ClassifierSource, Execution, PriorSource, Request
 from engine.runners.registry import runner_for
 from engine.settings import Sampling
@@ -437,14 +439,13 @@ def test_settings_of_a_cluster_are_plain() -> None:
     assert from_plain(Execution, json.loads(json.dumps(plain))) == asked
 
 
-def test_a_cluster_says_once_a_minute_how_far_it_is(tmp_path: Path) -> None:
+def test_a_cluster_says_once_a_minute_how_far_it_is() -> None:
     seen: list[Event] = []
-    runner = RayRunner(tmp_path / "set", on_ray(2), Events(seen.append))
     pool = SimulatedPool(20, seconds=lambda *_: 45.0, start_seconds=1.0)
     pool.close = lambda: None  # type: ignore[attr-defined]
     driver = Driver(pool, 2, lambda hello: hello["missing"], clock=pool.clock)
-    hello = {"parts": 20, "images": 20, "images_missing": 20}
-    assert len(list(runner._made(driver, pool, hello))) == 20
+    hello = {"parts": 20, "units": 20, "units_missing": 20}
+    assert len(list(reported_parts(driver, pool, hello, IMAGES, Events(seen.append)))) == 20
     lines = [event for event in seen if isinstance(event, Summarised)]
     assert len(lines) == pytest.approx(20 * 45 / 2 / 60, abs=1)
     assert lines[0].text == "2 of 20 parts are done; 2 of 2 workers; about 7 min left"
