@@ -34,7 +34,10 @@ STARTS_HERE = 3
 
 def connect(cluster: Cluster) -> Any:
     """Join the cluster, or start one here. Returns the module. Raises MissingExtraError, ClusterError."""
-    if "ray" not in sys.modules:  # it reads these when it is imported
+    imported = sys.modules.get("ray")
+    if imported is not None:
+        _check_imported(cluster, imported)
+    else:  # it reads these when it is imported
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         if cluster.ray == "local":
@@ -68,6 +71,21 @@ def connect(cluster: Cluster) -> Any:
             if not left:
                 raise _no_cluster(cluster, error) from error
     return ray
+
+
+def _check_imported(cluster: Cluster, ray: Any) -> None:
+    """Raise ClusterError where the caller's own use of Ray decides what the run would be carried out by."""
+    if ray.is_initialized():
+        raise ClusterError(
+            "Ray is initialised in this process already, by `ray.init` or another run, expected to do that here: it "
+            "would end with the run. Call `ray.shutdown()` first, or begin the run in a process of its own."
+        )
+    if cluster.ray == "local" and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ClusterError(
+            "ray was imported before the run asked for a token, expected a cluster of this machine that only its own "
+            "processes may use: without one, whoever reaches its ports runs code on it. Take `import ray` out, or "
+            "before it set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to a secret."
+        )
 
 
 def _no_cluster(cluster: Cluster, error: Exception) -> ClusterError:

@@ -174,6 +174,8 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
 def test_a_run_outlives_its_node_where_another_joins(request_: Request, tmp_path: Path) -> None:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by the import, also for later tests
+    os.environ.setdefault("RAY_AUTH_TOKEN", 64 * "0")
     from ray.cluster_utils import Cluster as Nodes
 
     for _ in runner_for(Execution(device="cpu", share="1/1"), tmp_path / "one").run(request_):
@@ -342,6 +344,39 @@ def test_a_cluster_that_is_started_here_is_quiet_asks_for_a_token_and_is_at_loop
         assert options["address"] == where
 
 
+def test_a_ray_that_the_caller_imported_or_initialised_is_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[bool] = []
+    initialised = False
+    ray = SimpleNamespace(
+        init=lambda **_: begun.append(True),
+        is_initialized=lambda: initialised or bool(begun),
+        shutdown=begun.clear,
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(
+        ClusterError, match=r"before the run asked for a token.*Take `import ray` out"
+    ):
+        connect(Cluster(ray="local"))
+    assert not begun
+    connect(Cluster(ray="head:6379"))  # whose token is its own affair
+    assert begun
+    begun.clear()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    connect(Cluster(ray="local"))
+    assert begun
+    begun.clear()
+    initialised = True
+    for where in ("local", "head:6379"):
+        with pytest.raises(
+            ClusterError, match=r"initialised in this process already.*ray.shutdown"
+        ):
+            connect(Cluster(ray=where))
+    assert not begun
+
+
 def test_a_cluster_needs_a_place(request_: Request) -> None:
     with pytest.raises(ConfigError, match="without out"):
         RayRunner(None, on_ray(1))
@@ -370,6 +405,7 @@ def test_a_cluster_of_a_busy_machine_is_begun_again_and_then_refused_in_one_sent
 
     ray = SimpleNamespace(init=init, is_initialized=lambda: len(begun) == 3, shutdown=lambda: None)
     monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert connect(Cluster(ray="local")) is ray
     assert len(begun) == 3
     begun += [True] * 7
