@@ -79,13 +79,13 @@ def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenSt
     Raises OutputError for one of another run, TokenFileError for a damaged one.
     """
     try:
-        tensors, facts = read_tensors(path)
+        tensors, metadata = read_tensors(path)
     except TokenFileError as error:
         raise TokenFileError(
             f"{path} is damaged ({error}), expected what was learned so far: delete it and run the same command again, "
             "which learns that again."
         ) from error
-    check_same_run(path, facts.get("run", {}), run)
+    check_same_run(path, metadata.get("run", {}), run)
     joint = {
         name.removeprefix(JOINT): tensors.pop(name)
         for name in list(tensors)
@@ -95,7 +95,7 @@ def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenSt
     tensors |= {name: tensors[name].to(device) for name in ON_DEVICE}
     rows = tensors.pop("rows").requires_grad_()
     return TokenState(
-        classes=tuple(facts["classes"]), word=facts["word"], rows=rows, joint=joint, **tensors
+        classes=tuple(metadata["classes"]), word=metadata["word"], rows=rows, joint=joint, **tensors
     )
 
 
