@@ -238,7 +238,9 @@ def test_a_machine_of_another_kind_is_refused_unless_kinds_may_mix(
     path = cohorts.folder / token_cohorts.START
     there = json.loads(path.read_bytes())
     assert there["kind"]["canary"].endswith("-2-2")  # whole batches
-    cohorts.drawing.parts.sizes["cat"] = 1  # as another plan would have it, which no step of the canary shows
+    cohorts.drawing.parts.sizes["cat"] = (
+        1  # as another plan would have it, which no step of the canary shows
+    )
     assert learning_kind(cohorts.drawing).canary == there["kind"]["canary"].replace("-2-2", "-1-2")
     there["kind"] |= {"canary": "0-1-1", "threads": 99}
     path.write_text(json.dumps(there))
