@@ -33,10 +33,12 @@ from engine.memory.micro_batch import OutOfMemoryError
 from engine.methods.drawing import IMAGES
 from engine.request import ClassifierSource, Execution, PriorSource, Request
 from engine.runners.registry import runner_for
+from engine.runners.share import PartMaker
 from engine.settings import Sampling
 from engine.settings.cluster import Cluster
 from engine.settings.methods import DDIS
 from engine.settings.plain import from_plain, to_plain
+from engine.types import Sample
 
 PARTS = 6
 
@@ -94,6 +96,34 @@ def test_ray_makes_the_bytes_of_one_process_though_a_worker_is_killed(
     assert list(RayRunner(tmp_path / "ray", on_ray(2)).run(request_)) == []
     with pytest.raises(EngineError, match="images_per_class is 3 there and 4 here"):
         list(RayRunner(tmp_path / "ray", on_ray(1)).run(replace(request_, images_per_class=4)))
+
+
+def test_workers_make_the_bytes_of_one_process_though_one_is_killed(
+    request_: Request, tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Execution(device="cpu", share="1/1")
+    assert len(list(runner_for(alone, tmp_path / "one").run(request_))) == 12
+    finish(tmp_path / "one")
+    make, made, seen = PartMaker.make, [], []
+
+    def killed_once(maker: PartMaker, part: int, events: Events) -> list[Sample]:
+        made.append(part)
+        samples = make(maker, part, events)
+        if len(made) == 3:  # its part is written, and nobody knows
+            raise here.Killed
+        return samples
+
+    monkeypatch.setattr(PartMaker, "make", killed_once)
+    runner = runner_for(on_ray(2), tmp_path / "ray", Events(seen.append))
+    samples = list(runner.run(request_))
+    assert len({sample.key for sample in samples}) == len(samples) == 12
+    assert sorted(made) == sorted([*range(PARTS), made[2]])
+    assert [event.text for event in seen if isinstance(event, Noted)] == [
+        f"a worker was lost with part {made[2]}: it was killed"
+    ]
+    finish(tmp_path / "ray")
+    assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "one")
+    assert list(runner_for(on_ray(2), tmp_path / "ray").run(request_)) == []
 
 
 @pytest.mark.slow

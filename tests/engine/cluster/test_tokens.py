@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -18,9 +17,8 @@ import engine.cluster.run as cluster_run
 import engine.runners.token_cohorts as token_cohorts
 import engine.runners.token_epochs as token_epochs
 from engine.classifiers import Classifier
-from engine.cluster.pool import Answer, Failed, Lost, Made, Ready
+from engine.cluster.pool import Answer, Ready
 from engine.cluster.token_worker import TokenWorker
-from engine.cluster.worker import Worker
 from engine.datasets.shared import OtherKindError
 from engine.errors import ConfigError, OutputError
 from engine.events import Event, Events, Noted, Progressed
@@ -76,53 +74,8 @@ def learner(request: Request, out: Path, mixed: bool = False, **events: Any) -> 
     return CohortLearner(drawing, LEARNING, out, events.get("events", Events(print)), mixed)
 
 
-class Killed(BaseException):
-    """What a signal does to a worker that is only an object here."""
-
-
-class WorkersHere:
-    """A pool of workers in this process; each does its work when it is asked for an answer."""
-
-    def __init__(self, cluster: Cluster, worker: type[Worker], arguments: dict[str, Any]) -> None:
-        self.worker, self.arguments = worker, arguments
-        self.calls: deque[tuple[Any, int | None]] = deque()
-
-    def start(self) -> Any:
-        worker = self.worker(**self.arguments, threads=torch.get_num_threads())
-        self.calls.append((worker, None))
-        return worker
-
-    def give(self, worker: Any, part: int) -> None:
-        self.calls.append((worker, part))
-
-    def answers(self, seconds: float) -> Sequence[Answer]:
-        if not self.calls:
-            return []
-        worker, part = self.calls.popleft()
-        try:
-            if part is None:
-                return [Ready(worker, worker.hello())]
-            return [Made(worker, part, worker.make(part))]
-        except Killed:
-            return [Lost(worker, part, "it was killed")]
-        except Exception as error:  # noqa: BLE001
-            return [Failed(worker, part, error)]
-
-    def stop(self, worker: Any) -> None:
-        self.calls = deque(call for call in self.calls if call[0] is not worker)
-
-    def close(self) -> None:
-        self.calls.clear()
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers are objects of this process."""
-    monkeypatch.setattr(cluster_run, "RayPool", WorkersHere)
-
-
 def killed_at(
-    monkeypatch: pytest.MonkeyPatch, moment: int, kept: list[Path]
+    monkeypatch: pytest.MonkeyPatch, killed: type[BaseException], moment: int, kept: list[Path]
 ) -> Callable[[Path, bytes], None]:
     """Kill a worker before it keeps an epoch for the time `moment`; `kept` gets the files of all times."""
     write = token_epochs.write_whole
@@ -130,20 +83,21 @@ def killed_at(
     def keep(path: Path, content: bytes) -> None:
         kept.append(path)
         if len(kept) == moment:
-            raise Killed
+            raise killed
         write(path, content)
 
     monkeypatch.setattr(token_epochs, "write_whole", keep)
     return write
 
 
-@pytest.mark.usefixtures("here")
 def test_workers_learn_the_bytes_of_one_run_though_one_is_killed(
-    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request_: Request, tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learn(request_, tmp_path / "one.safetensors")
     out, seen, kept = tmp_path / "ray.safetensors", [], []
-    killed_at(monkeypatch, 3, kept)  # once the first cohort has kept its start and an epoch
+    killed_at(
+        monkeypatch, here.Killed, 3, kept
+    )  # once the first cohort has kept its start and an epoch
     table = learn(request_, out, cluster=ON_TWO, events=Events(seen.append))
     assert out.read_bytes() == (tmp_path / "one.safetensors").read_bytes()
     assert len(table.training) == 3
@@ -282,9 +236,13 @@ def test_fewer_side_by_side_are_more_cohorts_other_tokens_and_a_record_of_it(
         replace(LEARNING, side_by_side=-1)
 
 
-@pytest.mark.usefixtures("here")
 def test_a_plan_travels_and_models_do_not(
-    request_: Request, classifier: Classifier, small_prior_folder: Path, tmp_path: Path
+    request_: Request,
+    classifier: Classifier,
+    small_prior_folder: Path,
+    tmp_path: Path,
+    here: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "tokens.safetensors"
     prior = load_prior(small_prior_folder, device="cpu")
@@ -299,15 +257,14 @@ def test_a_plan_travels_and_models_do_not(
     halved = replace(halved, micro_batch={**halved.micro_batch, "cat": 1})
     planned = []
 
-    class Watched(WorkersHere):
+    class Watched(here):
         def answers(self, seconds: float) -> Sequence[Answer]:
             found = super().answers(seconds)
             planned.extend(a.hello["plan"]["micro_batch"] for a in found if isinstance(a, Ready))
             return found
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster_run, "RayPool", Watched)
-        learn(request_, out, memory=halved, cluster=Cluster(ray="local"))
+    monkeypatch.setattr(cluster_run, "RayPool", Watched)
+    learn(request_, out, memory=halved, cluster=Cluster(ray="local"))
     assert [sizes["cat"] for sizes in planned] == [1]
 
 
