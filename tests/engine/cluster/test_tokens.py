@@ -16,6 +16,7 @@ import torch
 import engine.cluster.run as cluster_run
 import engine.runners.token_cohorts as token_cohorts
 import engine.runners.token_epochs as token_epochs
+from engine.apps.cli import main
 from engine.classifiers import Classifier
 from engine.cluster.pool import Answer, Ready
 from engine.cluster.token_worker import TokenWorker
@@ -266,6 +267,28 @@ def test_a_plan_travels_and_models_do_not(
     monkeypatch.setattr(cluster_run, "RayPool", Watched)
     learn(request_, out, memory=halved, cluster=Cluster(ray="local"))
     assert [sizes["cat"] for sizes in planned] == [1]
+
+
+def test_the_command_says_where_workers_run_and_loads_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[TokenLearning, Execution]] = []
+
+    def learn_on_workers(
+        _: Request, learning: TokenLearning, execution: Execution, *__: Any
+    ) -> None:
+        seen.append((learning, execution))
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr("engine.cluster.tokens.learn_on_workers", learn_on_workers)
+    asked = ["learn-tokens", "--classifier", "no-such.pt", "--out", str(tmp_path / "t.safetensors")]
+    ray = ["--ray", "local", "--workers", "3", "--mixed", "--learning.side-by-side", "1"]
+    assert main([*asked, *ray]) == 2
+    assert capsys.readouterr().err == "error: far enough\n"
+    ((learning, execution),) = seen
+    assert learning.side_by_side == 1
+    assert execution.mixed
+    assert execution.cluster == Cluster(ray="local", workers=3)
 
 
 @pytest.mark.slow
