@@ -54,7 +54,7 @@ class SimulatedPool:
         if dies is not None:
             self._later(dies * seconds, Lost(worker, part, "its process ended"))
         else:
-            self._later(seconds, self.answer(worker, part) or Made(worker, part, {"images": 1}))
+            self._later(seconds, self.answer(worker, part) or Made(worker, part, {"units": 1}))
 
     def answers(self, seconds: float) -> Sequence[Answer]:
         if not self.queue or self.queue[0][0] > self.now + seconds:

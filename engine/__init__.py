@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from engine.runners.local import LocalRunner
     from engine.runners.tune import Tuned, tune
     from engine.settings import Alignment, Evaluation, Polish, Sampling, Selection, TokenLearning
+    from engine.settings.cluster import Cluster
     from engine.settings.downstream import (
         Comparison,
         Distillation,
@@ -72,6 +73,7 @@ _HOMES = {
     "runners.local": ("LocalRunner",),
     "runners.tune": ("Tuned", "tune"),
     "settings": ("Alignment", "Evaluation", "Polish", "Sampling", "Selection", "TokenLearning"),
+    "settings.cluster": ("Cluster",),
     "settings.downstream": ("Comparison", "Distillation", "Pruning", "Quantisation", "Streaming"),
     "settings.inversion": ("DeepInversion", "NaturalInversion", "PlugInInversion"),
     "settings.methods": ("DDIS", "Plain"),
@@ -91,6 +93,7 @@ __all__ = [
     "Cancelled",
     "Classifier",
     "ClassifierSource",
+    "Cluster",
     "Comparison",
     "DeepInversion",
     "Distillation",

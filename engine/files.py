@@ -5,10 +5,11 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,11 +18,17 @@ from engine.errors import OutputError
 OURS = ".ddis-"
 TEMPORARY = f"{OURS}part-"
 LOCK = f"{OURS}lock"
+DAY = 24 * 3600
+"""Seconds after which nobody is taken to be writing a temporary file any more."""
 
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """How a file system says that it has no hard links."""
+
+
+class InUseError(OutputError):
+    """Another process writes there."""
 
 
 @contextmanager
@@ -78,9 +85,7 @@ def create_whole(path: Path, content: bytes) -> bool:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            if (
-                path.exists()
-            ):  # without links two writers may both pass here: the later whole file stays
+            if path.exists():  # two writers may both pass here: the later whole file stays
                 return False
             os.replace(temporary, path)
         sync_folder(path.parent)
@@ -150,21 +155,30 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, older_than: float = 0) -> None:
-    """Delete the unfinished files that killed runs left in `folder`.
+    """Delete the unfinished files and folders that killed runs left in `folder`.
 
-    older_than: seconds for which a file was not written to. 0 deletes all: only the holder of the folder's lock may
+    older_than: seconds for which one was not written to. 0 deletes all: only the holder of the folder's lock may
     ask for that.
     """
     with explained(folder):
         for leftover in folder.glob(f"{TEMPORARY}*"):
-            if not older_than or time.time() - leftover.stat().st_mtime > older_than:
-                leftover.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # its writer ended meanwhile
+                if not older_than or time.time() - _last_written(leftover) > older_than:
+                    if leftover.is_dir():
+                        shutil.rmtree(leftover)
+                    else:
+                        leftover.unlink()
+
+
+def _last_written(path: Path) -> float:
+    """When a file, or the newest one of a folder, was written to."""
+    return max(one.stat().st_mtime for one in (path, *path.glob("*")))
 
 
 def lock_folder(folder: Path) -> int:
     """Make this process the only writer of `folder`. Returns what `unlock_folder` takes; a killed process lets go.
 
-    Raises OutputError where another process holds it.
+    Raises InUseError where another process holds it.
     """
     return _lock(folder / LOCK, folder)
 
@@ -185,7 +199,7 @@ def _lock(path: Path, what: Path) -> int:
             except BlockingIOError as error:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
                 os.close(descriptor)
-                raise OutputError(
+                raise InUseError(
                     f"{what} is in use by {holder}, expected one writer: wait until it ends, stop it, or choose "
                     "another place."
                 ) from error
@@ -193,9 +207,7 @@ def _lock(path: Path, what: Path) -> int:
                 path.unlink(missing_ok=True)
                 os.close(descriptor)
                 raise
-            os.close(
-                descriptor
-            )  # its last holder deleted it between our open and our lock: take the new one
+            os.close(descriptor)  # its last holder deleted it meanwhile: take the new one
 
 
 def unlock_folder(folder: Path, descriptor: int) -> None:
@@ -206,7 +218,7 @@ def unlock_folder(folder: Path, descriptor: int) -> None:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Be the only writer of `folder` inside the block. Raises OutputError where another process is."""
+    """Be the only writer of `folder` inside the block. Raises InUseError where another process is."""
     descriptor = lock_folder(folder)
     try:
         yield
@@ -218,7 +230,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 def locked_file(path: Path) -> Iterator[None]:
     """Be the only writer of a file inside the block, beside others in its folder.
 
-    Raises OutputError where another process is.
+    Raises InUseError where another process is.
     """
     make_folder(path.parent)
     lock = path.with_name(f"{LOCK}-{path.name}")

@@ -18,6 +18,7 @@ from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInv
 from engine.settings.methods import DDIS, Plain
 from engine.settings.plain import from_plain, nearest, to_plain
 from engine.settings.reads import Reads
+from engine.settings.sources import BATCH_NORM, STATISTICS_HELP
 
 FORMAT = "ddis-request/1"
 OBJECT = "object:"
@@ -59,9 +60,8 @@ class ClassifierSource:
         "NAME",
     )
     statistics: str = setting(
-        "batch-norm",
-        "what guidance knows of the training images: batch-norm, what its BatchNorm layers stored; a file of "
-        "`ddis statistics`; energy or patch-entropy, which need no images; or none",
+        BATCH_NORM,
+        f"what guidance knows of the training images: {STATISTICS_HELP}; or none",
         "SOURCE",
     )
 
@@ -210,7 +210,7 @@ class Execution:
     cluster: Cluster = field(default_factory=Cluster)
     mixed: bool = setting(
         False,
-        "let machines of different kinds make one data set, which then depends on who made what",
+        "let machines of different kinds share a run, whose bytes then depend on who made what",
     )
 
     def __post_init__(self) -> None:

@@ -56,6 +56,7 @@ LONGEST = (
     "engine/runners/test_faults.py",
     "engine/runners/test_local_runner.py",
     "engine/runners/test_generate.py",
+    "engine/cluster/test_tokens.py",
     "bench/gpu/test_runner.py",
     "engine/test_later.py",
     "engine/apps/test_demo.py",

@@ -149,7 +149,7 @@ def asleep(workers: int, parts: int = 800) -> dict[str, Any]:
     """The share of their time that Ray's workers sleep, from when the last of them began to when one has no more."""
 
     class Sleeper:
-        def __init__(self, *_: Any) -> None:
+        def __init__(self, threads: int) -> None:
             pass
 
         def hello(self) -> None:
@@ -158,9 +158,8 @@ def asleep(workers: int, parts: int = 800) -> dict[str, Any]:
         def make(self, _: int) -> None:
             time.sleep(SLEEP_SECONDS)
 
-    pool = RayPool(Cluster(ray="local", workers=workers), {}, {}, "", None)
+    pool = RayPool(Cluster(ray="local", workers=workers), Sleeper, {})
     try:
-        pool.actor = pool.ray.remote(Sleeper).options(num_cpus=1, max_restarts=0)
         driver = Driver(pool, workers, lambda _: range(parts))
         began, made = 0.0, 0
         for _ in driver.parts():

@@ -118,7 +118,7 @@ def frozen_classifier(
     dtype: torch.dtype = torch.float32,
     statistics: str = BATCH_NORM,
 ) -> Classifier:
-    """Freeze a network (in place), try it, and find its statistics, from a source of `SOURCES`, in float32.
+    """Freeze a network (in place), try it, and find its statistics, from a source of `STATISTICS`, in float32.
 
     Raises ModelError for a network that is damaged or gives no class scores, ConfigError for labels that do not fit.
     """

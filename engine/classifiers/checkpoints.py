@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.classifiers.architectures import ARCHITECTURES, STEM, StateDict
-from engine.classifiers.file_kinds import check_kind
+from engine.classifiers.file_kinds import check_file_kind
 from engine.classifiers.narrow import narrow
 from engine.classifiers.preprocess import Preprocess
 from engine.classifiers.weight_sets import chosen_set
@@ -46,7 +46,7 @@ def load_architecture(
     """
     _check_there(path)
     if architecture is None or architecture not in ARCHITECTURES:
-        check_kind(path)
+        check_file_kind(path)
         given = "no architecture" if architecture is None else f"architecture {architecture!r}"
         raise ConfigError(
             f"checkpoint {path} came with {given}, expected one of {', '.join(ARCHITECTURES)}: a file of "
@@ -153,7 +153,7 @@ def _check_there(path: Path) -> None:
 
 def _read(path: Path) -> Any:
     _check_there(path)
-    check_kind(path)
+    check_file_kind(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -45,7 +45,7 @@ BY_ENDING = {
 }
 
 
-def check_kind(path: Path) -> None:
+def check_file_kind(path: Path) -> None:
     """Raise ModelError for a file that is plainly no checkpoint of torch's or safetensors'."""
     with path.open("rb") as file:
         begins = file.read(BEGINNING)

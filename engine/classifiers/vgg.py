@@ -17,14 +17,15 @@ class Vgg8(nn.Module):
     def __init__(self, widths: Sequence[int] = WIDTHS, classes: int = 10) -> None:
         super().__init__()
         before = (3, *widths[:-1])
-        self.convs = nn.ModuleList(
+        convs = [
             nn.Conv2d(width_in, width, 3, padding=1, bias=False)
             for width_in, width in zip(before, widths, strict=True)
-        )
+        ]
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
         self.classifier = nn.Linear(widths[-1], classes)
-        for conv in self.convs:
+        for conv in convs:
             nn.init.kaiming_normal_(conv.weight)
+        self.convs = nn.ModuleList(convs)
 
     def features(self, x: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) -> what the last layer reads, (N, widths[-1])."""

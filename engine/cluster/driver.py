@@ -10,15 +10,17 @@ knows workers only as a `Pool`, so that it is tested, and simulated, without a c
     a part takes SLOW times as long as usual   an idle worker makes it as well; the first that is done counts
     a part takes HANGS times as long           its worker is stopped, as if it were lost
     a worker starts for half an hour           as if it did not get ready
+
+Where parts differ much, as cohorts of tokens do, these times are longer (`Usual.longest`).
 """
 
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Pool, Ready, Worker
+from engine.cluster.tasks import Task, hanging, slow_part
 from engine.cluster.usual import Usual
 
 ATTEMPTS = 3
@@ -27,14 +29,6 @@ WAIT = 1.0
 """Seconds after which the driver looks for slow parts."""
 NONE_READY = 60.0
 """Seconds between two notes that no worker is ready."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker is doing. part: None while it starts."""
-
-    part: int | None
-    since: float
 
 
 class Driver:
@@ -49,6 +43,7 @@ class Driver:
         note: called with a sentence on whatever a person might want to know.
         clock: seconds.
         tick: called each time that the driver has looked for answers, a second apart at most.
+        usual: learns how long parts and starts take.
     """
 
     def __init__(
@@ -60,6 +55,7 @@ class Driver:
         note: Callable[[str], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         tick: Callable[["Driver"], object] = lambda _: None,
+        usual: Usual | None = None,
     ) -> None:
         self.pool, self.begin, self.fits, self.note, self.clock = pool, begin, fits, note, clock
         self.workers, self.tick = workers, tick
@@ -69,7 +65,7 @@ class Driver:
         self.tasks: dict[Worker, Task] = {}
         self.idle: set[Worker] = set()
         self.losses: Counter[int] = Counter()
-        self.usual = Usual()
+        self.usual = usual or Usual()
         self.looked = self.last_ready = self.noted = clock()
         self.failed_starts = self.given_up = 0
         self.lost = 0
@@ -148,7 +144,7 @@ class Driver:
             self.usual.note_part(self.clock() - task.since)
             if answer.part in self.missing:
                 self.missing.discard(answer.part)
-                made = answer.part, answer.facts
+                made = answer.part, answer.result
             else:
                 self.made_twice += 1
         self._occupy(answer.worker)
@@ -207,19 +203,10 @@ class Driver:
             part = self.waiting.popleft()
             if part in self.missing:
                 return part
-        makers = Counter(task.part for task in self.tasks.values())
-        slow = [
-            (task.since, task.part)
-            for task in self.tasks.values()
-            if task.part in self.missing
-            and makers[task.part] == 1
-            and self.usual.is_slow(self.clock() - task.since)
-        ]
-        if not slow:
-            return None
-        _, part = min(slow)
-        self.note(f"part {part} is slow: a second worker makes it as well")
-        return part
+        slow = slow_part(self.tasks, self.missing, self.usual, self.clock())
+        if slow is not None:
+            self.note(f"part {slow} is slow: a second worker makes it as well")
+        return slow
 
     def _look(self) -> None:
         """Look after workers that do not answer, or have nothing to do, once in WAIT seconds."""
@@ -240,11 +227,10 @@ class Driver:
         return bool(self.idle) or any(task.part is not None for task in self.tasks.values())
 
     def _look_for_hanging(self) -> None:
-        for worker, task in [*self.tasks.items()]:
-            age = self.clock() - task.since
-            if self.usual.hangs(age, starting=task.part is None):
-                del self.tasks[worker]
-                self.pool.stop(worker)
-                # Where others work, this one may only wait for room: it is begun again, as often as it takes.
-                if task.part is not None or not self._is_any_ready():
-                    self._lose(task, f"it did not answer for {age:.0f} s")
+        for worker, task in hanging(self.tasks, self.usual, self.clock()):
+            del self.tasks[worker]
+            self.pool.stop(worker)
+            # Where others work, this one may only wait for room: it is begun again, as often as it takes.
+            if task.part is not None or not self._is_any_ready():
+                age = self.clock() - task.since
+                self._lose(task, f"it did not answer for {age:.0f} s")

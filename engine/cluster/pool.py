@@ -23,11 +23,11 @@ class Ready:
 
 @dataclass(frozen=True)
 class Made:
-    """A worker made a part. facts: what it says of it."""
+    """A worker made a part. result: what it says of it."""
 
     worker: Worker
     part: int
-    facts: Any
+    result: Any
 
 
 @dataclass(frozen=True)

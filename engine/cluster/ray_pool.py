@@ -6,14 +6,13 @@ Ray is kept quiet and to itself: no usage reports, and a cluster of this machine
 import os
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
 
 from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Made, Ready, Worker
-from engine.cluster.worker import PartWorker
 from engine.datasets.shared import OtherKindError
 from engine.errors import EngineError, MissingExtraError, brief
 from engine.memory.budget import BudgetError
@@ -35,7 +34,10 @@ STARTS_HERE = 3
 
 def connect(cluster: Cluster) -> Any:
     """Join the cluster, or start one here. Returns the module. Raises MissingExtraError, ClusterError."""
-    if "ray" not in sys.modules:  # it reads these when it is imported
+    imported = sys.modules.get("ray")
+    if imported is not None:
+        _check_imported(cluster, imported)
+    else:  # it reads these when it is imported
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         if cluster.ray == "local":
@@ -69,6 +71,21 @@ def connect(cluster: Cluster) -> Any:
             if not left:
                 raise _no_cluster(cluster, error) from error
     return ray
+
+
+def _check_imported(cluster: Cluster, ray: Any) -> None:
+    """Raise ClusterError where the caller's own use of Ray decides what the run would be carried out by."""
+    if ray.is_initialized():
+        raise ClusterError(
+            "Ray is initialised in this process already, by `ray.init` or another run, expected to do that here: it "
+            "would end with the run. Call `ray.shutdown()` first, or begin the run in a process of its own."
+        )
+    if cluster.ray == "local" and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ClusterError(
+            "ray was imported before the run asked for a token, expected a cluster of this machine that only its own "
+            "processes may use: without one, whoever reaches its ports runs code on it. Take `import ray` out, or "
+            "before it set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to a secret."
+        )
 
 
 def _no_cluster(cluster: Cluster, error: Exception) -> ClusterError:
@@ -114,18 +131,11 @@ def _starts_nodes(ray: Any) -> bool:
 class RayPool:
     """Actors that are never restarted or retried by Ray: the driver decides.
 
-    request, execution, out: as `PartWorker` takes them. plan, expected: the first ready worker's, for those that start
-    later.
+    worker: their class, with `hello()` and `make(part)`, as `engine.cluster.worker.Worker`. arguments: what each is
+    made with, by name, besides its number of threads; those that start later get what is changed here.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        request: Mapping[str, Any],
-        execution: Mapping[str, Any],
-        out: str,
-        expected: Mapping[str, Any] | None,
-    ) -> None:
+    def __init__(self, cluster: Cluster, worker: type, arguments: dict[str, Any]) -> None:
         self.ray = connect(cluster)
         gpus = cluster.gpus_per_worker
         if gpus is None:
@@ -136,18 +146,14 @@ class RayPool:
             self.close()
             raise
         self.threads = cluster.cpus_per_worker
-        self.actor = self.ray.remote(PartWorker).options(
+        self.actor = self.ray.remote(worker).options(
             num_cpus=cluster.cpus_per_worker, num_gpus=gpus, max_restarts=0, max_task_retries=0
         )
-        self.request, self.execution, self.out = request, execution, out
-        self.expected: Mapping[str, Any] | None = expected
-        self.plan: Mapping[str, Any] | None = None
+        self.arguments = arguments
         self.calls: dict[Any, tuple[Worker, int | None]] = {}
 
     def start(self) -> Worker:
-        worker = self.actor.remote(
-            self.request, self.execution, self.out, self.expected, self.plan, self.threads
-        )
+        worker = self.actor.remote(**self.arguments, threads=self.threads)
         self.calls[worker.hello.remote()] = worker, None
         return worker
 

@@ -14,9 +14,14 @@ RECENT = 200
 
 
 class Usual:
-    """Collects what was seen. seconds: of a part, the median of the last ones; None before the first."""
+    """Collects what was seen. seconds: of a part, the median of the last ones; None before the first.
 
-    def __init__(self) -> None:
+    longest: how many times as long as usual a part or a start may take and be well: tokens of one class are learned
+    in an epoch, and those of another in all that there are.
+    """
+
+    def __init__(self, longest: float = 1.0) -> None:
+        self.longest = longest
         self.seconds: float | None = None
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._quickest_start = float("inf")
@@ -32,7 +37,7 @@ class Usual:
 
     def is_slow(self, seconds: float) -> bool:
         """Whether a part that takes so long already is worth making twice."""
-        return self.seconds is not None and seconds > SLOW * self.seconds
+        return self.seconds is not None and seconds > SLOW * self.longest * self.seconds
 
     def hangs(self, seconds: float, starting: bool) -> bool:
         """Whether a worker that starts, or makes a part, for so long will never answer."""
@@ -42,4 +47,4 @@ class Usual:
             limit = FIRST_PART * self._quickest_start
         else:
             limit = HANGS * self.seconds
-        return seconds > max(limit, LEAST_SECONDS_OF_A_HANG)
+        return seconds > self.longest * max(limit, LEAST_SECONDS_OF_A_HANG)

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,19 +11,37 @@ import torch
 from engine.events import SILENT
 from engine.memory.budget import BudgetError, device_bytes, in_words
 from engine.memory.plan import Plan
+from engine.methods.base import Prepared
+from engine.methods.kind import Kind
 from engine.methods.models import Given
 from engine.request import Execution, Request
 from engine.runners.share import PartMaker
 from engine.settings.plain import from_plain
 
 
-class PartWorker:
+@dataclass(frozen=True)
+class Loaded:
+    """A run as a worker found it once its models were loaded.
+
+    parts: how many there are. missing: the numbers of those that are not done. units, units_missing: how many images
+    or classes all parts have, and those that are missing.
+    """
+
+    prepared: Prepared
+    kind: Kind
+    parts: int
+    missing: list[int]
+    units: int
+    units_missing: int
+
+
+class Worker:
     """Makes parts of a run. All that it takes and gives is plain data.
 
     Args:
         request: as `Request.to_plain` gives it.
         execution: as `to_plain` gives it; its share is all parts.
-        out: folder or URL that each worker can write to.
+        out: where the run is written: a place that each worker can write to.
         expected: identities of the models, as a run.json holds them; None where nothing is known of them yet.
         plan: the first ready worker's, as `Plan.to_json` gives it; None to make one, before any worker is ready.
         threads: of this process.
@@ -42,47 +60,69 @@ class PartWorker:
         self.expected, self.plan, self.threads = expected, plan, threads
 
     def hello(self) -> dict[str, Any]:
-        """Load the models; say what the driver wants to know. Raises what `PartMaker` raises, and BudgetError."""
+        """Load the models; say what the driver wants to know. Raises what `load` raises, and BudgetError."""
         torch.set_num_threads(self.threads)
         planned = None if self.plan is None else Plan.from_json(dict(self.plan))
-        carried_out = from_plain(Execution, self.execution)
+        execution = from_plain(Execution, self.execution)
         if planned is not None:
-            carried_out = replace(carried_out, memory=Execution().memory)
-        maker = PartMaker(
-            Request.from_plain(self.request),
-            carried_out,
-            Given(plan=planned),
-            self.out,
-            self.expected,
-        )
+            execution = replace(execution, memory=Execution().memory)
+        run = self.load(Request.from_plain(self.request), execution, Given(plan=planned))
         if planned is not None:
-            _check_room(planned, maker.prepared.device)
-        self.maker = maker
-        plan, missing = maker.prepared.plan, maker.dataset.missing()
+            _check_room(self.planned_bytes(planned), run.prepared.device)
+        plan = run.prepared.plan
         return {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "kind": maker.kind.to_json(),
-            "models": maker.prepared.identities(),
+            "kind": run.kind.to_json(),
+            "models": run.prepared.identities(),
             "plan": None if plan is None else plan.to_json(),
-            "parts": maker.dataset.division.parts,
-            "images": maker.groups.images,
-            "missing": missing,
-            "images_missing": maker.images_in(missing),
+            "parts": run.parts,
+            "units": run.units,
+            "missing": run.missing,
+            "units_missing": run.units_missing,
         }
+
+    def load(self, request: Request, execution: Execution, given: Given) -> Loaded:
+        """Load the models, check everything, and begin or join the run."""
+        raise NotImplementedError
+
+    def make(self, part: int) -> dict[str, Any]:
+        """Make a part. Returns at least how many units it has."""
+        raise NotImplementedError
+
+    def planned_bytes(self, plan: Plan) -> int:
+        """The predicted peak of what this worker does."""
+        return plan.generate_bytes
+
+
+class PartWorker(Worker):
+    """Makes images: parts of a data set."""
+
+    def load(self, request: Request, execution: Execution, given: Given) -> Loaded:
+        """Raises what `PartMaker` raises."""
+        self.maker = PartMaker(request, execution, given, self.out, self.expected)
+        missing = self.maker.dataset.missing()
+        return Loaded(
+            self.maker.prepared,
+            self.maker.kind,
+            self.maker.dataset.division.parts,
+            missing,
+            self.maker.groups.images,
+            self.maker.images_in(missing),
+        )
 
     def make(self, part: int) -> dict[str, Any]:
         """Make a part. Returns how many images it has."""
         samples = self.maker.make(part, SILENT)
-        return {"images": len(samples), "skipped": sum(sample.skipped for sample in samples)}
+        return {"units": len(samples), "skipped": sum(sample.skipped for sample in samples)}
 
 
-def _check_room(plan: Plan, device: torch.device) -> None:
+def _check_room(needed: int, device: torch.device) -> None:
     """Raise BudgetError where a device has less memory than the first worker planned with."""
     has = device_bytes(device)
-    if has is not None and plan.generate_bytes > has:
+    if has is not None and needed > has:
         raise BudgetError(
             f"{socket.gethostname()} has {in_words(has)} on {device} and the run was planned with "
-            f"{in_words(plan.generate_bytes)}, expected room for it: begin the run with `memory` "
+            f"{in_words(needed)}, expected room for it: begin the run with `memory` "
             f"{in_words(has)}, which all workers then keep within."
         )

@@ -40,7 +40,7 @@ MOST_PARTS = 20_000
 PART_SCHEMA = pa.schema(
     [*SCHEMA, ("offset", pa.int64()), ("size", pa.int64()), ("kind", pa.string())]
 )
-FACTS = b"ddis"
+IN_METADATA = b"ddis"
 """Under which key a row file says what it knows of its tar."""
 DIGITS = 12
 HEADER = 512
@@ -140,10 +140,10 @@ def write_part(store: Store, part: int, samples: Sequence["Sample"], kind: str) 
 def _row_file(records: list[dict[str, Any]], tar: Tar) -> bytes:
     batch, digest = pa.RecordBatch.from_pylist(records, schema=PART_SCHEMA), RowDigest()
     digest.add(batch)
-    facts = {FACTS: json.dumps(asdict(tar)).encode(), KEY: digest.value().encode()}
-    schema, content = PART_SCHEMA.with_metadata(facts), io.BytesIO()
+    metadata = {IN_METADATA: json.dumps(asdict(tar)).encode(), KEY: digest.value().encode()}
+    schema, content = PART_SCHEMA.with_metadata(metadata), io.BytesIO()
     with pq.ParquetWriter(content, schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_batch(batch.replace_schema_metadata(facts))
+        writer.write_batch(batch.replace_schema_metadata(metadata))
     return content.getvalue()
 
 
@@ -155,7 +155,7 @@ def read_rows(store: Store, part: int) -> tuple[Tar, pa.Table]:
     name = f"{stem(part)}.parquet"
     try:
         table = pq.read_table(io.BytesIO(read(store, name)), page_checksum_verification=True)
-        tar = Tar(**json.loads(table.schema.metadata[FACTS]))
+        tar = Tar(**json.loads(table.schema.metadata[IN_METADATA]))
         kept, digest = table.schema.metadata.get(KEY), RowDigest()
         table = table.select(PART_SCHEMA.names).cast(PART_SCHEMA)
         digest.add(table)

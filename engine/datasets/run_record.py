@@ -136,7 +136,7 @@ def check_record(
     where: str, there: RunRecord, made: Mapping[str, Any], labels: Mapping[str, str]
 ) -> None:
     """Raise OutputError, naming what differs, where a record is of another run. where: what it is the record of."""
-    check_kind(where, there, SELECTED_FROM in made)
+    check_selection(where, there, SELECTED_FROM in made)
     here = with_names_of(there.facts, facts_of(made))
     differing = differences({**there.facts, "labels": there.labels}, {**here, "labels": labels})
     if differing:
@@ -146,7 +146,7 @@ def check_record(
         )
 
 
-def check_kind(where: Path | str, there: RunRecord, selection: bool) -> None:
+def check_selection(where: Path | str, there: RunRecord, selection: bool) -> None:
     """Raise OutputError where a folder was begun as a selection and is to hold generated images, or the reverse."""
     if (SELECTED_FROM in there.made) != selection:
         what = (

@@ -96,7 +96,7 @@ def check_kind(where: str, there: Mapping[str, Any], here: Mapping[str, Any]) ->
     raise OtherKindError(
         f"{where} is made by workers of another kind ({'; '.join(differing) or 'nothing that is recorded differs'}): a "
         "few steps on this one gave other bytes. Expected the same kind: use equal machines, threads and `memory`, or "
-        "allow several kinds with `mixed`, which makes images of the same distribution."
+        "allow several kinds with `mixed`: what they make is of the same distribution."
     )
 
 

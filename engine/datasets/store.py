@@ -12,9 +12,16 @@ from tempfile import NamedTemporaryFile
 from typing import Any, BinaryIO, Protocol, cast
 
 from engine.errors import ConfigError, MissingExtraError, OutputError
-from engine.files import OURS, create_whole, explained, make_folder, remove_leftovers, whole_file
+from engine.files import (
+    DAY,
+    OURS,
+    create_whole,
+    explained,
+    make_folder,
+    remove_leftovers,
+    whole_file,
+)
 
-DAY = 24 * 3600
 EXTRAS = {"s3": "s3", "s3a": "s3"}
 """The extra that brings the package for a protocol; other protocols' packages are named by fsspec."""
 

@@ -7,7 +7,7 @@ from engine.evaluation.intervals import fid_interval, kid_interval, score_interv
 from engine.evaluation.metrics import fid, inception_score, kid
 from engine.evaluation.neighbours import check_neighbours, neighbours
 from engine.evaluation.prd import check_clusters, prd
-from engine.evaluation.statistics import Measured, Statistics
+from engine.evaluation.statistics import FeatureStatistics, Measured
 from engine.events import Advance
 from engine.settings import Evaluation
 
@@ -17,7 +17,7 @@ NEED_REFERENCE = ("fid", "inception_score", *NEED_FEATURES)
 
 def compared_with(
     found: Measured,
-    goal: Statistics,
+    goal: FeatureStatistics,
     settings: Evaluation,
     names: tuple[str, str],
     advance: Advance,
@@ -67,7 +67,7 @@ def compared_with(
     }
 
 
-def warnings_of(found: Statistics, goal: Statistics) -> list[str]:
+def warnings_of(found: FeatureStatistics, goal: FeatureStatistics) -> list[str]:
     """What a reader of the numbers must know."""
     few = [
         f"{what} has {number} images, fewer than the {found.width} features: FID is biased upwards, compare it only at "

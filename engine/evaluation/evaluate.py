@@ -17,7 +17,7 @@ from engine.evaluation.images import Pooled, open_images, open_pool
 from engine.evaluation.intervals import LEVEL
 from engine.evaluation.statistics import (
     ENDING,
-    Statistics,
+    FeatureStatistics,
     judge_reference,
     measure,
     read_statistics,
@@ -176,7 +176,7 @@ def _reference(
     settings: Evaluation,
     files: ExitStack,
     advance: Advance,
-) -> Statistics:
+) -> FeatureStatistics:
     path = Path(reference).expanduser()
     if str(reference) == JUDGE and not path.exists():
         return judge_reference(extractor, domain)
@@ -227,7 +227,7 @@ def _taught(
 
 
 def _missing(
-    metrics: dict[str, Any], goal: Statistics | None, classifier: Classifier | None
+    metrics: dict[str, Any], goal: FeatureStatistics | None, classifier: Classifier | None
 ) -> dict[str, str]:
     """What each metric that has no value would need."""
     needs = dict.fromkeys(

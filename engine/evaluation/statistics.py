@@ -29,7 +29,7 @@ ENDING = ".safetensors"
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
+class FeatureStatistics:
     """One set of images as a network sees it. features: (N, F), None where only moments were kept.
 
     domain: the one that was picked from a set of several; None where none was.
@@ -49,7 +49,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured(Statistics):
+class Measured(FeatureStatistics):
     """A set whose images were at hand. logits: (N, K) of the same network."""
 
     features: Features
@@ -81,7 +81,7 @@ def measure(
     return Measured(moments.gaussian(), features, logits, domain=images.domain)
 
 
-def judge_reference(extractor: Extractor, domain: str | None) -> Statistics:
+def judge_reference(extractor: Extractor, domain: str | None) -> FeatureStatistics:
     """The judge's own features of the real images that the embedded classifiers were trained on, of one domain or all.
 
     Raises ConfigError for another extractor's features or an unknown domain.
@@ -99,11 +99,11 @@ def judge_reference(extractor: Extractor, domain: str | None) -> Statistics:
                 f"domain {domain!r} is unknown to the judge, expected one of {', '.join(judge.domains)}: choose one."
             )
         rows = rows[judge.reference_domains == judge.domains.index(domain)]
-    return Statistics(gaussian(rows), rows, domain=domain)
+    return FeatureStatistics(gaussian(rows), rows, domain=domain)
 
 
 def save_statistics(
-    path: Path, found: Statistics, extractor: str, moments_only: bool = False
+    path: Path, found: FeatureStatistics, extractor: str, moments_only: bool = False
 ) -> None:
     """Write a statistics file, whole or not at all; features pass through a block at a time."""
     tensors: dict[str, tuple[str, Features]] = {
@@ -112,10 +112,10 @@ def save_statistics(
     }
     if found.features is not None and not moments_only:
         tensors["features"] = ("F32", found.features)
-    facts = {"format": FORMAT, "extractor": extractor, "images": str(found.rows)}
+    metadata = {"format": FORMAT, "extractor": extractor, "images": str(found.rows)}
     if found.domain is not None:
-        facts["domain"] = found.domain
-    header: dict[str, object] = {"__metadata__": facts}
+        metadata["domain"] = found.domain
+    header: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for name, (kind, rows) in tensors.items():
         start, end = end, end + rows.shape[0] * rows.shape[1] * (8 if kind == "F64" else 4)
@@ -131,23 +131,23 @@ def save_statistics(
                 file.write(block.numpy().astype("<f8" if kind == "F64" else "<f4").tobytes())
 
 
-def read_statistics(path: Path, extractor: Extractor, files: ExitStack) -> Statistics:
+def read_statistics(path: Path, extractor: Extractor, files: ExitStack) -> FeatureStatistics:
     """A file of `save_statistics`. Raises ConfigError for any other, or where its features are of another network."""
     try:
         with safe_open(path, "pt") as file:
-            facts = file.metadata() or {}
-            if facts.get("format") != FORMAT:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
                 raise ConfigError(
                     f"{path} is not a file of format {FORMAT!r}, expected statistics of `ddis evaluate "
                     "--save-statistics`: write them again from the images."
                 )
-            if facts["extractor"] != extractor.name:
+            if metadata["extractor"] != extractor.name:
                 raise ConfigError(
-                    f"{path} has features of {facts['extractor']} and the folder those of {extractor.name}, expected "
-                    "one network for both: choose the same `features`, or write the statistics again."
+                    f"{path} has features of {metadata['extractor']} and the folder those of {extractor.name}, "
+                    "expected one network for both: choose the same `features`, or write the statistics again."
                 )
             kept = Gaussian(
-                file.get_tensor("mean"), file.get_tensor("covariance"), int(facts["images"])
+                file.get_tensor("mean"), file.get_tensor("covariance"), int(metadata["images"])
             )
             features = None
             if "features" in file.keys():  # noqa: SIM118  not a dict
@@ -162,7 +162,7 @@ def read_statistics(path: Path, extractor: Extractor, files: ExitStack) -> Stati
             f"{path} cannot be read as statistics ({brief(error)}), expected a whole file of `ddis evaluate "
             "--save-statistics`: write it again from the images."
         ) from error
-    return Statistics(kept, features, domain=facts.get("domain"))
+    return FeatureStatistics(kept, features, domain=metadata.get("domain"))
 
 
 def _slice(rows: object, start: int) -> Tensor:

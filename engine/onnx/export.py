@@ -17,7 +17,7 @@ import torch
 from engine.classifiers.base import Classifier
 from engine.errors import MissingExtraError, ModelError, brief
 from engine.events import SILENT, Events
-from engine.files import TEMPORARY, explained, make_folder, sync_folder
+from engine.files import DAY, TEMPORARY, explained, make_folder, remove_leftovers, sync_folder
 from engine.guidance.decoder import GuidanceDecoder
 from engine.onnx.graphs import (
     Calls,
@@ -61,10 +61,14 @@ def export_all(
 
 
 def exported(graph: Graph, cache: Path) -> Path:
-    """The graph's file below `cache`, written if it is not there: its folder appears whole or not at all."""
+    """The graph's file below `cache`, written if it is not there: its folder appears whole or not at all.
+
+    What a killed process left of one a day ago or earlier is deleted.
+    """
     folder = cache / f"{graph.name}-{graph.key}"
     if not folder.is_dir():
         make_folder(cache)
+        remove_leftovers(cache, older_than=DAY)
         with explained(folder):
             temporary = Path(mkdtemp(prefix=TEMPORARY, dir=cache))
             try:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from engine.errors import ConfigError, brief
 from engine.networks.quiet import quiet
 from engine.priors import hollow
+from engine.priors.arguments import decodes_last_step
 from engine.priors.cfg import guidance_arguments, negative_argument
 from engine.priors.context import Context
-from engine.priors.facts import decodes_last_step
 from engine.priors.interface import Denoise
 from engine.priors.resting import one_at_a_time
 from engine.priors.roles import denoiser_name, text_encoder_names

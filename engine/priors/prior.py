@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from engine.networks.frozen import fingerprint
+from engine.priors.arguments import check_call, defaults_of
 from engine.priors.calls import Calls
 from engine.priors.cfg import cfg_is_affine, guidance_arguments, negative_argument
 from engine.priors.context import Context
-from engine.priors.facts import check_call, defaults_of
 from engine.priors.interface import Component, Denoise, TextEncoder
 from engine.priors.marks import marked
 from engine.priors.roles import (
@@ -37,7 +37,7 @@ class Prior:
         name: What messages and records call it.
         tiny: A small decoder of the same latents, for guidance; None for none.
         call: Arguments of the pipeline's call that differ from its defaults, such as its height; to these
-            come those of `facts.DEFAULTS`.
+            come those of `arguments.DEFAULTS`.
         mark: The fingerprint; computed if None.
         device: Where it computes; where the denoiser is if None. Networks may rest elsewhere (see `resting`).
         quantise: How the linear layers of its denoiser and text encoders are quantised.

@@ -8,7 +8,7 @@ from typing import Any
 from engine.errors import ConfigError
 from engine.files import explained
 from engine.report import charts
-from engine.report.facts import settings_rows
+from engine.report.overview import settings_rows
 
 NAMES = {
     "fid": "FID",

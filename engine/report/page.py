@@ -1,4 +1,4 @@
-"""The page: facts and charts put into the template."""
+"""The page: overviews and charts put into the template."""
 
 import json
 import math
@@ -15,8 +15,8 @@ from engine.datasets.store import check_local
 from engine.errors import ConfigError
 from engine.files import explained, write_whole
 from engine.report import charts
-from engine.report.facts import DatasetFacts, closing_line, dataset_facts, settings_rows
 from engine.report.measurements import is_measurement, measurement
+from engine.report.overview import DatasetOverview, closing_line, dataset_overview, settings_rows
 from engine.settings.report import SHOWN
 
 REPORT = "report.html"
@@ -70,7 +70,7 @@ def write_report(
             "`prune` or `quantise` wrote, or a .json file of `ddis evaluate --out` or `ddis tune --out`: check the "
             "path."
         )
-    sections = [_dataset(dataset_facts(path, images)) for path in paths if has_manifest(path)]
+    sections = [_dataset(dataset_overview(path, images)) for path in paths if has_manifest(path)]
     sections += [
         _comparison(path) for path in paths if _is_comparison(path) and not has_manifest(path)
     ]
@@ -83,9 +83,9 @@ def write_report(
 
 def write_own_report(folder: Path) -> str:
     """Write the page of a data set into its folder, and return what a run says at its end."""
-    facts = dataset_facts(folder)
-    write_whole(folder / REPORT, page([_dataset(facts)]).encode())
-    return closing_line(facts)
+    overview = dataset_overview(folder)
+    write_whole(folder / REPORT, page([_dataset(overview)]).encode())
+    return closing_line(overview)
 
 
 def page(sections: Sequence[Mapping[str, Any]]) -> str:
@@ -94,36 +94,36 @@ def page(sections: Sequence[Mapping[str, Any]]) -> str:
         loader=PackageLoader("engine.report", "."), autoescape=True, trim_blocks=True
     )
     environment.filters |= {"percent": _percent, "number": _number}
-    sets = [section["facts"] for section in sections if section["kind"] == "dataset"]
+    sets = [section["overview"] for section in sections if section["kind"] == "dataset"]
     evaluations = [section for section in sections if section["kind"] == "evaluation"]
     return environment.get_template("page.html").render(
         sections=sections, sets=sets, evaluations=evaluations
     )
 
 
-def _dataset(facts: DatasetFacts) -> dict[str, Any]:
-    distances = [one.l_bn for one in facts.images]
-    labels = [one.label for one in facts.classes]
-    others = [predicted for _, predicted in facts.confusion if predicted not in labels]
-    record = facts.record
+def _dataset(overview: DatasetOverview) -> dict[str, Any]:
+    distances = [one.l_bn for one in overview.images]
+    labels = [one.label for one in overview.classes]
+    others = [predicted for _, predicted in overview.confusion if predicted not in labels]
+    record = overview.record
     return {
         "kind": "dataset",
-        "facts": facts,
-        "shown": [one for one in facts.images if one.picture],
+        "overview": overview,
+        "shown": [one for one in overview.images if one.picture],
         "charts": [
-            ("Confidence", charts.histogram(_confidences(facts), "confidence", (0, 1))),
+            ("Confidence", charts.histogram(_confidences(overview), "confidence", (0, 1))),
             ("L_BN of single images", charts.histogram(distances, "L_BN")),
             *_over_steps(record),
             (
                 "Recognised, by class",
-                charts.bars({one.label: one.recognised for one in facts.classes}, "recognised"),
+                charts.bars({one.label: one.recognised for one in overview.classes}, "recognised"),
             ),
             (
                 "Confusion matrix",
-                charts.matrix(facts.confusion, [*labels, *dict.fromkeys(others)]),
+                charts.matrix(overview.confusion, [*labels, *dict.fromkeys(others)]),
             ),
         ],
-        "repeats": _record_to_repeat(facts),
+        "repeats": _record_to_repeat(overview),
         "settings": settings_rows(record.made) if record else [],
         "measured": settings_rows({**record.measured, "descended": None}) if record else [],
         "versions": dict(record.versions) if record else {},
@@ -140,14 +140,14 @@ def _over_steps(record: RunRecord | None) -> list[tuple[str, str]]:
     return [(title, charts.over_steps(curve, "L_BN and classes, weighted"))]
 
 
-def _record_to_repeat(facts: DatasetFacts) -> str:
+def _record_to_repeat(overview: DatasetOverview) -> str:
     """The path of the record that makes a data set again, for a shell; "" where one run did not make it."""
-    made = {} if facts.record is None else facts.record.made
-    return shlex.quote(f"{facts.folder}/{RUN}") if "request" in made else ""
+    made = {} if overview.record is None else overview.record.made
+    return shlex.quote(f"{overview.folder}/{RUN}") if "request" in made else ""
 
 
-def _confidences(facts: DatasetFacts) -> list[float]:
-    return [one.confidence for one in facts.images]
+def _confidences(overview: DatasetOverview) -> list[float]:
+    return [one.confidence for one in overview.images]
 
 
 def _comparison(folder: Path) -> dict[str, Any]:

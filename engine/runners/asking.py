@@ -19,6 +19,7 @@ from engine.methods.registry import prepare, settings_of
 from engine.priors import Prior
 from engine.request import OBJECT, ClassifierSource, Execution, Method, PriorSource, Request
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling
+from engine.settings.cluster import Cluster
 from engine.tokens.table import TokenTable
 
 AnyClassifier = str | Path | nn.Module | Classifier
@@ -65,6 +66,7 @@ def asked(
     onnx_cache: str | Path | None = None,
     graphs: bool = True,
     runner: str = "local",
+    cluster: Cluster = Cluster(),
 ) -> Asked:
     """What the arguments of `generate` ask for. Raises ConfigError for those that do not go together."""
     plan = memory if isinstance(memory, Plan) else None
@@ -75,6 +77,7 @@ def asked(
         onnx_cache=None if onnx_cache is None else str(onnx_cache),
         graphs=graphs,
         runner=runner,
+        cluster=cluster,
     )
     if isinstance(classifier, Request):
         _check_alone(

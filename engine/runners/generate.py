@@ -12,6 +12,7 @@ from engine.request import Execution, Method, Request
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, asked
 from engine.runners.registry import runner_for
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling
+from engine.settings.cluster import Cluster
 from engine.types import Sample
 
 
@@ -34,6 +35,7 @@ def generate(
     onnx_cache: str | Path | None = None,
     graphs: bool = True,
     runner: str = "local",
+    cluster: Cluster = Cluster(),
     out: str | Path | None = None,
     events: Events = SILENT,
 ) -> Iterator[Sample]:
@@ -64,6 +66,8 @@ def generate(
         graphs: on CUDA, whether denoiser and guidance may be replayed from CUDA graphs, where the plan has room for
             them; it changes no image.
         runner: who carries the run out: "local", this process, or another of `engine.runners.registry`.
+        cluster: workers that make a data set in parts, which `ddis finish` completes; models are then named, not
+            handed over.
         out: folder of the data set; one that holds a part of the same run is resumed, and only what was missing is
             yielded.
         events: where the run reports, and by which it is cancelled.
@@ -92,6 +96,7 @@ def generate(
         onnx_cache=onnx_cache,
         graphs=graphs,
         runner=runner,
+        cluster=cluster,
     )
     return runner_for(wanted.execution, out, events, wanted.given).run(wanted.request)
 

@@ -15,14 +15,17 @@ from engine.memory.budget import AUTO
 from engine.memory.plan import Plan
 from engine.methods.ddis import prepare
 from engine.methods.models import Models
-from engine.request import Execution, Method, Request
+from engine.request import Method, Request
 from engine.runners.asking import AnyClassifier, AnyPrior, asked
-from engine.runners.token_cohorts import begin, learn_cohorts, learn_rows
-from engine.runners.token_record import check_same_run, described, resumed, table_of
+from engine.runners.registry import learn_on_cluster
+from engine.runners.token_cohorts import CohortLearner
+from engine.runners.token_epochs import begin, learn_rows
+from engine.runners.token_record import described, learned, resumed, table_of
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
+from engine.settings.cluster import Cluster
 from engine.settings.methods import DrawingSettings
 from engine.tokens.adam import adam_8bit
-from engine.tokens.files import read_tokens, save_tokens
+from engine.tokens.files import save_tokens
 from engine.tokens.table import TokenTable
 
 
@@ -41,6 +44,8 @@ def learn_tokens(
     attention: str = AUTO_ATTENTION,
     out: str | Path | None = None,
     share: str | None = None,
+    cluster: Cluster = Cluster(),
+    mixed: bool = False,
     events: Events = SILENT,
 ) -> TokenTable:
     """Learn one token for each class, in the images that `generate` would make with the same settings.
@@ -57,6 +62,9 @@ def learn_tokens(
         share: one of several processes with the same `out`, such as '3/16' for the third of sixteen: it learns its
             share of the classes. The tokens of all classes that are learned by now are returned, and the process that
             learns the last of them writes `out`, with the bytes of one run.
+        cluster: workers that learn the classes, each as many at once as learn side by side; models are then named, not
+            handed over.
+        mixed: whether machines of different kinds may learn tokens of one file.
         events: where the run reports: steps, and each epoch of each class once it is saved.
 
     Raises:
@@ -79,31 +87,34 @@ def learn_tokens(
         device=device,
         memory=memory,
         attention=attention,
+        cluster=cluster,
     )
     request = learning_request(wanted.request, learning)
-    drawing = prepare(
-        request, Models(request, wanted.execution, wanted.given), wanted.execution, learning
-    )
+    execution = replace(wanted.execution, share=share, mixed=mixed)
+    if path is None and execution.carried_out_by != "local":
+        raise ConfigError(
+            "tokens that several processes learn were asked for without out, expected the file that all of them end "
+            "in: name it."
+        )
+    if path is not None and execution.carried_out_by == "ray":
+        return learn_on_cluster(request, learning, execution, wanted.given, path, events)
+    drawing = prepare(request, Models(request, execution, wanted.given), execution, learning)
     run = described(drawing, learning)
-    if path is not None and path.exists():
-        table = read_tokens(path)
-        check_same_run(path, table.run, run)
+    if path is not None and (table := learned(path, run)) is not None:
         return table
-    if share is not None:
-        if path is None:
-            raise ConfigError(
-                "a share of the tokens was asked for without out, expected the file that all shares end in: name it."
-            )
-        of = Execution(share=share).share_of()
-        return learn_cohorts(drawing, learning, run, path, of, events)
+    if path is not None and share is not None:
+        learner = CohortLearner(drawing, learning, path, events, mixed)
+        number, count = execution.share_of()
+        for cohort in learner.missing():
+            if cohort % count == number:
+                learner.learn(cohort)
+        return learner.table()
     if path is None:
         state = begin(drawing, learning, events)
         learn_rows(drawing, learning, run, state, None, events)
         return table_of(drawing, state, run)
     with locked_file(path):
-        if path.exists():  # another process learned them since
-            table = read_tokens(path)
-            check_same_run(path, table.run, run)
+        if (table := learned(path, run)) is not None:  # by another process since
             return table
         progress = path.with_name(f"{path.name}.progress")
         if progress.exists():
@@ -129,6 +140,11 @@ def learning_request(request: Request, learning: TokenLearning) -> Request:
         raise ConfigError(
             f"tokens are to be learned with tokens {settings.tokens!r} and runtime {request.runtime!r}, expected no "
             "tokens and 'torch': leave these settings out."
+        )
+    if learning.side_by_side > settings.sampling.batch:
+        raise ConfigError(
+            f"side_by_side is {learning.side_by_side} and batch {settings.sampling.batch}, expected no more than that: "
+            "memory is planned for a batch. Lower it, or raise the batch."
         )
     sampling = replace(settings.sampling, steps=learning.steps or settings.sampling.steps)
     return replace(

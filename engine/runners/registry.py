@@ -20,6 +20,10 @@ RUNNERS = {
 """'<module>:<class>' of each runner."""
 
 
+LEARNER = "engine.cluster.tokens:learn_on_workers"
+"""'<module>:<function>' of what learns tokens on a cluster."""
+
+
 def runner_for(
     execution: Execution,
     out: str | Path | None = None,
@@ -38,5 +42,15 @@ def runner_class(name: str) -> type[Runner]:
             f"runner is {name!r}, expected one of {', '.join(map(repr, RUNNERS))}: choose one."
             f"{nearest(name, RUNNERS)}"
         )
-    module, _, kind = RUNNERS[name].partition(":")
-    return getattr(import_module(module), kind)
+    kind: type[Runner] = _named(RUNNERS[name])
+    return kind
+
+
+def learn_on_cluster(*arguments: Any) -> Any:
+    """As `engine.cluster.tokens.learn_on_workers`, which is imported when it is called."""
+    return _named(LEARNER)(*arguments)
+
+
+def _named(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

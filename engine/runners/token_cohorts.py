@@ -1,173 +1,153 @@
 """Learning in cohorts: the classes that learn side by side, one file each, so that many processes share a run.
 
-    <out>.cohorts/start.json             the word that all tokens start from, tried once
+    <out>.cohorts/start.json             the word that all tokens start from, tried once, and the kind of machine
     <out>.cohorts/00007.safetensors      the end of cohort 7
     <out>.cohorts/00007.progress         what it has learned so far
 
 A cohort's end depends on the request and the start word alone, so the file that all cohorts are joined into has the
-bytes of a run in one process.
+bytes of a run in one process on the same kind of machine.
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from engine.datasets.shared import check_kind
 from engine.errors import TokenFileError
-from engine.events import EpochEnded, Events
-from engine.files import create_whole, locked_file, make_folder, read_object, write_whole
-from engine.memory.apply import applied
+from engine.events import Events, Noted
+from engine.files import InUseError, create_whole, locked_file, make_folder, read_object
+from engine.memory.costs import LEARNING
 from engine.methods.drawing import Drawing
-from engine.runners.start_word import best_word, looked_at, trial_images
-from engine.runners.token_record import check_same_run, packed, resumed, table_of
-from engine.runners.token_source import TokenSource
+from engine.methods.kind import Kind, kind_of
+from engine.runners.token_epochs import begin, learn_rows
+from engine.runners.token_record import check_same_run, described, packed, resumed, table_of
 from engine.settings import TokenLearning
-from engine.tokens.attached import attached
 from engine.tokens.files import read_tokens, save_tokens
-from engine.tokens.optimise import cohorts, learn
-from engine.tokens.state import TokenEpoch, TokenState, initial_rows, word_norms
+from engine.tokens.optimise import cohorts
+from engine.tokens.state import TokenState
 from engine.tokens.table import TokenTable
 
-EPOCHS = "epochs"
-"""The task that counts them, of all classes."""
 START = "start.json"
+WAIT = 1.0
+"""Seconds between two looks at whether the word is found."""
 
 
-def learn_rows(
-    drawing: Drawing,
-    learning: TokenLearning,
-    run: Mapping[str, Any],
-    state: TokenState,
-    progress: Path | None,
-    events: Events,
-) -> None:
-    """Learn the tokens of a state to their end, keeping it in `progress` after each epoch."""
+class CohortLearner:
+    """The cohorts of a run, begun or joined. Any number of processes may learn them at once.
 
-    def keep() -> None:
-        if progress is not None:
-            write_whole(progress, packed(state, run))
+    Args:
+        drawing: of the run, with room for learning.
+        learning: how tokens are learned.
+        out: the file that all cohorts are joined into.
+        events: where the run reports.
+        mixed: whether machines of another kind may join.
 
-    keep()
-    table = table_of(drawing, state, run, every_class=True)
-    drawing.parts.events = events
-    total = most_epochs(learning) * len(state.classes)
-    with (
-        attached(drawing.prior, table) as speaking,
-        applied(drawing.plan, speaking) as phase,
-        events.task(EPOCHS, total, int(state.epochs.sum())),
-    ):
-        source = TokenSource(drawing, speaking, learning, phase, events)
-        limits = _limits(drawing, learning, table)
-        for epochs in learn(state, source, learning, drawing.sampling.batch, limits):
-            keep()
-            for epoch in epochs:
-                events.emit(_ended(epoch, drawing))
-
-
-def learn_cohorts(
-    drawing: Drawing,
-    learning: TokenLearning,
-    run: Mapping[str, Any],
-    out: Path,
-    share: tuple[int, int],
-    events: Events,
-) -> TokenTable:
-    """Learn the cohorts of a share; write `out` where they were the last. Returns the tokens that are learned by now.
-
-    share: (number from 0, how many). Raises OutputError where the folder of the cohorts belongs to another run, or
-    another process learns one of the share's.
+    Raises:
+        OutputError: the folder of the cohorts belongs to another run.
+        OtherKindError: another kind of machine began the run.
     """
-    folder = out.with_name(f"{out.name}.cohorts")
-    make_folder(folder)
-    start = _shared_start(folder, drawing, learning, run, events)
-    ranges = cohorts(len(start.classes), drawing.sampling.batch)
-    files = [folder / f"{number:05d}.safetensors" for number in range(len(ranges))]
-    for number in range(share[0], len(ranges), share[1]):
-        file = files[number]
-        if file.exists():
-            continue
-        with locked_file(file):
-            progress = file.with_suffix(".progress")
-            device = drawing.prior.device
-            state = (
-                resumed(progress, run, device) if progress.exists() else start.part(ranges[number])
-            )
-            learn_rows(drawing, learning, run, state, progress, events)
-            write_whole(file, packed(state, run))
-            progress.unlink()
-    try:
-        done = [resumed(file, run, drawing.prior.device) for file in files if file.exists()]
-    except TokenFileError:
-        if not out.exists():
-            raise
-    if out.exists():  # another process learned the last one meanwhile, and cleans up
-        return read_tokens(out)
-    table = table_of(drawing, TokenState.joined(done), run)
-    if len(done) == len(files):
-        save_tokens(table, out)
-        shutil.rmtree(folder, ignore_errors=True)
-    return table
+
+    def __init__(
+        self, drawing: Drawing, learning: TokenLearning, out: Path, events: Events, mixed: bool
+    ) -> None:
+        drawing.parts.fixed = True
+        self.drawing, self.learning, self.out, self.events = drawing, learning, out, events
+        self.run = described(drawing, learning)
+        self.kind = learning_kind(drawing)
+        self.folder = folder_of(out)
+        make_folder(self.folder)
+        self.start = self._shared_start(mixed)
+        size = learning.side_by_side or drawing.sampling.batch
+        self.ranges = cohorts(len(self.start.classes), size)
+        self.files = [
+            self.folder / f"{number:05d}.safetensors" for number in range(len(self.ranges))
+        ]
+
+    def missing(self) -> list[int]:
+        """The numbers of the cohorts that are not learned, ascending."""
+        return [number for number, file in enumerate(self.files) if not file.exists()]
+
+    def classes_in(self, numbers: Sequence[int]) -> int:
+        """How many classes some cohorts have together."""
+        return sum(len(self.ranges[number]) for number in numbers)
+
+    def learn(self, number: int, also: bool = False) -> None:
+        """Learn a cohort to its end and write it, going on from what a killed process kept of it.
+
+        also: learn it even where another process does, without keeping epochs. Raises InUseError otherwise.
+        """
+        file = self.files[number]
+        progress = file.with_suffix(".progress")
+        if self.out.exists() or file.exists():
+            return
+        try:
+            with locked_file(file):
+                self._learn(number, progress)
+                progress.unlink(missing_ok=True)
+        except InUseError:
+            if not also:
+                raise
+            self._learn(number, None)
+
+    def table(self) -> TokenTable:
+        """The tokens that are learned by now. Where these are all, writes `out` and deletes the cohorts."""
+        device = self.drawing.prior.device
+        try:
+            done = [resumed(file, self.run, device) for file in self.files if file.exists()]
+        except TokenFileError:
+            if not self.out.exists():
+                raise
+        if self.out.exists():  # another process learned the last one meanwhile, and cleans up
+            return read_tokens(self.out)
+        table = table_of(self.drawing, TokenState.joined(done), self.run)
+        if len(done) == len(self.files):
+            save_tokens(table, self.out)
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return table
+
+    def _learn(self, number: int, progress: Path | None) -> None:
+        if progress is not None and progress.exists():
+            state = resumed(progress, self.run, self.drawing.prior.device)
+        else:
+            state = self.start.part(self.ranges[number])
+        learn_rows(self.drawing, self.learning, self.run, state, progress, self.events)
+        if not self.out.exists():
+            create_whole(self.files[number], packed(state, self.run))
+
+    def _shared_start(self, mixed: bool) -> TokenState:
+        """Where all tokens start: tried by the first process, for which the others wait."""
+        path, state, waited = self.folder / START, None, False
+        while not path.exists():
+            try:
+                with locked_file(path):
+                    if not path.exists():
+                        state = begin(self.drawing, self.learning, self.events)
+                        found = {"word": state.word, "run": self.run, "kind": self.kind.to_json()}
+                        create_whole(path, json.dumps(found, sort_keys=True).encode())
+            except InUseError as error:
+                if not waited:
+                    self.events.emit(Noted(f"waiting for the word that tokens start from: {error}"))
+                waited = True
+                time.sleep(WAIT)
+        there = read_object(path, "delete it and run the same command again")
+        check_same_run(self.folder, there["run"], self.run)
+        if not mixed and "kind" in there:
+            check_kind(str(self.folder), there["kind"], self.kind.to_json())
+        if state is not None and state.word == there["word"]:
+            return state
+        return begin(self.drawing, self.learning, self.events, there["word"])
 
 
-def begin(
-    drawing: Drawing, learning: TokenLearning, events: Events, word: str | None = None
-) -> TokenState:
-    """Where learning begins; what the trial of words took is in the count of the classes that it looked at.
-
-    word: what an earlier trial chose; None to try now.
-    """
-    init = word or learning.init
-    if init == "words":
-        init = best_word(drawing, learning.styles, events)
-    rows = initial_rows(
-        drawing.prior, drawing.classes, drawing.classifier.labels, init, drawing.seed
-    )
-    state = TokenState.at_start(drawing.classes, rows, learning.optimizer, init)
-    seen = list(looked_at(range(len(state.classes))))
-    state.denoiser_forward[seen] += drawing.sampling.evaluations * trial_images(learning)
-    return state
+def folder_of(out: Path) -> Path:
+    """Where the cohorts are kept until all of them are there."""
+    return out.with_name(f"{out.name}.cohorts")
 
 
-def most_epochs(learning: TokenLearning) -> int:
-    """How many epochs of a class are reported at most, with that of the plain prompt and that of the check."""
-    return learning.epochs + learning.skip_passing + (learning.check_images > 0)
-
-
-def _shared_start(
-    folder: Path,
-    drawing: Drawing,
-    learning: TokenLearning,
-    run: Mapping[str, Any],
-    events: Events,
-) -> TokenState:
-    """Where all tokens start: tried by the first process, read by the others."""
-    path = folder / START
-    state = None
-    if not path.exists():
-        state = begin(drawing, learning, events)
-        create_whole(path, json.dumps({"word": state.word, "run": run}, sort_keys=True).encode())
-    there = read_object(path, "delete it and run the same command again")
-    check_same_run(folder, there["run"], run)
-    return state or begin(drawing, learning, events, there["word"])
-
-
-def _limits(
-    drawing: Drawing, learning: TokenLearning, table: TokenTable
-) -> list[tuple[slice, float]]:
-    """How long a row may be in each text encoder's columns; none without a cap."""
-    if not learning.norm_cap:
-        return []
-    lengths = word_norms(drawing.prior, drawing.classifier.labels)
-    return [(span, learning.norm_cap * lengths[key]) for key, span in table.spans().items()]
-
-
-def _ended(epoch: TokenEpoch, drawing: Drawing) -> EpochEnded:
-    return EpochEnded(
-        task=EPOCHS,
-        class_index=epoch.class_index,
-        label=drawing.classifier.labels[epoch.class_index],
-        epoch=epoch.epoch,
-        accuracy=epoch.accuracy,
-        loss=epoch.loss,
-    )
+def learning_kind(drawing: Drawing) -> Kind:
+    """The kind of this process for learning, whose canary also says how many images go through its phases at once."""
+    kind, batch = kind_of(drawing), drawing.sampling.batch
+    sizes = [min(kind.micro_batch.get(phase) or batch, batch) for phase in LEARNING]
+    return replace(kind, canary="-".join(map(str, [kind.canary, *sizes])))

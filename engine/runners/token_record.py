@@ -14,7 +14,7 @@ from engine.methods.drawing import Drawing
 from engine.runners.local import made_by
 from engine.settings import TokenLearning
 from engine.settings.plain import to_plain
-from engine.tokens.files import OLD_NAMES, read_tensors, sealed
+from engine.tokens.files import OLD_NAMES, read_tensors, read_tokens, sealed
 from engine.tokens.state import ON_DEVICE, Outcome, TokenState
 from engine.tokens.table import (
     INSTEAD,
@@ -53,6 +53,15 @@ def check_same_run(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]
         )
 
 
+def learned(path: Path, run: Mapping[str, Any]) -> TokenTable | None:
+    """The finished tokens of a run; None where there is no file. Raises OutputError for those of another run."""
+    if not path.exists():
+        return None
+    table = read_tokens(path)
+    check_same_run(path, table.run, run)
+    return table
+
+
 def packed(state: TokenState, run: Mapping[str, Any]) -> bytes:
     """A state as the bytes of a safetensors file."""
     tensors = {
@@ -70,13 +79,13 @@ def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenSt
     Raises OutputError for one of another run, TokenFileError for a damaged one.
     """
     try:
-        tensors, facts = read_tensors(path)
+        tensors, metadata = read_tensors(path)
     except TokenFileError as error:
         raise TokenFileError(
             f"{path} is damaged ({error}), expected what was learned so far: delete it and run the same command again, "
             "which learns that again."
         ) from error
-    check_same_run(path, facts.get("run", {}), run)
+    check_same_run(path, metadata.get("run", {}), run)
     joint = {
         name.removeprefix(JOINT): tensors.pop(name)
         for name in list(tensors)
@@ -86,7 +95,7 @@ def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenSt
     tensors |= {name: tensors[name].to(device) for name in ON_DEVICE}
     rows = tensors.pop("rows").requires_grad_()
     return TokenState(
-        classes=tuple(facts["classes"]), word=facts["word"], rows=rows, joint=joint, **tensors
+        classes=tuple(metadata["classes"]), word=metadata["word"], rows=rows, joint=joint, **tensors
     )
 
 

@@ -12,7 +12,7 @@ class Cluster:
 
     ray: str | None = setting(
         None,
-        "make the images with workers of Ray: local, a cluster of this machine alone; auto, the one that this machine "
+        "use workers of Ray: local, a cluster of this machine alone; auto, the one that this machine "
         "belongs to; or HOST:PORT. Needs the extra ray",
         "WHERE",
         flag="ray",

@@ -1,10 +1,11 @@
-"""Names of models that are known without a library: a wrong one is refused before seconds of imports.
+"""Names that are known without a library: a wrong one is refused before seconds of imports.
 
-A test holds these names and the tables of what they stand for together.
+Of models a test holds these names and the tables of what they name together; of statistics the table is here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.errors import ConfigError, ModelError
 from engine.settings.plain import nearest
@@ -25,21 +26,49 @@ CLASSIFIERS = (
 )
 
 
+class StatisticsEntry(NamedTuple):
+    """A line of the registry.
+
+    Attributes:
+        place: "module:function" of the source, an `engine.classifiers.statistics.StatisticsSource`.
+        help: how the option's help offers it.
+    """
+
+    place: str
+    help: str
+
+
 BATCH_NORM = "batch-norm"
 NO_STATISTICS = "none"
 """The name that asks for no statistics."""
-STATISTICS = (BATCH_NORM, "file", "energy", "patch-entropy")
-"""Where statistics of a classifier come from."""
+STATISTICS = {
+    BATCH_NORM: StatisticsEntry(
+        "engine.classifiers.statistics.batch_norm:batch_norm",
+        "batch-norm, what its BatchNorm layers stored",
+    ),
+    "file": StatisticsEntry(
+        "engine.classifiers.statistics.file:from_file", "a file of `ddis statistics`"
+    ),
+    "energy": StatisticsEntry(
+        "engine.classifiers.statistics.energy:energy", "energy, which needs no images"
+    ),
+    "patch-entropy": StatisticsEntry(
+        "engine.classifiers.statistics.patch_entropy:patch_entropy",
+        "patch-entropy, which needs none either",
+    ),
+}
+"""Where statistics of a classifier come from, by name. To add a source, write it and add a line."""
+STATISTICS_HELP = "; ".join(entry.help for entry in STATISTICS.values())
 STATISTICS_ENDING = ".safetensors"
 
 
-def statistics_source(text: str, known: Iterable[str] = STATISTICS) -> tuple[str, str]:
+def statistics_source(text: str) -> tuple[str, str]:
     """The name of a source of statistics and its argument; the path of a statistics file is ("file", path).
 
     Raises ConfigError for a name that is neither known nor 'none' nor a path.
     """
     name, _, argument = text.partition(":")
-    names = (*known, NO_STATISTICS)
+    names = (*STATISTICS, NO_STATISTICS)
     if name in names:
         return name, argument
     if text.endswith(STATISTICS_ENDING) or Path(text).expanduser().is_file():

@@ -32,6 +32,11 @@ class TokenLearning:
         "updates that read an epoch's images, each at another of the drawn steps, before new ones are drawn "
         "(paper: 1)",
     )
+    side_by_side: int = setting(
+        0,
+        "classes that learn side by side, in batches that mix them; 0: as many as `batch`. Fewer make more cohorts for "
+        "workers and shares, and other tokens of like worth",
+    )
     target_accuracy: float = setting(
         0.7, "stop a class once more than this share of an epoch is recognised (paper: 0.7)"
     )
@@ -119,6 +124,7 @@ class TokenLearning:
             self,
             domain_weight="0 leaves the token to the cross-entropy alone",
             norm_cap="0 lets tokens grow",
+            side_by_side="0 lets as many classes learn side by side as `batch` says",
         )
 
     @property

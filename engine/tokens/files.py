@@ -30,55 +30,59 @@ METADATA = "ddis"
 
 def save_tokens(table: TokenTable, path: Path | str) -> None:
     """Write a table. The file appears whole or not at all; equal tables give equal bytes."""
-    facts = {
+    metadata = {
         entry.name: getattr(table, entry.name) for entry in fields(table) if entry.name != "rows"
     }
-    facts["training"] = {str(index): asdict(training) for index, training in table.training.items()}
-    facts |= {"format": FORMAT, "encoders": list(table.encoders.items())}
+    metadata["training"] = {
+        str(index): asdict(training) for index, training in table.training.items()
+    }
+    metadata |= {"format": FORMAT, "encoders": list(table.encoders.items())}
     rows = table.rows.detach().float().cpu()
     tensors = {name: row.clone() for name, row in zip(table.names, rows, strict=True)}
-    write_whole(Path(path), sealed(tensors, facts))
+    write_whole(Path(path), sealed(tensors, metadata))
 
 
-def sealed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     """A safetensors file of tensors and the engine's metadata, with a checksum of both for `read_tensors`."""
-    text = json.dumps(facts, sort_keys=True)
-    facts = {**json.loads(text), CHECKSUM: digest_of(tensors, text)}
-    return save(dict(tensors), metadata={METADATA: json.dumps(facts, sort_keys=True)})
+    text = json.dumps(metadata, sort_keys=True)
+    metadata = {**json.loads(text), CHECKSUM: digest_of(tensors, text)}
+    return save(dict(tensors), metadata={METADATA: json.dumps(metadata, sort_keys=True)})
 
 
 def read_tokens(path: Path | str) -> TokenTable:
     """Read a table, whatever prior it is for. Raises TokenFileError for a file that is not one of `save_tokens`."""
-    tensors, facts = read_tensors(Path(path))
-    if facts.get("format") not in (FORMAT, OLD_FORMAT) or facts.get("template") not in (
+    tensors, metadata = read_tensors(Path(path))
+    if metadata.get("format") not in (FORMAT, OLD_FORMAT) or metadata.get("template") not in (
         TEMPLATE,
         INSTEAD,
     ):
         raise TokenFileError(
-            f"{path} has token format {facts.get('format')} and template {facts.get('template')!r}, expected {FORMAT} "
-            f"and {TEMPLATE!r} or {INSTEAD!r}: learn the tokens again, or in Python read a textual inversion by "
-            "import_textual_inversion."
+            f"{path} has token format {metadata.get('format')} and template {metadata.get('template')!r}, expected "
+            f"{FORMAT} and {TEMPLATE!r} or {INSTEAD!r}: learn the tokens again, or in Python read a textual inversion "
+            "by import_textual_inversion."
         )
     try:
-        old = {OLD_ENCODER: facts["width"]} if facts["format"] == OLD_FORMAT else None
-        encoders = {str(key): int(width) for key, width in (old or dict(facts["encoders"])).items()}
-        names = tuple(facts["names"])
+        old = {OLD_ENCODER: metadata["width"]} if metadata["format"] == OLD_FORMAT else None
+        encoders = {
+            str(key): int(width) for key, width in (old or dict(metadata["encoders"])).items()
+        }
+        names = tuple(metadata["names"])
         width = sum(encoders.values())
         rows = [tensors[name].reshape(width) for name in names]
         return TokenTable(
             rows=torch.stack(rows) if rows else torch.empty(0, width),
             encoders=encoders,
-            classes=tuple(facts["classes"]),
-            labels=tuple(facts["labels"]),
+            classes=tuple(metadata["classes"]),
+            labels=tuple(metadata["labels"]),
             names=names,
-            prior=facts["prior"],
-            classifier=facts["classifier"],
-            template=facts["template"],
+            prior=metadata["prior"],
+            classifier=metadata["classifier"],
+            template=metadata["template"],
             training={
                 int(index): TokenTraining(**{OLD_NAMES.get(k, k): v for k, v in entry.items()})
-                for index, entry in facts["training"].items()
+                for index, entry in metadata["training"].items()
             },
-            run=facts["run"],
+            run=metadata["run"],
         )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise TokenFileError(
@@ -102,20 +106,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
-            facts = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-            if not isinstance(facts, dict):
+            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+            if not isinstance(metadata, dict):
                 raise TokenFileError(
-                    f"{path} has metadata {str(facts)[:40]!r}, expected an object: "
+                    f"{path} has metadata {str(metadata)[:40]!r}, expected an object: "
                     "give the path of a file of `ddis learn-tokens`."
                 )
             tensors = {name: file.get_tensor(name) for name in names}
-        kept = facts.pop(CHECKSUM, None)  # files of old have none
-        if kept is not None and kept != digest_of(tensors, json.dumps(facts, sort_keys=True)):
+        kept = metadata.pop(CHECKSUM, None)  # files of old have none
+        if kept is not None and kept != digest_of(tensors, json.dumps(metadata, sort_keys=True)):
             raise TokenFileError(
                 f"{path} has another checksum than it was written with, expected it as it was written: bring a copy, "
                 "or delete it and learn the tokens again."
             )
-        return tensors, facts
+        return tensors, metadata
     except (OSError, SafetensorError, ValueError) as error:
         raise TokenFileError(
             f"{path} cannot be read as safetensors ({error}), expected a token file: "

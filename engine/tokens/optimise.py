@@ -5,10 +5,10 @@
     S_c     <- Adam(dloss/dS_c), the gradient taken through one denoising step alone (paper: the last)
 
 An epoch samples its images once; each of its updates reads them at another step. Classes learn side by side, up to
-`batch` of them, so that a batch of images mixes them; each has its own early stop. An update's gradient goes to the
-prompts' context first, and at its end from there to the rows. In the end a class keeps its token only where that helps:
-learning reads few images, and early predictions of them. Nothing here knows a file or a progress bar: `learn`
-advances a `TokenState` and reports, and may be left after any report.
+`batch` of them or as many as `side_by_side` says, so that a batch of images mixes them; each has its own early stop.
+An update's gradient goes to the prompts' context first, and at its end from there to the rows. In the end a class
+keeps its token only where that helps: learning reads few images, and early predictions of them. Nothing here knows a
+file or a progress bar: `learn` advances a `TokenState` and reports, and may be left after any report.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,14 +38,14 @@ def learn(
     batch: int,
     limits: Sequence[tuple[slice, float]] = (),
 ) -> Iterator[list[TokenEpoch]]:
-    """Learn the tokens of a state, up to `batch` classes side by side; yields after each epoch that they share.
+    """Learn the tokens of a state, cohort by cohort; yields after each epoch that the classes of one share.
 
     limits: the longest norms of rows, see `engine.tokens.adam.Capped`.
 
     When a report is yielded the state is whole: saved, loaded and given to `learn` again, it goes on to the same end.
     Raises GuidanceError once more than a tenth of a class's updates, and more than 2, had to be skipped.
     """
-    for cohort in cohorts(len(state.classes), batch):
+    for cohort in cohorts(len(state.classes), learning.side_by_side or batch):
         waiting = state.those(Outcome.WAITING, cohort)
         if waiting:
             state.joint = {}
@@ -72,9 +72,9 @@ def learn(
             yield [state.report(number) for number in unchecked]
 
 
-def cohorts(classes: int, batch: int) -> list[range]:
+def cohorts(classes: int, size: int) -> list[range]:
     """The rows that learn side by side. A cohort's end depends on no other one."""
-    return [range(start, min(start + batch, classes)) for start in range(0, classes, batch)]
+    return [range(start, min(start + size, classes)) for start in range(0, classes, size)]
 
 
 def _try_without(

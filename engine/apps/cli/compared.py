@@ -1,4 +1,4 @@
-"""What a comparison found, as a table and a line of facts."""
+"""What a comparison found, as a table and a line of remarks."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def tell(report: dict[str, Any], title: str, call: Call) -> None:
     ]
     measured = f"{report['measured_on']} ({report['measured_images']} images)"
     call.screen.table(f"{title}, measured on {measured}", columns, lines)
-    call.screen.say("; ".join(_facts(report)))
+    call.screen.say("; ".join(_remarks(report)))
 
 
 def _share(found: dict[str, Any] | None) -> str:
@@ -47,23 +47,23 @@ def _difference(found: dict[str, Any] | None, score: str) -> str:
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def _facts(report: dict[str, Any]) -> list[str]:
+def _remarks(report: dict[str, Any]) -> list[str]:
     """What the rows are held against, in words."""
     teacher, network = report["teacher"], report["network"]
-    facts = []
+    remarks = []
     if teacher["accuracy"] is not None:
-        facts.append(f"the classifier itself: {100 * teacher['accuracy']:.1f} %")
+        remarks.append(f"the classifier itself: {100 * teacher['accuracy']:.1f} %")
     if report["task"] == "prune":
         before = "agreement" if network["accuracy"] is None else "accuracy"
-        facts.append(f"pruned and not taught: {100 * network[before]:.1f} % {before}")
+        remarks.append(f"pruned and not taught: {100 * network[before]:.1f} % {before}")
     if "flops" in network:
-        facts.append(
+        remarks.append(
             f"{network['parameters'] / teacher['parameters']:.0%} of its parameters, "
             f"{network['flops'] / teacher['flops']:.0%} of its FLOPs"
         )
     elif network["accuracy"] is not None:
-        facts.append(f"in float32: {100 * network['accuracy']:.1f} %")
+        remarks.append(f"in float32: {100 * network['accuracy']:.1f} %")
     if "file_bytes" in network:
         int8 = max(row["file_bytes"]["mean"] for row in report["rows"].values())
-        facts.append(f"int8 {int8 / 1e6:.2f} MB, float32 {network['file_bytes'] / 1e6:.2f} MB")
-    return facts
+        remarks.append(f"int8 {int8 / 1e6:.2f} MB, float32 {network['file_bytes'] / 1e6:.2f} MB")
+    return remarks

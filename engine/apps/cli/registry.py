@@ -20,7 +20,7 @@ _HOMES = {
     "report": "report:Report",
     "studio": "studio:Studio",
     "select": "select:Select",
-    "statistics": "statistics:Statistics",
+    "statistics": "statistics:WriteStatistics",
     "fit": "fit:Fit",
     "distill": "distill:Distill",
     "prune": "prune:Prune",

@@ -127,7 +127,7 @@ def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _needed(command: type[Command]) -> list[str]:
+def needed_paths(command: type[Command]) -> list[str]:
     """Paths that must have a value."""
     without = [entry for entry in fields(command) if entry.default is MISSING]
     own = [entry.name for entry in without if entry.default_factory is MISSING]
@@ -139,7 +139,7 @@ def _check_needed(
 ) -> None:
     """Raise ConfigError where a value is missing that has no default."""
     by_path = {option.path: option for option in options}
-    missing = [by_path[path] for path in _needed(command) if not value_at(values, path)]
+    missing = [by_path[path] for path in needed_paths(command) if not value_at(values, path)]
     if missing:
         names = " and ".join(option.spelt for option in missing)
         one = len(missing) == 1
@@ -154,7 +154,7 @@ def _check_needed(
 
 def _with_required(command: type[Command], values: Mapping[str, Any]) -> dict[str, Any]:
     """Values for help, with a mark where one must be given and is not."""
-    marks = {path: REQUIRED for path in _needed(command) if not value_at(values, path)}
+    marks = {path: REQUIRED for path in needed_paths(command) if not value_at(values, path)}
     return overlaid(values, _nested(marks))
 
 
@@ -162,6 +162,6 @@ def _filled(command: type[Command], values: Mapping[str, Any]) -> Mapping[str, A
     """Values that make a command even where some that it needs are missing, so that its settings can be printed."""
     if not values.get("print_config"):
         return values
-    lacking = [path for path in _needed(command) if "." not in path and path not in values]
+    lacking = [path for path in needed_paths(command) if "." not in path and path not in values]
     hints = {entry.name: entry.type for entry in fields(command)}
     return {**values, **{name: [] if hints[name] not in (str, Path) else "" for name in lacking}}

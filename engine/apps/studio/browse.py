@@ -11,7 +11,7 @@ from engine.datasets.dataset import ImageFile, read_dataset
 from engine.datasets.run_record import RUN, read_run
 from engine.errors import OutputError
 from engine.image_key import ImageKey
-from engine.report.facts import class_names
+from engine.report.overview import class_names
 
 PAGE = 60
 """Images on a page."""

@@ -6,14 +6,14 @@ from math import isfinite
 from statistics import fmean
 
 from engine.apps.studio.printed import table
-from engine.report.facts import DatasetFacts, ImageFacts, settings_rows
+from engine.report.overview import DatasetOverview, ImageOverview, settings_rows
 
 PAIRS = 48
 """Pairs of images that are shown, as many of each class."""
 DASH = "-"
 
 
-def compared(one: DatasetFacts, other: DatasetFacts) -> str:
+def compared(one: DatasetOverview, other: DatasetOverview) -> str:
     """Both folders beside each other."""
     names = _shortest(one.folder, other.folder)
     found = pairs(one, other)
@@ -32,13 +32,15 @@ def compared(one: DatasetFacts, other: DatasetFacts) -> str:
     return "".join(parts)
 
 
-def pairs(one: DatasetFacts, other: DatasetFacts) -> list[tuple[ImageFacts, ImageFacts]]:
+def pairs(
+    one: DatasetOverview, other: DatasetOverview
+) -> list[tuple[ImageOverview, ImageOverview]]:
     """Images that have the same class and number in both."""
     others = {image.path: image for image in other.images}
     return [(image, others[image.path]) for image in one.images if image.path in others]
 
 
-def figures(*folders: DatasetFacts) -> list[list[str]]:
+def figures(*folders: DatasetOverview) -> list[list[str]]:
     """Lines of a table: what is said of each folder as a whole."""
     return [
         ["images", *(f"{len(one.images):,}" for one in folders)],
@@ -50,13 +52,15 @@ def figures(*folders: DatasetFacts) -> list[list[str]]:
     ]
 
 
-def _mean_l_bn(facts: DatasetFacts) -> str:
-    known = [image.l_bn for image in facts.images if isfinite(image.l_bn)]
+def _mean_l_bn(overview: DatasetOverview) -> str:
+    known = [image.l_bn for image in overview.images if isfinite(image.l_bn)]
     return f"{fmean(known):.1f}" if known else DASH
 
 
-def _by_class(one: DatasetFacts, other: DatasetFacts, names: Sequence[str]) -> str:
-    shares = [{c.label: f"{c.recognised:.0%}" for c in facts.classes} for facts in (one, other)]
+def _by_class(one: DatasetOverview, other: DatasetOverview, names: Sequence[str]) -> str:
+    shares = [
+        {c.label: f"{c.recognised:.0%}" for c in overview.classes} for overview in (one, other)
+    ]
     labels = dict.fromkeys([*shares[0], *shares[1]])
     rows = [[label, *(share.get(label, DASH) for share in shares)] for label in labels]
     return (
@@ -64,10 +68,11 @@ def _by_class(one: DatasetFacts, other: DatasetFacts, names: Sequence[str]) -> s
     )
 
 
-def _differing(one: DatasetFacts, other: DatasetFacts, names: Sequence[str]) -> str:
+def _differing(one: DatasetOverview, other: DatasetOverview, names: Sequence[str]) -> str:
     """What the records of both say differently."""
     known = [
-        dict(settings_rows(facts.record.facts)) if facts.record else {} for facts in (one, other)
+        dict(settings_rows(overview.record.facts)) if overview.record else {}
+        for overview in (one, other)
     ]
     differing = [
         [name, *(said.get(name, DASH) for said in known)]
@@ -79,12 +84,12 @@ def _differing(one: DatasetFacts, other: DatasetFacts, names: Sequence[str]) -> 
     return f"<details><summary>Settings that differ</summary>{table(['', *names], differing)}</details>"
 
 
-def _pair(first: ImageFacts, second: ImageFacts) -> str:
+def _pair(first: ImageOverview, second: ImageOverview) -> str:
     tiles = "".join(_tile(image) for image in (first, second))
     return f'<div class="pair"><p>{escape(first.label)} · {escape(first.path.split("/")[-1])}</p>{tiles}</div>'
 
 
-def _tile(image: ImageFacts) -> str:
+def _tile(image: ImageOverview) -> str:
     kind = "" if image.recognised else ' class="wrong"'
     distance = f"L_BN {image.l_bn:.0f}" if isfinite(image.l_bn) else ""
     picture = (

@@ -6,7 +6,7 @@ from typing import Any
 from engine.apps.studio.compare import PAIRS, compared
 from engine.apps.studio.stage import message
 from engine.errors import EngineError
-from engine.report.facts import dataset_facts
+from engine.report.overview import dataset_overview
 
 NO_FOLDERS = (
     '<div class="empty"><p class="lead">Two folders side by side</p><p>Images of the same class and number stand '
@@ -28,7 +28,8 @@ class CompareTab:
     def _compare(self, one: str, other: str) -> str:
         try:
             first, second = (
-                dataset_facts(Path(folder.strip()).expanduser(), PAIRS) for folder in (one, other)
+                dataset_overview(Path(folder.strip()).expanduser(), PAIRS)
+                for folder in (one, other)
             )
         except EngineError as error:
             return message(str(error))

@@ -1,8 +1,8 @@
 """What a classifier is known to expect inside: a value, and the sources that it can come from.
 
 A source is a function in a module of its own. It reads a frozen network and gives `Statistics` or an `ImageTerm`, or
-says with `Absent` why it has none. `SOURCES` names it; `load_classifier(..., statistics="<name>")` takes it, or
-"<name>:<argument>".
+says with `Absent` why it has none. `STATISTICS` in `engine.settings.sources`, which needs no library, names it;
+`load_classifier(..., statistics="<name>")` takes it, or "<name>:<argument>".
 """
 
 from importlib import import_module
@@ -17,11 +17,10 @@ from engine.classifiers.statistics.base import (
     StatisticsWarning,
     Tap,
 )
-from engine.settings.sources import BATCH_NORM, NO_STATISTICS, statistics_source
+from engine.settings.sources import BATCH_NORM, NO_STATISTICS, STATISTICS, statistics_source
 
 __all__ = [
     "BATCH_NORM",
-    "SOURCES",
     "Absent",
     "Examined",
     "ImageTerm",
@@ -33,20 +32,12 @@ __all__ = [
     "find_statistics",
 ]
 
-SOURCES = {
-    BATCH_NORM: "engine.classifiers.statistics.batch_norm:batch_norm",
-    "file": "engine.classifiers.statistics.file:from_file",
-    "energy": "engine.classifiers.statistics.energy:energy",
-    "patch-entropy": "engine.classifiers.statistics.patch_entropy:patch_entropy",
-}
-"""Where statistics come from: a name, and "module:function" of its `StatisticsSource`."""
-
 
 def find_statistics(source: str, examined: Examined) -> Known:
     """What is known of a frozen network by the name of a source, as in "batch-norm" or "<name>:<argument>".
 
     Args:
-        source: a name of `SOURCES`, with an argument behind a colon where it takes one, the path of
+        source: a name of `STATISTICS`, with an argument behind a colon where it takes one, the path of
             a statistics file, or "none".
         examined: the network.
 
@@ -54,11 +45,11 @@ def find_statistics(source: str, examined: Examined) -> Known:
         ConfigError: for a name that is not in the registry.
         ModelError: for a statistics file that does not fit the network.
     """
-    name, argument = statistics_source(source, SOURCES)
+    name, argument = statistics_source(source)
     if name == NO_STATISTICS:
         return Absent(
             "was loaded without statistics", "some", f"set `statistics` to {BATCH_NORM!r}"
         )
-    module, _, function = SOURCES[name].partition(":")
+    module, _, function = STATISTICS[name].place.partition(":")
     find: StatisticsSource = getattr(import_module(module), function)
     return find(examined, argument)

@@ -74,8 +74,8 @@ def write_statistics_file(
         tensors |= {f"{name}/mean": found.mean.float(), f"{name}/var": found.var.float()}
     tensors = {key: value.contiguous() for key, value in tensors.items()}
     text = json.dumps(asdict(header))
-    facts = {"format": FORMAT, "header": text, "sha256": digest_of(tensors, text)}
-    content = save(tensors, facts)
+    metadata = {"format": FORMAT, "header": text, "sha256": digest_of(tensors, text)}
+    content = save(tensors, metadata)
     write_whole(path, _in_order(content))
 
 
@@ -116,17 +116,17 @@ def _content(path: Path) -> bytes:
 def _read(path: Path, content: bytes) -> tuple[Header, list[Moments]]:
     """The header of a file, and the moments of each call."""
     try:
-        facts = _metadata(content)
-        if facts.get("format") != FORMAT:
+        metadata = _metadata(content)
+        if metadata.get("format") != FORMAT:
             raise ModelError(
-                f"statistics file {path} has format {facts.get('format', 'none')!r}, expected {FORMAT!r}: it is of "
+                f"statistics file {path} has format {metadata.get('format', 'none')!r}, expected {FORMAT!r}: it is of "
                 f"another version of ddis, or of another kind, as those of `ddis evaluate` are. {AGAIN.capitalize()}."
             )
-        header = Header(**json.loads(facts["header"]))
+        header = Header(**json.loads(metadata["header"]))
         tensors = load(content)
-        if facts.get("sha256") not in (
+        if metadata.get("sha256") not in (
             None,
-            digest_of(tensors, facts["header"]),
+            digest_of(tensors, metadata["header"]),
         ):  # files of old have none
             raise ValueError("its content has another checksum than it was written with")
         moments = [

@@ -21,7 +21,7 @@ from engine.errors import ConfigError
 from engine.events import EpochEnded, Event, Events, Progressed, Started, Stepped
 from engine.networks.frozen import default_device
 from engine.runners.start_word import IMAGES_PER_CLASS, TRIAL
-from engine.runners.token_cohorts import EPOCHS
+from engine.runners.token_epochs import EPOCHS
 from engine.settings import Sampling
 from engine.settings.fields import setting
 

@@ -8,8 +8,9 @@ import pytest
 
 from engine.apps.cli import main
 from engine.apps.cli.config import read_config
+from engine.apps.cli.options import options_of
 from engine.apps.cli.registry import COMMANDS
-from engine.apps.cli.settings import Understood, understand
+from engine.apps.cli.settings import Understood, needed_paths, understand
 from engine.errors import ConfigError
 from engine.request import ClassifierSource, PriorSource, Request
 from engine.settings import Alignment, Sampling
@@ -38,23 +39,20 @@ PRINTABLE = {
     "studio": ["--port", "8000"],
     "doctor": ["--mean", "0.5", "--images-each", "2"],
 }
-NEEDED = {
-    "generate": ["--out", "o", "--classifier", "x"],
-    "learn-tokens": ["--out", "o", "--classifier", "x"],
-    "export-onnx": ["--out", "o", "--classifier", "x"],
-    **{name: ["--classifier", "x"] for name in ("tune", "plan", "profile")},
-    **{name: ["f", "--out", "o", "--classifier", "x"] for name in ("distill", "prune", "quantise")},
-    **{name: ["f", "--out", "o"] for name in ("select", "fit", "export")},
-    "finish": ["f"],
-    "statistics": ["f", "g", "--out", "o.safetensors"],
-    "doctor": ["f"],
-    "report": ["f"],
-    "evaluate": ["f", "g"],
-}
+
+
+def needed(name: str) -> list[str]:
+    """The words that a command cannot do without."""
+    options = {option.path: option for option in options_of(COMMANDS[name])}
+    found = [options[path] for path in needed_paths(COMMANDS[name])]
+    words = []
+    for option in sorted(found, key=lambda option: not option.positional):
+        words += [*([] if option.positional else [f"--{option.flag}"]), "x.safetensors"]
+    return words
 
 
 def called(name: str, *words: str) -> Understood:
-    found = understand(name, [*NEEDED.get(name, []), *words], COMMANDS)
+    found = understand(name, [*needed(name), *words], COMMANDS)
     assert found is not None
     return found
 
@@ -68,7 +66,7 @@ def printed(name: str, capsys, *words: str) -> str:
 def test_printed_settings_are_taken_back(name: str, tmp_path: Path, capsys) -> None:
     changes = PRINTABLE[name]
     file = tmp_path / "settings.yaml"
-    file.write_text(printed(name, capsys, *NEEDED.get(name, []), *changes))
+    file.write_text(printed(name, capsys, *needed(name), *changes))
     wanted = called(name, *changes).command
     again = called(name, "--config", str(file)).command
     assert {**vars(again), "config": None} == {**vars(wanted), "config": None}

@@ -8,7 +8,7 @@ from simulated_pool import SimulatedPool
 
 from engine.cluster.driver import ATTEMPTS, STARTS, Driver
 from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Ready, Worker
-from engine.cluster.usual import LEAST_SECONDS_OF_A_HANG
+from engine.cluster.usual import LEAST_SECONDS_OF_A_HANG, Usual
 from engine.errors import ConfigError
 
 
@@ -229,3 +229,30 @@ def test_time_left_is_known_after_the_first_part() -> None:
     assert len(one.missing) == 8
     assert one.seconds_left == 8 * 1.0 / 2
     parts.close()
+
+
+@pytest.mark.parametrize("longest", [1, 40])
+def test_parts_that_differ_much_are_neither_slow_nor_hanging_for_that(longest: int) -> None:
+    pool = SimulatedPool(12, seconds=lambda _, part: 7000.0 if part == 11 else 100.0)
+    notes: list[str] = []
+    one = Driver(
+        pool,
+        2,
+        lambda hello: hello["missing"],
+        note=notes.append,
+        clock=pool.clock,
+        usual=Usual(longest),
+    )
+    if longest == 1:
+        with pytest.raises(ClusterError, match="part 11 lost 3 workers"):
+            list(one.parts())
+        return
+    assert sorted(part for part, _ in one.parts()) == list(range(12))
+    assert [part for _, part in pool.given].count(11) == 1
+    assert notes == []
+
+
+def test_a_start_may_take_as_many_times_as_long() -> None:
+    assert Usual().hangs(LEAST_SECONDS_OF_A_HANG + 1, starting=True)
+    assert not Usual(2).hangs(LEAST_SECONDS_OF_A_HANG + 1, starting=True)
+    assert Usual(2).hangs(2 * LEAST_SECONDS_OF_A_HANG + 1, starting=True)

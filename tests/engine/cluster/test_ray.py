@@ -19,6 +19,7 @@ from simulated_pool import SimulatedPool
 from engine.cluster.driver import STARTS, Driver
 from engine.cluster.pool import ClusterError, Failed, Lost, Worker
 from engine.cluster.ray_pool import RayPool, answer_to, check_room, connect
+from engine.cluster.run import reported_parts
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
 from engine.datasets.parts import done_parts
@@ -29,12 +30,15 @@ from engine.events import Event, Events, Noted, Summarised
 from engine.files import OURS
 from engine.memory.budget import BudgetError
 from engine.memory.micro_batch import OutOfMemoryError
+from engine.methods.drawing import IMAGES
 from engine.request import ClassifierSource, Execution, PriorSource, Request
 from engine.runners.registry import runner_for
+from engine.runners.share import PartMaker
 from engine.settings import Sampling
 from engine.settings.cluster import Cluster
 from engine.settings.methods import DDIS
 from engine.settings.plain import from_plain, to_plain
+from engine.types import Sample
 
 PARTS = 6
 
@@ -92,6 +96,34 @@ def test_ray_makes_the_bytes_of_one_process_though_a_worker_is_killed(
     assert list(RayRunner(tmp_path / "ray", on_ray(2)).run(request_)) == []
     with pytest.raises(EngineError, match="images_per_class is 3 there and 4 here"):
         list(RayRunner(tmp_path / "ray", on_ray(1)).run(replace(request_, images_per_class=4)))
+
+
+def test_workers_make_the_bytes_of_one_process_though_one_is_killed(
+    request_: Request, tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Execution(device="cpu", share="1/1")
+    assert len(list(runner_for(alone, tmp_path / "one").run(request_))) == 12
+    finish(tmp_path / "one")
+    make, made, seen = PartMaker.make, [], []
+
+    def killed_once(maker: PartMaker, part: int, events: Events) -> list[Sample]:
+        made.append(part)
+        samples = make(maker, part, events)
+        if len(made) == 3:  # its part is written, and nobody knows
+            raise here.Killed
+        return samples
+
+    monkeypatch.setattr(PartMaker, "make", killed_once)
+    runner = runner_for(on_ray(2), tmp_path / "ray", Events(seen.append))
+    samples = list(runner.run(request_))
+    assert len({sample.key for sample in samples}) == len(samples) == 12
+    assert sorted(made) == sorted([*range(PARTS), made[2]])
+    assert [event.text for event in seen if isinstance(event, Noted)] == [
+        f"a worker was lost with part {made[2]}: it was killed"
+    ]
+    finish(tmp_path / "ray")
+    assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "one")
+    assert list(runner_for(on_ray(2), tmp_path / "ray").run(request_)) == []
 
 
 @pytest.mark.slow
@@ -172,6 +204,8 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
 def test_a_run_outlives_its_node_where_another_joins(request_: Request, tmp_path: Path) -> None:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by the import, also for later tests
+    os.environ.setdefault("RAY_AUTH_TOKEN", 64 * "0")
     from ray.cluster_utils import Cluster as Nodes
 
     for _ in runner_for(Execution(device="cpu", share="1/1"), tmp_path / "one").run(request_):
@@ -340,6 +374,39 @@ def test_a_cluster_that_is_started_here_is_quiet_asks_for_a_token_and_is_at_loop
         assert options["address"] == where
 
 
+def test_a_ray_that_the_caller_imported_or_initialised_is_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[bool] = []
+    initialised = False
+    ray = SimpleNamespace(
+        init=lambda **_: begun.append(True),
+        is_initialized=lambda: initialised or bool(begun),
+        shutdown=begun.clear,
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(
+        ClusterError, match=r"before the run asked for a token.*Take `import ray` out"
+    ):
+        connect(Cluster(ray="local"))
+    assert not begun
+    connect(Cluster(ray="head:6379"))  # whose token is its own affair
+    assert begun
+    begun.clear()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    connect(Cluster(ray="local"))
+    assert begun
+    begun.clear()
+    initialised = True
+    for where in ("local", "head:6379"):
+        with pytest.raises(
+            ClusterError, match=r"initialised in this process already.*ray.shutdown"
+        ):
+            connect(Cluster(ray=where))
+    assert not begun
+
+
 def test_a_cluster_needs_a_place(request_: Request) -> None:
     with pytest.raises(ConfigError, match="without out"):
         RayRunner(None, on_ray(1))
@@ -368,6 +435,7 @@ def test_a_cluster_of_a_busy_machine_is_begun_again_and_then_refused_in_one_sent
 
     ray = SimpleNamespace(init=init, is_initialized=lambda: len(begun) == 3, shutdown=lambda: None)
     monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert connect(Cluster(ray="local")) is ray
     assert len(begun) == 3
     begun += [True] * 7
@@ -437,14 +505,13 @@ def test_settings_of_a_cluster_are_plain() -> None:
     assert from_plain(Execution, json.loads(json.dumps(plain))) == asked
 
 
-def test_a_cluster_says_once_a_minute_how_far_it_is(tmp_path: Path) -> None:
+def test_a_cluster_says_once_a_minute_how_far_it_is() -> None:
     seen: list[Event] = []
-    runner = RayRunner(tmp_path / "set", on_ray(2), Events(seen.append))
     pool = SimulatedPool(20, seconds=lambda *_: 45.0, start_seconds=1.0)
     pool.close = lambda: None  # type: ignore[attr-defined]
     driver = Driver(pool, 2, lambda hello: hello["missing"], clock=pool.clock)
-    hello = {"parts": 20, "images": 20, "images_missing": 20}
-    assert len(list(runner._made(driver, pool, hello))) == 20
+    hello = {"parts": 20, "units": 20, "units_missing": 20}
+    assert len(list(reported_parts(driver, pool, hello, IMAGES, Events(seen.append)))) == 20
     lines = [event for event in seen if isinstance(event, Summarised)]
     assert len(lines) == pytest.approx(20 * 45 / 2 / 60, abs=1)
     assert lines[0].text == "2 of 20 parts are done; 2 of 2 workers; about 7 min left"

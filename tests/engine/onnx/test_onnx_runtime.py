@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import os
 import shutil
 import sys
+import time
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from engine.apps.cli import main, requests
 from engine.datasets.manifest import read_manifest
 from engine.errors import ConfigError, MissingExtraError, ModelError
+from engine.files import DAY, TEMPORARY, remove_leftovers
 from engine.guidance.decoder import GuidanceDecoder
 from engine.memory.budget import MemoryWarning
 from engine.methods.runtime import default_cache
@@ -150,6 +153,23 @@ def test_an_interrupted_export_leaves_nothing(prior, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         export.exported(denoiser_graph(prior), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_deleted_by_a_call_a_day_later(prior, tmp_path, monkeypatch):
+    left, at_work = tmp_path / f"{TEMPORARY}killed", tmp_path / f"{TEMPORARY}at-work"
+    for folder in (left, at_work):
+        folder.mkdir()
+        (folder / "unet.onnx").write_bytes(b"half")
+        old = time.time() - DAY - 60
+        os.utime(folder / "unet.onnx", (old, old))
+        os.utime(folder, (old, old))
+    (at_work / "unet.onnx").write_bytes(b"half and more")  # the folder itself stays as old
+    monkeypatch.setattr(export, "write", lambda _, file: file.write_bytes(b"whole"))
+    assert export.exported(denoiser_graph(prior), tmp_path).read_bytes() == b"whole"
+    assert not left.exists()
+    assert (at_work / "unet.onnx").read_bytes() == b"half and more"
+    remove_leftovers(tmp_path)
+    assert not at_work.exists()
 
 
 def test_graphs_of_other_settings_have_other_names(prior, smooth, kinked):

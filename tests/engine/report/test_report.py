@@ -18,7 +18,7 @@ from engine.datasets.dataset import open_dataset
 from engine.datasets.run_record import RunRecord
 from engine.errors import ConfigError, OutputError
 from engine.report import REPORT, charts, write_report
-from engine.report.facts import closing_line, dataset_facts, settings_rows
+from engine.report.overview import closing_line, dataset_overview, settings_rows
 from engine.report.page import page
 from engine.report.pictures import first_of_each, near_duplicates
 from engine.types import ImageKey, Sample
@@ -80,7 +80,7 @@ class Reader(HTMLParser):
 
 def test_a_page_says_what_is_in_the_folder(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set")
-    facts = dataset_facts(folder)
+    facts = dataset_overview(folder)
     assert [(one.label, one.images, one.recognised) for one in facts.classes] == [
         ("dog", 4, 1.0),
         ("mail bag", 4, 0.75),
@@ -138,7 +138,7 @@ def test_several_sets_are_compared_and_a_large_one_is_not_held_whole(tmp_path: P
     text = write_report(sets, tmp_path / "both.html", images=6).read_text()
     assert "2 data sets" in text
     assert text.count("of 60 images;") == 2
-    pictures = dataset_facts(sets[0], 6)
+    pictures = dataset_overview(sets[0], 6)
     held = [one for one in pictures.images if one.picture]
     extremes = {one.path for one in pictures.most_confident() + pictures.least_confident()}
     assert extremes <= {one.path for one in held}
@@ -186,7 +186,7 @@ def test_what_is_no_folder_of_ours_is_refused(tmp_path: Path) -> None:
 
 def test_classes_that_fail_are_named_with_what_may_help(tmp_path: Path) -> None:
     good, bad = (
-        dataset_facts(make_set(tmp_path / name, wrong=wrong))
+        dataset_overview(make_set(tmp_path / name, wrong=wrong))
         for name, wrong in (("a", 0), ("b", 4))
     )
     assert closing_line(good) == "the classifier recognises 100% of the images"

@@ -9,7 +9,7 @@ from engine.classifiers import load_classifier
 from engine.events import Event, Events, Stepped
 from engine.priors import load_prior
 from engine.runners import start_word
-from engine.runners import token_cohorts as learning_job
+from engine.runners import token_epochs as learning_job
 from engine.runners.asking import asked
 from engine.runners.learn_tokens import learn_tokens
 from engine.runners.start_word import IMAGES_PER_CLASS, LOOKED_AT, TRIAL, WORD_SEED, best_word

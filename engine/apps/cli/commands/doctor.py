@@ -62,7 +62,7 @@ class Doctor(Command):
 
         source = replace(self.request.classifier, source=self.classifier)
         classifier = requests.load_classifier_of(source, self.execution)
-        for line in _facts(classifier):
+        for line in _known_of(classifier):
             call.screen.say(line)
         images, classes = self._images(classifier, call)
         found = readings(classifier, images, classes)
@@ -136,7 +136,7 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4g}" for value in different)
 
 
-def _facts(classifier: "Classifier") -> list[str]:
+def _known_of(classifier: "Classifier") -> list[str]:
     """What is known of a classifier, as lines for a person."""
     from engine.classifiers.statistics import Absent, Statistics
 

@@ -131,7 +131,7 @@ class Generate(Command):
     def _over_generate(self, call: Call, folder: Path, factor: float) -> dict[str, Any]:
         """Make more images than are asked for in a folder beside `out`, and keep the better ones of each class."""
         from engine.datasets.dataset import open_dataset
-        from engine.datasets.run_record import RUN, check_kind, read_run
+        from engine.datasets.run_record import RUN, check_selection, read_run
         from engine.evaluation.select import select, selected_from
         from engine.methods.models import Models
 
@@ -143,7 +143,7 @@ class Generate(Command):
                 "from: raise it, or --images-per-class."
             )
         if (folder / RUN).exists():
-            check_kind(folder, read_run(folder), selection=True)
+            check_selection(folder, read_run(folder), selection=True)
         out = folder.resolve()
         every = out.with_name(f"{out.name}-all")
         request = replace(self.request, images_per_class=number)

@@ -44,6 +44,8 @@ class LearnTokens(Command):
         "execution.memory",
         "execution.attention",
         "execution.share",
+        "execution.cluster.*",
+        "execution.mixed",
         "learning.*",
     )
     helps = MappingProxyType(
@@ -96,6 +98,8 @@ class LearnTokens(Command):
             attention=self.execution.attention,
             out=self.out,
             share=self.execution.share,
+            cluster=self.execution.cluster,
+            mixed=self.execution.mixed,
             events=call.events,
         )
         if not self.out.exists():

@@ -11,7 +11,7 @@ from engine.settings.statistics import StatisticsExport
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statistics(Command):
+class WriteStatistics(Command):
     """Write statistics of a classifier's training images.
 
     Whoever has the images runs it once, on any network. The file, which holds no image, lets others guide images by it:

@@ -24,7 +24,7 @@ from engine.apps.studio.compare import compared, figures, pairs
 from engine.datasets.dataset import open_dataset, read_dataset
 from engine.errors import ConfigError, OutputError
 from engine.evaluation.select import chosen, select, select_by_hand
-from engine.report.facts import dataset_facts
+from engine.report.overview import dataset_overview
 from engine.request import ClassifierSource, Request
 from engine.settings import Selection
 from engine.types import ImageKey, Sample
@@ -148,8 +148,8 @@ def test_what_the_classifier_would_choose_is_what_select_keeps(
 
 
 def test_two_folders_are_compared_image_by_image(folder: Path, tmp_path: Path) -> None:
-    one = dataset_facts(folder)
-    other = dataset_facts(written(tmp_path / "other", seed=5))
+    one = dataset_overview(folder)
+    other = dataset_overview(written(tmp_path / "other", seed=5))
     assert [first.path for first, _ in pairs(one, other)] == [image.path for image in one.images]
     assert figures(one, other)[0] == ["images", "6", "6"]
     assert figures(one, other)[1] == ["recognised by the classifier", "67%", "67%"]

@@ -33,7 +33,7 @@ WEAK = 0.5
 
 
 @dataclass(frozen=True)
-class ImageFacts:
+class ImageOverview:
     """One image. predicted: the classifier's class. picture: a data URI, "" where the page does not hold it."""
 
     path: str
@@ -51,7 +51,7 @@ class ImageFacts:
 
 
 @dataclass(frozen=True)
-class ClassFacts:
+class ClassOverview:
     """One class. recognised, confidence: means over its images, in [0, 1]. confused_with: most often, or ""."""
 
     label: str
@@ -63,7 +63,7 @@ class ClassFacts:
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
+class DatasetOverview:
     """A data set.
 
     confusion: images by (class, predicted class). duplicates: images that equal an earlier one pixel for pixel.
@@ -71,8 +71,8 @@ class DatasetFacts:
     """
 
     folder: str
-    images: tuple[ImageFacts, ...]
-    classes: tuple[ClassFacts, ...]
+    images: tuple[ImageOverview, ...]
+    classes: tuple[ClassOverview, ...]
     confusion: Mapping[tuple[str, str], int]
     duplicates: int
     near_duplicates: int
@@ -85,21 +85,21 @@ class DatasetFacts:
         return sum(one.recognised for one in self.images) / len(self.images)
 
     @property
-    def weak(self) -> tuple[ClassFacts, ...]:
+    def weak(self) -> tuple[ClassOverview, ...]:
         """The classes that the classifier recognises least, the worst first."""
         found = [one for one in self.classes if one.recognised < WEAK]
         return tuple(sorted(found, key=lambda one: one.recognised))
 
-    def most_confident(self) -> list[ImageFacts]:
+    def most_confident(self) -> list[ImageOverview]:
         """The images of whose class the classifier is surest."""
         return sorted(self.images, key=lambda one: -one.confidence)[:OF_EACH]
 
-    def least_confident(self) -> list[ImageFacts]:
+    def least_confident(self) -> list[ImageOverview]:
         """The images of whose class it is least sure."""
         return sorted(self.images, key=lambda one: one.confidence)[:OF_EACH]
 
 
-def dataset_facts(folder: Path, shown: int = SHOWN) -> DatasetFacts:
+def dataset_overview(folder: Path, shown: int = SHOWN) -> DatasetOverview:
     """Read a finished data set. Raises OutputError for one that is empty or none.
 
     shown: how many pictures are kept at most, the same number of each class.
@@ -119,7 +119,7 @@ def dataset_facts(folder: Path, shown: int = SHOWN) -> DatasetFacts:
         hashes.append(picture.difference_hash)
         predicted = int(np.argmax(row.logits))
         images.append(
-            ImageFacts(
+            ImageOverview(
                 path=row.path,
                 label=row.label,
                 predicted=names.get(predicted, f"class {predicted}"),
@@ -134,7 +134,7 @@ def dataset_facts(folder: Path, shown: int = SHOWN) -> DatasetFacts:
     number, near = near_duplicates(
         [hashes[place] for place in different], [classes[place] for place in different], MOST_PAIRS
     )
-    return DatasetFacts(
+    return DatasetOverview(
         folder=str(folder),
         images=tuple(images),
         classes=_by_class(images),
@@ -146,22 +146,22 @@ def dataset_facts(folder: Path, shown: int = SHOWN) -> DatasetFacts:
     )
 
 
-def closing_line(facts: DatasetFacts) -> str:
+def closing_line(overview: DatasetOverview) -> str:
     """What a run says at its end: what the classifier recognises, where it fails, and what may help.
 
     Tokens may, where a prior drew images without them and most classes did well.
     """
-    said = f"the classifier recognises {facts.recognised:.0%} of the images"
-    if not facts.weak:
+    said = f"the classifier recognises {overview.recognised:.0%} of the images"
+    if not overview.weak:
         return said
-    worst = ", ".join(f"{one.label} {one.recognised:.0%}" for one in facts.weak[:NAMED])
-    more = f" and {len(facts.weak) - NAMED} more" if len(facts.weak) > NAMED else ""
+    worst = ", ".join(f"{one.label} {one.recognised:.0%}" for one in overview.weak[:NAMED])
+    more = f" and {len(overview.weak) - NAMED} more" if len(overview.weak) > NAMED else ""
     said += f"; lowest: {worst}{more}"
-    made = {} if facts.record is None else facts.record.facts
-    if "prior" not in made or made.get("tokens") or 2 * len(facts.weak) > len(facts.classes):
+    made = {} if overview.record is None else overview.record.facts
+    if "prior" not in made or made.get("tokens") or 2 * len(overview.weak) > len(overview.classes):
         return said
-    names = " ".join(shlex.quote(one.label) for one in facts.weak[:NAMED])
-    run = shlex.quote(f"{facts.folder}/{RUN}")
+    names = " ".join(shlex.quote(one.label) for one in overview.weak[:NAMED])
+    run = shlex.quote(f"{overview.folder}/{RUN}")
     return (
         f"{said}. Tokens in place of these names may help: ddis learn-tokens --config {run} --preset instead --classes "
         f"{names} --out tokens.safetensors"
@@ -179,17 +179,17 @@ def settings_rows(made: Mapping[str, Any], prefix: str = "") -> list[tuple[str, 
     return found
 
 
-def _by_class(images: Sequence[ImageFacts]) -> tuple[ClassFacts, ...]:
-    grouped: dict[str, list[ImageFacts]] = {}
+def _by_class(images: Sequence[ImageOverview]) -> tuple[ClassOverview, ...]:
+    grouped: dict[str, list[ImageOverview]] = {}
     for image in images:
         grouped.setdefault(image.label, []).append(image)
     return tuple(_class(label, members) for label, members in grouped.items())
 
 
-def _class(label: str, members: Sequence[ImageFacts]) -> ClassFacts:
+def _class(label: str, members: Sequence[ImageOverview]) -> ClassOverview:
     wrong = Counter(one.predicted for one in members if not one.recognised)
     distances = [one.l_bn for one in members if math.isfinite(one.l_bn)]
-    return ClassFacts(
+    return ClassOverview(
         label=label,
         images=len(members),
         recognised=sum(one.recognised for one in members) / len(members),

@@ -1,0 +1,101 @@
+"""A run whose parts workers of a cluster make, whatever the parts are: images of a data set, or cohorts of tokens."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from engine.cluster.driver import Driver
+from engine.cluster.ray_pool import RayPool
+from engine.cluster.usual import Usual
+from engine.cluster.worker import Worker
+from engine.errors import ConfigError
+from engine.events import Events, Noted
+from engine.memory.plan import Plan
+from engine.runners.summary import Summary
+from engine.settings.cluster import Cluster
+
+
+def made_by_workers(
+    cluster: Cluster,
+    worker: type[Worker],
+    arguments: Mapping[str, Any],
+    task: str,
+    events: Events,
+    usual: Usual | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Start the workers and wait for the first, which checks everything; then make parts as the iterator is read.
+
+    Yields the number of each part that was missing, and of its units, once it is written.
+
+    Args:
+        cluster: where the workers run.
+        worker: what they are.
+        arguments: what each is made with, by name, besides its threads.
+        task: what is counted: images, or classes.
+        events: where the run reports.
+        usual: how much time parts may take, where that differs from part to part.
+    """
+    pool = RayPool(cluster, worker, dict(arguments))
+    hello: dict[str, Any] = {}
+
+    def begin(first: dict[str, Any]) -> list[int]:
+        hello.update(first)
+        pool.arguments |= {"plan": first["plan"], "expected": first["models"]}
+        return list(first["missing"])
+
+    def fits(other: dict[str, Any]) -> bool:
+        return bool(
+            other["plan"] == hello["plan"]
+        )  # else it is started again, with the first one's
+
+    def note(text: str) -> None:
+        events.emit(Noted(text))
+
+    driver = Driver(pool, cluster.workers, begin, fits, note, usual=usual)
+    try:
+        driver.start()
+    except BaseException:
+        pool.close()
+        raise
+    return reported_parts(driver, pool, hello, task, events)
+
+
+def reported_parts(
+    driver: Driver, pool: RayPool, hello: Mapping[str, Any], task: str, events: Events
+) -> Iterator[tuple[int, int]]:
+    """The parts of a driver that has begun, reported as they are made; all workers end with the last."""
+    summary = Summary(events, task, hello["parts"], driver.clock)
+
+    def tick(of: Driver) -> None:
+        summary.tick(hello["parts"] - len(of.missing), of.seconds_left, workers_of(of))
+
+    driver.tick = tick
+    try:
+        done = hello["units"] - hello["units_missing"]
+        with events.task(task, hello["units"], done) as reported:
+            for part, result in driver.parts():
+                reported.progress(result["units"], workers_of(driver))
+                yield part, result["units"]
+    finally:
+        driver.stop()
+        pool.close()
+
+
+def workers_of(driver: Driver) -> str:
+    """A few words on the workers."""
+    working = sum(task.part is not None for task in driver.tasks.values())
+    lost = f", {driver.lost} lost" if driver.lost else ""
+    return f"{working} of {driver.workers} workers{lost}"
+
+
+def planned(plan: Plan | None) -> dict[str, Any] | None:
+    """A plan that was handed over, as workers take it."""
+    return None if plan is None else plan.to_json()
+
+
+def refuse_objects(*models: object) -> None:
+    """Raise ConfigError for a model that was handed over, which does not travel."""
+    if any(model is not None for model in models):
+        raise ConfigError(
+            "a cluster was given models as objects, expected names, files or hub ids: each worker loads its "
+            "own. Name them."
+        )
