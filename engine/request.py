@@ -106,6 +106,12 @@ class PriorSource:
         "extra gpu) or in 8 (int8)",
         flag="prior.quantise",
     )
+    lora: str | None = setting(
+        None,
+        "an adapter of the prior, such as one of `ddis learn-lora`: a .safetensors file, a folder or a hub id",
+        "SOURCE",
+        flag="prior.lora",
+    )
     tiny_decoder: str | None = setting(
         None,
         "a tiny decoder that guidance sees through: folder, file or hub id such as madebyollin/taesd; auto: the one "

@@ -19,6 +19,7 @@ from engine.settings.plain import to_plain
 PRINTABLE = {
     "generate": ["--seed", "5", "--cfg", "2", "--over-generate", "3"],
     "learn-tokens": ["--learning.epochs", "3", "--learning.words", "a, b: c"],
+    "learn-lora": ["--learning.rank", "4", "--learning.epochs", "3"],
     "finish": ["--trust-sizes"],
     "tune": ["--scales", "0.1", "0.5"],
     "plan": ["--memory", "3GB", "--image-px", "512"],
@@ -41,6 +42,7 @@ PRINTABLE = {
 NEEDED = {
     "generate": ["--out", "o", "--classifier", "x"],
     "learn-tokens": ["--out", "o", "--classifier", "x"],
+    "learn-lora": ["--out", "o", "--classifier", "x"],
     "export-onnx": ["--out", "o", "--classifier", "x"],
     **{name: ["--classifier", "x"] for name in ("tune", "plan", "profile")},
     **{name: ["f", "--out", "o", "--classifier", "x"] for name in ("distill", "prune", "quantise")},

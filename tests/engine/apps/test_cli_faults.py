@@ -33,6 +33,7 @@ WORDS = {
     "generate": [*MODEL, "--out", "out"],
     "finish": ["folder"],
     "learn-tokens": [*MODEL, "--out", "out.safetensors"],
+    "learn-lora": [*MODEL, "--out", "out.safetensors"],
     "tune": MODEL,
     "plan": MODEL,
     "profile": MODEL,
