@@ -108,8 +108,7 @@ class PriorSource:
     )
     lora: str | None = setting(
         None,
-        "an adapter of the prior, such as one of `ddis learn-lora`: a .safetensors file, a folder or a hub id",
-        "SOURCE",
+        "an adapter (LoRA), as `ddis learn-lora` writes one: a .safetensors file, a folder or a hub id",
         flag="prior.lora",
     )
     tiny_decoder: str | None = setting(
