@@ -35,15 +35,20 @@ def adapting(prior: Prior, rank: int, seed: int) -> Iterator[dict[str, nn.Parame
     from peft import LoraConfig
 
     network = prior.network
+    if not hasattr(network, "add_adapter"):
+        raise ModelError(
+            f"the denoiser of prior {prior.name!r} is a {type(network).__name__}, expected a denoiser that diffusers "
+            "has adapters for: choose another prior."
+        )
     layers = [
         name
         for name, layer in network.named_modules()
         if isinstance(layer, KINDS) and name.endswith(ADAPTED)
     ]
-    if not layers or not hasattr(network, "add_adapter"):
+    if not layers:
         raise ModelError(
-            f"the denoiser of prior {prior.name!r}, a {type(network).__name__}, has no layers that take an adapter, "
-            "expected linear layers of attention, not quantised: load it without quantise, or choose another prior."
+            f"the denoiser of prior {prior.name!r} has no layers that take an adapter, expected linear layers of "
+            "attention that are not quantised: load it without quantise."
         )
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)

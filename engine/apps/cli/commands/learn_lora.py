@@ -34,13 +34,13 @@ class LearnLora(Command):
         "request.seed",
         "execution.memory",
         "execution.attention",
-        "learning.*",
+        "lora.*",
     )
     needs = ("request.classifier.source",)
     methods = WITH_PRIOR
     common = (
         *("classifier", "out", "classes", "images-per-class", "seed", "prior", "method", "tokens"),
-        *("preset", "learning.rank", "learning.epochs", "alignment.scale", "steps", "cfg"),
+        *("preset", "lora.rank", "lora.epochs", "alignment.scale", "steps", "cfg"),
         *("architecture", "labels", "memory", "device"),
     )
     interrupted = RESUMES
@@ -48,7 +48,7 @@ class LearnLora(Command):
     request: Request = field(default_factory=Request)
     out: Path = needed("the adapter (.safetensors); resumed if it was interrupted", "FILE")
     preset: Literal["default", "paper"] = preset()
-    learning: LoraLearning = field(default_factory=LoraLearning)
+    lora: LoraLearning = field(default_factory=LoraLearning)
     execution: Execution = field(default_factory=Execution)
 
     def run(self, call: Call) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class LearnLora(Command):
 
         learned = learn_lora(
             replace(self.request, student=None, runtime="torch"),
-            learning=self.learning,
+            learning=self.lora,
             out=self.out,
             device=self.execution.device,
             memory=self.execution.memory,
