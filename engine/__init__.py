@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from engine.report import write_report
     from engine.request import ClassifierSource, Execution, PriorSource, Request
     from engine.runners.generate import generate, generate_again
+    from engine.runners.learn_lora import LearnedLora, learn_lora
     from engine.runners.learn_tokens import learn_tokens
     from engine.runners.local import LocalRunner
     from engine.runners.tune import Tuned, tune
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         Streaming,
     )
     from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
+    from engine.settings.lora import LoraLearning
     from engine.settings.methods import DDIS, Plain
     from engine.settings.reads import Reads
     from engine.settings.statistics import StatisticsExport
@@ -69,6 +71,7 @@ _HOMES = {
     "report": ("write_report",),
     "request": ("ClassifierSource", "Execution", "PriorSource", "Request"),
     "runners.generate": ("generate", "generate_again"),
+    "runners.learn_lora": ("LearnedLora", "learn_lora"),
     "runners.learn_tokens": ("learn_tokens",),
     "runners.local": ("LocalRunner",),
     "runners.tune": ("Tuned", "tune"),
@@ -76,6 +79,7 @@ _HOMES = {
     "settings.cluster": ("Cluster",),
     "settings.downstream": ("Comparison", "Distillation", "Pruning", "Quantisation", "Streaming"),
     "settings.inversion": ("DeepInversion", "NaturalInversion", "PlugInInversion"),
+    "settings.lora": ("LoraLearning",),
     "settings.methods": ("DDIS", "Plain"),
     "settings.reads": ("Reads",),
     "settings.statistics": ("StatisticsExport",),
@@ -103,7 +107,9 @@ __all__ = [
     "Execution",
     "GuidedScheduler",
     "ImageKey",
+    "LearnedLora",
     "LocalRunner",
+    "LoraLearning",
     "NaturalInversion",
     "Plain",
     "Plan",
@@ -134,6 +140,7 @@ __all__ = [
     "generate_again",
     "guiding_callback",
     "import_textual_inversion",
+    "learn_lora",
     "learn_tokens",
     "load_classifier",
     "load_prior",

@@ -106,6 +106,11 @@ class PriorSource:
         "extra gpu) or in 8 (int8)",
         flag="prior.quantise",
     )
+    lora: str | None = setting(
+        None,
+        "an adapter (LoRA), as `ddis learn-lora` writes one: a .safetensors file, a folder or a hub id",
+        flag="prior.lora",
+    )
     tiny_decoder: str | None = setting(
         None,
         "a tiny decoder that guidance sees through: folder, file or hub id such as madebyollin/taesd; auto: the one "

@@ -23,7 +23,7 @@ LEAVES = {
 """What anything may import. They import only each other."""
 
 MODELS = {"networks", "classifiers", "priors", "embedded"}
-MAKING = MODELS | {"guidance", "sampling", "tokens", "memory", "methods"}
+MAKING = MODELS | {"guidance", "sampling", "tokens", "memory", "methods", "lora"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{leaf: set() for leaf in LEAVES},
     "networks": set(),
@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "drop_in": MODELS | {"guidance", "memory"},  # guidance for pipelines that sample themselves
     "onnx": MODELS | {"guidance", "sampling"},  # another engine for what the sampler is given
     "methods": MODELS | {"guidance", "sampling", "tokens", "memory", "onnx"},
+    "lora": MAKING - {"lora"},  # guidance distilled into the prior
     "evaluation": MAKING | {"datasets"},
     "runners": MAKING | {"datasets", "evaluation", "onnx"},
     "cluster": MAKING | {"datasets", "runners"},
@@ -54,6 +55,7 @@ OPTIONAL = {
     "onnx2fx",
     "onnxruntime",
     "onnxscript",
+    "peft",
     "ray",
     "timm",
     "torch_fidelity",

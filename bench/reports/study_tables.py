@@ -185,7 +185,17 @@ def family_plans_table(result: dict) -> str:
 
 
 SUPPORT = (
-    *("own loop", "guided", "tokens", "checkpointed", "NF4, int8", "plan", "drop-in", "save, load"),
+    *(
+        "own loop",
+        "guided",
+        "tokens",
+        "checkpointed",
+        "NF4, int8",
+        "plan",
+        "drop-in",
+        "adapters",
+        "save, load",
+    ),
     *("left alone", "single file", "`arch:`", "tiny decoder"),
 )
 """What the tests of families show, in the order of the table."""

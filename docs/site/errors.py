@@ -34,6 +34,7 @@ AREAS = {
     "engine/prompts": "Making images: generate",
     "engine/onnx": "ONNX Runtime",
     "engine/tokens": "Tokens: learn-tokens",
+    "engine/lora": "Adapters: learn-lora",
     "engine/drop_in": "Guidance for a pipeline",
     "engine/datasets": "Data sets: finish, export",
     "engine/image_key": "Data sets: finish, export",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.classifiers import Classifier
-from engine.events import SILENT, Events, Stepped
+from engine.events import SILENT, Events
 from engine.guidance.assembly import guidance_of
 from engine.guidance.decoder import GuidanceDecoder
 from engine.guidance.domain import judged
@@ -25,8 +25,9 @@ from engine.memory.micro_batch import MicroBatches, denoise_in_parts
 from engine.memory.plan import Plan
 from engine.methods.base import MixedGroups, members
 from engine.methods.previews import previewing
+from engine.methods.reporting import reporting
 from engine.methods.runtime import Descend
-from engine.priors import Context, Prior, Step
+from engine.priors import Context, Prior
 from engine.prompts import class_prompt
 from engine.request import Request
 from engine.sampling.loop import OnStep, in_interval
@@ -155,9 +156,33 @@ class Drawing:
             "tokens": None if self.tokens is None else self.tokens.fingerprint,
         }
 
+    def prompts(self, keys: Sequence[ImageKey]) -> list[str]:
+        """The prompts of images."""
+        return [self.prompt_of(key.class_index) for key in keys]
+
     def encoded(self, prompts: Sequence[str], prior: Prior) -> Context:
         """The context of prompts, in as many parts as memory asks for."""
         return encoded(prior, prompts, self.sampling, partial(self.parts.split, "text"))
+
+    def context(self, keys: Sequence[ImageKey]) -> Context:
+        """The context of the prompts of images, with their classes' tokens where there are any."""
+        tokens = self.tokens
+        with attached(self.prior, tokens) if tokens else nullcontext(self.prior) as speaking:
+            return self.encoded(self.prompts(keys), speaking)
+
+    def latents(
+        self, keys: Sequence[ImageKey], guidance: Guidance, watch: OnStep, phase: InPhase
+    ) -> Tensor:
+        """The finished latents of one group."""
+        prior, sampling = self.prior, self.sampling
+        with phase("text"):
+            context = self.context(keys)
+        with phase("sampling"):
+            noise = ImageNoise(self.seed, keys, prior.latent_shape(1)[1:], prior.device)
+            denoise = in_interval(
+                lambda cfg: denoise_in_parts(prior, context, cfg, self.parts), sampling
+            )
+            return drawn(prior, denoise, noise, sampling, guidance, watch)
 
     def make(
         self,
@@ -171,24 +196,14 @@ class Drawing:
         on_clean: called after each step with it and the clean latents that it went towards. task: whose steps are
         reported.
         """
-        prior, classifier, sampling, parts = self.prior, self.classifier, self.sampling, self.parts
-        prompts = [self.prompt_of(key.class_index) for key in keys]
+        prior, classifier = self.prior, self.classifier
+        prompts = self.prompts(keys)
         guidance = self.guidance(keys)
-        noise = ImageNoise(self.seed, keys, prior.latent_shape(1)[1:], prior.device)
         shown = previewing(self, keys, events, task) if events.previews else None
         watch = reporting(events, task, guidance, on_clean, shown)
-        parts.events = events
+        self.parts.events = events
         with torch.no_grad(), applied(self.plan, prior) as phase:
-            with (
-                phase("text"),
-                attached(prior, self.tokens) if self.tokens else nullcontext(prior) as speaking,
-            ):
-                context = self.encoded(prompts, speaking)
-            with phase("sampling"):
-                denoise = in_interval(
-                    lambda cfg: denoise_in_parts(prior, context, cfg, parts), sampling
-                )
-                z = drawn(prior, denoise, noise, sampling, guidance, watch)
+            z = self.latents(keys, guidance, watch, phase)
             images, logits, distances = self.finished(z, keys, phase)
         guidance.check()
         curves: list[tuple[float, ...]] = [()] * len(keys)
@@ -220,28 +235,3 @@ class Drawing:
 
 def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return tuple(torch.cat(values) for values in zip(*parts, strict=True))
-
-
-def reporting(
-    events: Events,
-    task: str,
-    guidance: Guidance | None = None,
-    *on_clean: OnStep | None,
-) -> OnStep:
-    """What the sampler calls after each step so that the step is reported, with the loss that guidance measured.
-
-    on_clean: called before, with the step and the clean latents that it went towards.
-    """
-    measured = 0
-
-    def report(step: Step, clean: Tensor) -> None:
-        nonlocal measured
-        loss = None
-        if events.losses and guidance is not None and len(guidance.curve) > measured:
-            measured = len(guidance.curve)
-            loss = guidance.curve[-1].mean().item()
-        for call in filter(None, on_clean):
-            call(step, clean)
-        events.emit(Stepped(task, len(clean), step.index, step.total, loss))
-
-    return report

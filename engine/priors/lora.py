@@ -1,0 +1,66 @@
+"""Adapters (LoRA) of a prior: read by diffusers, in all the forms that it knows, and merged into the weights."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from diffusers.loaders.lora_base import LoraBaseMixin
+from safetensors import SafetensorError
+
+from engine.errors import MissingExtraError, ModelError, brief
+from engine.networks.quiet import quiet
+
+FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
+"""What diffusers and peft raise for files that are missing, broken, or another network's."""
+NAME = "merged"
+
+
+def check_peft() -> None:
+    """Raise MissingExtraError where peft is not installed: diffusers asks for it late, and says less."""
+    if find_spec("peft") is None:
+        raise MissingExtraError(
+            "an adapter needs peft, which is not installed, expected the extra 'lora': run pip install 'ddis[lora]'."
+        )
+
+
+def merge_lora(
+    pipe: Any, source: str | Path, prior: str, *, local_files_only: bool = False
+) -> None:
+    """Add an adapter to the weights of a pipeline's networks, which afterwards cost what they did before.
+
+    Args:
+        pipe: A pipeline in main memory, whose networks nobody else uses.
+        source: A .safetensors file, a folder, or a hub id.
+        prior: What messages call the pipeline.
+        local_files_only: Whether to leave the hub alone.
+
+    Raises:
+        MissingExtraError: peft is not installed.
+        ModelError: The adapter cannot be read, or is of another family or size.
+    """
+    check_peft()
+    if not isinstance(pipe, LoraBaseMixin):
+        raise ModelError(
+            f"the prior {prior!r} is a {type(pipe).__name__}, expected a pipeline that diffusers has adapters for: "
+            "leave the adapter out, or choose another prior."
+        )
+    path = Path(source).expanduser()
+    where = (str(path.parent), path.name) if path.is_file() else (str(source), None)
+    try:
+        with quiet():
+            pipe.load_lora_weights(
+                where[0],
+                weight_name=where[1],
+                adapter_name=NAME,
+                local_files_only=local_files_only or path.exists(),
+            )
+            adapted = {name for name, parts in pipe.get_list_adapters().items() if parts}
+            if not adapted:
+                raise ValueError("none of its weights has a place in the pipeline")
+            pipe.fuse_lora(components=sorted(adapted), adapter_names=[NAME], safe_fusing=True)
+            pipe.unload_lora_weights()
+    except FAILURES as error:
+        raise ModelError(
+            f"the adapter {str(source)!r} does not go into prior {prior!r} ({brief(error)}), expected a LoRA of this "
+            "model in a form that diffusers reads: check the path, and which model it was made for."
+        ) from error

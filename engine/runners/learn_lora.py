@@ -1,0 +1,214 @@
+"""From a classifier and a prior to an adapter of the prior that draws as guidance would, without the classifier.
+
+Guided trajectories are kept by group in `<out>.progress`, and the adapter after each epoch, so that a run that is cut
+goes on where it stopped and ends at the same bytes as an undisturbed one.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError
+from engine.events import SILENT, Events
+from engine.facts import facts_of
+from engine.files import locked_file, write_whole
+from engine.lora.adapter import adapting, as_diffusers
+from engine.lora.progress import Progress
+from engine.lora.recording import TRAJECTORIES, check_target, recorded
+from engine.lora.training import Learner, Lessons
+from engine.memory.apply import applied
+from engine.memory.budget import AUTO
+from engine.memory.plan import Plan
+from engine.memory.recompute import checkpointed
+from engine.methods.drawing import Drawing, settings_of
+from engine.request import Method, Request
+from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, asked
+from engine.runners.local import made_by
+from engine.runners.token_record import check_same_facts
+from engine.settings import AUTO_ATTENTION, Alignment, Sampling
+from engine.settings.lora import LoraLearning
+from engine.settings.methods import DrawingSettings
+from engine.settings.plain import to_plain
+from engine.tokens.files import read_tensors, sealed
+from engine.types import ImageKey
+
+FORMAT = "ddis-lora/1"
+LEARNING = "adapter"
+"""The task whose updates are reported."""
+
+
+@dataclass(frozen=True)
+class LearnedLora:
+    """What came of learning.
+
+    images: whose trajectories it learned from. updates: of the adapter. error_before, error_after: the mean squared
+    gap between the denoiser's clean latents and those of guided sampling, in units of the noise level, with the prior
+    alone and with the adapter, on a part of what it learned from.
+    """
+
+    file: Path
+    images: int
+    updates: int
+    error_before: float
+    error_after: float
+
+
+def learn_lora(
+    classifier: AnyClassifier | Request,
+    prior: AnyPrior = "embedded",
+    classes: Sequence[str] | None = None,
+    images_per_class: int = 8,
+    learning: LoraLearning = LoraLearning(),
+    *,
+    out: str | Path,
+    seed: int = 0,
+    method: str | Method = "ddis",
+    alignment: Alignment = Alignment(),
+    sampling: Sampling = Sampling(),
+    tokens: AnyTokens | None = None,
+    device: str | None = None,
+    memory: str | int | Plan = AUTO,
+    attention: str = AUTO_ATTENTION,
+    events: Events = SILENT,
+) -> LearnedLora:
+    """Distil guidance and CFG into a LoRA of the prior's denoiser, from the images that `generate` would make.
+
+    Load it with `load_prior(..., lora=out)` or with a pipeline's `load_lora_weights`, and sample with a CFG of 1 and
+    method "plain": one evaluation of the denoiser a step. Arguments that are not listed are as `generate` takes them.
+
+    Args:
+        images_per_class: whose trajectories are learned from; a few hundred images in all are enough.
+        learning: how the adapter is learned.
+        out: a .safetensors file. If it holds the adapter of the same run, that is returned as it is, and an interrupted
+            run is resumed.
+        memory: of sampling. Learning takes as many images at once as there is room for, and recomputes activations
+            where sampling has a plan.
+
+    Raises:
+        ConfigError: guidance moves noisy latents, or the method draws without a prior.
+        OutputError: `out` belongs to a run with other settings.
+        MissingExtraError: peft is absent.
+        GuidanceError: gradients are NaN or infinite too often.
+        EngineError: another of its children, as `generate` raises it.
+    """
+    path = Path(out)
+    if path.suffix != ".safetensors":
+        raise ConfigError(
+            f"the adapter is to be {str(out)!r}, expected a name that ends in .safetensors: add the ending."
+        )
+    wanted = asked(
+        classifier,
+        prior,
+        classes,
+        images_per_class,
+        seed=seed,
+        method=method,
+        alignment=alignment,
+        sampling=sampling,
+        tokens=tokens,
+        device=device,
+        memory=memory,
+        attention=attention,
+    )
+    if not isinstance(wanted.request.method, DrawingSettings):
+        raise ConfigError(
+            f"an adapter is to be learned of method {wanted.request.method.name!r}, expected one that draws with a "
+            "prior: choose 'ddis' or 'plain'."
+        )
+    drawing = replace(wanted, execution=replace(wanted.execution, graphs=False)).prepare()
+    assert isinstance(drawing, Drawing), "a method that draws prepares a drawing"
+    check_target(drawing)
+    run = {**made_by(drawing), "learning": to_plain(learning)}
+    if path.exists():
+        return _found(path, run)
+    with adapting(drawing.prior, learning.rank, drawing.seed):
+        pass  # refuses now what it would refuse once all trajectories are there
+    with locked_file(path):
+        if path.exists():  # another process learned it since
+            return _found(path, run)
+        progress = Progress(path.with_name(f"{path.name}.progress"))
+        begun = progress.record()
+        if begun is None:
+            progress.begin(run)
+        else:
+            check_same_facts(progress.folder, _facts(begun), _facts(run))
+        groups = [list(group) for group in drawing.groups()]
+        _record(drawing, groups, progress, events)
+        learned = _learned(drawing, learning, groups, progress, path, run, events)
+        progress.delete()
+        return learned
+
+
+def _record(
+    drawing: Drawing, groups: Sequence[Sequence[ImageKey]], progress: Progress, events: Events
+) -> None:
+    """Sample the groups whose trajectories are not kept yet."""
+    lacking = [(number, group) for number, group in enumerate(groups) if not progress.has(number)]
+    total = sum(map(len, groups))
+    with events.task(TRAJECTORIES, total, total - sum(len(group) for _, group in lacking)) as task:
+        for number, group in lacking:
+            progress.keep(number, recorded(drawing, group, events))
+            task.progress(len(group))
+
+
+def _learned(
+    drawing: Drawing,
+    learning: LoraLearning,
+    groups: Sequence[Sequence[ImageKey]],
+    progress: Progress,
+    path: Path,
+    run: Mapping[str, Any],
+    events: Events,
+) -> LearnedLora:
+    """Teach the adapter and write it."""
+    prior, seed = drawing.prior, drawing.seed
+    settings: Any = settings_of(drawing.request)
+    alone = drawing.asking(method=replace(settings, sampling=replace(settings.sampling, cfg=1.0)))
+    place = {number: row for row, number in enumerate(drawing.classes)}
+    with applied(drawing.plan, prior) as phase:
+        with phase("text"):
+            context = alone.context([ImageKey(number, 0) for number in drawing.classes]).detach()
+        with (
+            phase("sampling"),
+            adapting(prior, learning.rank, seed) as parameters,
+            nullcontext() if drawing.plan is None else checkpointed([prior.network]),
+        ):
+            lessons = Lessons(
+                prior=prior,
+                schedule=prior.schedule(drawing.sampling.steps),
+                context=context,
+                groups=[[place[key.class_index] for key in group] for group in groups],
+                trajectories=progress.read,
+                parts=drawing.parts,
+            )
+            learner = Learner(parameters, learning, lessons, seed)
+            before = learner.measured()
+            if (state := progress.state()) is not None:
+                learner.resume(state)
+            updates = learner.updates_per_epoch
+            done = learner.epoch * updates
+            with events.task(LEARNING, learning.epochs * updates, done) as task:
+                while learner.epoch < learning.epochs:
+                    learner.run_epoch(lambda error: task.progress(1, f"error {error:.3f}"))
+                    progress.keep_state(learner.state())
+            after = learner.measured()
+            tensors = as_diffusers(prior, parameters)
+    learned = LearnedLora(path, sum(map(len, groups)), learning.epochs * updates, before, after)
+    facts = {"format": FORMAT, "run": run, "learned": {**vars(learned), "file": path.name}}
+    write_whole(path, sealed(tensors, facts))
+    return learned
+
+
+def _found(path: Path, run: Mapping[str, Any]) -> LearnedLora:
+    """What a file that is there already holds. Raises OutputError where it belongs to another run."""
+    _, facts = read_tensors(path)
+    check_same_facts(path, _facts(facts.get("run", {})), _facts(run))
+    return LearnedLora(**{**facts["learned"], "file": path})
+
+
+def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What an adapter depends on, of a run."""
+    made = {key: value for key, value in run.items() if key != "learning"}
+    return {**facts_of(made), "learning": run.get("learning")}
