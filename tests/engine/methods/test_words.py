@@ -81,7 +81,11 @@ def test_prompts_that_are_read_and_names_that_are_known_pass_without_a_word(
             "named by numbers ('class 3', 'LABEL_4', 'cat-07', 'c12')",
         ),
         (["n02084071", "n01440764"], "by ids of WordNet ('n02084071', 'n01440764')"),
-        (["n01440764"], "ImageNet calls them 'tench': set `labels` to 'imagenet'"),
+        (["n01440764"], "ImageNet calls them 'tench': set `labels` to these words"),
+        (
+            ["n01440764", "n99999999"],
+            "does not know: set `labels` to the words that they stand for",
+        ),
         (
             ["toaster", "golden retriever", "dog"],
             "does not know the words of 'toaster', 'golden retriever' and spells",
@@ -90,7 +94,7 @@ def test_prompts_that_are_read_and_names_that_are_known_pass_without_a_word(
         (["собака"], "does not know the words of 'собака'"),
         ([f"zxq{n}" for n in range(8)], "'zxq4' and 3 more"),
     ],
-    ids=["digits", "numbered", "ids", "id", "unseen", "hash", "alphabet", "many"],
+    ids=["digits", "numbered", "ids", "id", "unknown id", "unseen", "hash", "alphabet", "many"],
 )
 def test_names_that_the_prior_cannot_know_are_said_before_the_run(
     prior: Prior, labels: list, wording: str
