@@ -64,9 +64,9 @@ class BrowseTab:
             self.filters = {
                 "classes": gr.Dropdown([], multiselect=True, label="Classes", elem_id="only"),
                 "confidence": gr.Slider(
-                    0, 100, 0, step=1, label="Confidence from", elem_id="confidence"
+                    0, 100, 0, step=1, label="Minimum confidence (%)", elem_id="confidence"
                 ),
-                "l_bn": gr.Slider(0, 1, 1, step=1, label="L_BN up to", elem_id="l-bn"),
+                "l_bn": gr.Slider(0, 1, 1, step=1, label="Maximum L_BN", elem_id="l-bn"),
                 "showing": gr.Dropdown([*SHOWING], value=SHOWING[0], label="Show"),
                 "order": gr.Dropdown([*ORDERS], value=next(iter(ORDERS)), label="Order"),
             }
@@ -100,8 +100,7 @@ class BrowseTab:
         gr, wanted = self.gr, [*self.filters.values()]
         seen = [self.choice, self.grid, self.count, self.back, self.on]
         inputs = [self.choice, *wanted]
-        classes, l_bn = self.filters["classes"], self.filters["l_bn"]
-        opening = [*seen, self.said, classes, l_bn, self.out]
+        opening = [*seen, self.said, *wanted, self.out]
         gr.on([self.open.click, self.folder.submit], self._open, self.folder, opening, **PRIVATE)
         changes = [component.change for component in wanted]
         gr.on(changes, self._filtered, inputs, seen, trigger_mode="always_last", **QUIET)
@@ -124,15 +123,19 @@ class BrowseTab:
         try:
             found = opened(folder.strip())
         except EngineError as error:
-            skipped = [gr.skip()] * 3
+            skipped = [gr.skip()] * (len(self.filters) + 1)
             return *self._seen(Choice(), ()), message(str(error)), *skipped
         top = max(1, ceil(found.highest_l_bn))
         cleared: tuple[Any, ...] = ([], 0, top, SHOWING[0], next(iter(ORDERS)))
+        classes, confidence, l_bn, showing, order = cleared
         return (
             *self._seen(Choice(found), cleared),
             "",
-            gr.Dropdown(choices=found.labels, value=[]),
-            gr.Slider(maximum=top, value=top),
+            gr.Dropdown(choices=found.labels, value=classes),
+            confidence,
+            gr.Slider(maximum=top, value=l_bn),
+            showing,
+            order,
             f"{found.folder.rstrip('/')}-chosen",
         )
 
