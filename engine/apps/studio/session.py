@@ -11,8 +11,8 @@ from typing import Any
 from engine.apps.cli.command import Call
 from engine.apps.cli.options import in_flags
 from engine.apps.cli.program import check_sources
-from engine.apps.progress import Progress
 from engine.apps.studio.form import Row
+from engine.apps.studio.planned import Printout
 from engine.apps.studio.watch import Watch
 from engine.errors import ConfigError, EngineError, EngineWarning
 from engine.events import Cancelled, Events
@@ -89,17 +89,19 @@ class Session:
         def flagged(text: str) -> str:
             return in_flags(text, understood.options)
 
+        screen = Printout()
         call = Call(
             understood.given,
             understood.explicit,
             understood.record,
-            Progress(silent=True),
+            screen,
             self._events,
             flagged,
         )
         try:
             with _WarningsTo(watch, flagged):
                 understood.command.run(call)
+            watch.printed = [text for text in screen.parts if isinstance(text, str)]
             watch.finish()
             watch.error = ""
             return True

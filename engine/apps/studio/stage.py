@@ -41,7 +41,7 @@ def stage(session: Session | None) -> str:
     parts.append(f'<div class="view">{pictures}{chart(curves, steps, caption)}</div>')
     notes = dict.fromkeys(note for watch in watches for note in watch.notes)
     parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
-    return "".join(parts)
+    return "".join(parts) + _printed(watches)
 
 
 def kind_of(name: str) -> str:
@@ -67,7 +67,7 @@ def _status(session: Session) -> str:
     said = []
     if running and len(watches) > 1:
         said.append(f"{running[0].row.name}, row {watches.index(running[0]) + 1} of {len(watches)}")
-    if running and running[0].steps:
+    if running and running[0].step:
         said.append(f"step {running[0].step} of {running[0].steps}")
     made = sum(watch.done for watch in watches)
     said.append(f"{made:g} image{'s' * (made != 1)} on the disk")
@@ -153,6 +153,20 @@ def tile(shot: Shot) -> str:
         f'<div class="tile {kind}">{picture}<span class="label">{escape(shot.label)}</span>'
         f"<span>{confidence}</span></div>"
     )
+
+
+def _printed(watches: Sequence[Watch]) -> str:
+    """What the commands said at their ends; folded where there are several."""
+    said = [
+        f'<p class="note"><b>{escape(watch.row.name)}</b><br>'
+        f"{escape(chr(10).join(watch.printed)).replace(chr(10), '<br>')}</p>"
+        for watch in watches
+        if watch.printed
+    ]
+    if not said:
+        return ""
+    unfolded = " open" if len(watches) == 1 else ""
+    return f"<details{unfolded}><summary>Results and reports</summary>{''.join(said)}</details>"
 
 
 def _error(watch: Watch) -> str:

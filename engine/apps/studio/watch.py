@@ -50,7 +50,7 @@ class Watch:
     """A watcher of one run's events (`engine.events.Events`), and what the page shows of it.
 
     done, total: images. step: of `steps`, of the group that is being made. curve: at each step, the sum of what was
-    measured and of how many images: L_BN of previews, or an inversion's loss.
+    measured and of how many images: L_BN of previews, or an inversion's loss. printed: what the command said.
     """
 
     row: Row
@@ -65,6 +65,7 @@ class Watch:
     curve: dict[int, tuple[float, int]] = field(default_factory=dict)
     measures: str = "L_BN"
     notes: list[str] = field(default_factory=list)
+    printed: list[str] = field(default_factory=list)
     _labels: dict[int, str] = field(default_factory=dict)
 
     def __call__(self, event: Event) -> None:
@@ -113,6 +114,7 @@ class Watch:
         if earlier.state == "done":  # it makes no image again
             self.curve, self.steps = earlier.curve, earlier.steps
             self.measures = earlier.measures
+        self.total, self.done = earlier.total, earlier.done
 
     def _preview(self, event: Previewed) -> None:
         self._know_labels()

@@ -154,8 +154,17 @@ def test_clicked_through(page: Any, studio: Studio) -> None:
         assert found.command.out == f"out/1/{way}"
         assert found.command.request == request_of(read_run(folder).made, folder)[0]
 
+    # A page that is loaded again shows the run and what was chosen for it.
+    page.reload()
+    page.wait_for_selector("#stage [data-state=done]")
+    page.wait_for_function("document.querySelector('#steps input').value === '15'")
+
     # Filter, drop and export.
     page.get_by_role("tab", name="Browse").click()
+    page.locator("#browsed input").click()
+    page.wait_for_selector("[role=option]:has-text('out/1/cat-dag')")
+    offered = page.locator("[role=option]").all_inner_texts()
+    assert sorted(text.split()[-1] for text in offered) == sorted(f"out/1/{way}" for way in WAYS)
     fill(page, "#browsed", "out/1/dag")
     page.locator("#open").click()
     tiles = page.locator("#grid [data-key]")

@@ -79,6 +79,7 @@ def test_the_folders_are_those_of_the_command_line(form: Form, tmp_path: Path) -
     ]
     assert desk.picture("another") is None
     assert html.count("<polyline") == len(session.watches)
+    assert html.count("the classifier recognises") == len(session.watches)
     twice = carried_out(desk, form)
     assert [watch.means for watch in twice.watches] == [watch.means for watch in session.watches]
     assert [watch.shots for watch in twice.watches] == [watch.shots for watch in session.watches]
@@ -104,6 +105,7 @@ def test_a_run_that_is_stopped_is_resumed_by_the_same_form(
     with desk.alone():  # nothing is loaded yet
         session = desk.begin(rows_of(form))
         assert [*session.watches[0].shots] == KEYS[:1]
+        assert "1 image on the disk" in stage(session)
     session.wait(PATIENCE_S)
     assert [watch.state for watch in session.watches] == ["done", "done"]
     assert [*sorted(session.watches[0].shots)] == KEYS
@@ -204,7 +206,8 @@ def test_an_inversion_that_is_done_keeps_its_curve_of_the_loss(form: Form) -> No
     once, again = (carried_out(desk, inverted) for _ in range(2))
     assert once.done
     assert "Loss by step" in stage(once)
-    assert stage(again) == stage(once)
+    shown = [stage(session).split("<details")[0] for session in (once, again)]
+    assert shown[0] == shown[1]
 
 
 def test_images_that_were_deleted_meanwhile_are_shown_no_longer(form: Form, tmp_path: Path) -> None:
