@@ -17,6 +17,7 @@ from torch import Tensor
 from engine import Alignment, Classifier, DeepInversion, Preprocess, generate, load_classifier
 from engine.classifiers.statistics import Statistics
 from engine.datasets.dataset import read_dataset
+from engine.evaluation.doctor import better, readings
 from engine.guidance.objective import Objective
 from engine.tokens.augment import augmented
 
@@ -50,7 +51,10 @@ def test_it_loads_and_guides(efficientnet: Classifier) -> None:
 
 
 def test_it_recognises_its_inversions(efficientnet: Classifier, tmp_path: Path) -> None:
-    """The class survives L_BN at 224 px, in the files and in views that no iteration saw (zoomed, shifted, flipped)."""
+    """The class survives L_BN at 224 px, in the files and in views that no iteration saw (zoomed, shifted, flipped).
+
+    Measured: 8 of 8 files, 27 of 32 views. With the published weights and 120 iterations, 2 of 8.
+    """
     method = replace(DeepInversion.for_px(224), half_size_iterations=60, iterations=100)
     asked = generate(efficientnet, classes=CLASSES, images_per_class=1, method=method, out=tmp_path)
     recorded = {sample.key: sample.logits.argmax().item() for sample in asked}
@@ -64,6 +68,7 @@ def test_it_recognises_its_inversions(efficientnet: Classifier, tmp_path: Path) 
     assert _share(own, [predicted]) >= 0.5
     assert _share(own, views) >= 0.5
     assert predicted.tolist() == [recorded[key] for key, _ in found]
+    assert better(readings(efficientnet, [images], own)) is None  # what `ddis doctor` looks for
 
 
 def _pixels(png: bytes) -> Tensor:
