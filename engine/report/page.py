@@ -96,8 +96,9 @@ def page(sections: Sequence[Mapping[str, Any]]) -> str:
     environment.filters |= {"percent": _percent, "number": _number}
     sets = [section["overview"] for section in sections if section["kind"] == "dataset"]
     evaluations = [section for section in sections if section["kind"] == "evaluation"]
+    metrics = dict.fromkeys(one["name"] for section in evaluations for one in section["metrics"])
     return environment.get_template("page.html").render(
-        sections=sections, sets=sets, evaluations=evaluations
+        sections=sections, sets=sets, evaluations=evaluations, metrics=[*metrics]
     )
 
 

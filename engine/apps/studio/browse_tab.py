@@ -16,6 +16,7 @@ from engine.apps.studio.browse import (
     grid,
     opened,
 )
+from engine.apps.studio.fields import data_set
 from engine.apps.studio.session import Desk
 from engine.apps.studio.stage import message
 from engine.errors import EngineError
@@ -31,7 +32,10 @@ element.addEventListener("click", (event) => {
   if (tile) trigger("click", { key: tile.dataset.key });
 });
 """
-NO_FOLDER = '<div class="empty"><p class="lead">No folder is open</p><p>Name one that is finished.</p></div>'
+NO_FOLDER = (
+    '<div class="empty"><p class="lead">No folder is open</p><p>Choose a finished one above, or type its '
+    "path.</p></div>"
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class BrowseTab:
         self.gr, self.desk = gr, desk
         self.choice = gr.State(Choice())
         with gr.Row(equal_height=False):
-            self.folder = gr.Textbox(
-                label="Folder", info="A finished one of ddis generate", scale=4, elem_id="browsed"
+            self.folder = data_set(
+                gr, "Folder", "browsed", info="A finished one of ddis generate", scale=4
             )
             self.open = gr.Button("Open", variant="primary", elem_id="open", elem_classes="go")
         self.said = gr.HTML("", elem_classes="studio", elem_id="browse-said")
@@ -64,9 +68,9 @@ class BrowseTab:
             self.filters = {
                 "classes": gr.Dropdown([], multiselect=True, label="Classes", elem_id="only"),
                 "confidence": gr.Slider(
-                    0, 100, 0, step=1, label="Confidence from", elem_id="confidence"
+                    0, 100, 0, step=1, label="Confidence ≥", elem_id="confidence"
                 ),
-                "l_bn": gr.Slider(0, 1, 1, step=1, label="L_BN up to", elem_id="l-bn"),
+                "l_bn": gr.Slider(0, 1, 1, step=1, label="L_BN ≤", elem_id="l-bn"),
                 "showing": gr.Dropdown([*SHOWING], value=SHOWING[0], label="Show"),
                 "order": gr.Dropdown([*ORDERS], value=next(iter(ORDERS)), label="Order"),
             }
@@ -100,9 +104,8 @@ class BrowseTab:
         gr, wanted = self.gr, [*self.filters.values()]
         seen = [self.choice, self.grid, self.count, self.back, self.on]
         inputs = [self.choice, *wanted]
-        classes, l_bn = self.filters["classes"], self.filters["l_bn"]
-        opening = [*seen, self.said, classes, l_bn, self.out]
-        gr.on([self.open.click, self.folder.submit], self._open, self.folder, opening, **PRIVATE)
+        opening = [*seen, self.said, *wanted, self.out]
+        gr.on([self.open.click, self.folder.select], self._open, self.folder, opening, **PRIVATE)
         changes = [component.change for component in wanted]
         gr.on(changes, self._filtered, inputs, seen, trigger_mode="always_last", **QUIET)
 
@@ -119,20 +122,24 @@ class BrowseTab:
         self.choose.click(self._choose, choosing, [*seen, self.said], **PRIVATE)
         self.export.click(self._export, [self.choice, self.out], self.said, **PRIVATE)
 
-    def _open(self, folder: str) -> tuple[Any, ...]:
+    def _open(self, folder: str | None) -> tuple[Any, ...]:
         gr = self.gr
         try:
-            found = opened(folder.strip())
+            found = opened((folder or "").strip())
         except EngineError as error:
-            skipped = [gr.skip()] * 3
+            skipped = [gr.skip()] * (len(self.filters) + 1)
             return *self._seen(Choice(), ()), message(str(error)), *skipped
         top = max(1, ceil(found.highest_l_bn))
         cleared: tuple[Any, ...] = ([], 0, top, SHOWING[0], next(iter(ORDERS)))
+        classes, confidence, l_bn, showing, order = cleared
         return (
             *self._seen(Choice(found), cleared),
             "",
-            gr.Dropdown(choices=found.labels, value=[]),
-            gr.Slider(maximum=top, value=top),
+            gr.Dropdown(choices=found.labels, value=classes),
+            confidence,
+            gr.Slider(maximum=top, value=l_bn),
+            showing,
+            order,
             f"{found.folder.rstrip('/')}-chosen",
         )
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from engine.apps.cli.requests import load_classifier_of
 from engine.apps.demo import shipped_tokens
 from engine.apps.studio.form import Form, rows_of
+from engine.datasets.manifest import MANIFEST
 from engine.priors.schemes import EMBEDDED
 
 EMBEDDED_SCHEME = "embedded:"
 FIRST = "embedded:cartoon"
 """The classifier that is chosen at first."""
+MOST_OFFERED = 50
+"""Folders that are offered to be opened."""
 FEW = 2
 """Classes that are chosen at first."""
 
@@ -21,6 +24,7 @@ FEW = 2
 class Offer:
     """What a classifier comes with. tokens: its token file, '' where none ships with it."""
 
+    classifier: str
     labels: tuple[str, ...]
     tokens: str
 
@@ -40,7 +44,7 @@ def offer_of(form: Form) -> Offer:
     """Load the classifier of a form, to say what its classes are. Raises EngineError as a run would."""
     command = rows_of(form)[0].command()
     classifier = load_classifier_of(command.request.classifier, command.execution)
-    return Offer(tuple(classifier.labels), tokens_of(form.classifier))
+    return Offer(form.classifier, tuple(classifier.labels), tokens_of(form.classifier))
 
 
 def tokens_of(classifier: str) -> str:
@@ -54,6 +58,13 @@ def tokens_of(classifier: str) -> str:
 def new_folder(place: Path) -> str:
     """A folder in `place` that does not exist: the first free number."""
     return next(str(place / str(n)) for n in count(1) if not (place / str(n)).exists())
+
+
+def finished_folders(place: Path) -> list[str]:
+    """Data sets in `place` and in its folders, the latest first."""
+    found = [file for depth in ("*", "*/*") for file in place.glob(f"{depth}/{MANIFEST}")]
+    latest = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
+    return [str(file.parent) for file in latest[:MOST_OFFERED]]
 
 
 def some_of(labels: Sequence[str], chosen: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.apps.studio.compare import PAIRS, compared
+from engine.apps.studio.fields import data_set
 from engine.apps.studio.stage import message
 from engine.errors import EngineError
 from engine.report.overview import dataset_overview
@@ -19,16 +20,16 @@ class CompareTab:
 
     def __init__(self, gr: Any) -> None:
         with gr.Row(equal_height=False):
-            self.one = gr.Textbox(label="One folder", scale=2, elem_id="one")
-            self.other = gr.Textbox(label="Another", scale=2, elem_id="other")
+            self.one = data_set(gr, "One folder", "one", scale=2)
+            self.other = data_set(gr, "Another", "other", scale=2)
             button = gr.Button("Compare", variant="primary", elem_id="compare", elem_classes="go")
         shown = gr.HTML(NO_FOLDERS, elem_classes="studio", elem_id="compared")
         button.click(self._compare, [self.one, self.other], shown, api_visibility="private")
 
-    def _compare(self, one: str, other: str) -> str:
+    def _compare(self, one: str | None, other: str | None) -> str:
         try:
             first, second = (
-                dataset_overview(Path(folder.strip()).expanduser(), PAIRS)
+                dataset_overview(Path((folder or "").strip()).expanduser(), PAIRS)
                 for folder in (one, other)
             )
         except EngineError as error:

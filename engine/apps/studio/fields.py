@@ -1,8 +1,9 @@
 """The components of the page in which a run is chosen."""
 
+from pathlib import Path
 from typing import Any
 
-from engine.apps.studio.choices import Offer, embedded_classifiers
+from engine.apps.studio.choices import Offer, embedded_classifiers, finished_folders
 from engine.apps.studio.form import ALL_WAYS, INVERSION, INVERSIONS, WAYS, Form
 
 
@@ -48,6 +49,16 @@ def fields(gr: Any, first: Form, offer: Offer) -> dict[str, Any]:
             gr, first.more, "Further options", "Of ddis generate, such as --alignment.scale 0.3"
         )
     return made
+
+
+def data_set(gr: Any, label: str, name: str, **more: Any) -> Any:
+    """A component that names a data set: one of those that `offered` lists, or any other."""
+    return gr.Dropdown([], value="", allow_custom_value=True, label=label, elem_id=name, **more)
+
+
+def offered(gr: Any, place: Path) -> Any:
+    """A change of such a component: the data sets that are in `place` by now."""
+    return gr.Dropdown(choices=finished_folders(place))
 
 
 def _number(gr: Any, value: int | None, label: str, name: str) -> Any:

@@ -29,6 +29,7 @@ class MakeTab:
 
     def __init__(self, gr: Any, desk: Desk, place: Path) -> None:
         self.gr, self.desk, self.place = gr, desk, place
+        self.begun: tuple[Form, Offer] | None = None
         first = Form(classifier=FIRST, out=new_folder(place))
         offer = offer_of(first)
         first = replace(first, classes=tuple(offer.few), tokens=offer.tokens)
@@ -56,11 +57,15 @@ class MakeTab:
         changes = [component.change for component in inputs]
         gr.on(changes, self._command, [self.offered, *inputs], self.command, **latest)
         offered = [self.offered, self.fields["classes"], self.fields["tokens"]]
-        self.fields["classifier"].change(self._classifier, inputs, offered, **latest)
+        known = [self.offered, *inputs]
+        self.fields["classifier"].change(self._classifier, known, offered, **latest)
         self.fields["way"].change(
-            lambda way: gr.Dropdown(visible=way == INVERSION),
+            lambda way: (
+                gr.Dropdown(visible=way == INVERSION),
+                gr.Number(visible=way != INVERSION),
+            ),
             self.fields["way"],
-            self.fields["inversion"],
+            [self.fields["inversion"], self.fields["steps"]],
             **QUIET,
         )
         self.fresh.click(lambda: new_folder(self.place), None, self.fields["out"], **QUIET)
@@ -69,7 +74,7 @@ class MakeTab:
         left = [event for one in typed for event in (one.blur, one.submit)]
         self.planning = [self.need, self.plan]
         gr.on([*chosen, *left], self.look_ahead, inputs, self.planning, **latest)
-        self.start.click(self._start, inputs, self.shown, **QUIET)
+        self.start.click(self._start, known, self.shown, **QUIET)
         self.stop.click(self._stop, None, self.shown, **QUIET)
         self.timer.tick(self.look, None, self.shown, **QUIET)
 
@@ -84,9 +89,24 @@ class MakeTab:
             gr.Timer(active=going),
         )
 
-    def _start(self, *values: Any) -> tuple[Any, ...]:
+    def restore(self) -> list[Any]:
+        """What was chosen for the latest run and what its classifier offers, for a page that is loaded again."""
+        gr = self.gr
+        if self.begun is None:
+            return [gr.skip()] * (1 + len(self.fields))
+        form, offer = self.begun
+        chosen = vars(form) | {
+            "classes": gr.Dropdown(choices=[*offer.labels], value=[*form.classes]),
+            "inversion": gr.Dropdown(value=form.inversion, visible=form.way == INVERSION),
+            "steps": gr.Number(value=form.steps, visible=form.way != INVERSION),
+        }
+        return [offer, *(chosen[name] for name in self.fields)]
+
+    def _start(self, offer: Offer, *values: Any) -> tuple[Any, ...]:
+        form = self._form(values)
         try:
-            self.desk.begin(rows_of(self._form(values)))
+            self.desk.begin(rows_of(form))
+            self.begun = form, offer
         except EngineError as error:
             _, *others = self.look()
             return message(str(error)) + stage(self.desk.session), *others
@@ -100,9 +120,11 @@ class MakeTab:
     def _command(self, offer: Offer, *values: Any) -> str:
         return _command(self._form(values), offer)
 
-    def _classifier(self, *values: Any) -> tuple[Any, ...]:
+    def _classifier(self, offer: Offer, *values: Any) -> tuple[Any, ...]:
         """What another classifier comes with; nothing where it does not load, which looking ahead says."""
         gr, form = self.gr, self._form(values)
+        if offer.classifier == form.classifier:
+            return gr.skip(), gr.skip(), gr.skip()
         try:
             with self.desk.alone():
                 offer = offer_of(form)

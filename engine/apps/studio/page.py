@@ -5,6 +5,7 @@ from typing import Any
 
 from engine.apps.studio.browse_tab import BrowseTab
 from engine.apps.studio.compare_tab import CompareTab
+from engine.apps.studio.fields import offered
 from engine.apps.studio.make_tab import QUIET, MakeTab
 from engine.apps.studio.session import Desk
 
@@ -24,12 +25,17 @@ def blocks(gr: Any, desk: Desk, place: Path) -> Any:
         with gr.Tabs():
             with gr.Tab("Make"):
                 make = MakeTab(gr, desk, place)
-            with gr.Tab("Browse"):
-                BrowseTab(gr, desk)
-            with gr.Tab("Compare"):
-                CompareTab(gr)
+            with gr.Tab("Browse") as browsing:
+                browse = BrowseTab(gr, desk)
+            with gr.Tab("Compare") as comparing:
+                compare = CompareTab(gr)
+        browsing.select(lambda: offered(gr, place), None, browse.folder, **QUIET)
+        both = [compare.one, compare.other]
+        comparing.select(lambda: [offered(gr, place)] * 2, None, both, **QUIET)
         page.load(make.look, None, make.shown, **QUIET)
-        page.load(make.look_ahead, [*make.fields.values()], make.planning, **QUIET)
+        chosen = [*make.fields.values()]
+        restored = page.load(make.restore, None, [make.offered, *chosen], **QUIET)
+        restored.then(make.look_ahead, chosen, make.planning, **QUIET)
     return page
 
 

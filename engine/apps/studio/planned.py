@@ -25,8 +25,8 @@ class Table:
 
 
 @dataclass
-class Said(Progress):
-    """Keeps what a command tells, lines and tables in their order."""
+class Printout(Progress):
+    """Collects what a command prints: lines and tables, in order."""
 
     parts: list[str | Table] = field(default_factory=list)
 
@@ -54,7 +54,7 @@ def plan_of(row: Row) -> Planned:
     """Plan a row's request. Raises EngineError as `ddis plan` does."""
     understood = row.understood()
     command = row.command()
-    said = Said()
+    printout = Printout()
     if not isinstance(command.request.method, DrawingSettings):
         return Planned(f"method {command.request.method.name} uses no prior: nothing to plan", [])
 
@@ -63,13 +63,13 @@ def plan_of(row: Row) -> Planned:
 
     request = replace(command.request, classes=None)
     plan = Plan(request=request, execution=replace(command.execution, share=None))
-    call = Call(understood.given, understood.explicit, understood.record, said, SILENT, flagged)
+    call = Call(understood.given, understood.explicit, understood.record, printout, SILENT, flagged)
     try:
         report = plan.run(call)
     except EngineError as error:
         raise EngineError(flagged(str(error))) from error
     peak, budget = max(report["peak_bytes"].values()), report["budget_bytes"]
-    return Planned(f"{in_words(peak)} of memory at most, of {in_words(budget)}", said.parts)
+    return Planned(f"{in_words(peak)} of memory at most, of {in_words(budget)}", printout.parts)
 
 
 def work_of(commands: list[Generate], classes: int) -> str:

@@ -12,6 +12,7 @@ from engine.errors import ConfigError, MissingExtraError
 
 LOOPBACK = ("127.0.0.1", "localhost")
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "0", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+KEEP = {"Cache-Control": "private, max-age=86400, immutable"}
 LARGEST_UPLOAD = "1kb"
 """The page takes no file; Gradio's own address for them takes no more than this."""
 
@@ -55,11 +56,24 @@ def serve(host: str, port: int, place: Path, opened: Callable[[str], Any], brows
     import_heavy("engine.memory.plan")
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
 
     from engine.apps.studio.page import blocks, looks
+    from engine.apps.studio.pictures import PICTURES, content_of
     from engine.apps.studio.session import Desk
 
     desk = Desk()
+
+    def picture(request: Request) -> Response:
+        """A finished image, which keeps its name only as long as its content."""
+        found = desk.picture(request.path_params["name"])
+        if found is None:
+            return Response(status_code=404)
+        content, media_type = content_of(found)
+        return Response(content, media_type=media_type, headers=KEEP)
+
     page = blocks(gr, desk, place)
     try:
         _, address, _ = page.queue(api_open=False).launch(
@@ -77,12 +91,13 @@ def serve(host: str, port: int, place: Path, opened: Callable[[str], Any], brows
             max_file_size=LARGEST_UPLOAD,
             # A page elsewhere whose name leads to this machine must not reach the studio.
             app_kwargs={
+                "routes": [Route(f"/{PICTURES}/{{name}}", picture)],
                 "middleware": [
                     Middleware(
                         TrustedHostMiddleware,
                         allowed_hosts=[*LOOPBACK] if host in LOOPBACK else ["*"],
                     )
-                ]
+                ],
             },
             **looks(gr),
         )

@@ -11,8 +11,8 @@ from typing import Any
 from engine.apps.cli.command import Call
 from engine.apps.cli.options import in_flags
 from engine.apps.cli.program import check_sources
-from engine.apps.progress import Progress
 from engine.apps.studio.form import Row
+from engine.apps.studio.planned import Printout
 from engine.apps.studio.watch import Watch
 from engine.errors import ConfigError, EngineError, EngineWarning
 from engine.events import Cancelled, Events
@@ -68,12 +68,15 @@ class Session:
         self._thread.join(seconds)
 
     def _work(self) -> None:
-        with self._working:
-            for number, watch in enumerate(self.watches):
-                if self._stopped:
+        try:
+            with self._working:
+                for number, watch in enumerate(self.watches):
+                    if self._stopped or not self._carried_out(number, watch):
+                        break
+        finally:
+            for watch in self.watches:
+                if watch.state == "waiting":
                     watch.state = "stopped"
-                elif not self._carried_out(number, watch):
-                    self._stopped = True
 
     def _carried_out(self, number: int, watch: Watch) -> bool:
         """Carry out one command; whether it came to its end. An error is kept for the page."""
@@ -86,17 +89,19 @@ class Session:
         def flagged(text: str) -> str:
             return in_flags(text, understood.options)
 
+        screen = Printout()
         call = Call(
             understood.given,
             understood.explicit,
             understood.record,
-            Progress(silent=True),
+            screen,
             self._events,
             flagged,
         )
         try:
             with _WarningsTo(watch, flagged):
                 understood.command.run(call)
+            watch.printed = [text for text in screen.parts if isinstance(text, str)]
             watch.finish()
             watch.error = ""
             return True
@@ -152,11 +157,17 @@ class Desk:
         session = Session(rows, self._working)
         if self.session is not None:
             for watch, known in product(session.watches, self.session.watches):
-                if known.row == watch.row and known.state == "done":
-                    watch.curve, watch.steps = known.curve, known.steps  # it makes no image again
+                if known.row == watch.row:
+                    watch.follow(known)
         self.session = session
         session.start()
         return session
+
+    def picture(self, name: str) -> str | None:
+        """A finished image of the session by the name of its picture, as a data URI; None where there is none."""
+        watches = [] if self.session is None else self.session.watches
+        shots = (shot for watch in watches for shot in [*watch.shots.values()] if shot.made)
+        return next((shot.src for shot in shots if shot.src and shot.name == name), None)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from html import escape
 from statistics import fmean
 
 from engine.apps.studio.chart import chart
+from engine.apps.studio.pictures import PICTURES
 from engine.apps.studio.session import Session
 from engine.apps.studio.watch import Shot, Watch
 from engine.image_key import ImageKey
@@ -12,7 +13,7 @@ from engine.image_key import ImageKey
 MOST_COLUMNS = 16
 """Images of a row where several rows stand side by side."""
 STATES = {
-    "waiting": "waits",
+    "waiting": "waiting",
     "loading": "loading the models",
     "running": "running",
     "stopped": "stopped",
@@ -40,7 +41,7 @@ def stage(session: Session | None) -> str:
     parts.append(f'<div class="view">{pictures}{chart(curves, steps, caption)}</div>')
     notes = dict.fromkeys(note for watch in watches for note in watch.notes)
     parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
-    return "".join(parts)
+    return "".join(parts) + _printed(watches)
 
 
 def kind_of(name: str) -> str:
@@ -58,9 +59,7 @@ def _status(session: Session) -> str:
     """The line above: state, images, step, and a bar."""
     watches = session.watches
     running = [watch for watch in watches if watch.state in ("loading", "running")]
-    failed = any(watch.state == "failed" for watch in watches)
-    ended = "failed" if failed else "stopped" if any(w.state != "done" for w in watches) else "done"
-    word = "stopping" if session.stopping and running else running[0].state if running else ended
+    word = _state(session, running)
     total = sum(watch.total for watch in watches) or 1
     known = [watch for watch in watches if watch.total]
     whole = total * len(watches) / max(1, len(known))
@@ -68,7 +67,7 @@ def _status(session: Session) -> str:
     said = []
     if running and len(watches) > 1:
         said.append(f"{running[0].row.name}, row {watches.index(running[0]) + 1} of {len(watches)}")
-    if running and running[0].steps:
+    if running and running[0].step:
         said.append(f"step {running[0].step} of {running[0].steps}")
     made = sum(watch.done for watch in watches)
     said.append(f"{made:g} image{'s' * (made != 1)} on the disk")
@@ -77,6 +76,20 @@ def _status(session: Session) -> str:
         f"{escape(STATES.get(word, word))}</span><span>{escape(' · '.join(said))}</span></div>"
         f'<div class="bar"><div style="width:{100 * min(1, share):.1f}%"></div></div>'
     )
+
+
+def _state(session: Session, running: Sequence[Watch]) -> str:
+    """The state of all runs as one; between two of them, while models are still in use elsewhere, they wait."""
+    states = {watch.state for watch in session.watches}
+    if "failed" in states:
+        return "failed"
+    if states == {"done"}:
+        return "done"
+    if session.stopping:
+        return "stopping"
+    if running:
+        return running[0].state
+    return "waiting" if session.going else "stopped"
 
 
 def _share(watch: Watch) -> float:
@@ -131,14 +144,29 @@ def _figures(watch: Watch) -> str:
 
 
 def tile(shot: Shot) -> str:
-    """One image with what is known of it."""
+    """One image with what is known of it. A finished one is asked for by name, once: this text is sent at each tick."""
     confidence = "" if shot.confidence is None else f"{shot.confidence:.0%}"
-    picture = f'<img src="{shot.src}" alt="{escape(shot.label)}">' if shot.src else "<i></i>"
+    place = f"{PICTURES}/{shot.name}" if shot.made else shot.src
+    picture = f'<img src="{place}" alt="{escape(shot.label)}">' if shot.src else "<i></i>"
     kind = "made" if shot.made else "growing"
     return (
         f'<div class="tile {kind}">{picture}<span class="label">{escape(shot.label)}</span>'
         f"<span>{confidence}</span></div>"
     )
+
+
+def _printed(watches: Sequence[Watch]) -> str:
+    """What the commands said at their ends; folded where there are several."""
+    said = [
+        f'<p class="note"><b>{escape(watch.row.name)}</b><br>'
+        f"{escape(chr(10).join(watch.printed)).replace(chr(10), '<br>')}</p>"
+        for watch in watches
+        if watch.printed
+    ]
+    if not said:
+        return ""
+    unfolded = " open" if len(watches) == 1 else ""
+    return f"<details{unfolded}><summary>Results and reports</summary>{''.join(said)}</details>"
 
 
 def _error(watch: Watch) -> str:

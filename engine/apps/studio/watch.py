@@ -1,11 +1,12 @@
 """What is known of a run while it goes on, gathered from its events."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from engine.apps.studio.form import Row
-from engine.apps.studio.pictures import data_uri, data_uri_of_png
+from engine.apps.studio.pictures import data_uri, data_uri_of_png, name_of
 from engine.datasets.dataset import read_dataset
 from engine.datasets.manifest import MANIFEST
 from engine.datasets.names import class_folders, image_place
@@ -38,13 +39,18 @@ class Shot:
     l_bn: float | None = None
     made: bool = False
 
+    @cached_property
+    def name(self) -> str:
+        """What the picture is asked for by; it follows from its content."""
+        return name_of(self.src)
+
 
 @dataclass
 class Watch:
     """A watcher of one run's events (`engine.events.Events`), and what the page shows of it.
 
     done, total: images. step: of `steps`, of the group that is being made. curve: at each step, the sum of what was
-    measured and of how many images: L_BN of previews, or an inversion's loss.
+    measured and of how many images: L_BN of previews, or an inversion's loss. printed: what the command said.
     """
 
     row: Row
@@ -59,6 +65,7 @@ class Watch:
     curve: dict[int, tuple[float, int]] = field(default_factory=dict)
     measures: str = "L_BN"
     notes: list[str] = field(default_factory=list)
+    printed: list[str] = field(default_factory=list)
     _labels: dict[int, str] = field(default_factory=dict)
 
     def __call__(self, event: Event) -> None:
@@ -94,12 +101,20 @@ class Watch:
 
     def finish(self) -> None:
         """Read what the finished folder says of each image."""
-        self.state = "done"
         if (self.folder / MANIFEST).exists():
             for file, row in read_dataset(self.folder):
                 if row.key in self.shots or len(self.shots) < MOST_KEPT:
                     src = data_uri(file.read_bytes())
                     self.shots[row.key] = Shot(src, row.label, row.confidence, row.l_bn, True)
+        self.state = "done"
+
+    def follow(self, earlier: "Watch") -> None:
+        """Keep what an earlier watch of the same run knew: its finished images, and its curve if the run is done."""
+        self.shots = {key: shot for key, shot in [*earlier.shots.items()] if shot.made}
+        if earlier.state == "done":  # it makes no image again
+            self.curve, self.steps = earlier.curve, earlier.steps
+            self.measures = earlier.measures
+        self.total, self.done = earlier.total, earlier.done
 
     def _preview(self, event: Previewed) -> None:
         self._know_labels()
@@ -129,12 +144,16 @@ class Watch:
 
     def _find_earlier(self) -> None:
         """Show the images that an interrupted run left in the folder."""
+        known, self.shots = self.shots, {}
         self._know_labels()
         for number, label in self._labels.items():
             for file in sorted(self._file(ImageKey(number, 0)).parent.glob("*.png")):
                 if file.stem.isdecimal() and len(self.shots) < MOST_KEPT:
                     key = ImageKey(number, int(file.stem))
-                    self.shots[key] = Shot(data_uri(file.read_bytes()), label, made=True)
+                    found, earlier = data_uri(file.read_bytes()), known.get(key)
+                    if earlier is None or earlier.src != found:
+                        earlier = Shot(found, label, made=True)
+                    self.shots[key] = earlier
 
     def _know_labels(self) -> None:
         if not self._labels and (self.folder / RUN).exists():

@@ -1,6 +1,7 @@
 """Pages about files of `ddis evaluate --out` and `ddis tune --out`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,28 @@ def test_an_evaluation_has_values_intervals_and_what_is_missing(tmp_path: Path) 
 def test_several_evaluations_are_compared_first(tmp_path: Path) -> None:
     files = [
         written(tmp_path / "a.json", evaluation("a")),
-        written(tmp_path / "b.json", evaluation("b", reference=None, metrics={}, missing={})),
+        written(
+            tmp_path / "b.json",
+            evaluation(
+                "b",
+                reference=None,
+                metrics={"l_bn": {"value": 31.0, "low": None, "high": None}},
+                missing={},
+            ),
+        ),
     ]
     text = write_report(files, tmp_path / "both.html").read_text()
     table = text[text.index("2 evaluations") : text.index("<section>")]
     assert "(11.5 to 13)" in table
     assert ">b<" in table
-    assert table.count("<tr>") == 4  # three metrics
+    rows = re.findall(r"<tr><td>(.*?)</td>(.*?)</tr>", table)
+    assert [name for name, _ in rows] == ["FID", "recall", "PRD recall", "L_BN of single images"]
+    assert [re.findall(r'<td class="value">([\d.]*)', cells) for _, cells in rows] == [
+        ["12.2", ""],
+        ["0.5", ""],
+        ["0.625", ""],
+        ["", "31"],
+    ]
     assert "without a reference" in text
     assert text.count("<svg") == 1
 
@@ -93,12 +109,14 @@ def test_several_evaluations_are_compared_first(tmp_path: Path) -> None:
 def test_a_tuning_names_the_scale_and_how_to_go_on(tmp_path: Path) -> None:
     text = write_report([written(tmp_path / "t.json", tuned())]).read_text()
     assert "Of 2 scales of guidance, 0.4 has the least score" in text
-    assert "ddis generate ... --alignment.scale 0.4" in text
+    assert "ddis generate ... --alignment.scale 0.4<" in text
     assert text.count("<svg") == 4
     assert text.count('class="chosen"') == 1
     trials = [trial | {"l_bn": None} for trial in tuned()["trials"]]
     text = write_report([written(tmp_path / "t.json", tuned(trials=trials))]).read_text()
     assert text.count("<svg") == 3  # a classifier without statistics has no L_BN
+    text = write_report([written(tmp_path / "t.json", tuned(preset="paper"))]).read_text()
+    assert "ddis generate ... --preset paper --alignment.scale 0.4<" in text
 
 
 @pytest.mark.parametrize("content", [b"[1, 2]", b"no JSON", b'{"metrics": {}}', b"{}"])

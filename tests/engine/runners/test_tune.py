@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from math import log
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,7 +133,11 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     [("default", "... --alignment.scale "), ("paper", "... --preset paper --alignment.scale ")],
 )
 def test_the_command_says_how_to_use_what_it_found(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], preset: str, says: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    preset: str,
+    says: str,
 ) -> None:
     trial = ScaleTrial(
         images=2, l_bn=1.0, cross_entropy=1.0, recognised=1.0, agreement=1.0, scale=0.2
@@ -153,7 +158,10 @@ def test_the_command_says_how_to_use_what_it_found(
         "0.2",
         "0.6",
     ]
-    assert main([*command, "--preset", preset, "--quiet"]) == 0
+    file = tmp_path / "tuned.json"
+    assert main([*command, "--preset", preset, "--out", str(file), "--quiet"]) == 0
     shown = capsys.readouterr().out
     assert f"ddis generate {says}0.2" in shown
     assert "Scale 0.2 has the least score" in shown
+    assert main(["report", str(file), "--quiet"]) == 0
+    assert f"<code>ddis generate {says}0.2</code>" in file.with_suffix(".html").read_text()

@@ -79,10 +79,11 @@ class Tune(Command):
         )
         preset = "" if self.preset == "default" else f"--preset {self.preset} "
         call.screen.say(f"ddis generate ... {preset}--alignment.scale {best:g}", result=True)
+        report = found.to_json() | {"preset": self.preset}
         if self.out is not None:
-            write_whole(self.out, json.dumps(found.to_json(), indent=1).encode() + b"\n")
+            write_whole(self.out, json.dumps(report, indent=1).encode() + b"\n")
             call.screen.say(f"to look at it in a browser: ddis report {self.out}")
-        return found.to_json()
+        return report
 
 
 def _row(trial: "ScaleTrial") -> list[str]:

@@ -1,6 +1,7 @@
 """A folder looked through and exported, and two folders compared: figures, filters, and what others read of it."""
 
 import json
+import os
 from dataclasses import replace
 from math import nan
 from pathlib import Path
@@ -20,6 +21,7 @@ from engine.apps.studio.browse import (
     grid,
     opened,
 )
+from engine.apps.studio.choices import finished_folders
 from engine.apps.studio.compare import compared, figures, pairs
 from engine.datasets.dataset import open_dataset, read_dataset
 from engine.errors import ConfigError, OutputError
@@ -102,6 +104,15 @@ def test_a_grid_holds_a_page_of_buttons_and_no_markup_of_a_label(folder: Path) -
     assert "dog → &lt;b&gt;horse" in html
     many = [found.entries[0]] * (PAGE + 1)
     assert grid(many, 1, ()).count("<button") == 1
+
+
+def test_finished_folders_are_offered_the_latest_first(folder: Path, tmp_path: Path) -> None:
+    deeper = written(tmp_path / "1" / "dag")
+    written(tmp_path / "1" / "2" / "3")
+    (tmp_path / "begun").mkdir()
+    os.utime(folder / "manifest.parquet", (1, 1))
+    assert finished_folders(tmp_path) == [str(deeper), str(folder)]
+    assert finished_folders(tmp_path / "none") == []
 
 
 def test_what_is_no_finished_folder_is_refused(tmp_path: Path) -> None:

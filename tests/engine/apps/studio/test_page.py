@@ -49,6 +49,7 @@ class Studio:
 
 @pytest.fixture
 def studio(tmp_path: Path) -> Iterator[Studio]:
+    pytest.importorskip("gradio", reason="gradio is not installed")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     said = tmp_path / "said.txt"
@@ -65,11 +66,16 @@ def studio(tmp_path: Path) -> Iterator[Studio]:
 
 
 @pytest.fixture
-def page(studio: Studio) -> Iterator[Any]:
-    """A tab of a browser. Every request to another address than the studio's fails the test."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def playwright() -> Any:
+    """The module that drives a browser, where there is one."""
     if BROWSER is None:
         pytest.skip("no Chromium on the path: apt-get install chromium")
+    return pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+
+@pytest.fixture
+def page(playwright: Any, studio: Studio) -> Iterator[Any]:
+    """A tab of a browser. Every request to another address than the studio's fails the test."""
     elsewhere: list[str] = []
     wrong: list[str] = []
     with playwright.sync_playwright() as driver:
@@ -89,7 +95,6 @@ def page(studio: Studio) -> Iterator[Any]:
 @pytest.mark.slow
 def test_a_page_of_another_name_is_not_answered(studio: Studio) -> None:
     """As where a name of the internet is made to lead to this machine."""
-    pytest.importorskip("gradio")
     _wait_for(studio)
     address = f"http://127.0.0.1:{studio.port}/"
     assert urlopen(address).status == 200
@@ -119,7 +124,6 @@ def fill(page: Any, place: str, text: str) -> None:
 
 @pytest.mark.slow
 def test_clicked_through(page: Any, studio: Studio) -> None:
-    pytest.importorskip("gradio", reason="gradio is not installed")
     page.wait_for_selector("#need .work:has-text('of memory at most, of')")
     fill(page, "#steps", "15")
     fill(page, "#number", "1")
@@ -140,7 +144,7 @@ def test_clicked_through(page: Any, studio: Studio) -> None:
     assert page.locator("#stage .tile.made img").count() == 2 * len(WAYS)
     assert page.locator("#stage .lane").count() == page.locator("#stage polyline").count() == 4
     loaded = "[...document.querySelectorAll('#stage img')].every(one => one.naturalWidth === 32)"
-    assert page.evaluate(loaded)
+    page.wait_for_function(loaded)
     shown = page.locator("#stage .tile img").evaluate_all("found => found.map(one => one.src)")
     assert len({*shown}) == len(shown)
     for way, line in zip(WAYS, command_lines, strict=True):
@@ -150,8 +154,17 @@ def test_clicked_through(page: Any, studio: Studio) -> None:
         assert found.command.out == f"out/1/{way}"
         assert found.command.request == request_of(read_run(folder).made, folder)[0]
 
+    # A page that is loaded again shows the run and what was chosen for it.
+    page.reload()
+    page.wait_for_selector("#stage [data-state=done]")
+    page.wait_for_function("document.querySelector('#steps input').value === '15'")
+
     # Filter, drop and export.
     page.get_by_role("tab", name="Browse").click()
+    page.locator("#browsed input").click()
+    page.wait_for_selector("[role=option]:has-text('out/1/cat-dag')")
+    offered = page.locator("[role=option]").all_inner_texts()
+    assert sorted(text.split()[-1] for text in offered) == sorted(f"out/1/{way}" for way in WAYS)
     fill(page, "#browsed", "out/1/dag")
     page.locator("#open").click()
     tiles = page.locator("#grid [data-key]")
@@ -172,6 +185,12 @@ def test_clicked_through(page: Any, studio: Studio) -> None:
     page.wait_for_selector("#browse-said .message.good:has-text('1 of 2 images are in')")
     kept = [row.key for _, row in read_dataset(studio.folder / "dag-chosen")]
     assert kept == [rows[0].key]
+
+    # Another folder is opened without the filters of the first.
+    fill(page, "#browsed", "out/1/plain")
+    page.locator("#open").click()
+    page.wait_for_selector("#count:has-text('2 of 2 kept, 2 shown')")
+    assert page.locator("#confidence input[type=number]").input_value() == "0"
 
     # Compare.
     page.get_by_role("tab", name="Compare").click()

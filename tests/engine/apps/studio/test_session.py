@@ -1,18 +1,21 @@
 """Runs that are started on the page: the same folders as the command line's, stopped, resumed, and refused."""
 
+import re
 from pathlib import Path
 from threading import Lock
 
 import pytest
 
 from engine.apps.cli import main
-from engine.apps.studio.form import ALL_WAYS, Form, rows_of
+from engine.apps.studio.form import ALL_WAYS, INVERSION, Form, rows_of
+from engine.apps.studio.pictures import content_of
 from engine.apps.studio.session import UNEXPECTED, Desk, Session
 from engine.apps.studio.stage import stage
-from engine.apps.studio.watch import Watch
+from engine.apps.studio.watch import Shot, State, Watch
 from engine.datasets.dataset import read_dataset
 from engine.errors import ConfigError, ModelError
-from engine.events import Event, ImageMade
+from engine.events import Event, ImageMade, Started
+from engine.methods.drawing import IMAGES
 from engine.types import ImageKey
 
 KEYS = [ImageKey(number, index) for number in (0, 4) for index in (0, 1)]
@@ -65,8 +68,18 @@ def test_the_folders_are_those_of_the_command_line(form: Form, tmp_path: Path) -
         assert {key: shot.confidence for key, shot in watch.shots.items()} == known
     html = stage(session)
     assert 'data-state="done"' in html
-    assert html.count("<img") == len(session.watches) * len(KEYS)
+    names = re.findall(r'<img src="pictures/(\w+)"', html)
+    assert len(names) == len(session.watches) * len(KEYS)
+    assert "data:" not in html  # what is finished is not sent with each look
+    pictures = [content_of(str(desk.picture(name))) for name in names]
+    files = [images(watch.folder) for watch in session.watches]
+    assert {kind for _, kind in pictures} == {"image/png"}
+    assert [png for png, _ in pictures] == [
+        content for found in files for name, content in found.items() if name.startswith("images/")
+    ]
+    assert desk.picture("another") is None
     assert html.count("<polyline") == len(session.watches)
+    assert html.count("the classifier recognises") == len(session.watches)
     twice = carried_out(desk, form)
     assert [watch.means for watch in twice.watches] == [watch.means for watch in session.watches]
     assert [watch.shots for watch in twice.watches] == [watch.shots for watch in session.watches]
@@ -89,7 +102,11 @@ def test_a_run_that_is_stopped_is_resumed_by_the_same_form(
     assert session.watches[0].done == 1
     assert not session.done
     assert 'data-state="stopped"' in stage(session)
-    session = carried_out(desk, form)
+    with desk.alone():  # nothing is loaded yet
+        session = desk.begin(rows_of(form))
+        assert [*session.watches[0].shots] == KEYS[:1]
+        assert "1 image on the disk" in stage(session)
+    session.wait(PATIENCE_S)
     assert [watch.state for watch in session.watches] == ["done", "done"]
     assert [*sorted(session.watches[0].shots)] == KEYS
     calm = Form(**{**vars(form), "out": str(tmp_path / "calm")})
@@ -144,9 +161,63 @@ def test_a_run_waits_for_who_works_with_models_and_a_page_that_closes_for_the_ru
         session.wait(0.2)
         assert session.going
         assert session.watches[0].state == "waiting"
+        assert 'data-state="waiting"' in stage(session)
     desk.close()
     session.wait(PATIENCE_S)
     assert session.watches[-1].state == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("states", "going", "stopped", "said"),
+    [
+        (("waiting", "waiting"), True, False, "waiting"),
+        (("loading", "waiting"), True, False, "loading"),
+        (("done", "waiting"), True, False, "waiting"),  # between two runs
+        (("done", "running"), True, False, "running"),
+        (("done", "running"), True, True, "stopping"),
+        (("waiting", "waiting"), True, True, "stopping"),
+        (("done", "stopped"), False, True, "stopped"),
+        (("done", "done"), True, False, "done"),
+        (("done", "done"), False, True, "done"),  # stopped too late
+        (("failed", "waiting"), True, False, "failed"),
+    ],
+)
+def test_runs_have_one_state(
+    form: Form,
+    monkeypatch: pytest.MonkeyPatch,
+    states: tuple[State, ...],
+    going: bool,
+    stopped: bool,
+    said: str,
+) -> None:
+    session = Session(rows_of(form), Lock())
+    for watch, state in zip(session.watches, states, strict=True):
+        watch.state = state
+    if stopped:
+        session.stop()
+    monkeypatch.setattr(Session, "going", property(lambda self: going))
+    assert f'data-state="{said}"' in stage(session)
+
+
+def test_an_inversion_that_is_done_keeps_its_curve_of_the_loss(form: Form) -> None:
+    more = "--device cpu --deepinversion.iterations 3"
+    inverted = Form(**{**vars(form), "way": INVERSION, "more": more})
+    desk = Desk()
+    once, again = (carried_out(desk, inverted) for _ in range(2))
+    assert once.done
+    assert "Loss by step" in stage(once)
+    shown = [stage(session).split("<details")[0] for session in (once, again)]
+    assert shown[0] == shown[1]
+
+
+def test_images_that_were_deleted_meanwhile_are_shown_no_longer(form: Form, tmp_path: Path) -> None:
+    row = rows_of(form)[0]
+    known, watch = Watch(row, tmp_path / "none"), Watch(row, tmp_path / "none")
+    known.shots = {KEYS[0]: Shot("data:,", made=True), KEYS[1]: Shot("data:,")}
+    watch.follow(known)
+    assert [*watch.shots] == KEYS[:1]
+    watch(Started(IMAGES, 4, 0))
+    assert watch.shots == {}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -158,7 +229,7 @@ def test_an_error_of_ours_ends_a_run_with_a_sentence(
 
     monkeypatch.setattr("engine.apps.cli.commands.generate.Generate.run", broken)
     session = carried_out(Desk(), form)
-    assert session.watches[0].state == "failed"
+    assert [watch.state for watch in session.watches] == ["failed", "stopped"]
     assert session.watches[0].error == UNEXPECTED
 
 
