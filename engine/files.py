@@ -184,7 +184,7 @@ def lock_folder(folder: Path) -> int:
 
 
 def _lock(path: Path, what: Path) -> int:
-    """Hold the lock file `path`, which stands for `what` and says who holds it."""
+    """Hold the lock file `path`, the lock of `what`, and write into it who holds it."""
     with explained(what):
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

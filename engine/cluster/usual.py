@@ -16,8 +16,8 @@ RECENT = 200
 class Usual:
     """Collects what was seen. seconds: of a part, the median of the last ones; None before the first.
 
-    longest: how many times as long as usual a part or a start may take and be well: tokens of one class are learned
-    in an epoch, and those of another in all that there are.
+    longest: how many times as long as usual a part may take though nothing is wrong: tokens of one class are learned in
+    an epoch, and those of another in all that there are.
     """
 
     def __init__(self, longest: float = 1.0) -> None:
@@ -37,14 +37,14 @@ class Usual:
 
     def is_slow(self, seconds: float) -> bool:
         """Whether a part that takes so long already is worth making twice."""
-        return self.seconds is not None and seconds > SLOW * self.longest * self.seconds
+        return self.seconds is not None and seconds > max(SLOW, self.longest) * self.seconds
 
     def hangs(self, seconds: float, starting: bool) -> bool:
         """Whether a worker that starts, or makes a part, for so long will never answer."""
         if starting:
             limit = 0.0
         elif self.seconds is None:
-            limit = FIRST_PART * self._quickest_start
+            limit = FIRST_PART * self.longest * self._quickest_start
         else:
-            limit = HANGS * self.seconds
-        return seconds > self.longest * max(limit, LEAST_SECONDS_OF_A_HANG)
+            limit = max(HANGS, 2 * self.longest) * self.seconds
+        return seconds > max(limit, LEAST_SECONDS_OF_A_HANG)

@@ -7,6 +7,7 @@ that is probably how it was trained.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Any
 
 import torch
@@ -107,10 +108,15 @@ def better(found: list[Reading]) -> Reading | None:
     return best if best.merit >= found[0].merit + CLEARLY else None
 
 
-def by_chance(found: list[Reading], classes: int) -> bool:
-    """Whether no reading recognises clearly more of the images than guessing one of so many classes does."""
+def by_chance(found: list[Reading], classes: int, images: int) -> bool:
+    """Whether no reading recognises more of the images than guessing one of so many classes does, but for luck.
+
+    Luck: two standard deviations of the share that guessing gets right.
+    """
     shares = [one.recognised for one in found if one.recognised is not None]
-    return bool(shares) and max(shares) < 1 / classes + CLEARLY
+    chance = 1 / classes
+    luck = 2 * sqrt(chance * (1 - chance) / images)
+    return bool(shares) and max(shares) <= chance + luck
 
 
 def _reading(name: str, options: str, logits: Tensor, classes: Tensor | None) -> Reading:

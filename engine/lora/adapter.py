@@ -28,8 +28,8 @@ NAME = "guidance"
 def adapting(prior: Prior, rank: int, seed: int) -> Iterator[dict[str, nn.Parameter]]:
     """Inside the block the denoiser has an adapter that changes nothing yet; after it, it is as it was before.
 
-    Yields the adapter's parameters by their names. Raises MissingExtraError without peft, ModelError for a denoiser
-    without layers that take an adapter.
+    Yields the adapter's parameters by their names, in float32. Raises MissingExtraError without peft, ModelError for a
+    denoiser without layers that take an adapter, with quantised ones, or with another adapter.
     """
     check_peft()
     from peft import LoraConfig
@@ -40,6 +40,13 @@ def adapting(prior: Prior, rank: int, seed: int) -> Iterator[dict[str, nn.Parame
             f"the denoiser of prior {prior.name!r} is a {type(network).__name__}, expected a denoiser that diffusers "
             "has adapters for: choose another prior."
         )
+    if prior.quantise != "none" or getattr(network, "peft_config", None):
+        found = "an adapter already" if prior.quantise == "none" else "quantised layers"
+        raise ModelError(
+            f"the denoiser of prior {prior.name!r} has {found}, expected plain weights to learn an adapter for: load "
+            "it without quantise, and merge adapters first (`lora=...`, or fuse_lora and unload_lora_weights of a "
+            "pipeline)."
+        )
     layers = [
         name
         for name, layer in network.named_modules()
@@ -48,13 +55,16 @@ def adapting(prior: Prior, rank: int, seed: int) -> Iterator[dict[str, nn.Parame
     if not layers:
         raise ModelError(
             f"the denoiser of prior {prior.name!r} has no layers that take an adapter, expected linear layers of "
-            "attention that are not quantised: load it without quantise."
+            "attention: choose another prior."
         )
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), NAME)
     try:
-        yield {name: value for name, value in network.named_parameters() if value.requires_grad}
+        parameters = {n: value for n, value in network.named_parameters() if value.requires_grad}
+        for value in parameters.values():  # Adam's moments vanish in half precision
+            value.data = value.data.float()
+        yield parameters
     finally:
         network.unload_lora()
 

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from engine.errors import OutputError
 from engine.files import explained, whole_file, write_whole
@@ -17,7 +19,7 @@ RECORD, STATE = "run.json", "adapter.pt"
 
 
 class Progress:
-    """The folder of a run. What is damaged in it is named, and the remedy is to delete the folder."""
+    """The folder of a run. Where a file in it is damaged, the error names it; the remedy is to delete the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,10 +31,12 @@ class Progress:
             return None
         try:
             with explained(file):
-                found: dict[str, Any] = json.loads(file.read_bytes())
-            return found
+                found = json.loads(file.read_bytes())
         except ValueError as error:
             raise self._damaged(file) from error
+        if not isinstance(found, dict):
+            raise self._damaged(file)
+        return found
 
     def begin(self, record: Mapping[str, Any]) -> None:
         write_whole(self.folder / RECORD, json.dumps(record, sort_keys=True).encode())
@@ -43,11 +47,13 @@ class Progress:
     def keep(self, group: int, found: Trajectories) -> None:
         write_whole(self._file(group), save(found.to_tensors()))
 
-    def read(self, group: int) -> Trajectories:
+    def read(self, group: int, step: int) -> tuple[Tensor, Tensor]:
+        """What `keep` kept of one step: the latents of the group's images and the clean latents."""
         file = self._file(group)
         try:
             with safe_open(file, framework="pt") as opened:
-                return Trajectories(opened.get_tensor("latents"), opened.get_tensor("clean"))
+                latents, clean = (opened.get_slice(name)[step] for name in ("latents", "clean"))
+                return latents, clean
         except (OSError, SafetensorError) as error:
             raise self._damaged(file) from error
 
@@ -61,9 +67,9 @@ class Progress:
         if not file.exists():
             return None
         try:
-            found: dict[str, Any] = torch.load(file, weights_only=True)
+            found: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
             return found
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
+        except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
             raise self._damaged(file) from error
 
     def delete(self) -> None:

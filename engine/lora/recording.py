@@ -13,6 +13,7 @@ from engine.memory.apply import applied
 from engine.methods.drawing import Drawing
 from engine.methods.reporting import reporting
 from engine.priors import Denoise, Step
+from engine.settings import Alignment
 from engine.types import ImageKey, Prediction
 
 TRAJECTORIES = "guided trajectories"
@@ -55,12 +56,12 @@ class _Recorder(Guidance):
         return moved
 
 
-def check_target(drawing: Drawing) -> None:
+def check_target(alignment: Alignment | None) -> None:
     """Raise ConfigError where guidance moves what the denoiser sees: then no clean latents say what it did."""
-    if drawing.alignment is not None and drawing.alignment.target != "clean":
+    if alignment is not None and alignment.target != "clean":
         raise ConfigError(
-            f"the alignment's target is {drawing.alignment.target!r}, expected 'clean' for an adapter: it learns the "
-            "clean latents that guidance goes towards. Set the target to 'clean', or leave the preset out."
+            f"the alignment's target is {alignment.target!r}, expected 'clean' for an adapter: it learns the clean "
+            "latents that guidance goes towards. Set the target to 'clean'."
         )
 
 

@@ -1,10 +1,10 @@
 """Teach an adapter what guidance does: from the latents of a step to the clean latents that it went towards.
 
-    min over phi  E | x0_phi(z, prompt) - clean |^2 / noise^2        one pass of the denoiser, CFG 1
+    min over phi  E | x0_phi(z, prompt) - clean |^2 / uncertainty^2        one pass of the denoiser, CFG 1
 
-In units of the noise level every step counts alike: for v-prediction and flows it is the error of what the network
-gives. Guidance is a function of the images that are sampled together, and the adapter sees one alone, so that it learns
-the mean of what guidance does.
+The unit is that of guidance's moves, noise / signal, in which each step's move has the same length; for a network that
+predicts noise it is the error of that. Guidance is a function of the images that are sampled together, and the adapter
+sees one alone, so that it learns the mean of what guidance does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from engine.errors import GuidanceError
 from engine.guidance.gradient import loss_scale
-from engine.lora.recording import Trajectories
 from engine.memory.micro_batch import MicroBatches
 from engine.priors import Context, Prior, Step
 from engine.settings.lora import LoraLearning
@@ -34,14 +33,14 @@ class Lessons:
     """All that is learned from.
 
     context: of the prompts of all classes, without a negative one. groups: for each group of images, the rows of
-    `context` that are theirs. trajectories: reads those of a group by its number.
+    `context` that are theirs. trajectories: (group, step) -> the latents of its images and the clean latents.
     """
 
     prior: Prior
     schedule: Sequence[Step]
     context: Context
     groups: Sequence[Sequence[int]]
-    trajectories: Callable[[int], Trajectories]
+    trajectories: Callable[[int, int], tuple[Tensor, Tensor]]
     parts: MicroBatches = field(default_factory=MicroBatches)
 
     def order(self, batch: int, rng: torch.Generator) -> list[tuple[int, int, Tensor]]:
@@ -56,14 +55,15 @@ class Lessons:
 
     def error(self, group: int, step: int, rows: Tensor) -> Callable[[slice], Tensor]:
         """The sum of squared errors of a part of some images at one step, as a function of the part, with a graph."""
-        lesson, at = self.trajectories(group), self.schedule[step]
-        latents, clean = lesson.latents[step][rows], lesson.clean[step][rows]
+        at = self.schedule[step]
+        latents, clean = (kept[rows] for kept in self.trajectories(group, step))
         prompts = [self.groups[group][row] for row in rows.tolist()]
 
         def of(part: slice) -> Tensor:
             z, wanted = (value[part].to(self.prior.device).float() for value in (latents, clean))
-            found = self.prior.denoiser(self.context[prompts[part]], 1.0)(z, at).clean
-            return ((found.float() - wanted) / at.noise).square().flatten(1).mean(1).sum()
+            context = self.context[prompts[part]].to(self.prior.device)
+            found = self.prior.denoiser(context, 1.0)(z, at).clean
+            return ((found.float() - wanted) / at.uncertainty).square().flatten(1).mean(1).sum()
 
         return of
 
@@ -117,7 +117,7 @@ class Learner:
             done(self._update(update, rate))
             if self.skipped > MOST_SKIPPED * total:
                 raise GuidanceError(
-                    f"{self.skipped} of {number + 1} updates of the adapter had a gradient that is not finite, "
+                    f"{self.skipped} of {total} updates of the adapter had a gradient that is not finite, "
                     f"expected at most {MOST_SKIPPED:.0%}: lower learning_rate, or load the prior in bfloat16 or "
                     "float32."
                 )
@@ -127,12 +127,12 @@ class Learner:
     def measured(self) -> float:
         """The mean error over some of the updates' images, the same ones for each call."""
         order = self._order(self.seed)[:MEASURED]
-        return sum(self._error(*update) for update in order) / len(order)
+        return sum(self.error_of(*update) for update in order) / len(order)
 
     def _order(self, seed: int) -> list[tuple[int, int, Tensor]]:
         return self.lessons.order(self.learning.batch, torch.Generator().manual_seed(seed))
 
-    def _error(self, group: int, step: int, rows: Tensor) -> float:
+    def error_of(self, group: int, step: int, rows: Tensor) -> float:
         """The mean error of some images at one step; the gradient of `scale` times it too, unless gradients are off."""
         error = self.lessons.error(group, step, rows)
 
@@ -149,7 +149,7 @@ class Learner:
         return self.lessons.parts.attempt(PHASE, len(rows), work)
 
     def _update(self, update: tuple[int, int, Tensor], rate: float) -> float:
-        error = self._error(*update)
+        error = self.error_of(*update)
         found = [value.grad for value in self.parameters.values() if value.grad is not None]
         if not all(bool(grad.isfinite().all()) for grad in found):
             self.skipped += 1

@@ -8,6 +8,7 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from safetensors import SafetensorError
 
 from engine.errors import MissingExtraError, ModelError, brief
+from engine.networks.hub import HUB_ID
 from engine.networks.quiet import quiet
 
 FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
@@ -45,13 +46,19 @@ def merge_lora(
             "leave the adapter out, or choose another prior."
         )
     path = Path(source).expanduser()
-    where = (str(path.parent), path.name) if path.is_file() else (str(source), None)
+    if not path.exists() and not HUB_ID.fullmatch(str(source)):
+        raise ModelError(
+            f"there is no adapter {str(source)!r}, expected a .safetensors file, a folder or a hub id: check the path."
+        )
+    folder = str(path) if path.exists() else str(source)
+    where = (str(path.parent), path.name) if path.is_file() else (folder, None)
     try:
         with quiet():
             pipe.load_lora_weights(
                 where[0],
                 weight_name=where[1],
                 adapter_name=NAME,
+                use_safetensors=True,
                 local_files_only=local_files_only or path.exists(),
             )
             adapted = {name for name, parts in pipe.get_list_adapters().items() if parts}

@@ -10,24 +10,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError
+import torch
+
+from engine.errors import ConfigError, OutputError, TokenFileError
 from engine.events import SILENT, Events
 from engine.facts import facts_of
 from engine.files import locked_file, write_whole
 from engine.lora.adapter import adapting, as_diffusers
 from engine.lora.progress import Progress
 from engine.lora.recording import TRAJECTORIES, check_target, recorded
-from engine.lora.training import Learner, Lessons
-from engine.memory.apply import applied
+from engine.lora.training import PHASE, Learner, Lessons
+from engine.memory.apply import applied, plan_of
 from engine.memory.budget import AUTO
+from engine.memory.micro_batch import MicroBatches
 from engine.memory.plan import Plan
 from engine.memory.recompute import checkpointed
 from engine.methods.drawing import Drawing, settings_of
+from engine.priors.lora import check_peft
 from engine.request import Method, Request
-from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, asked
+from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, Asked, asked
 from engine.runners.local import made_by
 from engine.runners.token_record import check_same_facts
-from engine.settings import AUTO_ATTENTION, Alignment, Sampling
+from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.settings.lora import LoraLearning
 from engine.settings.methods import DrawingSettings
 from engine.settings.plain import to_plain
@@ -41,10 +45,10 @@ LEARNING = "adapter"
 
 @dataclass(frozen=True)
 class LearnedLora:
-    """What came of learning.
+    """An adapter that was learned.
 
     images: whose trajectories it learned from. updates: of the adapter. error_before, error_after: the mean squared
-    gap between the denoiser's clean latents and those of guided sampling, in units of the noise level, with the prior
+    gap between the denoiser's clean latents and those of guided sampling, in units of noise / signal, with the prior
     alone and with the adapter, on a part of what it learned from.
     """
 
@@ -83,8 +87,9 @@ def learn_lora(
         learning: how the adapter is learned.
         out: a .safetensors file. If it holds the adapter of the same run, that is returned as it is, and an interrupted
             run is resumed.
-        memory: of sampling. Learning takes as many images at once as there is room for, and recomputes activations
-            where sampling has a plan.
+        memory: as for `generate`. Where it is planned for, learning recomputes activations and takes as many images at
+            once as learning tokens has room for, which keeps more.
+        tokens: guide with them; the adapter learns what they do too, and its prompts need none.
 
     Raises:
         ConfigError: guidance moves noisy latents, or the method draws without a prior.
@@ -112,23 +117,28 @@ def learn_lora(
         memory=memory,
         attention=attention,
     )
-    if not isinstance(wanted.request.method, DrawingSettings):
+    settings = wanted.request.method
+    if not isinstance(settings, DrawingSettings):
         raise ConfigError(
-            f"an adapter is to be learned of method {wanted.request.method.name!r}, expected one that draws with a "
+            f"an adapter is to be learned of method {settings.name!r}, expected one that draws with a "
             "prior: choose 'ddis' or 'plain'."
         )
+    check_target(settings.alignment)
+    check_peft()
     drawing = replace(wanted, execution=replace(wanted.execution, graphs=False)).prepare()
     assert isinstance(drawing, Drawing), "a method that draws prepares a drawing"
-    check_target(drawing)
     run = {**made_by(drawing), "learning": to_plain(learning)}
-    if path.exists():
+    progress = Progress(path.with_name(f"{path.name}.progress"))
+    if path.exists() and not progress.folder.exists():
         return _found(path, run)
     with adapting(drawing.prior, learning.rank, drawing.seed):
-        pass  # refuses now what it would refuse once all trajectories are there
+        pass  # refuses a prior now that would be refused once all trajectories are there
     with locked_file(path):
-        if path.exists():  # another process learned it since
-            return _found(path, run)
-        progress = Progress(path.with_name(f"{path.name}.progress"))
+        if path.exists():  # of another process, or of a run that was killed before it cleaned up
+            found = _found(path, run)
+            if progress.folder.exists():
+                progress.delete()
+            return found
         begun = progress.record()
         if begun is None:
             progress.begin(run)
@@ -136,7 +146,7 @@ def learn_lora(
             check_same_facts(progress.folder, _facts(begun), _facts(run))
         groups = [list(group) for group in drawing.groups()]
         _record(drawing, groups, progress, events)
-        learned = _learned(drawing, learning, groups, progress, path, run, events)
+        learned = _learned(drawing, learning, groups, progress, path, run, wanted, events)
         progress.delete()
         return learned
 
@@ -160,16 +170,20 @@ def _learned(
     progress: Progress,
     path: Path,
     run: Mapping[str, Any],
+    wanted: Asked,
     events: Events,
 ) -> LearnedLora:
     """Teach the adapter and write it."""
     prior, seed = drawing.prior, drawing.seed
     settings: Any = settings_of(drawing.request)
-    alone = drawing.asking(method=replace(settings, sampling=replace(settings.sampling, cfg=1.0)))
+    alone = replace(drawing, tokens=None).asking(
+        method=replace(settings, tokens=None, sampling=replace(settings.sampling, cfg=1.0))
+    )
     place = {number: row for row, number in enumerate(drawing.classes)}
     with applied(drawing.plan, prior) as phase:
         with phase("text"):
-            context = alone.context([ImageKey(number, 0) for number in drawing.classes]).detach()
+            context = alone.context([ImageKey(number, 0) for number in drawing.classes])
+            context = context.detach().to(torch.device("cpu"))
         with (
             phase("sampling"),
             adapting(prior, learning.rank, seed) as parameters,
@@ -181,7 +195,7 @@ def _learned(
                 context=context,
                 groups=[[place[key.class_index] for key in group] for group in groups],
                 trajectories=progress.read,
-                parts=drawing.parts,
+                parts=_parts(drawing, wanted),
             )
             learner = Learner(parameters, learning, lessons, seed)
             before = learner.measured()
@@ -196,16 +210,43 @@ def _learned(
             after = learner.measured()
             tensors = as_diffusers(prior, parameters)
     learned = LearnedLora(path, sum(map(len, groups)), learning.epochs * updates, before, after)
-    facts = {"format": FORMAT, "run": run, "learned": {**vars(learned), "file": path.name}}
-    write_whole(path, sealed(tensors, facts))
+    figures = {name: value for name, value in vars(learned).items() if name != "file"}
+    write_whole(path, sealed(tensors, {"format": FORMAT, "run": run, "learned": figures}))
     return learned
 
 
+def _parts(drawing: Drawing, wanted: Asked) -> MicroBatches:
+    """How many images learning takes at once: the graph is that of learning tokens, without decoder and classifier."""
+    if drawing.plan is None:
+        return MicroBatches()
+    planned = wanted.given.plan or plan_of(
+        wanted.execution.memory,
+        drawing.prior,
+        drawing.classifier,
+        drawing.sampling.batch,
+        drawing.alignment,
+        drawing.sampling,
+        TokenLearning(),
+        wanted.execution.attention,
+        graphs=False,
+    )
+    assert planned is not None, "a run with a plan has a budget"
+    return MicroBatches({PHASE: max(1, planned.micro_batch["cat"])})
+
+
 def _found(path: Path, run: Mapping[str, Any]) -> LearnedLora:
-    """What a file that is there already holds. Raises OutputError where it belongs to another run."""
-    _, facts = read_tensors(path)
-    check_same_facts(path, _facts(facts.get("run", {})), _facts(run))
-    return LearnedLora(**{**facts["learned"], "file": path})
+    """What a file that is there already holds. Raises OutputError where it belongs to another run or is no adapter."""
+    try:
+        _, metadata = read_tensors(path)
+    except TokenFileError:
+        metadata = {}
+    if metadata.get("format") != FORMAT:
+        raise OutputError(
+            f"{path} is there and was not written by `ddis learn-lora`, or is damaged; expected a new name, or the "
+            "adapter of the same run: choose another file, or delete this one."
+        )
+    check_same_facts(path, _facts(metadata["run"]), _facts(run))
+    return LearnedLora(file=path, **metadata["learned"])
 
 
 def _facts(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,10 @@ class LoraLearning:
         1e-3, "Adam's learning rate at the start; it falls linearly to 0"
     )
     epochs: int = setting(2, "times that each step of each image is learned from")
-    batch: int = setting(16, "images whose gradients make one update, all at one step")
+    batch: int = setting(
+        16,
+        "images whose gradients make one update, at most: they share a step and a group of --batch",
+    )
 
     def __post_init__(self) -> None:
         check_positive(self, "rank", "epochs", "batch")

@@ -1,6 +1,6 @@
 """Names that are known without a library: a wrong one is refused before seconds of imports.
 
-Of models a test holds these names and the tables of what they name together; of statistics the table is here.
+A test keeps the names of models equal to the tables of what they name; the table of statistics is here.
 """
 
 from collections.abc import Sequence

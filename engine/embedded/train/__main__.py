@@ -79,6 +79,10 @@ def run(chosen: argparse.Namespace) -> None:
         raise ConfigError(
             f"device is {chosen.device!r}, expected one that is here: torch finds no CUDA device. Use --device cpu."
         )
+    if chosen.stage == "shed" and chosen.out in (WEIGHTS, chosen.work):
+        raise ConfigError(
+            f"checkpoints are to be copied to {chosen.out}, expected a folder of their own: name one with --out."
+        )
     if chosen.stage == "all" and not chosen.seconds:
         raise ConfigError(
             "`all` was asked for without a budget, expected --seconds: it splits the time over the stages. Give "

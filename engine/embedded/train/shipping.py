@@ -107,14 +107,15 @@ def as_done(recipe: Recipe, folder: Path) -> Recipe:
 def shed(work: Path, out: Path) -> list[Path]:
     """Copy each checkpoint of a work folder without what is large: its averaged weights alone, in half precision.
 
-    A twentieth of the bytes, from which a run goes on with a new optimizer, and which `pack` reads as it reads others.
+    An eighth of the bytes, from which a run goes on with a new optimizer and a new critic, and which `pack` reads as it
+    reads others. Vectors stay in float32: running variances may leave float16's range.
     """
     written = []
     for file in sorted(work.rglob(STATE)):
         saved = torch.load(file, weights_only=True, map_location="cpu")
         light = {name: saved[name] for name in ("step", "loss")}
         light["average"] = {
-            name: value.half() if value.is_floating_point() else value
+            name: value.half() if value.is_floating_point() and value.dim() > 1 else value
             for name, value in saved["average"].items()
         }
         copy = out / file.relative_to(work)

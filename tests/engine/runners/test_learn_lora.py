@@ -1,6 +1,5 @@
 """Guidance distilled into an adapter: what it learns, files, interruption, and what is left alone."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,31 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from engine import Alignment, LearnedLora, LoraLearning, Sampling, generate, learn_lora, load_prior
+from engine import (
+    Alignment,
+    LearnedLora,
+    LoraLearning,
+    Sampling,
+    TokenLearning,
+    generate,
+    learn_lora,
+    learn_tokens,
+    load_prior,
+    plan,
+)
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError, MissingExtraError, ModelError, OutputError
 from engine.events import Event, Events, ImageMade, Progressed
+from engine.lora.adapter import adapting
+from engine.lora.progress import Progress
 from engine.lora.recording import recorded
+from engine.lora.training import PHASE, Learner, Lessons
+from engine.memory.micro_batch import MicroBatches
+from engine.methods.drawing import Drawing
 from engine.priors import Prior
 from engine.runners.asking import asked
 from engine.runners.learn_lora import LEARNING
-from engine.tokens.files import read_tensors
 from tests.engine.priors.conftest import FAMILIES, built
 
 SAMPLING = Sampling(steps=3, cfg=5.0, batch=4)
@@ -75,7 +89,7 @@ def test_the_adapter_learns_what_guidance_went_towards_and_the_prior_stays_as_it
     assert [file.name for file in tmp_path.iterdir()] == ["l.safetensors"]
 
 
-def test_the_error_is_that_of_the_loaded_adapter_in_units_of_the_noise(
+def test_the_error_is_that_of_the_loaded_adapter_in_units_of_the_moves(
     tmp_path: Path, classifier: Classifier, prior: Prior, prior_folder: Path
 ) -> None:
     """Worked out from the trajectories of the run and the merged weights, without the code that learns."""
@@ -94,7 +108,7 @@ def test_the_error_is_that_of_the_loaded_adapter_in_units_of_the_noise(
             for number, step in enumerate(of.schedule(SAMPLING.steps)):
                 with torch.no_grad():
                     clean = of.denoiser(context, 1.0)(lessons.latents[number].float(), step).clean
-                gap = (clean - lessons.clean[number].float()) / step.noise
+                gap = (clean - lessons.clean[number].float()) / step.uncertainty
                 errors.append(gap.square().mean().item())
         return sum(errors) / len(errors)
 
@@ -152,7 +166,7 @@ def test_diffusers_loads_the_file_and_gives_our_images(
 def test_a_cut_run_goes_on_and_ends_at_the_same_bytes(
     tmp_path: Path, classifier: Classifier, prior: Prior, at: str
 ) -> None:
-    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    whole, cut = tmp_path / "whole" / "l.safetensors", tmp_path / "cut" / "l.safetensors"
     learned(classifier, prior, whole)
     seen: list[Event] = []
 
@@ -168,8 +182,7 @@ def test_a_cut_run_goes_on_and_ends_at_the_same_bytes(
     assert not cut.exists()
     resumed: list[Event] = []
     learned(classifier, prior, cut, events=Events(resumed.append))
-    tensors, again = read_tensors(whole)[0], read_tensors(cut)[0]
-    assert all(torch.equal(value, again[name]) for name, value in tensors.items())
+    assert cut.read_bytes() == whole.read_bytes()
     made = [e for e in resumed if isinstance(e, Progressed) and e.task != LEARNING]
     assert len(made) == (1 if at == "trajectories" else 0)  # of two groups
     assert not any(isinstance(event, ImageMade) for event in resumed)
@@ -189,29 +202,79 @@ def test_a_finished_file_is_read_and_another_run_s_is_refused(
         learned(classifier, prior, out, seed=6)
 
 
-def test_damaged_progress_is_named(tmp_path: Path, classifier: Classifier, prior: Prior) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("group-000001.safetensors", b"cut"),
+        ("adapter.pt", b"no checkpoint at all"),
+        ("run.json", b"[]"),
+        ("run.json", b"{"),
+    ],
+)
+def test_damaged_progress_is_named(
+    tmp_path: Path, classifier: Classifier, prior: Prior, name: str, content: bytes
+) -> None:
     out = tmp_path / "l.safetensors"
+    seen: list[Event] = []
 
     def stop(event: Event) -> None:
-        if isinstance(event, Progressed) and event.task == LEARNING:
+        seen.append(event)
+        if sum(isinstance(one, Progressed) and one.task == LEARNING for one in seen) > 7:
             raise Stop
 
     with pytest.raises(Stop):
         learned(classifier, prior, out, events=Events(stop))
-    kept = tmp_path / "l.safetensors.progress" / "group-000001.safetensors"
-    kept.write_bytes(kept.read_bytes()[:100])
-    with pytest.raises(
-        OutputError, match=r"group-000001.safetensors is damaged.*delete .*progress"
-    ):
+    kept = tmp_path / "l.safetensors.progress" / name
+    assert kept.exists()
+    kept.write_bytes(content)
+    with pytest.raises(OutputError, match=f"{name} is damaged.*delete .*progress"):
         learned(classifier, prior, out)
-    shutil.rmtree(kept.parent)
-    learned(classifier, prior, out)
 
 
-def test_memory_that_runs_out_halves_the_images_and_not_the_gradient(
+def test_what_a_killed_run_left_behind_goes(
     tmp_path: Path, classifier: Classifier, prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = learned(classifier, prior, tmp_path / "whole.safetensors")
+    """Killed between the last write and the deletion of what it kept."""
+    out = tmp_path / "l.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "delete", lambda self: None)
+        first = learned(classifier, prior, out)
+    assert (tmp_path / "l.safetensors.progress").exists()
+    assert learned(classifier, prior, out) == first
+    assert [file.name for file in tmp_path.iterdir()] == ["l.safetensors"]
+
+
+def test_half_the_images_at_once_make_the_same_gradient(
+    classifier: Classifier, prior: Prior
+) -> None:
+    drawing: Any = asked(classifier, prior, ["a"], 4, sampling=SAMPLING, graphs=False).prepare()
+    (group,) = drawing.groups()
+    found = recorded(drawing, group, Events(lambda _: None))
+    context = prior.encode([drawing.prompt_of(0)])
+
+    def gradients(size: int) -> list[torch.Tensor]:
+        with adapting(prior, 2, seed=0) as parameters:
+            lessons = Lessons(
+                prior=prior,
+                schedule=prior.schedule(SAMPLING.steps),
+                context=context,
+                groups=[[0] * 4],
+                trajectories=lambda _, step: (found.latents[step], found.clean[step]),
+                parts=MicroBatches({PHASE: size}),
+            )
+            learner = Learner(parameters, LESSONS, lessons, seed=0)
+            learner.error_of(0, 1, torch.arange(4))
+            return [value.grad for value in parameters.values() if value.grad is not None]
+
+    whole, halved = gradients(4), gradients(2)
+    assert any(bool(grad.any()) for grad in whole)
+    for one, other in zip(whole, halved, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-6 * float(one.abs().max()) + 1e-9)
+
+
+def test_memory_that_runs_out_halves_the_images(
+    tmp_path: Path, classifier: Classifier, prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bound, calls = Prior.denoiser, []
 
     def short(self: Prior, context: Any, cfg: float | None = None) -> Any:
@@ -222,9 +285,66 @@ def test_memory_that_runs_out_halves_the_images_and_not_the_gradient(
 
     monkeypatch.setattr(Prior, "denoiser", short)
     with pytest.warns(UserWarning, match="phase 'adapter' with 4 images at once"):
-        halved = learned(classifier, prior, tmp_path / "halved.safetensors")
-    assert calls
-    assert halved.error_after == pytest.approx(whole.error_after, rel=1e-3)
+        learned(classifier, prior, tmp_path / "halved.safetensors")
+    assert calls == [4]  # then it knows
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_learns_as_well(
+    dtype: str, tmp_path: Path, classifier: Classifier, prior: Prior, prior_folder: Path
+) -> None:
+    longer = replace(LESSONS, epochs=6, learning_rate=0.03)
+    half = load_prior(prior_folder, device="cpu", dtype=dtype)
+    whole = learned(classifier, prior, tmp_path / "whole.safetensors", learning=longer)
+    found = learned(classifier, half, tmp_path / "half.safetensors", learning=longer)
+    assert found.error_after == pytest.approx(whole.error_after, rel=0.1)
+
+
+def test_a_small_budget_says_how_many_images_learn_at_once(
+    tmp_path: Path, classifier: Classifier, prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[dict[str, int]] = []
+    bound = Learner.__init__
+
+    def watched(self: Learner, parameters: Any, learning: Any, lessons: Lessons, seed: int) -> None:
+        sizes.append(dict(lessons.parts.sizes))
+        bound(self, parameters, learning, lessons, seed)
+
+    monkeypatch.setattr(Learner, "__init__", watched)
+    smallest = plan(prior, classifier, "1GB", tokens=TokenLearning()).smallest_bytes
+    learned(classifier, prior, tmp_path / "l.safetensors", memory=round(1.05 * smallest))
+    assert 1 <= sizes[0][PHASE] < 4
+
+
+def test_tokens_are_learned_along(
+    tmp_path: Path, classifier: Classifier, prior: Prior, prior_folder: Path
+) -> None:
+    """The adapter's own prompts have no token, so that it can be used without the file."""
+    table = learn_tokens(
+        classifier,
+        prior,
+        ["a", "b"],
+        TokenLearning(
+            epochs=1, images_per_epoch=2, steps=2, updates_per_trajectory=1, skip_passing=False,
+            check_images=0, init="random", target_accuracy=1.0,
+        ),
+        sampling=SAMPLING,
+    )  # fmt: skip
+    out = tmp_path / "l.safetensors"
+    prompts: list[str] = []
+    bound = Drawing.encoded
+
+    def watched(self: Drawing, found: Any, speaking: Prior) -> Any:
+        prompts.append(found[0])
+        return bound(self, found, speaking)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Drawing, "encoded", watched)
+        learned(classifier, prior, out, tokens=table)
+    assert "<ddis-a>" in prompts[0]
+    assert "<ddis" not in prompts[-1]
+    adapted = load_prior(prior_folder, device="cpu", lora=out)
+    assert list(generate(classifier, adapted, ["a"], 1, method="plain", sampling=SAMPLING))
 
 
 def test_what_makes_no_sense_is_refused(
@@ -236,6 +356,9 @@ def test_what_makes_no_sense_is_refused(
         learned(classifier, prior, tmp_path / "l.safetensors", alignment=Alignment(target="noisy"))
     with pytest.raises(ConfigError, match="'deepinversion', expected one that draws"):
         learn_lora(classifier, method="deepinversion", out=tmp_path / "l.safetensors")
+    quantised = load_prior(prior.pipe, device="cpu", quantise="int8")
+    with pytest.raises(ModelError, match="quantised layers, expected plain weights"):
+        learned(classifier, quantised, tmp_path / "l.safetensors")
     with pytest.raises(ConfigError, match="rank is 0"):
         LoraLearning(rank=0)
     with pytest.raises(ConfigError, match="learning_rate is nan"):
@@ -266,8 +389,15 @@ def test_a_foreign_or_broken_adapter_is_refused(
         load_prior("embedded", device="cpu", lora=out)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"nothing")
-    for source in (broken, tmp_path / "absent.safetensors"):
-        with pytest.raises(ModelError, match=r"does not go into prior .*check the path"):
-            load_prior(prior_folder, device="cpu", lora=source, local_files_only=True)
+    with pytest.raises(ModelError, match=r"does not go into prior .*check the path"):
+        load_prior(prior_folder, device="cpu", lora=broken, local_files_only=True)
+    with pytest.raises(ModelError, match=r"there is no adapter .*absent.safetensors"):
+        load_prior(prior_folder, device="cpu", lora=tmp_path / "absent.safetensors")
+    with pytest.raises(OutputError, match=r"was not written by `ddis learn-lora`"):
+        learned(classifier, prior, broken)
+    prior.pipe.load_lora_weights(str(tmp_path), weight_name=out.name)
+    theirs = load_prior(prior.pipe, device="cpu")
+    with pytest.raises(ModelError, match="an adapter already, expected plain weights"):
+        learned(classifier, theirs, tmp_path / "second.safetensors")
     with pytest.raises(ConfigError, match=r"lora is .* only"):
         load_prior(prior.pipe, lora=out)

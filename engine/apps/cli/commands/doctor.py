@@ -83,7 +83,7 @@ class Doctor(Command):
         asked = len(self.request.classes or classifier.labels)
         if other is not None:
             said = f"with {other.name} it does clearly better: it was probably trained so. Add {other.options}"
-        elif by_chance(found, asked):
+        elif by_chance(found, asked, len(classes)):
             drawn = "the prior does not draw its classes as it knows them: try --images FOLDER of your own, or "
             said = (
                 "however it is read, it recognises no more than chance would: its labels are in another order, "

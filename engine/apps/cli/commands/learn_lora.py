@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from engine.apps.cli.command import (
     ALIGNMENT,
@@ -12,7 +12,6 @@ from engine.apps.cli.command import (
     Call,
     Command,
     needed,
-    preset,
 )
 from engine.request import Execution, Request
 from engine.settings.lora import LoraLearning
@@ -40,14 +39,13 @@ class LearnLora(Command):
     methods = WITH_PRIOR
     common = (
         *("classifier", "out", "classes", "images-per-class", "seed", "prior", "method", "tokens"),
-        *("preset", "lora.rank", "lora.epochs", "alignment.scale", "steps", "cfg"),
+        *("lora.rank", "lora.epochs", "alignment.scale", "steps", "cfg"),
         *("architecture", "labels", "memory", "device"),
     )
     interrupted = RESUMES
 
     request: Request = field(default_factory=Request)
     out: Path = needed("the adapter (.safetensors); resumed if it was interrupted", "FILE")
-    preset: Literal["default", "paper"] = preset()
     lora: LoraLearning = field(default_factory=LoraLearning)
     execution: Execution = field(default_factory=Execution)
 
@@ -64,8 +62,8 @@ class LearnLora(Command):
             events=call.events,
         )
         call.screen.say(
-            f"{self.out} learned from {learned.images} images in {learned.updates} updates; its error in units of the "
-            f"noise level is {learned.error_after:.3f}, of the prior alone {learned.error_before:.3f}. To draw with "
-            f"it, add to the options of generate: --method plain --cfg 1 --prior.lora {self.out}"
+            f"{self.out} learned from {learned.images} images in {learned.updates} updates; its error is "
+            f"{learned.error_after:.3f}, that of the prior alone {learned.error_before:.3f} (squared, in units of noise / "
+            f"signal). To draw with it, add to the options of generate: --method plain --cfg 1 --prior.lora {self.out}"
         )
         return {**vars(learned), "file": str(self.out)}
