@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from engine.errors import OutputError
+from engine.urls import check_path
 
 OURS = ".ddis-"
 TEMPORARY = f"{OURS}part-"
@@ -71,8 +72,7 @@ def write_whole(path: Path, content: bytes) -> None:
 def create_whole(path: Path, content: bytes) -> bool:
     """Write `content` under `path` unless there is a file already, whole or not at all. Returns whether it was written.
 
-    Of several writers at once, on one machine or on a shared disk, the call of exactly one returns
-    True. Only where the file system has no hard links may two do so, and the later file stays.
+    Of several writers at once exactly one writes it. Only without hard links may two do so, and the later file stays.
     """
     make_folder(path.parent)
     with explained(path), _temporary(path) as (temporary, file):
@@ -139,6 +139,7 @@ def make_folder(folder: Path) -> None:
     """Create a folder and its parents where they are missing, each safely on the disk."""
     if folder.is_dir():
         return
+    check_path(folder)
     with explained(folder):
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -192,9 +193,8 @@ def _lock(path: Path, what: Path) -> int:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _names(path, descriptor):
                     os.ftruncate(descriptor, 0)
-                    os.pwrite(
-                        descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0
-                    )
+                    holder = f"process {os.getpid()} on {socket.gethostname()}"
+                    os.pwrite(descriptor, holder.encode(), 0)
                     return descriptor
             except BlockingIOError as error:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"

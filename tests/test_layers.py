@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LEAVES = {
     *("errors", "events", "facts", "files", "image_key"),
-    *("prompts", "request", "settings", "types"),
+    *("prompts", "request", "settings", "types", "urls"),
 }
 """What anything may import. They import only each other."""
 

@@ -193,7 +193,6 @@ SUPPORT = (
         "NF4, int8",
         "plan",
         "drop-in",
-        "adapters",
         "save, load",
     ),
     *("left alone", "single file", "`arch:`", "tiny decoder"),

@@ -106,7 +106,7 @@ def _refuse_foreign(store: Store) -> None:
         return
     begun = {RUN, LABELS}  # by a process that has not written DIVISION yet
     foreign = sorted(name for name in names if name not in begun)
-    if foreign:
+    if foreign and store.size(DIVISION) is None:  # else a process wrote it in between
         raise OutputError(
             f"{store} holds files that are no data set in parts ({', '.join(foreign[:3])}"
             f"{', ...' * (len(foreign) > 3)}), expected a new or empty folder, or such a data set: choose another one."

@@ -4,7 +4,6 @@ What many writers need of it is one promise: `create` writes a file whole, unles
 """
 
 import errno
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from engine.files import (
     remove_leftovers,
     whole_file,
 )
+from engine.urls import url_in
 
 EXTRAS = {"s3": "s3", "s3a": "s3"}
 """The extra that brings the package for a protocol; other protocols' packages are named by fsspec."""
@@ -63,11 +63,9 @@ def is_url(place: Path | str) -> bool:
 
 def check_local(place: Path | str) -> None:
     """Raise ConfigError for a data set that is named by a URL, also by one that `Path` has read: s3:/bucket/set."""
-    url = re.match(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", str(place))
-    if url and not Path(place).exists():
+    if (url := url_in(place)) is not None:
         raise ConfigError(
-            f"{url[1]}://{str(place)[url.end() :]} is a URL, expected a folder: copy the data set to a disk, and "
-            "name it there."
+            f"{url} is a URL, expected a folder: copy the data set to a disk, and name it there."
         )
 
 

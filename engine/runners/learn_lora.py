@@ -17,12 +17,12 @@ from engine.events import SILENT, Events
 from engine.facts import facts_of
 from engine.files import locked_file, write_whole
 from engine.lora.adapter import adapting, as_diffusers
+from engine.lora.budget import learning_parts
 from engine.lora.progress import Progress
 from engine.lora.recording import TRAJECTORIES, check_target, recorded
-from engine.lora.training import PHASE, Learner, Lessons
-from engine.memory.apply import applied, plan_of
+from engine.lora.training import Learner, Lessons
+from engine.memory.apply import applied
 from engine.memory.budget import AUTO
-from engine.memory.micro_batch import MicroBatches
 from engine.memory.plan import Plan
 from engine.memory.recompute import checkpointed
 from engine.methods.drawing import Drawing, settings_of
@@ -31,7 +31,7 @@ from engine.request import Method, Request
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, Asked, asked
 from engine.runners.local import made_by
 from engine.runners.token_record import check_same_facts
-from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
+from engine.settings import AUTO_ATTENTION, Alignment, Sampling
 from engine.settings.lora import LoraLearning
 from engine.settings.methods import DrawingSettings
 from engine.settings.plain import to_plain
@@ -195,7 +195,7 @@ def _learned(
                 context=context,
                 groups=[[place[key.class_index] for key in group] for group in groups],
                 trajectories=progress.read,
-                parts=_parts(drawing, wanted),
+                parts=learning_parts(drawing, wanted.execution, wanted.given.plan),
             )
             learner = Learner(parameters, learning, lessons, seed)
             before = learner.measured()
@@ -213,25 +213,6 @@ def _learned(
     figures = {name: value for name, value in vars(learned).items() if name != "file"}
     write_whole(path, sealed(tensors, {"format": FORMAT, "run": run, "learned": figures}))
     return learned
-
-
-def _parts(drawing: Drawing, wanted: Asked) -> MicroBatches:
-    """How many images learning takes at once: the graph is that of learning tokens, without decoder and classifier."""
-    if drawing.plan is None:
-        return MicroBatches()
-    planned = wanted.given.plan or plan_of(
-        wanted.execution.memory,
-        drawing.prior,
-        drawing.classifier,
-        drawing.sampling.batch,
-        drawing.alignment,
-        drawing.sampling,
-        TokenLearning(),
-        wanted.execution.attention,
-        graphs=False,
-    )
-    assert planned is not None, "a run with a plan has a budget"
-    return MicroBatches({PHASE: max(1, planned.micro_batch["cat"])})
 
 
 def _found(path: Path, run: Mapping[str, Any]) -> LearnedLora:

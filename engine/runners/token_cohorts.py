@@ -102,7 +102,8 @@ class CohortLearner:
                 raise
         if self.out.exists():  # another process learned the last one meanwhile, and cleans up
             return read_tokens(self.out)
-        table = table_of(self.drawing, TokenState.joined(done), self.run)
+        state = TokenState.joined(done) if done else self.start.part(range(0))
+        table = table_of(self.drawing, state, self.run)
         if len(done) == len(self.files):
             save_tokens(table, self.out)
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -132,7 +133,12 @@ class CohortLearner:
                     self.events.emit(Noted(f"waiting for the word that tokens start from: {error}"))
                 waited = True
                 time.sleep(WAIT)
-        there = read_object(path, "delete it and run the same command again")
+        remedy = "delete it and run the same command again"
+        there = read_object(path, remedy)
+        if not {"word", "run"} <= there.keys():
+            raise TokenFileError(
+                f"{path} is damaged, expected the word that tokens start from: {remedy}."
+            )
         check_same_run(self.folder, there["run"], self.run)
         if not mixed and "kind" in there:
             check_kind(str(self.folder), there["kind"], self.kind.to_json())

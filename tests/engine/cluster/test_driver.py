@@ -233,7 +233,7 @@ def test_time_left_is_known_after_the_first_part() -> None:
 
 @pytest.mark.parametrize("longest", [1, 40])
 def test_parts_that_differ_much_are_neither_slow_nor_hanging_for_that(longest: int) -> None:
-    pool = SimulatedPool(12, seconds=lambda _, part: 7000.0 if part == 11 else 100.0)
+    pool = SimulatedPool(12, seconds=lambda _, part: 3500.0 if part == 11 else 100.0)
     notes: list[str] = []
     one = Driver(
         pool,
@@ -252,7 +252,11 @@ def test_parts_that_differ_much_are_neither_slow_nor_hanging_for_that(longest: i
     assert notes == []
 
 
-def test_a_start_may_take_as_many_times_as_long() -> None:
-    assert Usual().hangs(LEAST_SECONDS_OF_A_HANG + 1, starting=True)
-    assert not Usual(2).hangs(LEAST_SECONDS_OF_A_HANG + 1, starting=True)
-    assert Usual(2).hangs(2 * LEAST_SECONDS_OF_A_HANG + 1, starting=True)
+def test_times_that_no_part_takes_are_slow_or_hang_however_parts_differ() -> None:
+    usual = Usual(40)
+    usual.note_part(100.0)
+    assert not usual.is_slow(40 * 100.0)
+    assert usual.is_slow(40 * 100.0 + 1)
+    assert not usual.hangs(80 * 100.0, starting=False)
+    assert usual.hangs(80 * 100.0 + 1, starting=False)
+    assert usual.hangs(LEAST_SECONDS_OF_A_HANG + 1, starting=True)

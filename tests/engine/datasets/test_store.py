@@ -15,6 +15,7 @@ from engine.datasets.shared import SharedDataset
 from engine.datasets.store import FolderStore, Store, UrlStore, is_url, open_store, read
 from engine.errors import ConfigError, OutputError
 from engine.events import Events
+from engine.files import write_whole
 from engine.methods.base import MixedGroups
 from engine.runners.share import PartMaker
 from engine.types import Sample
@@ -194,3 +195,14 @@ def test_a_service_that_cannot_be_reached_says_what_to_check(
     monkeypatch.setattr(type(store.files), "pipe_file", refuse)
     with pytest.raises(OutputError, match=r"Access Denied.*credentials"):
         store.create("a", b"")
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/set/file.bin", "gs://bucket/file.bin"])
+def test_what_is_written_on_a_disk_refuses_a_url(name: str) -> None:
+    """`Path` reads s3://bucket as s3:/bucket, which would be a folder here."""
+    with pytest.raises(
+        OutputError, match=r"(s3|gs)://bucket.* is a URL, expected a path on a disk"
+    ):
+        write_whole(Path(name), b"content")
+    assert not Path("s3:").exists()
+    assert not Path("gs:").exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.classifiers import Classifier
-from engine.errors import ConfigError, OutputError
+from engine.errors import ConfigError, OutputError, TokenFileError
 from engine.events import EpochEnded, Event, Events
 from engine.files import locked_file
 from engine.priors import Prior
@@ -58,6 +58,25 @@ def test_shares_in_any_order_end_in_the_bytes_of_one_run(
 
 
 @pytest.mark.slow
+def test_a_share_that_has_nothing_to_do_says_so(
+    classifier: Classifier, small_prior: Prior, tmp_path: Path
+) -> None:
+    """More processes than cohorts: it comes first, when nothing is learned yet."""
+    table = learn(classifier, small_prior, tmp_path / "t.safetensors", "9/9")
+    assert table.training == {}
+    assert table.rows.shape[0] == 0
+
+
+def test_a_damaged_start_is_named(
+    classifier: Classifier, small_prior: Prior, tmp_path: Path
+) -> None:
+    out = tmp_path / "t.safetensors"
+    learn(classifier, small_prior, out, "9/9")
+    (tmp_path / "t.safetensors.cohorts" / "start.json").write_text("{}")
+    with pytest.raises(TokenFileError, match=r"start.json is damaged, expected the word"):
+        learn(classifier, small_prior, out, "9/9")
+
+
 def test_a_cut_share_goes_on_where_it_stopped(
     classifier: Classifier, small_prior: Prior, tmp_path: Path
 ) -> None:

@@ -62,8 +62,9 @@ class LearnLora(Command):
             events=call.events,
         )
         call.screen.say(
-            f"{self.out} learned from {learned.images} images in {learned.updates} updates; its error is "
-            f"{learned.error_after:.3f}, that of the prior alone {learned.error_before:.3f} (squared, in units of noise / "
-            f"signal). To draw with it, add to the options of generate: --method plain --cfg 1 --prior.lora {self.out}"
+            f"{self.out} learned from {learned.images} images in {learned.updates} updates; its error, squared and in "
+            f"units of noise / signal, is {learned.error_after:.3f}, that of the prior alone "
+            f"{learned.error_before:.3f}. To draw with it, add to the options of generate: --method plain --cfg 1 "
+            f"--prior.lora {self.out}"
         )
         return {**vars(learned), "file": str(self.out)}
