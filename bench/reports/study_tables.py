@@ -193,6 +193,7 @@ SUPPORT = (
         "NF4, int8",
         "plan",
         "drop-in",
+        "adapters",
         "save, load",
     ),
     *("left alone", "single file", "`arch:`", "tiny decoder"),
