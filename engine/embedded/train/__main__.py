@@ -18,18 +18,23 @@ and the prior and its autoencoder are trained on the first half of that.
 `--start-from FOLDER` goes on from a packed prior: `finish` and `tiny` from its autoencoder, `prior` from its networks
 as far as they fit; so does `pack --models prior --start-from`. `all --start-from` leaves the autoencoder's first stage
 out. On a GPU every batch is eight times as large.
+On several CPU cores, processes can share each batch of all stages but the autoencoder's and `tiny`:
+`torchrun --nproc-per-node 2 -m engine.embedded.train prior ...`.
 """
 
 import argparse
+import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from engine.embedded.train import shipping
-from engine.embedded.train.loop import Machine, Recipe
+from engine.embedded.train.loop import Recipe
+from engine.embedded.train.machine import Machine
 from engine.embedded.train.stages import GPU_WIDTH, RECIPES, SHARES, STAGES, Job, wider
 from engine.errors import ConfigError, EngineError
 
@@ -96,8 +101,16 @@ def run(chosen: argparse.Namespace) -> None:
         recipes={stage: recipe(stage, chosen) for stage in RECIPES},
         start=chosen.start_from,
         cifar=chosen.cifar,
-        machine=Machine(device=chosen.device, seconds=chosen.seconds, compiled=chosen.compile),
+        machine=Machine(
+            device=chosen.device,
+            seconds=chosen.seconds,
+            compiled=chosen.compile,
+            processes=int(os.environ.get("WORLD_SIZE", 1)),
+            rank=int(os.environ.get("RANK", 0)),
+        ),
     )
+    if job.machine.processes > 1:
+        dist.init_process_group("gloo")
     if chosen.stage == "all":
         run_all(job, chosen.out, chosen.models)
     elif chosen.stage == "shed":
@@ -106,6 +119,8 @@ def run(chosen: argparse.Namespace) -> None:
         shipping.pack_all(job, chosen.out, chosen.models)
     else:
         STAGES[chosen.stage](job)
+    if job.machine.processes > 1:
+        dist.destroy_process_group()
 
 
 def recipe(stage: str, chosen: argparse.Namespace) -> Recipe:

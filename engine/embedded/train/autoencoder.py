@@ -13,7 +13,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import relu
 
 from engine.embedded.train.data import Images, random_crops, random_index, random_views, resized
-from engine.embedded.train.loop import CPU, Machine, Recipe, train
+from engine.embedded.train.loop import Recipe, train
+from engine.embedded.train.machine import CPU, Machine
 from engine.embedded.train.perception import Critic, Perception
 
 WIDTH = 48

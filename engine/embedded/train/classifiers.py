@@ -22,7 +22,8 @@ from engine.classifiers.architectures import residual_config
 from engine.embedded.judge import JudgeNet
 from engine.embedded.train.augment import erased, jittered, mixed, warped
 from engine.embedded.train.data import Images, random_index
-from engine.embedded.train.loop import CPU, Machine, Recipe, train
+from engine.embedded.train.loop import Recipe, train
+from engine.embedded.train.machine import CPU, Machine
 
 DEPTH, WIDTHS = 18, (24, 48, 96, 160)
 CONVNEXT_DEPTHS, CONVNEXT_WIDTHS = (2, 2, 4, 1), (32, 64, 128, 160)
@@ -83,7 +84,7 @@ def train_classifier(
     images = images.to(machine.device)
 
     def loss(rng: Generator, progress: float) -> Tensor:
-        index = random_index(len(images), recipe.batch, rng)
+        index = random_index(len(images), machine.share(recipe.batch), rng)
         side = network_side(resolution)
         if start is None and progress < SMALL_UNTIL:
             side = resolution
@@ -172,7 +173,7 @@ def train_judge(
     images = images.to(machine.device)
 
     def loss(rng: Generator, progress: float) -> Tensor:
-        index = random_index(len(images), recipe.batch, rng)
+        index = random_index(len(images), machine.share(recipe.batch), rng)
         side = resolution if progress < SMALL_UNTIL else network_side(resolution)
         views = erased(jittered(warped(images.pixels[index], side, rng), rng), rng)
         classes, domains = fast(views)

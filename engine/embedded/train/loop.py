@@ -11,14 +11,14 @@ Such a run is seeded, but how many steps it takes depends on the machine.
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
+from engine.embedded.train.machine import CPU, Machine
 from engine.errors import ConfigError
 from engine.files import whole_file
 
@@ -27,7 +27,6 @@ STATE = "state.pt"
 """The checkpoint in a stage's folder."""
 LOG_EVERY = 100
 """Steps between two lines of a log."""
-Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,37 +48,6 @@ class Recipe:
                 f"training asks for {self.steps} steps of {self.batch} samples, expected at least 1 of each: "
                 "give --steps and --batch as positive numbers."
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Where a training runs, and for how many seconds at most; without a limit it runs for its recipe's steps."""
-
-    device: str = "cpu"
-    seconds: float | None = None
-    compiled: bool = False
-
-    def __post_init__(self) -> None:
-        if self.seconds is not None and self.seconds <= 0:
-            raise ConfigError(
-                f"the time budget is {self.seconds} s, expected more than 0: give --seconds a positive number."
-            )
-
-    def place(self, module: Network) -> Network:
-        """The module on the device, in the memory format that convolutions are fastest in."""
-        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def fast(self, module: Network) -> Network:
-        """The module, compiled where that was asked for: the same parameters under another callable."""
-        return torch.compile(module) if self.compiled else module  # type: ignore[return-value]
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision in bfloat16 on a GPU; nothing on a CPU."""
-        gpu = self.device.startswith("cuda")
-        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=gpu)
-
-
-CPU = Machine()
 
 
 class Kept(Protocol):
@@ -135,13 +103,14 @@ def train(
         betas=(0.9, 0.99),
         fused=machine.device.startswith("cuda"),
     )
-    run = _Run(model, optimizer, dict(kept or {}), folder)
+    run = _Run(model, optimizer, dict(kept or {}), folder, first=machine.rank == 0)
     step = first = run.resume(machine.device)
     clock = Clock(recipe, machine)
     written = 0.0
     while (progress := clock.progress(step)) < 1:
-        rng = Generator(machine.device).manual_seed(recipe.seed * 1_000_003 + step)
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        seed = (recipe.seed * 1_000_003 + step) * machine.processes + machine.rank
+        rng = Generator(machine.device).manual_seed(seed)
+        torch.manual_seed(seed)
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step - run.fresh, progress, recipe)
         with machine.autocast():
@@ -173,8 +142,10 @@ class _Run:
         optimizer: torch.optim.Optimizer,
         kept: dict[str, Kept],
         folder: Path,
+        first: bool = True,
     ) -> None:
         self.model, self.optimizer, self.kept, self.folder = model, optimizer, kept, folder
+        self.first = first  # of the processes: it alone writes
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.loss: Tensor | None = None
         self.logged = 0
@@ -216,7 +187,7 @@ class _Run:
 
     def log(self, step: int, rate: float) -> None:
         """One line of the log, if this step has none yet."""
-        if self.logged == step:
+        if self.logged == step or not self.first:
             return
         assert self.loss is not None, "a step was taken before a line is logged"
         line = {"step": step, "loss": round(self.loss.item(), 5), "samples_per_s": round(rate, 1)}
@@ -227,6 +198,8 @@ class _Run:
 
     def write(self, step: int) -> None:
         """The checkpoint, whole or not at all."""
+        if not self.first:
+            return
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -9,7 +9,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from engine.embedded.train.augment import jittered
 from engine.embedded.train.data import Images, random_index, random_views
-from engine.embedded.train.loop import CPU, Machine, Recipe, train
+from engine.embedded.train.loop import Recipe, train
+from engine.embedded.train.machine import CPU, Machine
 
 RECIPE = Recipe(steps=600, batch=48, learning_rate=2e-3, weight_decay=0.05, averaging=0.995)
 WIDTHS = (32, 48, 96, 192)
@@ -102,7 +103,7 @@ def train_perception(
     pairs = images.pairs
 
     def loss(rng: Generator, progress: float) -> Tensor:
-        index = random_index(len(images), recipe.batch, rng)
+        index = random_index(len(images), machine.share(recipe.batch), rng)
         side = resolution * 3 // 4 if progress < SMALL_UNTIL else resolution
         views = jittered(random_views(images.pixels[index], side, rng, smallest=0.6), rng)
         return cross_entropy(fast(views), pairs[index], label_smoothing=0.1)

@@ -10,7 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from engine.embedded.captions import caption_chances, every_caption
 from engine.embedded.train.data import Images, random_views
-from engine.embedded.train.loop import CPU, Machine, Recipe, train
+from engine.embedded.train.loop import Recipe, train
+from engine.embedded.train.machine import CPU, Machine
 from engine.embedded.train.prior_networks import (
     PriorNetworks,
     adopt,
@@ -120,7 +121,7 @@ def train_prior(
     kept = scheduler.alphas_cumprod.to(machine.device)
 
     def loss(rng: Generator, _: float) -> Tensor:
-        number, place = recipe.batch, rng.device
+        number, place = machine.share(recipe.batch), rng.device
         index, caption = balanced.draw(number, rng)
         clean = latents[torch.randint(0, VIEWS, (number,), generator=rng, device=place), index]
         order = torch.randperm(number, generator=rng, device=place)

@@ -12,7 +12,8 @@ from torch import nn
 
 from engine.embedded.train import autoencoder, classifiers, perception, prior, tiny_decoder
 from engine.embedded.train.data import Images, load_pacs, load_photos
-from engine.embedded.train.loop import CPU, Machine, Recipe
+from engine.embedded.train.loop import Recipe
+from engine.embedded.train.machine import CPU, Machine
 from engine.errors import ConfigError
 
 RECIPES = {
@@ -144,6 +145,7 @@ def run_perception(job: Job) -> None:
 
 
 def run_autoencoder(job: Job) -> None:
+    job.machine.alone("autoencoder")
     autoencoder.train_autoencoder(job.for_prior, *job.common("autoencoder"), job.machine)
 
 
@@ -156,6 +158,7 @@ def run_decoder(job: Job) -> None:
 
 
 def _by_likeness(job: Job, stage: str, *before: str) -> None:
+    job.machine.alone(stage)
     autoencoder.finish_autoencoder(
         job.for_prior,
         autoencoder_of(job, *before),
@@ -180,6 +183,7 @@ def run_prior(job: Job) -> nn.Module:
 
 
 def run_tiny(job: Job) -> AutoencoderTiny:
+    job.machine.alone("tiny")
     return tiny_decoder.train_tiny_decoder(
         job.for_prior, autoencoder_of(job, *IMAGES), *job.common("tiny"), job.machine
     )

@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 from torch.nn.functional import mse_loss
 
 from engine.embedded.train.data import Images, random_index, random_views
-from engine.embedded.train.loop import CPU, Machine, Recipe, train
+from engine.embedded.train.loop import Recipe, train
+from engine.embedded.train.machine import CPU, Machine
 
 WIDTH = 16
 RECIPE = Recipe(steps=1800, batch=32, learning_rate=3e-3, averaging=0.995)

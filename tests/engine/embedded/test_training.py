@@ -1,18 +1,23 @@
 """The training loop, the random changes of images, and the draws that the stages rest on."""
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from diffusers import UNet2DConditionModel
 from torch import Generator, nn
+from torch.multiprocessing import spawn
 
 from engine.embedded.captions import every_caption
 from engine.embedded.train import __main__ as recipe
-from engine.embedded.train import autoencoder, loop, prior, prior_networks
+from engine.embedded.train import autoencoder, prior, prior_networks
 from engine.embedded.train.augment import erased, jittered, mixed, warped
 from engine.embedded.train.data import Images, load_pacs, random_crops
-from engine.embedded.train.loop import Machine, Recipe, rate_at, train
+from engine.embedded.train.loop import Recipe, rate_at, train
+from engine.embedded.train.machine import CPU, Machine
 from engine.embedded.train.perception import Perception
 from engine.embedded.train.shipping import shed
 from engine.embedded.train.stages import STAGES
@@ -21,7 +26,7 @@ from engine.errors import ConfigError
 RECIPE = Recipe(steps=12, batch=4, learning_rate=0.1, warmup=1, averaging=0.5)
 
 
-def learn(folder, recipe=RECIPE, machine=loop.CPU, kept=None, until=None):
+def learn(folder, recipe=RECIPE, machine=CPU, kept=None, until=None):
     """A network of one layer that learns to be zero; `until` cuts the run off after as many steps."""
     torch.manual_seed(0)
     model = nn.Linear(3, 3)
@@ -244,3 +249,42 @@ def test_what_batches_are_drawn_from_is_on_the_device():
     }
     balanced = prior.Balanced(images, every_caption(images.class_names), "meta")
     assert {balanced.counts.device.type, balanced.members.device.type} == {"meta"}
+
+
+def _one_of_two(rank: int, folder: Path) -> None:
+    """A process of a training by two: a step's samples are its rank's, so that their mean is known."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    machine = Machine(processes=2, rank=rank)
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    fast = machine.fast(model)
+
+    def loss(rng: Generator, _: float) -> torch.Tensor:
+        assert machine.share(4) == 2
+        return fast(torch.full((2, 1), 0.1 * (rank + 1))).mean()  # gradients of 0.1 and 0.2
+
+    train(
+        model, loss, replace(RECIPE, steps=1, learning_rate=0.1, weight_decay=0.0), folder, machine
+    )
+    torch.save((model.weight.detach(), model.weight.grad), folder / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_share_their_gradients_and_one_writes(tmp_path):
+    spawn(_one_of_two, (tmp_path,), nprocs=2)
+    (weight, grad), (other, other_grad) = (
+        torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2)
+    )
+    assert torch.equal(weight, other)
+    assert grad.item() == other_grad.item()
+    assert grad.item() == pytest.approx(0.15)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_several_processes_cannot_share_is_refused():
+    with pytest.raises(ConfigError, match="time budget came with 2 processes"):
+        Machine(processes=2, seconds=5)
+    with pytest.raises(ConfigError, match="batch is 5 and 2 processes"):
+        Machine(processes=2).share(5)
+    with pytest.raises(ConfigError, match="stage 'finish', expected one"):
+        Machine(processes=2).alone("finish")
