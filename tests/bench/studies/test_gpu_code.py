@@ -23,6 +23,7 @@ def codes() -> list[dict]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_every_kernel_on_every_architecture(codes):
     assert {code["architecture"] for code in codes} == {80, 86, 89, 90}
     assert {code["case"].split()[0] for code in codes} == {
@@ -34,10 +35,12 @@ def test_every_kernel_on_every_architecture(codes):
     }
 
 
+@pytest.mark.slow
 def test_nothing_spills(codes):
     assert [code for code in codes if code["stack"] or code["local"]] == []
 
 
+@pytest.mark.slow
 def test_large_maps_move_in_128_bit_words(codes):
     for code in codes:
         if "S=3136" in code["case"]:
