@@ -44,7 +44,7 @@ class WorkersHere:
             return [Made(worker, part, worker.make(part))]
         except Killed:
             return [Lost(worker, part, "it was killed")]
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # as Ray does, whatever it is
             return [Failed(worker, part, error)]
 
     def stop(self, worker: Any) -> None:

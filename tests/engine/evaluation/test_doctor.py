@@ -103,12 +103,12 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_command_reads_own_images_and_draws_others(folder: Path, capsys) -> None:
     assert main(["doctor", "embedded:photo", "--images", str(folder), "--device", "cpu"]) == 0
-    told = capsys.readouterr().err
-    assert "3 images through embedded:photo" in told
-    assert "channels as bgr" in told
+    printed = capsys.readouterr().err
+    assert "3 images through embedded:photo" in printed
+    assert "channels as bgr" in printed
     assert (
         "it reads images of 32 x 32 pixels in the order rgb, less a mean of 0.5, divided by 0.25"
-        in told
+        in printed
     )
     words = [
         "--steps",

@@ -38,6 +38,17 @@ from tests.engine.priors.conftest import FAMILIES, built
 SAMPLING = Sampling(steps=3, cfg=5.0, batch=4)
 LESSONS = LoraLearning(rank=4, epochs=2, batch=4, learning_rate=0.01)
 
+TOKENS = TokenLearning(
+    epochs=1,
+    images_per_epoch=2,
+    steps=2,
+    updates_per_trajectory=1,
+    skip_passing=False,
+    check_images=0,
+    init="random",
+    target_accuracy=1.0,
+)
+
 
 class Stop(Exception):
     """Where a test cuts a run."""
@@ -320,16 +331,7 @@ def test_tokens_are_learned_along(
     tmp_path: Path, classifier: Classifier, prior: Prior, prior_folder: Path
 ) -> None:
     """The adapter's own prompts have no token, so that it can be used without the file."""
-    table = learn_tokens(
-        classifier,
-        prior,
-        ["a", "b"],
-        TokenLearning(
-            epochs=1, images_per_epoch=2, steps=2, updates_per_trajectory=1, skip_passing=False,
-            check_images=0, init="random", target_accuracy=1.0,
-        ),
-        sampling=SAMPLING,
-    )  # fmt: skip
+    table = learn_tokens(classifier, prior, ["a", "b"], TOKENS, sampling=SAMPLING)
     out = tmp_path / "l.safetensors"
     prompts: list[str] = []
     bound = Drawing.encoded
