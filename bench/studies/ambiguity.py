@@ -33,7 +33,7 @@ from engine.runners.learn_tokens import learn_tokens
 from engine.settings import Sampling, TokenLearning
 from engine.settings.methods import DDIS, Plain
 from engine.tokens.table import TokenTable
-from studies.rows import Rows
+from studies.rows import rows_by_domain
 
 SEED = 1700
 """Images of this seed are for this study alone; tokens are learned from other ones."""
@@ -165,12 +165,8 @@ def measure(
 ) -> None:
     """Measure what the result in `out` lacks; a row for each recipe, domain and seed of learning."""
     prior, judge = load_prior("embedded"), load_judge()
-    result = Rows(
-        out,
-        {"images": images, "prior": prior.fingerprint, "seed": SEED},
-        prior.device,
-        [f"{name}/{domain}" for name, domain in product(RECIPES, judge.domains)],
-    )
+    settings = {"images": images, "seed": SEED}
+    result = rows_by_domain(out, prior, settings, RECIPES, judge.domains)
     for name, domain in product(recipes, domains):
         recipe = RECIPES[name]
         if smoke and recipe.learning is not None:

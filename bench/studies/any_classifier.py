@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Sampling
 from engine.settings.statistics import StatisticsExport
 from studies.evidence import METRICS, Method, draw, evaluated, images_of
-from studies.rows import Rows
+from studies.rows import Rows, rows_by_domain
 
 SEED = 1700
 """Images of this seed are for this study alone."""
@@ -172,12 +171,8 @@ def measure(
 ) -> None:
     """Draw and judge what the result in `out` lacks. images: of each class. work: keeps images and files."""
     prior, judge = load_prior("embedded"), load_judge()
-    result = Rows(
-        out,
-        {"images_per_class": images, "prior": prior.fingerprint, "seed": SEED},
-        prior.device,
-        [f"{name}/{domain}" for name, domain in product(ROWS, judge.domains)],
-    )
+    settings = {"images_per_class": images, "seed": SEED}
+    result = rows_by_domain(out, prior, settings, ROWS, judge.domains)
     for domain in domains:
         for name in names:
             if not has_network(ROWS[name], domain):

@@ -44,7 +44,7 @@ from engine.settings.inversion import (
 )
 from engine.tokens.files import load_tokens
 from engine.types import Sample
-from studies.rows import Rows, alone
+from studies.rows import alone, rows_by_domain
 
 FIRST_SEED = 900
 """No token was learned on images of these seeds. Chosen with them in view: nine tenths of the schedule instead of all,
@@ -71,6 +71,14 @@ class Method:
     sampling: Sampling = Sampling()
     baseline: InversionSettings | None = None
     told: bool = False
+
+    @property
+    def guidance(self) -> dict[str, Any]:
+        """How latents are guided and drawn, as results keep it."""
+        return {
+            "alignment": self.alignment and asdict(self.alignment),
+            "sampling": asdict(self.sampling),
+        }
 
     def sampling_for(self, domain: str) -> Sampling:
         if not self.told:
@@ -240,12 +248,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior, judge = load_prior("embedded"), load_judge()
-    result = Rows(
-        chosen.out,
-        {"images_per_class": chosen.images, "prior": prior.fingerprint, "first_seed": FIRST_SEED},
-        prior.device,
-        [f"{method}/{domain}" for method, domain in product(METHODS, judge.domains)],
-    )
+    settings = {"images_per_class": chosen.images, "first_seed": FIRST_SEED}
+    result = rows_by_domain(chosen.out, prior, settings, METHODS, judge.domains)
     if chosen.out == RESULT and chosen.images < result.others.get("images_per_class", 0):
         parser.error(f"{RESULT} has more images a class: name another --out for a trial")
     for method, domain in product(chosen.methods, chosen.domains):

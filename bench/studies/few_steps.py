@@ -25,7 +25,7 @@ from engine.evaluation.shares import shares
 from engine.priors import load_prior
 from engine.settings import Alignment, Sampling
 from studies.evidence import Method, draw, flops_per_image, images_of
-from studies.rows import Rows
+from studies.rows import rows_by_domain
 
 SEED = 1400
 """Images of this seed are for this study alone."""
@@ -61,19 +61,11 @@ def measure(
 ) -> None:
     """Draw and judge what the result in `out` lacks. images: of each class. work: keeps the images."""
     prior, judge = load_prior("embedded"), load_judge()
-    result = Rows(
-        out,
-        {"images_per_class": images, "prior": prior.fingerprint, "seed": SEED},
-        prior.device,
-        [f"{name}/{domain}" for name, domain in product(VARIANTS, judge.domains)],
-    )
+    settings = {"images_per_class": images, "seed": SEED}
+    result = rows_by_domain(out, prior, settings, VARIANTS, judge.domains)
     for name, domain in product(names, domains):
         variant, key = VARIANTS[name], f"{name}/{domain}"
-        settings = {
-            "alignment": variant.alignment and asdict(variant.alignment),
-            "sampling": asdict(variant.sampling),
-        }
-        row = result.kept(key, {"settings": settings})
+        row = result.kept(key, {"settings": variant.guidance})
         if "shares" in row:
             continue
         began = time.perf_counter()

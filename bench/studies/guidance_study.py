@@ -21,7 +21,7 @@ from engine.evaluation.shares import shares
 from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Polish, Sampling
 from studies.evidence import BEGUN, METRICS, Method, draw, evaluated, flops_per_image, images_of
-from studies.rows import Rows
+from studies.rows import rows_by_domain
 
 SEED = 800
 """Images of this seed are for this study alone."""
@@ -125,19 +125,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     prior = load_prior("embedded")
-    result = Rows(
-        chosen.out,
-        {"images_per_class": chosen.images, "prior": prior.fingerprint, "seed": SEED},
-        prior.device,
-        [f"{variant}/{domain}" for variant, domain in product(VARIANTS, judge.domains)],
-    )
+    settings = {"images_per_class": chosen.images, "seed": SEED}
+    result = rows_by_domain(chosen.out, prior, settings, VARIANTS, judge.domains)
     for name, domain in product(chosen.variants, chosen.domains):
         variant, key = VARIANTS[name], f"{name}/{domain}"
-        settings = {
-            "alignment": variant.alignment and asdict(variant.alignment),
-            "sampling": asdict(variant.sampling),
-        }
-        row = result.kept(key, {"settings": settings})
+        row = result.kept(key, {"settings": variant.guidance})
         if "metrics" in row:
             continue
         began = time.perf_counter()

@@ -9,12 +9,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from result_files import environment, read_result, write_result
 
 from engine.files import make_folder
+from engine.priors import Prior
 
 
 @contextmanager
@@ -79,6 +81,18 @@ class Rows:
 
     def _read(self) -> dict[str, Any]:
         return read_result(self.file)
+
+
+def rows_by_domain(
+    out: Path,
+    prior: Prior,
+    settings: Mapping[str, Any],
+    names: Iterable[str],
+    domains: Iterable[str],
+) -> Rows:
+    """The rows "name/domain" of what a prior draws."""
+    order = [f"{name}/{domain}" for name, domain in product(names, domains)]
+    return Rows(out, settings | {"prior": prior.fingerprint}, prior.device, order)
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from transformers import (
-    ConvNextConfig,
-    ConvNextForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-)
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.base import statistics_of
@@ -27,6 +21,7 @@ from engine.guidance.objective import Objective
 from engine.methods.natural_inversion import feature_statistics
 from engine.settings import Alignment
 from engine.types import Moments
+from tests.engine.without_batch_norm import convnext, vit
 
 READS = Preprocess.squash(16)
 CHANNELS = Alignment(layers="channels", class_weight=0.0)
@@ -184,28 +179,6 @@ def test_what_the_network_overwrites_is_measured_as_it_was(of: str) -> None:
     torch.testing.assert_close(grad, torch.autograd.grad(loss, leaf)[0], rtol=1e-4, atol=1e-6)
 
 
-def vit() -> nn.Module:
-    return ViTForImageClassification(
-        ViTConfig(
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            image_size=16,
-            patch_size=4,
-            num_labels=7,
-        )
-    )
-
-
-def convnext() -> nn.Module:
-    return ConvNextForImageClassification(
-        ConvNextConfig(
-            num_stages=2, hidden_sizes=[8, 12], depths=[1, 1], patch_size=2, num_labels=7
-        )
-    )
-
-
 def test_energy_is_the_negative_logsumexp(classifier: Classifier) -> None:
     images, classes = torch.rand(5, 3, 16, 16), torch.arange(5)
     for source, tau in (("energy", 1.0), ("energy:2", 2.0)):
@@ -266,7 +239,7 @@ def test_patch_entropy_is_that_of_its_paper() -> None:
 
 
 def test_patch_entropy_reads_a_vits_attention() -> None:
-    one = loaded(vit(), "patch-entropy")
+    one = loaded(vit(7), "patch-entropy")
     images = torch.rand(4, 3, 16, 16)
     read: list[Tensor] = []
     layers = [part for name, part in one.network.named_modules() if name.endswith("o_proj")]
@@ -305,11 +278,11 @@ def test_natural_inversion_refuses_statistics_of_tokens(classifier: Classifier) 
 @pytest.mark.parametrize("build", [vit, convnext])
 @pytest.mark.parametrize("source", ["file", "energy"])
 def test_descent_lowers_the_loss_of_networks_without_batch_norm(
-    build: Callable[[], nn.Module], source: str, tmp_path
+    build: Callable[[int], nn.Module], source: str, tmp_path
 ) -> None:
     from engine.evaluation.layer_moments import chosen_calls
 
-    one = loaded(build(), "energy" if source == "energy" else "none")
+    one = loaded(build(7), "energy" if source == "energy" else "none")
     if source == "file":
         taps = [call.tap(one.network) for call in chosen_calls(one, None)]
         with torch.no_grad(), recording_moments(taps) as taken:

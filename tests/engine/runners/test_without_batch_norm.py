@@ -8,12 +8,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import (
-    ConvNextConfig,
-    ConvNextForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-)
 
 from engine.classifiers import Preprocess, load_classifier
 from engine.evaluation.export_statistics import ExactStatisticsWarning, export_statistics
@@ -26,32 +20,11 @@ from engine.memory.subject import Subject
 from engine.priors import Prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
+from tests.engine.without_batch_norm import convnext, vit
 
 LABELS = ("dog", "horse", "guitar")
 READS = Preprocess.squash(16)
 ALIGNMENT = Alignment(class_weight=0.0, layers="channels")
-
-
-def vit() -> nn.Module:
-    return ViTForImageClassification(
-        ViTConfig(
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            image_size=16,
-            patch_size=4,
-            num_labels=3,
-        )
-    )
-
-
-def convnext() -> nn.Module:
-    return ConvNextForImageClassification(
-        ConvNextConfig(
-            num_stages=2, hidden_sizes=[8, 12], depths=[1, 1], patch_size=2, num_labels=3
-        )
-    )
 
 
 @pytest.fixture
@@ -77,10 +50,10 @@ def file_of(tmp_path: Path) -> Callable[[nn.Module], Path]:
 
 @pytest.mark.parametrize("build", [vit, convnext])
 def test_a_guided_run_ends_nearer_to_the_file_than_a_plain_one(
-    build: Callable[[], nn.Module], file_of: Callable[[nn.Module], Path], small_prior: Prior
+    build: Callable[[int], nn.Module], file_of: Callable[[nn.Module], Path], small_prior: Prior
 ) -> None:
     torch.manual_seed(0)
-    network = build()
+    network = build(len(LABELS))
     classifier = load_classifier(
         network,
         labels=LABELS,
@@ -103,7 +76,7 @@ def test_a_guided_run_ends_nearer_to_the_file_than_a_plain_one(
 def test_a_plan_counts_what_the_file_measures(
     file_of: Callable[[nn.Module], Path], small_prior: Prior
 ) -> None:
-    network = vit()
+    network = vit(len(LABELS))
     case, counts = Case("guidance", 6, 3), {}
     for statistics in (str(file_of(network)), "energy", "patch-entropy"):
         classifier = load_classifier(
@@ -127,7 +100,7 @@ def test_a_plan_counts_what_the_file_measures(
 
 def test_energy_guides_a_run(small_prior: Prior) -> None:
     classifier = load_classifier(
-        convnext(), labels=LABELS, preprocess=READS, device="cpu", statistics="energy"
+        convnext(len(LABELS)), labels=LABELS, preprocess=READS, device="cpu", statistics="energy"
     )
     sampling = Sampling(steps=3, batch=3)
     samples = [*generate(classifier, small_prior, images_per_class=1, sampling=sampling)]

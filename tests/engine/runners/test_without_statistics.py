@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
 
 from engine import Comparison, Distillation, distill
 from engine.classifiers import Classifier, Preprocess, load_classifier
@@ -20,6 +19,7 @@ from engine.runners.learn_tokens import learn_tokens
 from engine.runners.tune import tune
 from engine.settings import Alignment, Evaluation, Sampling, Selection, TokenLearning
 from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInversion
+from tests.engine.without_batch_norm import vit as small_vit
 
 CLASSES = ["dog", "horse"]
 FEW = Sampling(steps=3, cfg=2.0)
@@ -30,16 +30,7 @@ REFUSED = r"classifier 'ViTForImageClassification' has no BatchNorm layers, expe
 @pytest.fixture(scope="module")
 def vit() -> Classifier:
     torch.manual_seed(3)
-    config = ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=16,
-        patch_size=4,
-        num_labels=2,
-    )
-    network = ViTForImageClassification(config)
+    network = small_vit(len(CLASSES))
     network.classifier.weight.data *= 50  # untrained, it would tell no image from another
     return load_classifier(network, labels=CLASSES, preprocess=Preprocess.squash(16), device="cpu")
 
