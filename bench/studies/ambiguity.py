@@ -29,8 +29,10 @@ from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.neighbours import neighbours
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
+from engine.runners.learn_lora import learn_lora
 from engine.runners.learn_tokens import learn_tokens
 from engine.settings import Sampling, TokenLearning
+from engine.settings.lora import LoraLearning
 from engine.settings.methods import DDIS, Plain
 from engine.tokens.table import TokenTable
 from studies.rows import rows_by_domain
@@ -46,6 +48,8 @@ NAMES = (
 """The new names of some classes, in sets that one classifier can have at once."""
 CONTROLS = ("dog person", "dog house")
 """Names that the plain prior understands."""
+ADAPTER_IMAGES = 16
+"""Images of each class in an epoch of an adapter, as many as of a token."""
 NEVER_SKIP = {"skip_passing": False}
 
 
@@ -54,13 +58,18 @@ class Recipe:
     """How images of such a class are made.
 
     true_word: by the name that the prior knows. guided: with the default alignment. negative: the other word of the
-    name is the negative prompt. learning: of tokens; None for none.
+    name is the negative prompt. learning: of tokens; None for none. adapter: of the prior, in place of tokens.
     """
 
     true_word: bool = False
     guided: bool = False
     negative: bool = False
     learning: TokenLearning | None = None
+    adapter: LoraLearning | None = None
+
+    @property
+    def learns(self) -> bool:
+        return self.learning is not None or self.adapter is not None
 
 
 INSTEAD = replace(TokenLearning.instead(), **NEVER_SKIP)
@@ -77,11 +86,12 @@ RECIPES = {
         )
     ),
     "token before, early steps": Recipe(learning=replace(INSTEAD, place="before", init="a")),
+    "adapter": Recipe(adapter=LoraLearning.of_classes()),
     "guided": Recipe(guided=True),
     "guided, token instead": Recipe(guided=True, learning=INSTEAD),
     "token before, published": Recipe(learning=replace(TokenLearning.paper(), **NEVER_SKIP)),
 }
-SMOKE = ("plain", "token instead")
+SMOKE = ("plain", "token instead", "adapter")
 
 
 def renamed(classifier: Classifier, names: dict[str, str]) -> Classifier:
@@ -139,19 +149,19 @@ def measured(
 
 def learned(
     recipe: Recipe, classifier: Classifier, names: dict[str, str], prior: Prior, seed: int
-) -> TokenTable | None:
-    """The tokens of a set of names, if the recipe has some."""
-    if recipe.learning is None:
-        return None
-    method = DDIS() if recipe.guided else Plain()
-    return learn_tokens(
-        renamed(classifier, names),
-        prior,
-        list(names.values()),
-        recipe.learning,
-        method=method,
-        seed=seed,
-    )
+) -> tuple[Prior, TokenTable | None]:
+    """The prior with the adapter of a set of names and the tokens of these, if the recipe has such."""
+    classifier, classes = renamed(classifier, names), list(names.values())
+    method, tokens = DDIS() if recipe.guided else Plain(), None
+    if recipe.learning is not None:
+        tokens = learn_tokens(classifier, prior, classes, recipe.learning, method=method, seed=seed)
+    if recipe.adapter is not None:
+        settings = {"images_per_class": ADAPTER_IMAGES, "method": method, "seed": seed}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "adapter.safetensors"
+            learn_lora(classifier, prior, classes, learning=recipe.adapter, out=file, **settings)
+            prior = load_prior("embedded", lora=file, device=prior.device)
+    return prior, tokens
 
 
 def measure(
@@ -170,23 +180,23 @@ def measure(
     for name, domain in product(recipes, domains):
         recipe = RECIPES[name]
         if smoke and recipe.learning is not None:
-            recipe = replace(
-                recipe,
-                learning=replace(recipe.learning, epochs=1, images_per_epoch=2, check_images=0),
-            )
+            few = replace(recipe.learning, epochs=1, images_per_epoch=2, check_images=0)
+            recipe = replace(recipe, learning=few)
+        if smoke and recipe.adapter is not None:
+            recipe = replace(recipe, adapter=replace(recipe.adapter, epochs=1))
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
         key = f"{name}/{domain}"
         row: dict[str, Any] = result.kept(key, {"recipe": asdict(recipe)})
         found = row.setdefault("names", {})
-        for seed, names in product(range(seeds if recipe.learning else 1), sets):
+        for seed, names in product(range(seeds if recipe.learns else 1), sets):
             lacking = [one for one in names.values() if len(found.get(one, [])) <= seed]
             if not lacking:
                 continue
             began = time.perf_counter()
-            tokens = learned(recipe, classifier, names, prior, seed)
+            own, tokens = learned(recipe, classifier, names, prior, seed)
             for head, compound in names.items():
                 if compound in lacking:
-                    pictures = drawn(recipe, classifier, head, compound, prior, tokens, images)
+                    pictures = drawn(recipe, classifier, head, compound, own, tokens, images)
                     seen = measured(pictures, classifier, judge, domain, head, compound)
                     found.setdefault(compound, []).append(seen)
             result.add(key, row)

@@ -1,7 +1,7 @@
-"""From a classifier and a prior to an adapter of the prior that draws as guidance would, without the classifier.
+"""From a classifier and a prior to an adapter of the prior that draws as guidance would, or nearer to the classes.
 
-Guided trajectories are kept by group in `<out>.progress`, and the adapter after each epoch, so that a run that is cut
-goes on where it stopped and ends at the same bytes as an undisturbed one.
+The adapter is kept in `<out>.progress` after each epoch, and so are guided trajectories by group, so that a run that is
+cut goes on where it stopped and ends at the same bytes as an undisturbed one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.errors import ConfigError, OutputError, TokenFileError
 from engine.events import SILENT, Events
 from engine.facts import facts_of
 from engine.files import locked_file, write_whole
 from engine.lora.adapter import adapting, as_diffusers
+from engine.lora.assembled import lessons_of, prompts_context
 from engine.lora.budget import learning_parts
 from engine.lora.progress import Progress
 from engine.lora.recording import TRAJECTORIES, check_target, recorded
-from engine.lora.training import Learner, Lessons
+from engine.lora.training import Learner
 from engine.memory.apply import applied
 from engine.memory.budget import AUTO
 from engine.memory.plan import Plan
 from engine.memory.recompute import checkpointed
-from engine.methods.drawing import Drawing, settings_of
+from engine.methods.drawing import Drawing
 from engine.priors.lora import check_peft
 from engine.request import Method, Request
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, Asked, asked
@@ -36,7 +35,6 @@ from engine.settings.lora import LoraLearning
 from engine.settings.methods import DrawingSettings
 from engine.settings.plain import to_plain
 from engine.tokens.files import read_tensors, sealed
-from engine.types import ImageKey
 
 FORMAT = "ddis-lora/1"
 LEARNING = "adapter"
@@ -47,9 +45,10 @@ LEARNING = "adapter"
 class LearnedLora:
     """An adapter that was learned.
 
-    images: whose trajectories it learned from. updates: of the adapter. error_before, error_after: the mean squared
-    gap between the denoiser's clean latents and those of guided sampling, in units of noise / signal, with the prior
-    alone and with the adapter, on a part of what it learned from.
+    images: that it learned from. updates: of the adapter. error_before, error_after: with the prior alone and with the
+    adapter, the mean squared gap between the denoiser's clean latents and those of guided sampling, in units of
+    noise / signal, on a part of what it learned from; with objective "class" the classifier's cross-entropy of clean
+    images that early steps predict, of noise that no update has read.
     """
 
     file: Path
@@ -77,13 +76,16 @@ def learn_lora(
     attention: str = AUTO_ATTENTION,
     events: Events = SILENT,
 ) -> LearnedLora:
-    """Distil guidance and CFG into a LoRA of the prior's denoiser, from the images that `generate` would make.
+    """Teach a LoRA of the prior's denoiser what guidance and CFG do, or what the classifier takes for its classes.
 
-    Load it with `load_prior(..., lora=out)` or with a pipeline's `load_lora_weights`, and sample with a CFG of 1 and
-    method "plain": one evaluation of the denoiser a step. Arguments that are not listed are as `generate` takes them.
+    Load it with `load_prior(..., lora=out)` or with a pipeline's `load_lora_weights`. With objective "guidance" it
+    learns from the images that `generate` would make: sample with a CFG of 1 and method "plain", one evaluation of the
+    denoiser a step. With "class" it takes the place of tokens (CAT): sample as without it. Arguments that are not
+    listed are as `generate` takes them.
 
     Args:
-        images_per_class: whose trajectories are learned from; a few hundred images in all are enough.
+        images_per_class: whose trajectories are learned from; a few hundred images in all are enough. With objective
+            "class", images of an epoch, which are new ones each time.
         learning: how the adapter is learned.
         out: a .safetensors file. If it holds the adapter of the same run, that is returned as it is, and an interrupted
             run is resumed.
@@ -92,7 +94,7 @@ def learn_lora(
         tokens: guide with them; the adapter learns what they do too, and its prompts need none.
 
     Raises:
-        ConfigError: guidance moves noisy latents, or the method draws without a prior.
+        ConfigError: guidance moves noisy latents and is to be learned, or the method draws without a prior.
         OutputError: `out` belongs to a run with other settings.
         MissingExtraError: peft is absent.
         GuidanceError: gradients are NaN or infinite too often.
@@ -123,7 +125,8 @@ def learn_lora(
             f"an adapter is to be learned of method {settings.name!r}, expected one that draws with a "
             "prior: choose 'ddis' or 'plain'."
         )
-    check_target(settings.alignment)
+    if learning.objective == "guidance":
+        check_target(settings.alignment)
     check_peft()
     drawing = replace(wanted, execution=replace(wanted.execution, graphs=False)).prepare()
     assert isinstance(drawing, Drawing), "a method that draws prepares a drawing"
@@ -144,17 +147,16 @@ def learn_lora(
             progress.begin(run)
         else:
             check_same_facts(progress.folder, _facts(begun), _facts(run))
-        groups = [list(group) for group in drawing.groups()]
-        _record(drawing, groups, progress, events)
-        learned = _learned(drawing, learning, groups, progress, path, run, wanted, events)
+        if learning.objective == "guidance":
+            _record(drawing, progress, events)
+        learned = _learned(drawing, learning, progress, path, run, wanted, events)
         progress.delete()
         return learned
 
 
-def _record(
-    drawing: Drawing, groups: Sequence[Sequence[ImageKey]], progress: Progress, events: Events
-) -> None:
+def _record(drawing: Drawing, progress: Progress, events: Events) -> None:
     """Sample the groups whose trajectories are not kept yet."""
+    groups = list(drawing.groups())
     lacking = [(number, group) for number, group in enumerate(groups) if not progress.has(number)]
     total = sum(map(len, groups))
     with events.task(TRAJECTORIES, total, total - sum(len(group) for _, group in lacking)) as task:
@@ -166,7 +168,6 @@ def _record(
 def _learned(
     drawing: Drawing,
     learning: LoraLearning,
-    groups: Sequence[Sequence[ImageKey]],
     progress: Progress,
     path: Path,
     run: Mapping[str, Any],
@@ -174,30 +175,18 @@ def _learned(
     events: Events,
 ) -> LearnedLora:
     """Teach the adapter and write it."""
-    prior, seed = drawing.prior, drawing.seed
-    settings: Any = settings_of(drawing.request)
-    alone = replace(drawing, tokens=None).asking(
-        method=replace(settings, tokens=None, sampling=replace(settings.sampling, cfg=1.0))
-    )
-    place = {number: row for row, number in enumerate(drawing.classes)}
+    prior, by_class = drawing.prior, learning.objective == "class"
+    parts = learning_parts(drawing, wanted.execution, wanted.given.plan)
     with applied(drawing.plan, prior) as phase:
         with phase("text"):
-            context = alone.context([ImageKey(number, 0) for number in drawing.classes])
-            context = context.detach().to(torch.device("cpu"))
+            context = prompts_context(drawing, learning)
         with (
-            phase("sampling"),
-            adapting(prior, learning.rank, seed) as parameters,
+            phase("cat" if by_class else "sampling"),
+            adapting(prior, learning.rank, drawing.seed) as parameters,
             nullcontext() if drawing.plan is None else checkpointed([prior.network]),
         ):
-            lessons = Lessons(
-                prior=prior,
-                schedule=prior.schedule(drawing.sampling.steps),
-                context=context,
-                groups=[[place[key.class_index] for key in group] for group in groups],
-                trajectories=progress.read,
-                parts=learning_parts(drawing, wanted.execution, wanted.given.plan),
-            )
-            learner = Learner(parameters, learning, lessons, seed)
+            lessons = lessons_of(drawing, context, learning, parts, progress, events)
+            learner = Learner(parameters, learning, lessons)
             before = learner.measured()
             if (state := progress.state()) is not None:
                 learner.resume(state)
@@ -209,7 +198,10 @@ def _learned(
                     progress.keep_state(learner.state())
             after = learner.measured()
             tensors = as_diffusers(prior, parameters)
-    learned = LearnedLora(path, sum(map(len, groups)), learning.epochs * updates, before, after)
+    images = len(drawing.classes) * drawing.request.images_per_class
+    if by_class:
+        images *= learning.epochs
+    learned = LearnedLora(path, images, learning.epochs * updates, before, after)
     figures = {name: value for name, value in vars(learned).items() if name != "file"}
     write_whole(path, sealed(tensors, {"format": FORMAT, "run": run, "learned": figures}))
     return learned

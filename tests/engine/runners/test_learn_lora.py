@@ -25,14 +25,19 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError, MissingExtraError, ModelError, OutputError
 from engine.events import Event, Events, ImageMade, Progressed
 from engine.lora.adapter import adapting
+from engine.lora.lessons import ClassLessons, GuidanceLessons, Lessons
 from engine.lora.progress import Progress
 from engine.lora.recording import recorded
-from engine.lora.training import PHASE, Learner, Lessons
+from engine.lora.training import PHASE, Learner
 from engine.memory.micro_batch import MicroBatches
 from engine.methods.drawing import Drawing
 from engine.priors import Prior
 from engine.runners.asking import asked
 from engine.runners.learn_lora import LEARNING
+from engine.sampling import loop
+from engine.sampling.noise import ImageNoise
+from engine.tokens.trajectories import gradient_steps
+from engine.types import ImageKey, image_rng
 from tests.engine.priors.conftest import FAMILIES, built
 
 SAMPLING = Sampling(steps=3, cfg=5.0, batch=4)
@@ -265,16 +270,17 @@ def test_half_the_images_at_once_make_the_same_gradient(
 
     def gradients(size: int) -> list[torch.Tensor]:
         with adapting(prior, 2, seed=0) as parameters:
-            lessons = Lessons(
+            lessons = GuidanceLessons(
                 prior=prior,
                 schedule=prior.schedule(SAMPLING.steps),
                 context=context,
                 groups=[[0] * 4],
                 trajectories=lambda _, step: (found.latents[step], found.clean[step]),
+                seed=0,
                 parts=MicroBatches({PHASE: size}),
             )
-            learner = Learner(parameters, LESSONS, lessons, seed=0)
-            learner.error_of(0, 1, torch.arange(4))
+            learner = Learner(parameters, LESSONS, lessons)
+            learner.error_of((0, 1, torch.arange(4)))
             return [value.grad for value in parameters.values() if value.grad is not None]
 
     whole, halved = gradients(4), gradients(2)
@@ -317,9 +323,9 @@ def test_a_small_budget_says_how_many_images_learn_at_once(
     sizes: list[dict[str, int]] = []
     bound = Learner.__init__
 
-    def watched(self: Learner, parameters: Any, learning: Any, lessons: Lessons, seed: int) -> None:
+    def watched(self: Learner, parameters: Any, learning: Any, lessons: Lessons) -> None:
         sizes.append(dict(lessons.parts.sizes))
-        bound(self, parameters, learning, lessons, seed)
+        bound(self, parameters, learning, lessons)
 
     monkeypatch.setattr(Learner, "__init__", watched)
     smallest = plan(prior, classifier, "1GB", tokens=TokenLearning()).smallest_bytes
@@ -347,6 +353,100 @@ def test_tokens_are_learned_along(
     assert "<ddis" not in prompts[-1]
     adapted = load_prior(prior_folder, device="cpu", lora=out)
     assert list(generate(classifier, adapted, ["a"], 1, method="plain", sampling=SAMPLING))
+
+
+BY_CLASS = LoraLearning(objective="class", rank=4, epochs=8, batch=8, learning_rate=0.01)
+
+
+def by_class(classifier: Classifier, prior: Any, out: Path, **changes: Any) -> LearnedLora:
+    settings = {"learning": BY_CLASS, "method": "plain", **changes}
+    return learned(classifier, prior, out, **settings)
+
+
+def test_one_adapter_lowers_the_cross_entropy_of_all_classes(
+    tmp_path: Path, classifier: Classifier, prior: Prior, prior_folder: Path
+) -> None:
+    """By what it reports, on noise that no update has read, and by the classifier's words on finished images."""
+    out = tmp_path / "l.safetensors"
+    before = weights(prior)
+    found = by_class(classifier, prior, out)
+    assert (found.images, found.updates) == (8 * 2 * 4, 8)
+    assert found.error_after < found.error_before - 0.05
+    assert all(torch.equal(value, before[name]) for name, value in weights(prior).items())
+    adapted = load_prior(prior_folder, device="cpu", lora=out)
+
+    def loss(of: Prior) -> float:
+        made = list(generate(classifier, of, ["a", "b"], 8, method="plain", sampling=SAMPLING))
+        logits = classifier.logits(torch.stack([sample.image for sample in made]))
+        targets = torch.tensor([sample.key.class_index for sample in made])
+        return float(torch.nn.functional.cross_entropy(logits, targets))
+
+    assert loss(adapted) < loss(prior)
+
+
+def test_the_gradient_of_the_classes_is_that_of_a_sum_by_hand(
+    classifier: Classifier, prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With CFG's two branches both in the graph, whatever the number of images at once."""
+    monkeypatch.setattr("engine.lora.lessons.shown", lambda images, views: images)
+    drawing: Any = asked(
+        classifier, prior, ["a", "b"], 2, method="plain", sampling=SAMPLING, graphs=False
+    ).prepare()
+    context = drawing.context([ImageKey(number, 0) for number in drawing.classes])
+    with adapting(prior, 2, seed=0) as parameters:
+        for value in parameters.values():
+            value.data += 0.02 * torch.randn(
+                value.shape, generator=torch.Generator().manual_seed(1)
+            )
+
+        def gradients(size: int) -> list[torch.Tensor]:
+            lessons = ClassLessons(drawing, context, MicroBatches({PHASE: size}))
+            (update,) = lessons.order(4, 0)
+            Learner(parameters, BY_CLASS, lessons).error_of(update)
+            return [value.grad.clone() for value in parameters.values()]
+
+        whole, halved = gradients(4), gradients(3)
+        (keys,) = ClassLessons(drawing, context).order(4, 0)
+        assert [key.class_index for key in keys] == [0, 1, 0, 1]
+        (at,) = gradient_steps("drawn", SAMPLING.steps, 1, image_rng(drawing.seed, keys[0]))
+        rows = context[[0, 1, 0, 1]]
+        noise = ImageNoise(drawing.seed, keys, prior.latent_shape(1)[1:], prior.device)
+        schedule = prior.schedule(SAMPLING.steps)
+        with torch.no_grad():
+            z = prior.noise(noise.generators, SAMPLING.steps)
+            guided = prior.denoiser(rows, SAMPLING.cfg)
+            z = loop.sample(z, guided, schedule[:at], eta=SAMPLING.eta, noise=noise)
+        step, cfg = schedule[at], SAMPLING.cfg
+        free = prior.denoiser(rows.null(), 1.0)(z, step).clean
+        clean = free + cfg * (prior.denoiser(rows, 1.0)(z, step).clean - free)
+        logits = classifier.logits(prior.decode(clean))
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0, 1]))
+        expected = torch.autograd.grad(loss, list(parameters.values()))
+    assert any(bool(grad.any()) for grad in expected)
+    for one, other, wanted in zip(whole, halved, expected, strict=True):
+        close = {"rtol": 1e-3, "atol": 1e-3 * float(wanted.abs().max())}
+        torch.testing.assert_close(one, wanted, **close)
+        torch.testing.assert_close(other, wanted, **close)
+
+
+def test_a_cut_run_by_class_goes_on_and_ends_at_the_same_bytes(
+    tmp_path: Path, classifier: Classifier, prior: Prior
+) -> None:
+    whole, cut = tmp_path / "whole" / "l.safetensors", tmp_path / "cut" / "l.safetensors"
+    by_class(classifier, prior, whole)
+    seen: list[Event] = []
+
+    def stop(event: Event) -> None:
+        seen.append(event)
+        if sum(isinstance(one, Progressed) and one.task == LEARNING for one in seen) > 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        by_class(classifier, prior, cut, events=Events(stop))
+    with pytest.raises(OutputError, match=r"other settings: .*learning.objective"):
+        learned(classifier, prior, cut, method="plain")
+    by_class(classifier, prior, cut)
+    assert cut.read_bytes() == whole.read_bytes()
 
 
 def test_what_makes_no_sense_is_refused(

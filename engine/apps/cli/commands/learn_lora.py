@@ -1,8 +1,9 @@
-"""`ddis learn-lora`: guidance distilled into an adapter of the prior."""
+"""`ddis learn-lora`: an adapter of the prior that has learned guidance, or the classes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engine.apps.cli.command import (
     ALIGNMENT,
@@ -11,15 +12,17 @@ from engine.apps.cli.command import (
     WITH_PRIOR,
     Call,
     Command,
+    local,
     needed,
 )
 from engine.request import Execution, Request
 from engine.settings.lora import LoraLearning
+from engine.settings.plain import to_plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnLora(Command):
-    """Distil guidance into an adapter of the prior, which then samples without the classifier."""
+    """Teach an adapter of the prior guidance, so that it samples without the classifier, or the classes."""
 
     module = "engine.runners.learn_lora"
     options = (
@@ -39,6 +42,7 @@ class LearnLora(Command):
     methods = WITH_PRIOR
     common = (
         *("classifier", "out", "classes", "images-per-class", "seed", "prior", "method", "tokens"),
+        "preset",
         *("lora.rank", "lora.epochs", "alignment.scale", "steps", "cfg"),
         *("architecture", "labels", "memory", "device"),
     )
@@ -46,8 +50,19 @@ class LearnLora(Command):
 
     request: Request = field(default_factory=Request)
     out: Path = needed("the adapter (.safetensors); resumed if it was interrupted", "FILE")
+    preset: Literal["default", "class"] = local(
+        "default: guidance and CFG, distilled; class: one adapter in place of class tokens, which is sampled with as "
+        "the prior alone is",
+        default="default",
+    )
     lora: LoraLearning = field(default_factory=LoraLearning)
     execution: Execution = field(default_factory=Execution)
+
+    @classmethod
+    def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
+        if given.get("preset") == "class":
+            return {"lora": to_plain(LoraLearning.of_classes())}
+        return super().preset_values(given, method)
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.runners.learn_lora import learn_lora
@@ -61,10 +76,16 @@ class LearnLora(Command):
             attention=self.execution.attention,
             events=call.events,
         )
+        if self.lora.objective == "class":
+            error, options = "cross-entropy of its images", ""
+        else:
+            error, options = (
+                "error, squared and in units of noise / signal,",
+                "--method plain --cfg 1 ",
+            )
         call.screen.say(
-            f"{self.out} learned from {learned.images} images in {learned.updates} updates; its error, squared and in "
-            f"units of noise / signal, is {learned.error_after:.3f}, that of the prior alone "
-            f"{learned.error_before:.3f}. To draw with it, add to the options of generate: --method plain --cfg 1 "
-            f"--prior.lora {self.out}"
+            f"{self.out} learned from {learned.images} images in {learned.updates} updates; the {error} is "
+            f"{learned.error_after:.3f}, that of the prior alone {learned.error_before:.3f}. To draw with it, add to "
+            f"the options of generate: {options}--prior.lora {self.out}"
         )
         return {**vars(learned), "file": str(self.out)}
