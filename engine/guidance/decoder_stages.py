@@ -20,6 +20,8 @@ from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
 from torch import Tensor, nn
 
+from engine.priors.tiny_decoder import FrameBlock, clamped
+
 Stage = Callable[[Tensor], Tensor]
 
 
@@ -57,11 +59,11 @@ def tiny_stages(vae: Any, halvings: int = 0) -> tuple[Stage, ...]:
     layers = _shrunk(list(vae.decoder.layers), halvings) if halvings else list(vae.decoder.layers)
     groups: list[list[nn.Module]] = [[]]
     for layer in layers:
-        if isinstance(layer, AutoencoderTinyBlock | nn.Upsample):
+        if isinstance(layer, AutoencoderTinyBlock | FrameBlock | nn.Upsample):
             groups.append([])
         groups[-1].append(layer)
     middle = (nn.Sequential(*group) for group in groups)
-    return (lambda z: torch.tanh(z / 3) * 3), *middle, (lambda x: x.mul(2).sub(1))
+    return clamped, *middle, (lambda x: x.mul(2).sub(1))
 
 
 def sides(vae: Any, side: int) -> list[int]:

@@ -42,7 +42,7 @@ def load_prior(
             or a pipeline object's own. In float16, networks that overflow in it are bfloat16 (text
             encoders of Gemma 2 and Qwen, for one), and such layers float32 (T5's).
         tiny: A tiny decoder for guidance: a folder or hub id of an AutoencoderTiny such as
-            'madebyollin/taesd', a file of TAEF2 or TAESANA, 'auto' for the one that is published for
+            'madebyollin/taesd', a file of TAEF2, TAESANA or TAEW2.1, 'auto' for the one that is published for
             the prior's family, 'none' for none. By default the architecture's, that in the subfolder
             `tiny` of a local prior, or the prior's own VAE if it is one.
         local_files_only: Whether to leave the hub alone.

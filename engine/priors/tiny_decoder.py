@@ -1,13 +1,17 @@
-"""Decoders of the TAESD family that diffusers' AutoencoderTiny cannot express: those of FLUX.2 and SANA.
+"""Decoders of the TAESD family that diffusers' AutoencoderTiny cannot express: those of FLUX.2, SANA and Qwen-Image.
 
-Both read latents of unit variance, before their pipelines bring them to the scale of the full VAE. After the
-architectures of github.com/madebyollin/taesd (MIT); only the decoder is built.
+All read latents of unit variance, before their pipelines bring them to the scale of the full VAE. After the
+architectures of github.com/madebyollin/taesd and of its sibling for films, taehv (both MIT); only the decoder is built.
 
     taef2     8 px a latent; the first blocks also add what a pointwise convolution finds in normalised channels
     taesana   32 px a latent, so five upsamplings, the first of them 256 and 128 channels wide
+    taew2_1   8 px a latent; decodes films of Wan 2.1, whose VAE Qwen-Image has too. Of one latent it makes four frames,
+              of which the last is the image: the layers that only the others need are not there
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -39,45 +43,76 @@ class PooledBlock(AutoencoderTinyBlock):
         return made
 
 
+class FrameBlock(nn.Module):
+    """A residual block that sees the frame before: two frames of N films, (2 N, C, h, w), the earlier ones first.
+
+    Args:
+        width: C.
+        last: Whether only the later frame is wanted behind it, (N, C, h, w).
+    """
+
+    def __init__(self, width: int, last: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(2 * width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        earlier, later = x.chunk(2)
+        if self.last:
+            x, before = later, earlier
+        else:
+            before = torch.cat([torch.zeros_like(earlier), earlier])
+        made: Tensor = self.conv(torch.cat([x, before], 1)) + x
+        return made.relu()
+
+
+class Frames(nn.Module):
+    """Frames (N, C, h, w) -> `number` frames of each, (number N, C, h, w), the earlier ones first."""
+
+    def __init__(self, width: int, number: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, number * width, 1, bias=False)
+        self.number = number
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(self.conv(x).chunk(self.number, 1))
+
+
 class TinyDecoder(nn.Module):
     """Latents (N, C, h, w) of unit variance -> images in [-1, 1], as an AutoencoderTiny decodes.
 
     Args:
-        latent_channels: C.
+        layers: What is run behind the clamp of latents; the first is a convolution.
         widths: Channels of each level; between two of them the side doubles.
-        pooled: Whether the blocks of the first level are PooledBlocks.
     """
 
     decoder: nn.Module
 
-    def __init__(self, latent_channels: int, widths: Sequence[int], pooled: bool = False) -> None:
+    def __init__(self, layers: Sequence[nn.Module], widths: Sequence[int]) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(latent_channels, widths[0], 3, padding=1), nn.ReLU()]
-        for level, (width, following) in enumerate(zip(widths, [*widths[1:], None], strict=True)):
-            for _ in range(BLOCKS if following else 1):
-                plain = not (pooled and level == 0)
-                layers.append(
-                    AutoencoderTinyBlock(width, width, "relu") if plain else PooledBlock(width)
-                )
-            if following:
-                layers.append(nn.Upsample(scale_factor=2))
-                layers.append(nn.Conv2d(width, following, 3, padding=1, bias=False))
-            else:
-                layers.append(nn.Conv2d(width, 3, 3, padding=1))
+        channels = cast(nn.Conv2d, layers[0]).in_channels
         self.decoder = nn.Module()
         self.decoder.layers = nn.Sequential(*layers)
         # What pipelines read of a VAE to scale latents, so that they scale by nothing.
         self.bn = nn.Module()
-        packed = PACKED * latent_channels
+        packed = PACKED * channels
         self.bn.register_buffer("running_mean", torch.zeros(packed), persistent=False)
         self.bn.register_buffer("running_var", torch.ones(packed), persistent=False)
         self.config = FrozenDict(
-            latent_channels=latent_channels,
+            latent_channels=channels,
+            z_dim=channels,
             block_out_channels=tuple(widths),
-            pooled=pooled,
             scaling_factor=1.0,
             shift_factor=0.0,
             batch_norm_eps=0.0,
+            latents_mean=(0.0,) * channels,
+            latents_std=(1.0,) * channels,
         )
 
     @property
@@ -90,15 +125,55 @@ class TinyDecoder(nn.Module):
 
     def decode(self, latents: Tensor, return_dict: bool = False) -> tuple[Tensor]:
         """Images in [-1, 1], as diffusers' VAEs return them without a dict."""
-        images: Tensor = cast(Any, self.decoder.layers)(torch.tanh(latents / 3) * 3)
+        images: Tensor = cast(Any, self.decoder.layers)(clamped(latents))
         return (images.mul(2).sub(1),)
 
 
-VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "taef2": {"latent_channels": 32, "widths": (64, 64, 64, 64), "pooled": True},
-    "taesana": {"latent_channels": 32, "widths": (256, 128, 64, 64, 64, 64)},
+def clamped(latents: Tensor) -> Tensor:
+    """Latents (N, C, h, w), or films of one latent (N, C, 1, h, w), softly within +-3: (N, C, h, w)."""
+    still = latents[:, :, 0] if latents.dim() == 5 else latents
+    return torch.tanh(still / 3) * 3
+
+
+def of_images(latent_channels: int, widths: Sequence[int], pooled: bool = False) -> TinyDecoder:
+    """pooled: whether the blocks of the first level are PooledBlocks."""
+    layers: list[nn.Module] = [nn.Conv2d(latent_channels, widths[0], 3, padding=1), nn.ReLU()]
+    for level, (width, following) in enumerate(zip(widths, [*widths[1:], None], strict=True)):
+        for _ in range(BLOCKS if following else 1):
+            plain = not (pooled and level == 0)
+            layers.append(
+                AutoencoderTinyBlock(width, width, "relu") if plain else PooledBlock(width)
+            )
+        if following:
+            layers.append(nn.Upsample(scale_factor=2))
+            layers.append(nn.Conv2d(width, following, 3, padding=1, bias=False))
+        else:
+            layers.append(nn.Conv2d(width, 3, 3, padding=1))
+    return TinyDecoder(layers, widths)
+
+
+def of_films(latent_channels: int, widths: tuple[int, int, int, int]) -> TinyDecoder:
+    """The part of a decoder of films that makes an image: the second level ends in two frames, the third in one."""
+    layers: list[nn.Module] = [nn.Conv2d(latent_channels, widths[0], 3, padding=1), nn.ReLU()]
+    for level, (width, following) in enumerate(pairwise(widths)):
+        for number in range(BLOCKS):
+            layers.append(
+                FrameBlock(width, last=number == BLOCKS - 1)
+                if level == 2
+                else AutoencoderTinyBlock(width, width, "relu")
+            )
+        layers.append(nn.Upsample(scale_factor=2))
+        layers.append(Frames(width, 2 if level == 1 else 1))
+        layers.append(nn.Conv2d(width, following, 3, padding=1, bias=False))
+    return TinyDecoder([*layers, nn.ReLU(), nn.Conv2d(widths[-1], 3, 3, padding=1)], widths)
+
+
+VARIANTS: Mapping[str, Callable[[], TinyDecoder]] = {
+    "taef2": partial(of_images, 32, (64, 64, 64, 64), pooled=True),
+    "taesana": partial(of_images, 32, (256, 128, 64, 64, 64, 64)),
+    "taew2_1": partial(of_films, 16, (256, 128, 64, 64)),
 }
-"""Arguments of the published ones."""
+"""The published ones, with random weights."""
 
 
 def decoder_with(weights: Mapping[str, Tensor]) -> TinyDecoder | None:
@@ -108,16 +183,33 @@ def decoder_with(weights: Mapping[str, Tensor]) -> TinyDecoder | None:
     weights goes first (`decoder.1.weight`, or `1.weight` in a file of the decoder alone).
     """
     named = _by_layers(weights)
-    for arguments in VARIANTS.values():
+    for variant in VARIANTS.values():
         with torch.device("meta"):
-            shapes = TinyDecoder(**arguments).state_dict()
-        if {name: value.shape for name, value in named.items()} == {
-            name: value.shape for name, value in shapes.items()
+            wanted = variant().state_dict()
+        kept = {
+            name: _of_image(value, wanted[name]) if name in wanted else value
+            for name, value in named.items()
+        }
+        if {name: value.shape for name, value in kept.items()} == {
+            name: value.shape for name, value in wanted.items()
         }:
-            found = TinyDecoder(**arguments)
-            found.load_state_dict(named)
+            found = variant()
+            found.load_state_dict(kept)
             return found
     return None
+
+
+def _of_image(value: Tensor, wanted: Tensor) -> Tensor:
+    """Of a weight of films that has twice the channels, what an image needs.
+
+    Of a convolution's input the frame itself, which goes before the one that came earlier; of its output the last
+    frame. Another weight is left as it is.
+    """
+    if value.shape[1:] == wanted.shape[1:] and len(value) == 2 * len(wanted):
+        return value[len(wanted) :]
+    if value.dim() == 4 and value.shape[1] == 2 * wanted.shape[1]:
+        return value[:, : wanted.shape[1]]
+    return value
 
 
 def _by_layers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

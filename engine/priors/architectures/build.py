@@ -10,7 +10,7 @@ from engine.networks.quiet import quiet
 from engine.priors.architectures.families import PRIOR_ARCHITECTURES
 from engine.priors.architectures.part import Part
 from engine.priors.architectures.tokenizers import TOKENIZERS
-from engine.priors.tiny_decoder import VARIANTS, TinyDecoder
+from engine.priors.tiny_decoder import VARIANTS
 from engine.settings.sources import ARCHITECTURE, check_prior
 
 PREFIX = ARCHITECTURE
@@ -51,7 +51,7 @@ def network(part: Part) -> nn.Module:
     import diffusers
 
     if part.kind in VARIANTS:
-        return TinyDecoder(**VARIANTS[part.kind])
+        return VARIANTS[part.kind]()
     if hasattr(diffusers, part.kind):
         made: nn.Module = getattr(diffusers, part.kind)(**part.config)
         return made

@@ -44,7 +44,7 @@ KL_FLUX = Part("AutoencoderKL", networks.KL_FLUX)
 KL_XL = Part("AutoencoderKL", networks.KL_XL)
 TAESD = Part("AutoencoderTiny", networks.TAESD)
 TAESD_16 = Part("AutoencoderTiny", networks.TAESD_16)
-TAEF2, TAESANA = Part("taef2"), Part("taesana")
+TAEF2, TAESANA, TAEW = Part("taef2"), Part("taesana"), Part("taew2_1")
 
 
 def _stable_diffusion(unet: Config, vae: Config, text: Part, scheduler: Part) -> PriorArchitecture:
@@ -225,6 +225,7 @@ PRIOR_ARCHITECTURES = {
         texts.QWEN_2_5_VL_7B,
         "qwen",
         FLOW_QWEN,
+        TAEW,
     ),
 }
 """By the name that follows `arch:`."""
