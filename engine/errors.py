@@ -33,6 +33,10 @@ class EngineWarning(UserWarning):
     """Something that a run continues with and that is perhaps not meant. The CLI prints its text alone."""
 
 
+class PriorWarning(EngineWarning):
+    """A prior that draws otherwise than its pipeline would by itself."""
+
+
 class ClassifierWarning(EngineWarning):
     """A classifier that can be used, but perhaps not as it was trained: an assumption, or odd numbers in it."""
 

@@ -65,6 +65,7 @@ OPTIONAL = {
     "xformers",
 }
 MOST_LINES = 250
+IMPORTS = (ast.Import, ast.ImportFrom)
 FOREIGN_TO_KERNELS = {"engine", "diffusers", "transformers"}
 
 
@@ -201,6 +202,20 @@ def test_an_import_against_the_arrow_is_found(module, source, culprit):
 )
 def test_an_import_along_the_arrow_passes(module, source):
     assert violations(source, module) == []
+
+
+def test_no_modules_import_each_other():
+    """Not even in one room. What is imported within a function, or for types alone, is no circle."""
+    files = {module_name(file, ROOT): file for file in modules(ROOT / "engine")}
+    graph = {}
+    for name, file in files.items():
+        imports = [part for part in ast.parse(file.read_text()).body if isinstance(part, IMPORTS)]
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        found = imported_modules(ast.unparse(ast.Module(imports, [])), package)
+        named = {one if one in files else one.rpartition(".")[0] for one, _ in found}
+        graph[name] = named & (files.keys() - {name})
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names them
+    assert len(order) == len(files)
 
 
 def test_a_new_room_must_be_given_its_place():

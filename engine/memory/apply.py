@@ -188,13 +188,15 @@ def settle(planned: Plan | None, prior: Prior) -> None:
 
 def check_plan(planned: Plan, prior: Prior) -> None:
     """Raise ConfigError where a plan was made for another prior than the loaded one."""
-    made_for = (planned.dtype, planned.image_px, torch.device(planned.device).type)
-    loaded = (str(prior.dtype).removeprefix("torch."), prior.image_size[0], prior.device.type)
+    kind = torch.device(planned.device).type
+    made_for = (planned.dtype, planned.image_px, kind, planned.quantise)
+    dtype = str(prior.dtype).removeprefix("torch.")
+    loaded = (dtype, prior.image_size[0], prior.device.type, prior.quantise)
     if made_for != loaded:
+        says = "in {} at {} px on {} with quantise {!r}"
         raise ConfigError(
-            f"the memory plan is for a prior in {made_for[0]} at {made_for[1]} px on {made_for[2]}, expected one for "
-            f"{prior.name!r} as it is loaded, in {loaded[0]} at {loaded[1]} px on {loaded[2]}: plan again for it, or "
-            "load it so."
+            f"the memory plan is for a prior {says.format(*made_for)}, expected one for {prior.name!r} as it is "
+            f"loaded, {says.format(*loaded)}: plan again for it, or load it so."
         )
 
 

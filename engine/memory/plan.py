@@ -34,7 +34,7 @@ from engine.memory.budget import (
 from engine.memory.costs import LEARNING, USABLE, Costs
 from engine.memory.graphs import REPLAYED, eager_because, peak_with_graphs
 from engine.memory.layout import chosen_layouts
-from engine.memory.remedies import smallest_in_nf4
+from engine.memory.remedies import remedies
 from engine.memory.subject import device_of, loaded_bytes, subject_of
 from engine.memory.weights import sizes_of
 from engine.priors import Prior
@@ -183,15 +183,10 @@ def plan(
     chosen = costs.cheapest(nbytes)
     smallest = costs.smallest() if full or chosen is None else 0
     if chosen is None:
-        quantised = smallest_in_nf4(costs)
-        takes = (
-            f"; at least {in_words(quantised)} then" if quantised and quantised < smallest else ""
-        )
         raise BudgetError(
             f"a memory budget of {in_words(nbytes)} is too small for prior {subject.prior.name!r} with classifier "
             f"{subject.classifier.name!r} at {subject.prior.image_size[0]} px, expected at least "
-            f"{in_words(smallest)}: give that, or choose a tiny decoder, a half precision, linear layers in 4.5 bits "
-            f"(`quantise` 'nf4'{takes}) or smaller images."
+            f"{in_words(smallest)}: give that, or choose {remedies(costs, smallest)}."
         )
     cases = dict(chosen.cases)
     unfit: set[str] = set()

@@ -5,12 +5,26 @@ from dataclasses import replace
 
 import torch
 
+from engine.memory.budget import in_words
 from engine.memory.costs import Costs
 from engine.memory.subject import Subject
 from engine.networks.quantised import quantise
 from engine.priors import Prior
 
 NF4 = "nf4"
+
+
+def remedies(costs: Costs, smallest: int) -> str:
+    """What takes less memory than a request does, of all that it does not have already. smallest: its least budget."""
+    prior = costs.subject.prior
+    found = [] if prior.tiny is not None else ["a tiny decoder"]
+    if prior.dtype == torch.float32:
+        found.append("a half precision")
+    if prior.quantise == "none":
+        takes = smallest_in_nf4(costs)
+        then = f"; at least {in_words(takes)} then" if takes and takes < smallest else ""
+        found.append(f"linear layers in 4.5 bits (`prior.quantise` 'nf4'{then})")
+    return " or ".join([", ".join(found), "smaller images"] if found else ["smaller images"])
 
 
 def smallest_in_nf4(costs: Costs) -> int | None:

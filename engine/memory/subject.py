@@ -45,8 +45,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         with torch.no_grad(), counting():  # counting is faster on 'meta' than not counting
-            self.prior.schedule(1)  # a prior reads its scheduler once
-            self.prior.schedule(2)
+            self.prior.schedule(2)  # a prior reads its scheduler once
             context = self.prior.encode(["a"], self.negative)
         object.__setattr__(self, "context", context)
 

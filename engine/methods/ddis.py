@@ -43,7 +43,7 @@ def prepare(
     prior = models.prior
     tokens = models.tokens(settings.tokens)
     prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
-    prior.check_guidance(sampling.cfg, sampling.negative_prompt)
+    prior.check_sampling(sampling.cfg, sampling.negative_prompt)
     memory = models.given.plan or execution.memory
     plan = plan_of(
         memory if request.runtime == "torch" else None,

@@ -54,11 +54,10 @@ class Models:
         """The prior; one that is loaded rests in main memory until it is settled (`memory.apply`)."""
         if isinstance(self.given.prior, Prior):
             return self.given.prior
+        place = {"device": self.classifier.device}
         if self.given.prior is not None:
-            return load_prior(self.given.prior, device=self.classifier.device)
-        return named_prior(
-            self.request.prior, device=self.classifier.device, dtype=self.request.dtype, rests=True
-        )
+            return named_prior(self.request.prior, self.given.prior, **place)
+        return named_prior(self.request.prior, dtype=self.request.dtype, rests=True, **place)
 
     @cached_property
     def student(self) -> Classifier | None:
@@ -88,10 +87,14 @@ class Models:
         return load_tokens(loadable("token table", named), self.prior, self.classifier)
 
 
-def named_prior(named: PriorSource, **place: Any) -> Prior:
-    """The prior of a request. place: arguments of `load_prior` that say where it is, and in which dtype."""
+def named_prior(named: PriorSource, given: Any = None, **place: Any) -> Prior:
+    """The prior of a request.
+
+    given: its pipeline, in place of its source. place: arguments of `load_prior` that say where it is, and in which
+    dtype.
+    """
     return load_prior(
-        loadable("prior", named.source),
+        given if given is not None else loadable("prior", named.source),
         variant=named.variant,
         revision=named.revision,
         tiny=named.tiny_decoder,

@@ -94,6 +94,11 @@ class Calls:
             run(twin, self._call(1, NO_CFG, {}) | {"num_inference_steps": steps})
             self._check_first(tap.inner.timesteps[0].item(), steps, highest)
             found = levels(tap.inner)
+            if not torch.stack(found[1:5]).isfinite().all():
+                raise ConfigError(
+                    f"sampling has {steps} steps, of which the {type(tap.inner).__name__} of prior {self.name!r} makes "
+                    "noise levels that are no numbers, expected more steps: ask for 2 at least."
+                )
             self._timed[steps] = Timed(tap.inner, found, found.steps(self.device))
         return self._timed[steps]
 

@@ -26,6 +26,7 @@ from engine.priors.roles import (
     text_encoders_of,
 )
 from engine.priors.steps import Step, check_scheduler
+from engine.priors.unlike import warn_of_differences
 from engine.priors.vae import decoded
 
 
@@ -153,10 +154,14 @@ class Prior:
         """
         return self._calls.encoded(prompts, negative)
 
-    def check_guidance(self, cfg: float, negative: str = "") -> None:
-        """Raise ConfigError for a scale of CFG, or a negative prompt, that the pipeline does not take."""
+    def check_sampling(self, cfg: float, negative: str = "") -> None:
+        """Raise ConfigError for a scale of CFG, or a negative prompt, that the pipeline does not take.
+
+        Warn (PriorWarning) where images will not be those of the pipeline's own call.
+        """
         guidance_arguments(self.pipe, cfg)
         negative_argument(self.pipe, negative, 1)
+        warn_of_differences(self.pipe, cfg)
 
     def schedule(self, steps: int) -> tuple[Step, ...]:
         """The steps of a run, from noise to image, as the pipeline asks its own scheduler for them.

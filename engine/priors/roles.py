@@ -1,6 +1,7 @@
 """Which part of a pipeline is what, and which pipelines can be a prior."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -20,12 +21,20 @@ NEEDED = ("encode_prompt", "prepare_latents")
 OFFLOADING = ("group_offloading", "lazy_prefetch_group_offloading", "layer_execution_tracker")
 """Hooks of diffusers that move weights."""
 PIXELS = ", not one that denoises pixels"
-OTHER_TASKS = {
-    "strength": "changes an image that it is given",
-    "mask_image": "fills a part of an image that it is given",
-    "num_frames": "makes videos",
-}
-"""Arguments of pipelines that are no text-to-image pipelines, and what these do."""
+CHANGES, FOLLOWS = "changes an image that it is given", "follows an image that it is given"
+OTHER_TASKS = (
+    (re.compile("strength|image|image_guidance_scale"), CHANGES),
+    (re.compile("mask_image"), "fills a part of an image that it is given"),
+    (re.compile("control_image|reference_image|controlnet|adapter"), FOLLOWS),
+    (re.compile("num_frames|frames|.*video.*"), "makes videos"),
+    (re.compile(".*audio.*"), "makes sound"),
+)
+"""Arguments of pipelines that are no text-to-image pipelines, or parts of these, and what they do."""
+IMAGE_IF_GIVEN = (
+    *("Flux2Pipeline", "Flux2KleinPipeline", "FluxKontextPipeline"),
+    *("GlmImagePipeline", "QwenImage21Pipeline", "ZImageOmniPipeline"),
+)
+"""Classes of pipelines that draw from text alone where they are given no `image`."""
 FAMILIES: Mapping[str, str] = {
     "clip_text_model": "clip",
     "t5": "t5",
@@ -49,9 +58,11 @@ def arguments_of(kind: Any) -> frozenset[str]:
 def check_pipeline(pipe: Any) -> None:
     """Raise ModelError, saying what is missing, for a pipeline that cannot be a prior."""
     kind = type(pipe).__name__
-    arguments = arguments_of(pipe.__class__)
-    for name, does in OTHER_TASKS.items():
-        if name in arguments:
+    takes = arguments_of(pipe.__class__) | inspect.signature(type(pipe).__init__).parameters.keys()
+    if any(of.__name__ in IMAGE_IF_GIVEN for of in type(pipe).__mro__):
+        takes -= {"image"}
+    for pattern, does in OTHER_TASKS:
+        if any(map(pattern.fullmatch, takes)):
             raise ModelError(
                 f"the prior is a {kind}, which {does}, expected a pipeline from text to image: load the same model "
                 "with AutoPipelineForText2Image, or choose another."

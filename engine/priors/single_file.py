@@ -3,6 +3,7 @@
 Its pipeline, configs and tokenizers are those of the repository that diffusers takes the weights to be of.
 """
 
+from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 LORA = ("lora_", ".lora.", "lora_A", "lora_B", "hada_w1", "lokr_w1")
 """What stands in the names of a LoRA's tensors."""
 
+UNKNOWN, ORIGINAL = "v1", "model.diffusion_model."
+"""What diffusers takes weights for whose names tell it nothing, and how those of such a model begin."""
+
 
 def is_single_file(source: Any) -> bool:
     """Whether a source names a file of weights, there or not."""
@@ -40,14 +44,26 @@ def read_single_file(path: Path, source: str, dtype: torch.dtype, local_files_on
     """
     checkpoint = _checkpoint(path, source)
     name = fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"]
-    folder = fetch(name, [INDEX], None, local_files_only)
+
+    def configs(wanted: Sequence[str]) -> Path:
+        try:
+            return fetch(name, wanted, None, local_files_only)
+        except ModelError as error:
+            raise ModelError(
+                f"prior {source!r} has weights alone and the configs of {name}, which diffusers takes them to be of, "
+                f"are not here, expected them in the hub's cache or the hub in reach: on a machine with network run "
+                f"`hf download {name} --include '*.json' '*.txt' '*.model'`, with the same HF_HOME, or take the model "
+                "as a folder in diffusers' format."
+            ) from error
+
+    folder = configs([INDEX])
     index = read_index(folder, source)
     if not hasattr(index.kind, "from_single_file"):
         raise ModelError(
             f"prior {source!r} has weights of a {index.kind.__name__}, which diffusers reads from no single file, "
             f"expected a folder in diffusers' format: fetch the model as one, such as {name}."
         )
-    folder = fetch(name, patterns(index, None, hollow=True), None, local_files_only)
+    folder = configs(patterns(index, None, hollow=True))
     takes = signature(index.kind).parameters
     off = {key: False for key in OFF if key in takes} | {
         key: None for key in WITHOUT if key in takes
@@ -85,10 +101,16 @@ def _checkpoint(path: Path, source: str) -> dict[str, torch.Tensor]:
         ) from error
     if any(part in name for name in checkpoint for part in LORA):
         raise ModelError(
-            f"prior {source!r} is a LoRA, which changes a model and is none, expected a whole model: load its base "
-            "model with diffusers, call `pipe.load_lora_weights(...)` and `pipe.fuse_lora()`, and give the pipeline."
+            f"prior {source!r} is a LoRA, which changes a model and is none, expected a whole model: name its base "
+            "model as the prior, and this file as its `prior.lora`."
         )
-    if "inpaint" in infer_diffusers_model_type(checkpoint):
+    found = infer_diffusers_model_type(checkpoint)
+    if found == UNKNOWN and not any(name.startswith(ORIGINAL) for name in checkpoint):
+        raise ModelError(
+            f"prior {source!r} has weights of no model that diffusers knows (first: {min(checkpoint)!r}), expected all "
+            "of a text-to-image model: give the model's own file, or its folder in diffusers' format."
+        )
+    if "inpaint" in found:
         raise ModelError(
             f"prior {source!r} is an inpainting model, whose network reads 9 channels, expected one from text to "
             "image: choose the base model."

@@ -158,8 +158,8 @@ def _published(vae: Decoder, prior: str) -> str:
     if found is None:
         raise ModelError(
             f"tiny decoder is '{AUTO}' and none is known for the {type(vae).__name__} of prior {prior!r}, expected one "
-            f"of the VAEs that {', '.join(PUBLISHED.values())} read: name a folder or file (SANA's and Qwen-Image's are files, see "
-            "docs/priors.md), or 'none'."
+            f"of the VAEs that {', '.join(PUBLISHED.values())} read: name a folder or file (SANA's and Qwen-Image's "
+            "are files, see docs/priors.md), or 'none'."
         )
     return found
 

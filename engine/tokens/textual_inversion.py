@@ -7,9 +7,10 @@ diffusers loads one such file a call, into one encoder. Read as well are one fil
 pickled files (.pt, .bin), of which nothing but tensors and plain values is ever unpickled.
 """
 
-import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ SUFFIX = ".safetensors"
 PICKLED = (".pt", ".bin", ".pth")
 A1111 = "string_to_param"
 """Under this key AUTOMATIC1111 keeps its one tensor."""
+UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, ValueError, struct.error, UnpicklingError)
+"""What torch raises for files that are broken or hold more than tensors."""
 
 
 def export_textual_inversion(table: TokenTable, folder: Path | str) -> dict[str, Path]:
@@ -87,9 +90,8 @@ def _vector(path: Path, encoders: Mapping[str, int]) -> Tensor:
     """The row for all encoders of a prior in a file or folder: (D,)."""
     if path.is_dir():
         tensors: dict[str, Tensor] = {}
-        for key in encoders:
-            if (path / f"{key}{SUFFIX}").is_file():
-                tensors |= _tensors(path / f"{key}{SUFFIX}")
+        for file in sorted(path.glob(f"*{SUFFIX}")):
+            tensors |= _tensors(file)
     else:
         tensors = _tensors(path)
     found = dict(tensors)
@@ -119,13 +121,14 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals([nn.ParameterDict]):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise TokenFileError(
             f"{path} cannot be read without running code that is in it ({brief(error)}), expected a textual inversion "
             "of tensors and plain values: convert it to safetensors where you trust it."
         ) from error
-    if isinstance(content, Mapping) and A1111 in content:
-        content = {str(content.get("name")): content[A1111]["*"]}
+    kept = content.get(A1111) if isinstance(content, Mapping) else None
+    if isinstance(kept, Mapping | nn.ParameterDict):
+        content = {str(content.get("name")): kept.get("*")}
     if isinstance(content, Tensor):
         content = {path.stem: content}
     tensors = dict(content) if isinstance(content, Mapping) else {}

@@ -53,6 +53,20 @@ def test_generate_prints_one_json_object(
     assert f"sampling.cfg is {Sampling().cfg} there and 3.0 here" in capsys.readouterr().err
 
 
+def test_events_are_lines_of_json_in_a_file_or_on_stderr(
+    tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, file = generating(models, 1, "dog", "horse"), tmp_path / "events.jsonl"
+    assert main([*asked, "--out", str(tmp_path / "a"), "--events", str(file), "--quiet"]) == 0
+    capsys.readouterr()
+    assert main([*asked, "--out", str(tmp_path / "b"), "--events", "-", "--quiet"]) == 0
+    written, printed = file.read_text().splitlines(), capsys.readouterr().err.splitlines()
+    for lines in (written, [line for line in printed if line.startswith("{")]):
+        events = [json.loads(line) for line in lines]
+        assert [event["event"] for event in events].count("image") == 2
+        assert {"started", "step", "finished"} <= {event["event"] for event in events}
+
+
 def test_the_plain_method_is_the_prior_without_guidance(
     tmp_path: Path, models: list[str], capsys
 ) -> None:

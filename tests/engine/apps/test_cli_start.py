@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from subprocess import PIPE
 
 import pytest
 
 import engine
+from engine.apps.cli import main
 from engine.apps.cli.interruption import GRACE_S
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,7 +41,10 @@ def loaded_by(code: str) -> set[str]:
     ],
 )
 def test_what_needs_no_torch_loads_none(words: str) -> None:
-    code = f"from engine.apps.cli import main\nassert main({words.split()!r}) in (0, 2)"
+    answers = words.endswith("--help") or words.startswith("--")  # the others are mistakes
+    code = (
+        f"from engine.apps.cli import main\nassert main({words.split()!r}) == {0 if answers else 2}"
+    )
     loaded = loaded_by(code)
     assert "engine" in loaded
     assert loaded & HEAVY == set()
@@ -63,6 +69,15 @@ def test_no_library_remarks_on_being_imported() -> None:
     code = "import engine; [getattr(engine, name) for name in engine.__all__]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_version_and_completion_are_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ddis {version('ddis')}\n"
+    assert main(["--completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert "alignment.scale" in script
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -115,7 +130,11 @@ def test_an_interruption_ends_the_process_wherever_it_is(start: Start, what: str
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     process.send_signal(2)
+    began = time.monotonic()
     _, said = process.communicate(timeout=60)
+    assert (
+        time.monotonic() - began < 10 * GRACE_S
+    )  # two seconds, on a machine that has them to give
     assert process.returncode == 130
     assert said.strip() == (
         "interrupted: the same command starts over, but for what --learn has learned so far."

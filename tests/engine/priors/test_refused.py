@@ -1,5 +1,6 @@
 """What cannot be a prior, or not be asked of one: each is one error of three parts."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,29 @@ from typing import Any
 import pytest
 import torch
 from diffusers import (
+    DPMSolverMultistepScheduler,
+    Flux2KleinPipeline,
+    FluxControlPipeline,
+    FluxKontextPipeline,
     IFPipeline,
+    LattePipeline,
+    QwenImageEditPipeline,
     QwenImagePipeline,
+    SanaVideoPipeline,
+    StableAudioPipeline,
+    StableDiffusionControlNetPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
+    TextToVideoZeroPipeline,
     WanPipeline,
 )
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import save_file
 
-from engine.errors import ConfigError, ModelError
+from engine.errors import ConfigError, ModelError, PriorWarning
 from engine.networks import hub
 from engine.priors import load_prior, single_file
 from engine.sampling.stages import encoded
@@ -40,6 +53,15 @@ from tests.engine.priors.original_layout import original_layout
             StableDiffusionInpaintPipeline,
             r"InpaintPipeline, which changes an image .*, expected a pipe",
         ),
+        (QwenImageEditPipeline, "EditPipeline, which changes an image that it is given"),
+        (StableDiffusionXLInstructPix2PixPipeline, "Pix2PixPipeline, which changes an image"),
+        (StableDiffusionUpscalePipeline, "UpscalePipeline, which changes an image"),
+        (StableDiffusionControlNetPipeline, "ControlNetPipeline, which (changes|follows) an image"),
+        (FluxControlPipeline, "FluxControlPipeline, which follows an image that it is given"),
+        (SanaVideoPipeline, "SanaVideoPipeline, which makes videos"),
+        (LattePipeline, "LattePipeline, which makes videos"),
+        (TextToVideoZeroPipeline, "TextToVideoZeroPipeline, which makes videos"),
+        (StableAudioPipeline, "StableAudioPipeline, which makes sound"),
     ],
 )
 def test_pipelines_of_other_kinds_are_refused(kind: Any, message: str) -> None:
@@ -47,17 +69,47 @@ def test_pipelines_of_other_kinds_are_refused(kind: Any, message: str) -> None:
         load_prior(kind.__new__(kind))  # its class tells
 
 
+@pytest.mark.parametrize("kind", [Flux2KleinPipeline, FluxKontextPipeline])
+def test_a_pipeline_that_takes_an_image_only_if_it_is_given_one_is_no_other_kind(kind: Any) -> None:
+    with pytest.raises(ModelError, match="without scheduler, vae, unet or transformer"):
+        load_prior(kind.__new__(kind))
+
+
 def weights(path: Path, **tensors: torch.Tensor) -> Path:
-    save_file(tensors or {"model.weight": torch.zeros(2)}, path)
+    save_file(tensors or {"model.diffusion_model.out.2.bias": torch.zeros(4)}, path)
     return path
 
 
 def test_a_lora_is_no_model(tmp_path: Path) -> None:
     file = weights(tmp_path / "style.safetensors", **{"unet.to_k.lora_A.weight": torch.zeros(2, 2)})
     with pytest.raises(
-        ModelError, match=r"style\.safetensors' is a LoRA, .*, expected a whole model: "
+        ModelError,
+        match=r"style\.safetensors' is a LoRA, .*, expected a whole model: .*its `prior.lora`",
     ):
         load_prior(file)
+
+
+def test_weights_of_another_network_are_no_model(tmp_path: Path) -> None:
+    file = weights(tmp_path / "resnet.safetensors", **{"layer1.0.conv1.weight": torch.zeros(2)})
+    with pytest.raises(ModelError, match=r"has weights of no model .*'layer1.0.conv1.weight'"):
+        load_prior(file)
+
+
+def test_a_file_whose_configs_are_not_here_says_where_they_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the hub's own model would be another prior."""
+
+    def absent(*_: object) -> Path:
+        raise ModelError("not in the cache, expected it: fetch it")
+
+    monkeypatch.setattr(single_file, "fetch", absent)
+    with pytest.raises(
+        ModelError,
+        match=r"m.safetensors' has weights alone .*hf download stable-diffusion-v1-5/\S+ --include",
+    ) as found:
+        load_prior(weights(tmp_path / "m.safetensors"))
+    assert "--local-dir" not in str(found.value)
 
 
 def test_a_file_with_nine_channels_is_an_inpainting_model(tmp_path: Path) -> None:
@@ -195,6 +247,36 @@ def test_cfg_is_refused_where_it_was_distilled_away(families: Any, pipe_of: Any)
     ):
         encoded(prior, ["a dog"], Sampling(cfg=4.0))
     assert len(encoded(prior, ["a dog"], Sampling(cfg=1.0))) == 1
+
+
+@pytest.mark.parametrize(("family", "warned"), [("flux-dev", True), ("qwen-image", False)])
+def test_cfg_on_top_of_distilled_guidance_is_warned_of(
+    families: Any, pipe_of: Any, family: str, warned: bool
+) -> None:
+    prior = load_prior(pipe_of(family), call=families[family].call)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        prior.check_sampling(4.0)
+        assert [one.category for one in found] == [PriorWarning] * warned
+        prior.check_sampling(1.0)
+        assert len(found) == warned
+
+
+def test_a_sampler_of_higher_order_is_warned_of(pipe_of: Any) -> None:
+    pipe = pipe_of("pixart-sigma")
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, solver_order=2)
+    with pytest.warns(PriorWarning, match="is of order 2 and steps here are of order 1, .*Guided"):
+        load_prior(pipe).check_sampling(4.0)
+
+
+def test_steps_without_noise_levels_are_refused(pipe_of: Any) -> None:
+    """Qwen-Image's schedule is stretched to end at a level that one step cannot end at."""
+    pipe = pipe_of("qwen-image")
+    pipe.scheduler.register_to_config(shift_terminal=0.02)
+    prior = load_prior(pipe)
+    with pytest.raises(ConfigError, match=r"1 steps, .* no numbers, expected more steps"):
+        prior.schedule(1)
+    assert len(prior.schedule(2)) == 2
 
 
 def test_distilled_guidance_is_an_argument_of_the_call(families: Any, pipe_of: Any) -> None:

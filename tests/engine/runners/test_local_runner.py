@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from engine.classifiers import load_classifier
 from engine.datasets.run_record import read_run
@@ -23,9 +24,9 @@ from engine.events import (
     Stepped,
 )
 from engine.memory.budget import MemoryWarning
-from engine.methods.models import Given
+from engine.methods.models import Given, Models
 from engine.priors import Prior, load_prior
-from engine.request import ClassifierSource, Execution, PriorSource, Request
+from engine.request import ClassifierSource, Execution, PriorCall, PriorSource, Request
 from engine.runners.generate import generate, generate_again
 from engine.runners.local import LocalRunner
 from engine.settings import Alignment, Sampling, Selection
@@ -137,6 +138,20 @@ def test_objects_are_named_and_cannot_be_loaded_elsewhere(
     given = Given(classifier=classifier, prior=prior)
     assert len(list(LocalRunner(tmp_path / "again", CPU, given=given).run(request))) == 6
     assert contents(tmp_path / "again") == contents(tmp_path / "objects")
+
+
+def test_what_a_request_says_of_its_prior_holds_for_a_pipeline_that_is_handed_over(
+    tiny_prior_folders: dict[str, Path],
+) -> None:
+    """Else its record would say what the images are not."""
+    pipe = StableDiffusionPipeline.from_pretrained(
+        tiny_prior_folders["epsilon"], safety_checker=None
+    )
+    source = PriorSource(source="object:pipe", call=PriorCall(height=48, width=48), quantise="int8")
+    request = Request(classifier=ClassifierSource(source="embedded:photo"), prior=source)
+    prior = Models(request, CPU, Given(prior=pipe)).prior
+    assert prior.image_size[0] == 48
+    assert prior.quantise == "int8"
 
 
 def test_a_request_is_asked_alone(request_: Request) -> None:

@@ -128,6 +128,35 @@ def test_a_pickled_model_is_no_embedding(tmp_path, tiny_prior, classifier):
         import_textual_inversion({"dog": tmp_path / "x.pt"}, tiny_prior, classifier)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"string_to_param": {"other": torch.zeros(1, 32)}, "name": "toy"},
+        {"string_to_param": [torch.zeros(1, 32)], "name": "toy"},
+        [torch.zeros(1, 32)],
+    ],
+    ids=["no star", "a list", "no mapping"],
+)
+def test_an_odd_embedding_is_named(tmp_path, tiny_prior, classifier, content):
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(TokenFileError, match=r"x.pt holds no textual inversion, expected a token"):
+        import_textual_inversion({"dog": tmp_path / "x.pt"}, tiny_prior, classifier)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", 40 * b"\x80", b"PK\x03\x04 cut"])
+def test_a_broken_embedding_is_named(tmp_path, tiny_prior, classifier, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(TokenFileError, match=r"x.pt cannot be read without running code"):
+        import_textual_inversion({"dog": tmp_path / "x.pt"}, tiny_prior, classifier)
+
+
+def test_a_folder_for_other_encoders_is_refused(tmp_path, tiny_prior, classifier):
+    for key, width in (("clip", 32), ("t5", 8)):
+        save_file({key: torch.zeros(1, width)}, tmp_path / f"{key}.safetensors")
+    with pytest.raises(TokenFileError, match=r"holds {'clip': \(1, 32\), 't5': \(1, 8\)}, exp"):
+        import_textual_inversion({"dog": tmp_path}, tiny_prior, classifier)
+
+
 def test_a_file_for_another_encoder_is_refused(tmp_path, tiny_prior, classifier):
     """Of the right width, by chance."""
     save_file({"t5": torch.zeros(1, 32)}, tmp_path / "x.safetensors")
