@@ -106,7 +106,7 @@ def request_of(made: Mapping[str, Any], where: object) -> tuple[Request, dict[st
 
 
 def _of_version_0_1(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Guidance and sampling stood beside the method, and no alignment was how plain sampling was written down."""
+    """Guidance and sampling were next to the method, and no alignment was how plain sampling was written down."""
     facts = {key: value for key, value in config.items() if key != "labels"}
     drawn = {key: facts.pop(key) for key in ("alignment", "sampling") if key in facts}
     if drawn:

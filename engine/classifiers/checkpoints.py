@@ -160,7 +160,7 @@ def _read(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # torch's own word on old pickles, beside the one error below
+            )  # torch's own word on old pickles, in addition to the error below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""What a file is that was taken for a checkpoint: told by how it begins, so that the advice is the right one."""
+"""What a file is that was taken for a checkpoint, by how it begins, so that the advice is the right one."""
 
 import zipfile
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The names of ImageNet's 1,000 classes, in the order of its networks' outputs, by their WordNet ids.
 
-Ids and names are WordNet's (Princeton University), the first of each synset; two pairs that are called alike are told
+Ids and names are WordNet's (Princeton University), the first of each synset; two pairs that are called alike are kept
 apart.
 """
 

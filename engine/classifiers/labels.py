@@ -40,7 +40,7 @@ def listed(labels: Any, name: str) -> tuple[str, ...] | None:
     if doubled:
         raise ConfigError(
             f"labels of classifier {name!r} name {', '.join(map(repr, doubled))} more than once, expected "
-            "distinct names: two classes could not be told apart. Rename one."
+            "distinct names: two classes could not be distinguished. Rename one."
         )
     return tuple(found)
 

@@ -171,7 +171,7 @@ def _with_layers(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _constant(module: fx.GraphModule, node: fx.Node) -> Tensor:
-    """The tensor that a node stands for: a buffer of the module, or what its call gives."""
+    """The tensor of a node: a buffer of the module, or what its call gives."""
     if node.op == "get_attr":
         return module.get_buffer(str(node.target)).detach()
     values = fx.node.map_arg((node.args, node.kwargs), lambda one: _constant(module, one))

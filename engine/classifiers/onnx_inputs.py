@@ -24,7 +24,7 @@ def image_of(graph: Any, path: Path) -> Any:
     others = [_shape(value) for value in inputs if not images or value is not images[0]]
     if images and others:
         raise ModelError(
-            f"{path} reads {len(others)} tensors beside its images (first: {others[0]}), expected the weights inside: "
+            f"{path} reads {len(others)} tensors besides its images (first: {others[0]}), expected the weights inside: "
             "it was exported without parameters, or has other inputs. Export the network alone, with its parameters."
         )
     if not images:

@@ -33,7 +33,7 @@ def free_batch(onnx: Any, model: Any, constant: set[str], image: Any) -> bool:
     """Let a file that was exported for a fixed number of images take any; tells whether it was such a file.
 
     The first axis of the input loses its size, and so do those of the shapes that values are given which depend on the
-    input: 0 stands for the size that is there.
+    input: 0 means the size that is there.
     """
     first = image.type.tensor_type.shape.dim[0]
     batch = first.dim_value

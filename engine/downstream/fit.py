@@ -35,7 +35,7 @@ from engine.networks.frozen import default_device
 from engine.settings.downstream import Distillation
 
 SURE = 30.0
-"""The logit of an image's own class beside zeros: its softmax is 1 but for 1e-12."""
+"""The logit of an image's own class where the others are 0: its softmax is 1 but for 1e-12."""
 LARGE_PX = 224
 CONFIG = "config.json"
 TRAINING = "share of training"
@@ -89,7 +89,7 @@ def fit(
     if out.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(
             f"out is {out}, in the folder of the images, expected another: it would be read as one of their classes. "
-            "Choose one beside it."
+            "Choose another one."
         )
     images = _opened(folder, domain, test)
     names = images.labels()
@@ -146,10 +146,10 @@ def fit(
     }
 
 
-def _opened(path: Path, domain: str | None, beside: str | Path | None) -> ImageSet:
-    """Images in folders of classes, of one size. beside: the other set, which a domain may be meant for."""
+def _opened(path: Path, domain: str | None, other: str | Path | None) -> ImageSet:
+    """Images in folders of classes, of one size. other: the other set, which a domain may be meant for."""
     if path.is_dir():
-        if beside is not None and not Path(beside).is_dir():
+        if other is not None and not Path(other).is_dir():
             domain = None
         if not has_manifest(path):
             _check_no_strays(path)
@@ -157,13 +157,13 @@ def _opened(path: Path, domain: str | None, beside: str | Path | None) -> ImageS
 
 
 def _check_no_strays(folder: Path) -> None:
-    """Raise ConfigError for images beside the folders of classes: they would be of a class with the folder's name."""
+    """Raise ConfigError for images outside the folders of classes: they would be of a class with the folder's name."""
     entries = [entry for entry in sorted(folder.iterdir()) if not is_hidden(entry.name)]
     stray = [entry.name for entry in entries if entry.suffix.lower() in ENDINGS and entry.is_file()]
     classes = [entry.name for entry in entries if entry.is_dir()]
     if stray and classes:
         raise ConfigError(
-            f"{folder} has {len(stray)} images beside its folders of classes ({', '.join(stray[:5])}), expected each "
+            f"{folder} has {len(stray)} images outside its folders of classes ({', '.join(stray[:5])}), expected each "
             f"in one of them, such as {classes[0]}: move them there, or take them out."
         )
 

@@ -45,17 +45,17 @@ def warn_of_test(
 
     trained_on: the sets that rows learn from. lacking: classes of the folder that no test image is of.
     """
-    told = [
+    said = [
         f"the test images, {test}, are those that the row {name!r} learns from: it is not measured on new ones."
         for name, path in trained_on.items()
         if path is not None and path.resolve() == test.resolve()
     ]
     if lacking:
-        told.append(
+        said.append(
             f"the test images have none of {', '.join(lacking[:10])} ({len(lacking)} of the folder's classes): what is "
             "measured says nothing of them."
         )
-    return told
+    return said
 
 
 def check_plain(plain: Path, folder: Path) -> None:
@@ -75,7 +75,7 @@ def check_plain(plain: Path, folder: Path) -> None:
 
 
 def guided_by(facts: Mapping[str, Any]) -> str | None:
-    """What a run had beside the prior, in words; None of a plain one."""
+    """What a run had besides the prior, in words; None of a plain one."""
     method = facts.get("method", {"name": PLAIN})
     if method["name"] == PLAIN:
         return None if facts.get("tokens") is None else "with tokens"

@@ -97,15 +97,15 @@ def load_sets(
     if comparison.noise:
         rows[NOISE] = _noise(len(rows[FOLDER]), classifier, rng)
     test = _read(measured, places, classifier, False)
-    told = warn_of_others(inputs.folder, classifier)
+    said = warn_of_others(inputs.folder, classifier)
     if inputs.test is not None:
         trained_on = {**inputs.real, FOLDER: inputs.folder, PLAIN: inputs.plain}
         lacking = [
             classifier.labels[number]
             for number in sorted(classes.keys() - measured.counts().keys())
         ]
-        told += warn_of_test(inputs.test, trained_on, lacking)
-    return Sets(rows=rows, test=test, tested=inputs.test is not None, warnings=(*told, *warnings))
+        said += warn_of_test(inputs.test, trained_on, lacking)
+    return Sets(rows=rows, test=test, tested=inputs.test is not None, warnings=(*said, *warnings))
 
 
 def _held_out(classes: Counter[int], share: float, folder: Path) -> Counter[int]:

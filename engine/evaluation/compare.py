@@ -1,4 +1,4 @@
-"""What a measured set is beside a reference: every metric that needs features, logits or both sets."""
+"""A measured set compared with a reference: every metric that needs features, logits or both sets."""
 
 from typing import Any
 

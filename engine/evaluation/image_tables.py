@@ -76,7 +76,7 @@ def _named(label: Any, names: list[str], where: str) -> str:
     if not (isinstance(label, int) and 0 <= label < len(names)):
         raise ConfigError(
             f"{where} has the label {label!r}, expected 0 to {len(names) - 1}, the numbers of the file's names: "
-            "correct it, or take the row out; -1 often stands for one that is not public."
+            "correct it, or take the row out; -1 often means one that is not public."
         )
     return names[label]
 

@@ -1,6 +1,7 @@
 """Precision, recall, density and coverage: sets of features compared by their nearest neighbours.
 
-A ball around each row reaches its k-th nearest other row of the same set; the union of the balls stands for the set.
+A ball around each row reaches its k-th nearest other row of the same set; the union of the balls estimates where the
+set lies.
 Distances are computed in blocks in float64 about the reference's mean: memory grows with the number of rows alone.
 """
 

@@ -4,7 +4,7 @@ Inside the block a BatchNorm layer, with the ReLU or SiLU behind it, is one oper
 outside it the network is as it was. Which activation belongs to which layer is watched once (`pairing`), before the
 first pass. In a pass the operator does the activation, and when the network then asks for it, it gets its input back; a
 pass that does not ask, because it took another path through its code, ends in an error. What is not noticed: a later
-path that asks, and beside it reads the BatchNorm's own output, gets the activated one for both.
+path that asks, and next to it reads the BatchNorm's own output, gets the activated one for both.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -46,17 +46,17 @@ def two_pass(
         raise ConfigError(
             f"micro_batch is {micro_batch}, expected at least 1: give a positive whole number."
         )
-    beside = also or (lambda output, start: z.new_zeros(()))
+    extra = also or (lambda output, start: z.new_zeros(()))
     with domain.measured() as measured:
 
         def whole(rows: Tensor) -> Tensor:
             output = forward(rows, 0)
-            return domain.loss(measured).reshape(1) + beside(output, 0)
+            return domain.loss(measured).reshape(1) + extra(output, 0)
 
         if len(z) <= micro_batch:
             return gradient(z, whole, scale)
         merged = _merged(z, forward, measured, micro_batch)
-        # A row stands for its values: moments are means, and the number of values in a row cancels.
+        # A row counts as one of its values would: moments are means, and the number of values in a row cancels.
         whole_moments, rows_each = domain.compared(merged), [len(z)] * len(merged)
         loss, coefficients = alignment_coefficients(whole_moments, domain.target, rows_each)
 
@@ -64,7 +64,7 @@ def two_pass(
 
         def part(rows: Tensor, start: int) -> Tensor:
             output = forward(rows, start)
-            more = beside(output, start)
+            more = extra(output, start)
             added.append(more.detach())
             own = domain.compared(measured)
             return micro_batch_loss(coefficients, own, [len(rows)] * len(own)) + more

@@ -1,4 +1,4 @@
-"""One phase of a run as it might be run, and what a run holds beside it."""
+"""One phase of a run as it might be run, and what a run holds besides it."""
 
 from typing import NamedTuple
 

@@ -13,7 +13,7 @@ from engine.memory.count import counting
 
 @dataclass
 class Measured:
-    """The highest memory of a block, in bytes, beside what was there when it began; 0 until it ends."""
+    """The highest memory of a block, in bytes, in addition to what was there when it began; 0 until it ends."""
 
     peak_bytes: int = 0
 

@@ -1,6 +1,6 @@
 """The phases of a run, each alone: the functions that a run calls, on 'meta' to be counted, on a device to be measured.
 
-Their inputs hold no values. Each works on one part of `part` images out of `images`, and holds beside it what a run
+Their inputs hold no values. Each works on one part of `part` images out of `images`, and holds besides it what a run
 holds of all of them.
 """
 

@@ -97,7 +97,7 @@ class Subject:
         factor = int(self.prior.pipe.vae_scale_factor)
         if px < factor or px % factor:
             raise ConfigError(
-                f"image_px is {px}, expected a multiple of {factor}: a latent of prior {self.prior.name!r} stands for "
+                f"image_px is {px}, expected a multiple of {factor}: a latent of prior {self.prior.name!r} covers "
                 f"{factor} x {factor} pixels. Round it."
             )
         return replace(self, prior=self.prior.called_with(height=px, width=px))

@@ -1,4 +1,4 @@
-"""Terms of the baselines' losses beside cross-entropy and L_BN. Pure; images of any size and range; scalars.
+"""Terms of the baselines' losses besides cross-entropy and L_BN. Pure; images of any size and range; scalars.
 
 Norms are not squared and are of each image, averaged over the batch, so a weight does not depend on the batch's size.
 """

@@ -49,7 +49,7 @@ BY_STEP_NUMBER: Mapping[str, str] = {
 it would take every step for the first."""
 
 DECODES_LAST_STEP = ("LatentConsistencyModelPipeline",)
-"""Pipelines that decode what their last step gave beside latents: they need one, if only an idle one."""
+"""Pipelines that decode what their last step gave besides latents: they need one, if only an idle one."""
 
 
 def decodes_last_step(pipe: Any) -> bool:

@@ -103,7 +103,7 @@ class Calls:
         return self._timed[steps]
 
     def prepared(self, images: int) -> Script:
-        """What the pipeline prepares for N images: the shape of latents, and what it keeps beside them."""
+        """What the pipeline prepares for N images: the shape of latents, and what it keeps besides them."""
         if images not in self._prepared:
             script = self._blank_script(images)
             script.ends_at = "latents"

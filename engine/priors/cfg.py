@@ -1,6 +1,6 @@
 """Classifier-free guidance by a pipeline's own rule: which of its arguments is the scale, if it has any.
 
-true_cfg_scale     FLUX.1, Qwen-Image; guidance_scale beside it, if there is one, is distilled guidance
+true_cfg_scale     FLUX.1, Qwen-Image; guidance_scale besides it, if there is one, is distilled guidance
 guidance_scale     most; where a pipeline computes p + g (p - n) (Z-Image) it is the engine's scale less 1
 neither            pipelines of distilled networks, whose own guidance is an argument of the call
 """

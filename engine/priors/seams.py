@@ -32,7 +32,7 @@ class Script:
         device: Where the pipeline shall compute.
         answers: What `encode_prompt` returns, call by call; None to run it and keep what it returns.
         latents: What `prepare_latents` returns; None to run it.
-        more: What `prepare_latents` returns beside latents.
+        more: What `prepare_latents` returns besides latents.
         ends_at: "latents" to stop in `prepare_latents`; else the scheduler or the VAE stops.
         asked: How often `encode_prompt` was answered.
         encoded: What `encode_prompt` returned, where it was run.

@@ -21,7 +21,7 @@ class Alignment:
     """Domain alignment guidance (DAG): how the classifier's statistics pull on the latents.
 
     The defaults come from trials on the embedded models, the last of them `bench/studies/guidance_study.py`;
-    `bench/results/evidence.json` has what they reach, on other seeds, beside `Alignment.paper()`, DDIS as published.
+    `bench/results/evidence.json` has what they and `Alignment.paper()`, DDIS as published, reach on other seeds.
     With the embedded classifiers L_BN in relative weights falls from about 8 to 0.3 and cross-entropy starts near 1:
     the class counts once the domain is near.
     """
@@ -62,7 +62,7 @@ class Alignment:
     )
     class_weight: float = setting(
         0.3,
-        "weight of the classifier's cross-entropy beside L_BN, from the same pass (as in DeepInversion; paper: 0)",
+        "weight of the classifier's cross-entropy besides L_BN, from the same pass (as in DeepInversion; paper: 0)",
     )
     norm: Literal["l2", "l2_squared"] = setting(
         "l2_squared",

@@ -1,7 +1,7 @@
 """Settings as plain values and back: what JSON and YAML can hold, with errors that name the field.
 
 Knows the types that settings use: bool, int, float, str, Path, Literal, tuples, optional values, nested dataclasses,
-and unions of dataclasses, told apart by the value of their class attribute `name`.
+and unions of dataclasses, distinguished by the value of their class attribute `name`.
 """
 
 from collections.abc import Iterable, Mapping

@@ -12,7 +12,7 @@ from engine.tokens.state import TokenState
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
 KEPT = ("state1", "state2", "absmax1", "absmax2")
-"""What bitsandbytes keeps of a parameter beside its step; the last two in 8 bit alone."""
+"""What bitsandbytes keeps of a parameter besides its step; the last two in 8 bit alone."""
 
 
 class RowOptimizer(Protocol):

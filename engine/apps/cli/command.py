@@ -87,7 +87,7 @@ class Command:
 
     @classmethod
     def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
-        """Plain values, section by section, that the presets among the given flags stand for."""
+        """Plain values, section by section, of the presets among the given flags."""
         return paper(given, method)
 
     def run(self, call: "Call") -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Command:
 
 
 def paper(given: Mapping[str, Any], method: str, **sections: Any) -> dict[str, Any]:
-    """What `--preset paper` stands for: published settings of the method, and of other sections by their names."""
+    """The values of `--preset paper`: published settings of the method, and of other sections by their names."""
     if given.get("preset", "default") == "default":
         return {}
     published_methods = [name for name in WITH_PRIOR if hasattr(METHODS[name], "paper")]

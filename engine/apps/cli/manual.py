@@ -15,7 +15,7 @@ from engine.apps.cli.parsing import several
 
 METAVARS = {int: "N", float: "X", str: "TEXT", bool: "", Path: "PATH"}
 REQUIRED = object()
-"""Stands for the value of an option that must be given."""
+"""In place of the value of an option that must be given."""
 OUTPUT = "output"
 """The box of the options that all commands have."""
 TITLES = {

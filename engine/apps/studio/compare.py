@@ -14,7 +14,7 @@ DASH = "-"
 
 
 def compared(one: DatasetOverview, other: DatasetOverview) -> str:
-    """Both folders beside each other."""
+    """Both folders side by side."""
     names = _shortest(one.folder, other.folder)
     found = pairs(one, other)
     parts = [table(["", *names], figures(one, other)), _by_class(one, other, names)]

@@ -116,7 +116,7 @@ def calls_by_name(examined: Examined, names: Sequence[str]) -> list[Call]:
 def watched(wanted: Mapping[str, Iterable[Side]], examined: Examined) -> list[Call]:
     """The calls of layers in one pass, in call order: of each, the wanted sides that are float tensors (N, C, ...).
 
-    Raises ConfigError where it cannot be told which rows of a tensor are one image's.
+    Raises ConfigError where nothing says which rows of a tensor are one image's.
     """
     network = examined.network
     seen: list[tuple[str, Side, nn.Module, Tensor, int]] = []

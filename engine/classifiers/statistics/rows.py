@@ -34,7 +34,7 @@ def by_image(x: Tensor, tap: Tap) -> Tensor:
 
 
 def rows_of(examined: Examined, record: Record, single: Sequence[Tensor]) -> list[Rows] | None:
-    """How the first axis of each tensor is divided; None where that cannot be told.
+    """How the first axis of each tensor is divided; None where nothing says.
 
     single: what `record` gives for the run of `examined`. Where a tensor has more rows than one, two pairs of images
     that differ in the second one tell which rows are whose.

@@ -28,7 +28,7 @@ WHOLE_EVERY = 8
 NOISE = 0.05
 """Deviation of the noise on the latents, in their own deviations."""
 FEATURES, PULL = 0.25, 1e-4
-"""Weights of the features' distance and of the latents' squares beside the absolute error."""
+"""Weights of the features' distance and of the latents' squares, relative to the absolute error's."""
 CRITIC, CRITIC_FROM, CRITIC_RATE = 0.02, 0.5, 4e-4
 """The critic's weight, the share of the run after which it is listened to (it learns a tenth earlier), its rate."""
 

@@ -51,7 +51,7 @@ class Recipe:
 
 
 class Kept(Protocol):
-    """What a checkpoint keeps beside the model, such as a critic and its optimizer."""
+    """What a checkpoint keeps besides the model, such as a critic and its optimizer."""
 
     def state_dict(self) -> dict[str, Any]: ...
 

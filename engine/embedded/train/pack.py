@@ -87,7 +87,7 @@ def pack_prior(
         {
             "data": f"{len(images):,} images, each pair of domain and class drawn equally often",
             "captions": f"the {len(images.class_names)} classes; {DROP_DOMAIN:.0%} do not tell the domain, "
-            f"{DROP_CAPTION:.0%} are empty. In {OTHER_WORD:.0%} of each class's captions another word stands for its "
+            f"{DROP_CAPTION:.0%} are empty. In {OTHER_WORD:.0%} of each class's captions another word replaces its "
             f"name: {_other_words(images.class_names)}",
             **history,
             f"{RECIPE_LINE} {len(history) + 1}": str(recipe),

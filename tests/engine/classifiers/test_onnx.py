@@ -153,7 +153,7 @@ def test_weights_that_are_inputs_are_told_from_other_inputs(network, tmp_path):
     model.graph.input.append(weight)
     path.write_bytes(model.SerializeToString())
     assert (
-        "reads 1 tensors beside its images (first: (4, 3, 3, 3)), expected the weights inside"
+        "reads 1 tensors besides its images (first: (4, 3, 3, 3)), expected the weights inside"
         in refused(path)
     )
 
