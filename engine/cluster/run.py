@@ -82,7 +82,7 @@ def reported_parts(
 
 def workers_of(driver: Driver) -> str:
     """A few words on the workers."""
-    working = sum(task.part is not None for task in driver.tasks.values())
+    working = sum(assignment.part is not None for assignment in driver.assignments.values())
     lost = f", {driver.lost} lost" if driver.lost else ""
     return f"{working} of {driver.workers} workers{lost}"
 

@@ -17,8 +17,8 @@ import torch
 from simulated_pool import SimulatedPool
 
 from engine.cluster.driver import STARTS, Driver
-from engine.cluster.pool import ClusterError, Failed, Lost, Worker
-from engine.cluster.ray_pool import RayPool, answer_to, check_room, connect
+from engine.cluster.pool import ClusterError, Failed, Handle, Lost
+from engine.cluster.ray_pool import RayPool, answer_to, check_room, connect, lost_to
 from engine.cluster.run import reported_parts
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
@@ -185,7 +185,7 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
     left = parts - done
     give, held, busy = RayPool.give, [], set()
 
-    def give_once_all_are_ready(pool: RayPool, worker: Worker, part: int) -> None:
+    def give_once_all_are_ready(pool: RayPool, worker: Handle, part: int) -> None:
         busy.add(worker)
         held.append((worker, part))
         while held and len(busy) == min(2, len(left)):
@@ -474,6 +474,37 @@ def test_a_machine_that_does_not_suit_costs_a_worker_and_the_callers_mistake_the
     assert str(error) in lost.reason
     for mistake in (ConfigError("no such class"), ModelError("absent"), OutputError("other run")):
         assert answer_to("worker", None, mistake) == Failed("worker", None, mistake)
+
+
+DIED = "The actor died unexpectedly before finishing this task.\n\tpid: 7\n\tip: 192.0.2.1\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "with_node", "reason"),
+    [
+        (
+            "ActorDiedError",
+            f"{DIED}The actor died because its node has died. Node Id: 8b\n\treceived SIGTERM",
+            True,
+            "The actor died because its node has died. Node Id: 8b received SIGTERM",
+        ),
+        (
+            "ActorDiedError",
+            f"{DIED}The actor is dead because its worker process has died.",
+            False,
+            "The actor is dead because its worker process has died.",
+        ),
+        ("ActorUnavailableError", "Socket closed", True, "ActorUnavailableError: Socket closed"),
+        ("OutOfMemoryError", "the node is low", False, "OutOfMemoryError: the node is low"),
+    ],
+)
+def test_a_worker_that_is_lost_with_its_node_is_told_from_one_that_ended(
+    kind: str, said: str, with_node: bool, reason: str
+) -> None:
+    names = ("ActorDiedError", "ActorUnavailableError", "LocalRayletDiedError", "NodeDiedError")
+    kinds = {name: type(name, (Exception,), {}) for name in (*names, "OutOfMemoryError")}
+    found = lost_to("worker", 3, kinds[kind](said), SimpleNamespace(**kinds))
+    assert found == Lost("worker", 3, reason, with_node)
 
 
 def test_one_odd_machine_does_not_end_a_run_that_others_make() -> None:
