@@ -54,7 +54,9 @@ class SimulatedPool:
         if dies is not None:
             self._later(dies * seconds, Lost(worker, part, "its process ended"))
         else:
-            self._later(seconds, self.answer(worker, part) or Made(worker, part, {"units": 1}))
+            self._later(
+                seconds, self.answer(worker, part) or Made(worker, part, {"units": 1, "made": 1})
+            )
 
     def answers(self, seconds: float) -> Sequence[Answer]:
         if not self.queue or self.queue[0][0] > self.now + seconds:

@@ -56,6 +56,10 @@ class Losses:
         self._seen: dict[int, object] = {}
         self._counts: Counter[int] = Counter()
 
+    def __contains__(self, part: int) -> bool:
+        """Whether a worker was lost with a part, which it may have written before."""
+        return part in self._seen
+
     def count(self, part: int, with_node: bool) -> int:
         """Add a loss. Returns how many count by now."""
         kept = self._kept(part)

@@ -1,6 +1,8 @@
 """A run whose parts workers of a cluster make, whatever the parts are: images of a data set, or cohorts of tokens."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
+from random import shuffle
 from typing import Any
 
 from engine.cluster.driver import Driver
@@ -24,7 +26,7 @@ def made_by_workers(
 ) -> Iterator[tuple[int, int]]:
     """Start the workers and wait for the first, which checks everything; then make parts as the iterator is read.
 
-    Yields the number of each part that was missing, and of its units, once it is written.
+    Yields the number of each part that was missing, and of those of its units that this run made, once it is written.
 
     Args:
         cluster: where the workers run.
@@ -69,15 +71,27 @@ def reported_parts(
         summary.tick(hello["parts"] - len(of.missing), of.seconds_left, workers_of(of))
 
     driver.tick = tick
+    apart = False
     try:
         done = hello["units"] - hello["units_missing"]
         with events.task(task, hello["units"], done) as reported:
             for part, result in driver.parts():
                 reported.progress(result["units"], workers_of(driver))
-                yield part, result["units"]
+                if not result["made"] and part not in driver.losses and not apart:
+                    apart = True
+                    _part_ways(driver)
+                yield part, result["made"]
     finally:
         driver.stop()
         pool.close()
+
+
+def _part_ways(driver: Driver) -> None:
+    """Give out what waits in random order: another process makes parts of the run too, in the same order so far."""
+    driver.note("another process makes parts of this run as well")
+    waiting = list(driver.waiting)
+    shuffle(waiting)
+    driver.waiting = deque(waiting)
 
 
 def workers_of(driver: Driver) -> str:

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from engine.cluster.run import reported_parts
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
 from engine.datasets.parts import done_parts
-from engine.datasets.shared import OtherKindError
+from engine.datasets.shared import OtherKindError, SharedDataset
 from engine.datasets.store import FolderStore
 from engine.errors import ConfigError, EngineError, MissingExtraError, ModelError, OutputError
 from engine.events import Event, Events, Noted, Summarised
@@ -124,6 +125,41 @@ def test_workers_make_the_bytes_of_one_process_though_one_is_killed(
     finish(tmp_path / "ray")
     assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "one")
     assert list(runner_for(on_ray(2), tmp_path / "ray").run(request_)) == []
+
+
+@pytest.mark.usefixtures("here")
+def test_two_drivers_of_one_run_share_its_parts(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        len(list(runner_for(Execution(device="cpu", share="1/1"), tmp_path / "one").run(request_)))
+        == 12
+    )
+    finish(tmp_path / "one")
+    write, written, seen = SharedDataset.write, [], []
+
+    def counted(dataset: SharedDataset, part: int, samples: list[Sample]) -> bool:
+        written.append(part)
+        return write(dataset, part, samples)
+
+    monkeypatch.setattr(SharedDataset, "write", counted)
+    monkeypatch.setattr("engine.cluster.run.shuffle", list.reverse)
+    drivers = [
+        RayRunner(tmp_path / "two", on_ray(1), Events(seen.append)).parts(request_)
+        for _ in range(2)
+    ]
+    images = [0, 0]
+    for turns in zip_longest(*drivers):  # each begins with all parts, and makes one in its turn
+        for number, turn in enumerate(turns):
+            images[number] += turn[1] if turn else 0
+    assert sorted(written) == list(range(PARTS))
+    assert sum(images) == 12
+    assert min(images) > 0
+    assert [event.text for event in seen if isinstance(event, Noted)] == [
+        "another process makes parts of this run as well"
+    ] * 2
+    finish(tmp_path / "two")
+    assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
 
 
 @pytest.mark.slow
