@@ -1,7 +1,7 @@
 """A run whose parts workers of a cluster make, whatever the parts are: images of a data set, or cohorts of tokens."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from random import shuffle
 from typing import Any
 
@@ -23,6 +23,7 @@ def made_by_workers(
     task: str,
     events: Events,
     usual: Usual | None = None,
+    kept: Callable[[int], object] = lambda _: None,
 ) -> Iterator[tuple[int, int]]:
     """Start the workers and wait for the first, which checks everything; then make parts as the iterator is read.
 
@@ -35,6 +36,7 @@ def made_by_workers(
         task: what is counted: images, or classes.
         events: where the run reports.
         usual: how much time parts may take, where that differs from part to part.
+        kept: what is kept of a part that is not done, as `Losses` takes it.
     """
     pool = RayPool(cluster, worker, dict(arguments))
     hello: dict[str, Any] = {}
@@ -52,7 +54,7 @@ def made_by_workers(
     def note(text: str) -> None:
         events.emit(Noted(text))
 
-    driver = Driver(pool, cluster.workers, begin, fits, note, usual=usual)
+    driver = Driver(pool, cluster.workers, begin, fits, note, usual=usual, kept=kept)
     try:
         driver.start()
     except BaseException:
