@@ -36,15 +36,14 @@ STARTS_HERE = 3
 
 def connect(cluster: Cluster) -> Any:
     """Join the cluster, or start one here. Returns the module. Raises MissingExtraError, ClusterError."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     imported = sys.modules.get("ray")
     if imported is not None:
         _check_imported(cluster, imported)
-    else:  # it reads these when it is imported
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        if cluster.ray == "local":
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    elif cluster.ray == "local":  # it reads these when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
     except ImportError as error:
@@ -82,12 +81,18 @@ def _check_imported(cluster: Cluster, ray: Any) -> None:
             "Ray is initialised in this process already, by `ray.init` or another run, expected to do that here: it "
             "would end with the run. Call `ray.shutdown()` first, or begin the run in a process of its own."
         )
-    if cluster.ray == "local" and os.environ.get("RAY_AUTH_MODE") != "token":
+    if cluster.ray == "local" and not _asks_for_token(ray):
         raise ClusterError(
             "ray was imported before the run asked for a token, expected a cluster of this machine that only its own "
             "processes may use: without one, whoever reaches its ports runs code on it. Take `import ray` out, or "
             "before it set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to a secret."
         )
+
+
+def _asks_for_token(ray: Any) -> bool:
+    """Whether the clusters that an imported Ray starts ask for a token: its environment was read at the import."""
+    mode = ray._raylet.get_authentication_mode()
+    return bool(mode == ray._raylet.AuthenticationMode.TOKEN)
 
 
 def _no_cluster(cluster: Cluster, error: Exception) -> ClusterError:

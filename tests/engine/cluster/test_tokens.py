@@ -376,6 +376,7 @@ def test_the_command_says_where_workers_run_and_loads_no_model(
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+@pytest.mark.usefixtures("ray_settings")
 def test_ray_learns_the_bytes_of_one_process_though_a_worker_is_killed(
     request_: Request, tmp_path: Path
 ) -> None:
