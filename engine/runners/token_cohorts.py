@@ -90,6 +90,8 @@ class CohortLearner:
         also: learn it even where another process still does, without keeping epochs. Raises InUseError otherwise.
         """
         for looks_left in reversed(range(LOOKS if also else 1)):
+            if self._is_learned(number):
+                return
             try:
                 with locked_file(self.files[number]):
                     self._learn(number, keep=True)
@@ -109,7 +111,8 @@ class CohortLearner:
         except TokenFileError:
             if not self.out.exists():
                 raise
-        if self.out.exists():  # another process learned the last one meanwhile, and cleans up
+        if self.out.exists():  # another process learned the last one meanwhile
+            delete_unfinished(self.out)
             return read_tokens(self.out)
         state = TokenState.joined(done) if done else self.start.part(range(0))
         table = table_of(self.drawing, state, self.run)
@@ -119,8 +122,8 @@ class CohortLearner:
         return table
 
     def _learn(self, number: int, keep: bool) -> None:
-        file, progress = self.files[number], cohort_progress(self.out, number)
-        if self.out.exists() or file.exists():
+        progress = cohort_progress(self.out, number)
+        if self._is_learned(number):  # by who held the lock until now
             return
         state = self.start.part(self.ranges[number])
         try:
@@ -132,9 +135,12 @@ class CohortLearner:
         kept = progress if keep else None
         learn_rows(self.drawing, self.learning, self.run, state, kept, self.events, self.kind)
         if not self.out.exists():
-            create_whole(file, packed(state, self.run))
+            create_whole(self.files[number], packed(state, self.run))
         if keep:
             progress.unlink(missing_ok=True)
+
+    def _is_learned(self, number: int) -> bool:
+        return self.out.exists() or self.files[number].exists()
 
     def _ranges(self) -> list[range]:
         """The rows of each cohort."""

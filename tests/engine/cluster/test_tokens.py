@@ -142,6 +142,11 @@ def test_cohorts_that_were_all_learned_before_a_kill_are_joined_by_the_next_call
     monkeypatch.setattr(TokenWorker, "make", None)
     assert len(learn(request_, out, cluster=ON_TWO).training) == 3
     assert not folder_of(out).exists()
+    cohorts.learn(0, also=True)  # too late
+    assert not folder_of(out).exists()
+    folder_of(out).mkdir()  # of who began as the last one ended
+    assert len(cohorts.table().training) == 3
+    assert not folder_of(out).exists()
 
 
 @pytest.mark.parametrize("kept", [True, False])
