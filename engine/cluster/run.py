@@ -47,9 +47,8 @@ def made_by_workers(
         return list(first["missing"])
 
     def fits(other: dict[str, Any]) -> bool:
-        return bool(
-            other["plan"] == hello["plan"]
-        )  # else it is started again, with the first one's
+        # Where it doesn't, another one is started, with the first one's plan.
+        return bool(other["plan"] == hello["plan"])
 
     def note(text: str) -> None:
         events.emit(Noted(text))
