@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from engine.cluster.pool import Answer, Lost, Made, Ready, Worker
+from engine.cluster.pool import Answer, Handle, Lost, Made, Ready
 
 
 @dataclass
@@ -40,21 +40,23 @@ class SimulatedPool:
         made = set(self.made)
         return {"missing": [part for part in range(self.parts) if part not in made]}
 
-    def start(self) -> Worker:
+    def start(self) -> Handle:
         worker = next(self.numbers)
         reason = self.starts(worker)
         answer: Answer = Lost(worker, None, reason) if reason else Ready(worker, self.hello())
         self._later(self.start_seconds, answer)
         return worker
 
-    def give(self, worker: Worker, part: int) -> None:
+    def give(self, worker: Handle, part: int) -> None:
         assert isinstance(worker, int)
         self.given.append((worker, part))
         seconds, dies = self.seconds(worker, part), self.dies(worker, part)
         if dies is not None:
             self._later(dies * seconds, Lost(worker, part, "its process ended"))
         else:
-            self._later(seconds, self.answer(worker, part) or Made(worker, part, {"units": 1}))
+            self._later(
+                seconds, self.answer(worker, part) or Made(worker, part, {"units": 1, "made": 1})
+            )
 
     def answers(self, seconds: float) -> Sequence[Answer]:
         if not self.queue or self.queue[0][0] > self.now + seconds:
@@ -71,7 +73,7 @@ class SimulatedPool:
             found.append(answer)
         return found
 
-    def stop(self, worker: Worker) -> None:
+    def stop(self, worker: Handle) -> None:
         assert isinstance(worker, int)
         self.stopped.add(worker)
 

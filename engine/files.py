@@ -1,12 +1,10 @@
-"""Files that appear whole or not at all, one writer per folder, and disk errors that say what to do."""
+"""Files that appear whole or not at all, and disk errors that say what to do."""
 
 import errno
-import fcntl
 import json
 import os
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +16,6 @@ from engine.urls import check_path
 
 OURS = ".ddis-"
 TEMPORARY = f"{OURS}part-"
-LOCK = f"{OURS}lock"
 DAY = 24 * 3600
 """Seconds after which nobody is taken to be writing a temporary file any more."""
 
@@ -26,10 +23,6 @@ _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """How a file system says that it has no hard links."""
-
-
-class InUseError(OutputError):
-    """Another process writes there."""
 
 
 @contextmanager
@@ -159,92 +152,24 @@ def remove_leftovers(folder: Path, older_than: float = 0) -> None:
     """Delete the unfinished files and folders that killed runs left in `folder`.
 
     older_than: seconds for which one was not written to. 0 deletes all: only the holder of the folder's lock may
-    ask for that.
+    ask for that. One that is dated more than a day ahead, by a clock that was wrong, is dated now, for a later call.
     """
     with explained(folder):
         for leftover in folder.glob(f"{TEMPORARY}*"):
             with suppress(FileNotFoundError):  # its writer ended meanwhile
-                if not older_than or time.time() - _last_written(leftover) > older_than:
+                if not older_than or _seconds_since_written(leftover) > older_than:
                     if leftover.is_dir():
                         shutil.rmtree(leftover)
                     else:
                         leftover.unlink()
 
 
-def _last_written(path: Path) -> float:
-    """When a file, or the newest one of a folder, was written to."""
-    return max(one.stat().st_mtime for one in (path, *path.glob("*")))
-
-
-def lock_folder(folder: Path) -> int:
-    """Make this process the only writer of `folder`. Returns what `unlock_folder` takes; a killed process lets go.
-
-    Raises InUseError where another process holds it.
-    """
-    return _lock(folder / LOCK, folder)
-
-
-def _lock(path: Path, what: Path) -> int:
-    """Hold the lock file `path`, the lock of `what`, and write into it who holds it."""
-    with explained(what):
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _names(path, descriptor):
-                    os.ftruncate(descriptor, 0)
-                    holder = f"process {os.getpid()} on {socket.gethostname()}"
-                    os.pwrite(descriptor, holder.encode(), 0)
-                    return descriptor
-            except BlockingIOError as error:
-                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-                os.close(descriptor)
-                raise InUseError(
-                    f"{what} is in use by {holder}, expected one writer: wait until it ends, stop it, or choose "
-                    "another place."
-                ) from error
-            except OSError:
-                path.unlink(missing_ok=True)
-                os.close(descriptor)
-                raise
-            os.close(descriptor)  # its last holder deleted it meanwhile: take the new one
-
-
-def unlock_folder(folder: Path, descriptor: int) -> None:
-    """Give the folder free and leave no lock file behind."""
-    (folder / LOCK).unlink(missing_ok=True)
-    os.close(descriptor)
-
-
-@contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Be the only writer of `folder` inside the block. Raises InUseError where another process is."""
-    descriptor = lock_folder(folder)
-    try:
-        yield
-    finally:
-        unlock_folder(folder, descriptor)
-
-
-@contextmanager
-def locked_file(path: Path) -> Iterator[None]:
-    """Be the only writer of a file inside the block, beside others in its folder.
-
-    Raises InUseError where another process is.
-    """
-    make_folder(path.parent)
-    lock = path.with_name(f"{LOCK}-{path.name}")
-    descriptor = _lock(lock, path)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _names(path: Path, descriptor: int) -> bool:
-    """Whether `path` still is the file that `descriptor` has open."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+def _seconds_since_written(path: Path) -> float:
+    """How long ago a file, or the newest one of a folder, was written to."""
+    now, times = time.time(), []
+    for one in (path, *path.glob("*")):
+        times.append(one.stat().st_mtime)
+        if times[-1] > now + DAY:
+            with suppress(PermissionError):
+                os.utime(one)
+    return now - max(times)

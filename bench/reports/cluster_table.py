@@ -62,17 +62,30 @@ def cluster_table(result: dict) -> str:
                 f"{row['parts']}",
                 _spread(row["process_cpu_seconds"]),
                 _spread(row["ray_cpu_seconds"]),
-                f"{row['overhead']:+.1%}",
+                _overhead(row),
             ]
             for row in result["ray"]
         ]
         header = ["workers", "parts", "CPU time, one process", "CPU time, Ray", "overhead"]
+        repeats = {len(row["ray_cpu_seconds"]) for row in result["ray"]}
+        runs = f"{min(repeats)} runs of each, in turn: mean (least to most)"
+        if repeats == {1}:
+            runs = "one run of each, so the figures are rough"
         parts.append(
             f"The same parts in one process and by Ray's workers, once all are ready, on "
-            f"{result['hardware']['device']}; means and ranges of runs in turn:\n\n{table(header, rows)}"
+            f"{result['hardware']['device']}; {runs}:\n\n{table(header, rows)}"
         )
     return "\n\n".join(parts)
 
 
 def _spread(seconds: list[float]) -> str:
-    return f"{sum(seconds) / len(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f})"
+    mean = f"{sum(seconds) / len(seconds):.1f} s"
+    return mean if len(seconds) == 1 else f"{mean} ({min(seconds):.1f} to {max(seconds):.1f})"
+
+
+def _overhead(row: dict) -> str:
+    """Of all runs together, and of the pairs that ran in turn."""
+    pairs = zip(row["process_cpu_seconds"], row["ray_cpu_seconds"], strict=True)
+    of_pairs = [ray / process - 1 for process, ray in pairs]
+    ranging = f" ({min(of_pairs):+.1%} to {max(of_pairs):+.1%})" if len(of_pairs) > 1 else ""
+    return f"{row['overhead']:+.1%}{ranging}"

@@ -163,7 +163,7 @@ def asleep(workers: int, parts: int = 800) -> dict[str, Any]:
         driver = Driver(pool, workers, lambda _: range(parts))
         began, made = 0.0, 0
         for _ in driver.parts():
-            working = [task.part for task in driver.tasks.values() if task.part is not None]
+            working = [one.part for one in driver.assignments.values() if one.part is not None]
             if len(working) < workers and began:
                 break
             if began:

@@ -39,6 +39,7 @@ AREAS = {
     "engine/datasets": "Data sets: finish, export",
     "engine/image_key": "Data sets: finish, export",
     "engine/files": "Data sets: finish, export",
+    "engine/locks": "Data sets: finish, export",
     "engine/urls": "Data sets: finish, export",
     "engine/evaluation": "Measuring: evaluate, select, statistics, doctor",
     "engine/report": "Reports",

@@ -17,9 +17,10 @@ from engine.embedded.judge import load_judge
 from engine.errors import ModelError
 from engine.evaluation.shares import shares
 from engine.events import SILENT, Events
-from engine.files import locked_folder, make_folder, write_whole
+from engine.files import make_folder, write_whole
 from engine.guidance.domain import judged
 from engine.guidance.objective import Objective
+from engine.locks import locked_folder
 from engine.memory.measure import peak_bytes
 from engine.methods.drawing import IMAGES, Drawing
 from engine.priors import Prior, Step, load_prior

@@ -4,7 +4,7 @@ The driver makes nothing and holds nothing that is not in the store of parts: it
 knows workers only as a `Pool`, so that it is tested, and simulated, without a cluster.
 
     a worker is lost (its process, its node)   its part goes to another, and a new worker is started
-    a part loses ATTEMPTS workers              the run ends, naming the part
+    a part loses ATTEMPTS workers              the run ends, naming the part (`Losses` says which workers count)
     a worker answers with an error             the run ends with it: the same call would fail again
     STARTS workers in a row never get ready    the run ends with the last reason; while others work, it leaves one out
     a part takes SLOW times as long as usual   an idle worker makes it as well; the first that is done counts
@@ -15,12 +15,12 @@ Where parts differ much, as cohorts of tokens do, these times are longer (`Usual
 """
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Pool, Ready, Worker
-from engine.cluster.tasks import Task, hanging, slow_part
+from engine.cluster.assignments import Assignment, Losses, hanging, slow_part
+from engine.cluster.pool import Answer, ClusterError, Failed, Handle, Lost, Pool, Ready
 from engine.cluster.usual import Usual
 
 ATTEMPTS = 3
@@ -44,6 +44,7 @@ class Driver:
         clock: seconds.
         tick: called each time that the driver has looked for answers, a second apart at most.
         usual: learns how long parts and starts take.
+        kept: as `Losses` takes it.
     """
 
     def __init__(
@@ -56,15 +57,16 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
         tick: Callable[["Driver"], object] = lambda _: None,
         usual: Usual | None = None,
+        kept: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.pool, self.begin, self.fits, self.note, self.clock = pool, begin, fits, note, clock
         self.workers, self.tick = workers, tick
         self.begun = False
         self.waiting: deque[int] = deque()
         self.missing: set[int] = set()
-        self.tasks: dict[Worker, Task] = {}
-        self.idle: set[Worker] = set()
-        self.losses: Counter[int] = Counter()
+        self.assignments: dict[Handle, Assignment] = {}
+        self.idle: set[Handle] = set()
+        self.losses = Losses(kept)
         self.usual = usual or Usual()
         self.looked = self.last_ready = self.noted = clock()
         self.failed_starts = self.given_up = 0
@@ -101,15 +103,15 @@ class Driver:
 
     def stop(self) -> None:
         """End all workers."""
-        for worker in [*self.tasks, *self.idle]:
+        for worker in [*self.assignments, *self.idle]:
             self.pool.stop(worker)
-        self.tasks.clear()
+        self.assignments.clear()
         self.idle.clear()
 
     @property
     def seconds_left(self) -> float | None:
         """Roughly; None before the first part is done."""
-        ready = sum(task.part is not None for task in self.tasks.values())
+        ready = sum(assignment.part is not None for assignment in self.assignments.values())
         usual = self.usual.seconds
         return usual * len(self.missing) / ready if usual is not None and ready else None
 
@@ -117,31 +119,31 @@ class Driver:
         """Start workers up to the number that is kept, but no more than there are parts to give."""
         kept = self.workers - self.given_up
         wanted = min(kept, len(self.missing)) if self.begun else kept
-        while len(self.tasks) + len(self.idle) < wanted:
-            self.tasks[self.pool.start()] = Task(None, self.clock())
+        while len(self.assignments) + len(self.idle) < wanted:
+            self.assignments[self.pool.start()] = Assignment(None, self.clock())
 
     def _take(self, answer: Answer) -> tuple[int, Any] | None:
         """Do what an answer asks for. Returns the part that it made, with what its worker says of it."""
-        task = self.tasks.pop(answer.worker, None)
-        if task is None:  # of a worker that was stopped meanwhile
+        assignment = self.assignments.pop(answer.worker, None)
+        if assignment is None:  # of a worker that was stopped meanwhile
             return None
         if isinstance(answer, Failed):
             self.pool.stop(answer.worker)
             raise answer.error
         if isinstance(answer, Lost):
             self.pool.stop(answer.worker)
-            self._lose(task, answer.reason)
+            self._lose(assignment, answer.reason, answer.with_node)
             return None
         made = None
         if isinstance(answer, Ready):
             self.failed_starts = self.given_up = 0
-            self.usual.note_start(self.clock() - task.since)
+            self.usual.note_start(self.clock() - assignment.since)
             if self.begun and not self.fits(answer.hello):
                 self.pool.stop(answer.worker)
                 return None
             self._begin(answer.hello)
         else:
-            self.usual.note_part(self.clock() - task.since)
+            self.usual.note_part(self.clock() - assignment.since)
             if answer.part in self.missing:
                 self.missing.discard(answer.part)
                 made = answer.part, answer.result
@@ -158,9 +160,12 @@ class Driver:
             self.waiting.extend(parts)
             self.missing.update(parts)
 
-    def _lose(self, task: Task, reason: str) -> None:
+    def _lose(self, assignment: Assignment, reason: str, with_node: bool = False) -> None:
         """Give a lost worker's part back."""
-        if task.part is None:
+        if assignment.part is None:
+            if with_node:
+                self.note(f"a worker was lost before it was ready: {reason}")
+                return
             self.failed_starts += 1
             self.note(f"a worker did not get ready: {reason}")
             if self.failed_starts < STARTS:
@@ -176,26 +181,26 @@ class Driver:
             )
             return
         self.lost += 1
-        if task.part not in self.missing:
+        part = assignment.part
+        if part not in self.missing:
             return
-        self.note(f"a worker was lost with part {task.part}: {reason}")
-        self.losses[task.part] += 1
-        if self.losses[task.part] >= ATTEMPTS:
+        self.note(f"a worker was lost with part {part}: {reason}")
+        if self.losses.count(part, with_node) >= ATTEMPTS:
             raise ClusterError(
-                f"part {task.part} lost {ATTEMPTS} workers ({reason}), expected it to be made: memory may be short, so "
-                "plan for less `memory`, or see the workers' logs. What is done is kept."
+                f"part {part} lost {ATTEMPTS} workers ({reason}), expected it to be made: memory may be short, so plan "
+                "for less `memory`, or see the workers' logs. What is done is kept."
             )
-        if task.part not in {other.part for other in self.tasks.values()}:
-            self.waiting.appendleft(task.part)
+        if part not in {other.part for other in self.assignments.values()}:
+            self.waiting.appendleft(part)
 
-    def _occupy(self, worker: Worker) -> None:
+    def _occupy(self, worker: Handle) -> None:
         """Give a worker that has nothing to do a part; where none waits, one that is slow elsewhere."""
         self.idle.discard(worker)
         part = self._next()
         if part is None:
             self.idle.add(worker)
             return
-        self.tasks[worker] = Task(part, self.clock())
+        self.assignments[worker] = Assignment(part, self.clock())
         self.pool.give(worker, part)
 
     def _next(self) -> int | None:
@@ -203,7 +208,7 @@ class Driver:
             part = self.waiting.popleft()
             if part in self.missing:
                 return part
-        slow = slow_part(self.tasks, self.missing, self.usual, self.clock())
+        slow = slow_part(self.assignments, self.missing, self.usual, self.clock())
         if slow is not None:
             self.note(f"part {slow} is slow: a second worker makes it as well")
         return slow
@@ -224,13 +229,15 @@ class Driver:
             self._occupy(worker)
 
     def _is_any_ready(self) -> bool:
-        return bool(self.idle) or any(task.part is not None for task in self.tasks.values())
+        return bool(self.idle) or any(
+            assignment.part is not None for assignment in self.assignments.values()
+        )
 
     def _look_for_hanging(self) -> None:
-        for worker, task in hanging(self.tasks, self.usual, self.clock()):
-            del self.tasks[worker]
+        for worker, assignment in hanging(self.assignments, self.usual, self.clock()):
+            del self.assignments[worker]
             self.pool.stop(worker)
             # Where others work, this one may only wait for room: it is begun again, as often as it takes.
-            if task.part is not None or not self._is_any_ready():
-                age = self.clock() - task.since
-                self._lose(task, f"it did not answer for {age:.0f} s")
+            if assignment.part is not None or not self._is_any_ready():
+                age = self.clock() - assignment.since
+                self._lose(assignment, f"it did not answer for {age:.0f} s")

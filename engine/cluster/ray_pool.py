@@ -8,11 +8,12 @@ import secrets
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from textwrap import shorten
 from typing import Any
 
 import torch
 
-from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Made, Ready, Worker
+from engine.cluster.pool import Answer, ClusterError, Failed, Handle, Lost, Made, Ready
 from engine.datasets.shared import OtherKindError
 from engine.errors import EngineError, MissingExtraError, brief
 from engine.memory.budget import BudgetError
@@ -28,21 +29,21 @@ QUIET = {
 }
 OBJECT_STORE_BYTES = 80 * 2**20
 """Parts go to the store of the run, not through Ray's."""
+NODE_DIED = "its node has died"
 STARTS_HERE = 3
 """Ray gives up starting a node after 30 s, which a busy machine may need."""
 
 
 def connect(cluster: Cluster) -> Any:
     """Join the cluster, or start one here. Returns the module. Raises MissingExtraError, ClusterError."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     imported = sys.modules.get("ray")
     if imported is not None:
         _check_imported(cluster, imported)
-    else:  # it reads these when it is imported
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        if cluster.ray == "local":
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    elif cluster.ray == "local":  # it reads these when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
     except ImportError as error:
@@ -80,12 +81,18 @@ def _check_imported(cluster: Cluster, ray: Any) -> None:
             "Ray is initialised in this process already, by `ray.init` or another run, expected to do that here: it "
             "would end with the run. Call `ray.shutdown()` first, or begin the run in a process of its own."
         )
-    if cluster.ray == "local" and os.environ.get("RAY_AUTH_MODE") != "token":
+    if cluster.ray == "local" and not _asks_for_token(ray):
         raise ClusterError(
             "ray was imported before the run asked for a token, expected a cluster of this machine that only its own "
             "processes may use: without one, whoever reaches its ports runs code on it. Take `import ray` out, or "
             "before it set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to a secret."
         )
+
+
+def _asks_for_token(ray: Any) -> bool:
+    """Whether the clusters that an imported Ray starts ask for a token: its environment was read at the import."""
+    mode = ray._raylet.get_authentication_mode()
+    return bool(mode == ray._raylet.AuthenticationMode.TOKEN)
 
 
 def _no_cluster(cluster: Cluster, error: Exception) -> ClusterError:
@@ -150,14 +157,14 @@ class RayPool:
             num_cpus=cluster.cpus_per_worker, num_gpus=gpus, max_restarts=0, max_task_retries=0
         )
         self.arguments = arguments
-        self.calls: dict[Any, tuple[Worker, int | None]] = {}
+        self.calls: dict[Any, tuple[Handle, int | None]] = {}
 
-    def start(self) -> Worker:
+    def start(self) -> Handle:
         worker = self.actor.remote(**self.arguments, threads=self.threads)
         self.calls[worker.hello.remote()] = worker, None
         return worker
 
-    def give(self, worker: Worker, part: int) -> None:
+    def give(self, worker: Handle, part: int) -> None:
         self.calls[worker.make.remote(part)] = worker, part  # type: ignore[attr-defined]
 
     def answers(self, seconds: float) -> Sequence[Answer]:
@@ -167,7 +174,7 @@ class RayPool:
         more, _ = self.ray.wait([*self.calls], num_returns=len(self.calls), timeout=0)
         return [self._answer(call) for call in dict.fromkeys([*done, *more])]
 
-    def stop(self, worker: Worker) -> None:
+    def stop(self, worker: Handle) -> None:
         for call in [call for call, (of, _) in self.calls.items() if of is worker]:
             del self.calls[call]
         with suppress(Exception):  # it is gone already
@@ -186,11 +193,24 @@ class RayPool:
             cause = error.cause if isinstance(error.cause, Exception) else error
             return answer_to(worker, part, cause)
         except errors.RayError as error:
-            return Lost(worker, part, brief(error))
+            return lost_to(worker, part, error, errors)
         return Ready(worker, value) if part is None else Made(worker, part, value)
 
 
-def answer_to(worker: Worker, part: int | None, error: Exception) -> Lost | Failed:
+def lost_to(worker: Handle, part: int | None, error: Exception, errors: Any) -> Lost:
+    """The loss of a worker, of which Ray says why. errors: ray.exceptions.
+
+    The death of a node is known by its words alone. A worker that cannot be reached is on a node that died just now: of
+    one whose process died, its node says so.
+    """
+    said = str(error)
+    gone = (errors.NodeDiedError, errors.ActorUnavailableError, errors.LocalRayletDiedError)
+    with_node = isinstance(error, gone) or getattr(error, "preempted", False) or NODE_DIED in said
+    reason = said.rpartition("\tip: ")[2].partition("\n")[2]  # past the actor's name and address
+    return Lost(worker, part, shorten(reason, 200) if reason else brief(error), with_node)
+
+
+def answer_to(worker: Handle, part: int | None, error: Exception) -> Lost | Failed:
     """What an error of a worker means: what another machine may be free of, or the caller's mistake.
 
     A worker that ran out of memory is lost, and so is one whose machine does not suit the run or cannot be used.

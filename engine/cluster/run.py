@@ -1,6 +1,8 @@
 """A run whose parts workers of a cluster make, whatever the parts are: images of a data set, or cohorts of tokens."""
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from random import shuffle
 from typing import Any
 
 from engine.cluster.driver import Driver
@@ -21,10 +23,11 @@ def made_by_workers(
     task: str,
     events: Events,
     usual: Usual | None = None,
+    kept: Callable[[int], object] = lambda _: None,
 ) -> Iterator[tuple[int, int]]:
     """Start the workers and wait for the first, which checks everything; then make parts as the iterator is read.
 
-    Yields the number of each part that was missing, and of its units, once it is written.
+    Yields the number of each part that was missing, and of those of its units that this run made, once it is written.
 
     Args:
         cluster: where the workers run.
@@ -33,6 +36,7 @@ def made_by_workers(
         task: what is counted: images, or classes.
         events: where the run reports.
         usual: how much time parts may take, where that differs from part to part.
+        kept: what is kept of a part that is not done, as `Losses` takes it.
     """
     pool = RayPool(cluster, worker, dict(arguments))
     hello: dict[str, Any] = {}
@@ -43,14 +47,13 @@ def made_by_workers(
         return list(first["missing"])
 
     def fits(other: dict[str, Any]) -> bool:
-        return bool(
-            other["plan"] == hello["plan"]
-        )  # else it is started again, with the first one's
+        # Where it doesn't, another one is started, with the first one's plan.
+        return bool(other["plan"] == hello["plan"])
 
     def note(text: str) -> None:
         events.emit(Noted(text))
 
-    driver = Driver(pool, cluster.workers, begin, fits, note, usual=usual)
+    driver = Driver(pool, cluster.workers, begin, fits, note, usual=usual, kept=kept)
     try:
         driver.start()
     except BaseException:
@@ -69,20 +72,32 @@ def reported_parts(
         summary.tick(hello["parts"] - len(of.missing), of.seconds_left, workers_of(of))
 
     driver.tick = tick
+    apart = False
     try:
         done = hello["units"] - hello["units_missing"]
         with events.task(task, hello["units"], done) as reported:
             for part, result in driver.parts():
                 reported.progress(result["units"], workers_of(driver))
-                yield part, result["units"]
+                if not result["made"] and part not in driver.losses and not apart:
+                    apart = True
+                    _part_ways(driver)
+                yield part, result["made"]
     finally:
         driver.stop()
         pool.close()
 
 
+def _part_ways(driver: Driver) -> None:
+    """Give out what waits in random order: another process makes parts of the run too, in the same order so far."""
+    driver.note("another process makes parts of this run as well")
+    waiting = list(driver.waiting)
+    shuffle(waiting)
+    driver.waiting = deque(waiting)
+
+
 def workers_of(driver: Driver) -> str:
     """A few words on the workers."""
-    working = sum(task.part is not None for task in driver.tasks.values())
+    working = sum(assignment.part is not None for assignment in driver.assignments.values())
     lost = f", {driver.lost} lost" if driver.lost else ""
     return f"{working} of {driver.workers} workers{lost}"
 

@@ -33,7 +33,7 @@ class RayRunner(SharingRunner):
         return (load_sample(*found) for part, _ in parts for found in read_part(store, part))
 
     def parts(self, request: Request) -> Iterator[tuple[int, int]]:
-        """As `run`, but gives the number of each part, and of its images, without reading them."""
+        """As `run`, but gives the number of each part, and of those of its images that this run made; reads none."""
         alone = replace(self.execution, runner="local", cluster=Cluster(), share="1/1")
         arguments = {
             "request": request.to_plain(),

@@ -51,11 +51,12 @@ class TokenWorker(Worker):
         )
 
     def make(self, part: int) -> dict[str, Any]:
-        """Learn a cohort, also where a slower worker does. Returns how many classes it has."""
+        """Learn a cohort, also where a slower worker does."""
         self.cohorts.learn(part, also=True)
         if not self.cohorts.missing():
             self.cohorts.table()
-        return {"units": self.cohorts.classes_in([part])}
+        classes = self.cohorts.classes_in([part])
+        return {"units": classes, "made": classes}
 
     def planned_bytes(self, plan: Plan) -> int:
         """The predicted peak, of drawing images and of learning from them."""

@@ -1,6 +1,6 @@
 """Tokens learned on the workers of a cluster."""
 
-import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +9,10 @@ from engine.cluster.run import made_by_workers, planned, refuse_objects
 from engine.cluster.token_worker import TokenWorker
 from engine.cluster.usual import Usual
 from engine.events import Events
+from engine.locks import locked_file
 from engine.methods.models import Given
 from engine.request import Execution, Request
-from engine.runners.token_cohorts import folder_of
+from engine.runners.token_cohorts import cohort_progress, delete_unfinished
 from engine.runners.token_epochs import most_epochs
 from engine.settings import TokenLearning
 from engine.settings.cluster import Cluster
@@ -33,7 +34,10 @@ def learn_on_workers(
 ) -> TokenTable:
     """Learn the tokens that a file lacks on workers that Ray starts, a cohort of classes at a time.
 
-    given: a plan alone. Raises what workers and `engine.runners.learn_tokens.learn_tokens` raise, and ClusterError.
+    given: a plan alone.
+
+    Raises what workers and `engine.runners.learn_tokens.learn_tokens` raise, ClusterError, and InUseError where another
+    process learns the same file.
     """
     refuse_objects(given.classifier, given.prior)
     out = out.resolve()
@@ -46,14 +50,22 @@ def learn_on_workers(
         "plan": planned(given.plan),
     }
     usual = Usual(longest=most_epochs(learning))
-    for _ in made_by_workers(execution.cluster, TokenWorker, arguments, CLASSES, events, usual):
-        pass
-    if not out.exists():
-        raise ClusterError(
-            f"all classes are learned and {out} is not there, expected the worker of the last one to write it: run the "
-            "same command again, which does."
-        )
-    shutil.rmtree(
-        folder_of(out), ignore_errors=True
-    )  # a worker may have come too late with a cohort
+
+    def kept(cohort: int) -> object:
+        """What changes with each epoch that is kept."""
+        with suppress(FileNotFoundError):
+            found = cohort_progress(out, cohort).stat()
+            return found.st_ino, found.st_mtime_ns
+        return None
+
+    cluster = execution.cluster
+    with locked_file(out):
+        for _ in made_by_workers(cluster, TokenWorker, arguments, CLASSES, events, usual, kept):
+            pass
+        if not out.exists():
+            raise ClusterError(
+                f"all classes are learned and {out} is not there, expected the worker of the last one to write it: run "
+                "the same command again, which does."
+            )
+        delete_unfinished(out)  # a worker may have come too late with a cohort
     return read_tokens(out)

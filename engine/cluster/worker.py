@@ -87,7 +87,7 @@ class Worker:
         raise NotImplementedError
 
     def make(self, part: int) -> dict[str, Any]:
-        """Make a part. Returns at least how many units it has."""
+        """Make a part. Returns how many units it has, and as "made" those of this call: 0 if another run was first."""
         raise NotImplementedError
 
     def planned_bytes(self, plan: Plan) -> int:
@@ -112,9 +112,9 @@ class PartWorker(Worker):
         )
 
     def make(self, part: int) -> dict[str, Any]:
-        """Make a part. Returns how many images it has."""
-        samples = self.maker.make(part, SILENT)
-        return {"units": len(samples), "skipped": sum(sample.skipped for sample in samples)}
+        """Make a part, unless another process made it meanwhile."""
+        made = len(self.maker.make(part, SILENT))
+        return {"units": self.maker.images_in([part]), "made": made}
 
 
 def _check_room(needed: int, device: torch.device) -> None:

@@ -14,10 +14,9 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from PIL import Image
 
 from engine.datasets.contact_sheet import SHEET, sheet_of
@@ -36,16 +35,12 @@ from engine.datasets.parts import DIVISION, PieceOfFile, has_parts, read_parts
 from engine.datasets.run_record import RUN, check_same_run, write_run
 from engine.datasets.store import check_local
 from engine.errors import ConfigError, OutputError
-from engine.files import (
-    OURS,
-    explained,
-    lock_folder,
-    make_folder,
-    remove_leftovers,
-    unlock_folder,
-    write_whole,
-)
-from engine.types import ImageKey, Sample
+from engine.files import OURS, explained, make_folder, remove_leftovers, write_whole
+from engine.image_key import ImageKey
+from engine.locks import lock_folder, unlock_folder
+
+if TYPE_CHECKING:
+    from engine.types import Sample
 
 LABELS = "labels.json"
 
@@ -87,7 +82,7 @@ class DatasetWriter:
             self.close()
             raise
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: "Sample") -> None:
         """Write one image and what is known of it. An image that is done already is left as it is."""
         if (
             sample.key.class_index not in self._labels
@@ -212,8 +207,12 @@ def has_manifest(path: Path) -> bool:
     )
 
 
-def load_sample(file: ImageFile, row: Row) -> Sample:
+def load_sample(file: ImageFile, row: Row) -> "Sample":
     """One image of a data set as it was handed to the writer, but for its rounding to 8 bits and its curve."""
+    import torch
+
+    from engine.types import Sample
+
     with Image.open(io.BytesIO(file.read_bytes())) as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
     return Sample(

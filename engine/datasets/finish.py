@@ -104,7 +104,7 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
     orphans = [n for n in store.names(PARTS) if n.endswith(".tar") and n not in summary.tars]
     for name in orphans:
         store.remove(name)
-    store.tidy(PARTS)
+    store.tidy()
     return Finished(images, division.parts, dict(summary.kinds), len(orphans))
 
 

@@ -12,6 +12,7 @@ from engine.datasets.parts import (
     Division,
     done_parts,
     read_division,
+    stem,
     write_part,
 )
 from engine.datasets.run_record import RUN, check_record, parsed_run, run_bytes
@@ -78,6 +79,10 @@ class SharedDataset:
         """The numbers of the parts that are not done, ascending."""
         done = done_parts(self.store)
         return [part for part in range(self.division.parts) if part not in done]
+
+    def is_done(self, part: int) -> bool:
+        """Whether a part is done by now, by any process."""
+        return self.store.size(f"{stem(part)}.parquet") is not None
 
     def write(self, part: int, samples: Sequence[Sample]) -> bool:
         """Write a part. Returns whether this call made it done."""

@@ -4,6 +4,7 @@ What many writers need of it is one promise: `create` writes a file whole, unles
 """
 
 import errno
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,11 @@ from engine.urls import url_in
 
 EXTRAS = {"s3": "s3", "s3a": "s3"}
 """The extra that brings the package for a protocol; other protocols' packages are named by fsspec."""
+FOLDERS = ("file", "local")
+"""Protocols of folders, whose files fsspec writes neither whole nor once."""
+EXISTS, CONFLICT = 412, 409  # a service's answers to a second writer
+LONGEST_WAIT = 3.0
+"""Seconds for a file that others write just now; waits begin short and double."""
 
 
 class Store(Protocol):
@@ -47,12 +53,15 @@ class Store(Protocol):
     def remove(self, name: str) -> None:
         """Delete a file, if there is one."""
 
-    def tidy(self, folder: str) -> None:
-        """Delete what killed writers left below a folder a day ago or earlier."""
+    def tidy(self) -> None:
+        """Delete what killed writers left a day ago or earlier."""
 
 
 def open_store(place: Path | str) -> Store:
     """The store in a folder, or behind a URL such as s3://bucket/set. Nothing is written."""
+    protocol, _, path = str(place).partition("://")
+    if is_url(place) and protocol in FOLDERS:
+        raise ConfigError(f"{place} is the URL of a folder, expected its path: name {path or '/'}.")
     return UrlStore(str(place)) if is_url(place) else FolderStore(Path(place))
 
 
@@ -119,13 +128,16 @@ class FolderStore:
         with explained(self.root / name):
             (self.root / name).unlink(missing_ok=True)
 
-    def tidy(self, folder: str) -> None:
-        for below in (self.root / folder, *(self.root / folder).glob("*/")):
-            remove_leftovers(below, older_than=DAY)
+    def tidy(self) -> None:
+        for folder in (self.root, *self.root.glob("*/"), *self.root.glob("*/*/")):
+            remove_leftovers(folder, older_than=DAY)
 
 
 class UrlStore:
-    """Files behind a URL. `create` asks the service to refuse a second writer (S3: If-None-Match)."""
+    """Files behind a URL. `create` asks the service to refuse a second writer (S3: If-None-Match).
+
+    A service that knows no such request lets two writers at once both write, and keeps the later file.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -154,12 +166,24 @@ class UrlStore:
         return self.url
 
     def create(self, name: str, content: bytes) -> bool:
-        try:
-            with self._explained(name):
-                self.files.pipe_file(self._path(name), content, mode="create")
-        except FileExistsError:
+        if self.size(name) is not None:  # not every service refuses
             return False
-        return True
+        seconds = 0.1
+        while True:
+            try:
+                with self._explained(name):
+                    self.files.pipe_file(self._path(name), content, mode="create")
+                return True
+            except FileExistsError:
+                return False
+            except OutputError as error:
+                status = _http_status(error)
+                if status == EXISTS:
+                    return False
+                if status != CONFLICT or seconds > LONGEST_WAIT:
+                    raise
+            time.sleep(seconds)
+            seconds *= 2
 
     @contextmanager
     def writer(self, name: str) -> Iterator[BinaryIO]:
@@ -194,7 +218,7 @@ class UrlStore:
             if self.files.exists(self._path(name)):
                 self.files.rm_file(self._path(name))
 
-    def tidy(self, folder: str) -> None:
+    def tidy(self) -> None:
         """A service shows no file before it is whole."""
 
     def _path(self, name: str) -> str:
@@ -207,13 +231,20 @@ class UrlStore:
         except (FileExistsError, FileNotFoundError, OutputError):
             raise
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = (
-                "room"
-                if full
-                else "a place that can be reached, read and written with the credentials at hand"
-            )
+            what = "a place that can be reached, read and written with the credentials at hand"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                what = "room"
             raise OutputError(
                 f"{self.url}/{name} failed ({error}), expected {what}: check it and run the same command again, which "
                 "resumes."
             ) from error
+
+
+def _http_status(error: BaseException | None) -> int | None:
+    """What a service answered, of an error that came of it; None where it came of something else."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return cast(int | None, response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+        error = error.__cause__
+    return None

@@ -19,15 +19,8 @@ from engine.datasets.run_record import RUN
 from engine.datasets.store import check_local
 from engine.errors import ConfigError, OutputError
 from engine.events import SILENT, Events
-from engine.files import (
-    OURS,
-    explained,
-    locked_folder,
-    make_folder,
-    remove_leftovers,
-    whole_file,
-    write_whole,
-)
+from engine.files import OURS, explained, make_folder, remove_leftovers, whole_file, write_whole
+from engine.locks import locked_folder
 
 BEGUN = f"{OURS}export.json"
 """There until the last shard is."""

@@ -25,15 +25,8 @@ from engine.downstream.sources import FOLDER, MADE_HERE
 from engine.errors import OutputError
 from engine.events import Advance, Events
 from engine.facts import filled
-from engine.files import (
-    OURS,
-    explained,
-    locked_folder,
-    make_folder,
-    read_object,
-    remove_leftovers,
-    write_whole,
-)
+from engine.files import OURS, explained, make_folder, read_object, remove_leftovers, write_whole
+from engine.locks import locked_folder
 from engine.settings.downstream import Distillation
 
 REQUEST, MEASURES, REPORT = "request.json", "measures.json", "report.json"

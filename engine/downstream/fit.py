@@ -23,14 +23,8 @@ from engine.evaluation.image_files import ENDINGS, is_hidden
 from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
 from engine.events import SILENT, Events
 from engine.facts import filled
-from engine.files import (
-    OURS,
-    explained,
-    locked_folder,
-    make_folder,
-    read_object,
-    remove_leftovers,
-)
+from engine.files import OURS, explained, make_folder, read_object, remove_leftovers
+from engine.locks import locked_folder
 from engine.networks.frozen import default_device
 from engine.settings.downstream import Distillation
 

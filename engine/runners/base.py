@@ -76,4 +76,4 @@ class PartsRunner(Runner, Protocol):
     """A runner that writes a data set in parts."""
 
     def parts(self, request: Request) -> Iterator[tuple[int, int]]:
-        """As `run`, but gives the number of each part, and of its images."""
+        """As `run`, but gives the number of each part, and of those of its images that this call made."""

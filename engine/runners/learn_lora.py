@@ -13,7 +13,8 @@ from typing import Any
 from engine.errors import ConfigError, OutputError, TokenFileError
 from engine.events import SILENT, Events
 from engine.facts import facts_of
-from engine.files import locked_file, write_whole
+from engine.files import write_whole
+from engine.locks import locked_file
 from engine.lora.adapter import adapting, as_diffusers
 from engine.lora.assembled import lessons_of, prompts_context
 from engine.lora.budget import learning_parts

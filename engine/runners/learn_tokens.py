@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 from engine.events import SILENT, Events
-from engine.files import locked_file
+from engine.locks import locked_file
 from engine.memory.budget import AUTO
 from engine.memory.plan import Plan
 from engine.methods.ddis import prepare
@@ -18,9 +18,9 @@ from engine.methods.models import Models
 from engine.request import Method, Request
 from engine.runners.asking import AnyClassifier, AnyPrior, asked
 from engine.runners.registry import learn_on_cluster
-from engine.runners.token_cohorts import CohortLearner
+from engine.runners.token_cohorts import CohortLearner, delete_unfinished, folder_of, tidy
 from engine.runners.token_epochs import begin, learn_rows
-from engine.runners.token_record import described, learned, resumed, table_of
+from engine.runners.token_record import described, learned, progress_of, resumed, table_of
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.settings.cluster import Cluster
 from engine.settings.methods import DrawingSettings
@@ -101,22 +101,23 @@ def learn_tokens(
     drawing = prepare(request, Models(request, execution, wanted.given), execution, learning)
     run = described(drawing, learning)
     if path is not None and (table := learned(path, run)) is not None:
+        tidy(path)
         return table
-    if path is not None and share is not None:
-        learner = CohortLearner(drawing, learning, path, events, mixed)
-        number, count = execution.share_of()
-        for cohort in learner.missing():
-            if cohort % count == number:
-                learner.learn(cohort)
-        return learner.table()
     if path is None:
         state = begin(drawing, learning, events)
         learn_rows(drawing, learning, run, state, None, events)
         return table_of(drawing, state, run)
-    with locked_file(path):
+    with locked_file(path, shared=share is not None):
         if (table := learned(path, run)) is not None:  # by another process since
             return table
-        progress = path.with_name(f"{path.name}.progress")
+        if share is not None or folder_of(path).exists():  # whatever shares have left
+            learner = CohortLearner(drawing, learning, path, events, mixed)
+            number, count = execution.share_of()
+            for cohort in learner.missing():
+                if cohort % count == number:
+                    learner.learn(cohort)
+            return learner.table()
+        progress = progress_of(path)
         if progress.exists():
             state = resumed(progress, run, drawing.prior.device)
         else:
@@ -124,7 +125,7 @@ def learn_tokens(
         learn_rows(drawing, learning, run, state, progress, events)
         table = table_of(drawing, state, run)
         save_tokens(table, path)
-        progress.unlink()
+        delete_unfinished(path)
         return table
 
 

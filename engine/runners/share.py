@@ -27,7 +27,7 @@ class ShareRunner(SharingRunner):
         return (sample for _, samples in self._parts(request) for sample in samples)
 
     def parts(self, request: Request) -> Iterator[tuple[int, int]]:
-        """As `run`, but gives the number of each part, and of its images."""
+        """As `run`, but gives the number of each part, and of those of its images that this call made."""
         return ((part, len(samples)) for part, samples in self._parts(request))
 
     def _parts(self, request: Request) -> Iterator[tuple[int, list[Sample]]]:
@@ -50,10 +50,12 @@ class ShareRunner(SharingRunner):
             summary.tick(before + made, seconds / made * (len(missing) - made) if made else None)
 
         events = Events(watch, losses=self.events.losses, previews=self.events.previews)
-        with self.events.task(IMAGES, total, total - left):
+        with self.events.task(IMAGES, total, total - left) as task:
             for part in missing:
                 samples = maker.make(part, events)
                 made += 1
+                if not samples:
+                    task.progress(maker.images_in([part]), "made by another process")
                 for sample in samples:
                     events.emit(reported(sample))
                 yield part, samples
@@ -99,11 +101,12 @@ class PartMaker:
         )
 
     def make(self, part: int, events: Events) -> list[Sample]:
-        """Make the images of a part and write them."""
+        """Make the images of a part and write them; none where another process made the part first."""
+        if self.dataset.is_done(part):
+            return []
         samples = [
             sample
             for group in self.dataset.division.groups_of(part)
             for sample in self.prepared.make(self.groups[group], events)
         ]
-        self.dataset.write(part, samples)
-        return samples
+        return samples if self.dataset.write(part, samples) else []

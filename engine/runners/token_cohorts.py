@@ -12,27 +12,38 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from engine.datasets.shared import check_kind
 from engine.errors import TokenFileError
 from engine.events import Events, Noted
-from engine.files import InUseError, create_whole, locked_file, make_folder, read_object
+from engine.files import create_whole, make_folder, read_object, write_whole
+from engine.locks import InUseError, locked_file
 from engine.memory.costs import LEARNING
 from engine.methods.drawing import Drawing
 from engine.methods.kind import Kind, kind_of
 from engine.runners.token_epochs import begin, learn_rows
-from engine.runners.token_record import check_same_run, described, packed, resumed, table_of
+from engine.runners.token_record import (
+    check_same_run,
+    described,
+    packed,
+    progress_of,
+    resumed,
+    table_of,
+)
 from engine.settings import TokenLearning
 from engine.tokens.files import read_tokens, save_tokens
 from engine.tokens.optimise import cohorts
-from engine.tokens.state import TokenState
+from engine.tokens.state import Outcome, TokenState
 from engine.tokens.table import TokenTable
 
 START = "start.json"
 WAIT = 1.0
-"""Seconds between two looks at whether the word is found."""
+"""Seconds between two looks at whether the word is found, or a cohort free."""
+LOOKS = 5
+"""At a cohort that another process learns, whose killed worker may not have let go of it yet."""
 
 
 class CohortLearner:
@@ -60,8 +71,7 @@ class CohortLearner:
         self.folder = folder_of(out)
         make_folder(self.folder)
         self.start = self._shared_start(mixed)
-        size = learning.side_by_side or drawing.sampling.batch
-        self.ranges = cohorts(len(self.start.classes), size)
+        self.ranges = self._ranges()
         self.files = [
             self.folder / f"{number:05d}.safetensors" for number in range(len(self.ranges))
         ]
@@ -75,22 +85,23 @@ class CohortLearner:
         return sum(len(self.ranges[number]) for number in numbers)
 
     def learn(self, number: int, also: bool = False) -> None:
-        """Learn a cohort to its end and write it, going on from what a killed process kept of it.
+        """Learn a cohort to its end and write it, going on from what another process kept of it.
 
-        also: learn it even where another process does, without keeping epochs. Raises InUseError otherwise.
+        also: learn it even where another process still does, without keeping epochs. Raises InUseError otherwise.
         """
-        file = self.files[number]
-        progress = file.with_suffix(".progress")
-        if self.out.exists() or file.exists():
-            return
-        try:
-            with locked_file(file):
-                self._learn(number, progress)
-                progress.unlink(missing_ok=True)
-        except InUseError:
-            if not also:
-                raise
-            self._learn(number, None)
+        for looks_left in reversed(range(LOOKS if also else 1)):
+            if self._is_learned(number):
+                return
+            try:
+                with locked_file(self.files[number]):
+                    self._learn(number, keep=True)
+                    return
+            except InUseError:
+                if not also:
+                    raise
+            if looks_left:
+                time.sleep(WAIT)
+        self._learn(number, keep=False)
 
     def table(self) -> TokenTable:
         """The tokens that are learned by now. Where these are all, writes `out` and deletes the cohorts."""
@@ -100,23 +111,41 @@ class CohortLearner:
         except TokenFileError:
             if not self.out.exists():
                 raise
-        if self.out.exists():  # another process learned the last one meanwhile, and cleans up
+        if self.out.exists():  # another process learned the last one meanwhile
+            delete_unfinished(self.out)
             return read_tokens(self.out)
         state = TokenState.joined(done) if done else self.start.part(range(0))
         table = table_of(self.drawing, state, self.run)
         if len(done) == len(self.files):
             save_tokens(table, self.out)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            delete_unfinished(self.out)
         return table
 
-    def _learn(self, number: int, progress: Path | None) -> None:
-        if progress is not None and progress.exists():
-            state = resumed(progress, self.run, self.drawing.prior.device)
-        else:
-            state = self.start.part(self.ranges[number])
-        learn_rows(self.drawing, self.learning, self.run, state, progress, self.events)
+    def _learn(self, number: int, keep: bool) -> None:
+        progress = cohort_progress(self.out, number)
+        if self._is_learned(number):  # by who held the lock until now
+            return
+        state = self.start.part(self.ranges[number])
+        try:
+            if progress.exists():
+                state = resumed(progress, self.run, self.drawing.prior.device)
+        except TokenFileError:
+            if progress.exists():  # else whoever learned it ended just now
+                raise
+        kept = progress if keep else None
+        learn_rows(self.drawing, self.learning, self.run, state, kept, self.events, self.kind)
         if not self.out.exists():
             create_whole(self.files[number], packed(state, self.run))
+        if keep:
+            progress.unlink(missing_ok=True)
+
+    def _is_learned(self, number: int) -> bool:
+        return self.out.exists() or self.files[number].exists()
+
+    def _ranges(self) -> list[range]:
+        """The rows of each cohort."""
+        size = self.learning.side_by_side or self.drawing.sampling.batch
+        return cohorts(len(self.drawing.classes), size)
 
     def _shared_start(self, mixed: bool) -> TokenState:
         """Where all tokens start: tried by the first process, for which the others wait."""
@@ -125,7 +154,8 @@ class CohortLearner:
             try:
                 with locked_file(path):
                     if not path.exists():
-                        state = begin(self.drawing, self.learning, self.events)
+                        word = self._taken_over()
+                        state = begin(self.drawing, self.learning, self.events, word)
                         found = {"word": state.word, "run": self.run, "kind": self.kind.to_json()}
                         create_whole(path, json.dumps(found, sort_keys=True).encode())
             except InUseError as error:
@@ -146,10 +176,46 @@ class CohortLearner:
             return state
         return begin(self.drawing, self.learning, self.events, there["word"])
 
+    def _taken_over(self) -> str | None:
+        """Divide what one process kept of the file into cohorts. Returns its word; None where there is nothing."""
+        kept = progress_of(self.out)
+        if not kept.exists():
+            return None
+        state = resumed(kept, self.run, self.drawing.prior.device)
+        begun = [
+            number
+            for number, rows in enumerate(self._ranges())
+            if len(state.those(Outcome.WAITING, rows)) < len(rows)
+        ]
+        for number in begun:
+            part = state.part(self._ranges()[number])
+            if number == begun[-1]:  # the others are learned
+                part.joint = state.joint
+            write_whole(cohort_progress(self.out, number), packed(part, self.run))
+        return state.word
+
 
 def folder_of(out: Path) -> Path:
     """Where the cohorts are kept until all of them are there."""
     return out.with_name(f"{out.name}.cohorts")
+
+
+def cohort_progress(out: Path, number: int) -> Path:
+    """Where what is learned of a cohort is kept until its end."""
+    return folder_of(out) / f"{number:05d}.progress"
+
+
+def delete_unfinished(out: Path) -> None:
+    """Delete what was kept of a file until it was there."""
+    progress_of(out).unlink(missing_ok=True)
+    shutil.rmtree(folder_of(out), ignore_errors=True)
+
+
+def tidy(out: Path) -> None:
+    """As `delete_unfinished`, for a file that is there, unless another process still writes it."""
+    if progress_of(out).exists() or folder_of(out).exists():
+        with suppress(InUseError), locked_file(out):
+            delete_unfinished(out)
 
 
 def learning_kind(drawing: Drawing) -> Kind:

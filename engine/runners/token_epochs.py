@@ -8,8 +8,9 @@ from engine.events import EpochEnded, Events
 from engine.files import write_whole
 from engine.memory.apply import applied
 from engine.methods.drawing import Drawing
+from engine.methods.kind import Kind, kind_of
 from engine.runners.start_word import best_word, looked_at, trial_images
-from engine.runners.token_record import packed, table_of
+from engine.runners.token_record import kind_in_words, packed, table_of
 from engine.runners.token_source import TokenSource
 from engine.settings import TokenLearning
 from engine.tokens.attached import attached
@@ -28,8 +29,12 @@ def learn_rows(
     state: TokenState,
     progress: Path | None,
     events: Events,
+    kind: Kind | None = None,
 ) -> None:
-    """Learn the tokens of a state to their end, keeping it in `progress` after each epoch."""
+    """Learn the tokens of a state to their end, keeping it in `progress` after each epoch.
+
+    kind: of this process; None to find out what is known of it without a try.
+    """
 
     def keep() -> None:
         if progress is not None:
@@ -38,6 +43,7 @@ def learn_rows(
     keep()
     table = table_of(drawing, state, run, every_class=True)
     drawing.parts.events = events
+    of = (kind or kind_of(drawing, tried=False)).to_json()
     total = most_epochs(learning) * len(state.classes)
     with (
         attached(drawing.prior, table) as speaking,
@@ -47,6 +53,8 @@ def learn_rows(
         source = TokenSource(drawing, speaking, learning, phase, events)
         limits = _limits(drawing, learning, table)
         for epochs in learn(state, source, learning, drawing.sampling.batch, limits):
+            for epoch in epochs:
+                state.note_kind(epoch.class_index, kind_in_words(of, drawing.parts.sizes))
             keep()
             for epoch in epochs:
                 events.emit(_ended(epoch, drawing))

@@ -1,5 +1,6 @@
 """The record of a run that learns tokens, and the file in which it keeps what it has learned so far."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from engine.runners.local import made_by
 from engine.settings import TokenLearning
 from engine.settings.plain import to_plain
 from engine.tokens.files import OLD_NAMES, read_tensors, read_tokens, sealed
-from engine.tokens.state import ON_DEVICE, Outcome, TokenState
+from engine.tokens.state import NOT_BY_ROW, ON_DEVICE, Outcome, TokenState
 from engine.tokens.table import (
     INSTEAD,
     TEMPLATE,
@@ -66,15 +67,21 @@ def learned(path: Path, run: Mapping[str, Any]) -> TokenTable | None:
     return table
 
 
+def progress_of(out: Path) -> Path:
+    """Where one process keeps what it has learned of a file so far."""
+    return out.with_name(f"{out.name}.progress")
+
+
 def packed(state: TokenState, run: Mapping[str, Any]) -> bytes:
     """A state as the bytes of a safetensors file."""
     tensors = {
         entry.name: getattr(state, entry.name).detach().contiguous()
         for entry in fields(state)
-        if entry.name not in ("classes", "word", "joint")
+        if entry.name not in NOT_BY_ROW or entry.name == "scale"
     }
     tensors |= {f"{JOINT}{name}": tensor for name, tensor in state.joint.items()}
-    return sealed(tensors, {"classes": state.classes, "word": state.word, "run": run})
+    metadata = {"classes": state.classes, "word": state.word, "kinds": state.kinds, "run": run}
+    return sealed(tensors, metadata)
 
 
 def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenState:
@@ -99,8 +106,40 @@ def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenSt
     tensors |= {name: tensors[name].to(device) for name in ON_DEVICE}
     rows = tensors.pop("rows").requires_grad_()
     return TokenState(
-        classes=tuple(metadata["classes"]), word=metadata["word"], rows=rows, joint=joint, **tensors
+        classes=tuple(metadata["classes"]),
+        word=metadata["word"],
+        rows=rows,
+        joint=joint,
+        kinds={int(number): found for number, found in metadata.get("kinds", {}).items()},
+        **tensors,
     )
+
+
+def kind_in_words(kind: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
+    """A kind of machine as a state notes it, with how many images go through each phase at once."""
+    known = {
+        name: value for name, value in kind.items() if name not in ("reproducible", "micro_batch")
+    }
+    return json.dumps({**known, "micro_batches": dict(sizes)}, sort_keys=True)
+
+
+def _kinds(state: TokenState) -> tuple[list[dict[str, Any]], dict[int, tuple[int, ...]]]:
+    """The kinds of machines that a state was learned on, each once, and their numbers by class.
+
+    Where all are of one canary it is left out, which a run of one process does not try.
+    """
+    noted = {number: [*map(json.loads, state.kinds.get(number, []))] for number in state.classes}
+    if len({kind["canary"] for kinds in noted.values() for kind in kinds} - {""}) <= 1:
+        for kind in [kind for kinds in noted.values() for kind in kinds]:
+            del kind["canary"]
+    found: list[dict[str, Any]] = []
+    for kind in [kind for kinds in noted.values() for kind in kinds]:
+        if kind not in found:
+            found.append(kind)
+    return found, {
+        number: tuple(dict.fromkeys(found.index(kind) for kind in kinds))
+        for number, kinds in noted.items()
+    }
 
 
 def table_of(
@@ -114,6 +153,7 @@ def table_of(
         if every_class or state.outcome[number] not in (Outcome.PASSES_WITHOUT, Outcome.NO_BETTER)
     ]
     classes = [state.classes[number] for number in kept]
+    kinds, by_class = _kinds(state)
     reports = [state.report(number) for number in range(len(state.classes))]
     training = {
         report.class_index: TokenTraining(
@@ -126,6 +166,7 @@ def table_of(
             moved=not torch.equal(state.rows.detach()[number], state.start[number]),
             denoiser_forward=report.denoiser_forward,
             denoiser_backward=report.denoiser_backward,
+            kinds=by_class[report.class_index],
         )
         for number, report in enumerate(reports)
     }
@@ -140,4 +181,5 @@ def table_of(
         training=training,
         run=run,
         template=INSTEAD if run["learning"]["place"] == "instead" else TEMPLATE,
+        kinds=tuple(kinds),
     )

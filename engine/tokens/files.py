@@ -79,16 +79,21 @@ def read_tokens(path: Path | str) -> TokenTable:
             classifier=metadata["classifier"],
             template=metadata["template"],
             training={
-                int(index): TokenTraining(**{OLD_NAMES.get(k, k): v for k, v in entry.items()})
-                for index, entry in metadata["training"].items()
+                int(index): _training(entry) for index, entry in metadata["training"].items()
             },
             run=metadata["run"],
+            kinds=tuple(metadata.get("kinds", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise TokenFileError(
             f"{path} lacks a part of a token table ({error!r}), expected a file of `ddis learn-tokens`: "
             "learn the tokens again."
         ) from error
+
+
+def _training(entry: Mapping[str, Any]) -> TokenTraining:
+    named = {OLD_NAMES.get(name, name): value for name, value in entry.items()}
+    return TokenTraining(**named | {"kinds": tuple(named.get("kinds", ()))})
 
 
 def load_tokens(path: Path | str, prior: Prior, classifier: Classifier | None = None) -> TokenTable:

@@ -13,6 +13,8 @@ from engine.types import ImageKey, image_rng
 
 ON_DEVICE = ("rows", "start", "momentum", "square")
 """The tensors of a state that are as wide as the rows: on the text encoder's device, where gradients come from."""
+NOT_BY_ROW = ("classes", "word", "scale", "joint", "kinds")
+"""The fields of a state that are no tensors with a row for each class."""
 
 
 class Outcome(IntEnum):
@@ -47,15 +49,15 @@ class TokenEpoch:
 
 @dataclass
 class TokenState:
-    """All that learning K tokens of width D depends on between two epochs: tensors, but for `classes` and `word`.
+    """All that learning K tokens of width D depends on between two epochs: tensors, but for three fields.
 
     word: what the rows began as, in the words of `initial_rows`. rows: (K, D) float32, the leaf that gradients reach;
     it and the others of ON_DEVICE are on the device of the text encoder, all counts on the CPU.
     start: (K, D), where they began. momentum, square: Adam's moments of each row, (K, D); (0, D) where the rows that
     learn side by side share an optimiser, whose own state is then `joint`. scale: () float64, what the loss is
-    multiplied by on its way back, 0 before the first class; once lowered it stays so for the classes side by side. The
-    others: (K,); `finished` is NaN where no finished image was looked at, and `checked` 1 where it was decided what is
-    kept.
+    multiplied by on its way back, 0 before the first class; once lowered it stays so for the classes side by side.
+    kinds: by class, what its epochs were learned on, as JSON, once for each change. The others: (K,); `finished` is NaN
+    where no finished image was looked at, and `checked` 1 where it was decided what is kept.
     """
 
     classes: tuple[int, ...]
@@ -76,6 +78,7 @@ class TokenState:
     denoiser_backward: Tensor
     scale: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     joint: dict[str, Tensor] = field(default_factory=dict)
+    kinds: dict[int, list[str]] = field(default_factory=dict)
 
     @classmethod
     def at_start(
@@ -115,14 +118,16 @@ class TokenState:
         cut = {
             entry.name: getattr(self, entry.name).detach()[rows.start : rows.stop].clone()
             for entry in fields(self)
-            if entry.name not in ("classes", "word", "scale", "joint")
+            if entry.name not in NOT_BY_ROW
         }
         cut["rows"].requires_grad_()
+        classes = self.classes[rows.start : rows.stop]
         return replace(
             self,
-            classes=self.classes[rows.start : rows.stop],
+            classes=classes,
             scale=self.scale.clone(),
             joint={},
+            kinds={number: [*self.kinds[number]] for number in classes if number in self.kinds},
             **cut,
         )
 
@@ -132,11 +137,20 @@ class TokenState:
         tensors: dict[str, Any] = {
             entry.name: torch.cat([getattr(part, entry.name).detach() for part in parts])
             for entry in fields(cls)
-            if entry.name not in ("classes", "word", "scale", "joint")
+            if entry.name not in NOT_BY_ROW
         }
         tensors["rows"].requires_grad_()
         classes = tuple(number for part in parts for number in part.classes)
-        return cls(classes=classes, word=parts[0].word, scale=parts[-1].scale, **tensors)
+        kinds = {number: found for part in parts for number, found in part.kinds.items()}
+        return cls(
+            classes=classes, word=parts[0].word, scale=parts[-1].scale, kinds=kinds, **tensors
+        )
+
+    def note_kind(self, class_index: int, kind: str) -> None:
+        """Say what the latest epoch of a class was learned on."""
+        found = self.kinds.setdefault(class_index, [])
+        if found[-1:] != [kind]:
+            found.append(kind)
 
     def report(self, number: int) -> TokenEpoch:
         """The last measured epoch of one row."""

@@ -25,7 +25,7 @@ class TokenTraining:
     finished: accuracy of the last finished images that were looked at, if any. start: the word that the token began as,
     'random' or 'class name'; moved: whether it ended elsewhere; "" and None in a file that does not tell.
     denoiser_forward, denoiser_backward: evaluations of single latents; one CFG step of an image is two. 0 in a file
-    that does not tell.
+    that does not tell. kinds: what it was learned on, as numbers of the table's `kinds`.
     """
 
     outcome: str
@@ -37,6 +37,7 @@ class TokenTraining:
     moved: bool | None = None
     denoiser_forward: int = 0
     denoiser_backward: int = 0
+    kinds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,9 @@ class TokenTable:
     width of each encoder's part of a row by the encoder's key, in this order. classes, labels, names: K each; a name
     is a placeholder such as `<ddis-dog>`. prior and classifier: their fingerprints. training: by class, also of classes
     that were left out because they pass without a token; empty for an imported table. run: the settings that the table
-    was learned with, as JSON values. template: TEMPLATE or INSTEAD.
+    was learned with, as JSON values. template: TEMPLATE or INSTEAD. kinds: of machines that learned it
+    (`engine.methods.kind`), as JSON values, with how many images went through each phase at once; both decide which
+    tokens come out. () in a file that does not tell.
     """
 
     rows: Tensor
@@ -60,6 +63,7 @@ class TokenTable:
     training: Mapping[int, TokenTraining] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     template: str = TEMPLATE
+    kinds: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def instead(self) -> bool:

@@ -1,5 +1,7 @@
 """Tables of studies that are runs of their own, from results by hand."""
 
+import pytest
+from reports.cluster_table import cluster_table
 from reports.study_tables import (
     SUPPORT,
     cifar_table,
@@ -117,3 +119,30 @@ def test_a_family_can_do_what_some_test_shows(cells) -> None:
     shown = dict(zip(SUPPORT, cells(table, "sd"), strict=True))
     assert {column for column, cell in shown.items() if cell} == {"own loop", "plan"}
     assert cells(table, "lcm")[:3] == ["", "yes", ""]
+
+
+@pytest.mark.parametrize(
+    ("process", "ray", "said", "cells"),
+    [
+        (
+            [20.0],
+            [21.0],
+            "on a machine; one run of each, so the figures are rough:",
+            "| 20.0 s | 21.0 s | +5.0% |",
+        ),
+        (
+            [20.0, 30.0, 25.0],
+            [21.0, 30.0, 25.5],
+            "on a machine; 3 runs of each, in turn: mean (least to most):",
+            "| 25.0 s (20.0 to 30.0) | 25.5 s (21.0 to 30.0) | +2.0% (+0.0% to +5.0%) |",
+        ),
+    ],
+)
+def test_the_overhead_of_ray_says_how_many_runs_it_is_of(
+    process: list[float], ray: list[float], said: str, cells: str
+) -> None:
+    row = {"workers": 1, "parts": 28, "process_cpu_seconds": process, "ray_cpu_seconds": ray}
+    row["overhead"] = sum(ray) / sum(process) - 1
+    text = cluster_table({"settings": {}, "hardware": {"device": "a machine"}, "ray": [row]})
+    assert said in text
+    assert cells in text

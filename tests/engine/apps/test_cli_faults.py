@@ -25,7 +25,8 @@ from engine.datasets.dataset import open_dataset
 from engine.datasets.finish import finish
 from engine.datasets.parts import Division
 from engine.datasets.shared import SharedDataset
-from engine.files import locked_file, locked_folder, whole_file
+from engine.files import whole_file
+from engine.locks import locked_file, locked_folder
 from engine.settings import Sampling
 from engine.types import ImageKey, Sample
 

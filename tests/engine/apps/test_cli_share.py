@@ -43,7 +43,28 @@ def test_shares_say_what_is_left_and_what_to_run(
     printed = json.loads(capsys.readouterr().out)
     assert (printed["images"], printed["parts"], printed["orphans"]) == (8, 2, 0)
     assert (out / "contact_sheet.png").exists()
+    page = (out / "report.html").read_text()
+    assert all(label in page for label in ("dog", "horse"))
     assert json.loads((out / "run.json").read_text())["measured"]["images"] == 8
+
+
+def test_finishing_says_what_the_classifier_makes_of_the_images_and_writes_the_page(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = finished / "report.html"
+    written = page.read_bytes()
+    page.unlink()
+    assert main(["finish", str(finished), "--quiet"]) == 0
+    said = capsys.readouterr().err
+    assert "recognise" in said
+    assert said.endswith(f"to look at them in a browser: {page}\n")
+    assert page.read_bytes() == written
+    page.unlink()
+    monkeypatch.setattr("engine.apps.cli.closing.MOST_REPORTED", 7)
+    assert main(["finish", str(finished), "--quiet"]) == 0
+    said = capsys.readouterr().err
+    assert said.endswith(f"to look at them in a browser: ddis report {finished}\n")
+    assert not page.exists()
 
 
 def test_another_request_is_refused_by_its_settings(

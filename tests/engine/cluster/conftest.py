@@ -1,7 +1,7 @@
 """Workers that are objects of the test's own process: a cluster's runs without a cluster."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -9,8 +9,29 @@ import torch
 
 import engine.cluster.run as cluster_run
 from engine.cluster.pool import Answer, Failed, Lost, Made, Ready
+from engine.cluster.ray_pool import QUIET
 from engine.cluster.worker import Worker
 from engine.settings.cluster import Cluster
+
+SAFEGUARDS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", *QUIET)
+
+
+@pytest.fixture(scope="module")
+def ray_settings() -> Iterator[None]:
+    """What Ray reads when it is imported, which a process does once: the same for all tests that start it."""
+    with pytest.MonkeyPatch.context() as environment:
+        asked = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 64 * "0", **QUIET}
+        for name, value in asked.items():
+            environment.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def no_ray_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the settings that a connection makes is there, and none is left behind."""
+    for name in SAFEGUARDS:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
 
 
 class Killed(BaseException):

@@ -7,7 +7,7 @@ import pytest
 from simulated_pool import SimulatedPool
 
 from engine.cluster.driver import ATTEMPTS, STARTS, Driver
-from engine.cluster.pool import Answer, ClusterError, Failed, Lost, Ready, Worker
+from engine.cluster.pool import Answer, ClusterError, Failed, Handle, Lost, Ready
 from engine.cluster.usual import LEAST_SECONDS_OF_A_HANG, Usual
 from engine.errors import ConfigError
 
@@ -73,6 +73,56 @@ def test_a_part_that_kills_its_workers_ends_the_run_by_name() -> None:
     assert set(pool.stopped) == set(range(started))
 
 
+def test_a_part_is_not_to_blame_for_nodes_that_are_taken_away() -> None:
+    def taken(worker: Handle, part: int) -> Answer | None:
+        is_lost = part == 7 and [given for _, given in pool.given].count(7) <= 2 * ATTEMPTS
+        return Lost(worker, part, "its node has died", with_node=True) if is_lost else None
+
+    pool = SimulatedPool(10, answer=taken)
+    one = driver(pool, 3)
+    assert sorted(part for part, _ in one.parts()) == list(range(10))
+    assert one.lost == 2 * ATTEMPTS
+
+
+def test_starts_that_end_with_their_nodes_are_made_again() -> None:
+    pool = SimulatedPool(6)
+    later, lost = pool._later, []
+
+    def taken(seconds: float, answer: Answer) -> None:
+        if isinstance(answer, Ready) and len(lost) < 2 * STARTS:
+            answer = Lost(answer.worker, None, "its node has died", with_node=True)
+            lost.append(answer)
+        later(seconds, answer)
+
+    pool._later = taken
+    assert sorted(part for part, _ in driver(pool, 2).parts()) == list(range(6))
+    assert len(lost) == 2 * STARTS
+
+
+@pytest.mark.parametrize("moves_on", [True, False])
+def test_losses_before_the_latest_progress_of_a_part_do_not_count(moves_on: bool) -> None:
+    def dies(_: int, part: int) -> float | None:
+        return 0.5 if part == 3 and given() <= 2 * ATTEMPTS else None
+
+    def given() -> int:
+        return [part for _, part in pool.given].count(3)
+
+    pool = SimulatedPool(6, dies=dies)
+    one = Driver(
+        pool,
+        2,
+        lambda hello: hello["missing"],
+        clock=pool.clock,
+        kept=lambda _: given() if moves_on else 0,
+    )
+    if not moves_on:
+        with pytest.raises(ClusterError, match="part 3 lost 3 workers"):
+            list(one.parts())
+        return
+    assert sorted(part for part, _ in one.parts()) == list(range(6))
+    assert one.lost == 2 * ATTEMPTS
+
+
 def test_workers_that_never_start_end_the_run_with_the_reason() -> None:
     pool = SimulatedPool(10, starts=lambda _: "no CUDA device")
     with pytest.raises(ClusterError, match=f"{STARTS} workers in a row.*no CUDA device"):
@@ -93,7 +143,7 @@ def test_an_error_of_a_healthy_worker_ends_the_run_at_once(part: int | None) -> 
     if part is None:
         start = pool.start
 
-        def fails_at_once() -> Worker:
+        def fails_at_once() -> Handle:
             worker = start()
             pool.queue[-1] = (0.0, -1, 0, Failed(worker, None, ConfigError("no such class")))
             return worker

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +18,13 @@ import torch
 from simulated_pool import SimulatedPool
 
 from engine.cluster.driver import STARTS, Driver
-from engine.cluster.pool import ClusterError, Failed, Lost, Worker
-from engine.cluster.ray_pool import RayPool, answer_to, check_room, connect
+from engine.cluster.pool import ClusterError, Failed, Handle, Lost
+from engine.cluster.ray_pool import RayPool, answer_to, check_room, connect, lost_to
 from engine.cluster.run import reported_parts
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
 from engine.datasets.parts import done_parts
-from engine.datasets.shared import OtherKindError
+from engine.datasets.shared import OtherKindError, SharedDataset
 from engine.datasets.store import FolderStore
 from engine.errors import ConfigError, EngineError, MissingExtraError, ModelError, OutputError
 from engine.events import Event, Events, Noted, Summarised
@@ -67,6 +68,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+@pytest.mark.usefixtures("ray_settings")
 def test_ray_makes_the_bytes_of_one_process_though_a_worker_is_killed(
     request_: Request, tmp_path: Path
 ) -> None:
@@ -126,8 +128,44 @@ def test_workers_make_the_bytes_of_one_process_though_one_is_killed(
     assert list(runner_for(on_ray(2), tmp_path / "ray").run(request_)) == []
 
 
+@pytest.mark.usefixtures("here")
+def test_two_drivers_of_one_run_share_its_parts(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        len(list(runner_for(Execution(device="cpu", share="1/1"), tmp_path / "one").run(request_)))
+        == 12
+    )
+    finish(tmp_path / "one")
+    write, written, seen = SharedDataset.write, [], []
+
+    def counted(dataset: SharedDataset, part: int, samples: list[Sample]) -> bool:
+        written.append(part)
+        return write(dataset, part, samples)
+
+    monkeypatch.setattr(SharedDataset, "write", counted)
+    monkeypatch.setattr("engine.cluster.run.shuffle", list.reverse)
+    drivers = [
+        RayRunner(tmp_path / "two", on_ray(1), Events(seen.append)).parts(request_)
+        for _ in range(2)
+    ]
+    images = [0, 0]
+    for turns in zip_longest(*drivers):  # each begins with all parts, and makes one in its turn
+        for number, turn in enumerate(turns):
+            images[number] += turn[1] if turn else 0
+    assert sorted(written) == list(range(PARTS))
+    assert sum(images) == 12
+    assert min(images) > 0
+    assert [event.text for event in seen if isinstance(event, Noted)] == [
+        "another process makes parts of this run as well"
+    ] * 2
+    finish(tmp_path / "two")
+    assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+@pytest.mark.usefixtures("ray_settings")
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
 def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is_missing(
     ended_by: signal.Signals,
@@ -185,7 +223,7 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
     left = parts - done
     give, held, busy = RayPool.give, [], set()
 
-    def give_once_all_are_ready(pool: RayPool, worker: Worker, part: int) -> None:
+    def give_once_all_are_ready(pool: RayPool, worker: Handle, part: int) -> None:
         busy.add(worker)
         held.append((worker, part))
         while held and len(busy) == min(2, len(left)):
@@ -203,26 +241,28 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
-def test_a_run_outlives_its_node_where_another_joins(request_: Request, tmp_path: Path) -> None:
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # read by the import, also for later tests
-    os.environ.setdefault("RAY_AUTH_TOKEN", 64 * "0")
+@pytest.mark.usefixtures("ray_settings")
+def test_a_run_outlives_its_node_where_another_joins(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ray.cluster_utils import Cluster as Nodes
 
     for _ in runner_for(Execution(device="cpu", share="1/1"), tmp_path / "one").run(request_):
         pass
     finish(tmp_path / "one")
-    notes: list[str] = []
+    lost: list[Lost] = []
 
-    def watch(event: object) -> None:
-        if isinstance(event, Noted):
-            notes.append(event.text)
+    def seen(*arguments: Any) -> Lost:
+        lost.append(lost_to(*arguments))
+        return lost[-1]
 
+    monkeypatch.setattr("engine.cluster.ray_pool.lost_to", seen)
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         first = nodes.add_node(num_cpus=1)
         there = Execution(device="cpu", cluster=Cluster(ray=nodes.address, workers=1))
         made = []
-        for part, _ in RayRunner(tmp_path / "ray", there, Events(watch)).parts(request_):
+        for part, _ in RayRunner(tmp_path / "ray", there).parts(request_):
             made.append(part)
             if len(made) == 2:
                 nodes.remove_node(first, allow_graceful=False)
@@ -230,7 +270,7 @@ def test_a_run_outlives_its_node_where_another_joins(request_: Request, tmp_path
     finally:
         nodes.shutdown()
     assert sorted(made) == list(range(PARTS))
-    assert any("lost with part" in note for note in notes)
+    assert [of.with_node for of in lost] == [True], lost
     finish(tmp_path / "ray")
     assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "one")
 
@@ -289,6 +329,7 @@ def test_a_worker_that_no_node_can_hold_is_refused_at_once() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+@pytest.mark.usefixtures("ray_settings")
 def test_a_command_that_asks_for_more_than_the_machine_has_ends_at_once_and_leaves_no_cluster(
     request_: Request, tmp_path: Path
 ) -> None:
@@ -344,9 +385,9 @@ def init(**options): began.append(options)
 def is_initialized(): return bool(began)
 def shutdown(): began.clear()
 """
-SAFEGUARDS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED")
 
 
+@pytest.mark.usefixtures("no_ray_settings")
 @pytest.mark.parametrize("where", ["local", "head:6379"])
 def test_a_cluster_that_is_started_here_is_quiet_asks_for_a_token_and_is_at_loopback(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -355,9 +396,6 @@ def test_a_cluster_that_is_started_here_is_quiet_asks_for_a_token_and_is_at_loop
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "ray", None)  # so that it is put back
     monkeypatch.delitem(sys.modules, "ray")
-    for name in SAFEGUARDS:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
     ray = connect(Cluster(ray=where, workers=2, cpus_per_worker=3))
     (options,) = ray.began
     assert ray.environment["RAY_USAGE_STATS_ENABLED"] == "0"
@@ -374,18 +412,22 @@ def test_a_cluster_that_is_started_here_is_quiet_asks_for_a_token_and_is_at_loop
         assert options["address"] == where
 
 
+@pytest.mark.usefixtures("no_ray_settings")
 def test_a_ray_that_the_caller_imported_or_initialised_is_refused_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begun: list[bool] = []
-    initialised = False
+    initialised, mode = False, "disabled"
     ray = SimpleNamespace(
         init=lambda **_: begun.append(True),
         is_initialized=lambda: initialised or bool(begun),
         shutdown=begun.clear,
+        _raylet=SimpleNamespace(
+            get_authentication_mode=lambda: mode, AuthenticationMode=SimpleNamespace(TOKEN="token")
+        ),
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # too late: it was read when ray was imported
     with pytest.raises(
         ClusterError, match=r"before the run asked for a token.*Take `import ray` out"
     ):
@@ -394,9 +436,10 @@ def test_a_ray_that_the_caller_imported_or_initialised_is_refused_with_the_remed
     connect(Cluster(ray="head:6379"))  # whose token is its own affair
     assert begun
     begun.clear()
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    mode = "token"
     connect(Cluster(ray="local"))
     assert begun
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     begun.clear()
     initialised = True
     for where in ("local", "head:6379"):
@@ -412,17 +455,17 @@ def test_a_cluster_needs_a_place(request_: Request) -> None:
         RayRunner(None, on_ray(1))
 
 
+@pytest.mark.usefixtures("no_ray_settings")
 def test_without_ray_the_extra_is_named(
     request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"ddis\[ray\]"):
         RayRunner(tmp_path / "set", on_ray(1)).run(request_)
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.usefixtures("no_ray_settings")
 def test_a_cluster_of_a_busy_machine_is_begun_again_and_then_refused_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -433,9 +476,16 @@ def test_a_cluster_of_a_busy_machine_is_begun_again_and_then_refused_in_one_sent
         if len(begun) != 3:
             raise Exception("The current node timed out during startup.")
 
-    ray = SimpleNamespace(init=init, is_initialized=lambda: len(begun) == 3, shutdown=lambda: None)
+    ray = SimpleNamespace(
+        init=init,
+        is_initialized=lambda: len(begun) == 3,
+        shutdown=lambda: None,
+        _raylet=SimpleNamespace(
+            get_authentication_mode=lambda: "token",
+            AuthenticationMode=SimpleNamespace(TOKEN="token"),
+        ),
+    )
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert connect(Cluster(ray="local")) is ray
     assert len(begun) == 3
     begun += [True] * 7
@@ -474,6 +524,37 @@ def test_a_machine_that_does_not_suit_costs_a_worker_and_the_callers_mistake_the
     assert str(error) in lost.reason
     for mistake in (ConfigError("no such class"), ModelError("absent"), OutputError("other run")):
         assert answer_to("worker", None, mistake) == Failed("worker", None, mistake)
+
+
+DIED = "The actor died unexpectedly before finishing this task.\n\tpid: 7\n\tip: 192.0.2.1\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "with_node", "reason"),
+    [
+        (
+            "ActorDiedError",
+            f"{DIED}The actor died because its node has died. Node Id: 8b\n\treceived SIGTERM",
+            True,
+            "The actor died because its node has died. Node Id: 8b received SIGTERM",
+        ),
+        (
+            "ActorDiedError",
+            f"{DIED}The actor is dead because its worker process has died.",
+            False,
+            "The actor is dead because its worker process has died.",
+        ),
+        ("ActorUnavailableError", "Socket closed", True, "ActorUnavailableError: Socket closed"),
+        ("OutOfMemoryError", "the node is low", False, "OutOfMemoryError: the node is low"),
+    ],
+)
+def test_a_worker_that_is_lost_with_its_node_is_told_from_one_that_ended(
+    kind: str, said: str, with_node: bool, reason: str
+) -> None:
+    names = ("ActorDiedError", "ActorUnavailableError", "LocalRayletDiedError", "NodeDiedError")
+    kinds = {name: type(name, (Exception,), {}) for name in (*names, "OutOfMemoryError")}
+    found = lost_to("worker", 3, kinds[kind](said), SimpleNamespace(**kinds))
+    assert found == Lost("worker", 3, reason, with_node)
 
 
 def test_one_odd_machine_does_not_end_a_run_that_others_make() -> None:

@@ -22,15 +22,20 @@ from engine.cluster.pool import Answer, Ready
 from engine.cluster.token_worker import TokenWorker
 from engine.datasets.shared import OtherKindError
 from engine.errors import ConfigError, OutputError
-from engine.events import Event, Events, Noted, Progressed
-from engine.files import InUseError, locked_file
+from engine.events import EpochEnded, Event, Events, Noted, Progressed
+from engine.locks import InUseError, locked_file
 from engine.memory.apply import uncounted
 from engine.methods.ddis import prepare
 from engine.methods.models import Models
 from engine.priors import load_prior
 from engine.request import ClassifierSource, Execution, PriorSource, Request
 from engine.runners.learn_tokens import learn_tokens, learning_request
-from engine.runners.token_cohorts import CohortLearner, folder_of, learning_kind
+from engine.runners.token_cohorts import (
+    CohortLearner,
+    cohort_progress,
+    folder_of,
+    learning_kind,
+)
 from engine.settings import Alignment, Sampling, TokenLearning
 from engine.settings.cluster import Cluster
 from engine.settings.methods import DDIS
@@ -137,25 +142,108 @@ def test_cohorts_that_were_all_learned_before_a_kill_are_joined_by_the_next_call
     monkeypatch.setattr(TokenWorker, "make", None)
     assert len(learn(request_, out, cluster=ON_TWO).training) == 3
     assert not folder_of(out).exists()
+    cohorts.learn(0, also=True)  # too late
+    assert not folder_of(out).exists()
+    folder_of(out).mkdir()  # of who began as the last one ended
+    assert len(cohorts.table().training) == 3
+    assert not folder_of(out).exists()
 
 
+@pytest.mark.parametrize("kept", [True, False])
 def test_a_worker_learns_also_what_a_slow_one_learns_and_a_share_does_not(
-    request_: Request, tmp_path: Path
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
-    out = tmp_path / "tokens.safetensors"
-    cohorts = learner(request_, out)
+    out, waits, seen = tmp_path / "tokens.safetensors", [], []
+    cohorts = learner(request_, out, events=Events(seen.append))
+    progress = cohort_progress(out, 0)
+    if kept:
+        cut_after_an_epoch(cohorts)
+    before = progress.read_bytes() if kept else None
+    monkeypatch.setattr(time, "sleep", waits.append)
+    seen.clear()
     with locked_file(cohorts.files[0]):
         with pytest.raises(InUseError, match="in use by process"):
             cohorts.learn(0)
+        assert not waits
         cohorts.learn(0, also=True)
-        assert not cohorts.files[0].with_suffix(".progress").exists()
+        assert len(waits) == token_cohorts.LOOKS - 1
+        assert (progress.read_bytes() if kept else None) == before  # which is the slow one's
+    assert sum(isinstance(event, EpochEnded) for event in seen) == (2 if kept else 4)
     also = cohorts.files[0].read_bytes()
     cohorts.files[0].unlink()
+    progress.unlink(missing_ok=True)
     cohorts.learn(0)
     assert cohorts.files[0].read_bytes() == also
     modified = cohorts.files[0].stat().st_mtime_ns
     cohorts.learn(0, also=True)  # it is there
     assert cohorts.files[0].stat().st_mtime_ns == modified
+
+
+def test_a_worker_waits_for_a_killed_one_to_let_go_and_keeps_its_epochs(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, written = tmp_path / "tokens.safetensors", []
+    cohorts = learner(request_, out)
+    held = locked_file(cohorts.files[0])
+    held.__enter__()
+    monkeypatch.setattr(time, "sleep", lambda _: held.__exit__(None, None, None))
+    killed_at(monkeypatch, ZeroDivisionError, -1, written)
+    cohorts.learn(0, also=True)
+    assert set(written) == {cohort_progress(out, 0)}
+    assert not cohort_progress(out, 0).exists()
+
+
+def test_a_cohort_whose_workers_are_killed_is_not_to_blame_while_it_gets_on(
+    request_: Request, tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning, write = replace(LEARNING, epochs=6), token_epochs.write_whole
+    learn(request_, tmp_path / "one.safetensors", learning)
+    out, kept = tmp_path / "ray.safetensors", dict[Path, bytes]()
+
+    def killed_after_each_epoch(path: Path, content: bytes) -> None:
+        write(path, content)
+        before, kept[path] = kept.get(path), content
+        if path == cohort_progress(out, 0) and before not in (None, content):
+            raise here.Killed
+
+    monkeypatch.setattr(token_epochs, "write_whole", killed_after_each_epoch)
+    notes: list[Event] = []
+    learn(request_, out, learning, cluster=ON_TWO, events=Events(notes.append))
+    lost = [event for event in notes if isinstance(event, Noted) and "with part 0" in event.text]
+    assert len(lost) == 6
+    assert out.read_bytes() == (tmp_path / "one.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_second_driver_of_one_file_is_refused(request_: Request, tmp_path: Path) -> None:
+    out, met = tmp_path / "tokens.safetensors", []
+
+    def meet(event: Event) -> None:
+        if isinstance(event, Progressed) and not met:
+            met.append(event)
+            for options in ({"cluster": ON_TWO}, {}, {"share": "1/2"}):
+                with pytest.raises(InUseError, match="in use by process"):
+                    learn(request_, out, **options)
+
+    learn(request_, out, cluster=ON_TWO, events=Events(meet))
+    assert met
+    assert {path.name for path in tmp_path.glob("*tokens*")} == {out.name}
+
+
+def cut_after_an_epoch(cohorts: CohortLearner) -> None:
+    """Learn a cohort's first epoch, as a worker does that is killed."""
+
+    class Stop(Exception):
+        pass
+
+    def cut(event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            raise Stop
+
+    events, cohorts.events = cohorts.events, Events(cut)
+    with pytest.raises(Stop):
+        cohorts.learn(0)
+    cohorts.events = events
 
 
 def test_the_word_is_tried_by_one_process_for_which_the_others_wait(
@@ -181,7 +269,7 @@ def test_the_word_is_tried_by_one_process_for_which_the_others_wait(
 
     monkeypatch.setattr(time, "sleep", found_meanwhile)
     learner(request_, out, events=Events(seen.append))
-    assert tried == [(), ("class name",)]
+    assert tried == [(None,), ("class name",)]
     (note,) = [event.text for event in seen if isinstance(event, Noted)]
     assert note.startswith("waiting for the word that tokens start from: ")
 
@@ -293,6 +381,7 @@ def test_the_command_says_where_workers_run_and_loads_no_model(
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
+@pytest.mark.usefixtures("ray_settings")
 def test_ray_learns_the_bytes_of_one_process_though_a_worker_is_killed(
     request_: Request, tmp_path: Path
 ) -> None:

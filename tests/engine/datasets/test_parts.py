@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -33,7 +34,7 @@ from engine.datasets.parts import (
 from engine.datasets.shared import SharedDataset
 from engine.datasets.store import FolderStore
 from engine.errors import ConfigError, OutputError
-from engine.files import create_whole, write_whole
+from engine.files import DAY, TEMPORARY, create_whole, write_whole
 from engine.methods.base import MixedGroups
 from engine.types import Sample
 
@@ -328,6 +329,29 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(
         assert not [path for path in folder.rglob(".ddis-*") if path.is_file()]
         finish(written(folder, samples_of))
         assert bytes_of(folder) == bytes_of(expected)
+
+
+def test_finishing_deletes_what_killed_writers_left_a_day_ago_also_of_a_clock_that_was_ahead(
+    tmp_path: Path, samples_of
+) -> None:
+    folder = written(tmp_path / "set", samples_of)
+    left = [
+        folder / below / f"{TEMPORARY}{number}"
+        for number, below in enumerate((".", "kinds", "parts", "parts/000"))
+    ]
+
+    def finished_at(seconds: float) -> list[Path]:
+        for path in left:
+            path.touch()
+            os.utime(path, (seconds, seconds))
+        finish(folder)
+        return [path for path in left if path.exists()]
+
+    now = time.time()
+    assert finished_at(now - DAY / 2) == left  # their writers may be alive
+    assert finished_at(now - 2 * DAY) == []
+    assert finished_at(now + 3650 * DAY) == left
+    assert all(abs(path.stat().st_mtime - now) < DAY for path in left)  # and so a day later, gone
 
 
 def test_a_tar_whose_rows_were_never_written_does_not_count(tmp_path: Path, samples_of) -> None:

@@ -1,5 +1,6 @@
 """Stores: a folder, a URL and S3 keep one promise, and a whole run goes through S3, also one that is cut."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -165,7 +166,7 @@ def test_a_run_into_s3_that_is_cut_and_resumed_has_the_bytes_of_a_local_one(
     for place in (url, str(local)):
         assert main(["finish", place, "--quiet"]) == 0
     here, there = open_store(local), open_store(url)
-    names = sorted(here.names(""))
+    names = sorted(set(here.names("")) - {"report.html"})  # which only folders have
     assert sorted(there.names("")) == names
     assert sum(name.endswith(".tar") for name in names) == 3
     assert [name for name in names if read(here, name) != read(there, name)] == []
@@ -182,6 +183,62 @@ def test_places_are_told_apart(tmp_path: Path) -> None:
 def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected a URL that fsspec knows"):
         open_store("nonsense://x")
+
+
+@pytest.mark.parametrize("protocol", ["file", "local"])
+def test_the_url_of_a_folder_is_refused_with_its_path(tmp_path: Path, protocol: str) -> None:
+    with pytest.raises(ConfigError, match=f"is the URL of a folder.*name {tmp_path}"):
+        open_store(f"{protocol}://{tmp_path}/")
+    assert list(tmp_path.iterdir()) == []
+
+
+class ServiceError(Exception):
+    """As botocore raises it, and s3fs makes an OSError of it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+@pytest.mark.parametrize(
+    ("answers", "wrote"),
+    [([412], False), ([409, 409], True), ([409, 412], False), ([409] * 9, None), ([500], None)],
+)
+def test_a_second_writer_that_a_service_refuses_in_its_words(
+    monkeypatch: pytest.MonkeyPatch, answers: list[int], wrote: bool | None
+) -> None:
+    store = open_store(f"memory://{'-'.join(map(str, answers))}")
+    pipe, left, waited = store.files.pipe_file, list(answers), []
+
+    def answer(*arguments: object, **named: object) -> None:
+        if left:
+            raise OSError(16, "refused") from ServiceError(left.pop(0))
+        pipe(*arguments, **named)
+
+    monkeypatch.setattr(type(store.files), "pipe_file", lambda _, *a, **k: answer(*a, **k))
+    monkeypatch.setattr(time, "sleep", waited.append)
+    if wrote is None:
+        with pytest.raises(OutputError, match=r"refused.*credentials"):
+            store.create("a", b"1")
+    else:
+        assert store.create("a", b"1") == wrote
+    assert len(waited) == min(answers.count(409), 5)
+    assert waited == sorted(waited)
+
+
+def test_a_service_that_refuses_no_second_writer_is_asked_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = open_store("memory://refuses-nothing")
+    pipe = store.files.pipe_file
+
+    def overwrite(_: object, path: str, content: bytes, mode: str) -> None:
+        pipe(path, content, mode="overwrite")
+
+    monkeypatch.setattr(type(store.files), "pipe_file", overwrite)
+    assert store.create("run.json", b"first")
+    assert not store.create("run.json", b"second")
+    assert read(store, "run.json") == b"first"
 
 
 def test_a_service_that_cannot_be_reached_says_what_to_check(

@@ -16,7 +16,7 @@ from engine.datasets.finish import finish
 from engine.datasets.parts import done_parts
 from engine.datasets.store import FolderStore
 from engine.errors import ConfigError, OutputError
-from engine.events import Events, Finished, Started
+from engine.events import Event, Events, Finished, Progressed, Started, Stepped
 from engine.memory.micro_batch import OutOfMemoryError
 from engine.methods.kind import canary_of, kind_of
 from engine.methods.models import Models
@@ -101,6 +101,20 @@ def test_what_is_done_is_not_made_again(request_: Request, out: Path) -> None:
     assert (started.total, started.done) == (12, 6)
     assert any(isinstance(event, Finished) for event in seen)
     assert made(request_, out, "1/1") == 0
+
+
+def test_what_another_process_made_meanwhile_is_not_made_again(
+    request_: Request, out: Path
+) -> None:
+    seen: list[Event] = []
+    images = runner_for(execution("1/1"), out, Events(seen.append)).run(request_)
+    first = [next(images) for _ in range(3)]
+    assert made(request_, out, "1/1") == 9
+    steps = [event for event in seen if isinstance(event, Stepped)]
+    assert list(images) == []
+    assert [event for event in seen if isinstance(event, Stepped)] == steps
+    told = [event.units for event in seen if isinstance(event, Progressed)]
+    assert sum(told) + len(first) == 12
 
 
 @pytest.mark.slow

@@ -1,17 +1,22 @@
-"""Tokens learned in shares have the bytes of one run; two processes do not learn one file."""
+"""Tokens learned in shares have the bytes of one run; two processes do not learn one file; what they learn it on."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from engine.classifiers import Classifier
 from engine.errors import ConfigError, OutputError, TokenFileError
 from engine.events import EpochEnded, Event, Events
-from engine.files import locked_file
+from engine.locks import InUseError, locked_file
+from engine.memory.budget import MemoryWarning
+from engine.memory.micro_batch import MicroBatches
 from engine.priors import Prior
 from engine.runners.learn_tokens import learn_tokens
 from engine.settings import Sampling, TokenLearning
-from engine.tokens.files import read_tensors
+from engine.tokens.files import read_tensors, read_tokens
 
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse")
 LEARNING = TokenLearning(
@@ -27,12 +32,23 @@ LEARNING = TokenLearning(
 )
 
 
-def learn(classifier: Classifier, prior: Prior, out: Path, share: str | None = None, **options):
+QUICK = replace(LEARNING, init="class name", check_images=0)
+"""With no trial of words and no check."""
+
+
+def learn(
+    classifier: Classifier,
+    prior: Prior,
+    out: Path,
+    share: str | None = None,
+    learning: TokenLearning = LEARNING,
+    **options,
+):
     return learn_tokens(
         classifier,
         prior,
         CLASSES,
-        LEARNING,
+        learning,
         sampling=Sampling(steps=2, cfg=2.0, batch=2),
         memory="8GB",
         out=out,
@@ -80,13 +96,6 @@ def test_a_damaged_start_is_named(
 def test_a_cut_share_goes_on_where_it_stopped(
     classifier: Classifier, small_prior: Prior, tmp_path: Path
 ) -> None:
-    class Stop(Exception):
-        pass
-
-    def cut(event: Event) -> None:
-        if isinstance(event, EpochEnded):
-            raise Stop
-
     learn(classifier, small_prior, tmp_path / "one.safetensors")
     out = tmp_path / "cut.safetensors"
     with pytest.raises(Stop):
@@ -107,6 +116,127 @@ def test_a_share_of_another_run_is_refused(
         learn(classifier, small_prior, out, "2/3", seed=5)
     with pytest.raises(ConfigError, match="without out"):
         learn_tokens(classifier, small_prior, CLASSES, LEARNING, share="1/2")
+
+
+class Stop(Exception):
+    """Where a test cuts a run."""
+
+
+def cut(event: Event) -> None:
+    if isinstance(event, EpochEnded):
+        raise Stop
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, "1/1"), ("1/1", None)])
+def test_one_process_and_shares_go_on_with_what_the_other_began(
+    classifier: Classifier,
+    small_prior: Prior,
+    tmp_path: Path,
+    first: str | None,
+    second: str | None,
+) -> None:
+    calm: list[Event] = []
+    learn(
+        classifier,
+        small_prior,
+        tmp_path / "one.safetensors",
+        events=Events(calm.append),
+        learning=QUICK,
+    )
+    out, seen = tmp_path / "cut.safetensors", []
+    with pytest.raises(Stop):
+        learn(classifier, small_prior, out, first, events=Events(cut), learning=QUICK)
+    learn(classifier, small_prior, out, second, events=Events(seen.append), learning=QUICK)
+    assert out.read_bytes() == (tmp_path / "one.safetensors").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {out.name, "one.safetensors"}
+    epochs = [[event for event in of if isinstance(event, EpochEnded)] for of in (calm, seen)]
+    assert epochs[1] == epochs[0][2:]  # an epoch of both classes of the first cohort was kept
+
+
+def test_a_share_lets_other_shares_learn_and_refuses_one_process(
+    classifier: Classifier, small_prior: Prior, tmp_path: Path
+) -> None:
+    out, met = tmp_path / "tokens.safetensors", []
+
+    def meet(event: Event) -> None:
+        if isinstance(event, EpochEnded) and not met:
+            met.append(event)
+            with pytest.raises(InUseError, match="in use by process"):
+                learn(classifier, small_prior, out, learning=QUICK)
+            met.append(learn(classifier, small_prior, out, "2/2", learning=QUICK))
+
+    learn(classifier, small_prior, out, "1/2", events=Events(meet), learning=QUICK)
+    assert len(met) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {out.name}
+
+
+def test_what_a_kill_left_beside_a_finished_file_is_deleted_by_the_next_call(
+    classifier: Classifier, small_prior: Prior, tmp_path: Path
+) -> None:
+    out = tmp_path / "tokens.safetensors"
+    learn(classifier, small_prior, out, learning=QUICK)
+    progress, folder = tmp_path / f"{out.name}.progress", tmp_path / f"{out.name}.cohorts"
+    progress.touch()
+    folder.mkdir()
+    (folder / "00000.progress").touch()
+    with locked_file(out):  # whoever is there may need them
+        learn(classifier, small_prior, out, learning=QUICK)
+    assert progress.exists()
+    assert (folder / "00000.progress").exists()
+    learn(classifier, small_prior, out, learning=QUICK)
+    assert {path.name for path in tmp_path.iterdir()} == {out.name}
+
+
+def test_a_file_says_what_it_was_learned_on(
+    classifier: Classifier, small_prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "tokens.safetensors"
+    attempt, failed, ended = MicroBatches.attempt, [], []
+
+    def attempted(parts: MicroBatches, name: str, images: int, work: Any) -> Any:
+        def failing(size: int) -> Any:
+            if name == "cat" and size > 1 and len(ended) >= 4 and not failed:
+                failed.append(size)
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return work(size)
+
+        return attempt(parts, name, images, failing)
+
+    def stop_late(event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            ended.append(event.class_index)
+            if failed:
+                raise Stop
+
+    monkeypatch.setattr(MicroBatches, "attempt", attempted)
+    with pytest.warns(MemoryWarning, match="phase 'cat'"), pytest.raises(Stop):
+        learn(classifier, small_prior, out, events=Events(stop_late), learning=QUICK)
+    monkeypatch.undo()
+    monkeypatch.setattr("platform.machine", lambda: "another")
+    learn(classifier, small_prior, out, learning=QUICK)
+    table = read_tokens(out)
+    begun, shrunk, other = table.kinds
+    assert {name: begun[name] for name in begun if name != "micro_batches"} == {
+        name: shrunk[name] for name in shrunk if name != "micro_batches"
+    }
+    assert shrunk["micro_batches"]["cat"] == failed[0] // 2
+    assert begun["micro_batches"].get("cat") != failed[0] // 2
+    assert other["processor"] == "another" != begun["processor"]
+    assert begun["threads"] == torch.get_num_threads()
+    found = {classifier.labels[number]: of.kinds for number, of in table.training.items()}
+    assert [found[label] for label in CLASSES] == [(0,), (0,), (1, 2), (1, 2), (2,)]
+
+
+def test_kinds_that_only_their_canaries_tell_apart_are_two(
+    classifier: Classifier, small_prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "tokens.safetensors"
+    learn(classifier, small_prior, out, "1/2", mixed=True, learning=QUICK)
+    monkeypatch.setattr("engine.methods.kind.canary_of", lambda _: "another")
+    learn(classifier, small_prior, out, "2/2", mixed=True, learning=QUICK)
+    first, other = read_tokens(out).kinds
+    assert first.pop("canary") != other.pop("canary")
+    assert first == other
 
 
 @pytest.mark.parametrize("share", [None, "1/3"])

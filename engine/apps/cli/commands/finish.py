@@ -1,15 +1,17 @@
-"""`ddis finish`: the manifest of a data set that several processes made."""
+"""`ddis finish`: the manifest and the report of a data set that several processes made."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from engine.apps.cli.closing import report
 from engine.apps.cli.command import Call, Command, needed
 from engine.settings.fields import setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finish(Command):
-    """Check a data set that shares or a cluster made, and write its manifest and contact sheet."""
+    """Check a data set that shares or a cluster made, and write its manifest, contact sheet and report."""
 
     module = "engine.datasets.finish"
     interrupted = "nothing is lost: run the same command again."
@@ -19,6 +21,7 @@ class Finish(Command):
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.datasets.finish import finish
+        from engine.datasets.store import is_url
 
         found = finish(self.folder, not self.trust_sizes, call.events)
         made_by = ""
@@ -28,4 +31,6 @@ class Finish(Command):
         call.screen.say(
             f"{found.images:,} images in {found.parts:,} part{'s' * (found.parts != 1)} of {self.folder}{made_by}"
         )
+        if not is_url(self.folder):
+            report(call, Path(self.folder), found.images)
         return {"folder": self.folder, **vars(found)}

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.apps.cli import requests
+from engine.apps.cli.closing import report
 from engine.apps.cli.command import MODELS, RESUMES, Call, Command, needed, preset
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError
 from engine.request import Execution, Request
 from engine.settings.fields import setting
 from engine.settings.selection import Selection
-
-MOST_REPORTED = 20_000
-"""Images of a data set whose page is written without being asked for; all of them are read for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,27 +86,13 @@ class Generate(Command):
         call.screen.say(
             f"{total} image{'s' * (total != 1)} in {folder}, {made} of them made now. Contact sheet: {sheet}"
         )
-        self._report(call, folder, total)
+        report(call, folder, total)
         return {
             "folder": str(folder),
             "images": total,
             "made_now": made,
             "contact_sheet": str(sheet),
         }
-
-    def _report(self, call: Call, folder: Path, images: int) -> None:
-        """Write the page about a data set, and say what the classifier makes of it."""
-        if images > MOST_REPORTED:
-            call.screen.say(f"to look at them in a browser: ddis report {folder}")
-            return
-        from engine.report import REPORT, write_own_report
-
-        try:
-            closing = write_own_report(folder)
-        except EngineError as error:  # the images are all there
-            call.screen.say(f"warning: no report: {call.in_flags(str(error))}")
-            return
-        call.screen.say(f"{closing}\nto look at them in a browser: {folder / REPORT}")
 
     def _in_parts(self, call: Call) -> dict[str, Any]:
         """Make a share of the parts of a data set, and say how many of all are done."""
@@ -154,18 +138,18 @@ class Generate(Command):
         with open_dataset(folder, selected_from(begun.made, selection), labels):
             pass  # refuses now what it would refuse once all images are made
         made = sum(1 for _ in images)
-        report = select(every, folder, selection, classifier, call.events)
+        found = select(every, folder, selection, classifier, call.events)
         sheet = folder / "contact_sheet.png"
         call.screen.say(
-            f"{report['images']} images in {every}, {made} of them made now; the better {report['kept']} in "
+            f"{found['images']} images in {every}, {made} of them made now; the better {found['kept']} in "
             f"{folder}. Contact sheet: {sheet}"
         )
-        self._report(call, folder, report["kept"])
+        report(call, folder, found["kept"])
         return {
             "folder": str(folder),
-            "images": report["kept"],
+            "images": found["kept"],
             "made_now": made,
             "contact_sheet": str(sheet),
             "all": str(every),
-            "all_images": report["images"],
+            "all_images": found["images"],
         }
