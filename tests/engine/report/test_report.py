@@ -18,9 +18,10 @@ from engine.datasets.dataset import open_dataset
 from engine.datasets.run_record import RunRecord
 from engine.errors import ConfigError, OutputError
 from engine.report import REPORT, charts, write_report
-from engine.report.overview import closing_line, dataset_overview, settings_rows
+from engine.report.overview import OF_EACH, closing_line, settings_rows
 from engine.report.page import page
 from engine.report.pictures import first_of_each, near_duplicates
+from engine.report.reading import dataset_overview
 from engine.types import ImageKey, Sample
 
 LABELS = {0: "dog", 1: "mail bag", 2: "<b>horse</b>"}
@@ -93,9 +94,37 @@ def test_a_page_says_what_is_in_the_folder(tmp_path: Path) -> None:
     assert facts.confusion[("mail bag", "dog")] == 1
     assert facts.duplicates == 1
     assert (facts.near_duplicates, facts.near) == (0, ())  # the twins are counted once
-    least = [one.confidence for one in facts.least_confident()]
-    assert least == sorted(one.confidence for one in facts.images)
-    assert [one.confidence for one in facts.most_confident()] == least[::-1]
+
+
+def test_the_most_and_the_least_confident_have_no_image_in_common(tmp_path: Path) -> None:
+    few = dataset_overview(make_set(tmp_path / "few"))
+    ((_, shown),) = few.by_confidence()  # one list holds them all
+    falling = sorted((one.confidence for one in few.images), reverse=True)
+    assert [one.confidence for one in shown] == falling
+    more = dataset_overview(make_set(tmp_path / "more", 6))
+    (_, most), (_, least) = more.by_confidence()
+    assert (len(most), len(least)) == (OF_EACH, 6)
+    assert not {one.path for one in most} & {one.path for one in least}
+    assert max(one.confidence for one in least) <= min(one.confidence for one in most)
+    assert least[0].confidence == min(one.confidence for one in more.images)
+    many = dataset_overview(make_set(tmp_path / "many", 20))
+    assert [len(images) for _, images in many.by_confidence()] == [OF_EACH, OF_EACH]
+
+
+def test_of_too_many_classes_for_a_matrix_the_most_confused_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_set(tmp_path / "set", wrong=3)
+    confused = dataset_overview(folder).most_confused()
+    assert confused == [("mail bag", "dog", 3, 0.75), ("<b>horse</b>", "dog", 3, 0.75)]
+    assert "Most confused" not in write_report([folder]).read_text()
+    monkeypatch.setattr(charts, "MOST_CELLS", 2)
+    text = write_report([folder]).read_text()
+    assert "A matrix of 3 classes would be too small" in text
+    assert "<td>mail bag</td><td>dog</td>" in text
+    assert "Confusion matrix" not in text
+    right = make_set(tmp_path / "right", wrong=0)
+    assert "Most confused" not in write_report([right]).read_text()  # there is no mistake to list
 
 
 def test_a_page_needs_nothing_else_and_is_the_same_each_time(tmp_path: Path) -> None:
@@ -140,7 +169,7 @@ def test_several_sets_are_compared_and_a_large_one_is_not_held_whole(tmp_path: P
     assert text.count("of 60 images;") == 2
     pictures = dataset_overview(sets[0], 6)
     held = [one for one in pictures.images if one.picture]
-    extremes = {one.path for one in pictures.most_confident() + pictures.least_confident()}
+    extremes = {one.path for _, images in pictures.by_confidence() for one in images}
     assert extremes <= {one.path for one in held}
     assert len(held) < 40
 
