@@ -12,6 +12,7 @@ from PIL import Image
 
 THUMB_PX = 160
 """The longest side of a picture in the page."""
+QUALITIES = (85, 60, 30, 5)
 HASH_PX = 8
 NEAR = 3
 """Pictures whose hashes differ in so many of 64 bits at most look alike."""
@@ -39,11 +40,18 @@ def read_picture(content: bytes) -> Picture:
     return Picture(picture, digest, int.from_bytes(bits.tobytes()))
 
 
-def embedded(picture: Image.Image) -> str:
-    """The picture as a data URI, as WebP: a few kilobytes."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="WEBP", quality=85, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def embedded(picture: Image.Image, most_bytes: int | None = None) -> str:
+    """The picture as a data URI, as WebP: a few kilobytes.
+
+    most_bytes: of the URI; a picture of many details comes in a lower quality, in the end in the lowest.
+    """
+    for quality in QUALITIES:
+        buffer = io.BytesIO()
+        picture.save(buffer, format="WEBP", quality=quality, method=4)
+        uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        if most_bytes is None or len(uri) <= most_bytes:
+            break
+    return uri
 
 
 def first_of_each(digests: Sequence[bytes]) -> list[int]:

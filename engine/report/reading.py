@@ -28,6 +28,8 @@ from engine.settings.report import SHOWN
 
 MOST_PAIRS = 6
 """Pairs that look alike that are shown."""
+PAGE_BYTES, LEAST_BYTES = 24_000_000, 12_000
+"""What the pictures of a page take together, and what each of them may take however many there are."""
 
 
 def dataset_overview(folder: Path, shown: int = SHOWN) -> DatasetOverview:
@@ -43,6 +45,7 @@ def dataset_overview(folder: Path, shown: int = SHOWN) -> DatasetOverview:
     names = class_names(record) | {row.class_index: row.label for _, row in rows}
     order = sorted(range(len(rows)), key=lambda place: rows[place][1].confidence)
     chosen = _spread(classes, shown) | {*order[:OF_EACH], *order[-OF_EACH:]}
+    most_bytes = max(LEAST_BYTES, PAGE_BYTES // len(chosen))
     images, digests, hashes = [], [], []
     for place, (file, row) in enumerate(rows):
         picture = _picture(file, folder / row.path)
@@ -58,7 +61,7 @@ def dataset_overview(folder: Path, shown: int = SHOWN) -> DatasetOverview:
                 l_bn=row.l_bn,
                 seed=row.seed,
                 prompt=row.prompt,
-                picture=embedded(picture.thumb) if place in chosen else "",
+                picture=embedded(picture.thumb, most_bytes) if place in chosen else "",
             )
         )
     different = first_of_each(digests)

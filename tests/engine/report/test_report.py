@@ -10,8 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from engine.apps.cli import main
 from engine.datasets.dataset import open_dataset
@@ -20,7 +22,7 @@ from engine.errors import ConfigError, OutputError
 from engine.report import REPORT, charts, write_report
 from engine.report.overview import OF_EACH, closing_line, settings_rows
 from engine.report.page import page
-from engine.report.pictures import first_of_each, near_duplicates
+from engine.report.pictures import embedded, first_of_each, near_duplicates
 from engine.report.reading import dataset_overview
 from engine.types import ImageKey, Sample
 
@@ -121,7 +123,7 @@ def test_of_too_many_classes_for_a_matrix_the_most_confused_are_listed(
     monkeypatch.setattr(charts, "MOST_CELLS", 2)
     text = write_report([folder]).read_text()
     assert "A matrix of 3 classes would be too small" in text
-    assert "<td>mail bag</td><td>dog</td>" in text
+    assert '<td class="long">mail bag</td><td class="long">dog</td>' in text
     assert "Confusion matrix" not in text
     right = make_set(tmp_path / "right", wrong=0)
     assert "Most confused" not in write_report([right]).read_text()  # there is no mistake to list
@@ -230,6 +232,17 @@ def test_classes_that_fail_are_named_with_what_may_help(tmp_path: Path) -> None:
     assert "Tokens" not in closing_line(replace(one, record=None))
 
 
+def test_pictures_of_many_details_come_in_a_lower_quality() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    whole = len(embedded(picture))
+    assert whole > 12_000
+    assert len(embedded(picture, 12_000)) <= 12_000
+    assert embedded(picture, whole) == embedded(picture)
+    plain = Image.new("RGB", (160, 160), "teal")
+    assert embedded(plain, 12_000) == embedded(plain)
+
+
 @pytest.mark.parametrize("at_once", [2, 512])
 def test_pictures_that_look_alike_are_pairs_of_one_class(
     at_once: int, monkeypatch: pytest.MonkeyPatch
@@ -248,6 +261,9 @@ def test_charts_take_any_label_and_any_numbers() -> None:
     cells = charts.matrix({(labels[0], labels[1]): 3}, labels)
     for svg in (shares, cells):
         assert all(html.escape(label, quote=False) in svg for label in labels)
+    long = charts.bars({"x" * 27: 0.5, "y" * 26: 0.5}, "recognised")
+    assert f">{'x' * 25}…<" in long
+    assert "y" * 26 in long
     assert charts.histogram([math.nan], "x") == ""
     assert "<svg" in charts.histogram([1.0, 1.0 - 2**-53], "x")
     assert "lowest 40 of 60" in charts.bars(
