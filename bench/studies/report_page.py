@@ -2,12 +2,14 @@
 
 python bench/studies report_page [--images 10000]
 
-Writes a data set of images as rich in detail as photographs (noise whose amplitude falls with frequency), reports it as
-`ddis report` does, and opens the page in Chromium, each time in a new browser: from the call until the page is loaded
-and two frames are drawn. It needs Chromium and playwright (extra `dev`).
+Writes a data set of images richer in detail than photographs (noise whose amplitude falls with frequency), reports it
+as `ddis report` does, and opens the page in Chromium, each time in a new browser: from the call until it is loaded
+and two frames are drawn. Seconds of CPU are those of all its processes, which a busy machine changes less. It needs
+Linux, Chromium and playwright (extra `dev`).
 """
 
 import argparse
+import os
 import shutil
 import tempfile
 import time
@@ -44,7 +46,7 @@ def main() -> None:
         began = time.monotonic()
         page = write_report([folder])
         seconds = time.monotonic() - began
-        version, opened = opening(page, chosen.opened)
+        version, opened, cpu = opening(page, chosen.opened)
         result = {
             "settings": {
                 name: getattr(chosen, name) for name in ("images", "classes", "px", "opened")
@@ -58,6 +60,7 @@ def main() -> None:
                 "write_seconds": round(seconds, 1),
                 "open_seconds": round(median(opened), 3),
                 "slowest_open_seconds": round(max(opened), 3),
+                "open_cpu_seconds": round(median(cpu), 3),
             },
         }
         if chosen.keep:
@@ -103,25 +106,45 @@ def texture(rng: np.random.Generator, px: int) -> torch.Tensor:
     return torch.from_numpy(0.5 + 0.2 * pixels / pixels.std()).float().clamp(0, 1)
 
 
-def opening(page: Path, times: int) -> tuple[str, list[float]]:
-    """The browser's version, and the seconds that each new one took to show the page."""
+def opening(page: Path, times: int) -> tuple[str, list[float], list[float]]:
+    """The browser's version, and the seconds and seconds of CPU that each new one took to show the page."""
     from playwright.sync_api import sync_playwright
 
-    browser_file = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser_file is None:
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
         raise SystemExit(f"there is no browser, expected one of {', '.join(BROWSERS)}: install it.")
-    found = []
+    seconds, cpu = [], []
     with sync_playwright() as driver:
         for _ in range(times):
-            browser = driver.chromium.launch(executable_path=browser_file, args=["--no-sandbox"])
+            browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
             tab = browser.new_page(viewport={"width": 1360, "height": 1000})
-            began = time.monotonic()
+            before, began = cpu_seconds(), time.monotonic()
             tab.goto(page.as_uri(), wait_until="load")
             tab.evaluate(DRAWN)
-            found.append(time.monotonic() - began)
+            seconds.append(time.monotonic() - began)
+            cpu.append(cpu_seconds() - before)
             version = browser.version
             browser.close()
-    return f"Chromium {version}", found
+    return f"Chromium {version}", seconds, cpu
+
+
+def cpu_seconds() -> float:
+    """What all processes that this one began have taken of the CPU so far."""
+    ticks: dict[int, list[tuple[int, int]]] = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = place.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        ticks.setdefault(int(fields[1]), []).append(
+            (int(place.parent.name), int(fields[11]) + int(fields[12]))
+        )
+    total, waiting = 0, [os.getpid()]
+    while waiting:
+        children = ticks.get(waiting.pop(), [])
+        total += sum(number for _, number in children)
+        waiting += [process for process, _ in children]
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -94,12 +94,21 @@ def page(sections: Sequence[Mapping[str, Any]]) -> str:
     environment = Environment(
         loader=PackageLoader("engine.report", "."), autoescape=True, trim_blocks=True
     )
-    environment.filters |= {"percent": _percent, "number": _number}
+    pictures: dict[str, int] = {}  # filled while tiles are rendered, and read after them
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "place": lambda uri: pictures.setdefault(uri, len(pictures)),
+    }
     sets = [section["overview"] for section in sections if section["kind"] == "dataset"]
     evaluations = [section for section in sections if section["kind"] == "evaluation"]
     metrics = dict.fromkeys(one["name"] for section in evaluations for one in section["metrics"])
     return environment.get_template("page.html").render(
-        sections=sections, sets=sets, evaluations=evaluations, metrics=[*metrics]
+        sections=sections,
+        sets=sets,
+        evaluations=evaluations,
+        metrics=[*metrics],
+        pictures=pictures,
     )
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 THUMB_PX = 160
 """The longest side of a picture in the page."""
-QUALITIES = (85, 60, 30, 5)
+FORMS = ((THUMB_PX, 85), (THUMB_PX, 60), (112, 75), (80, 75), (80, 40), (80, 10))
+"""Longest side and quality of a picture in the page, the first that has room."""
 HASH_PX = 8
 NEAR = 3
 """Pictures whose hashes differ in so many of 64 bits at most look alike."""
@@ -43,11 +44,13 @@ def read_picture(content: bytes) -> Picture:
 def embedded(picture: Image.Image, most_bytes: int | None = None) -> str:
     """The picture as a data URI, as WebP: a few kilobytes.
 
-    most_bytes: of the URI; a picture of many details comes in a lower quality, in the end in the lowest.
+    most_bytes: of the URI. A picture that takes more comes in the first of FORMS that fits, in the end in the last.
     """
-    for quality in QUALITIES:
+    for side, quality in FORMS:
+        reduced = picture.copy()
+        reduced.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        picture.save(buffer, format="WEBP", quality=quality, method=4)
+        reduced.save(buffer, format="WEBP", quality=quality, method=4)
         uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
         if most_bytes is None or len(uri) <= most_bytes:
             break

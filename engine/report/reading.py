@@ -28,8 +28,11 @@ from engine.settings.report import SHOWN
 
 MOST_PAIRS = 6
 """Pairs that look alike that are shown."""
-PAGE_BYTES, LEAST_BYTES = 24_000_000, 12_000
-"""What the pictures of a page take together, and what each of them may take however many there are."""
+PAGE_BYTES, LEAST_BYTES = 10_000_000, 5_000
+"""What the pictures of a page take together, and what each of them may take however many there are.
+
+A browser needs about a second for 20 MB.
+"""
 
 
 def dataset_overview(folder: Path, shown: int = SHOWN) -> DatasetOverview:

@@ -112,7 +112,12 @@ def test_nothing_stands_out_of_a_phones_window(page: Any, scheme: str) -> None:
 
 @pytest.mark.slow
 def test_a_picture_opens_and_classes_are_filtered(page: Any) -> None:
+    loaded = "[...document.querySelectorAll('.filtered img')].filter(one => one.naturalWidth)"
+    assert page.evaluate(f"{loaded}.length") == 0  # they are far below what is seen
+    page.locator(".filtered button").first.scroll_into_view_if_needed()
+    page.wait_for_function(f"{loaded}.length > 0")
     page.locator(".filtered button").first.click()
+    assert page.evaluate("document.querySelector('dialog img').naturalWidth") == 32
     box = page.locator("dialog[open]").bounding_box()
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= PHONE["width"]

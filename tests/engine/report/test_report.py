@@ -1,6 +1,8 @@
 """Pages about data sets and comparisons: what they say is so, they need nothing else, and nothing in them is run."""
 
+import base64
 import html
+import io
 import json
 import math
 import re
@@ -65,20 +67,27 @@ def make_set(
 
 
 class Reader(HTMLParser):
-    """What a page refers to, and how many pictures it holds."""
+    """What a page refers to, the pictures that it holds, and their places in its tiles."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.sources: list[str] = []
         self.tags: list[str] = []
+        self.places: list[int] = []
+        self.pictures: list[str] = []
+        self._inside = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         named = dict(attrs)
-        for name in ("src", "href"):
-            if named.get(name):
-                self.sources.append(named[name] or "")
+        self._inside = named.get("id") or ""
+        self.places += [int(named["data-picture"] or "")] if "data-picture" in named else []
+        self.sources += [named[name] or "" for name in ("src", "href") if named.get(name)]
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "pictures":
+            self.pictures += data.split()
 
 
 def test_a_page_says_what_is_in_the_folder(tmp_path: Path) -> None:
@@ -135,8 +144,15 @@ def test_a_page_needs_nothing_else_and_is_the_same_each_time(tmp_path: Path) -> 
     assert file == folder / REPORT
     text = file.read_text()
     found = Reader(text)
-    assert found.sources
-    assert all(source.startswith("data:image/webp") for source in found.sources)
+    assert found.sources == []
+    held = [one.picture for one in dataset_overview(folder).images]
+    assert sorted(found.pictures) == sorted({*held})  # each once, though tiles repeat them
+    assert len(found.places) == 2 * len(held)
+    assert [found.pictures[place] for place in found.places[len(held) :]] == held
+    for uri in found.pictures:
+        kind, content = uri.split(",")
+        assert kind == "data:image/webp;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(content))).size == (12, 12)
     assert "b" not in found.tags  # a label is text
     assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", text)
     assert found.tags.count("svg") == 4
@@ -232,15 +248,17 @@ def test_classes_that_fail_are_named_with_what_may_help(tmp_path: Path) -> None:
     assert "Tokens" not in closing_line(replace(one, record=None))
 
 
-def test_pictures_of_many_details_come_in_a_lower_quality() -> None:
+def test_pictures_of_many_details_come_smaller_or_in_a_lower_quality() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
     whole = len(embedded(picture))
-    assert whole > 12_000
-    assert len(embedded(picture, 12_000)) <= 12_000
+    assert whole > 20_000
+    assert 12_000 < len(embedded(picture, whole - 1)) < whole
+    assert len(embedded(picture, 5_000)) <= 5_000
     assert embedded(picture, whole) == embedded(picture)
+    assert picture.size == (160, 160)
     plain = Image.new("RGB", (160, 160), "teal")
-    assert embedded(plain, 12_000) == embedded(plain)
+    assert embedded(plain, 5_000) == embedded(plain)
 
 
 @pytest.mark.parametrize("at_once", [2, 512])
