@@ -66,7 +66,7 @@ def fit(
 
     Returns:
         A dictionary of JSON values: classes, number of images, accuracy on the training and test images, and whether
-        the network was trained in this call.
+            the network was trained in this call.
 
     Raises:
         ConfigError: there are fewer than two classes, the architecture is unknown, images differ in size, or the test

@@ -65,14 +65,11 @@ def evaluate(
         events: receives progress reports.
 
     Returns:
-        A dictionary of JSON values:
-
-        - "images", "reference_images": the sizes of both sets.
-        - "metrics": value, low and high by name; None if the metric could not be computed, with the reason in
-          "missing". "l_bn" is the mean L_BN of single images, "set_l_bn" is L_BN of the moments of all images.
-        - "resampled": the set that each interval resamples: the reference for recall and coverage, otherwise the
-          measured images. PRD and "set_l_bn" have no interval.
-        - "settings" and "warnings".
+        A dictionary of JSON values. "images" and "reference_images" are the sizes of both sets. "metrics" has a value,
+            low and high by name, or None if the metric could not be computed, with the reason in "missing"; "l_bn" is
+            the mean L_BN of single images, "set_l_bn" is L_BN of the moments of all images. "resampled" names the set
+            that each interval resamples: the reference for recall and coverage, otherwise the measured images. PRD
+            and "set_l_bn" have no interval. "settings" and "warnings" complete it.
 
     Raises:
         ConfigError: something cannot be measured; the message gives the reason.

@@ -47,7 +47,7 @@ def select(
 
     Returns:
         A dictionary of JSON values: the number of images before and after, and how many of each the classifier
-        recognises.
+            recognises.
 
     Raises:
         ConfigError: the classifier is a different one, or none can be loaded.
