@@ -95,11 +95,11 @@ def page(sections: Sequence[Mapping[str, Any]]) -> str:
         loader=PackageLoader("engine.report", "."), autoescape=True, trim_blocks=True
     )
     pictures: dict[str, int] = {}  # filled while tiles are rendered, and read after them
-    environment.filters |= {
-        "percent": _percent,
-        "number": _number,
-        "place": lambda uri: pictures.setdefault(uri, len(pictures)),
-    }
+
+    def place(uri: str) -> int:
+        return pictures.setdefault(uri, len(pictures))
+
+    environment.filters |= {"percent": _percent, "number": _number, "place": place}
     sets = [section["overview"] for section in sections if section["kind"] == "dataset"]
     evaluations = [section for section in sections if section["kind"] == "evaluation"]
     metrics = dict.fromkeys(one["name"] for section in evaluations for one in section["metrics"])
