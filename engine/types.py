@@ -34,12 +34,22 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One finished image and what the classifier says of it.
+    """One finished image, and what the classifier makes of it.
 
-    image: (3, H, W) in [0, 1], on the CPU. logits: (K,) of the classifier. l_bn: distance of this image's moments to
-    the classifier's statistics (the paper's sum of 2-norms, unweighted, of this image alone), NaN if it has none.
-    confidence: the classifier's probability of the image's own class. curve: what guidance descended, before each
-    move; empty if unguided. skipped: moves that were not made because the gradient was not finite.
+    Attributes:
+        key: number of the class, and of the image within it.
+        label: name of the class.
+        seed: seed of the run.
+        prompt: the text that it was drawn from; "" without a prior.
+        token: the class token in that prompt; "" if there is none.
+        image: (3, H, W) in [0, 1], on the CPU.
+        logits: (K,), of the classifier.
+        l_bn: distance from this image's moments to the classifier's stored statistics: the paper's unweighted sum of
+            2-norms, over this image alone. NaN if the classifier has no statistics.
+        confidence: probability that the classifier assigns to the image's own class.
+        group: identifies the images whose pixels depend on each other; "" if they depend on this image alone.
+        curve: value of the objective before each move of guidance; empty for unguided images.
+        skipped: moves that were skipped because the gradient was not finite.
     """
 
     key: ImageKey

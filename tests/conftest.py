@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,6 +135,20 @@ def bench_script() -> Iterator[Callable[[str], ModuleType]]:
     for name in {*sys.modules} - before:
         if BENCH in Path(getattr(sys.modules[name], "__file__", None) or "").parents:
             del sys.modules[name]
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """A headless Chromium that playwright drives, closed in the end."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("no Chromium on the path: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -31,6 +32,15 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert "GuidedScheduler" in (tmp_path / "examples.html").read_text()
     assert "expected 0 &lt;= start" in (tmp_path / "errors.html").read_text()
     assert "Yield images distributed like" in (tmp_path / "python.html").read_text()
+
+
+def test_the_site_installs_nothing_of_the_developers(tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    command = ["make", "--dry-run", "docs", f"VENV={tmp_path}", f"PYTHON={sys.executable}"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "[docs" in said
+    assert "[dev" not in said
 
 
 def test_every_page_is_in_the_navigation() -> None:

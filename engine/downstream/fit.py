@@ -50,27 +50,28 @@ def fit(
     device: str | torch.device | None = None,
     events: Events = SILENT,
 ) -> dict[str, Any]:
-    """Train a BatchNorm network on labelled images and write it to `out`, for `load_classifier(out)`.
+    """Train a network with BatchNorm on labelled images and save it for `load_classifier(out)`.
 
     Args:
-        folder: images with one folder for each class, a data set of ours, or a parquet file with image and label.
-        out: a new folder; one that holds the result of the same settings and images is left as it is.
-        architecture: by default resnet20 for networks that read 32 px, and resnet18 for others.
-        image_px: side that the network reads; by default 32 for images up to 64 px, else 224.
-        test: other images that its accuracy is measured on.
-        domain: only these rows of parquet files.
-        training: how long, and at what rate.
-        seed: of the first weights and the order of the images.
-        device: the GPU if there is one.
-        events: where progress is reported.
+        folder: a folder with one subfolder per class, a data set folder, or a parquet file with image and label.
+        out: a new folder. If it already contains the result for the same settings and images, nothing is trained.
+        architecture: by default resnet20 for inputs of 32 px, otherwise resnet18.
+        image_px: input size of the network; by default 32 for images of up to 64 px, otherwise 224.
+        test: other images, on which accuracy is measured.
+        domain: selects rows of parquet files.
+        training: number of epochs, learning rate and the like.
+        seed: random seed of the initial weights and the order of the images.
+        device: by default the GPU if there is one.
+        events: receives progress reports.
 
     Returns:
-        As JSON values: the classes, the number of images, the accuracy on both sets, and whether it was trained now.
+        A dictionary of JSON values: classes, number of images, accuracy on the training and test images, and whether
+            the network was trained in this call.
 
     Raises:
-        ConfigError: for fewer than two classes, an unknown architecture, images of several sizes, or test images of
-            other classes.
-        OutputError: where `out` holds anything else.
+        ConfigError: there are fewer than two classes, the architecture is unknown, images differ in size, or the test
+            images are of other classes.
+        OutputError: `out` contains anything else.
     """
     out, folder = Path(out).expanduser(), Path(folder).expanduser()
     if training.soft_labels != "manifest":

@@ -45,33 +45,34 @@ def evaluate(
     inception_weights: Path | None = None,
     events: Events = SILENT,
 ) -> dict[str, Any]:
-    """Measure the images of `folder` against those of `reference`, and what a classifier says of them.
+    """Compare images with a reference set, and measure what a classifier makes of them.
 
     Args:
-        folder: a data set of ours, any folder of images, or a parquet file; several, such as the runs of several seeds,
-            are measured as one set.
-        reference: a folder of images, a parquet file, a file of saved statistics, or 'judge', the embedded judge's own
-            real images. One of reference, statistics and classifier is needed.
+        folder: a data set folder, any folder of images, or a parquet file. Several, such as runs with different
+            seeds, are measured as one set.
+        reference: a folder of images, a parquet file, a file of saved statistics, or 'judge' for the real images of
+            the embedded judge. At least one of reference, statistics and classifier is required.
         features: 'judge', 'classifier:<source>', 'inception', or an Extractor.
-        domain: picks rows wherever there is a choice: in parquet files with a column `domain`, and among the judge's
-            images. Folders and statistics have none and are taken whole.
-        settings: which metrics, and how their intervals are found.
-        statistics: a file that keeps the folder's own features, for later calls.
-        moments_only: whether that file holds their mean and covariance alone, which suffices for FID.
-        classifier: measures accuracy, confidence and L_BN of the images, whose labels must be its classes; without one
-            they come from the data set's manifest.
-        device: of networks that are loaded here.
-        inception_weights: a file of Inception's weights, where the package's download cannot be reached.
-        events: where progress is reported.
+        domain: selects rows by domain in parquet files with a `domain` column and among the judge's images. Folders
+            and statistics have no domains and are used in full.
+        settings: which metrics to compute, and how to find their intervals.
+        statistics: a file to which the folder's own features are saved for later calls.
+        moments_only: save only the mean and covariance of the features, which is enough for FID.
+        classifier: a classifier whose accuracy, confidence and L_BN on the images are measured; the images' labels
+            must be among its classes. Without one, these values come from the manifest of the data set.
+        device: the device of networks that are loaded here.
+        inception_weights: a file with Inception's weights, for machines without access to the download.
+        events: receives progress reports.
 
     Returns:
-        As JSON values: "images" and "reference_images"; "metrics" (name -> value, low and high; None where it needs
-        what is not there, as "missing" says), among them "set_l_bn", L_BN of the moments of all images, and "l_bn",
-        the mean of L_BN of each; "settings"; "warnings"; and in "resampled" which set an interval resamples: recall
-        and coverage the reference, all others the measured images. PRD and "set_l_bn" have no interval.
+        A dictionary of JSON values. "images" and "reference_images" are the sizes of both sets. "metrics" has a value,
+            low and high by name, or None if the metric could not be computed, with the reason in "missing"; "l_bn" is
+            the mean L_BN of single images, "set_l_bn" is L_BN of the moments of all images. "resampled" names the set
+            that each interval resamples: the reference for recall and coverage, otherwise the measured images. PRD
+            and "set_l_bn" have no interval. "settings" and "warnings" complete it.
 
     Raises:
-        ConfigError: for what cannot be measured, with the reason.
+        ConfigError: something cannot be measured; the message gives the reason.
     """
     named = [folder] if isinstance(folder, str | Path) else folder
     folders = [Path(one).expanduser() for one in named]

@@ -35,22 +35,23 @@ def select(
     classifier: Classifier | None = None,
     events: Events = SILENT,
 ) -> dict[str, Any]:
-    """Write the images of a finished data set that are kept into another data set, under their own names.
+    """Copy the better images of a finished data set into a new one; file names stay the same.
 
     Args:
-        folder: the data set that is chosen from.
+        folder: the data set to choose from.
         out: the new data set.
-        selection: what is kept.
-        classifier: the one that `folder` was made with. Only `l_bn_share` looks at the images through it, and loads the
-            one that the folder names where none is given.
-        events: where progress is reported.
+        selection: how many images to keep, and by what criterion.
+        classifier: the classifier that `folder` was made with. It is needed only for `l_bn_share`, and by default
+            loaded from the source that the folder names.
+        events: receives progress reports.
 
     Returns:
-        As JSON values: how many images there were and are, and how many of both the classifier recognises.
+        A dictionary of JSON values: the number of images before and after, and how many of each the classifier
+            recognises.
 
     Raises:
-        ConfigError: for another classifier, or none that can be loaded.
-        OutputError: for a folder that is not finished or cannot be written.
+        ConfigError: the classifier is a different one, or none can be loaded.
+        OutputError: `folder` is not finished, or `out` cannot be written.
     """
     _check_elsewhere(folder, out)
     files, rows, kept = _chosen(folder, selection, classifier)

@@ -11,6 +11,7 @@ UNITS = {"B": 1}
 UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)}
 UNITS |= {f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", 1)}
 AUTO = "auto"
+MOST_BYTES = 2**50
 
 
 class BudgetError(ConfigError):
@@ -40,6 +41,11 @@ def parse_budget(budget: str | int, device: torch.device) -> int:
     if nbytes < 1:
         raise BudgetError(
             f"memory is {budget!r}, expected more than nothing: give what the run may use."
+        )
+    if nbytes > MOST_BYTES:
+        raise BudgetError(
+            f"memory is {budget!r}, expected at most {in_words(MOST_BYTES)}, more than any machine has: give what the "
+            "run may use."
         )
     return nbytes
 

@@ -130,31 +130,30 @@ def plan(
     full: bool = True,
     graphs: bool = True,
 ) -> Plan:
-    """Plan a run of `generate` that keeps within a budget, and of `learn_tokens` where `tokens` says how they learn.
+    """Plan a run of `generate`, and of `learn_tokens` unless `tokens` is False, within a memory budget.
 
     Args:
-        prior: an object, or what `load_prior` takes; of one that is named, configs alone are read.
-        classifier: an object, or what `load_classifier` takes.
-        budget: '12GB', '11.5GiB', bytes, or 'auto', what the device has free.
-        image_px: side of the images; the prior's own size if None.
-        batch: the images that are sampled together.
-        alignment: settings of guidance; None for the prior alone.
+        prior: a prior, or anything that `load_prior` accepts. If named, only its configuration files are read.
+        classifier: a classifier, or anything that `load_classifier` accepts.
+        budget: '12GB', '11.5GiB', a number of bytes, or 'auto' for the free memory of the device.
+        image_px: side of the images; by default the prior's own.
+        batch: number of images that are sampled together.
+        alignment: settings of guidance; None for none.
         sampling: settings of the sampler.
-        dtype: of the networks that are not loaded yet, and of a loaded prior where it is given; by default float16 on
-            CUDA, float32 on the CPU.
-        device: a loaded prior's own; else 'cuda' for a budget in bytes, on a machine without one too.
-        attention: as `generate` takes it.
-        tokens: how they are learned; or True, for what learning takes in the way that takes most, whether or not it
-            fits.
-        full: whether to find `largest_batch` and `smallest_bytes` as well, which takes some counting; else they are 0.
-        graphs: whether CUDA graphs may be replayed.
+        dtype: of networks that are not loaded yet, and, if given, of a loaded prior; by default float16 on CUDA and
+            float32 on the CPU.
+        device: by default that of a loaded prior; otherwise 'cuda' for a budget in bytes, even without a GPU here.
+        attention: as for `generate`.
+        tokens: settings of token learning. True plans for the settings that take most, whether or not they fit.
+        full: also find `largest_batch` and `smallest_bytes`, which takes longer; otherwise they are 0.
+        graphs: whether CUDA graphs may be used.
 
     Raises:
-        BudgetError: for a budget that makes no sense or is too small, naming the smallest.
-        ConfigError: for settings that make no sense.
+        BudgetError: the budget is malformed, or too small; the message names the smallest that suffices.
+        ConfigError: a setting is invalid.
 
     Warns:
-        MemoryWarning: where the budget is above what the device has.
+        MemoryWarning: the budget exceeds the memory of the device.
     """
     place_on = device_of(prior, budget, device)
     nbytes = parse_budget(budget, place_on)

@@ -23,6 +23,7 @@ from engine.memory.subject import Subject
 from engine.priors import Prior
 from engine.sampling.loop import sample
 from engine.settings import Alignment, Sampling
+from engine.settings.sampling import MOST_TOGETHER
 
 OWN_KERNELS = ("ddis::", "_BnActMoments", "_Alignment", "_ChannelMoments")
 """How the names of this package's operators and their autograd functions begin, in a profile."""
@@ -73,11 +74,15 @@ def profile_step(
         repeats: runs whose median is the time of a step.
 
     Raises:
-        ConfigError: for fewer images or repeats than 1.
+        ConfigError: for fewer images or repeats than 1, and for more images than one batch may have.
     """
     if images < 1 or repeats < 1:
         raise ConfigError(
             f"profiling got {images} images and {repeats} repeats, expected at least 1 of each: give positive numbers."
+        )
+    if images > MOST_TOGETHER:
+        raise ConfigError(
+            f"images is {images}, expected at most {MOST_TOGETHER}, as many as one batch may have: lower it."
         )
     works = _works(prior, classifier, images, alignment, sampling.cfg)
     for work in works.values():

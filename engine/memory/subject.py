@@ -17,9 +17,12 @@ from engine.networks.frozen import indexed, named_device
 from engine.priors import Context, Prior, load_prior
 from engine.settings import Alignment, Sampling, TokenLearning
 from engine.settings.polish import Polish
+from engine.settings.sources import check_device
 
 ARCHITECTURE = "arch:"
 """How the names of classifiers with random weights begin."""
+MOST_PX = 2**14
+"""Side of the largest images that are planned."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,6 +103,10 @@ class Subject:
                 f"image_px is {px}, expected a multiple of {factor}: a latent of prior {self.prior.name!r} covers "
                 f"{factor} x {factor} pixels. Round it."
             )
+        if px > MOST_PX:
+            raise ConfigError(
+                f"image_px is {px}, expected at most {MOST_PX}: no prior draws larger images. Lower it."
+            )
         return replace(self, prior=self.prior.called_with(height=px, width=px))
 
 
@@ -143,6 +150,7 @@ def _loaded(source: str | Path | nn.Module, dtype: torch.dtype) -> Classifier:
 def device_of(prior: object, budget: str | int, device: str | torch.device | None) -> torch.device:
     """The device that a plan is for; see `plan`. It need not be in this machine."""
     if device is not None:
+        check_device(str(device))
         return indexed(named_device(device))
     if isinstance(prior, Prior) and prior.device.type != "meta":
         return prior.device

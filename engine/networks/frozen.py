@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError
 from engine.settings import DTYPES
+from engine.settings.sources import check_device
 
 PROBES = 16
-DEVICES = ("cpu", "cuda", "meta")
-"""Kinds of devices that models are put on; on 'meta' they have shapes and no values."""
 PRECISE = "_keep_in_fp32_modules"
 """Attribute of networks that names their layers which overflow in float16."""
 OVERFLOWING = ("AutoencoderDC", "Gemma2", "Lumina2", "Qwen", "ZImage")
@@ -24,11 +23,8 @@ def default_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return indexed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     chosen = named_device(device)
-    if chosen.type not in DEVICES:
-        raise ConfigError(
-            f"device is {str(device)!r}, expected 'cpu', 'cuda' or 'cuda:<number>': the kernels and the memory plan "
-            "are for these alone. Choose one of them."
-        )
+    if chosen.type != "meta":  # there models have shapes and no values
+        check_device(str(device))
     there = torch.cuda.device_count()
     if chosen.type == "cuda" and not there:
         raise ConfigError(

@@ -32,31 +32,32 @@ def load_prior(
     """Load and freeze a prior.
 
     Args:
-        source: 'embedded', a diffusers folder, a model's .safetensors file, a hub id, 'arch:<name>' for
-            random weights, or a text-to-image pipeline object, which stays as it is.
-        variant: Which files of weights, such as 'fp16'.
+        source: 'embedded', a diffusers folder, a model's .safetensors file, a hub id, 'arch:<name>'
+            for random weights, or a text-to-image pipeline object, which is not modified.
+        variant: Variant of the weight files, such as 'fp16'.
         revision: Branch, tag or commit on the hub.
-        device: The GPU if there is one, or where a pipeline object is; 'meta' reads configs alone, and
-            every shape is there, but no weight.
+        device: By default the GPU if there is one, or the device of a pipeline object. On 'meta',
+            only configuration files are read: networks have shapes but no weights.
         dtype: Of the networks; 'auto' is float16 on a GPU and float32 on the CPU. By default float32,
-            or a pipeline object's own. In float16, networks that overflow in it are bfloat16 (text
-            encoders of Gemma 2 and Qwen, for one), and such layers float32 (T5's).
-        tiny: A tiny decoder for guidance: a folder or hub id of an AutoencoderTiny such as
-            'madebyollin/taesd', a file of TAEF2, TAESANA or TAEW2.1, 'auto' for the one that is published for
-            the prior's family, 'none' for none. By default the architecture's, that in the subfolder
-            `tiny` of a local prior, or the prior's own VAE if it is one.
-        local_files_only: Whether to leave the hub alone.
-        rests: Whether networks stay in main memory, for a plan to bring them to the device while they work.
-        quantise: 'nf4' or 'int8' for linear layers of the denoiser and the text encoders in 4.5 or 8
-            bits a weight; images then differ a little.
-        lora: An adapter, which is merged into the weights: a .safetensors file, a folder or a hub id, in
-            any form that diffusers reads. A pipeline object has its adapters loaded by its own methods.
-        call: Arguments of the pipeline's call that differ from its defaults, such as its height.
+            or the dtype of a pipeline object. With float16, networks that would overflow use bfloat16
+            (such as the text encoders Gemma 2 and Qwen), and single layers float32 (T5's `wo`).
+        tiny: Tiny decoder for guidance: a folder or hub id of an AutoencoderTiny such as
+            'madebyollin/taesd', a TAEF2, TAESANA or TAEW2.1 file, 'auto' for the one published for the
+            prior's family, or 'none'. By default that of the architecture, that in the `tiny`
+            subfolder of a local prior, or the prior's own VAE if it is tiny.
+        local_files_only: Never access the hub.
+        rests: Keep networks in main memory, for a plan to move to the device while they work.
+        quantise: 'nf4' or 'int8' to store linear layers of the denoiser and the text encoders in 4.5 or
+            8 bits per weight, which changes the images slightly.
+        lora: An adapter to merge into the weights: a .safetensors file, a folder or a hub id, in any
+            format that diffusers reads. Load adapters of a pipeline object with its own methods.
+        call: Arguments for the pipeline's call that differ from its defaults, such as its height.
 
     Raises:
-        ModelError: A source is unknown, unreachable, broken, of another kind, or does not fit another.
-        ConfigError: A setting makes no sense with the source.
-        MissingExtraError: NF4 is asked for and bitsandbytes is not installed, or an adapter and peft is not.
+        ModelError: A source is unknown, unreachable, broken, of the wrong kind, or does not fit another.
+        ConfigError: A setting is not valid for this source.
+        MissingExtraError: bitsandbytes is not installed and NF4 was requested, or peft is not
+            installed and an adapter was given.
     """
     scheme = _scheme_of(source)
     _check_settings(source, scheme, variant=variant, revision=revision, lora=lora)

@@ -35,6 +35,10 @@ LINES = ("-", "--", "-.", ":")
 BINS = 24
 FLAT = 1e-9
 """Values that differ by less, relative to the largest, are one."""
+LONGEST = 26
+"""Letters of a label; the page's tables have the longer ones whole."""
+LETTER, CELL = 0.08, 0.34
+"""The width of a letter, and of a cell of the matrix, in inches."""
 DARK = 0.4
 """The share from which a cell is dark enough for white letters."""
 
@@ -125,10 +129,10 @@ def matrix(counts: Mapping[tuple[str, str], int], labels: Sequence[str]) -> str:
         return ""
     found = np.array([[counts.get((a, b), 0) for b in labels] for a in labels], dtype=float)
     shares = found / np.maximum(found.sum(1, keepdims=True), 1)
-    side = max(HEIGHT, 0.34 * len(labels) + 1.2)
-    figure, axes = _new(width=max(WIDTH, side), height=side)
-    axes.imshow(shares, cmap=mpl.colors.LinearSegmentedColormap.from_list("one", [FAINT, ACCENT]))
     texts = [_text(label) for label in labels]
+    side = CELL * len(labels) + LETTER * max(map(len, texts)) + 0.8
+    figure, axes = _new(width=max(WIDTH, side), height=max(HEIGHT, side))
+    axes.imshow(shares, cmap=mpl.colors.LinearSegmentedColormap.from_list("one", [FAINT, ACCENT]))
     axes.set_xticks(range(len(labels)), texts, rotation=60, ha="right")
     axes.set_yticks(range(len(labels)), texts)
     axes.set_xlabel("predicted")
@@ -147,8 +151,9 @@ def _new(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Any]:
 
 
 def _text(label: str) -> str:
-    """A label as it is written: between two dollars matplotlib would read mathematics."""
-    return label.replace("$", r"\$")
+    """A label as it is written, if need be its beginning: between two dollars matplotlib would read mathematics."""
+    shown = label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…"
+    return shown.replace("$", r"\$")
 
 
 def _svg(figure: Figure) -> str:

@@ -1,31 +1,17 @@
 """What a page says of a data set: counts and shares by class, the classifier's mistakes, and single images."""
 
-import math
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from engine.datasets.dataset import ImageFile, read_dataset
-from engine.datasets.run_record import RUN, RunRecord, read_run
-from engine.errors import OutputError, brief
-from engine.report.pictures import (
-    Picture,
-    embedded,
-    first_of_each,
-    near_duplicates,
-    read_picture,
-)
-from engine.settings.report import SHOWN
+from engine.datasets.run_record import RUN, RunRecord
 
 OF_EACH = 12
 """The most and the least confident images that are shown by themselves."""
-MOST_PAIRS = 6
-"""Pairs that look alike that are shown."""
+MOST_CONFUSED = 15
+"""Mistakes of the classifier that are listed where there are too many classes for a matrix."""
 NAMED = 3
 """The weakest classes that are named."""
 WEAK = 0.5
@@ -62,6 +48,15 @@ class ClassOverview:
     confused_with: str
 
 
+class Confused(NamedTuple):
+    """A mistake of the classifier: how many images of a class, and what share of them, it takes for another."""
+
+    label: str
+    predicted: str
+    images: int
+    share: float
+
+
 @dataclass(frozen=True)
 class DatasetOverview:
     """A data set.
@@ -90,60 +85,25 @@ class DatasetOverview:
         found = [one for one in self.classes if one.recognised < WEAK]
         return tuple(sorted(found, key=lambda one: one.recognised))
 
-    def most_confident(self) -> list[ImageOverview]:
-        """The images of whose class the classifier is surest."""
-        return sorted(self.images, key=lambda one: -one.confidence)[:OF_EACH]
+    def by_confidence(self) -> list[tuple[str, list[ImageOverview]]]:
+        """Titled lists without an image in common: those of whose class the classifier is most and least sure.
 
-    def least_confident(self) -> list[ImageOverview]:
-        """The images of whose class it is least sure."""
-        return sorted(self.images, key=lambda one: one.confidence)[:OF_EACH]
+        Where one list holds all images, there is no other.
+        """
+        falling = sorted(self.images, key=lambda one: -one.confidence)
+        if len(falling) <= OF_EACH:
+            return [("From the most to the least confident", falling)]
+        least = falling[OF_EACH:][-OF_EACH:]
+        return [("Most confident", falling[:OF_EACH]), ("Least confident", least[::-1])]
 
-
-def dataset_overview(folder: Path, shown: int = SHOWN) -> DatasetOverview:
-    """Read a finished data set. Raises OutputError for one that is empty or none.
-
-    shown: how many pictures are kept at most, the same number of each class.
-    """
-    record = read_run(folder) if (folder / RUN).exists() else None
-    rows = list(read_dataset(folder))
-    if not rows:
-        raise OutputError(f"{folder} has no images, expected some to report: generate it again.")
-    classes = [row.class_index for _, row in rows]
-    names = class_names(record) | {row.class_index: row.label for _, row in rows}
-    order = sorted(range(len(rows)), key=lambda place: rows[place][1].confidence)
-    chosen = _spread(classes, shown) | {*order[:OF_EACH], *order[-OF_EACH:]}
-    images, digests, hashes = [], [], []
-    for place, (file, row) in enumerate(rows):
-        picture = _picture(file, folder / row.path)
-        digests.append(picture.digest)
-        hashes.append(picture.difference_hash)
-        predicted = int(np.argmax(row.logits))
-        images.append(
-            ImageOverview(
-                path=row.path,
-                label=row.label,
-                predicted=names.get(predicted, f"class {predicted}"),
-                confidence=row.confidence,
-                l_bn=row.l_bn,
-                seed=row.seed,
-                prompt=row.prompt,
-                picture=embedded(picture.thumb) if place in chosen else "",
-            )
-        )
-    different = first_of_each(digests)
-    number, near = near_duplicates(
-        [hashes[place] for place in different], [classes[place] for place in different], MOST_PAIRS
-    )
-    return DatasetOverview(
-        folder=str(folder),
-        images=tuple(images),
-        classes=_by_class(images),
-        confusion=Counter((one.label, one.predicted) for one in images),
-        duplicates=len(images) - len(different),
-        near_duplicates=number,
-        near=tuple((different[one], different[other]) for one, other in near),
-        record=record,
-    )
+    def most_confused(self) -> list[Confused]:
+        """The mistakes that occur most often, the most frequent first."""
+        of_class = {one.label: one.images for one in self.classes}
+        wrong = {pair: images for pair, images in self.confusion.items() if pair[0] != pair[1]}
+        return [
+            Confused(label, predicted, images, images / of_class[label])
+            for (label, predicted), images in Counter(wrong).most_common(MOST_CONFUSED)
+        ]
 
 
 def closing_line(overview: DatasetOverview) -> str:
@@ -179,38 +139,6 @@ def settings_rows(made: Mapping[str, Any], prefix: str = "") -> list[tuple[str, 
     return found
 
 
-def _by_class(images: Sequence[ImageOverview]) -> tuple[ClassOverview, ...]:
-    grouped: dict[str, list[ImageOverview]] = {}
-    for image in images:
-        grouped.setdefault(image.label, []).append(image)
-    return tuple(_class(label, members) for label, members in grouped.items())
-
-
-def _class(label: str, members: Sequence[ImageOverview]) -> ClassOverview:
-    wrong = Counter(one.predicted for one in members if not one.recognised)
-    distances = [one.l_bn for one in members if math.isfinite(one.l_bn)]
-    return ClassOverview(
-        label=label,
-        images=len(members),
-        recognised=sum(one.recognised for one in members) / len(members),
-        confidence=sum(one.confidence for one in members) / len(members),
-        l_bn=sum(distances) / len(distances) if distances else math.nan,
-        confused_with=wrong.most_common(1)[0][0] if wrong else "",
-    )
-
-
-def _spread(classes: Sequence[int], shown: int) -> set[int]:
-    """Places of the images that a page holds: the first of each class, as many of each as there is room for."""
-    of_each = max(1, shown // len(set(classes)))
-    met: Counter[int] = Counter()
-    chosen: set[int] = set()
-    for place, number in enumerate(classes):
-        met[number] += 1
-        if met[number] <= of_each and len(chosen) < shown:
-            chosen.add(place)
-    return chosen
-
-
 def class_names(record: RunRecord | None) -> dict[int, str]:
     """The names of a classifier's classes by number, as far as the record of a run tells."""
     if record is None:
@@ -218,17 +146,6 @@ def class_names(record: RunRecord | None) -> dict[int, str]:
     source = record.facts.get("request", record.made.get("request", {})).get("classifier", {})
     known = dict(enumerate(source.get("labels") or ())) if isinstance(source, Mapping) else {}
     return known | {int(number): label for number, label in record.labels.items()}
-
-
-def _picture(file: ImageFile, where: Path) -> Picture:
-    """The picture of a row. Raises OutputError where it is not there, or is none."""
-    try:
-        return read_picture(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            f"{where} cannot be read as a picture ({brief(error)}), expected the PNG that was written: delete it and "
-            "run `ddis generate` again with the same settings, which makes it again."
-        ) from error
 
 
 def _shown(value: object) -> str:

@@ -16,7 +16,8 @@ from engine.errors import ConfigError
 from engine.files import explained, write_whole
 from engine.report import charts
 from engine.report.measurements import is_measurement, measurement
-from engine.report.overview import DatasetOverview, closing_line, dataset_overview, settings_rows
+from engine.report.overview import DatasetOverview, closing_line, settings_rows
+from engine.report.reading import dataset_overview
 from engine.settings.report import SHOWN
 
 REPORT = "report.html"
@@ -93,19 +94,29 @@ def page(sections: Sequence[Mapping[str, Any]]) -> str:
     environment = Environment(
         loader=PackageLoader("engine.report", "."), autoescape=True, trim_blocks=True
     )
-    environment.filters |= {"percent": _percent, "number": _number}
+    pictures: dict[str, int] = {}  # filled while tiles are rendered, and read after them
+
+    def place(uri: str) -> int:
+        return pictures.setdefault(uri, len(pictures))
+
+    environment.filters |= {"percent": _percent, "number": _number, "place": place}
     sets = [section["overview"] for section in sections if section["kind"] == "dataset"]
     evaluations = [section for section in sections if section["kind"] == "evaluation"]
     metrics = dict.fromkeys(one["name"] for section in evaluations for one in section["metrics"])
     return environment.get_template("page.html").render(
-        sections=sections, sets=sets, evaluations=evaluations, metrics=[*metrics]
+        sections=sections,
+        sets=sets,
+        evaluations=evaluations,
+        metrics=[*metrics],
+        pictures=pictures,
     )
 
 
 def _dataset(overview: DatasetOverview) -> dict[str, Any]:
     distances = [one.l_bn for one in overview.images]
-    labels = [one.label for one in overview.classes]
-    others = [predicted for _, predicted in overview.confusion if predicted not in labels]
+    seen = [predicted for _, predicted in overview.confusion]
+    labels = [*dict.fromkeys([*(one.label for one in overview.classes), *seen])]
+    matrix = charts.matrix(overview.confusion, labels)
     record = overview.record
     return {
         "kind": "dataset",
@@ -119,11 +130,10 @@ def _dataset(overview: DatasetOverview) -> dict[str, Any]:
                 "Recognised, by class",
                 charts.bars({one.label: one.recognised for one in overview.classes}, "recognised"),
             ),
-            (
-                "Confusion matrix",
-                charts.matrix(overview.confusion, [*labels, *dict.fromkeys(others)]),
-            ),
         ],
+        "matrix": matrix,
+        "confused": [] if matrix else overview.most_confused(),
+        "cells": len(labels),
         "repeats": _record_to_repeat(overview),
         "settings": settings_rows(record.made) if record else [],
         "measured": settings_rows({**record.measured, "descended": None}) if record else [],

@@ -12,6 +12,8 @@ from PIL import Image
 
 THUMB_PX = 160
 """The longest side of a picture in the page."""
+FORMS = ((THUMB_PX, 85), (THUMB_PX, 60), (112, 75), (80, 75), (80, 40), (80, 10))
+"""Longest side and quality of a picture in the page, the first that has room."""
 HASH_PX = 8
 NEAR = 3
 """Pictures whose hashes differ in so many of 64 bits at most look alike."""
@@ -39,11 +41,20 @@ def read_picture(content: bytes) -> Picture:
     return Picture(picture, digest, int.from_bytes(bits.tobytes()))
 
 
-def embedded(picture: Image.Image) -> str:
-    """The picture as a data URI, as WebP: a few kilobytes."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="WEBP", quality=85, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def embedded(picture: Image.Image, most_bytes: int | None = None) -> str:
+    """The picture as a data URI, as WebP: a few kilobytes.
+
+    most_bytes: of the URI. A picture that takes more comes in the first of FORMS that fits, in the end in the last.
+    """
+    for side, quality in FORMS:
+        reduced = picture.copy()
+        reduced.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        reduced.save(buffer, format="WEBP", quality=quality, method=4)
+        uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        if most_bytes is None or len(uri) <= most_bytes:
+            break
+    return uri
 
 
 def first_of_each(digests: Sequence[bytes]) -> list[int]:

@@ -1,4 +1,4 @@
-"""From a classifier and class names to images: `generate`, and a record of it carried out again."""
+"""From a classifier and class names to images: `generate`, and the repetition of a recorded run."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,44 +39,44 @@ def generate(
     out: str | Path | None = None,
     events: Events = SILENT,
 ) -> Iterator[Sample]:
-    """Yield images distributed like the classifier's training set, and with `out` write them as a data set folder.
+    """Yield images distributed like the classifier's training set; with `out`, also write them to a data set folder.
 
-    The models are loaded and every argument is checked before this returns. Images are made as the iterator is read.
+    Models are loaded and all arguments checked before this function returns. Images are made as the iterator is read.
 
     Args:
-        classifier: what `load_classifier` takes or gave; or a whole request, instead of all up to `runtime`.
-        prior: what `load_prior` takes or gave.
-        classes: some of the classifier's labels; all of them if None.
-        images_per_class: images of each class.
-        seed: of the run; with all else equal, and on the same kind of machine, it gives the same images.
+        classifier: anything that `load_classifier` accepts, or its result. Alternatively a complete `Request`, which
+            replaces every argument up to and including `runtime`.
+        prior: anything that `load_prior` accepts, or its result.
+        classes: a subset of the classifier's labels; None for all of them.
+        images_per_class: number of images of each class.
+        seed: random seed of the run. The same seed and settings give the same images on the same kind of machine.
         method: "ddis"; "plain", the prior without guidance; "deepinversion", "plugin-inversion" or
-            "natural-inversion", which need no prior; or the settings of one, such as `DeepInversion()`.
+            "natural-inversion", which need no prior; or the settings of a method, such as `DeepInversion()`.
         alignment: settings of guidance, for "ddis".
         sampling: settings of the sampler, for methods with a prior.
         tokens: learned class tokens or their file, for methods with a prior.
-        student: what `load_classifier` takes or gave, for adaptive DeepInversion.
-        runtime: "torch", or "onnx" to sample and guide in ONNX Runtime, without autograd and without a plan.
-        device: "cpu", "cuda", "cuda:1"; by default the GPU where there is one. Models that are handed over stay where
-            they are.
-        memory: what the run may take, as '12GB', '11.5GiB', bytes or 'auto' for all that is free, or a plan. It
-            decides how many images go through the networks at once, and so how sums are rounded: without guidance the
-            same images come out, with guidance perhaps others of the same distribution (`engine.methods.kind`).
-        attention: "sdpa", "xformers" (CUDA, extra 'gpu'), or "auto", which is xformers where it is no slower.
-        onnx_cache: folder of the graphs of runtime "onnx", which the first run with these models and settings exports.
-        graphs: on CUDA, whether denoiser and guidance may be replayed from CUDA graphs, where the plan has room for
-            them; it changes no image.
-        runner: who carries the run out: "local", this process, or another of `engine.runners.registry`.
-        cluster: workers that make a data set in parts, which `ddis finish` completes; models are then named, not
-            handed over.
-        out: folder of the data set; one that holds a part of the same run is resumed, and only what was missing is
-            yielded.
-        events: where the run reports, and by which it is cancelled.
+        student: as `classifier`; a second network for adaptive DeepInversion.
+        runtime: "torch", or "onnx" to sample and guide in ONNX Runtime, without autograd or a memory plan.
+        device: "cpu", "cuda" or "cuda:1"; by default the GPU if there is one. Models that are passed as objects stay
+            on their device.
+        memory: memory limit of the run, such as '12GB', '11.5GiB', a number of bytes or 'auto' for all that is free;
+            or a plan. It sets how many images pass through the networks at once and thereby how sums are rounded:
+            unguided images stay the same, guided ones may differ, with the same distribution (`engine.methods.kind`).
+        attention: "sdpa", "xformers" (CUDA, extra 'gpu'), or "auto", which picks xformers where it is no slower.
+        onnx_cache: folder for the graphs of runtime "onnx", exported by the first run with these models and settings.
+        graphs: whether denoiser and guidance may be replayed from CUDA graphs if the plan has room for them. The
+            images are the same either way.
+        runner: what carries out the run: "local", this process, or another entry of `engine.runners.registry`.
+        cluster: workers that make the data set in parts, to be completed by `ddis finish`. Models must then be given
+            by name, not as objects.
+        out: the data set folder. An interrupted run in it is resumed, and only the missing images are yielded.
+        events: receives progress reports and can cancel the run.
 
     Raises:
-        EngineError: one of its children for each mistake that is the caller's.
+        EngineError: a subclass for every mistake of the caller.
 
     Warns:
-        MemoryWarning: memory ran out and the run goes on with fewer images at once.
+        MemoryWarning: memory ran out, and the run continues with fewer images at once.
     """
     wanted = asked(
         classifier,
@@ -107,10 +107,20 @@ def generate_again(
     execution: Execution = Execution(),
     events: Events = SILENT,
 ) -> Iterator[Sample]:
-    """Yield the images of a run.json once more, with the same models on the same kind of machine the same bytes.
+    """Repeat the run that a run.json records and yield its images.
 
-    record: a run.json, or the folder that holds it. The rest is as for `generate`. Raises ModelError where a model is
-    not the one that the record names, ConfigError for the record of a selection and for one that does not say enough.
+    On the same kind of machine, every image has the same bytes as in the first run.
+
+    Args:
+        record: the run.json or the folder that contains it. Relative paths in it, of a checkpoint or a prior, are
+            relative to the current folder.
+        out: as for `generate`.
+        execution: how the run is carried out: memory, device, attention, runner.
+        events: as for `generate`.
+
+    Raises:
+        ModelError: a model differs from the one on record.
+        ConfigError: the record is of a selection, or incomplete.
     """
     found = read_run(Path(record))
     request, models = request_of(found.made, record)

@@ -32,7 +32,7 @@ class ScaleTrial(Trial):
 
 @dataclass(frozen=True)
 class Tuned:
-    """The trials in the order of their scales, and the settings with the best one."""
+    """The trials, ordered by scale, and the settings with the best scale."""
 
     alignment: Alignment
     trials: tuple[ScaleTrial, ...]
@@ -59,25 +59,25 @@ def tune(
     seed: int = 0,
     events: Events = SILENT,
 ) -> Tuned:
-    """Try each scale of `alignment` on a few images of each class and keep the one of the least `Trial.score`.
+    """Find the guidance scale with the lowest `Trial.score` by drawing a few images of each class at every scale.
 
-    No real image is read. It costs len(scales) x images_per_class x classes images.
+    No real images are needed. The search draws len(scales) * images_per_class * len(classes) images.
 
     Args:
-        classifier: as `generate` takes it.
-        prior: as `generate` takes it.
-        classes: some of the classifier's labels; all of them if None.
+        classifier: as for `generate`.
+        prior: as for `generate`.
+        classes: a subset of the classifier's labels; None for all of them.
         tokens: learned class tokens or their file.
-        alignment: the settings whose scale is tried.
+        alignment: settings of guidance; their own scale is ignored.
         sampling: settings of the sampler.
-        scales: lengths of a move, two or more.
-        images_per_class: images of each class at each scale.
-        seed: of the images, the same at each scale.
-        events: where progress is reported.
+        scales: two or more candidates, each above 0.
+        images_per_class: number of images of each class at each scale.
+        seed: random seed of the images, shared by all scales.
+        events: receives progress reports.
 
     Raises:
-        ConfigError: for fewer than two scales, or one that is not above 0.
-        EngineError: what `generate` raises.
+        ConfigError: there are fewer than two scales, or one is not positive.
+        EngineError: any error of `generate`.
     """
     scales = sorted(set(scales))
     if len(scales) < 2 or scales[0] <= 0:

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, check_not_negative, check_positive, setting
+from engine.settings.fields import (
+    check_at_most,
+    check_choices,
+    check_not_negative,
+    check_positive,
+    setting,
+)
+
+MOST_STREAMED = 10**6
+"""Images of one class that are made while a student learns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +135,7 @@ class Streaming:
 
     def __post_init__(self) -> None:
         check_not_negative(self, images_per_class="0 is no stream")
+        check_at_most(self, images_per_class=(MOST_STREAMED, "they are kept on the disk"))
         check_positive(self, "pool")
 
 

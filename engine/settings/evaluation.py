@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_positive, setting
+from engine.settings.fields import check_at_most, check_positive, setting
+
+MOST_RESAMPLES = 10**5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,10 @@ class Evaluation:
     def __post_init__(self) -> None:
         check_positive(
             self, "neighbours", "density_neighbours", "kid_subsets", "prd_clusters", "image_batch"
+        )
+        check_at_most(
+            self,
+            resamples=(MOST_RESAMPLES, "an interval of 1,000 changes little with more of them"),
         )
         if self.kid_subset_size < 2:
             raise ConfigError(

@@ -9,8 +9,9 @@ from math import isfinite
 from typing import Any, ClassVar, Self
 
 from engine.errors import ConfigError
-from engine.settings.fields import setting
+from engine.settings.fields import check_at_most, setting
 from engine.settings.methods import MethodSettings
+from engine.settings.sampling import MOST_TOGETHER, TOGETHER
 
 LARGE_PX = 96
 """Images of this side and larger take the settings for ImageNet."""
@@ -46,6 +47,7 @@ class InversionSettings(MethodSettings):
                     f"{name} is {value}, expected a finite number {least}: correct it; the default is "
                     f"{type(self).__dataclass_fields__[name].default}."
                 )
+        check_at_most(self, batch=(MOST_TOGETHER, TOGETHER))
 
     @classmethod
     def for_px(cls, px: int) -> Self:

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, check_positive, setting
+from engine.settings.fields import check_at_most, check_choices, check_positive, setting
+
+MOST_RANK = 2**12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class LoraLearning:
     def __post_init__(self) -> None:
         check_choices(self)
         check_positive(self, "rank", "epochs", "batch")
+        check_at_most(self, rank=(MOST_RANK, "an adapter of low rank is small"))
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(
                 f"learning_rate is {self.learning_rate}, expected a finite number > 0: correct it; 0.001 is the "

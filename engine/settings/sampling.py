@@ -8,6 +8,8 @@ from engine.settings.fields import check_at_most, check_positive, setting
 
 MOST_TOGETHER = 2**12
 """Images in one batch."""
+TOGETHER = "a batch is held in memory; more images take more batches"
+"""Why there is a limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +48,7 @@ class Sampling:
                 "sketch of {a} {class}'."
             )
         check_positive(self, "steps", "batch")
-        check_at_most(
-            self, batch=(MOST_TOGETHER, "a batch is held in memory; more images take more batches")
-        )
+        check_at_most(self, batch=(MOST_TOGETHER, TOGETHER))
         if not 0 <= self.eta <= 1:
             raise ConfigError(
                 f"eta is {self.eta}, expected a number from 0 to 1: give 0 for deterministic DDIM, 1 for as "

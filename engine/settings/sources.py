@@ -12,6 +12,8 @@ from engine.settings.plain import nearest
 
 ARCHITECTURE = "arch:"
 """How the source of a model with random weights begins."""
+DEVICES = ("cpu", "cuda")
+"""The kinds of devices that the kernels and the memory plan are for."""
 CLASSIFIER_ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
 PRIOR_ARCHITECTURES = (
     *("sd-1.5", "sd-2.1-base", "sd-2.1", "sdxl", "sd-3-medium", "sd-3.5-medium", "sd-3.5-large"),
@@ -77,6 +79,15 @@ def statistics_source(text: str) -> tuple[str, str]:
         f"statistics is {text!r}, expected one of {', '.join(map(repr, names))}, or a file of `ddis statistics` "
         f"({STATISTICS_ENDING}): choose one of these.{nearest(name, names)}"
     )
+
+
+def check_device(device: str | None) -> None:
+    """Raise ConfigError for a device of another kind than DEVICES. It need not be in this machine."""
+    if device is not None and device.partition(":")[0] not in DEVICES:
+        raise ConfigError(
+            f"device is {device!r}, expected 'cpu', 'cuda' or 'cuda:<number>': the kernels and the memory plan are for "
+            "these alone. Choose one of them."
+        )
 
 
 def check_prior(source: str) -> None:

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_choices, check_not_negative, check_positive, setting
+from engine.settings.fields import (
+    check_at_most,
+    check_choices,
+    check_not_negative,
+    check_positive,
+    setting,
+)
+
+MOST_IMAGES = 2**12
+"""Images whose gradients make one update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +95,9 @@ class TokenLearning:
     def __post_init__(self) -> None:
         check_choices(self)
         check_positive(self, "epochs", "images_per_epoch", "updates_per_trajectory")
+        check_at_most(
+            self, images_per_epoch=(MOST_IMAGES, "a token learns from updates, and this is one")
+        )
         if self.steps < 0:
             raise ConfigError(
                 f"steps is {self.steps}, expected a whole number >= 0: give 0 to take as many as sampling does."

@@ -80,12 +80,22 @@ def flag_of(path: str, method: str | None = None) -> str:
 
 
 def in_flags(message: str, options: Sequence[Option]) -> str:
-    """A message with flags in place of the fields that it names: the one that it begins with, and `quoted` ones."""
+    """A message with flags in place of the fields that it names: the one that it begins with, and `quoted` ones.
+
+    A name that several sections have is the classifier's, unless a student has it too: other settings are named with
+    their section.
+    """
     by_path = {option.path: option.spelt for option in options}
     by_name: dict[str, set[str]] = {}
+    of_classifier, of_student = dict[str, set[str]](), set[str]()
     for option in options:
         for name in (option.path.rpartition(".")[2], option.flag.replace("-", "_")):
             by_name.setdefault(name, set()).add(option.spelt)
+            if option.path.startswith("request.classifier."):
+                of_classifier[name] = {option.spelt}
+            if option.path.startswith("request.student."):
+                of_student.add(name)
+    by_name |= {name: flags for name, flags in of_classifier.items() if name not in of_student}
 
     def flag(found: "re.Match[str]") -> str:
         known = by_name.get(found[1], {found[0]})

@@ -129,7 +129,9 @@ def plan_of(
 ) -> "MemoryPlan":
     """How the images of a request fit into the memory of an execution. The prior's weights are not loaded.
 
-    learn_tokens: whether to say as well what learning tokens takes.
+    A batch has no more images than the request asks for.
+
+    learn_tokens: whether to plan learning tokens as well, whose batches do not depend on the number of images.
     """
     from engine.memory.plan import plan
     from engine.memory.subject import device_of
@@ -144,12 +146,16 @@ def plan_of(
         request.classifier, device="meta" if is_hollow else "cpu", dtype=dtype
     )
     method = drawing(request)
+    batch = method.sampling.batch
+    if not learn_tokens:
+        classes = classifier.labels if request.classes is None else request.classes
+        batch = min(batch, request.images_per_class * len(classes))
     return plan(
         prior,
         classifier,
         execution.memory,
         image_px,
-        batch=method.sampling.batch,
+        batch=batch,
         alignment=method.alignment,
         sampling=method.sampling,
         device=device,

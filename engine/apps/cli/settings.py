@@ -39,9 +39,11 @@ def understand(
     command, prog = commands[name], f"ddis {name}"
     typed_values = typed(command, words, prog)
     for option, value in typed_values.items():
-        if value == "" and not option.path.endswith(MAY_BE_EMPTY):
+        words = value if isinstance(value, list) else [value]
+        if "" in words and not option.path.endswith(MAY_BE_EMPTY):
+            otherwise = "" if option.path in needed_paths(command) else ", or leave the option out"
             raise ConfigError(
-                f"{option.spelt} is empty, expected {option.help}: write it, or leave the option out."
+                f"{option.spelt} is empty, expected {option.help}: write it{otherwise}."
             )
     flags = {option.path: value for option, value in typed_values.items()}
     found = read_config(Path(flags["config"]), commands) if "config" in flags else Found({})

@@ -7,7 +7,7 @@ from engine.apps.studio.compare import PAIRS, compared
 from engine.apps.studio.fields import data_set
 from engine.apps.studio.stage import message
 from engine.errors import EngineError
-from engine.report.overview import dataset_overview
+from engine.report.reading import dataset_overview
 
 NO_FOLDERS = (
     '<div class="empty"><p class="lead">Two folders side by side</p><p>Images of the same class and number stand '

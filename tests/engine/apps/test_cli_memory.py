@@ -29,6 +29,16 @@ def test_a_plan_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert planned["micro_batch"]["cat"] == 1
 
 
+def test_a_batch_of_a_plan_has_no_more_images_than_the_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["plan", "--classifier", "embedded:cartoon", "--memory", "1GB", "--device", "cpu"]
+    assert main([*words, "--classes", "dog", "horse", "--images-per-class", "3"]) == 0
+    assert "batches of 6 images of 32 px within 1.00GB" in capsys.readouterr().err
+    assert main([*words, "--batch", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["batch"] == 4
+
+
 def test_a_plan_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(["plan", "--classifier", "embedded:cartoon", "--memory", "1GB", "--batch", "2"]) == 0

@@ -212,3 +212,8 @@ def test_a_message_names_flags_where_it_named_fields() -> None:
         assert in_flags(message, options) == wanted
     evaluated = options_of(COMMANDS["evaluate"])  # has --statistics of a classifier, too
     assert in_flags("pass `statistics`", evaluated) == "pass --save-statistics"
+    guided = [option for option in options if option.suits("ddis")]  # guidance has statistics, too
+    assert in_flags("statistics is 'x', expected", guided) == "--statistics is 'x', expected"
+    assert in_flags("statistics is 'x', expected", options) == "--statistics is 'x', expected"
+    assert in_flags("set `architecture`", guided) == "set --architecture"
+    assert in_flags("set `architecture`", options) == "set `architecture`"  # or the student's?

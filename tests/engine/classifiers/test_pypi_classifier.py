@@ -50,6 +50,7 @@ def test_it_loads_and_guides(efficientnet: Classifier) -> None:
     assert gradient.any()
 
 
+@pytest.mark.slow
 def test_it_recognises_its_inversions(efficientnet: Classifier, tmp_path: Path) -> None:
     """The class survives L_BN at 224 px, in the files and in views that no iteration saw (zoomed, shifted, flipped).
 

@@ -191,8 +191,11 @@ def test_one_writer_at_a_time(tmp_path):
 
 def test_a_path_that_cannot_be_a_folder(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match=r"cannot write .*expected a path that can be written"):
-        open_dataset(tmp_path / "file" / "run", CONFIG, LABELS)
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(
+            OutputError, match=r"cannot write .*expected a folder, where there is a"
+        ):
+            open_dataset(folder, CONFIG, LABELS)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,10 @@ def test_the_same_again_trains_nothing_and_another_is_refused(
     (other / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="no classifier of ddis fit"):
         fit(bright_and_dark, other, "resnet8", **few)
+    with pytest.raises(
+        OutputError, match=r"notes\.txt: .* expected a folder, where there is a file: choose"
+    ):
+        fit(bright_and_dark, other / "notes.txt", "resnet8", **few)
 
 
 def test_images_that_are_not_one_set_are_refused(bright_and_dark: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Pages about data sets and comparisons: what they say is so, they need nothing else, and nothing in them is run."""
 
+import base64
 import html
+import io
 import json
 import math
 import re
@@ -10,17 +12,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from engine.apps.cli import main
 from engine.datasets.dataset import open_dataset
 from engine.datasets.run_record import RunRecord
 from engine.errors import ConfigError, OutputError
 from engine.report import REPORT, charts, write_report
-from engine.report.overview import closing_line, dataset_overview, settings_rows
+from engine.report.overview import OF_EACH, closing_line, settings_rows
 from engine.report.page import page
-from engine.report.pictures import first_of_each, near_duplicates
+from engine.report.pictures import embedded, first_of_each, near_duplicates
+from engine.report.reading import dataset_overview
 from engine.types import ImageKey, Sample
 
 LABELS = {0: "dog", 1: "mail bag", 2: "<b>horse</b>"}
@@ -62,20 +67,27 @@ def make_set(
 
 
 class Reader(HTMLParser):
-    """What a page refers to, and how many pictures it holds."""
+    """What a page refers to, the pictures that it holds, and their places in its tiles."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.sources: list[str] = []
         self.tags: list[str] = []
+        self.places: list[int] = []
+        self.pictures: list[str] = []
+        self._inside = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         named = dict(attrs)
-        for name in ("src", "href"):
-            if named.get(name):
-                self.sources.append(named[name] or "")
+        self._inside = named.get("id") or ""
+        self.places += [int(named["data-picture"] or "")] if "data-picture" in named else []
+        self.sources += [named[name] or "" for name in ("src", "href") if named.get(name)]
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "pictures":
+            self.pictures += data.split()
 
 
 def test_a_page_says_what_is_in_the_folder(tmp_path: Path) -> None:
@@ -93,9 +105,37 @@ def test_a_page_says_what_is_in_the_folder(tmp_path: Path) -> None:
     assert facts.confusion[("mail bag", "dog")] == 1
     assert facts.duplicates == 1
     assert (facts.near_duplicates, facts.near) == (0, ())  # the twins are counted once
-    least = [one.confidence for one in facts.least_confident()]
-    assert least == sorted(one.confidence for one in facts.images)
-    assert [one.confidence for one in facts.most_confident()] == least[::-1]
+
+
+def test_the_most_and_the_least_confident_have_no_image_in_common(tmp_path: Path) -> None:
+    few = dataset_overview(make_set(tmp_path / "few"))
+    ((_, shown),) = few.by_confidence()  # one list holds them all
+    falling = sorted((one.confidence for one in few.images), reverse=True)
+    assert [one.confidence for one in shown] == falling
+    more = dataset_overview(make_set(tmp_path / "more", 6))
+    (_, most), (_, least) = more.by_confidence()
+    assert (len(most), len(least)) == (OF_EACH, 6)
+    assert not {one.path for one in most} & {one.path for one in least}
+    assert max(one.confidence for one in least) <= min(one.confidence for one in most)
+    assert least[0].confidence == min(one.confidence for one in more.images)
+    many = dataset_overview(make_set(tmp_path / "many", 20))
+    assert [len(images) for _, images in many.by_confidence()] == [OF_EACH, OF_EACH]
+
+
+def test_of_too_many_classes_for_a_matrix_the_most_confused_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_set(tmp_path / "set", wrong=3)
+    confused = dataset_overview(folder).most_confused()
+    assert confused == [("mail bag", "dog", 3, 0.75), ("<b>horse</b>", "dog", 3, 0.75)]
+    assert "Most confused" not in write_report([folder]).read_text()
+    monkeypatch.setattr(charts, "MOST_CELLS", 2)
+    text = write_report([folder]).read_text()
+    assert "A matrix of 3 classes would be too small" in text
+    assert '<td class="long">mail bag</td><td class="long">dog</td>' in text
+    assert "Confusion matrix" not in text
+    right = make_set(tmp_path / "right", wrong=0)
+    assert "Most confused" not in write_report([right]).read_text()  # there is no mistake to list
 
 
 def test_a_page_needs_nothing_else_and_is_the_same_each_time(tmp_path: Path) -> None:
@@ -104,8 +144,15 @@ def test_a_page_needs_nothing_else_and_is_the_same_each_time(tmp_path: Path) -> 
     assert file == folder / REPORT
     text = file.read_text()
     found = Reader(text)
-    assert found.sources
-    assert all(source.startswith("data:image/webp") for source in found.sources)
+    assert found.sources == []
+    held = [one.picture for one in dataset_overview(folder).images]
+    assert sorted(found.pictures) == sorted({*held})  # each once, though tiles repeat them
+    assert len(found.places) == 2 * len(held)
+    assert [found.pictures[place] for place in found.places[len(held) :]] == held
+    for uri in found.pictures:
+        kind, content = uri.split(",")
+        assert kind == "data:image/webp;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(content))).size == (12, 12)
     assert "b" not in found.tags  # a label is text
     assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", text)
     assert found.tags.count("svg") == 4
@@ -140,7 +187,7 @@ def test_several_sets_are_compared_and_a_large_one_is_not_held_whole(tmp_path: P
     assert text.count("of 60 images;") == 2
     pictures = dataset_overview(sets[0], 6)
     held = [one for one in pictures.images if one.picture]
-    extremes = {one.path for one in pictures.most_confident() + pictures.least_confident()}
+    extremes = {one.path for _, images in pictures.by_confidence() for one in images}
     assert extremes <= {one.path for one in held}
     assert len(held) < 40
 
@@ -201,6 +248,19 @@ def test_classes_that_fail_are_named_with_what_may_help(tmp_path: Path) -> None:
     assert "Tokens" not in closing_line(replace(one, record=None))
 
 
+def test_pictures_of_many_details_come_smaller_or_in_a_lower_quality() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    whole = len(embedded(picture))
+    assert whole > 20_000
+    assert 12_000 < len(embedded(picture, whole - 1)) < whole
+    assert len(embedded(picture, 5_000)) <= 5_000
+    assert embedded(picture, whole) == embedded(picture)
+    assert picture.size == (160, 160)
+    plain = Image.new("RGB", (160, 160), "teal")
+    assert embedded(plain, 5_000) == embedded(plain)
+
+
 @pytest.mark.parametrize("at_once", [2, 512])
 def test_pictures_that_look_alike_are_pairs_of_one_class(
     at_once: int, monkeypatch: pytest.MonkeyPatch
@@ -219,6 +279,9 @@ def test_charts_take_any_label_and_any_numbers() -> None:
     cells = charts.matrix({(labels[0], labels[1]): 3}, labels)
     for svg in (shares, cells):
         assert all(html.escape(label, quote=False) in svg for label in labels)
+    long = charts.bars({"x" * 27: 0.5, "y" * 26: 0.5}, "recognised")
+    assert f">{'x' * 25}…<" in long
+    assert "y" * 26 in long
     assert charts.histogram([math.nan], "x") == ""
     assert "<svg" in charts.histogram([1.0, 1.0 - 2**-53], "x")
     assert "lowest 40 of 60" in charts.bars(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.apps.cli import requests
 from engine.apps.cli.command import Call, Command, local, needed
 from engine.request import Execution, Request
-from engine.settings.fields import setting
+from engine.settings.fields import check_at_most, check_positive, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MOST_CLASSES = 16
 """Classes that images are drawn of, from the first on, where none are named."""
 BATCH = 32
+MOST_EACH = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,10 @@ class Doctor(Command):
     images_each: int = setting(4, "images of each class that are drawn")
     request: Request = field(default_factory=Request)
     execution: Execution = field(default_factory=Execution)
+
+    def __post_init__(self) -> None:
+        check_positive(self, "images_each")
+        check_at_most(self, images_each=(MOST_EACH, "they are held in memory"))
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.evaluation.doctor import better, by_chance, readings

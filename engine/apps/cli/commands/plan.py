@@ -39,6 +39,8 @@ class Plan(Command):
         "request.method.sampling.steps",
         "request.method.sampling.cfg",
         "request.method.sampling.batch",
+        "request.classes",
+        "request.images_per_class",
         "execution.memory",
         "execution.attention",
         "execution.graphs",
@@ -48,6 +50,7 @@ class Plan(Command):
     common = (
         *("classifier", "prior", "memory", "batch", "image-px", "dtype", "device", "method"),
         *("preset", "steps", "cfg", "architecture", "labels", "attention"),
+        *("classes", "images-per-class"),
         "learn-tokens",
     )
 
@@ -70,7 +73,7 @@ class Plan(Command):
         }
         call.screen.table(
             f"{planned.prior} with {planned.classifier} in {planned.dtype} on {planned.device}: "
-            f"{planned.batch} image{'s' * (planned.batch > 1)} of {planned.image_px} px within "
+            f"batches of {planned.batch} image{'s' * (planned.batch > 1)} of {planned.image_px} px within "
             f"{in_words(planned.budget_bytes)}",
             ["phase", "what it does", "images at once", "predicted peak"],
             [

@@ -26,7 +26,7 @@ from engine.apps.studio.compare import compared, figures, pairs
 from engine.datasets.dataset import open_dataset, read_dataset
 from engine.errors import ConfigError, OutputError
 from engine.evaluation.select import chosen, select, select_by_hand
-from engine.report.overview import dataset_overview
+from engine.report.reading import dataset_overview
 from engine.request import ClassifierSource, Request
 from engine.settings import Selection
 from engine.types import ImageKey, Sample

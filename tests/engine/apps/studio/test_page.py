@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,9 +23,6 @@ from engine.datasets.dataset import read_dataset
 from engine.datasets.run_record import read_run
 from engine.facts import request_of
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 MAIN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
@@ -66,28 +62,18 @@ def studio(tmp_path: Path) -> Iterator[Studio]:
 
 
 @pytest.fixture
-def playwright() -> Any:
-    """The module that drives a browser, where there is one."""
-    if BROWSER is None:
-        pytest.skip("no Chromium on the path: apt-get install chromium")
-    return pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-
-@pytest.fixture
-def page(playwright: Any, studio: Studio) -> Iterator[Any]:
+def page(browser: Any, studio: Studio) -> Iterator[Any]:
     """A tab of a browser. Every request to another address than the studio's fails the test."""
     elsewhere: list[str] = []
     wrong: list[str] = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1360, "height": 1000})
-        tab.set_default_timeout(1000 * PATIENCE_S)
-        ours = (f"http://127.0.0.1:{studio.port}/", "data:", "blob:")
-        tab.on("request", lambda sent: sent.url.startswith(ours) or elsewhere.append(sent.url))
-        tab.on("pageerror", lambda error: wrong.append(str(error)))
-        _open(tab, studio)
-        yield tab
-        browser.close()
+    tab = browser.new_page(viewport={"width": 1360, "height": 1000})
+    tab.set_default_timeout(1000 * PATIENCE_S)
+    ours = (f"http://127.0.0.1:{studio.port}/", "data:", "blob:")
+    tab.on("request", lambda sent: sent.url.startswith(ours) or elsewhere.append(sent.url))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    _open(tab, studio)
+    yield tab
+    tab.close()
     assert elsewhere == []
     assert wrong == []
 
