@@ -1,4 +1,4 @@
-"""Loading a prior, whatever names it."""
+"""Loading a prior from any kind of source."""
 
 from pathlib import Path
 from typing import Any
@@ -33,30 +33,30 @@ def load_prior(
 
     Args:
         source: 'embedded', a diffusers folder, a model's .safetensors file, a hub id, 'arch:<name>' for
-            random weights, or a text-to-image pipeline object, which stays as it is.
-        variant: Which files of weights, such as 'fp16'.
+            random weights, or a text-to-image pipeline object, which is not changed.
+        variant: Variant of the weight files, such as 'fp16'.
         revision: Branch, tag or commit on the hub.
-        device: The GPU if there is one, or where a pipeline object is; 'meta' reads configs alone, and
-            every shape is there, but no weight.
-        dtype: Of the networks; 'auto' is float16 on a GPU and float32 on the CPU. By default float32,
-            or a pipeline object's own. In float16, networks that overflow in it are bfloat16 (text
-            encoders of Gemma 2 and Qwen, for one), and such layers float32 (T5's).
+        device: By default the GPU if there is one, or a pipeline object's own device. 'meta' reads configs
+            only: all shapes are known, but no weights are loaded.
+        dtype: Dtype of the networks; 'auto' is float16 on a GPU and float32 on the CPU. By default float32,
+            or a pipeline object's own. With float16, networks that would overflow run in bfloat16 (such as
+            the text encoders Gemma 2 and Qwen), and single layers that would overflow in float32 (T5's).
         tiny: A tiny decoder for guidance: a folder or hub id of an AutoencoderTiny such as
             'madebyollin/taesd', a file of TAEF2, TAESANA or TAEW2.1, 'auto' for the one that is published for
-            the prior's family, 'none' for none. By default the architecture's, that in the subfolder
-            `tiny` of a local prior, or the prior's own VAE if it is one.
-        local_files_only: Whether to leave the hub alone.
-        rests: Whether networks stay in main memory, for a plan to bring them to the device while they work.
-        quantise: 'nf4' or 'int8' for linear layers of the denoiser and the text encoders in 4.5 or 8
-            bits a weight; images then differ a little.
-        lora: An adapter, which is merged into the weights: a .safetensors file, a folder or a hub id, in
-            any form that diffusers reads. A pipeline object has its adapters loaded by its own methods.
-        call: Arguments of the pipeline's call that differ from its defaults, such as its height.
+            the prior's family, 'none' for none. By default that of the architecture, the one in the
+            subfolder `tiny` of a local prior, or the prior's own VAE if that is a tiny one.
+        local_files_only: Whether to use only files on this machine, without contacting the hub.
+        rests: Whether networks stay in main memory until a plan moves them to the device to work.
+        quantise: 'nf4' or 'int8' to store linear layers of the denoiser and the text encoders in 4.5 or 8
+            bits per weight; images then differ a little.
+        lora: An adapter to merge into the weights: a .safetensors file, a folder or a hub id, in any form
+            that diffusers reads. For a pipeline object, load adapters with its own methods instead.
+        call: Arguments of the pipeline's call that differ from its defaults, such as the height.
 
     Raises:
-        ModelError: A source is unknown, unreachable, broken, of another kind, or does not fit another.
+        ModelError: A source is unknown, unreachable, broken or of the wrong kind, or two sources do not fit together.
         ConfigError: A setting makes no sense with the source.
-        MissingExtraError: NF4 is asked for and bitsandbytes is not installed, or an adapter and peft is not.
+        MissingExtraError: NF4 is requested without bitsandbytes installed, or an adapter without peft.
     """
     scheme = _scheme_of(source)
     _check_settings(source, scheme, variant=variant, revision=revision, lora=lora)
@@ -95,7 +95,7 @@ def _dtype(
 
 
 def _tiny(found: Loaded, name: str, wanted: Wanted) -> nn.Module | None:
-    """The tiny decoder that goes with a pipeline, frozen."""
+    """The frozen tiny decoder for a pipeline, or None."""
     tiny = found.tiny
     dtype = found.pipe.vae.dtype
     if tiny is None or wanted.tiny is not None:
@@ -125,7 +125,7 @@ def _scheme_of(source: Any) -> Scheme:
 
 
 def _check_settings(source: Any, scheme: Scheme, **settings: str | Path | None) -> None:
-    """Raise ConfigError for a setting that makes no sense with a source."""
+    """Raise ConfigError for a setting that the kind of source does not support."""
     for name, value in settings.items():
         if value is not None and name not in scheme.takes:
             takers = " and ".join(other.words for other in SCHEMES if name in other.takes)

@@ -1,4 +1,4 @@
-"""From a classifier and class names to images: `generate`, and a record of it carried out again."""
+"""From a classifier and class names to images: `generate`, and `generate_again` to repeat a recorded run."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,44 +39,46 @@ def generate(
     out: str | Path | None = None,
     events: Events = SILENT,
 ) -> Iterator[Sample]:
-    """Yield images distributed like the classifier's training set, and with `out` write them as a data set folder.
+    """Yield images distributed like the classifier's training set; with `out`, also write them to a data set folder.
 
-    The models are loaded and every argument is checked before this returns. Images are made as the iterator is read.
+    Models are loaded and all arguments are checked before this returns. Images are made as the iterator is read.
 
     Args:
-        classifier: what `load_classifier` takes or gave; or a whole request, instead of all up to `runtime`.
-        prior: what `load_prior` takes or gave.
-        classes: some of the classifier's labels; all of them if None.
-        images_per_class: images of each class.
-        seed: of the run; with all else equal, and on the same kind of machine, it gives the same images.
+        classifier: anything that `load_classifier` takes, or its result; or a `Request`, which replaces all arguments
+            up to `runtime`.
+        prior: anything that `load_prior` takes, or its result.
+        classes: labels of the classifier to make images of; all of them if None.
+        images_per_class: number of images of each class.
+        seed: seed of the run; the same seed and arguments give the same images on the same kind of machine.
         method: "ddis"; "plain", the prior without guidance; "deepinversion", "plugin-inversion" or
             "natural-inversion", which need no prior; or the settings of one, such as `DeepInversion()`.
-        alignment: settings of guidance, for "ddis".
+        alignment: settings of guidance, for method "ddis".
         sampling: settings of the sampler, for methods with a prior.
-        tokens: learned class tokens or their file, for methods with a prior.
-        student: what `load_classifier` takes or gave, for adaptive DeepInversion.
+        tokens: learned class tokens, or the file that holds them, for methods with a prior.
+        student: anything that `load_classifier` takes, or its result, for adaptive DeepInversion.
         runtime: "torch", or "onnx" to sample and guide in ONNX Runtime, without autograd and without a plan.
-        device: "cpu", "cuda", "cuda:1"; by default the GPU where there is one. Models that are handed over stay where
-            they are.
-        memory: what the run may take, as '12GB', '11.5GiB', bytes or 'auto' for all that is free, or a plan. It
-            decides how many images go through the networks at once, and so how sums are rounded: without guidance the
-            same images come out, with guidance perhaps others of the same distribution (`engine.methods.kind`).
-        attention: "sdpa", "xformers" (CUDA, extra 'gpu'), or "auto", which is xformers where it is no slower.
-        onnx_cache: folder of the graphs of runtime "onnx", which the first run with these models and settings exports.
-        graphs: on CUDA, whether denoiser and guidance may be replayed from CUDA graphs, where the plan has room for
-            them; it changes no image.
-        runner: who carries the run out: "local", this process, or another of `engine.runners.registry`.
-        cluster: workers that make a data set in parts, which `ddis finish` completes; models are then named, not
-            handed over.
-        out: folder of the data set; one that holds a part of the same run is resumed, and only what was missing is
-            yielded.
-        events: where the run reports, and by which it is cancelled.
+        device: "cpu", "cuda", "cuda:1"; by default the GPU if there is one. Models passed as objects stay on
+            their device.
+        memory: how much memory the run may use: '12GB', '11.5GiB', a number of bytes, 'auto' for all that is free,
+            or a plan. It decides how many images go through the networks at once, and so how sums are rounded. Without
+            guidance the images are the same for any budget; with guidance they may be others of the same distribution
+            (`engine.methods.kind`).
+        attention: "sdpa", "xformers" (CUDA, extra 'gpu'), or "auto", which picks xformers if it is no slower.
+        onnx_cache: folder for the graphs of runtime "onnx"; the first run with these models and settings exports them.
+        graphs: whether denoiser and guidance may be replayed from CUDA graphs, if the plan has room for them. It does
+            not change the images.
+        runner: what carries out the run: "local" for this process, or another runner of `engine.runners.registry`.
+        cluster: workers that make a data set in parts; `ddis finish` then completes it. Models must be named, not
+            passed as objects.
+        out: folder of the data set. If it holds part of the same run, the run is resumed and only the missing images
+            are yielded.
+        events: receives the run's progress; also used to cancel the run.
 
     Raises:
-        EngineError: one of its children for each mistake that is the caller's.
+        EngineError: the caller made a mistake; the child class says which kind.
 
     Warns:
-        MemoryWarning: memory ran out and the run goes on with fewer images at once.
+        MemoryWarning: memory ran out, and the run continues with fewer images at once.
     """
     wanted = asked(
         classifier,
@@ -107,10 +109,10 @@ def generate_again(
     execution: Execution = Execution(),
     events: Events = SILENT,
 ) -> Iterator[Sample]:
-    """Yield the images of a run.json once more, with the same models on the same kind of machine the same bytes.
+    """Yield the images of a run.json again: the same bytes, given the same models and kind of machine.
 
-    record: a run.json, or the folder that holds it. The rest is as for `generate`. Raises ModelError where a model is
-    not the one that the record names, ConfigError for the record of a selection and for one that does not say enough.
+    record: a run.json, or the folder that holds it. The other arguments are those of `generate`. Raises ModelError if a
+    model is not the one that the record names, ConfigError if the record is that of a selection or is incomplete.
     """
     found = read_run(Path(record))
     request, models = request_of(found.made, record)
