@@ -1,6 +1,6 @@
-"""Data-free image synthesis: a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381).
+"""Data-free image synthesis: make a training set from a frozen classifier and its class names (DDIS, arXiv 2506.15381).
 
-The public names are resolved when they are first used, so that `import engine` loads neither torch nor diffusers.
+Public names are resolved on first use, so that `import engine` loads neither torch nor diffusers.
 """
 
 from importlib import import_module

@@ -1,10 +1,10 @@
-"""Guidance between a pipeline's steps, where its scheduler has to stay as it is.
+"""Guidance between a pipeline's steps, for pipelines whose scheduler must not be replaced.
 
     pipe(..., callback_on_step_end=guiding_callback(pipe, classifier))
 
-A callback is handed the latents that a step ended with, and nothing that the network predicted of them. So it can move
-z_t as the paper does (`Alignment.target` "noisy"), but not the predicted clean latent, and what the first step sees is
-not guided. Some pipelines, those of PixArt among them, take no callback.
+A callback receives the latents at the end of a step, but not the network's prediction. So it can move z_t as the paper
+does (`Alignment.target` "noisy"), but not the predicted clean latent, and the input of the first step is not guided.
+Some pipelines, such as those of PixArt, accept no callback.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from engine.settings import Alignment
 
 ARGUMENT = "callback_on_step_end"
 Callback = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor]]
-"""(pipeline, number of the step, its timestep, tensors by name) -> those that the pipeline goes on with."""
+"""(pipeline, index of the step, its timestep, tensors by name) -> the tensors that the pipeline continues with."""
 
 
 def guiding_callback(
@@ -35,21 +35,21 @@ def guiding_callback(
     at_once: int | None = None,
     checkpoint: bool = False,
 ) -> Callback:
-    """A `callback_on_step_end` that moves the latents of each step but the first; see `GuidedScheduler`.
+    """Return a `callback_on_step_end` that moves the latents of each step but the first; see `GuidedScheduler`.
 
     Args:
-        pipe: The pipeline that it will be handed to.
-        classifier: As `GuidedScheduler` takes it.
+        pipe: The pipeline that the callback will be passed to.
+        classifier: As for `GuidedScheduler`.
         alignment: How latents are moved, with target "noisy", such as `Alignment.paper()`.
-        classes: As `GuidedScheduler` takes them, and so on.
-        tiny: A small decoder to look through.
-        call: Arguments of the pipeline's call without which it encodes no prompt.
+        classes: As for `GuidedScheduler`.
+        tiny: A small decoder for guidance.
+        call: Arguments that the pipeline's call needs to encode a prompt.
         at_once: How many images may hold a graph at once.
         checkpoint: Whether backward recomputes the decoder's activations.
 
     Raises:
         ModelError: The pipeline takes no callback, or cannot be guided at all.
-        ConfigError: Settings make no sense together, or would move the predicted clean latent.
+        ConfigError: Settings contradict each other, or would move the predicted clean latent.
     """
     if ARGUMENT not in arguments_of(pipe.__class__):
         raise ModelError(
@@ -76,7 +76,7 @@ def guiding_callback(
 
 
 class _Between:
-    """Moves what a step ended with, by the noise level of the step that follows."""
+    """Move the latents at the end of a step, at the noise level of the next step."""
 
     def __init__(self, guide: PipelineGuide) -> None:
         self.guide = guide
@@ -91,7 +91,7 @@ class _Between:
                 "them, which guidance moves: add it, or leave the argument out."
             )
         latents = tensors["latents"]
-        # Outside of inference mode, in which autograd records nothing.
+        # Leave inference mode: autograd records nothing in it.
         with torch.inference_mode(False), torch.no_grad():
             z = latents.clone().float()
             if self.run is None or index == 0:

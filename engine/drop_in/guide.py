@@ -1,4 +1,4 @@
-"""Guidance for the latents of a diffusers pipeline, prepared for each of its runs."""
+"""Guidance for the latents of a diffusers pipeline, prepared for each run."""
 
 import copy
 import sys
@@ -26,32 +26,32 @@ from engine.priors.twin import frozen_copy
 from engine.settings import Alignment
 
 AnyClassifier = Classifier | str | Path | nn.Module
-"""A classifier, or what `load_classifier` takes."""
+"""A classifier, or anything that `load_classifier` takes."""
 AnyTiny = nn.Module | str | Path | None
-"""A tiny decoder, or where one is: a folder or hub id. None for none."""
+"""A tiny decoder, or a folder or hub id to load it from; None for none."""
 
 
 class PipelineGuide:
     """A classifier, its settings, and the pipeline whose images it guides.
 
-    The pipeline is not changed. Guidance decodes with a frozen twin of its VAE that shares the same memory. The twin is
-    made when the first run begins, and again after the VAE is replaced or moved.
+    The pipeline is not changed. Guidance decodes with a frozen copy of its VAE that shares its memory. The copy is made
+    when the first run begins, and again if the VAE has been replaced or moved.
 
     Args:
         pipe: A text-to-image pipeline.
-        scheduler: What samples for it.
-        classifier: Whose training domain the images shall have.
+        scheduler: The pipeline's scheduler.
+        classifier: Images move towards its training domain.
         alignment: How they are moved there.
         classes: Names or numbers of the classifier's classes, one for each image of a call or one for
-            all. Without them the classes have no weight.
-        tiny: A small decoder of the same latents to look through.
-        call: Arguments that the pipeline needs to encode an empty prompt, where its defaults are not enough.
-        at_once: How many images may hold a graph at once; None for all, and fewer once memory ran out.
+            all. Without classes, `Alignment.class_weight` has no effect.
+        tiny: A small decoder of the same latents, for guidance.
+        call: Arguments that the pipeline's call needs to encode an empty prompt, if its defaults are not enough.
+        at_once: How many images may hold a graph at once; None for all, or fewer after memory runs out.
         checkpoint: Whether backward recomputes the decoder's activations.
 
     Raises:
         ModelError: The pipeline, its scheduler or the classifier is of a kind that cannot be used.
-        ConfigError: Settings make no sense together.
+        ConfigError: Settings contradict each other.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PipelineGuide:
         self._priors: dict[tuple[int, int], Prior] = {}
 
     def begin(self, z: Tensor) -> Guidance:
-        """Fresh guidance for a run on N images, whose latents are z: (N, ...)."""
+        """New guidance for a run of N images with latents z: (N, ...)."""
         if self.classifier.device != z.device:
             raise ConfigError(
                 f"classifier {self.classifier.name!r} is on {self.classifier.device} and the pipeline's latents are on "
@@ -122,7 +122,7 @@ class PipelineGuide:
         return torch.tensor(self.classes, device=z.device).expand(len(z))
 
     def _prior(self, z: Tensor) -> Prior:
-        """The pipeline as a prior of images of the size that is sampled now."""
+        """The pipeline as a prior for the image size of the current run."""
         vae, denoiser = self.pipe.vae, getattr(self.pipe, denoiser_name(self.pipe))
         made_for = (vae, vae.device, vae.dtype, denoiser.device)
         if made_for != self._made_for:
@@ -142,10 +142,10 @@ class PipelineGuide:
         return found
 
     def _new_prior(self) -> Prior:
-        check_pipeline(self.pipe)  # hooks may have come since
+        check_pipeline(self.pipe)  # hooks may have been added since
         dtype = dtypes(self.pipe, None)[DECODER]
         twin = copy.copy(self.pipe)
-        # Past the pipeline's __setattr__, which would register what it is given.
+        # Bypass the pipeline's __setattr__, which would register these as its components.
         twin.__dict__["scheduler"] = copy.deepcopy(self.scheduler)
         twin.__dict__["vae"] = vae = frozen_copy(self.pipe.vae, dtype=dtype)
         tiny, name = self._tiny, type(self.pipe).__name__
@@ -157,7 +157,7 @@ class PipelineGuide:
 
 
 def _size(pipe: Any, own: Prior, z: Tensor) -> tuple[int, int]:
-    """Height and width in pixels of the images that latents z: (N, ...) become."""
+    """Height and width in pixels of the images that latents z: (N, ...) decode to."""
     shape, known = z.shape[1:], own.latent_shape(1)[1:]
     if shape == known and len(shape) > 2:
         return own.image_size
@@ -170,10 +170,10 @@ def _size(pipe: Any, own: Prior, z: Tensor) -> tuple[int, int]:
 
 
 def _size_of_call(name: str) -> tuple[int, int]:
-    """Height and width in pixels that the running call of a pipeline asks for.
+    """Height and width in pixels that the pipeline's current call asks for.
 
-    Packed latents (N, L, C) do not tell height from width, and nothing else reaches a scheduler. So the
-    pipeline's own call is looked up among the frames that lead here.
+    Packed latents (N, L, C) do not reveal height and width, and a scheduler receives nothing else. So the
+    pipeline's call is looked up on the call stack.
     """
     frame = sys._getframe()
     while (caller := frame.f_back) is not None:
@@ -189,14 +189,14 @@ def _size_of_call(name: str) -> tuple[int, int]:
 
 
 def _numbers(classifier: Classifier, classes: Sequence[int | str]) -> tuple[int, ...]:
-    """The numbers of classes by their names or numbers."""
+    """The class numbers for a list of names or numbers."""
     labels = classifier.labels
     found = []
     for one in classes:
         if isinstance(one, str):
             number = labels.index(one) if one in labels else -1
         else:
-            number = -1 if isinstance(one, bool | float) else int(one)  # of numpy as well
+            number = -1 if isinstance(one, bool | float) else int(one)  # also a number of numpy
         if not 0 <= number < len(labels):
             raise ConfigError(
                 f"classes has {one!r}, expected names or numbers of the {len(labels)} classes of classifier "
@@ -207,7 +207,7 @@ def _numbers(classifier: Classifier, classes: Sequence[int | str]) -> tuple[int,
 
 
 def _check_text_encoders(pipe: Any) -> None:
-    """Raise ModelError for a pipeline whose text encoders were left out."""
+    """Raise ModelError if a pipeline was loaded without its text encoders."""
     if not text_encoder_names(pipe):
         raise ModelError(
             f"the {type(pipe).__name__} has no text encoder, expected one, which encodes an empty prompt to find out "

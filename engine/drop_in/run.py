@@ -12,8 +12,8 @@ from engine.priors.steps import EXPLODING, Step, levels
 class Run(NamedTuple):
     """One run of a scheduler, from `set_timesteps` to its last step.
 
-    timesteps: the scheduler's own tensor. kind: what the network predicts, one of PREDICTIONS. grows: whether latents
-    grow with their noise, so that they are z / signal.
+    timesteps: the scheduler's own tensor. kind: what the network predicts, one of PREDICTIONS. grows: whether the
+    scheduler's latents are z / signal, which grow with the noise.
     """
 
     timesteps: Tensor

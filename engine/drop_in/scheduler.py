@@ -1,10 +1,10 @@
-"""A pipeline's own scheduler, whose steps are guided.
+"""A wrapper that guides the steps of a pipeline's own scheduler.
 
     z' = scheduler.step(output, t, z)  +  factor (moved - clean)
 
-clean is the clean latent that the network's output predicts at t, moved is where guidance takes it, and factor is the
-clean latent's share in z': `Step.signal_next`, or 1 for schedulers whose latents grow with their noise (Euler). Noise
-that a stochastic step renews is the scheduler's own.
+clean is the clean latent that the network's output predicts at t, moved is that latent after guidance, and
+factor is the clean latent's share in z': `Step.signal_next`, or 1 for schedulers whose latents grow with the noise
+(Euler). The noise that a stochastic step renews is the scheduler's own.
 """
 
 import copy
@@ -29,24 +29,24 @@ class GuidedScheduler:
         pipe.scheduler = GuidedScheduler(pipe, classifier, Alignment())
         images = pipe("a photo of a dog", num_images_per_prompt=8).images
 
-    Everything but `step` is the scheduler's own, its class and its config too, so that a pipeline is saved with it.
-    `pipe.scheduler = pipe.scheduler.inner` takes guidance away. The images of one call share their statistics. Latents
-    of half precision are float32 from one step to the next, as long as the pipeline hands back what it was given.
+    Everything but `step` is the scheduler's own, including its class and its config, so the pipeline can be saved as
+    before. `pipe.scheduler = pipe.scheduler.inner` removes guidance. Statistics are taken over all images of a call.
+    Half-precision latents are kept in float32 between steps, unless the pipeline changes them in between.
 
     Args:
         pipe: A text-to-image pipeline of diffusers.
         classifier: Images move towards its training domain. A `Classifier`, or what `load_classifier` takes.
         alignment: How they are moved there.
         classes: Names or numbers of the classifier's classes, one for each image of a call or one for all. Without
-            them `Alignment.class_weight` has no effect: a scheduler sees no prompt.
-        tiny: A small decoder of the same latents to look through, a module, folder or hub id.
-        call: Arguments of the pipeline's call without which it encodes no prompt.
-        at_once: How many images may hold a graph at once; None for all, and fewer once memory ran out.
+            them `Alignment.class_weight` has no effect, because a scheduler does not see the prompt.
+        tiny: A small decoder of the same latents, for guidance: a module, folder or hub id.
+        call: Arguments that the pipeline's call needs to encode a prompt.
+        at_once: How many images may hold a graph at once; None for all, or fewer after memory runs out.
         checkpoint: Whether backward recomputes the decoder's activations.
 
     Raises:
         ModelError: The pipeline, its scheduler or the classifier is of a kind that cannot be used.
-        ConfigError: Settings make no sense together.
+        ConfigError: Settings contradict each other.
     """
 
     inner: Any
@@ -89,7 +89,7 @@ class GuidedScheduler:
         def step(*args: Any, **kwargs: Any) -> Any:
             return self._step(*args, **kwargs)
 
-        # Not by __setattr__, which sets the scheduler's own. __module__: see __class__.
+        # Bypass __setattr__, which sets attributes of the inner scheduler. __module__: see __class__.
         self.__dict__.update(
             inner=inner,
             guide=guide,
@@ -102,7 +102,7 @@ class GuidedScheduler:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        """The scheduler's: pipelines save, load and recognise it by its class."""
+        """The inner scheduler's class, by which pipelines save, load and recognise it."""
         return type(self.inner)
 
     def __getattr__(self, name: str) -> Any:
@@ -126,7 +126,7 @@ class GuidedScheduler:
         return self._around(copy.deepcopy(self.inner, memo))
 
     def _around(self, inner: Any) -> "GuidedScheduler":
-        """Another scheduler with the same guidance, whose models are shared."""
+        """A wrapper of another scheduler with the same guidance, which shares its models."""
         twin = object.__new__(GuidedScheduler)
         twin._bind(inner, self.guide)
         return twin
@@ -153,7 +153,9 @@ class GuidedScheduler:
         is_tuple = isinstance(found, tuple)
         following = self._guided(output, timestep, z, found[0] if is_tuple else found.prev_sample)
         given = following.to(sample.dtype)
-        kept = (given, following) if self._run is not None else (None, None)  # None: it has ended
+        kept = (
+            (given, following) if self._run is not None else (None, None)
+        )  # None: the run has ended
         self.__dict__.update(_given=kept[0], _exact=kept[1])
         if is_tuple:
             return given, *found[1:]
@@ -161,8 +163,8 @@ class GuidedScheduler:
         return found
 
     def _guided(self, output: Tensor, timestep: Any, z: Tensor, following: Tensor) -> Tensor:
-        """What the scheduler makes of z, (N, ...), with the move of guidance in it."""
-        # Outside of inference mode, in which autograd records nothing.
+        """The scheduler's next latents after z: (N, ...), with the guidance move added."""
+        # Leave inference mode: autograd records nothing in it.
         with torch.inference_mode(False), torch.no_grad():
             run, index = self._run_at(timestep, z)
             step = run.steps[index]
@@ -177,7 +179,7 @@ class GuidedScheduler:
         return following
 
     def _run_at(self, timestep: Any, z: Tensor) -> tuple[Run, int]:
-        """The run, after the scheduler's own step, and the number of that step."""
+        """The current run, and the index of the step that the scheduler has just made."""
         inner, run = self.inner, self._run
         counted = getattr(inner, "step_index", None)
         if counted is None:

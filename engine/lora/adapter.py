@@ -1,4 +1,4 @@
-"""A low-rank adapter in a prior's denoiser, while it learns, and its weights in the form that diffusers loads."""
+"""A low-rank adapter in a prior's denoiser while it learns, and its weights in the form that diffusers loads."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ ADAPTED = (
     *("to_qkv_mlp_proj", "to_out"),
     *("conv_in", "conv_out"),
 )
-"""Layers that get a part of the adapter, by the ends of their names: attention in every family, and the outermost
+"""Layers that get an adapter, by the ends of their names: attention in every family, and the first and last
 convolutions of a UNet."""
 KINDS = (nn.Linear, nn.Conv2d)
 NAME = "guidance"
@@ -26,10 +26,10 @@ NAME = "guidance"
 
 @contextmanager
 def adapting(prior: Prior, rank: int, seed: int) -> Iterator[dict[str, nn.Parameter]]:
-    """Inside the block the denoiser has an adapter that changes nothing yet; after it, it is as it was before.
+    """Give the denoiser an adapter, which at first changes nothing, for the duration of a `with` block.
 
-    Yields the adapter's parameters by their names, in float32. Raises MissingExtraError without peft, ModelError for a
-    denoiser without layers that take an adapter, with quantised ones, or with another adapter.
+    Yields the adapter's parameters by name, in float32. Raises MissingExtraError without peft, ModelError for a
+    denoiser that has no layers for an adapter, has quantised ones, or already has an adapter.
     """
     check_peft()
     from peft import LoraConfig
@@ -70,7 +70,7 @@ def adapting(prior: Prior, rank: int, seed: int) -> Iterator[dict[str, nn.Parame
 
 
 def as_diffusers(prior: Prior, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An adapter's weights by the names that a pipeline's `load_lora_weights` reads."""
+    """Return an adapter's weights under the names that a pipeline's `load_lora_weights` reads."""
     role = next(part.name for part in prior.components() if part.role == "denoiser")
     return {
         f"{role}.{name.replace(f'.{NAME}.', '.')}": value.detach().float().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""The lessons of a drawing."""
+"""Assemble the lessons of an adapter from a drawing."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from engine.types import ImageKey
 
 
 def prompts_context(drawing: Drawing, learning: LoraLearning) -> Context:
-    """Of the prompts of all classes without their tokens, in main memory; where guidance is learned, without CFG."""
+    """The context of all classes' prompts, without tokens, in main memory; without CFG if guidance is learned."""
     settings: Any = settings_of(drawing.request)
     sampling = settings.sampling
     if learning.objective == "guidance":
@@ -36,7 +36,7 @@ def lessons_of(
     progress: Progress,
     events: Events,
 ) -> Lessons:
-    """What an adapter learns from. progress: holds the trajectories of all groups where guidance is learned."""
+    """What an adapter learns from. progress: holds the trajectories of all groups if guidance is learned."""
     if learning.objective == "class":
         return ClassLessons(drawing, context, parts, events)
     place = {number: row for row, number in enumerate(drawing.classes)}

@@ -1,4 +1,4 @@
-"""How many images an adapter learns from at once in a budget of memory."""
+"""How many images an adapter learns from at once within a memory budget."""
 
 from engine.lora.training import PHASE
 from engine.memory.apply import plan_of
@@ -10,9 +10,9 @@ from engine.settings import TokenLearning
 
 
 def learning_parts(drawing: Drawing, execution: Execution, given: Plan | None) -> MicroBatches:
-    """As many as learning tokens has room for, whose graph is the adapter's with decoder and classifier on top.
+    """As many images as fit when tokens are learned: that graph is the adapter's plus decoder and classifier.
 
-    All of a batch where sampling needs no plan. given: a plan that was handed over, which says it for tokens too.
+    A whole batch if sampling needs no plan. given: a plan from the caller, which also covers learning tokens.
     """
     if drawing.plan is None:
         return MicroBatches()

@@ -3,10 +3,10 @@
     guidance:  min over phi  E | x0_phi(z, prompt) - clean |^2 / uncertainty^2       one pass of the denoiser, CFG 1
     class:     min over phi  E cross_entropy(f(decode(x0_phi(z, prompt))), c)        with CFG, z at an early step
 
-The unit of the first is that of guidance's moves, noise / signal, in which each step's move has the same length; for a
-network that predicts noise it is the error of that. Guidance is a function of the images that are sampled together, and
-the adapter sees one alone, so that it learns the mean of what guidance does. The second is the loss of class alignment
-tokens (`engine.tokens`); the images are sampled with the adapter as it is, new ones in each epoch.
+The first error is in units of noise / signal, the unit of guidance's moves, in which the moves of all steps have the
+same length; for a network that predicts noise, it equals the error of the noise. Guidance depends on all images that
+are sampled together, but the adapter sees one image alone, so it learns the average effect of guidance. The second is
+the loss of class alignment tokens (`engine.tokens`); each epoch samples new images with the adapter as it is by then.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,11 +32,11 @@ IMAGES = "images that teach an adapter"
 """The task whose steps are reported."""
 
 Error = Callable[[slice], Tensor]
-"""The sum of the errors of a part of an update's images, with a graph."""
+"""Maps a slice of an update's images to the sum of their errors, with a graph."""
 
 
 class Lessons(Protocol):
-    """What `engine.lora.training.Learner` asks for. parts: how many images hold a graph at once."""
+    """What `engine.lora.training.Learner` learns from. parts: how many images hold a graph at once."""
 
     @property
     def prior(self) -> Prior: ...
@@ -45,20 +45,20 @@ class Lessons(Protocol):
     def parts(self) -> MicroBatches: ...
 
     def order(self, batch: int, epoch: int) -> list[Any]:
-        """The updates of an epoch, from 0, of at most `batch` images each; those of -1 are for measuring."""
+        """The updates of an epoch, of at most `batch` images each. Epochs count from 0; -1 is for measuring."""
         ...
 
     def error(self, update: Any) -> tuple[int, Error]:
-        """How many images an update has, and their errors."""
+        """The number of images of an update, and their errors."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class GuidanceLessons:
-    """Each step of each guided image.
+    """Every step of every guided image.
 
-    context: of the prompts of all classes, without a negative one. groups: for each group of images, the rows of
-    `context` that are theirs. trajectories: (group, step) -> the latents of its images and the clean latents.
+    context: the context of all classes' prompts, without a negative one. groups: for each group of images, their rows
+    in `context`. trajectories: (group, step) -> the latents of the group's images, and their clean latents.
     """
 
     prior: Prior
@@ -99,7 +99,7 @@ class GuidanceLessons:
 class ClassLessons:
     """Images of each class, as the classifier sees them.
 
-    context: of the prompts of the drawing's classes, with a negative one unless CFG is 1.
+    context: the context of the drawing's prompts, with a negative one unless CFG is 1.
     """
 
     drawing: Drawing
@@ -112,7 +112,7 @@ class ClassLessons:
         return self.drawing.prior
 
     def order(self, batch: int, epoch: int) -> list[list[ImageKey]]:
-        """The images of each update: as many of each class as can be."""
+        """The images of each update, with the classes as balanced as possible."""
         size = self.drawing.request.images_per_class
         keys = [
             learning_key(number, epoch + 1, image, size)

@@ -1,4 +1,4 @@
-"""What a run that teaches an adapter has so far, in a folder: record, trajectories by group, the adapter's state."""
+"""The progress of a run that teaches an adapter, in a folder: record, trajectories by group, the adapter's state."""
 
 import json
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ RECORD, STATE = "run.json", "adapter.pt"
 
 
 class Progress:
-    """The folder of a run. Where a file in it is damaged, the error names it; the remedy is to delete the folder."""
+    """The folder of a run. If a file in it is damaged, the error names the file; the remedy is to delete the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def record(self) -> dict[str, Any] | None:
-        """What the run was begun with, None where there is none yet."""
+        """The record that the run was begun with, or None if there is none yet."""
         file = self.folder / RECORD
         if not file.exists():
             return None
@@ -48,7 +48,7 @@ class Progress:
         write_whole(self._file(group), save(found.to_tensors()))
 
     def read(self, group: int, step: int) -> tuple[Tensor, Tensor]:
-        """What `keep` kept of one step: the latents of the group's images and the clean latents."""
+        """One step of what `keep` stored: the latents of the group's images, and the clean latents."""
         file = self._file(group)
         try:
             with safe_open(file, framework="pt") as opened:
@@ -62,7 +62,7 @@ class Progress:
             torch.save(dict(state), file)
 
     def state(self) -> dict[str, Any] | None:
-        """What `keep_state` kept last, None where it kept nothing yet."""
+        """The state that `keep_state` stored last, or None."""
         file = self.folder / STATE
         if not file.exists():
             return None

@@ -1,4 +1,4 @@
-"""What guided sampling went through: the latents of each step, and the clean latents that it went towards."""
+"""Record guided sampling: the latents of each step, and the clean latents that the step moves towards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from engine.settings import Alignment
 from engine.types import ImageKey, Prediction
 
 TRAJECTORIES = "guided trajectories"
-"""The task whose images and steps are reported."""
+"""The name of the task in progress reports."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectories:
-    """A group of N images on their way through S steps.
+    """The trajectories of a group of N images over S steps.
 
-    latents: (S, N, ...), what the denoiser saw. clean: (S, N, ...), what each step went towards, after CFG and
-    guidance. Both are float16.
+    latents: (S, N, ...), the denoiser's input. clean: (S, N, ...), the clean latents that each step moves towards,
+    after CFG and guidance. Both are float16.
     """
 
     latents: Tensor
@@ -36,7 +36,7 @@ class Trajectories:
 
 
 class _Recorder(Guidance):
-    """Guidance that keeps what each step began with and went towards."""
+    """Guidance that records the latents at the start of each step and the clean latents it moves towards."""
 
     def __init__(self, guidance: Guidance) -> None:
         super().__init__(guidance.descend, guidance.alignment, guidance.scale)
@@ -57,7 +57,7 @@ class _Recorder(Guidance):
 
 
 def check_target(alignment: Alignment | None) -> None:
-    """Raise ConfigError where guidance moves what the denoiser sees: then no clean latents say what it did."""
+    """Raise ConfigError if guidance moves the denoiser's input: then no clean latents record its effect."""
     if alignment is not None and alignment.target != "clean":
         raise ConfigError(
             f"the alignment's target is {alignment.target!r}, expected 'clean' for an adapter: it learns the clean "
@@ -67,7 +67,7 @@ def check_target(alignment: Alignment | None) -> None:
 
 @torch.no_grad()
 def recorded(drawing: Drawing, keys: Sequence[ImageKey], events: Events) -> Trajectories:
-    """Sample one group as `generate` does, without its images."""
+    """Sample one group as `generate` does, without decoding its images."""
     recorder = _Recorder(drawing.guidance(keys))
     watch = reporting(events, TRAJECTORIES, recorder)
     drawing.parts.events = events

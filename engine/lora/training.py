@@ -1,4 +1,4 @@
-"""The loop that teaches an adapter: Adam over its parameters, the rate falling linearly to 0."""
+"""The loop that teaches an adapter: Adam on its parameters, with a learning rate that falls linearly to 0."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,15 +12,15 @@ from engine.lora.lessons import Lessons
 from engine.settings.lora import LoraLearning
 
 PHASE = "adapter"
-"""The phase whose images at once are halved where memory runs out."""
+"""The phase whose number of images at once is halved if memory runs out."""
 MOST_SKIPPED = 0.1
-"""The share of updates that may be left out for a gradient that is not finite."""
+"""The share of updates that may be skipped because a gradient is not finite."""
 MEASURED = 16
-"""Updates' worth of images that the error is measured on."""
+"""The number of updates whose images the error is measured on."""
 
 
 class Learner:
-    """An adapter's parameters on their way, with Adam's moments: `state` is all that a cut run needs."""
+    """An adapter's parameters while they learn, with Adam's moments; `state` is all that resuming needs."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Learner:
     def run_epoch(self, done: Callable[[float], None]) -> None:
         """Learn from an epoch's updates. done: called after each update with its error.
 
-        Raises GuidanceError where too many gradients are not finite.
+        Raises GuidanceError if too many gradients are not finite.
         """
         order = self.lessons.order(self.learning.batch, self.epoch)
         total = self.learning.epochs * len(order)
@@ -74,12 +74,12 @@ class Learner:
 
     @torch.no_grad()
     def measured(self) -> float:
-        """The mean error over some of the updates' images, the same ones for each call."""
+        """The mean error on a fixed sample of updates, the same on each call."""
         order = self.lessons.order(self.learning.batch, -1)[:MEASURED]
         return sum(self.error_of(update) for update in order) / len(order)
 
     def error_of(self, update: Any) -> float:
-        """The mean error of an update's images; the gradient of `scale` times it too, unless gradients are off."""
+        """The mean error of an update's images; accumulates its gradient times `scale` unless gradients are off."""
         images, error = self.lessons.error(update)
 
         def work(size: int) -> float:

@@ -1,4 +1,4 @@
-"""Loading a prior, whatever names it."""
+"""Loading a prior from any kind of source."""
 
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def _dtype(
 
 
 def _tiny(found: Loaded, name: str, wanted: Wanted) -> nn.Module | None:
-    """The tiny decoder that goes with a pipeline, frozen."""
+    """The frozen tiny decoder for a pipeline, or None."""
     tiny = found.tiny
     dtype = found.pipe.vae.dtype
     if tiny is None or wanted.tiny is not None:
@@ -126,7 +126,7 @@ def _scheme_of(source: Any) -> Scheme:
 
 
 def _check_settings(source: Any, scheme: Scheme, **settings: str | Path | None) -> None:
-    """Raise ConfigError for a setting that makes no sense with a source."""
+    """Raise ConfigError for a setting that the kind of source does not support."""
     for name, value in settings.items():
         if value is not None and name not in scheme.takes:
             takers = " and ".join(other.words for other in SCHEMES if name in other.takes)

@@ -1,4 +1,4 @@
-"""From a classifier and class names to images: `generate`, and the repetition of a recorded run."""
+"""From a classifier and class names to images: `generate`, and `generate_again` to repeat a recorded run."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

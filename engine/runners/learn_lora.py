@@ -1,7 +1,7 @@
-"""From a classifier and a prior to an adapter of the prior that draws as guidance would, or nearer to the classes.
+"""Learn an adapter for the prior: with it, the prior draws as guidance would, or draws the classes more faithfully.
 
-The adapter is kept in `<out>.progress` after each epoch, and so are guided trajectories by group, so that a run that is
-cut goes on where it stopped and ends at the same bytes as an undisturbed one.
+The guided trajectories of each group, and the adapter after each epoch, are kept in `<out>.progress`, so that an
+interrupted run resumes where it stopped and ends with the same bytes as an undisturbed one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,12 +44,13 @@ LEARNING = "adapter"
 
 @dataclass(frozen=True)
 class LearnedLora:
-    """An adapter that was learned.
+    """A learned adapter.
 
-    images: that it learned from. updates: of the adapter. error_before, error_after: with the prior alone and with the
-    adapter, the mean squared gap between the denoiser's clean latents and those of guided sampling, in units of
-    noise / signal, on a part of what it learned from; with objective "class" the classifier's cross-entropy of clean
-    images that early steps predict, of noise that no update has read.
+    images: how many images it learned from. updates: how many updates it took. error_before, error_after: the error of
+    the prior alone and of the prior with the adapter. With objective "guidance" it is the mean squared difference
+    between the denoiser's clean latents and those of guided sampling, in units of noise / signal, on a part of what the
+    adapter learned from. With objective "class" it is the classifier's cross-entropy on the clean images that early
+    steps predict, from noise that no update has used.
     """
 
     file: Path
@@ -77,29 +78,29 @@ def learn_lora(
     attention: str = AUTO_ATTENTION,
     events: Events = SILENT,
 ) -> LearnedLora:
-    """Teach a LoRA of the prior's denoiser what guidance and CFG do, or what the classifier takes for its classes.
+    """Teach a LoRA of the prior's denoiser what guidance and CFG do, or what the classifier recognises as its classes.
 
     Load it with `load_prior(..., lora=out)` or with a pipeline's `load_lora_weights`. With objective "guidance" it
-    learns from the images that `generate` would make: sample with a CFG of 1 and method "plain", one evaluation of the
-    denoiser a step. With "class" it takes the place of tokens (CAT): sample as without it. Arguments that are not
-    listed are as `generate` takes them.
+    learns from the images that `generate` would make; then sample with a CFG of 1 and method "plain", which costs one
+    evaluation of the denoiser per step. With "class" it takes the place of tokens (CAT); then sample with the same
+    settings as without it. Arguments that are not listed are those of `generate`.
 
     Args:
-        images_per_class: whose trajectories are learned from; a few hundred images in all are enough. With objective
-            "class", images of an epoch, which are new ones each time.
+        images_per_class: number of images of each class whose trajectories are learned from; a few hundred in all are
+            enough. With objective "class", number of images of each class in an epoch; each epoch draws new ones.
         learning: how the adapter is learned.
-        out: a .safetensors file. If it holds the adapter of the same run, that is returned as it is, and an interrupted
-            run is resumed.
-        memory: as for `generate`. Where it is planned for, learning recomputes activations and takes as many images at
-            once as learning tokens has room for, which keeps more.
-        tokens: guide with them; the adapter learns what they do too, and its prompts need none.
+        out: a .safetensors file. If it already holds the adapter of the same run, that adapter is returned. An
+            interrupted run is resumed.
+        memory: as for `generate`. With a plan, learning recomputes activations, and takes as many images at once as
+            fit when tokens are learned, which needs more memory.
+        tokens: class tokens to guide with; the adapter also learns their effect, so its prompts need none.
 
     Raises:
-        ConfigError: guidance moves noisy latents and is to be learned, or the method draws without a prior.
+        ConfigError: objective is "guidance" and guidance moves noisy latents, or the method has no prior.
         OutputError: `out` belongs to a run with other settings.
-        MissingExtraError: peft is absent.
-        GuidanceError: gradients are NaN or infinite too often.
-        EngineError: another of its children, as `generate` raises it.
+        MissingExtraError: peft is not installed.
+        GuidanceError: too many gradients are NaN or infinite.
+        EngineError: any other error that `generate` raises.
     """
     path = Path(out)
     if path.suffix != ".safetensors":
@@ -136,7 +137,7 @@ def learn_lora(
     if path.exists() and not progress.folder.exists():
         return _found(path, run)
     with adapting(drawing.prior, learning.rank, drawing.seed):
-        pass  # refuses a prior now that would be refused once all trajectories are there
+        pass  # refuse an unsuitable prior now, not after all trajectories have been made
     with locked_file(path):
         if path.exists():  # of another process, or of a run that was killed before it cleaned up
             found = _found(path, run)
@@ -156,7 +157,7 @@ def learn_lora(
 
 
 def _record(drawing: Drawing, progress: Progress, events: Events) -> None:
-    """Sample the groups whose trajectories are not kept yet."""
+    """Sample the groups that have no stored trajectories yet."""
     groups = list(drawing.groups())
     lacking = [(number, group) for number, group in enumerate(groups) if not progress.has(number)]
     total = sum(map(len, groups))
@@ -209,7 +210,7 @@ def _learned(
 
 
 def _found(path: Path, run: Mapping[str, Any]) -> LearnedLora:
-    """What a file that is there already holds. Raises OutputError where it belongs to another run or is no adapter."""
+    """The adapter in an existing file. Raises OutputError if it belongs to another run or is not an adapter."""
     try:
         _, metadata = read_tensors(path)
     except TokenFileError:
@@ -224,6 +225,6 @@ def _found(path: Path, run: Mapping[str, Any]) -> LearnedLora:
 
 
 def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What an adapter depends on, of a run."""
+    """The facts of a run that its adapter depends on."""
     made = {key: value for key, value in run.items() if key != "learning"}
     return {**facts_of(made), "learning": run.get("learning")}

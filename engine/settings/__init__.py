@@ -1,6 +1,6 @@
-"""Every setting of the engine: frozen, checked once, one default for each. The command line is built from these fields.
+"""Every setting of the engine: frozen, checked once, with one default. The command line is built from these fields.
 
-Help texts live in the field\'s metadata, so that the command line and the docs say the same.
+Help texts live in the fields' metadata, so that the command line and the docs agree.
 """
 
 from engine.settings.alignment import CLASSIFIERS_PX, PRIORS_PX, Alignment

@@ -9,21 +9,21 @@ from engine.settings.fields import check_choices, check_not_negative, check_posi
 from engine.settings.polish import Polish
 
 CLASSIFIERS_PX = 0
-"""`Alignment.decode_px`: the least size that the classifier's own preprocessing needs."""
+"""`Alignment.decode_px`: the smallest size that the classifier's own preprocessing needs."""
 PRIORS_PX = -1
 """`Alignment.decode_px`: the prior's own size."""
 ROUNDING = 1e-9
-"""By how much a fraction of a schedule may miss the number of a step."""
+"""Tolerance when a fraction of the schedule is converted to a step number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
     """Domain alignment guidance (DAG): how the classifier's statistics pull on the latents.
 
-    The defaults come from trials on the embedded models, the last of them `bench/studies/guidance_study.py`;
-    `bench/results/evidence.json` has what they and `Alignment.paper()`, DDIS as published, reach on other seeds.
-    With the embedded classifiers L_BN in relative weights falls from about 8 to 0.3 and cross-entropy starts near 1:
-    the class counts once the domain is near.
+    The defaults come from trials on the embedded models, most recently `bench/studies/guidance_study.py`;
+    `bench/results/evidence.json` has the results on other seeds, of the defaults and of `Alignment.paper()`, which is
+    DDIS as published. With the embedded classifiers, L_BN in relative weights falls from about 8 to 0.3, and
+    cross-entropy starts near 1: it only matters once the images are close to the domain.
     """
 
     target: Literal["clean", "noisy"] = setting(
@@ -32,13 +32,14 @@ class Alignment:
     )
     step: Literal["relative", "raw"] = setting(
         "relative",
-        "relative: a move of scale x the noise level, in rms; raw: scale x gradient, to be re-tuned per classifier",
+        "relative: each move has an rms of scale x the noise level; raw: scale x gradient, which needs tuning for "
+        "each classifier",
     )
-    scale: float = setting(0.4, "length of a move, in the unit that `step` names")
+    scale: float = setting(0.4, "length of a move, in the units set by `step`")
     moves: int = setting(
         1,
-        "moves of a guided step, each at the cost of decoder and classifier and none of the denoiser; for sampling in "
-        "few steps. The unit of several relative moves is the noise level that the step leads to",
+        "moves in each guided step, for sampling in few steps; a move runs decoder and classifier, but not the "
+        "denoiser. With several relative moves, the unit is the noise level at the end of the step",
     )
     start: float = setting(0.0, "fraction of the schedule at which guidance begins")
     stop: float = setting(
@@ -46,41 +47,43 @@ class Alignment:
     )
     stride: int = setting(
         1,
-        "guide only every k-th step; its move is sqrt(k) times as long (raw: k times)",
+        "guide only every k-th step, with a move that is sqrt(k) times as long (raw: k times)",
     )
     stride_from: float = setting(
-        0.0, "fraction of the schedule at which the stride begins; before it every step is guided"
+        0.0,
+        "fraction of the schedule at which the stride begins; before that, every step is guided",
     )
     statistics: Literal["batch", "image"] = setting(
         "batch",
-        "moments over the images that are sampled together, or over each image alone (paper's code)",
+        "batch: moments over all images that are sampled together; image: over each image alone (paper's code)",
     )
     domain_weight: float = setting(
         1.0,
-        "weight of L_BN, or of the energy or patch entropy in its place; 0 guides by the class alone, which needs no "
-        "statistics of the classifier",
+        "weight of L_BN, or of the energy or patch entropy that replaces it; 0: guide by the class alone, which needs "
+        "no statistics of the classifier",
     )
     class_weight: float = setting(
         0.3,
-        "weight of the classifier's cross-entropy besides L_BN, from the same pass (as in DeepInversion; paper: 0)",
+        "weight of the classifier's cross-entropy, which is added to L_BN without an extra pass (as in DeepInversion; "
+        "paper: 0)",
     )
     norm: Literal["l2", "l2_squared"] = setting(
         "l2_squared",
-        "the norm of each gap in L_BN (paper: l2); squared, the largest gaps close first",
+        "norm of each gap in L_BN (paper: l2); with l2_squared, the largest gaps close first",
     )
     layers: Literal["relative", "channels", "uniform", "first"] = setting(
         "relative",
-        "weight of a layer: gaps in units of its stored statistics' norms; each channel's gaps in units of its own "
-        "stored statistics; all equal (paper); or equal but the first x10 (DeepInversion)",
+        "weights of the layers; relative: a layer's gaps in units of the norm of its stored statistics; channels: each "
+        "channel's gaps in units of its own; uniform: all equal (paper); first: the first layer x10 (DeepInversion)",
     )
     decoder: Literal["auto", "full", "tiny"] = setting(
         "auto",
-        "what guidance sees the latents through: the full VAE (paper), or a tiny decoder where there is one",
+        "decoder that guidance uses; full: the VAE (paper); tiny: a tiny decoder; auto: a tiny one if the prior has it",
     )
     decode_px: int = setting(
         CLASSIFIERS_PX,
-        "side of the image that the tiny decoder makes for guidance; 0: the least that the classifier's preprocessing "
-        "needs; -1: the prior's own size, which no number exceeds (paper)",
+        "side of the image that the tiny decoder makes for guidance; 0: the smallest that the classifier's "
+        "preprocessing needs; -1: the prior's own size, which is also the maximum (paper)",
     )
 
     polish: Polish = field(default_factory=Polish)
@@ -117,9 +120,9 @@ class Alignment:
             )
 
     def stride_at(self, index: int, total: int) -> int:
-        """The number of steps whose guidance a step of a schedule of `total` makes: 0 where it is not guided.
+        """For how many steps of a schedule of `total` the step at `index` guides: 0 if it is not guided.
 
-        The last step never is: nothing would clean up after it.
+        The last step is never guided, because no step would follow to clean up after it.
         """
         inside = self.start <= index / total < self.stop and index + 1 < total
         if not inside or not self.scale:
@@ -134,7 +137,7 @@ class Alignment:
 
     @classmethod
     def paper(cls, scale: float = 0.2) -> "Alignment":
-        """DDIS as published (arXiv 2506.15381, eq. 9-12): z_t, un-normalised step of eta = 0.2, single images."""
+        """DDIS as published (arXiv 2506.15381, eq. 9-12): moves z_t by 0.2 times the gradient, image by image."""
         return cls(
             target="noisy",
             step="raw",

@@ -1,4 +1,4 @@
-"""Where the workers of a cluster run, and what each of them takes."""
+"""Where the workers of a cluster run, and what each of them uses."""
 
 from dataclasses import dataclass, fields
 
@@ -8,23 +8,23 @@ from engine.settings.fields import check_positive, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Workers on one machine or many, by Ray."""
+    """Ray workers on one machine or many."""
 
     ray: str | None = setting(
         None,
-        "use workers of Ray: local, a cluster of this machine alone; auto, the one that this machine "
+        "use Ray workers. local: a cluster of this machine alone; auto: the cluster that this machine "
         "belongs to; or HOST:PORT. Needs the extra ray",
         "WHERE",
         flag="ray",
     )
-    workers: int = setting(1, "workers that are kept alive", flag="workers")
+    workers: int = setting(1, "number of workers to keep running", flag="workers")
     gpus_per_worker: float | None = setting(
         None,
-        "GPUs of each worker, which may be a part of one, as 0.5; by default 1 where the cluster has GPUs",
+        "GPUs per worker, which may be a fraction such as 0.5; by default 1 if the cluster has GPUs",
         flag="gpus-per-worker",
     )
     cpus_per_worker: int = setting(
-        1, "CPUs of each worker, and its threads", flag="cpus-per-worker"
+        1, "CPUs per worker, which is also its number of threads", flag="cpus-per-worker"
     )
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class Cluster:
 
 
 def check_runner(runner: str, share: str | None, cluster: Cluster) -> None:
-    """Raise ConfigError where a runner, a share and a cluster do not go together."""
+    """Raise ConfigError if a runner, a share and a cluster cannot be combined."""
     ray = cluster.ray
     if runner == "ray" and ray is None:
         raise ConfigError(

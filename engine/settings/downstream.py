@@ -21,20 +21,20 @@ class Comparison:
     """How the rows are compared."""
 
     seeds: int = setting(
-        3, "runs of each row, from seeds 0, 1, ...: what a mean and a spread are taken over"
+        3, "runs of each row, with seeds 0, 1, ...; mean and spread are taken over them"
     )
     held_out: float = setting(
         0.2,
-        "share of each class of the folder that no network is trained on where there are no test images: agreement "
-        "with the teacher is measured on it",
+        "share of each class of the folder to hold out if there are no test images; agreement with the teacher is "
+        "measured on it",
     )
     noise: bool = setting(
         True,
-        "a row of noise too; where folders of one size are compared one by one, once is enough",
+        "also add a row that learns from noise; not needed again for further folders of the same size",
     )
     equal_sizes: bool = setting(
         True,
-        "cut each class to the smallest row's count; if not, each row has all of its own images",
+        "cut each class to the smallest row's count; otherwise each row uses all of its images",
     )
 
     def __post_init__(self) -> None:
@@ -47,32 +47,32 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """How a student is taught by the teacher's soft labels alone (Hinton et al. 2015): no label of a class is used."""
+    """How a student learns from the teacher's soft labels alone (Hinton et al. 2015), without class labels."""
 
-    epochs: int = setting(30, "times that each image is shown")
+    epochs: int = setting(30, "how often each image is shown")
     updates: int = setting(
         0,
-        "updates of a student, in place of epochs, so that rows of any size learn equally long; 0: epochs decide",
+        "updates of a student instead of epochs, so that rows of any size train equally long; 0: use epochs",
     )
-    batch: int = setting(32, "images of an update")
+    batch: int = setting(32, "images per update")
     learning_rate: float = setting(
         3e-3,
-        "AdamW's largest learning rate; it warms up over a tenth of the updates, then falls as a cosine",
+        "AdamW's peak learning rate, with warm-up over a tenth of the updates, then cosine decay",
     )
     weight_decay: float = setting(0.01, "AdamW's weight decay")
     temperature: float = setting(
         4.0,
-        "what logits are divided by before the softmax: the higher, the more of the wrong classes is learned",
+        "what logits are divided by before the softmax; higher values teach more about the wrong classes",
     )
     soft_labels: Literal["online", "manifest"] = setting(
         "online",
-        "online: the teacher looks at each view that the student sees; manifest: the logits that generate kept",
+        "online: the teacher labels each view that the student sees; manifest: use the logits that generate saved",
     )
     augment: bool = setting(True, "show each image flipped, shifted and zoomed at random")
     mix: Literal["none", "mixup", "cutmix", "both"] = setting(
         "none",
-        "show two images in one: blended (mixup), one with a box of the other (cutmix), or batches of each (both); the "
-        "teacher looks at what the student sees",
+        "combine two images into one; mixup: blend them; cutmix: paste a box of one into the other; both: batches of "
+        "each kind. The teacher labels what the student sees",
     )
 
     def __post_init__(self) -> None:
@@ -102,35 +102,35 @@ class Distillation:
 
     @classmethod
     def short(cls) -> "Distillation":
-        """Thirty passes: enough to rank sets of a few hundred images."""
+        """Thirty epochs: enough to rank sets of a few hundred images."""
         return cls()
 
     @classmethod
     def long(cls) -> "Distillation":
-        """Two hundred passes: patient distillation (Beyer et al. 2022), for students that will be used."""
+        """Two hundred epochs: patient distillation (Beyer et al. 2022), for students that will be deployed."""
         return cls(epochs=200)
 
     @classmethod
     def fitting(cls) -> "Distillation":
-        """For a new network on the class of each image, without a teacher."""
+        """For a new network that learns the class of each image, without a teacher."""
         return cls(epochs=60, temperature=1.0, soft_labels="manifest")
 
     @classmethod
     def fine_tuning(cls) -> "Distillation":
-        """For weights that begin near their goal, as those of a pruned network do."""
+        """For weights that start near their goal, such as those of a pruned network."""
         return cls(learning_rate=1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Streaming:
-    """Images that are made while a student learns: one more row of a comparison."""
+    """A further row of a comparison, whose images are made while the student learns."""
 
     images_per_class: int = setting(
         0,
-        "images of each class that are made while a student learns, as the folder's were; 0: no such row",
+        "images per class to make while a student learns, with the folder's settings; 0: no such row",
     )
     pool: int = setting(
-        4096, "images of the stream that a student draws from: the latest; it bounds memory"
+        4096, "how many of the latest stream images a student draws from; this bounds memory"
     )
 
     def __post_init__(self) -> None:
@@ -141,9 +141,9 @@ class Streaming:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning:
-    """What is cut off a network before it is taught again."""
+    """How much is pruned from a network before it is retrained."""
 
-    ratio: float = setting(0.7, "share of its channels that each layer loses (paper: 0.5 to 0.9)")
+    ratio: float = setting(0.7, "share of channels to prune from each layer (paper: 0.5 to 0.9)")
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
@@ -155,19 +155,20 @@ class Pruning:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantisation:
-    """How a network is brought to int8: ONNX Runtime's static quantiser, with pairs of Quantize and Dequantize."""
+    """How a network is quantised to int8: by ONNX Runtime's static quantiser, with Quantize and Dequantize pairs."""
 
     calibration_images: int = setting(
         128,
-        "images that the ranges of the activations are read from, drawn again for each seed; all of a row that has no "
-        "more, whose seeds then agree",
+        "images that set the ranges of the activations, drawn again for each seed; a row without that many uses all of "
+        "its images, so its seeds give equal results",
     )
     calibration: Literal["minmax", "entropy", "percentile"] = setting(
         "minmax",
-        "what of the activations makes a range: all, the least entropy lost, or all but outliers",
+        "how the range of activations is set; minmax: include all; entropy: lose the least entropy; percentile: leave "
+        "outliers out",
     )
     per_channel: bool = setting(
-        True, "one scale for each channel of the weights, not one for each layer"
+        True, "one scale per channel of the weights, instead of one per layer"
     )
 
     def __post_init__(self) -> None:

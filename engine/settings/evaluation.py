@@ -14,20 +14,20 @@ class Evaluation:
 
     neighbours: int = setting(3, "k of precision and recall (Kynkaanniemi: 3)")
     density_neighbours: int = setting(5, "k of density and coverage (Naeem: 5)")
-    kid_subsets: int = setting(100, "random subsets that KID is averaged over")
+    kid_subsets: int = setting(100, "number of random subsets that KID is averaged over")
     kid_subset_size: int = setting(
-        1000, "images of each set in a subset, fewer where a set has not so many"
+        1000, "images of each set in a subset, or fewer if a set is smaller"
     )
     prd_clusters: int = setting(
         20,
-        "clusters of Sajjadi's precision and recall, fewer than either set has images (paper: 20)",
+        "clusters for Sajjadi's precision and recall; must be fewer than the images of either set (paper: 20)",
     )
     resamples: int = setting(
         100,
-        "bootstrap resamples of each interval; FID reads its features once for each, 0 leaves intervals out",
+        "bootstrap resamples per interval; FID reads the features once for each; 0: no intervals",
     )
-    image_batch: int = setting(64, "images that pass the feature network together")
-    evaluation_seed: int = setting(0, "seed of subsets, clusters and resamples")
+    image_batch: int = setting(64, "images per batch of the feature network")
+    evaluation_seed: int = setting(0, "seed for subsets, clusters and resamples")
 
     def __post_init__(self) -> None:
         check_positive(

@@ -7,17 +7,17 @@ from engine.errors import ConfigError
 
 
 def setting(default: Any, help: str, metavar: str = "", *, of: str = "", flag: str = "") -> Any:
-    """A config field with its one default and what the command line shows: its text, and a word for its value.
+    """A config field with its single default, its help text, and a placeholder for its value in the help.
 
-    of: the model that it is a setting of, where not every method uses that one (`MethodSettings.uses`). flag: the
-    option's name, where it differs from the rule.
+    of: the model that the setting belongs to, if not every method uses that model (`MethodSettings.uses`). flag: the
+    option's name, if it does not follow the rule.
     """
     marks = {"help": help, "metavar": metavar, "of": of, "flag": flag}
     return field(default=default, metadata=marks)
 
 
 def check_choices(config: Any) -> None:
-    """Raise ConfigError where a `Literal` field of a config holds another value."""
+    """Raise ConfigError if a `Literal` field of a config holds a value that is not one of its choices."""
     hints = get_type_hints(type(config))
     for entry in fields(config):
         choices = get_args(hints[entry.name])
@@ -32,7 +32,7 @@ def check_choices(config: Any) -> None:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Raise ConfigError where one of these fields, whole numbers all, is below 1."""
+    """Raise ConfigError if one of these whole-number fields is below 1."""
     for name in names:
         if getattr(config, name) < 1:
             raise ConfigError(
@@ -41,7 +41,7 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def check_at_most(config: Any, **limits: tuple[int, str]) -> None:
-    """Raise ConfigError where one of these fields is above its limit. limits: by name, the limit and what it is of."""
+    """Raise ConfigError if one of these fields is above its limit. limits: by name, the limit and the reason for it."""
     for name, (limit, what) in limits.items():
         if getattr(config, name) > limit:
             raise ConfigError(
@@ -50,7 +50,7 @@ def check_at_most(config: Any, **limits: tuple[int, str]) -> None:
 
 
 def check_not_negative(config: Any, **meanings: str) -> None:
-    """Raise ConfigError where one of these fields is negative or not finite. meanings: by name, what 0 does."""
+    """Raise ConfigError if one of these fields is negative or not finite. meanings: by name, what 0 does."""
     for name, meaning in meanings.items():
         if not 0 <= getattr(config, name) < float("inf"):
             raise ConfigError(

@@ -1,7 +1,7 @@
 """Settings of the inversions: methods that make images from the classifier alone, without a prior.
 
-The papers tune their methods twice, for 32 px images (CIFAR) and for 224 px (ImageNet), and not by a rule that gives
-one from the other. So a setting may have two defaults; `for_px` chooses by the size of the images.
+The papers tune their methods twice, for 32 px images (CIFAR) and for 224 px (ImageNet), without a rule that connects
+the two. So a setting may have two defaults; `for_px` chooses one by the size of the images.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -16,7 +16,7 @@ from engine.settings.sampling import MOST_TOGETHER, TOGETHER
 LARGE_PX = 96
 """Images of this side and larger take the settings for ImageNet."""
 ITERATIONS = ("iterations", "half_size_iterations")
-"""The fields that say how often a method does the same work."""
+"""The fields that count a method's iterations."""
 
 
 def sized(small: Any, large: Any, help: str) -> Any:
@@ -29,14 +29,15 @@ def sized(small: Any, large: Any, help: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class InversionSettings(MethodSettings):
-    """Settings of a method that needs no prior. Those without another word are for images below 96 px."""
+    """Settings of a method that needs no prior. Unless stated otherwise, defaults are for images below 96 px."""
 
     uses = frozenset()
     positive: ClassVar[tuple[str, ...]] = ("batch",)
     not_negative: ClassVar[tuple[str, ...]] = ()
 
     batch: int = setting(
-        56, "images that are optimised together, classes mixed; they share what a batch shares"
+        56,
+        "images that are optimised together, with classes mixed; they share what belongs to a batch",
     )
 
     def __post_init__(self) -> None:
@@ -82,7 +83,7 @@ class DeepInversion(InversionSettings):
         400, 1000, "iterations at the full size (paper: 2,000 on CIFAR-10, to 20,000)"
     )
     half_size_iterations: int = sized(
-        0, 2000, "iterations at half the size before (paper: 2,000 at 112 px)"
+        0, 2000, "iterations at half the size, before those at full size (paper: 2,000 at 112 px)"
     )
     learning_rate: float = sized(
         0.1, 0.25, "Adam's learning rate, falling to 0 (paper: 0.05-0.1 and 0.25)"
@@ -91,14 +92,14 @@ class DeepInversion(InversionSettings):
     balance: bool = sized(
         False,
         True,
-        "measure L_BN by its size at the start, in units of cross-entropy at chance: without, it drowns the class in "
-        "deep networks of large images",
+        "scale L_BN by its value at the start, in units of the cross-entropy at chance level; otherwise it drowns out "
+        "the class in deep networks for large images",
     )
     bn_weight: float = sized(
         0.1,
         0.3,
-        "weight of L_BN, first layer x10; without balance it depends on the classifier's statistics (paper: 10 and "
-        "0.01-0.05)",
+        "weight of L_BN, with the first layer x10; without balance, a good value depends on the classifier's "
+        "statistics (paper: 10 and 0.01-0.05)",
     )
     tv_weight: float = setting(1e-4, "weight of total variation (paper: 1e-4)")
     l2_weight: float = setting(1e-5, "weight of the image's norm (paper: 1e-5)")
@@ -106,12 +107,12 @@ class DeepInversion(InversionSettings):
         0.0,
         "ADI: weight of 1 - JS(teacher, student); needs a student (paper: 10 and 0.2; 0: not adaptive)",
     )
-    jitter: int = sized(4, 30, "pixels that an image is moved by at most (paper: 30 of 224)")
-    flip: bool = setting(True, "mirror images in half of the iterations (paper: so)")
+    jitter: int = sized(4, 30, "largest random shift of an image, in pixels (paper: 30 of 224)")
+    flip: bool = setting(True, "mirror images in half of the iterations (as in the paper)")
 
     @classmethod
     def paper(cls, px: int = 224) -> "DeepInversion":
-        """The weights as published, for images of side `px`: L_BN as it is, whatever its size."""
+        """The weights as published, for images of side `px`: L_BN is not scaled, whatever its value."""
         return replace(cls.for_px(px), balance=False, bn_weight=0.05 if px >= LARGE_PX else 0.1)
 
 
@@ -130,23 +131,25 @@ class PlugInInversion(InversionSettings):
     )
     not_negative: ClassVar[tuple[str, ...]] = ("zoom", "jitter", "color_shift", "color_spread")
 
-    stages: int = sized(4, 7, "stages in which the image grows to its size (paper: 7-8)")
+    stages: int = sized(4, 7, "stages in which the image grows to its full size (paper: 7-8)")
     iterations: int = sized(25, 400, "iterations of each stage (paper: 400)")
     learning_rate: float = sized(
         0.05, 0.01, "Adam's learning rate, falling to 0 in each stage (paper: 0.01)"
     )
-    copies: int = sized(4, 32, "copies of an image that ColorShift shows at once (paper: 32)")
+    copies: int = sized(
+        4, 32, "copies of an image, each with its own ColorShift, in an iteration (paper: 32)"
+    )
     color_shift: float = setting(
-        1.0, "most that ColorShift subtracts, in standard deviations (paper: 1)"
+        1.0, "largest shift that ColorShift subtracts, in standard deviations (paper: 1)"
     )
     color_spread: float = setting(
-        1.0, "most of the logarithm that ColorShift multiplies by (paper: 1)"
+        1.0, "largest logarithm of the factor that ColorShift multiplies by (paper: 1)"
     )
     zoom: float = setting(
         0.5,
-        "share of a stage's growth that is by enlarging (zoom); the rest is a frame of noise (centring)",
+        "share of each stage's growth that comes from enlarging (zoom); the rest is a frame of noise (centring)",
     )
-    jitter: int = sized(4, 30, "pixels that an image is moved by at most (paper: 30 of 224)")
+    jitter: int = sized(4, 30, "largest random shift of an image, in pixels (paper: 30 of 224)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,7 +182,9 @@ class NaturalInversion(InversionSettings):
         "l2_weight",
     )
 
-    iterations: int = sized(200, 2000, "iterations of a batch's generator (paper: 2,000)")
+    iterations: int = sized(
+        200, 2000, "iterations to train the generator of a batch (paper: 2,000)"
+    )
     generator_rate: float = setting(1e-3, "Adam's learning rate of the generator (paper: 1e-3)")
     pyramid_rate: float = setting(5e-4, "Adam's learning rate of the feature pyramid (paper: 5e-4)")
     scaling_rate: float = setting(
@@ -187,9 +192,11 @@ class NaturalInversion(InversionSettings):
     )
     class_weight: float = setting(1.0, "weight of cross-entropy (paper: 1)")
     bn_weight: float = sized(
-        0.1, 0.05, "weight of L_BN; it depends on the classifier's statistics (paper: 10, at 32 px)"
+        0.1,
+        0.05,
+        "weight of L_BN; a good value depends on the classifier's statistics (paper: 10, at 32 px)",
     )
     tv_weight: float = setting(6e-3, "weight of total variation (paper: 6e-3)")
     l2_weight: float = setting(1.5e-5, "weight of the image's norm (paper: 1.5e-5)")
-    latent: int = setting(128, "numbers that an image is drawn from")
+    latent: int = setting(128, "size of the random vector that an image is generated from")
     width: int = setting(32, "channels of the generator and of the pyramid")

@@ -16,13 +16,13 @@ class LoraLearning:
     With objective "guidance" the adapted denoiser predicts in one pass, without classifier, decoder or CFG's second
     branch, the clean latents that guided sampling went towards (as arXiv 2210.03142 does for CFG alone). With "class"
     it takes the place of tokens: one adapter lowers the classifier's cross-entropy for all classes, which the paper
-    names as further work.
+    suggests as future work.
     """
 
     objective: Literal["guidance", "class"] = setting(
         "guidance",
-        "guidance: what guidance and CFG do, so that sampling needs no classifier; class: the classifier's "
-        "cross-entropy, as a class token has it",
+        "what the adapter learns; guidance: what guidance and CFG do, so that sampling needs no classifier; class: to "
+        "lower the classifier's cross-entropy, as a class token does",
     )
 
     rank: int = setting(8, "rank of the adapter's matrices")
@@ -31,13 +31,12 @@ class LoraLearning:
     )
     epochs: int = setting(
         2,
-        "times that each step of each image is learned from; with objective 'class', times that new images are "
-        "drawn",
+        "how often each step of each image is learned from; with objective 'class', how often new images are drawn",
     )
     batch: int = setting(
         16,
-        "images whose gradients make one update, at most: they share a step and, where guidance is learned, a group "
-        "of --batch",
+        "at most this many images per update; if guidance is learned, they come from the same step and the same "
+        "group of --batch images",
     )
 
     def __post_init__(self) -> None:

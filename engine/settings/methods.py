@@ -16,11 +16,11 @@ class MethodSettings:
     prepared_by: ClassVar[str]
     """The function that makes a request ready (`engine.methods.base.Prepare`), as '<module>:<name>'."""
     uses: ClassVar[frozenset[str]]
-    """The models it works with besides the classifier: 'prior', 'student'. Settings of others are refused."""
+    """The models it needs besides the classifier: 'prior', 'student'. Settings of other models are refused."""
 
 
 class DrawingSettings(MethodSettings):
-    """Settings of a method that draws with a prior, guided where they have an alignment."""
+    """Settings of a method that draws with a prior; guided if `alignment` is set."""
 
     prepared_by = "engine.methods.ddis:prepare"
     uses = frozenset({"prior"})
@@ -38,7 +38,7 @@ class Plain(DrawingSettings):
 
     sampling: Sampling = field(default_factory=Sampling)
     tokens: str | None = setting(
-        None, "learned class tokens (CAT): a file of ddis learn-tokens", "FILE"
+        None, "learned class tokens (CAT): a file from ddis learn-tokens", "FILE"
     )
 
     @classmethod
@@ -56,10 +56,10 @@ class DDIS(DrawingSettings):
     alignment: Alignment = field(default_factory=Alignment)
     sampling: Sampling = field(default_factory=Sampling)
     tokens: str | None = setting(
-        None, "learned class tokens (CAT): a file of ddis learn-tokens", "FILE"
+        None, "learned class tokens (CAT): a file from ddis learn-tokens", "FILE"
     )
 
     @classmethod
     def paper(cls) -> "DDIS":
-        """DDIS as published (arXiv 2506.15381): guidance and sampling; tokens come from their own preset."""
+        """DDIS as published (arXiv 2506.15381): guidance and sampling; learning tokens has its own preset."""
         return cls(alignment=Alignment.paper(), sampling=Sampling.paper())

@@ -1,4 +1,4 @@
-"""Names that settings of networks may have."""
+"""Values that settings of networks may take."""
 
 DTYPES = ("float32", "float16", "bfloat16", "auto")
 """Names of the dtypes of networks; auto is float16 on a GPU and float32 on the CPU."""

@@ -1,6 +1,6 @@
-"""Settings as plain values and back: what JSON and YAML can hold, with errors that name the field.
+"""Convert settings to and from plain values, which JSON and YAML can hold, with errors that name the field.
 
-Knows the types that settings use: bool, int, float, str, Path, Literal, tuples, optional values, nested dataclasses,
+Supports the types that settings use: bool, int, float, str, Path, Literal, tuples, optional values, nested dataclasses,
 and unions of dataclasses, distinguished by the value of their class attribute `name`.
 """
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses as dicts, tuples as lists; one of a union of dataclasses has its `name` as first key."""
+    """Return dataclasses as dicts, tuples as lists. A dataclass that is one of a union has its `name` as first key."""
     if is_dataclass(value) and not isinstance(value, type):
         names = [*(["name"] if _is_named(type(value)) else []), *(f.name for f in fields(value))]
         return {name: to_plain(getattr(value, name)) for name in names}
@@ -27,10 +27,10 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[T], value: Any, where: str = "") -> T:
-    """The value of a type that `to_plain` wrote; fields that are missing get their defaults.
+    """Return the value of type `kind` that `to_plain` wrote; missing fields get their defaults.
 
     where: the path of the value in its file, for messages: 'method.alignment'. Raises ConfigError for an unknown key,
-    with the nearest name that there is, for a value of another type, and for what the settings themselves refuse. Each
+    with the nearest known name, for a value of the wrong type, and for whatever the settings themselves refuse. Each
     message begins with the path of the field.
     """
     if is_dataclass(kind):
@@ -52,7 +52,7 @@ def from_plain(kind: type[T], value: Any, where: str = "") -> T:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?' for the known word that is nearest to one that is not known; '' where none is near."""
+    """' Did you mean ...?' with the known word nearest to an unknown one; '' if none is near."""
     words = list(known)
     found = get_close_matches(word, words, 1) or [one for one in words if one.startswith(word)]
     return f" Did you mean {found[0]!r}?" if found else ""

@@ -1,4 +1,4 @@
-"""What a classifier reads, where its file does not say so: the numbers that pixels were normalised with in training."""
+"""How a classifier's input is preprocessed, if its file does not say so: how pixels were normalised in training."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -12,32 +12,35 @@ CHANNELS = ("rgb", "bgr")
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """A classifier's preprocessing, as far as the caller knows better. None leaves what its source says."""
+    """Overrides for a classifier's preprocessing. None keeps what its source says."""
 
     mean: tuple[float, ...] | None = setting(
         None,
-        "mean of the pixels that the classifier was trained with: a number for red, green and blue, or one for all",
+        "mean that pixels were normalised with in training: one number each for red, green and blue, or one for all",
         "NUMBER",
         flag="mean",
     )
     std: tuple[float, ...] | None = setting(
-        None, "their standard deviation, in the same way", "NUMBER", flag="std"
+        None,
+        "standard deviation that pixels were normalised with, given like the mean",
+        "NUMBER",
+        flag="std",
     )
     channels: Literal["rgb", "bgr"] | None = setting(
         None,
-        "the order in which the classifier reads the channels: rgb or bgr",
+        "channel order that the classifier expects: rgb or bgr",
         "ORDER",
         flag="channels",
     )
     pixel_max: float | None = setting(
         None,
-        "the largest value of a pixel as the classifier reads it, before mean and std, which are then in its units: 1 "
-        "or 255",
+        "largest pixel value that the classifier expects before mean and std are applied: 1 or 255; mean and std are "
+        "then in the same units",
         "NUMBER",
         flag="pixel-max",
     )
     input_px: int | None = setting(
-        None, "side of the images that the classifier reads, squashed to it", "PX", flag="input-px"
+        None, "side of the classifier's input; images are squashed to it", "PX", flag="input-px"
     )
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ class Reads:
         return self.mean is not None and self.std is not None
 
     def scaled(self, name: str) -> tuple[float, ...] | None:
-        """mean or std of pixels in [0, 1], one for each channel."""
+        """The mean or std, for pixels in [0, 1], one number per channel."""
         values: tuple[float, ...] | None = getattr(self, name)
         if values is None:
             return None

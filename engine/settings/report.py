@@ -1,4 +1,4 @@
-"""What the page about a data set holds unless it is asked for something else."""
+"""Defaults of the report on a data set."""
 
 SHOWN = 2000
-"""Images of a data set that a page holds at most."""
+"""The largest number of images of a data set on a page."""

@@ -7,7 +7,7 @@ from engine.prompts import PLAIN, template_fields
 from engine.settings.fields import check_at_most, check_positive, setting
 
 MOST_TOGETHER = 2**12
-"""Images in one batch."""
+"""The largest number of images in a batch."""
 TOGETHER = "a batch is held in memory; more images take more batches"
 """Why there is a limit."""
 
@@ -19,26 +19,27 @@ class Sampling:
     steps: int = setting(30, "number of denoising steps")
     cfg: float = setting(
         4.0,
-        "classifier-free guidance scale (paper: 15); 1 is no guidance; more keeps closer to the prompt and varies less",
+        "classifier-free guidance scale (paper: 15); 1: off; higher: closer to the prompt, less varied",
     )
     cfg_start: float = setting(
         0.0,
-        "fraction of the schedule at which CFG begins; a step without it costs one evaluation of the denoiser, not two",
+        "fraction of the schedule at which CFG begins; a step without CFG costs one denoiser evaluation, not two",
     )
     cfg_stop: float = setting(1.0, "fraction of the schedule at which CFG ends")
     eta: float = setting(
         1.0,
-        "DDIM's eta: noise that each step renews, from 0 (none; paper) to 1 (as much as DDPM adds)",
+        "DDIM's eta: how much noise each step renews, from 0 (none; paper) to 1 (as much as DDPM)",
     )
     batch: int = setting(
-        28, "images that are sampled together; with batch statistics they share their moments"
+        28,
+        "images that are sampled together; with batch statistics, moments are taken over all of them",
     )
     prompt: str = setting(
         PLAIN,
-        "prompt of each image; {a} is the article, {class} the class's name, behind its token if it has one (paper: "
-        "'{a} {class}'), as in 'a sketch of {a} {class}'",
+        "prompt of each image, such as 'a sketch of {a} {class}' (paper: '{a} {class}'); {a} is the article, {class} "
+        "the class's name, preceded by its token if it has one",
     )
-    negative_prompt: str = setting("", "text of the unconditional branch")
+    negative_prompt: str = setting("", "text for the unconditional branch of CFG")
 
     def __post_init__(self) -> None:
         found = template_fields(self.prompt)
@@ -67,12 +68,12 @@ class Sampling:
             )
 
     def cfg_at(self, index: int, total: int) -> float:
-        """The scale of CFG in a step of a schedule of `total`; 1 outside of the interval (arXiv 2404.07724)."""
+        """The CFG scale at step `index` of a schedule of `total`; 1 outside of the interval (arXiv 2404.07724)."""
         return self.cfg if self.cfg_start <= index / total < self.cfg_stop else 1.0
 
     @property
     def evaluations(self) -> int:
-        """The evaluations of the denoiser that an image costs: two where CFG needs both branches."""
+        """Denoiser evaluations per image; a step takes two if CFG needs both branches."""
         return sum(1 if self.cfg_at(index, self.steps) == 1 else 2 for index in range(self.steps))
 
     @classmethod

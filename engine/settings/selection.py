@@ -9,18 +9,20 @@ from engine.settings.fields import check_choices, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which images of a data set are kept, class by class: the rest of what was generated in excess goes."""
+    """Which images of a data set are kept, class by class; the rest are dropped."""
 
     keep: float = setting(
-        0.5, "share of each class's images that is kept; 0.5 where twice as many were made"
+        0.5, "share of each class's images to keep; 0.5 if twice as many were made"
     )
-    agreement: bool = setting(True, "images that the classifier takes for another class go first")
+    agreement: bool = setting(
+        True, "first drop images that the classifier assigns to another class"
+    )
     by: Literal["l_bn_share", "l_bn", "energy", "chance"] = setting(
         "l_bn_share",
-        "what goes next; l_bn_share: images without which L_BN of all that is left falls most; l_bn: a high L_BN of "
-        "their own; energy: a high energy -logsumexp(logits), as GenQ filters; chance: any",
+        "which images to drop next; l_bn_share: those whose removal lowers L_BN of the rest most; l_bn: those with a "
+        "high L_BN of their own; energy: those with a high energy -logsumexp(logits), as in GenQ; chance: random ones",
     )
-    selection_seed: int = setting(0, "seed of `chance`")
+    selection_seed: int = setting(0, "seed for `chance`")
 
     def __post_init__(self) -> None:
         check_choices(self)

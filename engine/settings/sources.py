@@ -1,6 +1,6 @@
-"""Names that are known without a library: a wrong one is refused before seconds of imports.
+"""Names that can be checked without importing a library, so that a wrong one is refused at once.
 
-A test keeps the names of models equal to the tables of what they name; the table of statistics is here.
+A test compares the names of models with the tables that load them; the table of statistics is here.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from engine.errors import ConfigError, ModelError
 from engine.settings.plain import nearest
 
 ARCHITECTURE = "arch:"
-"""How the source of a model with random weights begins."""
+"""The prefix of a model with random weights."""
 DEVICES = ("cpu", "cuda")
 """The kinds of devices that the kernels and the memory plan are for."""
 CLASSIFIER_ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
@@ -21,7 +21,7 @@ PRIOR_ARCHITECTURES = (
     *("flux.2-klein-4b", "flux.2-klein-9b", "z-image", "lumina-2", "auraflow", "qwen-image"),
 )
 CLASSIFIER_SCHEMES = ("arch", "embedded", "hf", "onnx", "timm", "torchvision")
-"""What may stand before the colon in the source of a classifier."""
+"""The prefixes, before the colon, of a classifier's source."""
 CLASSIFIERS = (
     "'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'onnx:<file>', "
     "'arch:<resnet18, 34 or 50>', a folder of save_classifier, or a checkpoint file with architecture=..."
@@ -33,7 +33,7 @@ class StatisticsEntry(NamedTuple):
 
     Attributes:
         place: "module:function" of the source, an `engine.classifiers.statistics.StatisticsSource`.
-        help: how the option's help offers it.
+        help: what the option's help says about it.
     """
 
     place: str
@@ -42,32 +42,32 @@ class StatisticsEntry(NamedTuple):
 
 BATCH_NORM = "batch-norm"
 NO_STATISTICS = "none"
-"""The name that asks for no statistics."""
+"""The name for using no statistics."""
 STATISTICS = {
     BATCH_NORM: StatisticsEntry(
         "engine.classifiers.statistics.batch_norm:batch_norm",
-        "batch-norm, what its BatchNorm layers stored",
+        "batch-norm, which is what its BatchNorm layers stored",
     ),
     "file": StatisticsEntry(
-        "engine.classifiers.statistics.file:from_file", "a file of `ddis statistics`"
+        "engine.classifiers.statistics.file:from_file", "a file from `ddis statistics`"
     ),
     "energy": StatisticsEntry(
         "engine.classifiers.statistics.energy:energy", "energy, which needs no images"
     ),
     "patch-entropy": StatisticsEntry(
         "engine.classifiers.statistics.patch_entropy:patch_entropy",
-        "patch-entropy, which needs none either",
+        "patch-entropy, which needs no images either",
     ),
 }
-"""Where statistics of a classifier come from, by name. To add a source, write it and add a line."""
+"""Sources of a classifier's statistics, by name. To add a source, write it and add a line here."""
 STATISTICS_HELP = "; ".join(entry.help for entry in STATISTICS.values())
 STATISTICS_ENDING = ".safetensors"
 
 
 def statistics_source(text: str) -> tuple[str, str]:
-    """The name of a source of statistics and its argument; the path of a statistics file is ("file", path).
+    """Return the name of a source of statistics and its argument; the path of a file gives ("file", path).
 
-    Raises ConfigError for a name that is neither known nor 'none' nor a path.
+    Raises ConfigError unless the text is a known name, 'none' or a path.
     """
     name, _, argument = text.partition(":")
     names = (*STATISTICS, NO_STATISTICS)
@@ -91,7 +91,7 @@ def check_device(device: str | None) -> None:
 
 
 def check_prior(source: str) -> None:
-    """Raise ModelError for the source of a prior that names an unknown architecture."""
+    """Raise ModelError if the source of a prior names an unknown architecture."""
     if source.startswith(ARCHITECTURE):
         name = source.removeprefix(ARCHITECTURE)
         _check_architecture(
@@ -100,7 +100,7 @@ def check_prior(source: str) -> None:
 
 
 def check_classifier(source: str) -> None:
-    """Raise ModelError for the source of a classifier that is of no known kind, or names an unknown architecture."""
+    """Raise ModelError if the source of a classifier is of an unknown kind or names an unknown architecture."""
     scheme, colon, name = source.partition(":")
     if source.startswith(ARCHITECTURE):
         _check_architecture(

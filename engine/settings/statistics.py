@@ -1,4 +1,4 @@
-"""Settings of writing a statistics file."""
+"""Settings for writing a statistics file."""
 
 import math
 from dataclasses import dataclass
@@ -9,42 +9,42 @@ from engine.settings.fields import check_positive, setting
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsExport:
-    """What is measured of a classifier's training images, and how much a file may reveal of each.
+    """What is measured on a classifier's training images, and how much the file may reveal about each image.
 
     With `epsilon` the file is (epsilon, delta)-differentially private: see `engine.evaluation.privacy`.
     """
 
     layers: tuple[str, ...] | None = setting(
         None,
-        "names or patterns of the layers whose inputs are measured, such as 'blocks.*.norm1'; with ':output' behind "
-        "one, what it gives; by default all normalisation layers or, where there are none, the outputs of "
-        "convolutions and matrices",
+        "names or patterns of the layers whose inputs are measured, such as 'blocks.*.norm1'; append ':output' to "
+        "measure a layer's output instead; by default all normalisation layers or, if there are none, the outputs "
+        "of convolutions and linear layers",
         "NAME",
     )
     features: bool = setting(
         False,
-        "also keep the mean of the last features in each class, and their covariance within classes; images then need "
-        "the names of their classes",
+        "also save the mean of the last features in each class, and their covariance within classes; the images must "
+        "then have class names",
     )
     epsilon: float | None = setting(
         None,
-        "make the file differentially private: what it may tell of any one image, 1 or less being strong and 8 weak; "
-        "by default averages are exact",
+        "make the file differentially private: bounds what it reveals about any one image, where 1 or less is strong "
+        "and 8 is weak; by default averages are exact",
     )
     delta: float = setting(
-        1e-5, "with epsilon: probability that it tells more; below 1 / number of images"
+        1e-5, "with epsilon: probability of revealing more; must be below 1 / number of images"
     )
     clip: float = setting(
         1.0,
-        "with epsilon: the most that an image counts, in root mean square over all moments, each in units of `public`",
+        "with epsilon: largest contribution of an image, as rms over all moments, each in units of `public`",
     )
     public: str | None = setting(
         None,
-        "with epsilon: images that anyone may see, such as some of the plain prior, which set the units that are "
-        "clipped in; by default noise",
+        "with epsilon: images that anyone may see, such as some from the plain prior, which set the units for "
+        "clipping; by default noise images",
         "PATH",
     )
-    image_batch: int = setting(64, "images that pass the classifier together")
+    image_batch: int = setting(64, "images per batch of the classifier")
 
     def __post_init__(self) -> None:
         check_positive(self, "image_batch")

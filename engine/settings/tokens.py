@@ -20,76 +20,77 @@ MOST_IMAGES = 2**12
 class TokenLearning:
     """Class alignment tokens (CAT): how one embedding per class is learned (paper, section 3.3).
 
-    The last step of a schedule draws details only; the early ones decide what an image shows. With gradient "drawn"
-    the loss reads the clean image that an early step predicts, and 5 updates read each of the 5 steps from which it is
-    drawn once. A token then takes at most 1,536 evaluations of the denoiser and 480 backward ones, without those of
-    finished images, 960 of its check, and in at most 16 classes 400 of the trial of the words; the published schedule
-    takes 36,000 and 1,200.
+    The last step of a schedule only draws details; the early ones decide what an image shows. With gradient "drawn" the
+    loss reads the clean image that an early step predicts. The step is drawn from 5 steps, and 5 updates use each of
+    them once. A token then takes at most 1,536 forward and 480 backward passes of the denoiser. Not included are
+    finishing images, 960 passes to check the token and, for at most 16 classes, 400 to try the words. The published
+    schedule takes 36,000 and 1,200.
     """
 
     learning_rate: float = setting(0.01, "Adam's learning rate (paper: 0.005)")
     optimizer: Literal["adam", "adam8bit"] = setting(
         "adam",
-        "adam: moments of each row by itself; adam8bit: bitsandbytes' 8-bit Adam on the rows that learn side by side "
-        "(needs the extra 'gpu'; in 32 bit where they have fewer than 4,096 elements)",
+        "adam: separate moments for each row; adam8bit: bitsandbytes' 8-bit Adam on the rows that learn side by side "
+        "(needs the extra 'gpu'; 32-bit if they have fewer than 4,096 elements)",
     )
-    epochs: int = setting(8, "epochs of a token at most (paper: 30, of one update each)")
-    images_per_epoch: int = setting(12, "images whose gradients make one update (paper: 20)")
-    steps: int = setting(10, "sampler steps while learning; 0: as many as sampling takes (paper)")
+    epochs: int = setting(8, "largest number of epochs for a token (paper: 30, of one update each)")
+    images_per_epoch: int = setting(12, "images per update (paper: 20)")
+    steps: int = setting(10, "sampler steps while learning; 0: as many as for sampling (paper)")
     updates_per_trajectory: int = setting(
         5,
-        "updates that read an epoch's images, each at another of the drawn steps, before new ones are drawn "
-        "(paper: 1)",
+        "updates on the images of an epoch, each at a different drawn step, before new images are drawn (paper: 1)",
     )
     side_by_side: int = setting(
         0,
-        "classes that learn side by side, in batches that mix them; 0: as many as `batch`. Fewer make more cohorts for "
-        "workers and shares, and other tokens of like worth",
+        "classes that learn side by side, in batches that mix them; 0: as many as `batch`. A smaller number makes more "
+        "cohorts for workers and shares, and different tokens, equally good",
     )
     target_accuracy: float = setting(
-        0.7, "stop a class once more than this share of an epoch is recognised (paper: 0.7)"
+        0.7,
+        "stop a class once more than this share of an epoch's images is recognised (paper: 0.7)",
     )
     stop_on: Literal["predicted", "finished"] = setting(
         "finished",
-        "what early stopping counts: the images that the loss reads, or, once these pass, the same ones sampled on to "
-        "their end (alike with gradient 'last': paper)",
+        "images that early stopping judges; predicted: those that the loss reads; finished: once these pass, the same "
+        "images sampled to the end (no difference with gradient 'last': paper)",
     )
     place: Literal["before", "instead"] = setting(
         "before",
-        "where a token stands in the prompt: before the class's name (paper), or instead of it, for names that the "
-        "prior takes for something else",
+        "position of a token in the prompt: before the class's name (paper), or instead of it, for names that mean "
+        "something else to the prior",
     )
     gradient: Literal["last", "drawn", "early"] = setting(
         "drawn",
-        "the denoising step that carries the gradient: the last (paper); one drawn for each batch (as ReFL does), "
-        "where sampling then ends; or three early ones, to which the gradient of the finished image is taken back (as "
-        "DRTune does)",
+        "denoising step that carries the gradient; last: the last step (paper); drawn: one drawn for each batch, at "
+        "which sampling stops (as in ReFL); early: three early steps, to which the gradient of the finished image is "
+        "carried back (as in DRTune)",
     )
     norm_cap: float = setting(
         0.0,
-        "largest norm of a token, in medians of the class names' word embeddings; 0: no limit (paper)",
+        "largest norm of a token, in units of the median norm of the class names' word embeddings; 0: no limit (paper)",
     )
     domain_weight: float = setting(
         0.3,
-        "weight of the batch's L_BN, in relative weights and squared, besides the cross-entropy (paper: 0)",
+        "weight of the batch's L_BN (relative layers, squared norm), which is added to the cross-entropy (paper: 0)",
     )
     augment: bool = setting(
-        True, "show the classifier each image flipped, shifted and zoomed at random (paper: not)"
+        True, "show the classifier each image flipped, shifted and zoomed at random (paper: off)"
     )
     init: Literal["random", "a", "class name", "words"] = setting(
         "words",
-        "where a token starts: a random embedding (paper), that of 'a', the mean of the class name's, or that of the "
-        "one of `words` that lowers L_BN of plain images and suits the classifier best, 'a' where none does",
+        "start of a token; random: a random embedding (paper); a: that of 'a'; class name: the mean of the name's "
+        "embeddings; words: that of the one of `words` that best lowers L_BN of plain images and suits the "
+        "classifier, or 'a' if none does",
     )
     words: str = setting(
         "real, painted, cartoon, sketched",
-        "with init 'words': styles to try before a class's name, by commas",
+        "with init 'words': comma-separated styles to try before a class's name",
     )
-    skip_passing: bool = setting(True, "leave out classes that already pass with the plain prompt")
+    skip_passing: bool = setting(True, "skip classes that already pass with the plain prompt")
     check_images: int = setting(
         16,
-        "images of each class that decide in the end between its token, the start of it and no token; 0: the token "
-        "is kept unseen (paper)",
+        "images per class for the final choice between its token, the token's start and no token; 0: keep the token "
+        "without a check (paper)",
     )
 
     def __post_init__(self) -> None:
@@ -146,9 +147,9 @@ class TokenLearning:
 
     @classmethod
     def instead(cls) -> "TokenLearning":
-        """Tokens in place of names that the prior takes for something else, such as 'mail bag'.
+        """Tokens in place of names that mean something else to the prior, such as 'mail bag'.
 
-        They start at the mean of the name's words and follow the cross-entropy of finished images.
+        They start at the mean of the name's word embeddings and lower the cross-entropy of finished images.
         """
         return cls(
             place="instead",
@@ -165,7 +166,7 @@ class TokenLearning:
 
     @classmethod
     def paper(cls) -> "TokenLearning":
-        """Token learning as in the paper: random start, Adam at 0.005, the gradient of the last step alone."""
+        """Token learning as in the paper: random start, Adam at 0.005, gradient of the last step only."""
         return cls(
             learning_rate=0.005,
             optimizer="adam",
