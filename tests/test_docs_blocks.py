@@ -177,7 +177,11 @@ class Reader:
             case ["pip", "install", package]:
                 assert {*re.findall(r"[\w-]+", package)} - {"ddis"} <= EXTRAS
             case _:
-                assert words[0] in ("export", "hf"), f"{words[0]} is a program that nobody checks"
+                known = words[0] in ("export", "hf") or words[:2] == [
+                    "source",
+                    ".venv/bin/activate",
+                ]
+                assert known, f"{words[0]} is a program that nobody checks"
 
     def _python(self, block: Block) -> None:
         tree = ast.parse(block.text)
