@@ -34,7 +34,7 @@ class EngineWarning(UserWarning):
 
 
 class PriorWarning(EngineWarning):
-    """A prior that draws otherwise than its pipeline would by itself."""
+    """A prior that samples differently from its own pipeline."""
 
 
 class ClassifierWarning(EngineWarning):

@@ -31,7 +31,7 @@ from engine.types import ImageKey, image_rng
 IMAGES = "images that teach an adapter"
 """The task whose steps are reported."""
 
-Error = Callable[[slice], Tensor]
+PartLoss = Callable[[slice], Tensor]
 """Maps a slice of an update's images to the sum of their errors, with a graph."""
 
 
@@ -48,7 +48,7 @@ class Lessons(Protocol):
         """The updates of an epoch, of at most `batch` images each. Epochs count from 0; -1 is for measuring."""
         ...
 
-    def error(self, update: Any) -> tuple[int, Error]:
+    def losses(self, update: Any) -> tuple[int, PartLoss]:
         """The number of images of an update, and their errors."""
         ...
 
@@ -80,19 +80,19 @@ class GuidanceLessons:
         ]
         return [found[int(n)] for n in torch.randperm(len(found), generator=rng)]
 
-    def error(self, update: tuple[int, int, Tensor]) -> tuple[int, Error]:
+    def losses(self, update: tuple[int, int, Tensor]) -> tuple[int, PartLoss]:
         group, step, rows = update
         at = self.schedule[step]
         latents, clean = (kept[rows] for kept in self.trajectories(group, step))
         prompts = [self.groups[group][row] for row in rows.tolist()]
 
-        def of(part: slice) -> Tensor:
+        def summed(part: slice) -> Tensor:
             z, wanted = (value[part].to(self.prior.device).float() for value in (latents, clean))
             context = self.context[prompts[part]].to(self.prior.device)
             found = self.prior.denoiser(context, 1.0)(z, at).clean
             return ((found.float() - wanted) / at.uncertainty).square().flatten(1).mean(1).sum()
 
-        return len(rows), of
+        return len(rows), summed
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ class ClassLessons:
         ]
         return [keys[start : start + batch] for start in range(0, len(keys), batch)]
 
-    def error(self, update: Sequence[ImageKey]) -> tuple[int, Error]:
+    def losses(self, update: Sequence[ImageKey]) -> tuple[int, PartLoss]:
         drawing, classifier = self.drawing, self.drawing.classifier
         rows = [drawing.classes.index(key.class_index) for key in update]
         context = self.context[rows].to(self.prior.device)
@@ -143,9 +143,9 @@ class ClassLessons:
         targets = torch.tensor([key.class_index for key in update], device=classifier.device)
         cfg = drawing.sampling.cfg_at(at, len(sampled.schedule))
 
-        def of(part: slice) -> Tensor:
+        def summed(part: slice) -> Tensor:
             clean = self.prior.denoiser(context[part], cfg)(z[part], step).clean
             logits = classifier.logits(shown(self.prior.decode(clean), views[part]))
             return cross_entropy(logits.float(), targets[part], reduction="sum")
 
-        return len(update), of
+        return len(update), summed

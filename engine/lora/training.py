@@ -33,6 +33,7 @@ class Learner:
         self.scale = loss_scale(lessons.prior.dtype)
         self.epoch = 0
         self.skipped = 0
+        self.before = float("nan")  # the error with the prior alone, once it is measured
 
     def state(self) -> dict[str, Any]:
         return {
@@ -41,6 +42,7 @@ class Learner:
             "scale": self.scale,
             "epoch": self.epoch,
             "skipped": self.skipped,
+            "before": self.before,
         }
 
     @torch.no_grad()
@@ -49,6 +51,7 @@ class Learner:
             self.parameters[name].copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scale, self.epoch, self.skipped = state["scale"], state["epoch"], state["skipped"]
+        self.before = state["before"]
 
     @property
     def updates_per_epoch(self) -> int:
@@ -74,13 +77,17 @@ class Learner:
 
     @torch.no_grad()
     def measured(self) -> float:
-        """The mean error on a fixed sample of updates, the same on each call."""
+        """The mean error of the images of some updates, the same ones on each call."""
         order = self.lessons.order(self.learning.batch, -1)[:MEASURED]
-        return sum(self.error_of(update) for update in order) / len(order)
+        found = [self.error_of(update) for update in order]
+        return sum(error * images for error, images in found) / sum(images for _, images in found)
 
-    def error_of(self, update: Any) -> float:
-        """The mean error of an update's images; accumulates its gradient times `scale` unless gradients are off."""
-        images, error = self.lessons.error(update)
+    def error_of(self, update: Any) -> tuple[float, int]:
+        """The mean error of an update's images, and how many these are.
+
+        Accumulates the gradient of `scale` times the error, unless gradients are off.
+        """
+        images, error = self.lessons.losses(update)
 
         def work(size: int) -> float:
             self.optimizer.zero_grad(set_to_none=True)
@@ -92,10 +99,10 @@ class Learner:
                 total += value.item()
             return total
 
-        return self.lessons.parts.attempt(PHASE, images, work)
+        return self.lessons.parts.attempt(PHASE, images, work), images
 
     def _update(self, update: Any, rate: float) -> float:
-        error = self.error_of(update)
+        error, _ = self.error_of(update)
         found = [value.grad for value in self.parameters.values() if value.grad is not None]
         if not all(bool(grad.isfinite().all()) for grad in found):
             self.skipped += 1

@@ -47,14 +47,17 @@ def cat(subject: Subject, case: Case) -> object:
 
 
 def _trajectories(subject: Subject, learning: TokenLearning, context: Context) -> Trajectories:
-    """Images that wait at the step of a gradient, which is a schedule's first here, so that none is sampled.
+    """Images that wait at the step of a gradient, the first or the last of a short schedule here.
 
     The early steps of a gradient are all of a schedule here.
     """
     if learning.gradient == "early":
         steps, at = EARLY_STEPS, range(EARLY_STEPS)
     else:
-        steps, at = (1 if learning.gradient == "last" else 2), range(1)
+        steps, at = (
+            2,
+            [1 if learning.gradient == "last" else 0],
+        )  # some schedules have no single step
     keys = [ImageKey(0, number) for number in range(len(context))]
     sampling = Sampling(steps=steps, cfg=subject.cfg)
     found = Trajectories(

@@ -97,7 +97,7 @@ class Calls:
             if not torch.stack(found[1:5]).isfinite().all():
                 raise ConfigError(
                     f"sampling has {steps} steps, of which the {type(tap.inner).__name__} of prior {self.name!r} makes "
-                    "noise levels that are no numbers, expected more steps: ask for 2 at least."
+                    "noise levels that are not finite, expected more steps: ask for 2 at least."
                 )
             self._timed[steps] = Timed(tap.inner, found, found.steps(self.device))
         return self._timed[steps]

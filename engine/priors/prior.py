@@ -16,6 +16,7 @@ from engine.priors.arguments import check_call, defaults_of
 from engine.priors.calls import Calls
 from engine.priors.cfg import cfg_is_affine, guidance_arguments, negative_argument
 from engine.priors.context import Context
+from engine.priors.differences import warn_of_differences
 from engine.priors.interface import Component, Denoise, TextEncoder
 from engine.priors.marks import marked
 from engine.priors.roles import (
@@ -26,7 +27,6 @@ from engine.priors.roles import (
     text_encoders_of,
 )
 from engine.priors.steps import Step, check_scheduler
-from engine.priors.unlike import warn_of_differences
 from engine.priors.vae import decoded
 
 

@@ -23,16 +23,17 @@ OFFLOADING = ("group_offloading", "lazy_prefetch_group_offloading", "layer_execu
 PIXELS = ", not one that denoises pixels"
 CHANGES, FOLLOWS = "changes an image that it is given", "follows an image that it is given"
 OTHER_TASKS = (
-    (re.compile("strength|image|image_guidance_scale"), CHANGES),
-    (re.compile("mask_image"), "fills a part of an image that it is given"),
-    (re.compile("control_image|reference_image|controlnet|adapter"), FOLLOWS),
     (re.compile("num_frames|frames|.*video.*"), "makes videos"),
-    (re.compile(".*audio.*"), "makes sound"),
+    (re.compile(".*audio.*|.*waveform.*"), "generates audio"),
+    (re.compile("control_image|reference_image|controlnet|adapter"), FOLLOWS),
+    (re.compile("mask_image"), "fills a part of an image that it is given"),
+    (re.compile("strength|image|image_guidance_scale"), CHANGES),
 )
 """Arguments of pipelines that are no text-to-image pipelines, or parts of these, and what they do."""
 IMAGE_IF_GIVEN = (
-    *("Flux2Pipeline", "Flux2KleinPipeline", "FluxKontextPipeline"),
-    *("GlmImagePipeline", "QwenImage21Pipeline", "ZImageOmniPipeline"),
+    *("Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinKVPipeline", "FluxKontextPipeline"),
+    *("GlmImagePipeline", "QwenImage21Pipeline", "ZImageOmniPipeline", "BriaFibo2Pipeline"),
+    *("DreamLitePipeline", "DreamLiteMobilePipeline"),
 )
 """Classes of pipelines that draw from text alone where they are given no `image`."""
 FAMILIES: Mapping[str, str] = {
@@ -60,7 +61,7 @@ def check_pipeline(pipe: Any) -> None:
     kind = type(pipe).__name__
     takes = arguments_of(pipe.__class__) | inspect.signature(type(pipe).__init__).parameters.keys()
     if any(of.__name__ in IMAGE_IF_GIVEN for of in type(pipe).__mro__):
-        takes -= {"image"}
+        takes -= {"image", "image_guidance_scale"}
     for pattern, does in OTHER_TASKS:
         if any(map(pattern.fullmatch, takes)):
             raise ModelError(

@@ -14,6 +14,7 @@ from diffusers.loaders.single_file_utils import (
     fetch_diffusers_config,
     infer_diffusers_model_type,
 )
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -49,11 +50,13 @@ def read_single_file(path: Path, source: str, dtype: torch.dtype, local_files_on
         try:
             return fetch(name, wanted, None, local_files_only)
         except ModelError as error:
+            if not isinstance(error.__cause__, LocalEntryNotFoundError):
+                raise  # a gated repository, for one, says itself what to do
             raise ModelError(
                 f"prior {source!r} has weights alone and the configs of {name}, which diffusers takes them to be of, "
-                f"are not here, expected them in the hub's cache or the hub in reach: on a machine with network run "
-                f"`hf download {name} --include '*.json' '*.txt' '*.model'`, with the same HF_HOME, or take the model "
-                "as a folder in diffusers' format."
+                "are not here, expected them in the hub's cache or the hub in reach: on a machine with network run "
+                f"`hf download {name} --include '*.json' --include '*.txt' --include '*.model'`, with the same "
+                "HF_HOME, or take the model as a folder in diffusers' format."
             ) from error
 
     folder = configs([INDEX])
@@ -101,14 +104,15 @@ def _checkpoint(path: Path, source: str) -> dict[str, torch.Tensor]:
         ) from error
     if any(part in name for name in checkpoint for part in LORA):
         raise ModelError(
-            f"prior {source!r} is a LoRA, which changes a model and is none, expected a whole model: name its base "
+            f"prior {source!r} is a LoRA, not a whole model, expected one: name its base "
             "model as the prior, and this file as its `prior.lora`."
         )
     found = infer_diffusers_model_type(checkpoint)
     if found == UNKNOWN and not any(name.startswith(ORIGINAL) for name in checkpoint):
         raise ModelError(
-            f"prior {source!r} has weights of no model that diffusers knows (first: {min(checkpoint)!r}), expected all "
-            "of a text-to-image model: give the model's own file, or its folder in diffusers' format."
+            f"prior {source!r} holds weights that diffusers does not recognise (first: "
+            f"{min(checkpoint, default='none')!r}), expected all of a text-to-image model: give the model's own file, "
+            "or its folder in diffusers' format."
         )
     if "inpaint" in found:
         raise ModelError(

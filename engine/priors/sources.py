@@ -129,8 +129,9 @@ def _check_settings(source: Any, scheme: Scheme, **settings: str | Path | None) 
     """Raise ConfigError for a setting that the kind of source does not support."""
     for name, value in settings.items():
         if value is not None and name not in scheme.takes:
+            shown = str(source) if isinstance(source, str | Path) else type(source).__name__
             takers = " and ".join(other.words for other in SCHEMES if name in other.takes)
             raise ConfigError(
-                f"{name} is {value!r} with prior {str(source)!r}, expected none: only {takers} has one. Leave it out, "
+                f"{name} is {value!r} with prior {shown!r}, expected none: only {takers} has one. Leave it out, "
                 "or name such a prior."
             )

@@ -1,12 +1,12 @@
 """Decoders of the TAESD family that diffusers' AutoencoderTiny cannot express: those of FLUX.2, SANA and Qwen-Image.
 
 All read latents of unit variance, before their pipelines bring them to the scale of the full VAE. After the
-architectures of github.com/madebyollin/taesd and of its sibling for films, taehv (both MIT); only the decoder is built.
+architectures of github.com/madebyollin/taesd and of its sibling for video, taehv (both MIT); only the decoder is built.
 
     taef2     8 px a latent; the first blocks also add what a pointwise convolution finds in normalised channels
     taesana   32 px a latent, so five upsamplings, the first of them 256 and 128 channels wide
-    taew2_1   8 px a latent; decodes films of Wan 2.1, whose VAE Qwen-Image has too. Of one latent it makes four frames,
-              of which the last is the image: the layers that only the others need are not there
+    taew2_1   8 px a latent; decodes video of Wan 2.1, whose VAE Qwen-Image has too. One latent makes four frames, of
+              which the last is the image: layers that only the others need are left out
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,11 +44,11 @@ class PooledBlock(AutoencoderTinyBlock):
 
 
 class FrameBlock(nn.Module):
-    """A residual block that sees the frame before: two frames of N films, (2 N, C, h, w), the earlier ones first.
+    """A residual block that sees the previous frame: two frames of N videos, (2 N, C, h, w), the earlier ones first.
 
     Args:
         width: C.
-        last: Whether only the later frame is wanted behind it, (N, C, h, w).
+        last: Whether only the later frame is returned, (N, C, h, w).
     """
 
     def __init__(self, width: int, last: bool = False) -> None:
@@ -90,11 +90,12 @@ class TinyDecoder(nn.Module):
     Args:
         layers: What is run behind the clamp of latents; the first is a convolution.
         widths: Channels of each level; between two of them the side doubles.
+        reads: Class of the VAE whose latents it decodes.
     """
 
     decoder: nn.Module
 
-    def __init__(self, layers: Sequence[nn.Module], widths: Sequence[int]) -> None:
+    def __init__(self, layers: Sequence[nn.Module], widths: Sequence[int], reads: str) -> None:
         super().__init__()
         channels = cast(nn.Conv2d, layers[0]).in_channels
         self.decoder = nn.Module()
@@ -105,6 +106,7 @@ class TinyDecoder(nn.Module):
         self.bn.register_buffer("running_mean", torch.zeros(packed), persistent=False)
         self.bn.register_buffer("running_var", torch.ones(packed), persistent=False)
         self.config = FrozenDict(
+            reads=reads,
             latent_channels=channels,
             z_dim=channels,
             block_out_channels=tuple(widths),
@@ -130,12 +132,14 @@ class TinyDecoder(nn.Module):
 
 
 def clamped(latents: Tensor) -> Tensor:
-    """Latents (N, C, h, w), or films of one latent (N, C, 1, h, w), softly within +-3: (N, C, h, w)."""
+    """Latents (N, C, h, w), or videos of one latent (N, C, 1, h, w), softly limited to +-3: (N, C, h, w)."""
     still = latents[:, :, 0] if latents.dim() == 5 else latents
     return torch.tanh(still / 3) * 3
 
 
-def of_images(latent_channels: int, widths: Sequence[int], pooled: bool = False) -> TinyDecoder:
+def image_decoder(
+    reads: str, latent_channels: int, widths: Sequence[int], pooled: bool = False
+) -> TinyDecoder:
     """pooled: whether the blocks of the first level are PooledBlocks."""
     layers: list[nn.Module] = [nn.Conv2d(latent_channels, widths[0], 3, padding=1), nn.ReLU()]
     for level, (width, following) in enumerate(zip(widths, [*widths[1:], None], strict=True)):
@@ -149,11 +153,13 @@ def of_images(latent_channels: int, widths: Sequence[int], pooled: bool = False)
             layers.append(nn.Conv2d(width, following, 3, padding=1, bias=False))
         else:
             layers.append(nn.Conv2d(width, 3, 3, padding=1))
-    return TinyDecoder(layers, widths)
+    return TinyDecoder(layers, widths, reads)
 
 
-def of_films(latent_channels: int, widths: tuple[int, int, int, int]) -> TinyDecoder:
-    """The part of a decoder of films that makes an image: the second level ends in two frames, the third in one."""
+def video_decoder(
+    reads: str, latent_channels: int, widths: tuple[int, int, int, int]
+) -> TinyDecoder:
+    """The part of a video decoder that makes an image: the second level ends in two frames, the third in one."""
     layers: list[nn.Module] = [nn.Conv2d(latent_channels, widths[0], 3, padding=1), nn.ReLU()]
     for level, (width, following) in enumerate(pairwise(widths)):
         for number in range(BLOCKS):
@@ -165,13 +171,13 @@ def of_films(latent_channels: int, widths: tuple[int, int, int, int]) -> TinyDec
         layers.append(nn.Upsample(scale_factor=2))
         layers.append(Frames(width, 2 if level == 1 else 1))
         layers.append(nn.Conv2d(width, following, 3, padding=1, bias=False))
-    return TinyDecoder([*layers, nn.ReLU(), nn.Conv2d(widths[-1], 3, 3, padding=1)], widths)
+    return TinyDecoder([*layers, nn.ReLU(), nn.Conv2d(widths[-1], 3, 3, padding=1)], widths, reads)
 
 
 VARIANTS: Mapping[str, Callable[[], TinyDecoder]] = {
-    "taef2": partial(of_images, 32, (64, 64, 64, 64), pooled=True),
-    "taesana": partial(of_images, 32, (256, 128, 64, 64, 64, 64)),
-    "taew2_1": partial(of_films, 16, (256, 128, 64, 64)),
+    "taef2": partial(image_decoder, "AutoencoderKLFlux2", 32, (64, 64, 64, 64), pooled=True),
+    "taesana": partial(image_decoder, "AutoencoderDC", 32, (256, 128, 64, 64, 64, 64)),
+    "taew2_1": partial(video_decoder, "AutoencoderKLQwenImage", 16, (256, 128, 64, 64)),
 }
 """The published ones, with random weights."""
 
@@ -187,7 +193,7 @@ def decoder_with(weights: Mapping[str, Tensor]) -> TinyDecoder | None:
         with torch.device("meta"):
             wanted = variant().state_dict()
         kept = {
-            name: _of_image(value, wanted[name]) if name in wanted else value
+            name: _last_frame_weights(value, wanted[name]) if name in wanted else value
             for name, value in named.items()
         }
         if {name: value.shape for name, value in kept.items()} == {
@@ -199,11 +205,11 @@ def decoder_with(weights: Mapping[str, Tensor]) -> TinyDecoder | None:
     return None
 
 
-def _of_image(value: Tensor, wanted: Tensor) -> Tensor:
-    """Of a weight of films that has twice the channels, what an image needs.
+def _last_frame_weights(value: Tensor, wanted: Tensor) -> Tensor:
+    """The half of a video decoder's weight that the last frame needs; other weights are returned unchanged.
 
-    Of a convolution's input the frame itself, which goes before the one that came earlier; of its output the last
-    frame. Another weight is left as it is.
+    Inputs of a convolution are the frame and then the previous one, which is left out; of its outputs the last frame is
+    kept.
     """
     if value.shape[1:] == wanted.shape[1:] and len(value) == 2 * len(wanted):
         return value[len(wanted) :]

@@ -170,15 +170,18 @@ def _check_family(source: str | Path, vae: Decoder, prior: str) -> None:
     Its name is all that tells: the config of TAESD is that of TAESDXL.
     """
     found, named = published_for(vae), published_as(source)
-    if None not in (found, named) and named != found:
+    kinds = {kind for (kind, _, _), name in PUBLISHED.items() if name == named}
+    if named is not None and (named != found if found else type(vae).__name__ not in kinds):
+        take = f"{found!r}: its colours would be wrong. Take that one, or '{AUTO}'"
+        other = "one of its family: its colours would be wrong. Take 'none', or see docs/priors.md"
         raise ModelError(
             f"tiny decoder {str(source)!r} reads the latents of another VAE than that of prior {prior!r}, expected "
-            f"{found!r}: its colours would be wrong. Take that one, or '{AUTO}'."
+            f"{take if found else other}."
         )
 
 
 def _check_fit(source: str | Path, tiny: Any, vae: Decoder, prior: str) -> None:
-    """Raise ModelError where a tiny decoder reads latents of other channels, or makes images of another size."""
+    """Raise ModelError where a tiny decoder reads latents of other channels or of another VAE, or has another size."""
     read, made = latent_channels(tiny), latent_channels(vae)
     fits = published_for(vae)
     take = f"Take {fits!r}." if fits else "Take the one of this prior's family, or 'none'."
@@ -191,4 +194,10 @@ def _check_fit(source: str | Path, tiny: Any, vae: Decoder, prior: str) -> None:
         raise ModelError(
             f"tiny decoder {str(source)!r} makes {downscale(tiny)} px of a latent's side and the vae of prior "
             f"{prior!r} {downscale(vae)}, expected as many: its images would have another size. {take}"
+        )
+    reads = tiny.config.get("reads", type(vae).__name__)
+    if reads != type(vae).__name__:
+        raise ModelError(
+            f"tiny decoder {str(source)!r} reads latents of {reads} and the vae of prior {prior!r} is an "
+            f"{type(vae).__name__}, expected that one: its colours would be wrong. {take}"
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.errors import ConfigError, OutputError, TokenFileError
 from engine.events import SILENT, Events
-from engine.facts import facts_of
+from engine.facts import facts_of, filled
 from engine.files import write_whole
 from engine.locks import locked_file
 from engine.lora.adapter import adapting, as_diffusers
@@ -25,13 +25,14 @@ from engine.memory.apply import applied
 from engine.memory.budget import AUTO
 from engine.memory.plan import Plan
 from engine.memory.recompute import checkpointed
+from engine.methods.ddis import prepare
 from engine.methods.drawing import Drawing
 from engine.priors.lora import check_peft
 from engine.request import Method, Request
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, Asked, asked
 from engine.runners.local import made_by
 from engine.runners.token_record import check_same_facts
-from engine.settings import AUTO_ATTENTION, Alignment, Sampling
+from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.settings.lora import LoraLearning
 from engine.settings.methods import DrawingSettings
 from engine.settings.plain import to_plain
@@ -127,11 +128,21 @@ def learn_lora(
             f"an adapter is to be learned of method {settings.name!r}, expected one that draws with a "
             "prior: choose 'ddis' or 'plain'."
         )
-    if learning.objective == "guidance":
+    by_class = learning.objective == "class"
+    if by_class and settings.tokens is not None:
+        raise ConfigError(
+            "tokens are given and the objective is 'class', expected none: the adapter takes their place. Leave "
+            "them out, or set the objective to 'guidance'."
+        )
+    if not by_class:
         check_target(settings.alignment)
     check_peft()
-    drawing = replace(wanted, execution=replace(wanted.execution, graphs=False)).prepare()
-    assert isinstance(drawing, Drawing), "a method that draws prepares a drawing"
+    drawing = prepare(
+        wanted.request,
+        wanted.models,
+        replace(wanted.execution, graphs=False),
+        TokenLearning(images_per_epoch=learning.batch) if by_class else None,
+    )
     run = {**made_by(drawing), "learning": to_plain(learning)}
     progress = Progress(path.with_name(f"{path.name}.progress"))
     if path.exists() and not progress.folder.exists():
@@ -178,20 +189,22 @@ def _learned(
 ) -> LearnedLora:
     """Teach the adapter and write it."""
     prior, by_class = drawing.prior, learning.objective == "class"
-    parts = learning_parts(drawing, wanted.execution, wanted.given.plan)
+    parts = learning_parts(drawing, learning, wanted.execution, wanted.given.plan)
+    graphs = [prior.network, prior.vae] if by_class else [prior.network]
     with applied(drawing.plan, prior) as phase:
         with phase("text"):
             context = prompts_context(drawing, learning)
         with (
             phase("cat" if by_class else "sampling"),
             adapting(prior, learning.rank, drawing.seed) as parameters,
-            nullcontext() if drawing.plan is None else checkpointed([prior.network]),
+            nullcontext() if drawing.plan is None else checkpointed(graphs),
         ):
             lessons = lessons_of(drawing, context, learning, parts, progress, events)
             learner = Learner(parameters, learning, lessons)
-            before = learner.measured()
             if (state := progress.state()) is not None:
                 learner.resume(state)
+            else:
+                learner.before = learner.measured()
             updates = learner.updates_per_epoch
             done = learner.epoch * updates
             with events.task(LEARNING, learning.epochs * updates, done) as task:
@@ -203,7 +216,7 @@ def _learned(
     images = len(drawing.classes) * drawing.request.images_per_class
     if by_class:
         images *= learning.epochs
-    learned = LearnedLora(path, images, learning.epochs * updates, before, after)
+    learned = LearnedLora(path, images, learning.epochs * updates, learner.before, after)
     figures = {name: value for name, value in vars(learned).items() if name != "file"}
     write_whole(path, sealed(tensors, {"format": FORMAT, "run": run, "learned": figures}))
     return learned
@@ -227,4 +240,4 @@ def _found(path: Path, run: Mapping[str, Any]) -> LearnedLora:
 def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a run that its adapter depends on."""
     made = {key: value for key, value in run.items() if key != "learning"}
-    return {**facts_of(made), "learning": run.get("learning")}
+    return {**facts_of(made), "learning": filled(LoraLearning, run.get("learning", {}))}

@@ -27,14 +27,16 @@ from diffusers import (
     WanPipeline,
 )
 from diffusers.loaders.single_file_utils import SingleFileComponentError
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 
+from engine.classifiers import Classifier
 from engine.errors import ConfigError, ModelError, PriorWarning
+from engine.memory.plan import plan
 from engine.networks import hub
 from engine.priors import load_prior, single_file
 from engine.sampling.stages import encoded
-from engine.settings import Sampling
+from engine.settings import Sampling, TokenLearning
 from tests.engine.priors.original_layout import original_layout
 
 
@@ -56,12 +58,12 @@ from tests.engine.priors.original_layout import original_layout
         (QwenImageEditPipeline, "EditPipeline, which changes an image that it is given"),
         (StableDiffusionXLInstructPix2PixPipeline, "Pix2PixPipeline, which changes an image"),
         (StableDiffusionUpscalePipeline, "UpscalePipeline, which changes an image"),
-        (StableDiffusionControlNetPipeline, "ControlNetPipeline, which (changes|follows) an image"),
+        (StableDiffusionControlNetPipeline, "ControlNetPipeline, which follows an image"),
         (FluxControlPipeline, "FluxControlPipeline, which follows an image that it is given"),
         (SanaVideoPipeline, "SanaVideoPipeline, which makes videos"),
         (LattePipeline, "LattePipeline, which makes videos"),
         (TextToVideoZeroPipeline, "TextToVideoZeroPipeline, which makes videos"),
-        (StableAudioPipeline, "StableAudioPipeline, which makes sound"),
+        (StableAudioPipeline, "StableAudioPipeline, which generates audio"),
     ],
 )
 def test_pipelines_of_other_kinds_are_refused(kind: Any, message: str) -> None:
@@ -84,15 +86,18 @@ def test_a_lora_is_no_model(tmp_path: Path) -> None:
     file = weights(tmp_path / "style.safetensors", **{"unet.to_k.lora_A.weight": torch.zeros(2, 2)})
     with pytest.raises(
         ModelError,
-        match=r"style\.safetensors' is a LoRA, .*, expected a whole model: .*its `prior.lora`",
+        match=r"style\.safetensors' is a LoRA, not a whole model, expected one: .*its `prior.lora`",
     ):
         load_prior(file)
 
 
 def test_weights_of_another_network_are_no_model(tmp_path: Path) -> None:
     file = weights(tmp_path / "resnet.safetensors", **{"layer1.0.conv1.weight": torch.zeros(2)})
-    with pytest.raises(ModelError, match=r"has weights of no model .*'layer1.0.conv1.weight'"):
+    with pytest.raises(ModelError, match=r"holds weights that .* 'layer1.0.conv1.weight'"):
         load_prior(file)
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(ModelError, match=r"holds weights that .* 'none'"):
+        load_prior(tmp_path / "empty.safetensors")
 
 
 def test_a_file_whose_configs_are_not_here_says_where_they_go(
@@ -100,16 +105,20 @@ def test_a_file_whose_configs_are_not_here_says_where_they_go(
 ) -> None:
     """The folder of the hub's own model would be another prior."""
 
-    def absent(*_: object) -> Path:
-        raise ModelError("not in the cache, expected it: fetch it")
+    raises: list[Exception] = [LocalEntryNotFoundError("not here")]
 
-    monkeypatch.setattr(single_file, "fetch", absent)
-    with pytest.raises(
-        ModelError,
-        match=r"m.safetensors' has weights alone .*hf download stable-diffusion-v1-5/\S+ --include",
-    ) as found:
+    def absent(*_: object, **__: object) -> Path:
+        raise raises[-1]
+
+    monkeypatch.setattr(hub, "snapshot_download", absent)
+    with pytest.raises(ModelError, match=r"m.safetensors' has weights alone ") as found:
         load_prior(weights(tmp_path / "m.safetensors"))
+    include = "--include '*.json' --include '*.txt' --include '*.model'`"
+    assert f"`hf download stable-diffusion-v1-5/stable-diffusion-v1-5 {include}" in str(found.value)
     assert "--local-dir" not in str(found.value)
+    raises.append(GatedRepoError.__new__(GatedRepoError))
+    with pytest.raises(ModelError, match="is gated and does not open to you"):
+        load_prior(weights(tmp_path / "m.safetensors"))
 
 
 def test_a_file_with_nine_channels_is_an_inpainting_model(tmp_path: Path) -> None:
@@ -249,8 +258,11 @@ def test_cfg_is_refused_where_it_was_distilled_away(families: Any, pipe_of: Any)
     assert len(encoded(prior, ["a dog"], Sampling(cfg=1.0))) == 1
 
 
-@pytest.mark.parametrize(("family", "warned"), [("flux-dev", True), ("qwen-image", False)])
-def test_cfg_on_top_of_distilled_guidance_is_warned_of(
+@pytest.mark.parametrize(
+    ("family", "warned"),
+    [("flux-dev", True), ("flux-schnell", True), ("qwen-image", False), ("sd", False)],
+)
+def test_cfg_that_a_pipeline_does_not_use_by_itself_is_warned_of(
     families: Any, pipe_of: Any, family: str, warned: bool
 ) -> None:
     prior = load_prior(pipe_of(family), call=families[family].call)
@@ -269,14 +281,16 @@ def test_a_sampler_of_higher_order_is_warned_of(pipe_of: Any) -> None:
         load_prior(pipe).check_sampling(4.0)
 
 
-def test_steps_without_noise_levels_are_refused(pipe_of: Any) -> None:
+def test_steps_without_noise_levels_are_refused(pipe_of: Any, classifier: Classifier) -> None:
     """Qwen-Image's schedule is stretched to end at a level that one step cannot end at."""
     pipe = pipe_of("qwen-image")
     pipe.scheduler.register_to_config(shift_terminal=0.02)
     prior = load_prior(pipe)
-    with pytest.raises(ConfigError, match=r"1 steps, .* no numbers, expected more steps"):
+    with pytest.raises(ConfigError, match=r"1 steps, .* not finite, expected more steps"):
         prior.schedule(1)
     assert len(prior.schedule(2)) == 2
+    settings = {"batch": 1, "tokens": TokenLearning.paper(), "full": False}
+    assert plan(prior, classifier, "8GB", **settings).micro_batch["cat"] == 1
 
 
 def test_distilled_guidance_is_an_argument_of_the_call(families: Any, pipe_of: Any) -> None:

@@ -81,8 +81,8 @@ def test_a_pooled_block_is_the_published_formula() -> None:
     torch.testing.assert_close(block(x), (block.conv(inner) + inner).relu())
 
 
-def films() -> dict[str, Tensor]:
-    """Weights of a whole decoder of films by its author's names, as taew2_1.pth has them."""
+def video_weights() -> dict[str, Tensor]:
+    """Weights of a whole video decoder by its author's names, as taew2_1.pth has them."""
     torch.manual_seed(4)
     widths, places = (256, 128, 64, 64), {}
     for level in range(3):
@@ -123,8 +123,8 @@ def last_frame(weights: dict[str, Tensor], z: Tensor) -> Tensor:
     return conv("22", frames[-1].relu())
 
 
-def test_of_a_decoder_of_films_the_part_that_makes_an_image_is_taken() -> None:
-    weights = films()
+def test_the_part_of_a_video_decoder_that_makes_an_image_is_taken() -> None:
+    weights = video_weights()
     decoder = decoder_with(weights)
     assert decoder is not None
     assert sum(value.numel() for value in decoder.parameters()) < 0.8 * sum(
@@ -144,7 +144,7 @@ def test_of_a_decoder_of_films_the_part_that_makes_an_image_is_taken() -> None:
     )  # clamp and scale, the first convolution, blocks and upsamplings
 
 
-def test_guidance_sees_qwen_image_through_the_decoder_of_films() -> None:
+def test_guidance_sees_qwen_image_through_the_decoder_of_video_weights() -> None:
     """The pipeline's own scale of latents is left out: this decoder reads what the network samples."""
     prior = load_prior("arch:qwen-image", device="meta", dtype="bfloat16")
     assert isinstance(prior.tiny, TinyDecoder)
@@ -196,6 +196,11 @@ def test_a_file_is_read_for_the_family_that_it_fits(tmp_path: Path) -> None:
         ModelError, match=r"makes 32 px of a latent's side .* Take 'madebyollin/taef2'"
     ):
         load_tiny(tmp_path / "taesana_decoder.pth", klein, "klein")
+    save_file(made("taew2_1").state_dict(), tmp_path / "taew2_1.safetensors")
+    with pytest.raises(ModelError, match=r"reads latents of AutoencoderKLQwenImage .* colours"):
+        load_tiny(tmp_path / "taew2_1.safetensors", vae_of("arch:flux.1-dev"), "flux")
+    with pytest.raises(ModelError, match=r"reads the latents of another VAE .* Take 'none'"):
+        load_tiny("madebyollin/taef1", vae_of("arch:qwen-image"), "qwen", local_files_only=True)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(
         ModelError, match="are none of taef2, taesana, taew2_1, expected one of these"

@@ -36,6 +36,7 @@ from engine.runners.asking import asked
 from engine.runners.learn_lora import LEARNING
 from engine.sampling import loop
 from engine.sampling.noise import ImageNoise
+from engine.tokens.files import read_tensors, sealed
 from engine.tokens.trajectories import gradient_steps
 from engine.types import ImageKey, image_rng
 from tests.engine.priors.conftest import FAMILIES, built
@@ -449,6 +450,55 @@ def test_a_cut_run_by_class_goes_on_and_ends_at_the_same_bytes(
     assert cut.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize("cfg", [1.0, 5.0])
+def test_a_budget_says_how_many_images_of_classes_learn_at_once(
+    tmp_path: Path,
+    classifier: Classifier,
+    prior: Prior,
+    monkeypatch: pytest.MonkeyPatch,
+    cfg: float,
+) -> None:
+    """Of both branches of CFG half as many as of one, for which a token's learning is planned."""
+    seen: list[tuple[int, bool]] = []
+    bound = ClassLessons.losses
+
+    def watched(self: ClassLessons, update: Any) -> Any:
+        checkpointed = all(
+            part.module.is_gradient_checkpointing
+            for part in prior.components()
+            if part.role in ("denoiser", "decoder")
+        )
+        seen.append((self.parts.sizes[PHASE], checkpointed))
+        return bound(self, update)
+
+    monkeypatch.setattr(ClassLessons, "losses", watched)
+    short = replace(BY_CLASS, epochs=1)
+    sampling = replace(SAMPLING, cfg=cfg)
+    learning = TokenLearning(images_per_epoch=short.batch)
+    planned = plan(prior, classifier, "1GB", batch=4, sampling=sampling, tokens=learning)
+    by_class(
+        classifier,
+        prior,
+        tmp_path / "l.safetensors",
+        learning=short,
+        sampling=sampling,
+        memory=planned,
+    )
+    branches = 1 if cfg == 1 else 2
+    assert {*seen} == {(max(1, planned.micro_batch["cat"] // branches), True)}
+
+
+def test_an_adapter_of_before_the_objectives_is_one_of_guidance(
+    tmp_path: Path, classifier: Classifier, prior: Prior
+) -> None:
+    out = tmp_path / "l.safetensors"
+    first = learned(classifier, prior, out)
+    tensors, metadata = read_tensors(out)
+    del metadata["run"]["learning"]["objective"]
+    out.write_bytes(sealed(tensors, metadata))
+    assert learned(classifier, prior, out) == first
+
+
 def test_what_makes_no_sense_is_refused(
     tmp_path: Path, classifier: Classifier, prior: Prior
 ) -> None:
@@ -461,6 +511,8 @@ def test_what_makes_no_sense_is_refused(
     quantised = load_prior(prior.pipe, device="cpu", quantise="int8")
     with pytest.raises(ModelError, match="quantised layers, expected plain weights"):
         learned(classifier, quantised, tmp_path / "l.safetensors")
+    with pytest.raises(ConfigError, match="tokens are given and the objective is 'class', exp"):
+        by_class(classifier, prior, tmp_path / "l.safetensors", tokens=tmp_path / "t.safetensors")
     with pytest.raises(ConfigError, match="rank is 0"):
         LoraLearning(rank=0)
     with pytest.raises(ConfigError, match="learning_rate is nan"):

@@ -9,12 +9,13 @@ from engine.priors.cfg import TRUE_CFG
 
 
 def warn_of_differences(pipe: Any, cfg: float) -> None:
-    """Warn (PriorWarning) of CFG on top of what a network was distilled with, and of a sampler of higher order."""
+    """Warn (PriorWarning) of CFG that the pipeline does not use by itself, and of a sampler of higher order."""
     scale = inspect.signature(type(pipe).__call__).parameters.get(TRUE_CFG)
     if scale is not None and scale.default == 1 and cfg > 1:
         _warn(
-            f"cfg is {cfg:g} and a {type(pipe).__name__} has guidance in its network already, expected a cfg of 1: "
-            "with more, each step takes two passes and images are guided twice. Set cfg to 1, unless you want that."
+            f"cfg is {cfg:g} and a {type(pipe).__name__} uses no classifier-free guidance by default, expected a cfg "
+            "of 1: distilled networks lose quality with more, and each step takes two passes. Set cfg to 1, unless "
+            "the model's page names a cfg."
         )
     order = pipe.scheduler.config.get("solver_order", 1)
     if order > 1:
