@@ -147,7 +147,8 @@ def test_steps_of_sampling_act_in_learning_or_are_refused() -> None:
 @pytest.mark.parametrize(
     ("verb", "option"),
     [
-        *product(("plan", "profile", "export-onnx"), ("--seed", "--classes", "--eta")),
+        *product(("plan", "profile", "export-onnx"), ("--seed", "--eta")),
+        *product(("profile", "export-onnx"), ("--classes",)),
         *product(("profile", "export-onnx", "learn-tokens"), ("--polish.steps",)),
     ],
 )

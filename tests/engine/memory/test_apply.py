@@ -192,7 +192,7 @@ def test_a_plan_of_another_prior_is_refused(small_prior: Prior, planned: Plan) -
     with (
         pytest.raises(
             ConfigError,
-            match="memory plan is for a prior in float16 at 32 px on cpu, expected one for",
+            match="memory plan is for a prior in float16 at 32 px on cpu with quantise 'none', exp",
         ),
         applied(other, small_prior),
     ):

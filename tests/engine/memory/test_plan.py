@@ -141,7 +141,7 @@ def test_a_budget_that_is_too_small_is_answered_with_what_nf4_takes(classifier: 
     )
     settings = {"batch": 1, "tokens": False, "full": False}
     with pytest.raises(
-        BudgetError, match=r"\(`quantise` 'nf4'; at least \S+ then\) or sm"
+        BudgetError, match=r"\(`prior.quantise` 'nf4'; at least \S+ then\) or sm"
     ) as refused:
         plan(exact, classifier, "1MB", device="cuda", **settings)
     named = str(refused.value).split("'nf4'; at least ")[1].split(" then")[0]

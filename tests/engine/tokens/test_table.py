@@ -212,7 +212,10 @@ def test_another_safetensors_file_is_refused(tmp_path):
 
 def test_a_path_that_cannot_be_written_is_explained(tmp_path, table):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"cannot write .*: .*; expected .*choose another folder"):
+    with pytest.raises(
+        OutputError,
+        match=r"cannot write .*file: .*; expected a folder, where there is a file: choose",
+    ):
         save_tokens(table, tmp_path / "file" / "t.safetensors")
 
 
