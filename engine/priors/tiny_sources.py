@@ -172,11 +172,9 @@ def _check_family(source: str | Path, vae: Decoder, prior: str) -> None:
     found, named = published_for(vae), published_as(source)
     kinds = {kind for (kind, _, _), name in PUBLISHED.items() if name == named}
     if named is not None and (named != found if found else type(vae).__name__ not in kinds):
-        take = f"{found!r}: its colours would be wrong. Take that one, or '{AUTO}'"
-        other = "one of its family: its colours would be wrong. Take 'none', or see docs/priors.md"
         raise ModelError(
             f"tiny decoder {str(source)!r} reads the latents of another VAE than that of prior {prior!r}, expected "
-            f"{take if found else other}."
+            f"{found or 'one of its family'!r}: its colours would be wrong. Take that one, see docs/priors.md."
         )
 
 

@@ -53,7 +53,7 @@ from tests.engine.priors.original_layout import original_layout
         ),
         (
             StableDiffusionInpaintPipeline,
-            r"InpaintPipeline, which changes an image .*, expected a pipe",
+            r"InpaintPipeline, which fills a part of an image .*, expected a pipe",
         ),
         (QwenImageEditPipeline, "EditPipeline, which changes an image that it is given"),
         (StableDiffusionXLInstructPix2PixPipeline, "Pix2PixPipeline, which changes an image"),
