@@ -54,10 +54,8 @@ def _trajectories(subject: Subject, learning: TokenLearning, context: Context) -
     if learning.gradient == "early":
         steps, at = EARLY_STEPS, range(EARLY_STEPS)
     else:
-        steps, at = (
-            2,
-            [1 if learning.gradient == "last" else 0],
-        )  # some schedules have no single step
+        number = 1 if learning.gradient == "last" else 0
+        steps, at = 2, range(number, number + 1)  # some schedules have no single step
     keys = [ImageKey(0, number) for number in range(len(context))]
     sampling = Sampling(steps=steps, cfg=subject.cfg)
     found = Trajectories(
