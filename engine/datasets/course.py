@@ -5,7 +5,7 @@ any moment, so they are kept in a file of the folder's own until its `run.json` 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ LEFT_OUT = ("canary", "reproducible", "micro_batch")
 
 
 class Course:
-    """What changed from which image on. Of a folder that was finished and lacks images again, its record's is kept.
+    """What changed from which image on, and the images that were made again later.
+
+    Of a folder that was finished and lacks images again, its record's is kept.
 
     Args:
         folder: of the data set; its run.json is there.
@@ -38,23 +40,35 @@ class Course:
         self._changes = {name: [*known.get(name, [])] for name in (KINDS, MICRO_BATCHES)}
 
     def note(
-        self, first: ImageKey, kind: Mapping[str, Any], micro_batches: Mapping[str, int]
+        self,
+        images: Sequence[ImageKey],
+        kind: Mapping[str, Any],
+        micro_batches: Mapping[str, int],
+        again: bool = False,
     ) -> None:
-        """Say how the images of a group were made, before they are written.
+        """Say how images of a group are made, before they are written.
 
-        first: of the group. kind: of this machine, as JSON values. micro_batches: images in each phase at once.
+        Args:
+            images: those that are made now, in their order.
+            kind: of this machine, as JSON values.
+            micro_batches: images in each phase at once.
+            again: whether images that follow them are there already, of which this says nothing.
         """
-        place = {"class": first.class_index, "index": first.index}
+        places = [{"class": key.class_index, "index": key.index} for key in images]
         kind = {name: value for name, value in kind.items() if name not in LEFT_OUT}
+        add = self._add_images if again else self._add
         new = [
-            self._add(KINDS, {"from": place, "kind": kind}),
-            self._add(MICRO_BATCHES, {"from": place, "sizes": dict(micro_batches)}),
+            add(KINDS, places, {"kind": kind}),
+            add(MICRO_BATCHES, places, {"sizes": dict(micro_batches)}),
         ]
         if any(new):
             write_whole(self._path, json.dumps(self._changes).encode())
 
     def to_json(self) -> dict[str, Any]:
-        """{"kinds": [{"from": an image, "kind": ...}], "micro_batches": [{"from": an image, "sizes": ...}]}."""
+        """{"kinds": [{"from": an image, "kind": ...}], "micro_batches": [{"from": an image, "sizes": ...}]}.
+
+        Images that were made again have "images", all of them, in place of "from". Of two entries the later one holds.
+        """
         return self._changes
 
     def delete(self) -> None:
@@ -62,11 +76,23 @@ class Course:
         with explained(self._path):
             self._path.unlink(missing_ok=True)
 
-    def _add(self, name: str, change: dict[str, Any]) -> bool:
+    def _add(self, name: str, places: list[dict[str, int]], how: dict[str, Any]) -> bool:
         """Whether something else holds than before, which is then added."""
         changes = self._changes[name]
-        before = {**changes[-1], "from": change["from"]} if changes else None
-        if before == change:
+        before = [change for change in changes if "from" in change]
+        if before and before[-1] == {"from": before[-1]["from"], **how}:
             return False
-        changes.append(change)
+        changes.append({"from": places[0], **how})
+        return True
+
+    def _add_images(self, name: str, places: list[dict[str, int]], how: dict[str, Any]) -> bool:
+        """As `_add`, of these images alone."""
+        changes = self._changes[name]
+        (key,) = how
+        if changes and all(change[key] == how[key] for change in changes):
+            return False
+        if changes and "images" in changes[-1] and changes[-1][key] == how[key]:
+            changes[-1]["images"] += places
+        else:
+            changes.append({"images": places, **how})
         return True

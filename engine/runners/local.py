@@ -53,6 +53,11 @@ class LocalRunner(BaseRunner):
             lacking = [
                 (group, [key for key in group if key not in writer.done]) for group in groups
             ]
+            order = [key for group in groups for key in group]
+            end = max(
+                (place for place, key in enumerate(order, 1) if key in writer.done), default=0
+            )
+            last = set(order[end:])  # no image follows these
             begun = [
                 (group if prepared.joint else missing, missing)
                 for group, missing in lacking
@@ -64,9 +69,8 @@ class LocalRunner(BaseRunner):
             with self.events.task(IMAGES, total, total - to_make) as task:
                 for group, missing in begun:
                     made = prepared.make(group, self.events)
-                    course.note(
-                        group[0], kind, {} if prepared.parts is None else prepared.parts.sizes
-                    )
+                    sizes = {} if prepared.parts is None else prepared.parts.sizes
+                    course.note(missing, kind, sizes, again=missing[0] not in last)
                     for image in made:
                         if image.key in missing:
                             writer.add(image)

@@ -22,15 +22,8 @@ from engine.datasets.contact_sheet import contact_sheet
 from engine.datasets.dataset import load_sample, open_dataset, read_dataset
 from engine.datasets.finish import finish
 from engine.datasets.images import to_picture
-from engine.datasets.parts import (
-    MOST_PARTS,
-    Division,
-    PieceOfFile,
-    done_parts,
-    read_rows,
-    stem,
-    write_part,
-)
+from engine.datasets.part_reading import PieceOfFile, read_rows
+from engine.datasets.parts import MOST_PARTS, Division, done_parts, stem, write_part
 from engine.datasets.shared import SharedDataset
 from engine.datasets.store import FolderStore
 from engine.errors import ConfigError, OutputError
