@@ -16,6 +16,8 @@ from engine.image_key import ImageKey
 COURSE = f"{OURS}course.json"
 KINDS = "kinds"
 MICRO_BATCHES = "micro_batches"
+Place = dict[str, int]
+"""An image: {"class": ..., "index": ...}."""
 LEFT_OUT = ("canary", "reproducible", "micro_batch")
 """What a kind says that is not tried in a run of one process, or is noted by itself."""
 
@@ -44,7 +46,7 @@ class Course:
         images: Sequence[ImageKey],
         kind: Mapping[str, Any],
         micro_batches: Mapping[str, int],
-        again: bool = False,
+        again: Mapping[ImageKey, int] | None = None,
     ) -> None:
         """Say how images of a group are made, before they are written.
 
@@ -52,14 +54,17 @@ class Course:
             images: those that are made now, in their order.
             kind: of this machine, as JSON values.
             micro_batches: images in each phase at once.
-            again: whether images that follow them are there already, of which this says nothing.
+            again: where images that follow them are there already, of which this says nothing: the place of each image
+                in the run.
         """
-        places = [{"class": key.class_index, "index": key.index} for key in images]
+        places: list[Place] = [{"class": key.class_index, "index": key.index} for key in images]
         kind = {name: value for name, value in kind.items() if name not in LEFT_OUT}
-        add = self._add_images if again else self._add
+        noted = {KINDS: {"kind": kind}, MICRO_BATCHES: {"sizes": dict(micro_batches)}}
         new = [
-            add(KINDS, places, {"kind": kind}),
-            add(MICRO_BATCHES, places, {"sizes": dict(micro_batches)}),
+            self._add(name, places[0], how)
+            if again is None
+            else self._add_images(name, places, how, again)
+            for name, how in noted.items()
         ]
         if any(new):
             write_whole(self._path, json.dumps(self._changes).encode())
@@ -76,23 +81,39 @@ class Course:
         with explained(self._path):
             self._path.unlink(missing_ok=True)
 
-    def _add(self, name: str, places: list[dict[str, int]], how: dict[str, Any]) -> bool:
+    def _add(self, name: str, first: Place, how: dict[str, Any]) -> bool:
         """Whether something else holds than before, which is then added."""
-        changes = self._changes[name]
-        before = [change for change in changes if "from" in change]
+        before = [change for change in self._changes[name] if "from" in change]
         if before and before[-1] == {"from": before[-1]["from"], **how}:
             return False
-        changes.append({"from": places[0], **how})
+        self._changes[name].append({"from": first, **how})
         return True
 
-    def _add_images(self, name: str, places: list[dict[str, int]], how: dict[str, Any]) -> bool:
+    def _add_images(
+        self, name: str, images: list[Place], how: dict[str, Any], order: Mapping[ImageKey, int]
+    ) -> bool:
         """As `_add`, of these images alone."""
         changes = self._changes[name]
-        (key,) = how
-        if changes and all(change[key] == how[key] for change in changes):
+
+        def known(image: Place) -> dict[str, Any]:
+            for change in reversed(changes):
+                if "images" in change:
+                    holds = image in change["images"]
+                else:
+                    holds = order[_key(change["from"])] <= order[_key(image)]
+                if holds:
+                    return {key: change[key] for key in how}
+            return {}
+
+        others = [image for image in images if known(image) != how]
+        if not others:
             return False
-        if changes and "images" in changes[-1] and changes[-1][key] == how[key]:
-            changes[-1]["images"] += places
+        if changes and "images" in changes[-1] and {**changes[-1], **how} == changes[-1]:
+            changes[-1]["images"] += others
         else:
-            changes.append({"images": places, **how})
+            changes.append({"images": others, **how})
         return True
+
+
+def _key(place: Place) -> ImageKey:
+    return ImageKey(place["class"], place["index"])
