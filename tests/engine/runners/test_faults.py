@@ -1,5 +1,6 @@
 """What goes wrong around a run: memory that runs out in any phase, clocks that are set back, damaged files."""
 
+import errno
 import itertools
 import json
 import time
@@ -13,6 +14,7 @@ import torch
 
 from engine.datasets.finish import finish
 from engine.datasets.manifest import read_manifest
+from engine.datasets.run_record import read_run
 from engine.errors import EngineError, OutputError
 from engine.events import SILENT, Event, Events, Summarised
 from engine.files import OURS, TEMPORARY, explained, read_object
@@ -161,6 +163,24 @@ def test_images_made_again_on_another_machine_are_listed(
     assert back["kind"] == first["kind"]
     assert back["images"] == again["images"][1:]
     assert len(kinds()) == 3
+
+
+@pytest.mark.parametrize("name", ["manifest.parquet", "run.json"])
+def test_a_record_that_cannot_be_read_is_not_taken_for_damaged(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    plain = replace(request_, method=Plain(sampling=Sampling(steps=1, batch=8)))
+    out = tmp_path / "set"
+    run(plain, out)
+    monkeypatch.setattr("engine.datasets.manifest.pq.ParquetFile", fails)
+    if name == "run.json":
+        monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(OutputError, match=rf"cannot read .*{name}: Input/output error") as raised:
+        list(read_manifest(out)) if name != "run.json" else read_run(out)
+    assert "delete it" not in str(raised.value)
 
 
 def test_a_share_never_shrinks_and_the_same_command_makes_the_rest(
