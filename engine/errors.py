@@ -25,6 +25,10 @@ class OutputError(EngineError, OSError):
     """An output folder cannot be written, or holds another run."""
 
 
+class DamagedError(OutputError):
+    """A file was read and is not as it was written: its size, its checksum or its form. Not one that cannot be read."""
+
+
 class GuidanceError(EngineError, ArithmeticError):
     """Guidance failed numerically too often to trust the images."""
 

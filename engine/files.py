@@ -45,6 +45,20 @@ def explained(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def read_explained(path: Path) -> Iterator[None]:
+    """Turn an OSError of reading into an OutputError, but for FileNotFoundError."""
+    try:
+        yield
+    except (OutputError, FileNotFoundError):
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot read {path}: {error.strerror or error}; expected a file that this user may read, on a disk that "
+            "works: check both and call again, nothing was deleted."
+        ) from error
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` only when the block ends well; else nothing of it remains.
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from engine.errors import OutputError
 from engine.files import OURS, explained, make_folder
 
 LOCK = f"{OURS}lock"
+SHARED_CHANCES, SHARED_WAIT = 3, 0.05
+"""How often a lock to be shared is asked for, and the seconds in between."""
 
 
 class InUseError(OutputError):
@@ -31,6 +34,7 @@ def _lock(path: Path, what: Path, shared: bool = False) -> int:
     shared: with others that share it; who came last is then named.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    chances = SHARED_CHANCES if shared else 1
     with explained(what):
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -42,6 +46,13 @@ def _lock(path: Path, what: Path, shared: bool = False) -> int:
                     os.pwrite(descriptor, holder.encode(), 0)
                     return descriptor
             except BlockingIOError as error:
+                chances -= 1
+                if (
+                    chances
+                ):  # the last of others that share it holds it alone for an instant, to delete it
+                    os.close(descriptor)
+                    time.sleep(SHARED_WAIT)
+                    continue
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
                 os.close(descriptor)
                 raise InUseError(
@@ -49,7 +60,8 @@ def _lock(path: Path, what: Path, shared: bool = False) -> int:
                     "another place."
                 ) from error
             except OSError:
-                path.unlink(missing_ok=True)
+                if not shared:  # else others may hold it
+                    path.unlink(missing_ok=True)
                 os.close(descriptor)
                 raise
             os.close(descriptor)  # its last holder deleted it meanwhile: take the new one

@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -80,8 +81,34 @@ def watching(screen: Progress, lines: Path | None = None) -> Iterator[Events]:
     else:
         with explained(lines):
             file = lines.open("w", encoding="utf-8")
-        with file, Bars(screen).shown() as bars:
-            yield Events(bars, lambda event: print(event.to_json(), file=file, flush=True))
+        with EventFile(file, lines, screen) as write, Bars(screen).shown() as bars:
+            yield Events(bars, write)
+
+
+class EventFile:
+    """Events as lines of an open file. Where it cannot be written any more, the run goes on without."""
+
+    def __init__(self, file: TextIO, path: Path, screen: Progress) -> None:
+        self._file, self._path, self._screen = file, path, screen
+        self._broken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(OSError):  # a line that was not written is in its buffer still
+            self._file.close()
+
+    def __call__(self, event: Event) -> None:
+        if self._broken:
+            return
+        try:
+            print(event.to_json(), file=self._file, flush=True)
+        except OSError as error:
+            self._broken = True
+            self._screen.say(
+                f"warning: cannot write {self._path}: {error.strerror or error}; the run goes on without events"
+            )
 
 
 class Bars:

@@ -45,8 +45,8 @@ def hanging(
 class Losses:
     """Counts the workers that a part has ended, as far as anyone can tell.
 
-    Not those that were lost with their nodes, which are taken away whatever they do; and where a part takes hours, none
-    from before its latest progress.
+    Those that were lost with their nodes, which are taken away whatever they do, count apart; and where a part takes
+    hours, none from before its latest progress counts.
 
     kept: what is kept of a part that is not done, by its number; a value that changes with it.
     """
@@ -54,17 +54,17 @@ class Losses:
     def __init__(self, kept: Callable[[int], object]) -> None:
         self._kept = kept
         self._seen: dict[int, object] = {}
-        self._counts: Counter[int] = Counter()
+        self._counts: Counter[tuple[int, bool]] = Counter()
 
     def __contains__(self, part: int) -> bool:
         """Whether a worker was lost with a part, which it may have written before."""
         return part in self._seen
 
     def count(self, part: int, with_node: bool) -> int:
-        """Add a loss. Returns how many count by now."""
+        """Add a loss. Returns how many of its sort, with or without a node, count by now."""
         kept = self._kept(part)
         if kept != self._seen.get(part, kept):
-            self._counts[part] = 0
+            self._counts[part, False] = self._counts[part, True] = 0
         self._seen[part] = kept
-        self._counts[part] += not with_node
-        return self._counts[part]
+        self._counts[part, with_node] += 1
+        return self._counts[part, with_node]

@@ -5,6 +5,7 @@ knows workers only as a `Pool`, so that it is tested, and simulated, without a c
 
     a worker is lost (its process, its node)   its part goes to another, and a new worker is started
     a part loses ATTEMPTS workers              the run ends, naming the part (`Losses` says which workers count)
+    a part loses NODES workers with nodes      as well: perhaps it is what takes them down
     a worker answers with an error             the run ends with it: the same call would fail again
     STARTS workers in a row never get ready    the run ends with the last reason; while others work, it leaves one out
     a part takes SLOW times as long as usual   an idle worker makes it as well; the first that is done counts
@@ -24,6 +25,7 @@ from engine.cluster.pool import Answer, ClusterError, Failed, Handle, Lost, Pool
 from engine.cluster.usual import Usual
 
 ATTEMPTS = 3
+NODES = 10
 STARTS = 5
 WAIT = 1.0
 """Seconds after which the driver looks for slow parts."""
@@ -185,10 +187,11 @@ class Driver:
         if part not in self.missing:
             return
         self.note(f"a worker was lost with part {part}: {reason}")
-        if self.losses.count(part, with_node) >= ATTEMPTS:
+        most, what = (NODES, "workers with their nodes") if with_node else (ATTEMPTS, "workers")
+        if self.losses.count(part, with_node) >= most:
             raise ClusterError(
-                f"part {part} lost {ATTEMPTS} workers ({reason}), expected it to be made: memory may be short, so plan "
-                "for less `memory`, or see the workers' logs. What is done is kept."
+                f"part {part} lost {most} {what} ({reason}), expected it to be made: memory may be short, so plan for "
+                "less `memory`, or see the workers' logs. What is done is kept."
             )
         if part not in {other.part for other in self.assignments.values()}:
             self.waiting.appendleft(part)

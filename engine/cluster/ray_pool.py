@@ -213,12 +213,11 @@ def lost_to(worker: Handle, part: int | None, error: Exception, errors: Any) -> 
 def answer_to(worker: Handle, part: int | None, error: Exception) -> Lost | Failed:
     """What an error of a worker means: what another machine may be free of, or the caller's mistake.
 
-    A worker that ran out of memory is lost, and so is one whose machine does not suit the run or cannot be used.
+    A worker that ran out of memory or whose GPU failed is lost, and so is one whose machine does not suit the run.
     """
-    of_its_start = part is None and isinstance(
-        error, OtherKindError | BudgetError | torch.AcceleratorError
-    )
-    if of_its_start or is_out_of_memory(error):
+    of_its_start = part is None and isinstance(error, OtherKindError | BudgetError)
+    of_its_gpu = isinstance(error, torch.AcceleratorError)
+    if of_its_start or of_its_gpu or is_out_of_memory(error):
         ours = isinstance(error, EngineError)
         return Lost(worker, part, str(error) if ours else brief(error))
     return Failed(worker, part, error)

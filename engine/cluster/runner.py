@@ -8,7 +8,7 @@ from typing import Any
 from engine.cluster.run import made_by_workers, planned, refuse_objects
 from engine.cluster.worker import PartWorker
 from engine.datasets.dataset import load_sample
-from engine.datasets.parts import read_part
+from engine.datasets.part_reading import read_part
 from engine.datasets.store import is_url, open_store
 from engine.methods.drawing import IMAGES
 from engine.request import Request

@@ -5,7 +5,7 @@ any moment, so they are kept in a file of the folder's own until its `run.json` 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ from engine.image_key import ImageKey
 COURSE = f"{OURS}course.json"
 KINDS = "kinds"
 MICRO_BATCHES = "micro_batches"
+Place = dict[str, int]
+"""An image: {"class": ..., "index": ...}."""
 LEFT_OUT = ("canary", "reproducible", "micro_batch")
 """What a kind says that is not tried in a run of one process, or is noted by itself."""
 
 
 class Course:
-    """What changed from which image on. Of a folder that was finished and lacks images again, its record's is kept.
+    """What changed from which image on, and the images that were made again later.
+
+    Of a folder that was finished and lacks images again, its record's is kept.
 
     Args:
         folder: of the data set; its run.json is there.
@@ -38,23 +42,38 @@ class Course:
         self._changes = {name: [*known.get(name, [])] for name in (KINDS, MICRO_BATCHES)}
 
     def note(
-        self, first: ImageKey, kind: Mapping[str, Any], micro_batches: Mapping[str, int]
+        self,
+        images: Sequence[ImageKey],
+        kind: Mapping[str, Any],
+        micro_batches: Mapping[str, int],
+        again: Mapping[ImageKey, int] | None = None,
     ) -> None:
-        """Say how the images of a group were made, before they are written.
+        """Say how images of a group are made, before they are written.
 
-        first: of the group. kind: of this machine, as JSON values. micro_batches: images in each phase at once.
+        Args:
+            images: those that are made now, in their order.
+            kind: of this machine, as JSON values.
+            micro_batches: images in each phase at once.
+            again: where images that follow them are there already, of which this says nothing: the place of each image
+                in the run.
         """
-        place = {"class": first.class_index, "index": first.index}
+        places: list[Place] = [{"class": key.class_index, "index": key.index} for key in images]
         kind = {name: value for name, value in kind.items() if name not in LEFT_OUT}
+        noted = {KINDS: {"kind": kind}, MICRO_BATCHES: {"sizes": dict(micro_batches)}}
         new = [
-            self._add(KINDS, {"from": place, "kind": kind}),
-            self._add(MICRO_BATCHES, {"from": place, "sizes": dict(micro_batches)}),
+            self._add(name, places[0], how)
+            if again is None
+            else self._add_images(name, places, how, again)
+            for name, how in noted.items()
         ]
         if any(new):
             write_whole(self._path, json.dumps(self._changes).encode())
 
     def to_json(self) -> dict[str, Any]:
-        """{"kinds": [{"from": an image, "kind": ...}], "micro_batches": [{"from": an image, "sizes": ...}]}."""
+        """{"kinds": [{"from": an image, "kind": ...}], "micro_batches": [{"from": an image, "sizes": ...}]}.
+
+        Images that were made again have "images", all of them, in place of "from". Of two entries the later one holds.
+        """
         return self._changes
 
     def delete(self) -> None:
@@ -62,11 +81,39 @@ class Course:
         with explained(self._path):
             self._path.unlink(missing_ok=True)
 
-    def _add(self, name: str, change: dict[str, Any]) -> bool:
+    def _add(self, name: str, first: Place, how: dict[str, Any]) -> bool:
         """Whether something else holds than before, which is then added."""
-        changes = self._changes[name]
-        before = {**changes[-1], "from": change["from"]} if changes else None
-        if before == change:
+        before = [change for change in self._changes[name] if "from" in change]
+        if before and before[-1] == {"from": before[-1]["from"], **how}:
             return False
-        changes.append(change)
+        self._changes[name].append({"from": first, **how})
         return True
+
+    def _add_images(
+        self, name: str, images: list[Place], how: dict[str, Any], order: Mapping[ImageKey, int]
+    ) -> bool:
+        """As `_add`, of these images alone."""
+        changes = self._changes[name]
+
+        def known(image: Place) -> dict[str, Any]:
+            for change in reversed(changes):
+                if "images" in change:
+                    holds = image in change["images"]
+                else:
+                    holds = order[_key(change["from"])] <= order[_key(image)]
+                if holds:
+                    return {key: change[key] for key in how}
+            return {}
+
+        others = [image for image in images if known(image) != how]
+        if not others:
+            return False
+        if changes and "images" in changes[-1] and {**changes[-1], **how} == changes[-1]:
+            changes[-1]["images"] += others
+        else:
+            changes.append({"images": others, **how})
+        return True
+
+
+def _key(place: Place) -> ImageKey:
+    return ImageKey(place["class"], place["index"])

@@ -10,14 +10,12 @@ An image counts as done once its line in the journal is whole; a run that is kil
 with the same bytes as an undisturbed one (but for what `run.json` measured).
 """
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from PIL import Image
 
 from engine.datasets.contact_sheet import SHEET, sheet_of
 from engine.datasets.images import png_bytes, to_picture
@@ -31,7 +29,8 @@ from engine.datasets.manifest import (
     write_manifest,
 )
 from engine.datasets.names import IMAGES, class_folders, image_place
-from engine.datasets.parts import DIVISION, PieceOfFile, has_parts, read_parts
+from engine.datasets.part_reading import PieceOfFile, picture_of, read_parts
+from engine.datasets.parts import DIVISION, has_parts
 from engine.datasets.run_record import RUN, check_same_run, write_run
 from engine.datasets.store import check_local
 from engine.errors import ConfigError, OutputError
@@ -208,13 +207,15 @@ def has_manifest(path: Path) -> bool:
 
 
 def load_sample(file: ImageFile, row: Row) -> "Sample":
-    """One image of a data set as it was handed to the writer, but for its rounding to 8 bits and its curve."""
+    """One image of a data set as it was handed to the writer, but for its rounding to 8 bits and its curve.
+
+    Raises OutputError where it cannot be read, or is damaged.
+    """
     import torch
 
     from engine.types import Sample
 
-    with Image.open(io.BytesIO(file.read_bytes())) as picture:
-        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(picture_of(file))).permute(2, 0, 1)
     return Sample(
         key=row.key,
         label=row.label,

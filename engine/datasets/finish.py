@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from engine.datasets.contact_sheet import (
@@ -22,18 +24,21 @@ from engine.datasets.contact_sheet import (
 )
 from engine.datasets.images import png_bytes
 from engine.datasets.manifest import MANIFEST
+from engine.datasets.part_reading import check_tar, read_rows
 from engine.datasets.parts import (
+    DIVISION,
     PART_SCHEMA,
     PARTS,
+    Division,
     Tar,
-    check_tar,
+    done_parts,
     read_division,
-    read_rows,
     stem,
 )
-from engine.datasets.run_record import RUN, parsed_run, run_bytes
+from engine.datasets.row_digest import KEY, RowDigest
+from engine.datasets.run_record import RUN, RunRecord, parsed_run, run_bytes
 from engine.datasets.store import Store, open_store, read
-from engine.errors import OutputError, brief
+from engine.errors import DamagedError, OutputError, brief
 from engine.events import SILENT, Events
 from engine.image_key import ImageKey
 
@@ -59,38 +64,45 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
 
     place: folder or URL. check: whether to read each tar and compare its checksum; its size is always compared.
 
-    Raises OutputError where parts are missing or damaged. The files of damaged parts are deleted, so that the run,
-    called again, makes these parts and no others.
+    Raises OutputError where parts are missing or damaged, cannot be read, or are not those of the request. The files of
+    parts that were read and are damaged are deleted, so that the run, called again, makes these parts and no others.
+    Where a file cannot be read, nothing is deleted.
     """
     store = open_store(place)
     division, _ = read_division(store)
-    record = parsed_run(read(store, RUN), f"{store}/{RUN}")
+    record = _record(store)
     labels = {int(number): label for number, label in record.labels.items()}
     summary = _Summary(set(shown_classes(sorted(labels))))
     missing: list[int] = []
-    damaged: dict[int, str] = {}
+    damaged: dict[int, DamagedPart] = {}
+    _refuse_more_parts(store, division)
     with (
         events.task(TASK, division.parts) as task,
         store.writer(MANIFEST) as file,
-        pq.ParquetWriter(file, MANIFEST_SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(
+            file, MANIFEST_SCHEMA, compression="zstd", write_page_checksum=True
+        ) as writer,
     ):
+        digest = RowDigest()
         held: list[pa.Table] = []
         for part in range(division.parts):
             try:
                 table = _checked(store, part, check, summary)
             except FileNotFoundError:
                 missing.append(part)
-            except OutputError as error:
-                damaged[part] = str(error)
-                store.remove(f"{stem(part)}.parquet")
+            except DamagedPart as error:
+                damaged[part] = error
             else:
                 held.append(table.select(MANIFEST_SCHEMA.names))
+                digest.add(held[-1])
                 summary.look()
             if held and (sum(map(len, held)) >= ROWS_PER_GROUP or part == division.parts - 1):
                 writer.write_table(pa.concat_tables(held).combine_chunks())
                 held = []
             task.progress()
+        writer.add_key_value_metadata({KEY: digest.value()})
         _refuse(store, division.parts, missing, damaged)  # and the manifest is not written
+        _check_request(store, record, summary)
     images = summary.kinds.total()
     with store.writer(SHEET) as file:
         file.write(png_bytes(sheet_of_classes(labels, summary.shown, images)))
@@ -112,11 +124,13 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
 class _Summary:
     """What is gathered of the parts, besides their rows.
 
-    classes: those that a contact sheet shows. unseen: PNGs of its images that are not decoded yet; shown: the others.
+    classes: those that a contact sheet shows. keys: class and index of each image in one number. unseen: PNGs of the
+    sheet's images that are not decoded yet; shown: the others.
     """
 
     classes: set[int]
     tars: set[str] = field(default_factory=set)
+    keys: list[NDArray[np.int64]] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
     unseen: dict[ImageKey, bytes] = field(default_factory=dict)
@@ -124,6 +138,8 @@ class _Summary:
 
     def add(self, store: Store, tar: Tar, table: pa.Table) -> None:
         self.tars.add(tar.name)
+        numbers = table.column("class").to_numpy().astype(np.int64)
+        self.keys.append(numbers << 32 | table.column("index").to_numpy())
         self.kinds.update(table.column("kind").to_pylist())
         self.skipped += sum(table.column("skipped").to_pylist())
         if min(table.column("index").to_pylist()) >= SHEET_IMAGES:
@@ -140,22 +156,46 @@ class _Summary:
         self.unseen.clear()
 
 
-def _checked(store: Store, part: int, whole: bool, summary: _Summary) -> pa.Table:
-    """The rows of a part, added to the summary.
+def _record(store: Store) -> RunRecord:
+    try:
+        return parsed_run(read(store, RUN), f"{store}/{RUN}")
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{store} has no {RUN}, expected the record of its run: put a copy back."
+        ) from error
 
-    Raises OutputError for a damaged one, whose tar is deleted: made again, it has the same name, which is never written
-    twice.
-    """
-    tar, table = read_rows(store, part)
+
+class DamagedPart(DamagedError):
+    """A part that was read and is not as it was written. tar: its tar, where that is known to be wrong."""
+
+    def __init__(self, wrong: str, tar: str | None) -> None:
+        super().__init__(wrong)
+        self.tar = tar
+
+
+def _checked(store: Store, part: int, whole: bool, summary: _Summary) -> pa.Table:
+    """The rows of a part, added to the summary. Raises DamagedPart."""
+    try:
+        tar, table = read_rows(store, part)
+    except DamagedError as error:
+        raise DamagedPart(str(error), None) from error
     if wrong := check_tar(store, tar, whole):
-        store.remove(tar.name)
-        raise OutputError(wrong)
+        raise DamagedPart(wrong, tar.name)
     summary.add(store, tar, table)
     return table
 
 
-def _refuse(store: Store, parts: int, missing: list[int], damaged: Mapping[int, str]) -> None:
-    """Raise OutputError where parts are missing or were damaged."""
+def _refuse(
+    store: Store, parts: int, missing: list[int], damaged: Mapping[int, DamagedPart]
+) -> None:
+    """Raise OutputError where parts are missing or damaged; the files of damaged ones are deleted before.
+
+    Also a damaged tar: made again, it has the same name, which is never written twice.
+    """
+    for part, error in damaged.items():
+        if error.tar is not None:
+            store.remove(error.tar)
+        store.remove(f"{stem(part)}.parquet")
     if damaged:
         part, wrong = next(iter(damaged.items()))
         raise OutputError(
@@ -167,6 +207,31 @@ def _refuse(store: Store, parts: int, missing: list[int], damaged: Mapping[int, 
         raise OutputError(
             f"{store} lacks {len(missing)} of its {parts} parts, part {missing[0]} first, expected all of them: run "
             "`ddis generate` again with the same settings for all shares, then `ddis finish`."
+        )
+
+
+def _refuse_more_parts(store: Store, division: Division) -> None:
+    """Raise OutputError where there are parts that the division does not know, and whose images would be deleted."""
+    more = sorted(part for part in done_parts(store) if part >= division.parts)
+    if more:
+        raise OutputError(
+            f"{store} has {len(more)} parts beyond the {division.parts} of its {DIVISION}, part {more[0]} first, "
+            f"expected none: {DIVISION} is not as it was written, or the parts are of another run. Nothing was "
+            f"deleted; put a copy of {DIVISION} back, or move these parts away."
+        )
+
+
+def _check_request(store: Store, record: RunRecord, summary: _Summary) -> None:
+    """Raise OutputError where the parts hold other images than the run's request asks for."""
+    keys = np.concatenate([np.empty(0, np.int64), *summary.keys])
+    doubled = len(keys) - len(np.unique(keys))
+    of_each = record.made.get("request", {}).get("images_per_class")
+    expected = len(keys) if of_each is None else of_each * len(record.labels)
+    if doubled or len(keys) != expected:
+        raise OutputError(
+            f"the parts of {store} hold {len(keys)} images, {doubled} of them twice, expected {expected}, each once, "
+            f"as {RUN} asks for: {DIVISION} or {RUN} is not as it was written. Nothing was deleted; put copies of them "
+            "back."
         )
 
 

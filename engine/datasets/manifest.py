@@ -1,8 +1,7 @@
 """What is known of each image: a journal while the run goes on, `manifest.parquet` when it is done.
 
 A Parquet file cannot grow safely, so each finished image adds one line to a journal. A line counts only if it is
-whole; logits travel in it as the bytes of their float32 values, so the manifest does not depend on where a run was
-interrupted.
+whole; logits are the bytes of float32 in it, so the manifest does not depend on where a run was interrupted.
 """
 
 import base64
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from engine.datasets.row_digest import KEY, RowDigest, checked
 from engine.errors import OutputError, brief
-from engine.files import OURS, explained, sync_folder, whole_file
+from engine.files import OURS, explained, read_explained, sync_folder, whole_file
 from engine.image_key import ImageKey
 
 if TYPE_CHECKING:
@@ -202,6 +201,9 @@ def read_manifest(folder: Path, mixed: bool = False) -> Iterator[Row]:
             "check the path, or call generate again with the same settings to finish it."
         ) from error
     except (pa.ArrowException, ValueError, OSError, KeyError, TypeError) as error:
+        with read_explained(path):
+            if isinstance(error, OSError) and error.errno:  # Parquet's own have none
+                raise
         raise OutputError(
             f"{path} is damaged or no manifest of a data set ({brief(error)}), expected one that generate wrote: "
             "delete it and call generate again with the same settings."

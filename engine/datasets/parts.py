@@ -14,7 +14,7 @@ that dies leaves nothing that counts.
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.datasets.images import png_bytes, to_picture
-from engine.datasets.manifest import SCHEMA, Row, rows_in, to_record
+from engine.datasets.manifest import SCHEMA, Row, to_record
 from engine.datasets.row_digest import KEY, RowDigest
-from engine.datasets.store import Store, open_store, read
-from engine.errors import OutputError, brief
+from engine.datasets.store import Store, read
+from engine.errors import DamagedError, OutputError, brief
 
 if TYPE_CHECKING:
     from engine.types import Sample
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 PARTS = "parts"
 DIVISION = "parts.json"
 FORMAT = "ddis-parts/1"
+CHECKSUM = "sha256"
+"""Under which key parts.json keeps that of its other values."""
 MOST_PARTS = 20_000
 """Beyond so many groups, several make one part: listing the parts stays a matter of a second."""
 PART_SCHEMA = pa.schema(
@@ -75,26 +77,6 @@ class Tar:
     name: str
     bytes: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class PieceOfFile:
-    """An image within a file of a store. Reads as a `Path` does."""
-
-    store: Store
-    name: str
-    offset: int
-    size: int
-
-    def read_bytes(self) -> bytes:
-        return read(self.store, self.name, self.offset, self.size)
-
-    def exists(self) -> bool:
-        size = self.store.size(self.name)
-        return size is not None and size >= self.offset + self.size
-
-    def __str__(self) -> str:
-        return f"{self.store}/{self.name} at {self.offset}"
 
 
 def stem(part: int) -> str:
@@ -147,94 +129,50 @@ def _row_file(records: list[dict[str, Any]], tar: Tar) -> bytes:
     return content.getvalue()
 
 
-def read_rows(store: Store, part: int) -> tuple[Tar, pa.Table]:
-    """A part's tar and its rows, with the columns of PART_SCHEMA.
-
-    Raises FileNotFoundError for a part that is not done, OutputError for a damaged row file.
-    """
-    name = f"{stem(part)}.parquet"
-    try:
-        table = pq.read_table(io.BytesIO(read(store, name)), page_checksum_verification=True)
-        tar = Tar(**json.loads(table.schema.metadata[IN_METADATA]))
-        kept, digest = table.schema.metadata.get(KEY), RowDigest()
-        table = table.select(PART_SCHEMA.names).cast(PART_SCHEMA)
-        digest.add(table)
-        digest.check(kept)
-        return tar, table
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise OutputError(
-            f"{store}/{name} is damaged ({brief(error)}), expected the rows of a part: delete it and run "
-            "`ddis generate` again with the same settings, which makes the part again."
-        ) from error
-
-
-def check_tar(store: Store, tar: Tar, whole: bool) -> str:
-    """What is wrong with a part's tar, "" if nothing. whole: whether to read it and compare its checksum."""
-    size = store.size(tar.name)
-    if size is None:
-        return "is missing"
-    if size != tar.bytes:
-        return f"has {size} bytes and should have {tar.bytes}"
-    if whole:
-        digest = sha256()
-        with store.reader(tar.name) as file:
-            while piece := file.read(2**20):
-                digest.update(piece)
-        if digest.hexdigest() != tar.sha256:
-            return "has another checksum than it was written with"
-    return ""
-
-
 def has_parts(folder: Path) -> bool:
     """Whether a folder holds a data set in parts."""
     return (folder / DIVISION).exists()
 
 
+def division_bytes(division: Division, kind: Mapping[str, Any]) -> bytes:
+    """The content of parts.json. kind: of the worker that begins the data set, as JSON values."""
+    found = {"format": FORMAT, **asdict(division), "kind": kind}
+    found[CHECKSUM] = _checksum(found)
+    return json.dumps(found, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
 def read_division(store: Store) -> tuple[Division, Mapping[str, Any]]:
     """How a data set is divided, and the kind of worker that makes it.
 
-    Raises OutputError where there is no data set in parts, or one of another version.
+    Raises OutputError where there is no data set in parts, or one of another version, DamagedError where parts.json is
+    not as it was written. Of files without a checksum, as they once were, not every damage is found.
     """
-    form = None
     try:
-        found = json.loads(read(store, DIVISION))
+        content = read(store, DIVISION)
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{store}/{DIVISION} is not there, expected it in a data set that `ddis generate` with `share` or `ray` "
+            "writes: check the path."
+        ) from error
+    try:
+        found = json.loads(content)
         form = found["format"]
-        if form == FORMAT:
-            return Division(found["groups"], found["groups_per_part"]), found["kind"]
-    except FileNotFoundError:
-        form = "absent"
-    except (ValueError, KeyError, TypeError):
-        pass
-    said = "is not there" if form == "absent" else f"has format {form!r}"
-    raise OutputError(
-        f"{store}/{DIVISION} {said}, expected format {FORMAT!r}, as `ddis generate` with `share` or `ray` writes it: "
-        "check the path, or install the version of ddis that began the data set."
-    )
-
-
-def read_part(store: Store, part: int) -> Iterator[tuple[PieceOfFile, Row]]:
-    """Image and row, with the logits, of each image of a part. Raises what `read_rows` raises."""
-    _, table = read_rows(store, part)
-    places = table.select(["path", "offset", "size"]).to_pylist()
-    rows = (row for batch in table.select(SCHEMA.names).to_batches() for row in rows_in(batch))
-    for place, row in zip(places, rows, strict=True):
-        yield PieceOfFile(store, place["path"], place["offset"], place["size"]), row
-
-
-def read_parts(place: Path | str) -> Iterator[tuple[PieceOfFile, Row]]:
-    """Image and row, with the logits, of each image of a data set in parts, in the order of making: classes mixed.
-
-    One part is in memory at a time. Raises OutputError where a part is missing or damaged.
-    """
-    store = open_store(place)
-    division, _ = read_division(store)
-    for part in range(division.parts):
-        try:
-            yield from read_part(store, part)
-        except FileNotFoundError as error:
+        if isinstance(form, str) and form != FORMAT:
             raise OutputError(
-                f"{store} lacks part {part} of {division.parts}, expected all of them: run `ddis generate` again with "
-                "the same settings to make it."
-            ) from error
+                f"{store}/{DIVISION} has format {form!r}, expected {FORMAT!r}: install the version of ddis that began "
+                "the data set."
+            )
+        kept = found.pop(CHECKSUM, None)
+        if kept not in (None, _checksum(found)):
+            raise ValueError("it has another checksum than it was written with")
+        return Division(int(found["groups"]), int(found["groups_per_part"])), found["kind"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(
+            f"{store}/{DIVISION} is damaged ({brief(error)}), expected what the first process wrote, which never "
+            "changes: put a copy back. The same run, begun on such a machine in another folder and stopped, writes an "
+            "equal one."
+        ) from error
+
+
+def _checksum(found: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

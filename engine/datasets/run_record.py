@@ -25,7 +25,7 @@ from engine.facts import (
     first_run,
     with_names_of,
 )
-from engine.files import explained, write_whole
+from engine.files import explained, read_explained, write_whole
 
 RUN = "run.json"
 PACKAGES = ("torch", "diffusers", "transformers", "ddis")
@@ -94,7 +94,7 @@ def read_run(place: Path) -> RunRecord:
     """The record of a folder, or of a run.json. Raises OutputError for what `write_run` did not write."""
     check_local(place)
     path = place / RUN if place.is_dir() else place
-    with explained(path):
+    with explained(path), read_explained(path):
         content = path.read_bytes()
     return parsed_run(content, path)
 

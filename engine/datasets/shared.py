@@ -8,8 +8,8 @@ from typing import Any
 from engine.datasets.names import check_labels, class_folders
 from engine.datasets.parts import (
     DIVISION,
-    FORMAT,
     Division,
+    division_bytes,
     done_parts,
     read_division,
     stem,
@@ -63,8 +63,7 @@ class SharedDataset:
             there = parsed_run(read(self.store, RUN), f"{self.store}/{RUN}")
             check_record(str(self.store), there, made, names)
         self.store.create(LABELS, _labels_json(labels))
-        begun = {"format": FORMAT, **vars(division), "kind": kind}
-        if not self.store.create(DIVISION, _json(begun)):
+        if not self.store.create(DIVISION, division_bytes(division, kind)):
             divided, other = read_division(self.store)
             if divided != division:
                 raise OutputError(

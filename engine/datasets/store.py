@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any, BinaryIO, Protocol, cast
 
 from engine.errors import ConfigError, MissingExtraError, OutputError
@@ -18,6 +18,7 @@ from engine.files import (
     create_whole,
     explained,
     make_folder,
+    read_explained,
     remove_leftovers,
     whole_file,
 )
@@ -26,10 +27,10 @@ from engine.urls import url_in
 EXTRAS = {"s3": "s3", "s3a": "s3"}
 """The extra that brings the package for a protocol; other protocols' packages are named by fsspec."""
 FOLDERS = ("file", "local")
-"""Protocols of folders, whose files fsspec writes neither whole nor once."""
+"""Of folders, whose files fsspec writes neither whole nor once."""
 EXISTS, CONFLICT = 412, 409  # a service's answers to a second writer
 LONGEST_WAIT = 3.0
-"""Seconds for a file that others write just now; waits begin short and double."""
+"""Seconds for a file that others write just now; waits double."""
 
 
 class Store(Protocol):
@@ -107,7 +108,7 @@ class FolderStore:
 
     @contextmanager
     def reader(self, name: str) -> Iterator[BinaryIO]:
-        with open(self.root / name, "rb") as file:
+        with read_explained(self.root / name), open(self.root / name, "rb") as file:
             yield file
 
     def names(self, folder: str) -> list[str]:
@@ -120,7 +121,8 @@ class FolderStore:
 
     def size(self, name: str) -> int | None:
         try:
-            return (self.root / name).stat().st_size
+            with read_explained(self.root / name):
+                return (self.root / name).stat().st_size
         except FileNotFoundError:
             return None
 
@@ -158,8 +160,7 @@ class UrlStore:
             ) from error
         except ValueError as error:
             raise ConfigError(
-                f"{url!r} cannot be opened ({error}), expected a URL that fsspec knows, such as s3://bucket/set: name "
-                "one, or a folder."
+                f"{url!r} cannot be opened ({error}), expected a URL that fsspec knows: name one, or a folder."
             ) from error
 
     def __str__(self) -> str:
@@ -188,7 +189,7 @@ class UrlStore:
     @contextmanager
     def writer(self, name: str) -> Iterator[BinaryIO]:
         # A file of fsspec is completed however its block ends, so the content waits in one of ours.
-        with NamedTemporaryFile() as file:
+        with explained(Path(gettempdir())), NamedTemporaryFile() as file:
             yield cast(BinaryIO, file)
             file.flush()
             with self._explained(name):
@@ -232,8 +233,7 @@ class UrlStore:
             raise
         except OSError as error:
             what = "a place that can be reached, read and written with the credentials at hand"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                what = "room"
+            what = "room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else what
             raise OutputError(
                 f"{self.url}/{name} failed ({error}), expected {what}: check it and run the same command again, which "
                 "resumes."

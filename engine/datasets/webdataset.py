@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from engine.datasets.dataset import ImageFile, read_dataset
 from engine.datasets.manifest import Row
+from engine.datasets.part_reading import content_of
 from engine.datasets.run_record import RUN
 from engine.datasets.store import check_local
 from engine.errors import ConfigError, OutputError
@@ -98,14 +99,7 @@ def _pack(rows: Sequence[tuple[ImageFile, Row]], file: BinaryIO) -> None:
 
 def _members(file: ImageFile, row: Row) -> Iterator[tuple[str, bytes]]:
     name = f"{row.class_index:05d}_{row.index:05d}"
-    try:
-        image = file.read_bytes()
-    except FileNotFoundError as error:
-        raise OutputError(
-            f"{file} is missing, expected all images of the manifest: "
-            "call generate again with the same settings to make it again."
-        ) from error
     content = asdict(row) | {"logits": row.logits.tolist()}
-    yield f"{name}.png", image
+    yield f"{name}.png", content_of(file)
     yield f"{name}.cls", str(row.class_index).encode()
     yield f"{name}.json", json.dumps(content, ensure_ascii=False).encode()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine.classifiers import Classifier, Preprocess
 from engine.datasets.dataset import load_sample
-from engine.datasets.parts import read_part
+from engine.datasets.part_reading import read_part
 from engine.datasets.run_record import RUN, read_run
 from engine.datasets.store import open_store
 from engine.downstream.pixels import empty_pixels, to_bytes

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from engine.datasets.dataset import ImageFile, read_dataset
+from engine.datasets.part_reading import content_of, no_picture
 from engine.datasets.run_record import RUN, read_run
-from engine.errors import OutputError, brief
+from engine.errors import OutputError
 from engine.report.overview import (
     OF_EACH,
     ClassOverview,
@@ -51,7 +52,7 @@ def dataset_overview(folder: Path, shown: int = SHOWN) -> DatasetOverview:
     most_bytes = max(LEAST_BYTES, PAGE_BYTES // len(chosen))
     images, digests, hashes = [], [], []
     for place, (file, row) in enumerate(rows):
-        picture = _picture(file, folder / row.path)
+        picture = _picture(file)
         digests.append(picture.digest)
         hashes.append(picture.difference_hash)
         predicted = int(np.argmax(row.logits))
@@ -115,12 +116,10 @@ def _spread(classes: Sequence[int], shown: int) -> set[int]:
     return chosen
 
 
-def _picture(file: ImageFile, where: Path) -> Picture:
+def _picture(file: ImageFile) -> Picture:
     """The picture of a row. Raises OutputError where it is not there, or is none."""
+    content = content_of(file)
     try:
-        return read_picture(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            f"{where} cannot be read as a picture ({brief(error)}), expected the PNG that was written: delete it and "
-            "run `ddis generate` again with the same settings, which makes it again."
-        ) from error
+        return read_picture(content)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise no_picture(file, error) from error

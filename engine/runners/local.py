@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class LocalRunner(BaseRunner):
             lacking = [
                 (group, [key for key in group if key not in writer.done]) for group in groups
             ]
+            order = {key: place for place, key in enumerate(chain.from_iterable(groups))}
+            end = max((order.get(key, -1) for key in writer.done), default=-1)
             begun = [
                 (group if prepared.joint else missing, missing)
                 for group, missing in lacking
@@ -64,9 +67,9 @@ class LocalRunner(BaseRunner):
             with self.events.task(IMAGES, total, total - to_make) as task:
                 for group, missing in begun:
                     made = prepared.make(group, self.events)
-                    course.note(
-                        group[0], kind, {} if prepared.parts is None else prepared.parts.sizes
-                    )
+                    sizes = {} if prepared.parts is None else prepared.parts.sizes
+                    again = order if order[missing[0]] < end else None
+                    course.note(missing, kind, sizes, again)
                     for image in made:
                         if image.key in missing:
                             writer.add(image)

@@ -228,7 +228,7 @@ QUICK_FIRST = [
     if name != "export-onnx"  # takes long; tests/engine/onnx cuts an export
 ]
 HEAVY_SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in WRITING]
-LOCKING = ("select", "export", "fit", "distill", "prune")
+LOCKING = ("quantise", "select", "export", "fit", "distill", "prune")
 LOCKING_TOO = [*LOCKING, pytest.param("demo", marks=pytest.mark.slow)]
 TEMPORARY = f"{files.TEMPORARY}*"
 
@@ -339,7 +339,8 @@ def test_a_disk_that_is_full_at_any_write_is_one_line_and_the_same_command_ends_
             assert code == 2, f"write {at} of {len(writes)}"
             said = the_error(said)
         assert "expected room on the disk: free some and call again" in said
-        assert not [path for path in tmp_path.rglob(TEMPORARY) if path.is_file()]
+        looked_at = place / "parts" if name == "finish" else tmp_path
+        assert not [path for path in looked_at.rglob(TEMPORARY) if path.is_file()]
         refuse(-1)
         assert main(words) == 0
         if name not in MEASURING:
@@ -359,12 +360,26 @@ def test_a_target_that_may_not_be_written_is_one_line(
     def refused(*_: Any, **__: Any) -> Any:
         raise OSError(errno.EROFS, "Read-only file system")
 
+    before = contents(place / "parts")
     monkeypatch.setattr("engine.files.open", refused, raising=False)
     monkeypatch.setattr(Path, "mkdir", refused)
     assert main([*writing(place, tmp_path / "out")[name], "--quiet"]) == 2
     said = the_error(capsys.readouterr().err)
     assert "Read-only file system; expected a folder that this user may write to" in said
     assert list(tmp_path.iterdir()) == []
+    assert contents(place / "parts") == before  # where `finish` writes
+
+
+def test_events_that_no_longer_fit_on_the_disk_are_one_warning_and_the_run_goes_on(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = [*writing(place, out)["export"], "--events", "/dev/full", "--quiet"]
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("warning: cannot write /dev/full: No space left on device; the run goes")
+    assert said.count("warning: ") == 1
+    assert list(out.glob("*.tar"))
 
 
 def the_error(said: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from simulated_pool import SimulatedPool
 
-from engine.cluster.driver import ATTEMPTS, STARTS, Driver
+from engine.cluster.driver import ATTEMPTS, NODES, STARTS, Driver
 from engine.cluster.pool import Answer, ClusterError, Failed, Handle, Lost, Ready
 from engine.cluster.usual import LEAST_SECONDS_OF_A_HANG, Usual
 from engine.errors import ConfigError
@@ -82,6 +82,17 @@ def test_a_part_is_not_to_blame_for_nodes_that_are_taken_away() -> None:
     one = driver(pool, 3)
     assert sorted(part for part, _ in one.parts()) == list(range(10))
     assert one.lost == 2 * ATTEMPTS
+
+
+def test_a_part_that_always_takes_its_node_down_ends_the_run_by_name() -> None:
+    def taken(worker: Handle, part: int) -> Answer | None:
+        assert len(pool.given) < 100
+        return Lost(worker, part, "its node has died", with_node=True) if part == 3 else None
+
+    pool = SimulatedPool(6, answer=taken)
+    with pytest.raises(ClusterError, match="part 3 lost 10 workers with their nodes"):
+        list(driver(pool, 2).parts())
+    assert [part for _, part in pool.given].count(3) == NODES
 
 
 def test_starts_that_end_with_their_nodes_are_made_again() -> None:

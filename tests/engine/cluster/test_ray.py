@@ -522,6 +522,11 @@ def test_a_machine_that_does_not_suit_costs_a_worker_and_the_callers_mistake_the
     lost = answer_to("worker", None, error)
     assert isinstance(lost, Lost)
     assert str(error) in lost.reason
+    at_work = answer_to("worker", 3, error)
+    if isinstance(error, OtherKindError | BudgetError):  # which only a start can find
+        assert at_work == Failed("worker", 3, error)
+    else:
+        assert at_work == replace(lost, part=3)
     for mistake in (ConfigError("no such class"), ModelError("absent"), OutputError("other run")):
         assert answer_to("worker", None, mistake) == Failed("worker", None, mistake)
 

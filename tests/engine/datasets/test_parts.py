@@ -5,37 +5,40 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
+from engine.apps.cli import main
 from engine.datasets.contact_sheet import contact_sheet
 from engine.datasets.dataset import load_sample, open_dataset, read_dataset
 from engine.datasets.finish import finish
 from engine.datasets.images import to_picture
-from engine.datasets.parts import (
-    MOST_PARTS,
-    Division,
-    PieceOfFile,
-    done_parts,
-    read_rows,
-    stem,
-    write_part,
-)
+from engine.datasets.part_reading import PieceOfFile, read_rows
+from engine.datasets.parts import MOST_PARTS, Division, done_parts, stem, write_part
+from engine.datasets.row_digest import KEY, checked
 from engine.datasets.shared import SharedDataset
-from engine.datasets.store import FolderStore
-from engine.errors import ConfigError, OutputError
+from engine.datasets.store import FolderStore, UrlStore, read
+from engine.errors import ConfigError, DamagedError, OutputError
 from engine.files import DAY, TEMPORARY, create_whole, write_whole
 from engine.methods.base import MixedGroups
+from engine.report.reading import dataset_overview
 from engine.types import Sample
 
 LABELS = {0: "dog", 1: "cat", 5: "owl"}
@@ -46,7 +49,7 @@ GROUPS = MixedGroups(tuple(LABELS), 4, 4)
 DIVISION = Division.of(len(GROUPS))
 
 
-def begin(place: Path, kind: dict[str, object] = KIND, mixed: bool = False) -> SharedDataset:
+def begin(place: Path | str, kind: dict[str, object] = KIND, mixed: bool = False) -> SharedDataset:
     return SharedDataset(place, MADE, LABELS, DIVISION, kind, mixed)
 
 
@@ -61,7 +64,7 @@ def samples_of(make_sample):
     return made
 
 
-def written(place: Path, samples_of) -> Path:
+def written(place: Path | str, samples_of) -> Any:
     dataset = begin(place)
     for part in dataset.missing():
         dataset.write(part, samples_of(part))
@@ -296,6 +299,229 @@ def test_damage_is_found_and_its_part_alone_is_made_again(
     dataset.write(1, samples_of(1))
     finish(folder)
     assert bytes_of(folder) == before
+
+
+READ_ERRORS = [
+    OSError(errno.EIO, "Input/output error"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    TimeoutError("Read timeout"),
+]
+
+
+def once(real: Callable[..., Any], error: OSError, ending: str) -> Callable[..., Any]:
+    """`real`, which fails the first time that it opens a file of this ending of part 1."""
+    left = [error]
+
+    def opened(*words: Any, **more: Any) -> Any:
+        if left and any(re.search(rf"000001.*{ending}$", str(word)) for word in words):
+            raise left.pop()
+        return real(*words, **more)
+
+    return opened
+
+
+@pytest.mark.parametrize("ending", [r"\.parquet", r"\.tar"])
+@pytest.mark.parametrize("error", READ_ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("kind", ["folder", "url"])
+def test_a_part_that_cannot_be_read_is_not_taken_for_damaged(
+    tmp_path: Path, samples_of, monkeypatch: pytest.MonkeyPatch, kind: str, error: OSError, ending
+) -> None:
+    place = tmp_path / "set" if kind == "folder" else f"memory://{tmp_path.name}"
+    store = begin(place).store
+    written(place, samples_of)
+    before = {name: read(store, name) for name in store.names("")}
+    with monkeypatch.context() as patched:
+        if isinstance(store, UrlStore):
+            files = type(store.files)
+            patched.setattr(files, "open", once(files.open, error, ending))
+        else:
+            patched.setattr("engine.datasets.store.open", once(open, error, ending), raising=False)
+        with pytest.raises(OutputError, match=error.strerror or str(error)) as raised:
+            finish(place)
+    assert "damaged" not in str(raised.value)
+    assert "cannot write" not in str(raised.value)
+    assert done_parts(store) == {0, 1, 2}
+    assert {name: read(store, name) for name in store.names("")} == before
+    assert finish(place).images == GROUPS.images
+
+
+def test_nothing_is_deleted_where_a_part_is_damaged_and_a_later_one_cannot_be_read(
+    tmp_path: Path, samples_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = written(tmp_path / "set", samples_of)
+    (tar,) = (folder / "parts" / "000").glob("000000-*.tar")
+    tar.write_bytes(b"")
+    failing = once(open, READ_ERRORS[0], r"\.tar")
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.datasets.store.open", failing, raising=False)
+        with pytest.raises(OutputError, match="cannot read"):
+            finish(folder)
+    assert tar.exists()
+    assert done_parts(FolderStore(folder)) == {0, 1, 2}
+
+
+def alter(path: Path, **changes: object) -> None:
+    """Change values of a JSON object, as other software or a person may; None takes one out."""
+    found = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: one for name, one in found.items() if one is not None}))
+
+
+def fewer_groups(folder: Path) -> None:
+    alter(folder / "parts.json", groups=2)
+
+
+def fewer_groups_without_checksum(folder: Path) -> None:
+    alter(folder / "parts.json", groups=2, sha256=None)
+
+
+def another_request(folder: Path) -> None:
+    alter(folder / "run.json", request={"images_per_class": 3})
+
+
+def a_part_twice(folder: Path) -> None:
+    rows = {part: folder / f"{stem(part)}.parquet" for part in (1, 2)}
+    rows[2].write_bytes(rows[1].read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (fewer_groups, r"parts\.json is damaged \(.*another checksum"),
+        (fewer_groups_without_checksum, r"1 parts beyond the 2 of its parts\.json, part 2 first"),
+        (another_request, r"hold 12 images, 0 of them twice, expected 9, .* run\.json asks for"),
+        (a_part_twice, r"hold 12 images, 4 of them twice"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_record_that_does_not_fit_the_parts_deletes_none_of_them(
+    tmp_path: Path, samples_of, change: Callable[[Path], None], said: str
+) -> None:
+    folder = written(tmp_path / "set", samples_of)
+    finish(folder)
+    change(folder)
+    before = bytes_of(folder)
+    with pytest.raises(OutputError, match=said):
+        finish(folder)
+    assert bytes_of(folder) == before
+
+
+@pytest.mark.parametrize("size", [0, 30, 100])
+def test_a_division_that_is_cut_off_is_damaged_and_no_other_version(
+    tmp_path: Path, samples_of, size: int
+) -> None:
+    folder = written(tmp_path / "set", samples_of)
+    path = folder / "parts.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:size])
+    for call in (finish, begin):
+        with pytest.raises(DamagedError, match=r"parts\.json is damaged .* put a copy back"):
+            call(folder)
+    path.unlink()
+    with pytest.raises(OutputError, match=r"parts\.json is not there, .*: check the path"):
+        finish(folder)
+    begin(tmp_path / "else")  # as the message says
+    path.write_bytes((tmp_path / "else" / "parts.json").read_bytes())
+    assert finish(folder).images == GROUPS.images
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["parts.json", "run.json"])
+def test_a_record_that_may_not_be_read_or_is_gone_is_named(
+    tmp_path: Path, samples_of, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = written(tmp_path / "set", samples_of)
+
+    def refused(path: Path, mode: str) -> Any:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open(path, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.datasets.store.open", refused, raising=False)
+        with pytest.raises(
+            OutputError, match=rf"cannot read .*{name}: Permission denied; expected"
+        ):
+            finish(folder)
+    (folder / name).unlink()
+    with pytest.raises(OutputError, match=f"{name}.*expected"):
+        finish(folder)
+
+
+def test_a_temporary_folder_without_room_is_named(
+    tmp_path: Path, samples_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"memory://{tmp_path.name}"
+    written(url, samples_of)
+    full = partial(open, "/dev/full", "wb")
+    monkeypatch.setattr("engine.datasets.store.NamedTemporaryFile", full)
+    with pytest.raises(OutputError, match=rf"cannot write {gettempdir()}: No space left .* room"):
+        finish(url)
+
+
+@pytest.mark.parametrize("damage", [damage_tar, truncate_tar, remove_tar, flip_rows])
+def test_who_reads_a_damaged_part_gets_no_image_of_it_and_what_to_run(
+    tmp_path: Path, samples_of, damage: Callable[[Path], None]
+) -> None:
+    folder = written(tmp_path / "set", samples_of)
+    finish(folder)
+    damage(folder)
+    images = read_dataset(folder)
+    sound = [row.key for _, row in islice(images, len(samples_of(0)))]
+    assert sound == [sample.key for sample in samples_of(0)]
+    with pytest.raises(DamagedError, match=r"run `ddis finish`, .* then `ddis generate`") as raised:
+        next(images)
+    assert "delete" not in str(raised.value)
+    assert main(["export", str(folder), "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
+def test_an_image_that_is_none_is_named_with_what_makes_it_again(
+    tmp_path: Path, samples_of, make_sample
+) -> None:
+    folder = written(tmp_path / "parts", samples_of)
+    of_part, row = next(read_dataset(folder))
+    flat = tmp_path / "flat"
+    with open_dataset(flat, MADE, LABELS) as writer:
+        writer.add(make_sample(0, 0, "dog"))
+        writer.finish({})
+    ((of_folder, _),) = read_dataset(flat)
+    of_folder.write_bytes(of_folder.read_bytes()[:200])
+    with pytest.raises(DamagedError, match="delete it and run `ddis generate`"):
+        load_sample(of_folder, row)
+    with pytest.raises(OutputError, match="delete it and run `ddis generate`"):
+        dataset_overview(flat)
+    of_folder.unlink()
+    with pytest.raises(OutputError, match=r"is missing, .* run `ddis generate`"):
+        load_sample(of_folder, row)
+    damage_tar(folder)  # after its checksum was compared
+    pieces = [PieceOfFile(of_part.store, of_part.name, 0, 100), of_part]
+    with pytest.raises(DamagedError, match="run `ddis finish`") as raised:
+        load_sample(pieces[0], row)
+    assert "delete" not in str(raised.value)
+
+
+def test_a_manifest_knows_when_its_bytes_or_rows_are_others(tmp_path: Path, samples_of) -> None:
+    folder = written(tmp_path / "set", samples_of)
+    finish(folder)
+    path = folder / "manifest.parquet"
+    whole = path.read_bytes()
+
+    def found() -> pa.Table:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            kept = file.metadata.metadata[KEY]
+            return pa.Table.from_batches(checked(file.iter_batches(), kept))
+
+    rows, kept = found(), pq.read_metadata(path).metadata[KEY]
+    with pytest.raises(ValueError, match="another checksum"):
+        [*checked(rows.slice(1).to_batches(), kept)]
+    noticed = 0
+    for place in range(4, len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        try:
+            assert found() == rows
+        except (OSError, ValueError):
+            noticed += 1
+    assert noticed > 100
 
 
 def test_what_sizes_alone_do_not_find_is_named_where_it_is_seen(tmp_path: Path, samples_of) -> None:

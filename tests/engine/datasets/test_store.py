@@ -11,7 +11,8 @@ import pytest
 from engine.apps.cli import main
 from engine.datasets.dataset import read_dataset
 from engine.datasets.finish import finish
-from engine.datasets.parts import Division, done_parts, read_rows
+from engine.datasets.part_reading import read_rows
+from engine.datasets.parts import Division, done_parts
 from engine.datasets.shared import SharedDataset
 from engine.datasets.store import FolderStore, Store, UrlStore, is_url, open_store, read
 from engine.errors import ConfigError, OutputError

@@ -1,5 +1,6 @@
 """What goes wrong around a run: memory that runs out in any phase, clocks that are set back, damaged files."""
 
+import errno
 import itertools
 import json
 import time
@@ -13,6 +14,7 @@ import torch
 
 from engine.datasets.finish import finish
 from engine.datasets.manifest import read_manifest
+from engine.datasets.run_record import read_run
 from engine.errors import EngineError, OutputError
 from engine.events import SILENT, Event, Events, Summarised
 from engine.files import OURS, TEMPORARY, explained, read_object
@@ -105,7 +107,7 @@ def test_a_run_that_shrank_and_was_cut_says_so_once_it_is_resumed(
     assert made[-1]["sizes"].get("guidance", 4) == 4
     assert not list(out.glob(f"{OURS}course*"))
     # Images that are lost from a finished folder are made again, and what was known stays.
-    next(out.glob("images/dog/*.png")).unlink()
+    max(out.glob("images/dog/*.png")).unlink()
     assert run(request_, out) == 1
     assert json.loads((out / "run.json").read_text())["measured"]["micro_batches"] == made
 
@@ -127,6 +129,58 @@ def test_a_run_on_two_machines_names_both_kinds(
     keys = {(sample.key.class_index, sample.key.index) for sample in made}
     begins = [(kind["from"]["class"], kind["from"]["index"]) for kind in kinds]
     assert [begin in keys for begin in begins] == [True, False]
+
+
+def test_images_made_again_on_another_machine_are_listed(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = replace(request_, method=Plain(sampling=Sampling(steps=1, batch=4)))
+    out = tmp_path / "set"
+
+    def kinds() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads((out / "run.json").read_text())["measured"][
+            "kinds"
+        ]
+        return found
+
+    assert run(plain, out) == 8
+    before = kinds()
+    assert len(before) == 1
+    monkeypatch.setattr("platform.machine", lambda: "another")
+    for index in (0, 2):
+        (found,) = out.glob(f"images/dog/*{index}.png")
+        found.unlink()
+        assert run(plain, out) == 1
+    first, again = kinds()
+    assert first == before[0]
+    assert again["kind"]["processor"] == "another"
+    assert [image["index"] for image in again["images"]] == [0, 2]
+    assert len({image["class"] for image in again["images"]}) == 1
+    monkeypatch.undo()  # back on the first machine
+    found.unlink()
+    assert run(plain, out) == 1
+    *_, back = kinds()
+    assert back["kind"] == first["kind"]
+    assert back["images"] == again["images"][1:]
+    assert len(kinds()) == 3
+
+
+@pytest.mark.parametrize("name", ["manifest.parquet", "run.json"])
+def test_a_record_that_cannot_be_read_is_not_taken_for_damaged(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    plain = replace(request_, method=Plain(sampling=Sampling(steps=1, batch=8)))
+    out = tmp_path / "set"
+    run(plain, out)
+    monkeypatch.setattr("engine.datasets.manifest.pq.ParquetFile", fails)
+    if name == "run.json":
+        monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(OutputError, match=rf"cannot read .*{name}: Input/output error") as raised:
+        list(read_manifest(out)) if name != "run.json" else read_run(out)
+    assert "delete it" not in str(raised.value)
 
 
 def test_a_share_never_shrinks_and_the_same_command_makes_the_rest(
