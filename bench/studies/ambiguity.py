@@ -49,7 +49,7 @@ NAMES = (
 CONTROLS = ("dog person", "dog house")
 """Names that the plain prior understands."""
 ADAPTER_IMAGES = 16
-"""Images of each class in an epoch of an adapter, as many as of a token."""
+"""Images of each class in an epoch of an adapter; a token in place of a name has as many."""
 NEVER_SKIP = {"skip_passing": False}
 
 

@@ -13,15 +13,14 @@ from engine.settings.lora import LoraLearning
 def learning_parts(
     drawing: Drawing, learning: LoraLearning, execution: Execution, given: Plan | None
 ) -> MicroBatches:
-    """As many images as fit when tokens are learned: that graph is the adapter's plus decoder and classifier.
+    """As many images as fit when tokens are learned, whose graph has denoiser, decoder and classifier.
 
-    A whole batch if sampling needs no plan. given: a plan from the caller, which also covers learning tokens.
+    That is more than guidance's lessons keep. Those of classes keep both branches of CFG, a token's one: they take half
+    as many. A whole batch if sampling needs no plan. given: a plan from the caller, which also covers learning tokens.
     """
     if drawing.plan is None:
         return MicroBatches()
-    if (
-        learning.objective == "class"
-    ):  # planned for with what learning a token takes, of one branch of CFG
+    if learning.objective == "class":
         branches = 1 if drawing.sampling.cfg == 1 else 2
         return MicroBatches({PHASE: max(1, drawing.plan.micro_batch["cat"] // branches)})
     planned = given or plan_of(

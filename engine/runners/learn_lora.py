@@ -190,14 +190,14 @@ def _learned(
     """Teach the adapter and write it."""
     prior, by_class = drawing.prior, learning.objective == "class"
     parts = learning_parts(drawing, learning, wanted.execution, wanted.given.plan)
-    graphs = [prior.network, prior.vae] if by_class else [prior.network]
+    recomputed = [prior.network, prior.vae] if by_class else [prior.network]
     with applied(drawing.plan, prior) as phase:
         with phase("text"):
             context = prompts_context(drawing, learning)
         with (
             phase("cat" if by_class else "sampling"),
             adapting(prior, learning.rank, drawing.seed) as parameters,
-            nullcontext() if drawing.plan is None else checkpointed(graphs),
+            nullcontext() if drawing.plan is None else checkpointed(recomputed),
         ):
             lessons = lessons_of(drawing, context, learning, parts, progress, events)
             learner = Learner(parameters, learning, lessons)

@@ -458,7 +458,7 @@ def test_a_budget_says_how_many_images_of_classes_learn_at_once(
     monkeypatch: pytest.MonkeyPatch,
     cfg: float,
 ) -> None:
-    """Of both branches of CFG half as many as of one, for which a token's learning is planned."""
+    """The plan counts one branch of CFG, as tokens keep; where an adapter keeps two, half as many images fit."""
     seen: list[tuple[int, bool]] = []
     bound = ClassLessons.losses
 

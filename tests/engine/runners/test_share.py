@@ -113,8 +113,8 @@ def test_what_another_process_made_meanwhile_is_not_made_again(
     steps = [event for event in seen if isinstance(event, Stepped)]
     assert list(images) == []
     assert [event for event in seen if isinstance(event, Stepped)] == steps
-    told = [event.units for event in seen if isinstance(event, Progressed)]
-    assert sum(told) + len(first) == 12
+    units = [event.units for event in seen if isinstance(event, Progressed)]
+    assert sum(units) + len(first) == 12
 
 
 @pytest.mark.slow
