@@ -80,7 +80,7 @@ class PriorCall:
     )
     guidance_scale: float | None = setting(
         None,
-        "guidance that was distilled into the prior's network, as into FLUX.1 dev's; cfg is another",
+        "strength of the guidance that was distilled into the prior's network, as in FLUX.1 dev; cfg is another guidance",
         flag="prior.call.guidance-scale",
     )
 
@@ -113,9 +113,9 @@ class PriorSource:
     )
     tiny_decoder: str | None = setting(
         None,
-        "a tiny decoder that guidance sees through: folder, file or hub id such as madebyollin/taesd; auto: the one "
-        "published for the prior's family; 'none' for none; "
-        "by default the one in the prior's folder, or its VAE if that is tiny",
+        "the tiny decoder that guidance sees through: a folder, a file, or a hub id such as madebyollin/taesd; auto: "
+        "the one published for the prior's family; none: the prior's VAE instead; by default the one in the prior's "
+        "folder, if there is one",
         "SOURCE",
     )
     call: PriorCall = field(default_factory=PriorCall)

@@ -1,11 +1,18 @@
-"""Each script of examples/ runs on the models that ship, here with fewer images and steps, and says what it did."""
+"""Each script of examples/ runs on the models that ship, here with fewer images and steps, and says what it did.
+
+Of the job for Kubernetes, the command and what must be so of its cluster are checked.
+"""
 
 import runpy
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from engine.apps.cli import main
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 Main = Callable[..., None]
@@ -54,3 +61,28 @@ def test_a_student_is_taught(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "taught on folder: agrees with the teacher on" in said
     assert "taught on noise: agrees with the teacher on" in said
     assert (tmp_path / "students" / "report.json").is_file()
+
+
+def test_the_job_for_kubernetes_asks_for_what_its_command_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = yaml.safe_load((EXAMPLES / "rayjob.yaml").read_text())
+    words = shlex.split(job["spec"]["entrypoint"])
+    config = tmp_path / "photo.yaml"
+    config.write_text("request: {classifier: {source: embedded:photo}}")
+    words = [str(config) if word == "/shared/photo.yaml" else word for word in words]
+    assert main([*words[1:], "--print-config"]) == 0
+    asked = yaml.safe_load(capsys.readouterr().out)["execution"]["cluster"]
+    cluster = job["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert asked["ray"] == "auto"
+    assert asked["workers"] == group["replicas"] == group["maxReplicas"]
+    (worker,) = group["template"]["spec"]["containers"]
+    assert asked["gpus_per_worker"] == worker["resources"]["limits"]["nvidia.com/gpu"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    for part in (cluster["headGroupSpec"], group):
+        (container,) = part["template"]["spec"]["containers"]
+        (mount,) = container["volumeMounts"]
+        assert words[words.index("--out") + 1].startswith(f"{mount['mountPath']}/")
+        assert mount["name"] in [volume["name"] for volume in part["template"]["spec"]["volumes"]]
+        assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]

@@ -1,6 +1,6 @@
 """Runs that are killed at random moments, again and again: whether anything is lost, doubled or half-written.
 
-    python bench/studies reliability            100 kills of generate, 40 of a share, 40 of learn-tokens
+    python bench/studies reliability            100 kills of generate, 40 each of a share, learn-tokens, a share of it
     python bench/studies reliability --smoke    2 of each, kept nowhere
 
 Counts are written after each run that came to its end, so the study itself may be cut and started again.
@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -46,7 +47,7 @@ from studies.rows import Rows
 
 RESULT = RESULTS / "reliability.json"
 MOST_KILLS_OF_A_RUN = 5
-KILLS = {"generate": 100, "share": 40, "learn-tokens": 40}
+KILLS = {"generate": 100, "share": 40, "learn-tokens": 40, "learn-tokens --share": 40}
 SHORT = replace(Sampling(), steps=3, batch=4)
 LEARNING = TokenLearning(
     epochs=2,
@@ -75,7 +76,7 @@ def works() -> dict[str, Callable[[Path], None]]:
             pass
         finish(out / "set")
 
-    def learned(out: Path) -> None:
+    def learned(out: Path, share: str | None = None) -> None:
         learn_tokens(
             classifier,
             prior,
@@ -84,10 +85,16 @@ def works() -> dict[str, Callable[[Path], None]]:
             sampling=replace(SHORT, batch=2),
             memory="8GB",
             out=out / "tokens.safetensors",
+            share=share,
         )
 
     assert Execution().share is None
-    return {"generate": generated, "share": shared, "learn-tokens": learned}
+    return {
+        "generate": generated,
+        "share": shared,
+        "learn-tokens": learned,
+        "learn-tokens --share": partial(learned, share="1/1"),
+    }
 
 
 def in_a_fork(work: Callable[[Path], None], out: Path, kill_after: float | None) -> bool:
@@ -123,11 +130,18 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return files
 
 
+def members_of(tar: Path) -> list[str]:
+    """The names in a tar; raises where it is cut short."""
+    with tarfile.open(tar) as opened:
+        return opened.getnames()
+
+
 def half_written(folder: Path) -> list[str]:
     """Files that count and cannot be read."""
     opened: dict[str, Callable[[Path], Any]] = {
         ".png": lambda path: Image.open(path).load(),
         ".parquet": pq.read_table,
+        ".tar": members_of,
         ".json": lambda path: json.loads(path.read_bytes()),
         ".safetensors": lambda path: safe_open(path, "pt"),
         ".progress": lambda path: safe_open(path, "pt"),

@@ -86,8 +86,16 @@ def check_tar(store: Store, tar: Tar, whole: bool) -> str:
 
 
 def read_part(store: Store, part: int) -> Iterator[tuple[PieceOfFile, Row]]:
-    """Image and row, with the logits, of each image of a part. Raises what `read_rows` raises."""
-    yield from _images(store, read_rows(store, part)[1])
+    """Image and row, with the logits, of each image of a part, whose tar is compared with its checksum first.
+
+    Raises what `read_rows` raises, and DamagedError for a tar that is missing or damaged.
+    """
+    tar, table = read_rows(store, part)
+    if wrong := check_tar(store, tar, whole=True):
+        raise DamagedError(
+            f"{store}/{tar.name} {wrong}, expected the images of part {part} as they were written: {REMAKE}."
+        )
+    return _images(store, table)
 
 
 def _images(store: Store, table: pa.Table) -> Iterator[tuple[PieceOfFile, Row]]:
@@ -100,24 +108,20 @@ def _images(store: Store, table: pa.Table) -> Iterator[tuple[PieceOfFile, Row]]:
 def read_parts(place: Path | str) -> Iterator[tuple[PieceOfFile, Row]]:
     """Image and row, with the logits, of each image of a data set in parts, in the order of making: classes mixed.
 
-    The rows of one part are in memory at a time, and its tar is compared with its checksum first. Raises OutputError
-    where a part is missing, DamagedError where it is damaged.
+    The rows of one part are in memory at a time. Raises OutputError where a part is missing, DamagedError where it is
+    damaged.
     """
     store = open_store(place)
     division, _ = read_division(store)
     for part in range(division.parts):
         try:
-            tar, table = read_rows(store, part)
+            images = read_part(store, part)
         except FileNotFoundError as error:
             raise OutputError(
                 f"{store} lacks part {part} of {division.parts}, expected all of them: run `ddis generate` again with "
                 "the same settings to make it."
             ) from error
-        if wrong := check_tar(store, tar, whole=True):
-            raise DamagedError(
-                f"{store}/{tar.name} {wrong}, expected the images of part {part} as they were written: {REMAKE}."
-            )
-        yield from _images(store, table)
+        yield from images
 
 
 def content_of(file: Path | PieceOfFile) -> bytes:

@@ -92,6 +92,12 @@ def check_kind(where: str, there: Mapping[str, Any], here: Mapping[str, Any]) ->
     """Raise OtherKindError, naming what differs, where a worker would make other images than the first one does."""
     if there["canary"] == here["canary"]:
         return
+    if not all(kind.get("reproducible", True) for kind in (there, here)):
+        raise OtherKindError(
+            f"{where} is made by workers that give other bytes each time, as a second try of its first steps showed; "
+            "expected kernels that are deterministic: allow several kinds with `mixed`: what they make is of the same "
+            "distribution."
+        )
     differing = [
         f"{name} is {there.get(name)!r} there and {here[name]!r} here"
         for name in here

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from engine import files
 from engine.apps import demo
@@ -179,6 +181,14 @@ def writing(place: Path, out: Path) -> dict[str, list[str]]:
             *("learn-tokens", *drawing, "--out", file, "--steps", "2"),
             *("--learning.epochs", "2", "--learning.images-per-epoch", "1"),
         ],
+        "learn-lora": [
+            *("learn-lora", *drawing, "--out", file, "--steps", "2"),
+            *("--images-per-class", "1", "--lora.epochs", "1"),
+        ],
+        "tune": [
+            *("tune", *drawing, "--out", f"{out}.json", "--steps", "2"),
+            *("--images-per-class", "1", "--scales", "0.1", "0.5"),
+        ],
         "report": ["report", images, "--out", f"{out}.html"],
         "quantise": ["quantise", images, *classifier, "--out", str(out), "--no-plain"],
         "select": ["select", images, "--out", str(out), "--by", "energy"],
@@ -218,8 +228,9 @@ def test_a_data_set_behind_a_url_is_refused_without_a_word_on_damage(
 
 
 HEAVY = ("demo", "export-onnx")
-SLOW = ("generate", "learn-tokens", "distill", "prune", "quantise", *HEAVY)
-MEASURING = ("distill", "prune", "quantise", "demo")
+TRAINING = ("distill", "prune", "quantise")
+SLOW = ("generate", "learn-tokens", "learn-lora", "tune", *TRAINING, *HEAVY)
+MEASURING = (*TRAINING, "demo")
 """What they write holds seconds."""
 WRITING = tuple(writing(Path("place"), Path("out")))
 QUICK_FIRST = [
@@ -231,6 +242,56 @@ HEAVY_SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for
 LOCKING = ("quantise", "select", "export", "fit", "distill", "prune")
 LOCKING_TOO = [*LOCKING, pytest.param("demo", marks=pytest.mark.slow)]
 TEMPORARY = f"{files.TEMPORARY}*"
+
+
+def of_any_order(name: str, out: Path, printed: dict[str, Any]) -> Any:
+    """Of what a command wrote and printed, what does not depend on the order of the images."""
+    match name:
+        case "select":
+            return {path.relative_to(out): path.read_bytes() for path in out.rglob("*.png")}
+        case "export":
+            images = {}
+            for shard in out.glob("*.tar"):
+                with tarfile.open(shard) as tar:
+                    pngs = [one for one in tar.getmembers() if one.name.endswith(".png")]
+                    images |= {one.name: tar.extractfile(one).read() for one in pngs}
+            return images
+        case "report":
+            page = Path(f"{out}.html").read_text()
+            return sorted(re.findall(r"data:image/webp;base64,[\w+/=]+", page))
+        case "statistics" | "evaluate --save-statistics":
+            tensors = load_file(f"{out}.safetensors")
+            tensors.pop("features", None)  # a row for each image
+            return {key: value.round(4).tolist() for key, value in tensors.items()}
+        case "evaluate --out":
+            return {
+                key: metric and round(metric["value"], 4)
+                for key, metric in printed["metrics"].items()
+            }
+        case "fit":
+            return printed["images"]
+        case "quantise":
+            return [path.read_bytes() for path in sorted(out.glob("folder/*/int8.onnx"))]
+        case _:
+            return printed["measured_images"], printed["rows"]["folder"]["images"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in TRAINING)) for name in READING],
+)
+def test_a_data_set_in_parts_gives_what_the_same_images_in_a_folder_give(
+    place: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for layout in ("set", "parts"):
+        out = tmp_path / layout
+        words = writing(place, out)[name]
+        words = [str(place / layout) if word == str(place / "set") else word for word in words]
+        assert main([*words, "--json"]) == 0
+        found.append(of_any_order(name, out, json.loads(capsys.readouterr().out)))
+    assert found[0]
+    assert found[0] == found[1]
 
 
 @pytest.fixture(autouse=True)
@@ -252,7 +313,7 @@ def test_a_folder_in_use_is_refused_with_whose_it_is(
     assert main(words) == 0
 
 
-@pytest.mark.parametrize("name", ["generate", "learn-tokens"])
+@pytest.mark.parametrize("name", ["generate", "learn-tokens", "learn-lora"])
 def test_what_takes_longest_says_so_before_it_begins(
     place: Path,
     tmp_path: Path,
@@ -344,7 +405,7 @@ def test_a_disk_that_is_full_at_any_write_is_one_line_and_the_same_command_ends_
         refuse(-1)
         assert main(words) == 0
         if name not in MEASURING:
-            kinds = ("", ".safetensors", ".html")
+            kinds = ("", ".safetensors", ".html", ".json")
             suffix = next((kind for kind in kinds if Path(f"{calm}{kind}").exists()), "")
             assert contents(Path(f"{calm}{suffix}")) == contents(Path(f"{out}{suffix}"))
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import zip_longest
@@ -126,6 +127,29 @@ def test_workers_make_the_bytes_of_one_process_though_one_is_killed(
     finish(tmp_path / "ray")
     assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "one")
     assert list(runner_for(on_ray(2), tmp_path / "ray").run(request_)) == []
+
+
+@pytest.mark.usefixtures("here")
+def test_workers_go_on_with_what_a_share_began_and_shares_with_what_workers_began(
+    request_: Request, tmp_path: Path
+) -> None:
+    def share(place: str, which: str) -> int:
+        runner = runner_for(Execution(device="cpu", share=which), tmp_path / place)
+        return sum(1 for _ in runner.run(request_))
+
+    def on_workers(place: str) -> Iterator[tuple[int, int]]:
+        return RayRunner(tmp_path / place, on_ray(2)).parts(request_)
+
+    assert share("one", "1/1") == 12
+    assert share("a", "1/2") == 6
+    assert sum(images for _, images in on_workers("a")) == 6
+    parts = on_workers("b")
+    next(parts)
+    parts.close()
+    assert 0 < share("b", "1/1") < 12
+    for place in ("one", "a", "b"):
+        finish(tmp_path / place)
+    assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b") == bytes_of(tmp_path / "one")
 
 
 @pytest.mark.usefixtures("here")

@@ -30,7 +30,7 @@ from engine.datasets.contact_sheet import contact_sheet
 from engine.datasets.dataset import load_sample, open_dataset, read_dataset
 from engine.datasets.finish import finish
 from engine.datasets.images import to_picture
-from engine.datasets.part_reading import PieceOfFile, read_rows
+from engine.datasets.part_reading import PieceOfFile, read_part, read_rows
 from engine.datasets.parts import MOST_PARTS, Division, done_parts, stem, write_part
 from engine.datasets.row_digest import KEY, checked
 from engine.datasets.shared import SharedDataset
@@ -98,11 +98,12 @@ def test_divisions_cover_each_group_once() -> None:
     for groups in [1, 2, MOST_PARTS, MOST_PARTS + 1, *(rng.randrange(1, 10**6) for _ in range(20))]:
         division = Division.of(groups)
         assert division.parts <= MOST_PARTS
-        assert sum(len(division.groups_of(part)) for part in range(division.parts)) == groups
-        ends = [division.groups_of(part) for part in (0, division.parts - 1)]
-        assert ends[0].start == 0
-        assert ends[1].stop == groups
-        assert len(ends[1]) > 0
+        end = 0
+        for part in range(division.parts):
+            ours = division.groups_of(part)
+            assert ours.start == end < ours.stop
+            end = ours.stop
+        assert end == groups
 
 
 def test_a_part_is_read_back_and_is_a_tar_of_images_and_classes(tmp_path: Path, samples_of) -> None:
@@ -185,7 +186,11 @@ def test_two_kinds_write_one_part_and_it_is_kept_once(tmp_path: Path, samples_of
     assert found.orphans == 1
     kept, table = read_rows(one.store, 0)
     assert {f"{kept.name}"} == {str(n) for n in one.store.names("parts/000") if "000000-" in n}
-    assert set(table.column("kind").to_pylist()) <= {KIND["canary"], OTHER_KIND["canary"]}
+    (kind,) = set(table.column("kind").to_pylist())
+    whose = {KIND["canary"]: made, OTHER_KIND["canary"]: others}[kind]
+    for sample, found_ in zip(whose, read_part(one.store, 0), strict=True):
+        picture = to_picture(load_sample(*found_).image)
+        assert picture.tobytes() == to_picture(sample.image).tobytes()
     assert sum(found.kinds.values()) == GROUPS.images
 
 
@@ -212,6 +217,16 @@ def test_another_kind_is_refused_with_what_differs(tmp_path: Path) -> None:
         KIND["canary"],
         OTHER_KIND["canary"],
     }
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_workers_that_give_other_bytes_each_time_are_refused_for_that(
+    tmp_path: Path, first: bool
+) -> None:
+    begin(tmp_path, KIND | {"reproducible": not first})
+    with pytest.raises(OutputError, match=r"give other bytes each time.*`mixed`"):
+        begin(tmp_path, OTHER_KIND | {"reproducible": first})
+    begin(tmp_path, OTHER_KIND | {"reproducible": False}, mixed=True)
 
 
 def test_another_run_another_division_and_foreign_files_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from engine.classifiers import Classifier, load_classifier
 from engine.datasets.parts import done_parts
 from engine.datasets.store import FolderStore
 from engine.downstream.stream import Stream, stream_of
-from engine.errors import ConfigError, ModelError
+from engine.errors import ConfigError, DamagedError, ModelError
 from engine.events import Event, Events, Progressed
 from engine.runners.share import PartMaker
 from engine.settings.downstream import Streaming
@@ -69,6 +69,18 @@ def test_images_are_made_as_they_are_due(
     assert len(done_parts(store)) == images.maker.dataset.division.parts
     assert len(seen) == 5
     assert all(views.shape == (4, 3, 12, 12) for views in seen)
+
+
+def test_a_part_whose_images_changed_on_the_disk_is_named(
+    tmp_path: Path, folder: Path, named_teacher: Classifier
+) -> None:
+    shown(stream(folder, named_teacher, tmp_path / "stream"))
+    tar = min((tmp_path / "stream").rglob("*.tar"))
+    content = bytearray(tar.read_bytes())
+    content[900] ^= 1  # within the first image
+    tar.write_bytes(content)
+    with pytest.raises(DamagedError, match=f"{tar.name} has another checksum"):
+        shown(stream(folder, named_teacher, tmp_path / "stream"))
 
 
 def test_they_are_the_folders_request_with_another_seed(

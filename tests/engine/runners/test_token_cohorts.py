@@ -74,13 +74,15 @@ def test_shares_in_any_order_end_in_the_bytes_of_one_run(
 
 
 @pytest.mark.slow
-def test_a_share_that_has_nothing_to_do_says_so(
+def test_a_share_beyond_the_number_of_cohorts_learns_nothing_and_leaves_the_rest_to_others(
     classifier: Classifier, small_prior: Prior, tmp_path: Path
 ) -> None:
-    """More processes than cohorts: it comes first, when nothing is learned yet."""
-    table = learn(classifier, small_prior, tmp_path / "t.safetensors", "9/9")
-    assert table.training == {}
-    assert table.rows.shape[0] == 0
+    """It comes first, when nothing is learned yet."""
+    out = tmp_path / "t.safetensors"
+    assert learn(classifier, small_prior, out, "9/9").training == {}
+    assert not out.exists()
+    assert len(learn(classifier, small_prior, out, "1/1").training) == len(CLASSES)
+    assert out.exists()
 
 
 def test_a_damaged_start_is_named(

@@ -44,8 +44,8 @@ class Generate(Command):
     preset: Literal["default", "paper"] = preset()
     over_generate: float | None = setting(
         None,
-        "make so many times as many images, in the folder OUT-all, and keep the better ones in OUT, as `ddis select` "
-        "does; above 1",
+        "first make this many times the images that were asked for, in the folder OUT-all, then keep the better ones "
+        "in OUT, as `ddis select` does; above 1",
         "FACTOR",
     )
     execution: Execution = field(default_factory=Execution)
