@@ -80,7 +80,7 @@ class PriorCall:
     )
     guidance_scale: float | None = setting(
         None,
-        "strength of the guidance that was distilled into the prior's network, as in FLUX.1 dev; cfg is another guidance",
+        "strength of the guidance that was distilled into the prior's network, as in FLUX.1 dev; cfg is another one",
         flag="prior.call.guidance-scale",
     )
 

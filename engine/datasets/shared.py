@@ -94,9 +94,9 @@ def check_kind(where: str, there: Mapping[str, Any], here: Mapping[str, Any]) ->
         return
     if not all(kind.get("reproducible", True) for kind in (there, here)):
         raise OtherKindError(
-            f"{where} is made by workers that give other bytes each time, as a second try of its first steps showed; "
-            "expected kernels that are deterministic: allow several kinds with `mixed`: what they make is of the same "
-            "distribution."
+            f"{where} is made by workers that give other bytes each time, as a second try of its first steps showed, "
+            "expected kernels that are deterministic. Use `mixed`, which allows several kinds: what they make is of "
+            "the same distribution."
         )
     differing = [
         f"{name} is {there.get(name)!r} there and {here[name]!r} here"

@@ -196,7 +196,7 @@ def test_a_worker_waits_for_a_killed_one_to_let_go_and_keeps_its_epochs(
 def test_a_cohort_whose_workers_are_killed_is_not_to_blame_while_it_gets_on(
     request_: Request, tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learning, write = replace(LEARNING, epochs=6), token_epochs.write_whole
+    learning, write = replace(LEARNING, epochs=4), token_epochs.write_whole
     learn(request_, tmp_path / "one.safetensors", learning)
     out, kept = tmp_path / "ray.safetensors", dict[Path, bytes]()
 
@@ -210,7 +210,7 @@ def test_a_cohort_whose_workers_are_killed_is_not_to_blame_while_it_gets_on(
     notes: list[Event] = []
     learn(request_, out, learning, cluster=ON_TWO, events=Events(notes.append))
     lost = [event for event in notes if isinstance(event, Noted) and "with part 0" in event.text]
-    assert len(lost) == 6
+    assert len(lost) == 4  # 3 would end the run if the cohort were to blame
     assert out.read_bytes() == (tmp_path / "one.safetensors").read_bytes()
 
 

@@ -27,7 +27,10 @@ def without_times(value):
 
 @pytest.mark.parametrize(
     ("student", "parameters"),
-    [("resnet8", 75_095 - 4 * 65), ("vgg8", 3_909_312 + 2 * 1_472 + 3 * 513)],
+    [
+        ("resnet8", 75_095 - 4 * 65),
+        pytest.param("vgg8", 3_909_312 + 2 * 1_472 + 3 * 513, marks=pytest.mark.slow),
+    ],
 )
 def test_every_student_is_kept_and_loads_again(
     student: str, parameters: int, tmp_path: Path, teacher, make_set, make_parquet

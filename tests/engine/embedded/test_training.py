@@ -270,6 +270,7 @@ def _one_of_two(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_share_their_gradients_and_one_writes(tmp_path):
     spawn(_one_of_two, (tmp_path,), nprocs=2)
     (weight, grad), (other, other_grad) = (

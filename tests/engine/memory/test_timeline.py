@@ -31,7 +31,11 @@ SIZES = (28, 2, 1, 3, 7, 70)
 STATISTICS = {"sd": "batch", "sdxl": "image"}
 
 
-@pytest.fixture(scope="module", params=FAMILIES[:2], ids=lambda family: family.name)
+@pytest.fixture(
+    scope="module",
+    params=[FAMILIES[0], pytest.param(FAMILIES[1], marks=pytest.mark.slow)],
+    ids=lambda family: family.name,
+)
 def family(request: pytest.FixtureRequest) -> Family:
     return request.param
 

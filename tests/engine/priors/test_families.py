@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ConfigError
+from engine.memory.count import counting
 from engine.networks.frozen import safe_dtype
 from engine.priors import Prior, load_prior
 from engine.priors.steps import levels
@@ -228,7 +229,8 @@ def test_a_vae_that_overflows_in_float16_decodes_in_float32(family: Any, new_pip
 def test_shapes_are_known_without_weights(family: Any, pipe: Any, prior: Prior) -> None:
     hollow = load_prior(pipe, device="meta", call=family.call)
     assert hollow.device.type == "meta"
-    z, images = own_loop_shapes(hollow)
+    with counting():  # which works shapes out once for layers that are alike
+        z, images = own_loop_shapes(hollow)
     assert z == prior.latent_shape(2)
     assert images == (2, 3, *prior.image_size)
     assert hollow.latent_shape(2) == prior.latent_shape(2)

@@ -307,6 +307,7 @@ def test_memory_that_runs_out_halves_the_images(
     assert calls == [4]  # then it knows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_learns_as_well(
     dtype: str, tmp_path: Path, classifier: Classifier, prior: Prior, prior_folder: Path
@@ -318,6 +319,7 @@ def test_half_precision_learns_as_well(
     assert found.error_after == pytest.approx(whole.error_after, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_small_budget_says_how_many_images_learn_at_once(
     tmp_path: Path, classifier: Classifier, prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,7 +452,7 @@ def test_a_cut_run_by_class_goes_on_and_ends_at_the_same_bytes(
     assert cut.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("cfg", [1.0, 5.0])
+@pytest.mark.parametrize("cfg", [pytest.param(1.0, marks=pytest.mark.slow), 5.0])
 def test_a_budget_says_how_many_images_of_classes_learn_at_once(
     tmp_path: Path,
     classifier: Classifier,

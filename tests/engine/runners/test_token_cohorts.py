@@ -98,14 +98,14 @@ def test_a_damaged_start_is_named(
 def test_a_cut_share_goes_on_where_it_stopped(
     classifier: Classifier, small_prior: Prior, tmp_path: Path
 ) -> None:
-    learn(classifier, small_prior, tmp_path / "one.safetensors")
+    learn(classifier, small_prior, tmp_path / "one.safetensors", learning=QUICK)
     out = tmp_path / "cut.safetensors"
     with pytest.raises(Stop):
-        learn(classifier, small_prior, out, "1/1", events=Events(cut))
+        learn(classifier, small_prior, out, "1/1", QUICK, events=Events(cut))
     progress = tmp_path / "cut.safetensors.cohorts" / "00000.progress"
     tensors, _ = read_tensors(progress)
     assert tensors["epochs"].tolist() == [1, 1]
-    learn(classifier, small_prior, out, "1/1")
+    learn(classifier, small_prior, out, "1/1", QUICK)
     assert out.read_bytes() == (tmp_path / "one.safetensors").read_bytes()
 
 
@@ -113,9 +113,9 @@ def test_a_share_of_another_run_is_refused(
     classifier: Classifier, small_prior: Prior, tmp_path: Path
 ) -> None:
     out = tmp_path / "tokens.safetensors"
-    learn(classifier, small_prior, out, "1/3")
+    learn(classifier, small_prior, out, "1/3", QUICK)
     with pytest.raises(OutputError, match="seed is 0 there and 5 here"):
-        learn(classifier, small_prior, out, "2/3", seed=5)
+        learn(classifier, small_prior, out, "2/3", QUICK, seed=5)
     with pytest.raises(ConfigError, match="without out"):
         learn_tokens(classifier, small_prior, CLASSES, LEARNING, share="1/2")
 
