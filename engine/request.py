@@ -186,8 +186,8 @@ class Execution:
     )
     attention: Literal["auto", "sdpa", "xformers", "vanilla"] = setting(
         "auto",
-        "what computes attention; auto: xformers on CUDA where it is installed and no slower; vanilla: whole matrices, "
-        "for comparison",
+        "what computes attention; auto: xformers on CUDA, where it is installed and has a kernel; vanilla: whole "
+        "matrices, for comparison",
         of="prior",
     )
     graphs: bool = setting(

@@ -122,7 +122,7 @@ def uncounted(
         staged=(),
         offload=(),
         tile=0,
-        channels_last=chosen_layouts(prior.device, prior),
+        channels_last=chosen_layouts(prior.device, prior, classifier),
         eager_because=eager_because(
             graphs, prior.device, learning is not None, batch, micro_batch, (), ()
         ),

@@ -230,7 +230,7 @@ def plan(
         staged=tuple(case.phase for case in fit if case.staged),
         offload=chosen.offload,
         tile=cases["decode"].tile,
-        channels_last=chosen_layouts(place_on, subject.prior),
+        channels_last=chosen_layouts(place_on, subject.prior, subject.classifier),
         eager_because=eager,
         graph_bytes=0 if eager else held,
         peak_bytes=peaks,

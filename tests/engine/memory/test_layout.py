@@ -1,14 +1,15 @@
 """Which networks run channels_last, and that they do."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from engine.classifiers import Classifier
-from engine.memory import layout
-from engine.memory.layout import BLOCKS, block_ms, chosen_layouts, lay_out
+from engine.memory.layout import chosen_layouts, lay_out
 from engine.memory.plan import plan
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
@@ -22,43 +23,29 @@ def is_channels_last(network: nn.Module) -> bool:
     return all(value.is_contiguous(memory_format=torch.channels_last) for value in kernels)
 
 
-def test_a_network_runs_channels_last_where_its_block_is_clearly_faster(
-    small_prior: Prior, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("device", "tiny", "network", "chosen"),
+    [
+        (CUDA, nn.Conv2d(4, 3, 1).half(), nn.Conv2d(3, 8, 1).half(), ("tiny", "classifier")),
+        (
+            CUDA,
+            None,
+            nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)).bfloat16(),
+            ("classifier",),
+        ),
+        (CUDA, nn.Conv2d(4, 3, 1), nn.Conv2d(3, 8, 1), ()),
+        (CUDA, None, nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8)).half(), ()),
+        (CUDA, None, nn.Linear(3, 8).half(), ()),
+        (CPU, nn.Conv2d(4, 3, 1).half(), nn.Conv2d(3, 8, 1).half(), ()),
+    ],
+)
+def test_what_gains_runs_channels_last(
+    device: torch.device, tiny: nn.Module | None, network: nn.Module, chosen: tuple[str, ...]
 ) -> None:
-    prior = small_prior
-    last = {"unet": 9.0, "vae": 9.9, "tiny": 12.0, "classifier": 1.0}
-    monkeypatch.setattr(
-        layout, "block_ms", lambda name, how, *_: last[name] if how is torch.channels_last else 10.0
-    )
-    assert chosen_layouts(CUDA, prior) == ()  # it is not in this machine
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert chosen_layouts(CUDA, prior) == ("unet", "classifier")
-    replaced = prior.replaced(unet=None, transformer=prior.network)
-    assert chosen_layouts(CUDA, replaced) == ("classifier",)  # blocks of a UNet say nothing of it
-    assert chosen_layouts(CPU, prior) == ()
-
-
-@pytest.mark.parametrize("name", list(BLOCKS))
-def test_a_block_is_timed_in_the_layout_that_is_named(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build, shape = BLOCKS[name]
-    seen: list[torch.Tensor] = []
-
-    def watched() -> nn.Module:
-        block = build()
-        block.register_forward_hook(lambda module, inputs, output: seen.append(output))
-        return block
-
-    monkeypatch.setitem(BLOCKS, name, (watched, (1, shape[1], 6, 6)))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    before = torch.get_rng_state()
-    for how in (torch.channels_last, torch.contiguous_format):
-        seen.clear()
-        assert block_ms(name, how, CPU, torch.float32) > 0
-        assert seen[0].is_contiguous(memory_format=how)
-        assert seen[0].requires_grad == (name != "unet")
-    assert torch.equal(torch.get_rng_state(), before)
+    """Convolutions in half precision on CUDA, without GroupNorm among them."""
+    prior: Any = SimpleNamespace(tiny=tiny)
+    classifier: Any = SimpleNamespace(network=network)
+    assert chosen_layouts(device, prior, classifier) == chosen
 
 
 def test_a_run_lays_its_networks_out_as_planned(small_prior: Prior, classifier: Classifier) -> None:
