@@ -174,6 +174,8 @@ class Reader:
         match words:
             case ["make", *targets]:
                 assert all(f"\n{target.split('=')[0]}:" in MAKEFILE for target in targets)
+            case ["sbatch", *_, "--wrap", command]:
+                parsed(shlex.split(command)[1:])
             case ["pip", "install", package]:
                 assert {*re.findall(r"[\w-]+", package)} - {"ddis"} <= EXTRAS
             case _:

@@ -67,18 +67,23 @@ def test_the_job_for_kubernetes_asks_for_what_its_command_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = yaml.safe_load((EXAMPLES / "rayjob.yaml").read_text())
-    words = shlex.split(job["spec"]["entrypoint"])
+    shell, option, commands = shlex.split(job["spec"]["entrypoint"])
+    assert (shell, option) == ("sh", "-c")
+    words, finishing = map(shlex.split, commands.split("&&"))
     config = tmp_path / "photo.yaml"
     config.write_text("request: {classifier: {source: embedded:photo}}")
     words = [str(config) if word == "/shared/photo.yaml" else word for word in words]
     assert main([*words[1:], "--print-config"]) == 0
     asked = yaml.safe_load(capsys.readouterr().out)["execution"]["cluster"]
+    assert finishing == ["ddis", "finish", words[words.index("--out") + 1]]
     cluster = job["spec"]["rayClusterSpec"]
     (group,) = cluster["workerGroupSpecs"]
     assert asked["ray"] == "auto"
     assert asked["workers"] == group["replicas"] == group["maxReplicas"]
     (worker,) = group["template"]["spec"]["containers"]
-    assert asked["gpus_per_worker"] == worker["resources"]["limits"]["nvidia.com/gpu"]
+    limits = worker["resources"]["limits"]
+    assert asked["gpus_per_worker"] == limits["nvidia.com/gpu"]
+    assert asked["cpus_per_worker"] == int(limits["cpu"])
     assert cluster["authOptions"] == {"mode": "token"}
     for part in (cluster["headGroupSpec"], group):
         (container,) = part["template"]["spec"]["containers"]

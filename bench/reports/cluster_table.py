@@ -53,7 +53,7 @@ def cluster_table(result: dict) -> str:
         ]
         parts.append(
             f"Ray's workers, whose parts are {result['sleep'][0]['part_seconds']} s of sleep, from when the last of "
-            f"them began:\n\n{table(['workers', 'parts', 'of their time asleep'], rows)}"
+            f"them began:\n\n{table(['workers', 'parts', 'share of time asleep'], rows)}"
         )
     if "ray" in result:
         rows = [

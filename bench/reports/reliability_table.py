@@ -6,7 +6,7 @@ HEADER = [
     "what is killed",
     "kills",
     "runs to the end",
-    "with the bytes of a calm run",
+    "with the bytes of an uninterrupted run",
     "files found half-written",
     "temporary files left",
 ]

@@ -21,6 +21,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -69,11 +70,17 @@ def works() -> dict[str, Callable[[Path], None]]:
         for _ in generate(classifier, prior, out=out / "set", **settings):
             pass
 
-    def shared(out: Path) -> None:
+    def share(out: Path, which: str) -> None:
         wanted = asked(classifier, prior, **settings)
-        execution = replace(wanted.execution, share="1/1")
+        execution = replace(wanted.execution, share=which)
         for _ in runner_for(execution, out / "set", given=wanted.given).run(wanted.request):
             pass
+
+    def shared(out: Path) -> None:
+        """Two processes at once, which are killed together."""
+        other = begun_fork(partial(share, which="2/2"), out)
+        share(out, "1/2")
+        ended_well(other)
         finish(out / "set")
 
     def learned(out: Path, share: str | None = None) -> None:
@@ -98,18 +105,34 @@ def works() -> dict[str, Callable[[Path], None]]:
 
 
 def in_a_fork(work: Callable[[Path], None], out: Path, kill_after: float | None) -> bool:
-    """Run in a forked process; whether it ended well by itself."""
+    """Run in a forked process, which is killed with all that it forked; whether it ended well by itself."""
+    pid = begun_fork(work, out, group=True)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.killpg(pid, signal.SIGKILL)
+    return ended_well(pid)
+
+
+def begun_fork(work: Callable[[Path], None], out: Path, group: bool = False) -> int:
+    """The number of a process that does some work. group: as the leader of a process group of its own."""
     pid = os.fork()
     if pid == 0:
         try:
+            if group:
+                os.setpgid(0, 0)
             work(out)
         except BaseException as error:  # noqa: BLE001  # whatever it is, the parent is to hear of it
             print(f"{type(error).__name__}: {error}", flush=True)
             os._exit(1)
         os._exit(0)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(pid, signal.SIGKILL)
+    if group:
+        with suppress(OSError):  # the child was first
+            os.setpgid(pid, pid)
+    return pid
+
+
+def ended_well(pid: int) -> bool:
+    """Wait for a process; whether it ended by itself. Raises RuntimeError where it ended with an error."""
     _, status = os.waitpid(pid, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
         raise RuntimeError("a run that was started again ended with an error")
@@ -131,7 +154,9 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def members_of(tar: Path) -> list[str]:
-    """The names in a tar; raises where it is cut short."""
+    """The names in a tar; raises where it is cut short, also between two members."""
+    if not tar.read_bytes().endswith(bytes(2 * tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError("no end of the archive")
     with tarfile.open(tar) as opened:
         return opened.getnames()
 

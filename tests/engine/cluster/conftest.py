@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import engine.cluster.run as cluster_run
-from engine.cluster.pool import Answer, Failed, Lost, Made, Ready
-from engine.cluster.ray_pool import QUIET
+from engine.cluster.pool import Answer, Lost, Made, Ready
+from engine.cluster.ray_pool import QUIET, answer_to
 from engine.cluster.worker import Worker
 from engine.settings.cluster import Cluster
 
@@ -66,7 +66,7 @@ class WorkersHere:
         except Killed:
             return [Lost(worker, part, "it was killed")]
         except Exception as error:  # noqa: BLE001  # as Ray does, whatever it is
-            return [Failed(worker, part, error)]
+            return [answer_to(worker, part, error)]
 
     def stop(self, worker: Any) -> None:
         self.calls = deque(call for call in self.calls if call[0] is not worker)

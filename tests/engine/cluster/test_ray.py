@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from simulated_pool import SimulatedPool
@@ -130,6 +131,47 @@ def test_workers_make_the_bytes_of_one_process_though_one_is_killed(
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("error", [OutOfMemoryError, torch.AcceleratorError])
+def test_a_worker_without_memory_or_gpu_costs_no_image(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    make, made, notes = PartMaker.make, [], []
+
+    def fails_once(maker: PartMaker, part: int, events: Events) -> list[Sample]:
+        made.append(part)
+        if len(made) == 2:
+            raise error("there is none")
+        return make(maker, part, events)
+
+    monkeypatch.setattr(PartMaker, "make", fails_once)
+    parts = RayRunner(tmp_path / "ray", on_ray(2), Events(notes.append)).parts(request_)
+    assert sum(images for _, images in parts) == 12
+    assert sorted(made) == sorted([*range(PARTS), made[1]])
+    said = [event.text for event in notes if isinstance(event, Noted)]
+    assert any(f"lost with part {made[1]}" in text for text in said), said
+
+
+@pytest.mark.usefixtures("here")
+def test_a_worker_of_another_kind_takes_no_part(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, begun, notes = PartMaker.__init__, [], []
+
+    def only_the_first_is_like_itself(maker: PartMaker, *arguments: Any, **named: Any) -> None:
+        begun.append(maker)
+        if len(begun) > 1:
+            raise OtherKindError("threads is 1 there and 2 here")
+        begin(maker, *arguments, **named)
+
+    monkeypatch.setattr(PartMaker, "__init__", only_the_first_is_like_itself)
+    parts = RayRunner(tmp_path / "ray", on_ray(2), Events(notes.append)).parts(request_)
+    assert sum(images for _, images in parts) == 12
+    assert len(begun) > 1
+    said = [event.text for event in notes if isinstance(event, Noted)]
+    assert any("threads is 1 there and 2 here" in text for text in said), said
+
+
+@pytest.mark.usefixtures("here")
 def test_workers_go_on_with_what_a_share_began_and_shares_with_what_workers_began(
     request_: Request, tmp_path: Path
 ) -> None:
@@ -226,6 +268,7 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
     try:
         while driver.poll() is None and not done_parts(FolderStore(out)):
             time.sleep(0.02)
+        workers = _workers(driver.pid)
     finally:
         if ended_by is signal.SIGINT:
             os.killpg(driver.pid, ended_by)
@@ -238,10 +281,11 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
             "interrupted: run the same command again to resume where it stopped."
         )
         assert "Traceback" not in said
+    assert workers
     deadline = time.monotonic() + 60
-    while _workers() and time.monotonic() < deadline:
+    while any(map(psutil.pid_exists, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert _workers() == []
+    assert not any(map(psutil.pid_exists, workers))
     done, before = done_parts(FolderStore(out)), bytes_of(out)
     assert done
     left = parts - done
@@ -305,20 +349,17 @@ def _worker() -> int:
     return pid
 
 
-def _workers() -> list[int]:
-    """The processes of all actors that are alive."""
-    return [
-        int(path.name)
-        for path in Path("/proc").iterdir()
-        if path.name.isdecimal() and b"ray::PartWorker" in _command(path)
-    ]
+def _workers(of: int | None = None) -> list[int]:
+    """The processes of all actors that are alive, of a process's cluster: nobody else's are killed."""
+    ours = psutil.Process(of).children(recursive=True)
+    return [process.pid for process in ours if "ray::PartWorker" in _command(process)]
 
 
-def _command(process: Path) -> bytes:
+def _command(process: psutil.Process) -> str:
     try:
-        return (process / "cmdline").read_bytes()
-    except OSError:
-        return b""
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def nodes(*resources: dict[str, float], grows: bool = False) -> SimpleNamespace:

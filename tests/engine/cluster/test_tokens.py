@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -404,16 +405,13 @@ def test_ray_learns_the_bytes_of_one_process_though_a_worker_is_killed(
 
 
 def _workers() -> list[int]:
-    """The processes of all actors that are alive."""
-    return [
-        int(path.name)
-        for path in Path("/proc").iterdir()
-        if path.name.isdecimal() and b"ray::TokenWorker" in _command(path)
-    ]
+    """The processes of all actors that are alive, of this process's clusters: nobody else's are killed."""
+    ours = psutil.Process().children(recursive=True)
+    return [process.pid for process in ours if "ray::TokenWorker" in _command(process)]
 
 
-def _command(process: Path) -> bytes:
+def _command(process: psutil.Process) -> str:
     try:
-        return (process / "cmdline").read_bytes()
-    except OSError:
-        return b""
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

@@ -1,5 +1,6 @@
 """The page in a browser, in a window as wide as a phone's: all of it fits, and what is touched answers."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from engine.datasets.dataset import open_dataset
 from engine.report import write_report
@@ -106,8 +108,16 @@ def test_nothing_stands_out_of_a_phones_window(page: Any, scheme: str) -> None:
     assert page.evaluate(OUTSIDE) == []
     assert page.evaluate(NARROW) == []
     assert page.locator(".filtered button").count() == 100
-    background = page.evaluate("getComputedStyle(document.documentElement).colorScheme")
-    assert background == "light dark"
+    ink = page.evaluate("getComputedStyle(document.body).color")
+    corner = page.screenshot(clip={"x": 0, "y": 0, "width": 4, "height": 4})
+    with Image.open(io.BytesIO(corner)) as picture:
+        paper = picture.convert("L").getpixel((0, 0))
+    if scheme == "light":
+        assert ink == "rgb(0, 0, 0)"
+        assert paper > 240
+    else:
+        assert ink == "rgb(255, 255, 255)"
+        assert paper < 40
 
 
 @pytest.mark.slow
