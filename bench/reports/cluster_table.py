@@ -55,6 +55,21 @@ def cluster_table(result: dict) -> str:
             f"Ray's workers, whose parts are {result['sleep'][0]['part_seconds']} s of sleep, from when the last of "
             f"them began:\n\n{table(['workers', 'parts', 'share of time asleep'], rows)}"
         )
+    if "calls" in result:
+        rows = [
+            [
+                f"{row['workers']}",
+                f"{row['parts']:,}",
+                f"{row['parts_a_second']:,.0f}",
+                f"{row['parts_a_cpu_second']:,.0f}",
+            ]
+            for row in result["calls"]
+        ]
+        header = ["workers", "parts", "parts a second", "parts a second of the driver's CPU time"]
+        parts.append(
+            "The driver and Ray's workers on one machine, with parts that take no time, which is what a run's own "
+            f"bookkeeping allows at most:\n\n{table(header, rows)}"
+        )
     if "ray" in result:
         rows = [
             [

@@ -1,13 +1,14 @@
 """What many workers cost: the driver alone at 256 of them, finishing a million images, and Ray beside one process.
 
-    python bench/studies cluster                        all four; the last needs two quiet cores
-    python bench/studies cluster --only simulation      or finish, sleep, ray
+    python bench/studies cluster                        all of them; the last needs two quiet cores
+    python bench/studies cluster --only simulation      or finish, sleep, calls, ray
     python bench/studies cluster --smoke                all but Ray, small, kept nowhere
 
 simulation: workers in simulated time, with a share of them lost in an hour; the driver is the one that runs use, and
 its CPU time is measured. finish: rows of noise with a thousand logits, written as workers write them, and the peak
 memory of a process that completes them. sleep: Ray's workers whose parts are half a second of sleep, so that what else
-passes is the driver's and Ray's. ray: CPU seconds of the same parts by one process and by Ray's workers, in turn.
+passes is the driver's and Ray's. calls: Ray's workers whose parts take no time. ray: CPU seconds of the same parts by
+one process and by Ray's workers, in turn.
 """
 
 import argparse
@@ -45,7 +46,7 @@ RESULT = RESULTS / "cluster.json"
 CLASSES, LOST_AN_HOUR, PART_SECONDS, SPREAD = 1000, 0.05, 60.0, 0.15
 """Of the simulation: classes, share of the workers that are lost in an hour, seconds of a part, their spread."""
 START_SECONDS = 60.0
-PARTS = ("simulation", "finish", "sleep", "ray")
+PARTS = ("simulation", "finish", "sleep", "calls", "ray")
 FINISHED = (100_000, 1_000_000)
 SLEEP_SECONDS = 0.5
 REPEATS = 5
@@ -181,6 +182,36 @@ def asleep(workers: int, parts: int = 800) -> dict[str, Any]:
     }
 
 
+def called(workers: int, parts: int = 3000) -> dict[str, Any]:
+    """How many parts that take no time the driver gives out through Ray, a second of its own process's CPU time."""
+
+    class Idle:
+        def __init__(self, threads: int) -> None:
+            pass
+
+        def hello(self) -> None:
+            pass
+
+        def make(self, _: int) -> None:
+            pass
+
+    pool = RayPool(Cluster(ray="local", workers=workers), Idle, {})
+    try:
+        made = Driver(pool, workers, lambda _: range(parts)).parts()
+        next(made)
+        began, busy = time.monotonic(), time.process_time()
+        count = sum(1 for _ in made)
+        seconds, busy = time.monotonic() - began, time.process_time() - busy
+    finally:
+        pool.close()
+    return {
+        "workers": workers,
+        "parts": count,
+        "parts_a_second": count / seconds,
+        "parts_a_cpu_second": count / busy,
+    }
+
+
 def on_ray(workers: int, repeats: int) -> dict[str, Any]:
     """CPU seconds of 28 parts by one process and by Ray's workers in turn; what they differ by, all in all."""
     runs = [_process_and_ray(workers) for _ in range(repeats)]
@@ -269,6 +300,7 @@ def measure(
         "simulation": lambda: [simulate(1_000_000, workers) for workers in (8, 64, 256)],
         "finish": lambda: [finished(number) for number in images],
         "sleep": lambda: [asleep(workers) for workers in (2, 8)],
+        "calls": lambda: [called(workers) for workers in (2, 16)],
         "ray": lambda: [on_ray(workers, repeats) for workers in (1, 2)],
     }
     for part in parts:
