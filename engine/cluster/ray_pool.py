@@ -5,6 +5,7 @@ Ray is kept quiet and to itself: no usage reports, and a cluster of this machine
 
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +31,7 @@ QUIET = {
 OBJECT_STORE_BYTES = 80 * 2**20
 """Parts go to the store of the run, not through Ray's."""
 NODE_DIED = "its node has died"
+ANSWERS_WITHIN_S = 10.0
 STARTS_HERE = 3
 """Ray gives up starting a node after 30 s, which a busy machine may need."""
 
@@ -61,6 +63,7 @@ def connect(cluster: Cluster) -> Any:
             "_node_ip_address": LOOPBACK,
         }
     else:
+        _check_answers(cluster)
         options["address"] = cluster.ray
     for left in reversed(range(STARTS_HERE if cluster.ray == "local" else 1)):
         if ray.is_initialized():
@@ -93,6 +96,17 @@ def _asks_for_token(ray: Any) -> bool:
     """Whether the clusters that an imported Ray starts ask for a token: its environment was read at the import."""
     mode = ray._raylet.get_authentication_mode()
     return bool(mode == ray._raylet.AuthenticationMode.TOKEN)
+
+
+def _check_answers(cluster: Cluster) -> None:
+    """Raise ClusterError where nothing listens at HOST:PORT, which Ray would try to reach for minutes."""
+    host, _, port = str(cluster.ray).rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN_S).close()
+    except (OSError, OverflowError) as error:  # the latter for a port beyond 65535
+        raise _no_cluster(cluster, error) from error
 
 
 def _no_cluster(cluster: Cluster, error: Exception) -> ClusterError:

@@ -24,7 +24,7 @@ from engine.datasets.contact_sheet import (
 )
 from engine.datasets.images import png_bytes
 from engine.datasets.manifest import MANIFEST
-from engine.datasets.part_reading import check_tar, read_rows
+from engine.datasets.part_reading import check_tar, read_record, read_rows
 from engine.datasets.parts import (
     DIVISION,
     PART_SCHEMA,
@@ -36,7 +36,7 @@ from engine.datasets.parts import (
     stem,
 )
 from engine.datasets.row_digest import KEY, RowDigest
-from engine.datasets.run_record import RUN, RunRecord, parsed_run, run_bytes
+from engine.datasets.run_record import RUN, RunRecord, run_bytes
 from engine.datasets.store import Store, open_store, read
 from engine.errors import DamagedError, OutputError, brief
 from engine.events import SILENT, Events
@@ -69,8 +69,8 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
     Where a file cannot be read, nothing is deleted.
     """
     store = open_store(place)
-    division, _ = read_division(store)
-    record = _record(store)
+    division, _, run = read_division(store)
+    record = read_record(store, run)
     labels = {int(number): label for number, label in record.labels.items()}
     summary = _Summary(set(shown_classes(sorted(labels))))
     missing: list[int] = []
@@ -154,15 +154,6 @@ class _Summary:
         for key, content in self.unseen.items():
             self.shown[key] = _picture(key, content)
         self.unseen.clear()
-
-
-def _record(store: Store) -> RunRecord:
-    try:
-        return parsed_run(read(store, RUN), f"{store}/{RUN}")
-    except FileNotFoundError as error:
-        raise OutputError(
-            f"{store} has no {RUN}, expected the record of its run: put a copy back."
-        ) from error
 
 
 class DamagedPart(DamagedError):

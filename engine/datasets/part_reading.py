@@ -12,8 +12,16 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from engine.datasets.manifest import SCHEMA, Row, rows_in
-from engine.datasets.parts import IN_METADATA, PART_SCHEMA, Tar, read_division, stem
+from engine.datasets.parts import (
+    DIVISION,
+    IN_METADATA,
+    PART_SCHEMA,
+    Tar,
+    read_division,
+    stem,
+)
 from engine.datasets.row_digest import KEY, RowDigest
+from engine.datasets.run_record import RUN, RunRecord, parsed_run, run_digest
 from engine.datasets.store import Store, open_store, read
 from engine.errors import DamagedError, OutputError, brief
 from engine.files import read_explained
@@ -42,6 +50,23 @@ class PieceOfFile:
 
     def __str__(self) -> str:
         return f"{self.store}/{self.name} at {self.offset}"
+
+
+def read_record(store: Store, run: str | None) -> RunRecord:
+    """The record of a run, whose digest is `run`. Raises OutputError where it is gone or another run's."""
+    try:
+        record = parsed_run(read(store, RUN), f"{store}/{RUN}")
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{store} has no {RUN}, expected the record of its run: run `ddis generate` again with the same settings, "
+            "which writes it again, or put a copy back."
+        ) from error
+    if run not in (None, run_digest(record.made, record.labels)):
+        raise OutputError(
+            f"{store}/{RUN} is not the record that the parts were begun with, expected what {DIVISION} was written "
+            "with: put a copy back, or delete it and run `ddis generate` again with the settings of the parts."
+        )
+    return record
 
 
 def read_rows(store: Store, part: int) -> tuple[Tar, pa.Table]:
@@ -112,7 +137,7 @@ def read_parts(place: Path | str) -> Iterator[tuple[PieceOfFile, Row]]:
     damaged.
     """
     store = open_store(place)
-    division, _ = read_division(store)
+    division = read_division(store).division
     for part in range(division.parts):
         try:
             images = read_part(store, part)

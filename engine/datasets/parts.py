@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -131,18 +131,29 @@ def _row_file(records: list[dict[str, Any]], tar: Tar) -> bytes:
 
 def has_parts(folder: Path) -> bool:
     """Whether a folder holds a data set in parts."""
-    return (folder / DIVISION).exists()
+    return (folder / DIVISION).exists() or (folder / PARTS).is_dir()
 
 
-def division_bytes(division: Division, kind: Mapping[str, Any]) -> bytes:
-    """The content of parts.json. kind: of the worker that begins the data set, as JSON values."""
-    found = {"format": FORMAT, **asdict(division), "kind": kind}
+class Begun(NamedTuple):
+    """What parts.json says: how the parts are divided, the kind of worker that began them, and what they hold.
+
+    run: `run_digest` of the run's record; None in files of earlier versions.
+    """
+
+    division: Division
+    kind: Mapping[str, Any]
+    run: str | None
+
+
+def division_bytes(division: Division, kind: Mapping[str, Any], run: str) -> bytes:
+    """The content of parts.json, as `Begun` takes it."""
+    found = {"format": FORMAT, **asdict(division), "kind": kind, "run": run}
     found[CHECKSUM] = _checksum(found)
     return json.dumps(found, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
-def read_division(store: Store) -> tuple[Division, Mapping[str, Any]]:
-    """How a data set is divided, and the kind of worker that makes it.
+def read_division(store: Store) -> Begun:
+    """How a data set is divided, and what began it.
 
     Raises OutputError where there is no data set in parts, or one of another version, DamagedError where parts.json is
     not as it was written. Of files without a checksum, as they once were, not every damage is found.
@@ -150,6 +161,11 @@ def read_division(store: Store) -> tuple[Division, Mapping[str, Any]]:
     try:
         content = read(store, DIVISION)
     except FileNotFoundError as error:
+        if store.names(PARTS):
+            raise OutputError(
+                f"{store} has parts and no {DIVISION}, expected what the first process wrote: run `ddis generate` "
+                "again with the same settings where they were made, which writes it again, or put a copy back."
+            ) from error
         raise OutputError(
             f"{store}/{DIVISION} is not there, expected it in a data set that `ddis generate` with `share` or `ray` "
             "writes: check the path."
@@ -165,7 +181,8 @@ def read_division(store: Store) -> tuple[Division, Mapping[str, Any]]:
         kept = found.pop(CHECKSUM, None)
         if kept not in (None, _checksum(found)):
             raise ValueError("it has another checksum than it was written with")
-        return Division(int(found["groups"]), int(found["groups_per_part"])), found["kind"]
+        division = Division(int(found["groups"]), int(found["groups_per_part"]))
+        return Begun(division, found["kind"], found.get("run"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(
             f"{store}/{DIVISION} is damaged ({brief(error)}), expected what the first process wrote, which never "

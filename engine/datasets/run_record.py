@@ -11,6 +11,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ def run_bytes(
         "measured": measured,
     }
     return json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def run_digest(made: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """The checksum of all that the images of a run depend on, whatever was measured."""
+    return sha256(json.dumps([made, labels], sort_keys=True).encode()).hexdigest()
 
 
 def read_run(place: Path) -> RunRecord:

@@ -8,6 +8,7 @@ from typing import Any
 from engine.datasets.names import check_labels, class_folders
 from engine.datasets.parts import (
     DIVISION,
+    PARTS,
     Division,
     division_bytes,
     done_parts,
@@ -15,7 +16,7 @@ from engine.datasets.parts import (
     stem,
     write_part,
 )
-from engine.datasets.run_record import RUN, check_record, parsed_run, run_bytes
+from engine.datasets.run_record import RUN, check_record, parsed_run, run_bytes, run_digest
 from engine.datasets.store import Store, open_store, read
 from engine.errors import OutputError
 from engine.types import Sample
@@ -58,13 +59,15 @@ class SharedDataset:
         self.division = division
         self.kind = kind
         names = {str(number): labels[number] for number in sorted(labels)}
+        run = run_digest(made, names)
         _refuse_foreign(self.store)
+        self._check_lost(run, mixed)
         if not self.store.create(RUN, run_bytes(made, names, {})):
             there = parsed_run(read(self.store, RUN), f"{self.store}/{RUN}")
             check_record(str(self.store), there, made, names)
         self.store.create(LABELS, _labels_json(labels))
-        if not self.store.create(DIVISION, division_bytes(division, kind)):
-            divided, other = read_division(self.store)
+        if not self.store.create(DIVISION, division_bytes(division, kind, run)):
+            divided, other, _ = read_division(self.store)
             if divided != division:
                 raise OutputError(
                     f"{self.store} is divided into {divided.parts} parts and this version would make {division.parts}, "
@@ -73,6 +76,22 @@ class SharedDataset:
             if not mixed:
                 check_kind(str(self.store), other, kind)
         self.store.create(f"{KINDS}/{kind['canary']}.json", _json(kind))
+
+    def _check_lost(self, run: str, mixed: bool) -> None:
+        """Raise OutputError where parts have lost a record that this process cannot write again as it was."""
+        if self.store.size(RUN) is None and self.store.size(DIVISION) is not None:
+            if read_division(self.store).run != run:
+                raise OutputError(
+                    f"{self.store} has parts and no {RUN}, and they were begun with other settings or models, expected "
+                    "the same to write it again: use them, put a copy back, or choose another folder."
+                )
+        elif self.store.size(DIVISION) is None and not mixed:
+            kinds = self.store.names(KINDS)
+            if kinds and f"{KINDS}/{self.kind['canary']}.json" not in kinds:
+                raise OtherKindError(
+                    f"{self.store} has parts and no {DIVISION}, and a worker of another kind made them, expected one "
+                    "of that kind to write it again: run this on such a machine, or put a copy back."
+                )
 
     def missing(self) -> list[int]:
         """The numbers of the parts that are not done, ascending."""
@@ -114,6 +133,8 @@ def _refuse_foreign(store: Store) -> None:
     """Raise OutputError where a folder holds images of a run in one process, or something else."""
     if store.size(DIVISION) is not None or not (names := store.names("")):
         return
+    if RUN in names and any(name.startswith(f"{PARTS}/") for name in names):
+        return  # DIVISION was lost
     begun = {RUN, LABELS}  # by a process that has not written DIVISION yet
     foreign = sorted(name for name in names if name not in begun)
     if foreign and store.size(DIVISION) is None:  # else a process wrote it in between

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,6 +58,22 @@ def request_(classifier_folder: Path, small_prior_folder: Path) -> Request:
         images_per_class=3,
         seed=3,
     )
+
+
+@pytest.fixture
+def head() -> Iterator[str]:
+    """Where something listens; nothing does at the port after it, which it holds."""
+    with socket.socket() as held:
+        while True:
+            server = socket.create_server(("127.0.0.1", 0))
+            port = server.getsockname()[1]
+            with server:
+                try:
+                    held.bind(("127.0.0.1", port + 1))
+                except (OSError, OverflowError):
+                    continue
+                yield f"127.0.0.1:{port}"
+                return
 
 
 def on_ray(workers: int) -> Execution:
@@ -453,10 +470,11 @@ def shutdown(): began.clear()
 
 
 @pytest.mark.usefixtures("no_ray_settings")
-@pytest.mark.parametrize("where", ["local", "head:6379"])
+@pytest.mark.parametrize("local", [True, False])
 def test_a_cluster_that_is_started_here_is_quiet_asks_for_a_token_and_is_at_loopback(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    local: bool, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    where = "local" if local else head
     (tmp_path / "ray.py").write_text(A_RAY)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "ray", None)  # so that it is put back
@@ -479,7 +497,7 @@ def test_a_cluster_that_is_started_here_is_quiet_asks_for_a_token_and_is_at_loop
 
 @pytest.mark.usefixtures("no_ray_settings")
 def test_a_ray_that_the_caller_imported_or_initialised_is_refused_with_the_remedy(
-    monkeypatch: pytest.MonkeyPatch,
+    head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[bool] = []
     initialised, mode = False, "disabled"
@@ -498,7 +516,7 @@ def test_a_ray_that_the_caller_imported_or_initialised_is_refused_with_the_remed
     ):
         connect(Cluster(ray="local"))
     assert not begun
-    connect(Cluster(ray="head:6379"))  # whose token is its own affair
+    connect(Cluster(ray=head))  # whose token is its own affair
     assert begun
     begun.clear()
     mode = "token"
@@ -507,7 +525,7 @@ def test_a_ray_that_the_caller_imported_or_initialised_is_refused_with_the_remed
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     begun.clear()
     initialised = True
-    for where in ("local", "head:6379"):
+    for where in ("local", head):
         with pytest.raises(
             ClusterError, match=r"initialised in this process already.*ray.shutdown"
         ):
@@ -532,7 +550,7 @@ def test_without_ray_the_extra_is_named(
 
 @pytest.mark.usefixtures("no_ray_settings")
 def test_a_cluster_of_a_busy_machine_is_begun_again_and_then_refused_in_one_sentence(
-    monkeypatch: pytest.MonkeyPatch,
+    head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[bool] = []
 
@@ -557,9 +575,25 @@ def test_a_cluster_of_a_busy_machine_is_begun_again_and_then_refused_in_one_sent
     with pytest.raises(ClusterError, match=r"did not start .*timed out.*make shares"):
         connect(Cluster(ray="local"))
     assert len(begun) == 13
-    with pytest.raises(ClusterError, match=r"no cluster of Ray answers at 'head:6379'"):
-        connect(Cluster(ray="head:6379"))
+    with pytest.raises(ClusterError, match=f"no cluster of Ray answers at '{head}'"):
+        connect(Cluster(ray=head))
     assert len(begun) == 14
+
+
+@pytest.mark.usefixtures("no_ray_settings")
+def test_a_place_where_nothing_listens_is_refused_before_ray_tries_it(
+    head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bool] = []
+    ray = SimpleNamespace(init=lambda **_: begun.append(True), is_initialized=lambda: bool(begun))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    host, _, port = head.rpartition(":")
+    for where in (f"{host}:{int(port) + 1}", "no-such-host.invalid:6379", f"{host}:99999"):
+        with pytest.raises(ClusterError, match=f"no cluster of Ray answers at '{where}'"):
+            connect(Cluster(ray=where))
+    assert not begun
+    connect(Cluster(ray=head))
+    assert begun
 
 
 def test_a_worker_without_memory_hands_its_part_back_and_other_errors_end_the_run() -> None:

@@ -393,6 +393,11 @@ def another_request(folder: Path) -> None:
     alter(folder / "run.json", request={"images_per_class": 3})
 
 
+def as_before_records_had_digests(folder: Path) -> None:
+    alter(folder / "parts.json", run=None, sha256=None)
+    another_request(folder)
+
+
 def a_part_twice(folder: Path) -> None:
     rows = {part: folder / f"{stem(part)}.parquet" for part in (1, 2)}
     rows[2].write_bytes(rows[1].read_bytes())
@@ -403,7 +408,11 @@ def a_part_twice(folder: Path) -> None:
     [
         (fewer_groups, r"parts\.json is damaged \(.*another checksum"),
         (fewer_groups_without_checksum, r"1 parts beyond the 2 of its parts\.json, part 2 first"),
-        (another_request, r"hold 12 images, 0 of them twice, expected 9, .* run\.json asks for"),
+        (another_request, r"run\.json is not the record that the parts were begun with"),
+        (
+            as_before_records_had_digests,
+            r"hold 12 images, 0 of them twice, expected 9, .* run\.json",
+        ),
         (a_part_twice, r"hold 12 images, 4 of them twice"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -420,6 +429,60 @@ def test_a_record_that_does_not_fit_the_parts_deletes_none_of_them(
     assert bytes_of(folder) == before
 
 
+def begin_another(place: Path) -> SharedDataset:
+    """The run of another seed."""
+    return SharedDataset(
+        place, {"request": {"seed": 1}, "models": {}}, LABELS, DIVISION, KIND, mixed=True
+    )
+
+
+def test_a_lost_record_is_written_again_by_the_same_run_alone(tmp_path: Path, samples_of) -> None:
+    folder = written(tmp_path / "set", samples_of)
+    whole = bytes_of(folder)
+    (folder / "run.json").unlink()
+    with pytest.raises(OutputError, match=r"no run\.json, expected .* generate` again with the"):
+        finish(folder)
+    with pytest.raises(OutputError, match=r"no run\.json, and they were begun with other settings"):
+        begin_another(folder)
+    assert not (folder / "run.json").exists()
+    begin(folder)
+    assert bytes_of(folder) == whole
+
+
+def test_a_lost_division_is_written_again_by_the_same_run_on_such_a_machine(
+    tmp_path: Path, samples_of, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = written(tmp_path / "set", samples_of)
+    whole = bytes_of(folder)
+    finish(folder)
+    (folder / "parts.json").unlink()
+    said = r"has parts and no parts\.json, expected .* generate` again"
+    with pytest.raises(OutputError, match=said):
+        finish(folder)
+    with pytest.raises(OutputError, match=said):
+        list(read_dataset(folder))
+    with pytest.raises(OutputError, match="holds a data set in parts"):
+        open_dataset(folder, MADE, LABELS)
+    with pytest.raises(OutputError, match="seed is 0 there and 1 here"):
+        begin_another(folder)
+    with pytest.raises(OutputError, match="a worker of another kind made them"):
+        begin(folder, OTHER_KIND)
+    assert not (folder / "parts.json").exists()
+    begin(folder)
+    assert bytes_of(folder)["parts.json"] == whole["parts.json"]
+    assert finish(folder).images == GROUPS.images
+
+
+def test_a_record_of_other_settings_is_not_taken_for_that_of_the_parts(
+    tmp_path: Path, samples_of
+) -> None:
+    folder = written(tmp_path / "set", samples_of)
+    other = begin_another(tmp_path / "other")
+    (folder / "run.json").write_bytes(read(other.store, "run.json"))
+    with pytest.raises(OutputError, match="not the record that the parts were begun with"):
+        finish(folder)
+
+
 @pytest.mark.parametrize("size", [0, 30, 100])
 def test_a_division_that_is_cut_off_is_damaged_and_no_other_version(
     tmp_path: Path, samples_of, size: int
@@ -432,8 +495,6 @@ def test_a_division_that_is_cut_off_is_damaged_and_no_other_version(
         with pytest.raises(DamagedError, match=r"parts\.json is damaged .* put a copy back"):
             call(folder)
     path.unlink()
-    with pytest.raises(OutputError, match=r"parts\.json is not there, .*: check the path"):
-        finish(folder)
     begin(tmp_path / "else")  # as the message says
     path.write_bytes((tmp_path / "else" / "parts.json").read_bytes())
     assert finish(folder).images == GROUPS.images

@@ -15,10 +15,10 @@ from engine.settings.fields import setting
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Command):
-    """Measure images against a reference.
+    """Measure images against a reference, or with --classifier alone what the classifier makes of them.
 
-    Accuracy, confidence and L_BN come from the manifest of `ddis generate`. With --classifier they are measured, which
-    works for any images whose folder, or label in a parquet file, is the name of their class.
+    With --reference, accuracy, confidence and L_BN come from the manifest of `ddis generate`. With --classifier they
+    are measured, which works for any images whose folder, or label in a parquet file, is the name of their class.
     """
 
     module = "engine.evaluation.evaluate"

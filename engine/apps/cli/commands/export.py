@@ -23,5 +23,5 @@ class Export(Command):
         from engine.datasets.webdataset import export_webdataset
 
         shards = export_webdataset(self.folder, self.out, self.images_per_shard, call.events)
-        call.screen.say(f"{len(shards)} shards in {self.out}")
+        call.screen.say(f"{len(shards)} shard{'s' * (len(shards) != 1)} in {self.out}")
         return {"shards": [str(path) for path in shards]}

@@ -39,7 +39,7 @@ class Generate(Command):
 
     request: Request = field(default_factory=Request)
     out: str = needed(
-        "folder of the data set, or with --share a URL as well; resumed if it was interrupted"
+        "folder of the data set; with --share or --ray (see --help-all) a URL as well; resumed if it was interrupted"
     )
     preset: Literal["default", "paper"] = preset()
     over_generate: float | None = setting(
@@ -102,7 +102,7 @@ class Generate(Command):
         parts = requests.parts_of(self.request, self.execution, self.out, call)
         made = sum(images for _, images in parts)
         store = open_store(self.out)
-        division, _ = read_division(store)
+        division = read_division(store).division
         done = len(done_parts(store))
         left = division.parts - done
         call.screen.say(

@@ -62,6 +62,6 @@ class Select(Command):
         report = select(self.folder, self.out, self.selection, classifier, call.events)
         call.screen.say(
             f"{report['kept']} of {report['images']} images in {self.out}; the classifier recognises "
-            f"{report['recognised_kept']} of them, of all {report['recognised']}."
+            f"{report['recognised_kept']} of these, and {report['recognised']} of all {report['images']}."
         )
         return report
