@@ -30,7 +30,7 @@ from engine.datasets.manifest import (
 )
 from engine.datasets.names import IMAGES, class_folders, image_place
 from engine.datasets.part_reading import PieceOfFile, picture_of, read_parts
-from engine.datasets.parts import DIVISION, PARTS, has_parts
+from engine.datasets.parts import has_parts
 from engine.datasets.run_record import RUN, check_same_run, write_run
 from engine.datasets.store import check_local
 from engine.errors import ConfigError, OutputError
@@ -235,7 +235,7 @@ def _refuse_foreign(folder: Path) -> None:
     """Raise OutputError where `folder` exists and is no data set, nor empty."""
     with explained(folder):
         names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
-    if DIVISION in names or PARTS in names:
+    if has_parts(folder):
         raise OutputError(
             f"{folder} holds a data set in parts, expected one that a single process writes: continue it with "
             "`share` or `ray`, or choose another folder."

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.manifest import SCHEMA, Row, to_record
 from engine.datasets.row_digest import KEY, RowDigest
+from engine.datasets.run_record import RUN
 from engine.datasets.store import Store, read
 from engine.errors import DamagedError, OutputError, brief
 
@@ -130,8 +131,9 @@ def _row_file(records: list[dict[str, Any]], tar: Tar) -> bytes:
 
 
 def has_parts(folder: Path) -> bool:
-    """Whether a folder holds a data set in parts."""
-    return (folder / DIVISION).exists() or (folder / PARTS).is_dir()
+    """Whether a folder holds a data set in parts, also one that lost its division."""
+    lost = (folder / RUN).exists() and (folder / PARTS).is_dir()  # else it is a folder of images
+    return (folder / DIVISION).exists() or lost
 
 
 class Begun(NamedTuple):

@@ -24,7 +24,9 @@ def chosen_layouts(device: torch.device, prior: Prior, classifier: Classifier) -
     if device.type != "cuda":
         return ()
     guided = {TINY: prior.tiny, "classifier": classifier.network}
-    return tuple(name for name, network in guided.items() if network and _gains(network))
+    return tuple(
+        name for name, network in guided.items() if network is not None and _gains(network)
+    )
 
 
 def _gains(network: nn.Module) -> bool:

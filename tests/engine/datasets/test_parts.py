@@ -36,6 +36,7 @@ from engine.datasets.row_digest import KEY, checked
 from engine.datasets.shared import SharedDataset
 from engine.datasets.store import FolderStore, UrlStore, read
 from engine.errors import ConfigError, DamagedError, OutputError
+from engine.evaluation.images import open_images
 from engine.files import DAY, TEMPORARY, create_whole, write_whole
 from engine.methods.base import MixedGroups
 from engine.report.reading import dataset_overview
@@ -471,6 +472,13 @@ def test_a_lost_division_is_written_again_by_the_same_run_on_such_a_machine(
     begin(folder)
     assert bytes_of(folder)["parts.json"] == whole["parts.json"]
     assert finish(folder).images == GROUPS.images
+
+
+def test_a_folder_of_images_may_have_a_class_of_that_name(tmp_path: Path) -> None:
+    for label in ("parts", "wholes"):
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / label / "0.png")
+    assert open_images(tmp_path).labels() == ["parts", "wholes"]
 
 
 def test_a_record_of_other_settings_is_not_taken_for_that_of_the_parts(
