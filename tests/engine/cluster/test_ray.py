@@ -282,10 +282,13 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
         start_new_session=True,  # a terminal sends SIGINT to all that belongs to the command
         text=True,
     )
+    workers: list[int] = []
     try:
+        while driver.poll() is None and not workers:  # they load models before the first part
+            time.sleep(0.1)
+            workers = _workers(driver.pid)
         while driver.poll() is None and not done_parts(FolderStore(out)):
             time.sleep(0.02)
-        workers = _workers(driver.pid)
     finally:
         if ended_by is signal.SIGINT:
             os.killpg(driver.pid, ended_by)
