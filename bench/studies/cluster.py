@@ -146,8 +146,8 @@ def _peak_mb(pid: int) -> float:
     return max((int(line.split()[1]) / 1024 for line in lines if "VmHWM" in line), default=0.0)
 
 
-def asleep(workers: int, parts: int = 800) -> dict[str, Any]:
-    """The share of their time that Ray's workers sleep, from when the last of them began to when one has no more."""
+def sleeper(seconds: float) -> type:
+    """A worker whose parts are sleep; a class that Ray sends to its processes by value."""
 
     class Sleeper:
         def __init__(self, threads: int) -> None:
@@ -157,9 +157,15 @@ def asleep(workers: int, parts: int = 800) -> dict[str, Any]:
             pass
 
         def make(self, _: int) -> None:
-            time.sleep(SLEEP_SECONDS)
+            if seconds:
+                time.sleep(seconds)
 
-    pool = RayPool(Cluster(ray="local", workers=workers), Sleeper, {})
+    return Sleeper
+
+
+def asleep(workers: int, parts: int = 800) -> dict[str, Any]:
+    """The share of their time that Ray's workers sleep, from when the last of them began to when one has no more."""
+    pool = RayPool(Cluster(ray="local", workers=workers), sleeper(SLEEP_SECONDS), {})
     try:
         driver = Driver(pool, workers, lambda _: range(parts))
         began, made = 0.0, 0
@@ -184,18 +190,7 @@ def asleep(workers: int, parts: int = 800) -> dict[str, Any]:
 
 def called(workers: int, parts: int = 3000) -> dict[str, Any]:
     """How many parts that take no time the driver gives out through Ray, a second of its own process's CPU time."""
-
-    class Idle:
-        def __init__(self, threads: int) -> None:
-            pass
-
-        def hello(self) -> None:
-            pass
-
-        def make(self, _: int) -> None:
-            pass
-
-    pool = RayPool(Cluster(ray="local", workers=workers), Idle, {})
+    pool = RayPool(Cluster(ray="local", workers=workers), sleeper(0), {})
     try:
         made = Driver(pool, workers, lambda _: range(parts)).parts()
         next(made)

@@ -105,7 +105,11 @@ def _check_answers(cluster: Cluster) -> None:
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN_S).close()
-    except (OSError, OverflowError) as error:  # the latter for a port beyond 65535
+    except (
+        OSError,
+        OverflowError,
+        UnicodeError,
+    ) as error:  # a port beyond 65535, no name of a host
         raise _no_cluster(cluster, error) from error
 
 

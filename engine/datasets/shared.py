@@ -65,6 +65,7 @@ class SharedDataset:
         if not self.store.create(RUN, run_bytes(made, names, {})):
             there = parsed_run(read(self.store, RUN), f"{self.store}/{RUN}")
             check_record(str(self.store), there, made, names)
+            run = run_digest(there.made, there.labels)  # models may have other names here
         self.store.create(LABELS, _labels_json(labels))
         if not self.store.create(DIVISION, division_bytes(division, kind, run)):
             divided, other, _ = read_division(self.store)
@@ -82,8 +83,9 @@ class SharedDataset:
         if self.store.size(RUN) is None and self.store.size(DIVISION) is not None:
             if read_division(self.store).run != run:
                 raise OutputError(
-                    f"{self.store} has parts and no {RUN}, and they were begun with other settings or models, expected "
-                    "the same to write it again: use them, put a copy back, or choose another folder."
+                    f"{self.store} has parts and no {RUN}, and {DIVISION} does not say that they were begun with these "
+                    "settings and models, expected the same, by the same names, to write it again: use them, put a "
+                    "copy back, or choose another folder."
                 )
         elif self.store.size(DIVISION) is None and not mixed:
             kinds = self.store.names(KINDS)

@@ -591,7 +591,12 @@ def test_a_place_where_nothing_listens_is_refused_before_ray_tries_it(
     ray = SimpleNamespace(init=lambda **_: begun.append(True), is_initialized=lambda: bool(begun))
     monkeypatch.setitem(sys.modules, "ray", ray)
     host, _, port = head.rpartition(":")
-    for where in (f"{host}:{int(port) + 1}", "no-such-host.invalid:6379", f"{host}:99999"):
+    for where in (
+        f"{host}:{int(port) + 1}",
+        "no-such-host.invalid:6379",
+        f"{host}:99999",
+        "a..b:6379",
+    ):
         with pytest.raises(ClusterError, match=f"no cluster of Ray answers at '{where}'"):
             connect(Cluster(ray=where))
     assert not begun

@@ -30,8 +30,15 @@ from engine.datasets.contact_sheet import contact_sheet
 from engine.datasets.dataset import load_sample, open_dataset, read_dataset
 from engine.datasets.finish import finish
 from engine.datasets.images import to_picture
-from engine.datasets.part_reading import PieceOfFile, read_part, read_rows
-from engine.datasets.parts import MOST_PARTS, Division, done_parts, stem, write_part
+from engine.datasets.part_reading import PieceOfFile, read_part, read_record, read_rows
+from engine.datasets.parts import (
+    MOST_PARTS,
+    Division,
+    done_parts,
+    read_division,
+    stem,
+    write_part,
+)
 from engine.datasets.row_digest import KEY, checked
 from engine.datasets.shared import SharedDataset
 from engine.datasets.store import FolderStore, UrlStore, read
@@ -443,7 +450,7 @@ def test_a_lost_record_is_written_again_by_the_same_run_alone(tmp_path: Path, sa
     (folder / "run.json").unlink()
     with pytest.raises(OutputError, match=r"no run\.json, expected .* generate` again with the"):
         finish(folder)
-    with pytest.raises(OutputError, match=r"no run\.json, and they were begun with other settings"):
+    with pytest.raises(OutputError, match=r"no run\.json, and parts.json does not say that"):
         begin_another(folder)
     assert not (folder / "run.json").exists()
     begin(folder)
@@ -472,6 +479,19 @@ def test_a_lost_division_is_written_again_by_the_same_run_on_such_a_machine(
     begin(folder)
     assert bytes_of(folder)["parts.json"] == whole["parts.json"]
     assert finish(folder).images == GROUPS.images
+
+
+def test_processes_may_know_the_models_by_other_names(tmp_path: Path) -> None:
+    """One may write run.json, and another parts.json."""
+    store = FolderStore(tmp_path)
+    for name in ("/here/net", "/there/net"):
+        models = {"classifier": {"name": name, "fingerprint": "0123"}}
+        SharedDataset(tmp_path, MADE | {"models": models}, LABELS, DIVISION, KIND)
+        if name == "/here/net":  # as if it had come no further
+            store.remove("parts.json")
+            store.remove(f"kinds/{KIND['canary']}.json")
+    record = read_record(store, read_division(store).run)
+    assert record.made["models"]["classifier"]["name"] == "/here/net"
 
 
 def test_a_folder_of_images_may_have_a_class_of_that_name(tmp_path: Path) -> None:
