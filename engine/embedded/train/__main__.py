@@ -19,7 +19,8 @@ and the prior and its autoencoder are trained on the first half of that.
 as far as they fit; so does `pack --models prior --start-from`. `all --start-from` leaves the autoencoder's first stage
 out. On a GPU every batch is eight times as large.
 On several CPU cores, processes can share each batch of all stages but the autoencoder's and `tiny`:
-`torchrun --nproc-per-node 2 -m engine.embedded.train prior ...`.
+`torchrun --nproc-per-node 2 -m engine.embedded.train prior ...`. With `--local-steps 8` they average their weights
+after every eighth step instead of sharing all gradients, which is faster.
 """
 
 import argparse
@@ -58,6 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="budget of time, instead of steps")
     parser.add_argument("--batch", type=int, help="samples a step, instead of the recipe's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--local-steps",
+        type=int,
+        default=1,
+        help="with several processes: steps that each takes by itself before their weights are averaged",
+    )
     parser.add_argument("--compile", action="store_true", help="compile the networks that learn")
     parser.add_argument("--start-from", type=Path, help="folder of a packed prior to train further")
     parser.add_argument("--cifar", action="store_true", help="CIFAR-10's prior in place of PACS's")
@@ -107,6 +114,7 @@ def run(chosen: argparse.Namespace) -> None:
             compiled=chosen.compile,
             processes=int(os.environ.get("WORLD_SIZE", 1)),
             rank=int(os.environ.get("RANK", 0)),
+            local_steps=chosen.local_steps,
         ),
     )
     if job.machine.processes > 1:

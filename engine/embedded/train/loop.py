@@ -1,8 +1,9 @@
 """The training loop that every embedded model shares: seeded, resumable, averaged, on a CPU or a GPU.
 
 A step is a pure function of (weights, seed, step number), so a run that is cut and resumed ends at the same weights as
-an undisturbed one. Learning rate: linear warm-up, constant, then linear to zero over the last quarter of the run; a run
-may be resumed with another number of steps as long as its cool-down has not begun.
+an undisturbed one; a checkpoint is written only where all processes have the same weights. Learning rate: linear
+warm-up, constant, then linear to zero over the last quarter of the run; a run may be resumed with another number of
+steps as long as its cool-down has not begun.
 
 With a budget of seconds the clock says how far a run is: its rate cools down in time, and it always ends with weights.
 Such a run is seeded, but how many steps it takes depends on the machine.
@@ -101,7 +102,7 @@ def train(
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         betas=(0.9, 0.99),
-        fused=machine.device.startswith("cuda"),
+        fused=True,
     )
     run = _Run(model, optimizer, dict(kept or {}), folder, first=machine.rank == 0)
     step = first = run.resume(machine.device)
@@ -123,10 +124,14 @@ def train(
         step += 1
         if step % LOG_EVERY == 0:
             run.log(step, recipe.batch * (step - first) / clock.elapsed())
+        if step % machine.local_steps:
+            continue
+        machine.average(model, optimizer)
         if clock.elapsed() - written > recipe.checkpoint_every:
             run.write(step)
             written = clock.elapsed()
     if step > first:
+        machine.average(model, optimizer)
         run.log(step, recipe.batch * (step - first) / clock.elapsed())
         run.write(step)
     model.load_state_dict(run.average)

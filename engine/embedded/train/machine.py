@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from engine.errors import ConfigError
@@ -18,6 +19,8 @@ class Machine:
     """Where a training runs, and for how many seconds at most; without a limit it runs for its recipe's steps.
 
     processes: how many train together, each on its share of every batch (`torchrun`). rank: which of them this one is.
+    local_steps: how many steps each of them takes by itself before their weights and the optimizer's moments are
+    averaged (local SGD, Stich 2019, with Adam); 1 shares the gradients of every step instead.
     """
 
     device: str = "cpu"
@@ -25,8 +28,14 @@ class Machine:
     compiled: bool = False
     processes: int = 1
     rank: int = 0
+    local_steps: int = 1
 
     def __post_init__(self) -> None:
+        if self.local_steps < 1:
+            raise ConfigError(
+                f"each process is to take {self.local_steps} steps by itself, expected at least 1: give --local-steps "
+                "a positive number."
+            )
         if self.seconds is not None and self.seconds <= 0:
             raise ConfigError(
                 f"the time budget is {self.seconds} s, expected more than 0: give --seconds a positive number."
@@ -61,7 +70,24 @@ class Machine:
     def fast(self, module: Network) -> Network:
         """The module's forward pass: compiled where that was asked for, with gradients that all processes share."""
         found: Any = torch.compile(module) if self.compiled else module
-        return DistributedDataParallel(found) if self.processes > 1 else found  # type: ignore[return-value]
+        shared = self.processes > 1 and self.local_steps == 1
+        return DistributedDataParallel(found) if shared else found  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def average(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Where processes take steps by themselves: give all of them the mean of their weights and moments."""
+        if self.processes == 1 or self.local_steps == 1:
+            return
+        tensors = [*model.state_dict().values()]
+        tensors += [moment for state in optimizer.state.values() for moment in state.values()]
+        moving: list[Tensor] = [value for value in tensors if value.is_floating_point()]
+        flat = torch.cat([value.flatten() for value in moving])
+        dist.all_reduce(flat)
+        flat /= self.processes
+        for value, mean in zip(
+            moving, flat.split([value.numel() for value in moving]), strict=True
+        ):
+            value.copy_(mean.view(value.shape))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision in bfloat16 on a GPU; nothing on a CPU."""

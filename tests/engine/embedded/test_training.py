@@ -1,6 +1,7 @@
 """The training loop, the random changes of images, and the draws that the stages rest on."""
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,7 +283,54 @@ def test_two_processes_share_their_gradients_and_one_writes(tmp_path):
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
 
 
+def _by_itself(rank: int, folder: Path, steps: int, name: str) -> None:
+    """A process that takes two steps by itself between two meetings, and sees targets of its own."""
+    meeting = folder / f"meeting-{name}"
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    machine = Machine(processes=2, rank=rank, local_steps=2)
+    model = nn.Linear(1, 1)
+    nn.init.ones_(model.weight)
+    nn.init.zeros_(model.bias)
+    fast = machine.fast(model)
+
+    def loss(rng: Generator, _: float) -> torch.Tensor:
+        return (fast(torch.randn(2, 1, generator=rng)) - rank).square().mean()
+
+    # A rate that does not cool down within these steps.
+    recipe = replace(RECIPE, steps=100, learning_rate=0.1, weight_decay=0.0, checkpoint_every=0.0)
+    stop = [loss] * steps
+
+    def cut(rng: Generator, progress: float) -> torch.Tensor:
+        if not stop:
+            raise KeyboardInterrupt
+        return stop.pop()(rng, progress)
+
+    with suppress(KeyboardInterrupt):
+        train(model, cut, recipe, folder / name, machine)
+    torch.save([*model.state_dict().values()], folder / f"{name}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_meet_after_steps_of_their_own_and_resume_to_the_same_weights(tmp_path):
+    spawn(_by_itself, (tmp_path, 5, "whole"), nprocs=2)
+    assert torch.load(tmp_path / "whole" / "state.pt")["step"] == 4  # never between two meetings
+    parts = [torch.load(tmp_path / f"whole-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert not torch.equal(parts[0][0], parts[1][0])  # the fifth step was each one's own
+    spawn(_by_itself, (tmp_path, 4, "met"), nprocs=2)
+    met = [torch.load(tmp_path / f"met-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert torch.equal(met[0][0], met[1][0])
+    spawn(_by_itself, (tmp_path, 2, "cut"), nprocs=2)
+    spawn(_by_itself, (tmp_path, 2, "cut"), nprocs=2)
+    cut, whole = (torch.load(tmp_path / name / "state.pt") for name in ("cut", "met"))
+    assert cut["step"] == whole["step"] == 4
+    for name, value in whole["model"].items():
+        assert torch.equal(cut["model"][name], value)
+
+
 def test_what_several_processes_cannot_share_is_refused():
+    with pytest.raises(ConfigError, match="0 steps by itself, expected at least 1"):
+        Machine(local_steps=0)
     with pytest.raises(ConfigError, match="time budget came with 2 processes"):
         Machine(processes=2, seconds=5)
     with pytest.raises(ConfigError, match="batch is 5 and 2 processes"):
