@@ -8,7 +8,6 @@ from engine.apps.studio.chart import chart
 from engine.apps.studio.pictures import PICTURES
 from engine.apps.studio.session import Session
 from engine.apps.studio.watch import Shot, Watch
-from engine.image_key import ImageKey
 
 MOST_COLUMNS = 16
 """Images of a row where several rows stand side by side."""
@@ -111,21 +110,21 @@ def _one(watch: Watch) -> str:
 
 
 def _side_by_side(watches: Sequence[Watch]) -> str:
-    """A row for each run; an image stands below those of the same seed."""
-    keys = sorted({key for watch in watches for key in [*watch.shots]})[:MOST_COLUMNS]
+    """A row for each run; an image stands below those of the same seed.
+
+    The shots are copied first: the run goes on while they are drawn.
+    """
+    known = [{**watch.shots} for watch in watches]
+    labels = {key: shot.label for shots in known for key, shot in shots.items()}
+    keys = sorted(labels)[:MOST_COLUMNS]
     rows = []
-    for watch in watches:
-        cells = "".join(tile(watch.shots.get(key) or _blank(watches, key)) for key in keys)
+    for watch, shots in zip(watches, known, strict=True):
+        cells = "".join(tile(shots.get(key) or Shot("", labels[key])) for key in keys)
         rows.append(
             f'<div class="lane" data-row="{escape(watch.row.name)}">{_figures(watch)}'
             f'<div class="tiles line">{cells}</div></div>'
         )
     return f'<div class="lanes">{"".join(rows)}</div>'
-
-
-def _blank(watches: Sequence[Watch], key: ImageKey) -> Shot:
-    known = next(watch.shots[key] for watch in watches if key in watch.shots)
-    return Shot("", known.label)
 
 
 def _figures(watch: Watch) -> str:

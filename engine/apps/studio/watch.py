@@ -143,17 +143,18 @@ class Watch:
         self.shots[key] = Shot(src, event.label, event.confidence, event.l_bn, True)
 
     def _find_earlier(self) -> None:
-        """Show the images that an interrupted run left in the folder."""
-        known, self.shots = self.shots, {}
+        """Show the images that an interrupted run left in the folder. The page may look while they are read."""
+        found: dict[ImageKey, Shot] = {}
         self._know_labels()
         for number, label in self._labels.items():
             for file in sorted(self._file(ImageKey(number, 0)).parent.glob("*.png")):
-                if file.stem.isdecimal() and len(self.shots) < MOST_KEPT:
+                if file.stem.isdecimal() and len(found) < MOST_KEPT:
                     key = ImageKey(number, int(file.stem))
-                    found, earlier = data_uri(file.read_bytes()), known.get(key)
-                    if earlier is None or earlier.src != found:
-                        earlier = Shot(found, label, made=True)
-                    self.shots[key] = earlier
+                    src, earlier = data_uri(file.read_bytes()), self.shots.get(key)
+                    if earlier is None or earlier.src != src:
+                        earlier = Shot(src, label, made=True)
+                    found[key] = earlier
+        self.shots = found
 
     def _know_labels(self) -> None:
         if not self._labels and (self.folder / RUN).exists():

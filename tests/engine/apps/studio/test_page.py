@@ -211,6 +211,5 @@ def test_clicked_through(page: Any, studio: Studio) -> None:
     studio.process.send_signal(signal.SIGINT)
     assert studio.process.wait(10) == 130
     said = studio.said.read_text()
-    assert re.fullmatch(
-        r"the page is at \S+ until Ctrl-C\n+interrupted: the page is closed; .*\n", said
-    )
+    only = r"the page is at \S+ until Ctrl-C\n+interrupted: the page is closed; .*\n"
+    assert re.fullmatch(only, said), said

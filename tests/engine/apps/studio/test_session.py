@@ -8,7 +8,7 @@ import pytest
 
 from engine.apps.cli import main
 from engine.apps.studio.form import ALL_WAYS, INVERSION, Form, rows_of
-from engine.apps.studio.pictures import content_of
+from engine.apps.studio.pictures import content_of, data_uri
 from engine.apps.studio.session import UNEXPECTED, Desk, Session
 from engine.apps.studio.stage import stage
 from engine.apps.studio.watch import Shot, State, Watch
@@ -218,6 +218,27 @@ def test_images_that_were_deleted_meanwhile_are_shown_no_longer(form: Form, tmp_
     assert [*watch.shots] == KEYS[:1]
     watch(Started(IMAGES, 4, 0))
     assert watch.shots == {}
+
+
+def test_a_page_that_looks_while_a_resumed_run_reads_its_images_shows_them_all(
+    form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = carried_out(Desk(), form)
+    resumed = Session([], Lock())
+    resumed.watches = [Watch(one.row, one.folder) for one in done.watches]
+    for watch, earlier in zip(resumed.watches, done.watches, strict=True):
+        watch.follow(earlier)
+    pages = [stage(resumed)]
+
+    def read(png: bytes) -> str:
+        pages.append(stage(resumed))
+        return data_uri(png)
+
+    monkeypatch.setattr("engine.apps.studio.watch.data_uri", read)
+    resumed.watches[0](Started(IMAGES, 4, 2))
+    counts = [page.count('class="tile made"') for page in pages]
+    assert len(counts) > 2
+    assert {*counts} == {sum(len(watch.shots) for watch in done.watches)}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
