@@ -128,12 +128,12 @@ def train(
             continue
         machine.average(model, optimizer)
         if clock.elapsed() - written > recipe.checkpoint_every:
-            run.write(step)
+            run.write(step, machine)
             written = clock.elapsed()
     if step > first:
         machine.average(model, optimizer)
         run.log(step, recipe.batch * (step - first) / clock.elapsed())
-        run.write(step)
+        run.write(step, machine)
     model.load_state_dict(run.average)
     model.eval()
 
@@ -201,7 +201,7 @@ class _Run:
         print(self.folder.name, json.dumps(line), flush=True)
         self.logged = step
 
-    def write(self, step: int) -> None:
+    def write(self, step: int, machine: Machine) -> None:
         """The checkpoint, whole or not at all."""
         if not self.first:
             return
@@ -213,6 +213,8 @@ class _Run:
             "step": step,
             "fresh": self.fresh,
             "loss": float(self.loss) if self.loss is not None else 0.0,
+            "processes": machine.processes,
+            "local_steps": machine.local_steps,
         }
         with whole_file(self.folder / STATE) as file:
             torch.save(state, file)

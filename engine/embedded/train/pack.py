@@ -40,8 +40,12 @@ def pack_prior(
     start: Path | None = None,
     device: str = "cpu",
     autoencoder: Mapping[str, Recipe] | None = None,
+    processes: str = "one",
 ) -> None:
-    """A diffusers folder with samples by diffusers' own pipeline on `device`. autoencoder: its stages' recipes."""
+    """A diffusers folder with samples by diffusers' own pipeline on `device`. autoencoder: its stages' recipes.
+
+    processes: how many trained it, and what they shared, in words.
+    """
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=networks.text_encoder,
@@ -91,6 +95,7 @@ def pack_prior(
             f"name: {_other_words(images.class_names)}",
             **history,
             f"{RECIPE_LINE} {len(history) + 1}": str(recipe),
+            "processes": processes,
             **{f"autoencoder, {stage}": str(own) for stage, own in (autoencoder or {}).items()},
             "autoencoder, PSNR on these images": f"{psnr:.1f} dB",
             "samples.png": "rows: 'a <class>', then the four domains' prompts; columns: "

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ from engine.embedded.train.stages import (
 from engine.files import whole_file
 from engine.priors.tiny_sources import TINY
 
+KEPT = ("step", "loss", "processes", "local_steps")
+"""What a shed checkpoint keeps besides its averaged weights."""
 PACKED = ("prior", "tiny", "classifiers", "classifiers-convnext", "judge")
 
 
@@ -73,6 +76,7 @@ def pack_prior(job: Job, folder: Path) -> None:
         job.start,
         job.machine.device,
         taught,
+        processes_of(checkpoint(job.work / "prior")),
     )
 
 
@@ -104,6 +108,18 @@ def as_done(recipe: Recipe, folder: Path) -> Recipe:
     return replace(recipe, steps=checkpoint(folder)["step"])
 
 
+def processes_of(saved: dict[str, Any]) -> str:
+    """Which processes a checkpoint says it was trained by, in words."""
+    number, alone = saved.get("processes", 1), saved.get("local_steps", 1)
+    if number == 1:
+        return "one"
+    return f"{number}, which " + (
+        "share the gradients of each step"
+        if alone == 1
+        else f"average their weights every {alone} steps"
+    )
+
+
 def shed(work: Path, out: Path) -> list[Path]:
     """Copy each checkpoint of a work folder without what is large: its averaged weights alone, in half precision.
 
@@ -113,7 +129,7 @@ def shed(work: Path, out: Path) -> list[Path]:
     written = []
     for file in sorted(work.rglob(STATE)):
         saved = torch.load(file, weights_only=True, map_location="cpu")
-        light = {name: saved[name] for name in ("step", "loss")}
+        light = {name: saved[name] for name in KEPT if name in saved}
         light["average"] = {
             name: value.half() if value.is_floating_point() and value.dim() > 1 else value
             for name, value in saved["average"].items()

@@ -20,7 +20,7 @@ from engine.embedded.train.data import Images, load_pacs, random_crops
 from engine.embedded.train.loop import Recipe, rate_at, train
 from engine.embedded.train.machine import CPU, Machine
 from engine.embedded.train.perception import Perception
-from engine.embedded.train.shipping import shed
+from engine.embedded.train.shipping import processes_of, shed
 from engine.embedded.train.stages import STAGES
 from engine.errors import ConfigError
 
@@ -68,7 +68,7 @@ def test_a_run_goes_on_from_weights_alone(tmp_path):
     assert copy == tmp_path / "light" / "stage" / "state.pt"
     light = torch.load(copy, weights_only=True)
     assert light["average"]["weight"].dtype == torch.float16
-    assert set(light) == {"average", "step", "loss"}
+    assert set(light) == {"average", "step", "loss", "processes", "local_steps"}
     still = Recipe(steps=16, batch=4, learning_rate=1e-12, warmup=1)
     assert torch.allclose(learn(copy.parent, still), weight, atol=1e-3)
     (copy,) = shed(tmp_path / "work", tmp_path / "light")
@@ -326,6 +326,12 @@ def test_two_processes_meet_after_steps_of_their_own_and_resume_to_the_same_weig
     assert cut["step"] == whole["step"] == 4
     for name, value in whole["model"].items():
         assert torch.equal(cut["model"][name], value)
+
+
+def test_a_card_says_which_processes_trained():
+    assert processes_of({}) == "one"
+    assert processes_of({"processes": 2, "local_steps": 1}).endswith("the gradients of each step")
+    assert processes_of({"processes": 2, "local_steps": 8}).endswith("weights every 8 steps")
 
 
 def test_what_several_processes_cannot_share_is_refused():
