@@ -160,8 +160,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from engine.networks.later import imports_spared
+
     home, attribute = _PUBLIC[name]
-    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), attribute)
+    with imports_spared():
+        value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), attribute)
     return value
 
 

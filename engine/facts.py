@@ -80,13 +80,18 @@ def request_of(made: Mapping[str, Any], where: object) -> tuple[Request, dict[st
     where: of the record, for messages. Raises ConfigError where the record holds no single request, or is of version
     0.1 and does not say enough.
     """
+    if not isinstance(made, Mapping):
+        raise ConfigError(
+            f"{where} holds {made!r} in place of what made the images, expected a record as ddis writes it: it is "
+            "damaged; take another."
+        )
     if SELECTED_FROM in made or TOGETHER in made:
         raise ConfigError(
             f"{where} is the record of a selection or of several runs, expected that of one run: generate what it was "
             "made from, then select again."
         )
     if "request" in made:
-        return Request.from_plain(made["request"]), dict(made.get("models", {}))
+        return Request.from_plain(made["request"], "request"), dict(made.get("models", {}))
     facts = facts_of(made)
     if facts.get("tokens"):
         raise ConfigError(
@@ -100,6 +105,13 @@ def request_of(made: Mapping[str, Any], where: object) -> tuple[Request, dict[st
             "with the settings that it holds."
         )
     models = {name: facts.pop(name) for name in MODELS if name in facts}
+    if not isinstance(models["classifier"], Mapping) or not {"name", "dtype"} <= {
+        *models["classifier"]
+    }:
+        raise ConfigError(
+            f"{where} names its classifier as {models['classifier']!r}, expected its name and its dtype: the record "
+            "is damaged; generate with the settings that you know."
+        )
     sources = {name: {"source": models[name]["name"]} for name in SOURCES if models.get(name)}
     dtype = models["classifier"]["dtype"].removeprefix("torch.")
     return Request.from_plain({**facts, **sources, "dtype": dtype}), models
@@ -121,11 +133,13 @@ def _of_version_0_1(config: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def filled(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+def filled(kind: Any, values: Any) -> Any:
     """Settings with the defaults of those that came since they were written down, which change no image.
 
     Left as they are where this version cannot read them.
     """
+    if not isinstance(values, Mapping):
+        return values
     known = {key: value for key, value in values.items() if key != "format"}
     try:
         return to_plain(from_plain(kind, known))

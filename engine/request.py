@@ -9,7 +9,7 @@ line, the runners and `run.json` share it. How a run is carried out is an `Execu
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from engine.errors import ConfigError
 from engine.settings.cluster import Cluster, check_runner
@@ -25,7 +25,6 @@ OBJECT = "object:"
 """How the source of a model begins that was handed over as an object: nobody else can load it by its name."""
 SEEDS = 2**62
 """Seeds end here: what is added to one (for tuning, say) still fits the manifest's 64-bit column."""
-
 MOST_IMAGES = 10**7
 """Images of one class in a data set."""
 
@@ -141,6 +140,9 @@ class Request:
     )
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = from_plain(kind, to_plain(getattr(self, name)), name)
+            object.__setattr__(self, name, value)  # lists as tuples, paths as text
         check_choices(self)
         check_positive(self, "images_per_class")
         check_at_most(
@@ -156,19 +158,20 @@ class Request:
         return {"format": FORMAT, **to_plain(self)}
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> "Request":
+    def from_plain(cls, values: Mapping[str, Any], where: str = "") -> "Request":
         """The request that `to_plain` wrote, or a part of one over the defaults.
 
-        Raises ConfigError for an unknown name, a value of another type, and a format of another version.
+        where: its path in a file. Raises ConfigError for unknown names, other types and another version's format.
         """
-        given = dict(values)
-        form = given.pop("format", FORMAT)
-        if form != FORMAT:
-            raise ConfigError(
-                f"the request has format {form!r}, expected {FORMAT!r}: it was written by another version of ddis; "
-                f"install that one, or write it again.{nearest(str(form), [FORMAT])}"
-            )
-        return from_plain(cls, given)
+        if isinstance(values, Mapping):
+            values = dict(values)
+            form = values.pop("format", FORMAT)
+            if form != FORMAT:
+                raise ConfigError(
+                    f"the request has format {form!r}, expected {FORMAT!r}: it was written by another version of ddis; "
+                    f"install that one, or write it again.{nearest(str(form), [FORMAT])}"
+                )
+        return from_plain(cls, values, where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +206,7 @@ class Execution:
     )
     runner: str = setting(
         "local",
-        "who carries the run out: local, this process, or another that is registered",
+        "who carries the run out: local (this process), or another that is registered in engine.runners",
         "NAME",
     )
     share: str | None = setting(

@@ -210,9 +210,8 @@ def _guarantee(settings: StatisticsExport, private: PrivateMoments | None) -> di
 def _warn(count: int) -> None:
     few = f" {count} images are few." if count < FEW else ""
     warnings.warn(
-        f"the file holds exact averages over {count} images: no image is in it, but who knows all images but one can "
-        f"work that one's share out, and averages of few images tell much of each.{few} With `epsilon` noise hides "
-        "each image.",
+        f"the file holds exact averages over {count} images. It contains no image, but anyone who knows all images "
+        f"but one can work out what the last one contributed.{few} Set `epsilon` to hide each image behind noise.",
         ExactStatisticsWarning,
         stacklevel=3,
     )

@@ -1,5 +1,6 @@
 """Where the time of a guided step goes, and what guidance costs compared with the plain one."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,10 @@ from engine.settings.sampling import MOST_TOGETHER
 
 OWN_KERNELS = ("ddis::", "_BnActMoments", "_Alignment", "_ChannelMoments")
 """How the names of this package's operators and their autograd functions begin, in a profile."""
+REPEATS = 3
+"""Steps whose median is the time of one."""
+SILENT = ("KINETO_LOG_LEVEL", "6")
+"""Torch's profiler otherwise tells each of its starts on stderr."""
 MARKS = ("step", "sampling", "guidance", "decode", "classifier")
 """The names that this module gives to stretches of a step."""
 OPERATORS = ("aten::", *OWN_KERNELS)
@@ -57,7 +62,7 @@ def profile_step(
     alignment: Alignment = Alignment(),
     sampling: Sampling = Sampling(),
     trace: str | Path | None = None,
-    repeats: int = 3,
+    repeats: int = REPEATS,
 ) -> StepProfile:
     """Profile one guided step.
 
@@ -180,6 +185,7 @@ def _parts(
     works: dict[str, Callable[[], object]], device: torch.device, trace: Path | None
 ) -> dict[str, float]:
     """Milliseconds of each part in one step under torch's profiler, which adds some to each operator."""
+    os.environ.setdefault(*SILENT)
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as found, record_function("step"):

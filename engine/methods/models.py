@@ -125,7 +125,7 @@ def loadable(what: str, source: str) -> str:
     if source.startswith(OBJECT):
         raise ConfigError(
             f"the {what} of the request is {source!r}, expected a source that can be loaded: it was handed over as an "
-            "object. Hand it over again (Given), or name where it can be loaded from."
+            "object. Hand the object to `generate` again, or name where it can be loaded from."
         )
     if not source:
         raise ConfigError(

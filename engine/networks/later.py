@@ -49,6 +49,13 @@ def packages_listed_once() -> Iterator[None]:
         importlib.metadata.packages_distributions = original
 
 
+@contextmanager
+def imports_spared() -> Iterator[None]:
+    """Within, imports do neither; it may be entered again inside."""
+    with bitsandbytes_later(), packages_listed_once():
+        yield
+
+
 class _StandIn(ModuleType):
     """bitsandbytes until one of its attributes is used."""
 

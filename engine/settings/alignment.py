@@ -22,8 +22,7 @@ class Alignment:
 
     The defaults come from trials on the embedded models, most recently `bench/studies/guidance_study.py`;
     `bench/results/evidence.json` has the results on other seeds, of the defaults and of `Alignment.paper()`, which is
-    DDIS as published. With the embedded classifiers, L_BN in relative weights falls from about 8 to 0.3, and
-    cross-entropy starts near 1: it only matters once the images are close to the domain.
+    DDIS as published.
     """
 
     target: Literal["clean", "noisy"] = setting(

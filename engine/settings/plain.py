@@ -89,6 +89,10 @@ def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     by_name = {kind.name: kind for kind in kinds if _is_named(kind)}
     if by_name:
         name = value.get("name") if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping) and "name" not in value:
+            raise ConfigError(
+                f"{where} has no name, expected one of {', '.join(map(repr, by_name))}: add it as `name`."
+            )
         if name not in by_name:
             near = nearest(str(name), by_name)
             _refuse(f"{where}.name", name, f"one of {', '.join(map(repr, by_name))}", near)

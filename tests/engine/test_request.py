@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_what_is_missing_gets_its_default_and_whole_numbers_are_numbers():
         ({"sed": 3}, r"sed is no setting, expected classifier, .*Did you mean 'seed'\?"),
         (
             {"method": {"alignment": {"scal": 1}}},
-            r"method\.name is None, expected one of 'ddis', 'plain'",
+            r"method has no name, expected one of 'ddis', 'plain'",
         ),
         (
             {"method": {"name": "ddis", "alignment": {"scal": 1}}},
@@ -88,6 +89,30 @@ def test_what_is_missing_gets_its_default_and_whole_numbers_are_numbers():
 def test_a_mistake_is_named_by_its_path(values, words):
     with pytest.raises(ConfigError, match=words):
         Request.from_plain(values)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"seed": "3"}, "seed is '3', expected a whole number"),
+        ({"images_per_class": True}, "images_per_class is True, expected a whole number"),
+        ({"classifier": "embedded:photo"}, "classifier is 'embedded:photo', expected the settings"),
+        ({"classes": "dog"}, "classes is 'dog', expected a list"),
+        (
+            {"method": DDIS(sampling=Sampling(steps=True))},
+            r"method\.sampling\.steps is True, expected",
+        ),
+    ],
+)
+def test_python_s_mistakes_are_named_too(wrong, words):
+    with pytest.raises(ConfigError, match=words):
+        Request(**wrong)
+
+
+def test_a_request_made_in_python_is_the_one_that_its_plain_values_make():
+    request = Request(classes=["dog"], method="plain", prior=PriorSource(source=Path("prior")))
+    assert request == Request(classes=("dog",), method=Plain(), prior=PriorSource(source="prior"))
+    assert Request.from_plain(request.to_plain()) == request
 
 
 def test_a_seed_outside_the_manifest_is_refused():

@@ -4,13 +4,16 @@ from typing import Any
 
 from engine.apps.cli.command import Call
 
+NETWORK = {"distill": "student", "prune": "pruned network", "quantise": "quantised network"}
+"""What came out of each comparison, in words."""
+
 
 def tell(report: dict[str, Any], title: str, call: Call) -> None:
     """Print the rows of a comparison and what they are held against."""
     by = "agreement" if report["rows"]["folder"]["accuracy"] is None else "accuracy"
     columns = [
         *("row", "images", "accuracy", "agreement", "KL to the teacher"),
-        f"{by} less the folder's",
+        f"{by} minus the folder's",
     ]
     lines = [
         [
@@ -20,8 +23,8 @@ def tell(report: dict[str, Any], title: str, call: Call) -> None:
         for name, row in report["rows"].items()
     ]
     measured = f"{report['measured_on']} ({report['measured_images']} images)"
-    call.screen.table(f"{title}, measured on {measured}", columns, lines)
-    call.screen.say("; ".join(_remarks(report)))
+    call.screen.table(f"{title}, measured on {measured}", columns, lines, result=True)
+    call.screen.say("; ".join(_remarks(report)), result=True)
 
 
 def _share(found: dict[str, Any] | None) -> str:
@@ -58,8 +61,8 @@ def _remarks(report: dict[str, Any]) -> list[str]:
         remarks.append(f"pruned and not taught: {100 * network[before]:.1f} % {before}")
     if "flops" in network:
         remarks.append(
-            f"{network['parameters'] / teacher['parameters']:.0%} of its parameters, "
-            f"{network['flops'] / teacher['flops']:.0%} of its FLOPs"
+            f"the {NETWORK[report['task']]} has {network['parameters'] / teacher['parameters']:.0%} of the "
+            f"classifier's parameters and {network['flops'] / teacher['flops']:.0%} of its FLOPs"
         )
     elif network["accuracy"] is not None:
         remarks.append(f"in float32: {100 * network['accuracy']:.1f} %")

@@ -16,11 +16,14 @@ from typing import Any, get_type_hints
 
 from engine.apps.cli.command import WITH_PRIOR, Command
 from engine.errors import ConfigError, brief
-from engine.facts import RUN_FORMAT, RUN_FORMAT_0_1, request_of
-from engine.request import METHODS
+from engine.facts import RUN_FORMAT, RUN_FORMAT_0_1, SELECTED_FROM, TOGETHER, request_of
+from engine.request import FORMAT as REQUEST_FORMAT
+from engine.request import METHODS, Request
 from engine.settings.plain import from_plain, nearest, to_plain
 
 FORMAT = "ddis-config/1"
+RUNS = ("request", SELECTED_FROM, TOGETHER)
+"""What a run.json holds one of."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,16 @@ def read_config(path: Path, commands: Mapping[str, type[Command]]) -> Found:
     """
     values = _parsed(path)
     form = values.pop("format", FORMAT)
+    if form == REQUEST_FORMAT:
+        form, values = FORMAT, {"request": values}
+    if form == RUN_FORMAT and values.keys().isdisjoint(RUNS):
+        raise ConfigError(
+            f"{path} has format {form!r} and none of {', '.join(RUNS)}, expected the record of a run: it is damaged; "
+            "take another, or write the settings with --print-config."
+        )
     if form in (RUN_FORMAT, RUN_FORMAT_0_1):
         try:
-            request, models = request_of(values.get("config", values), path)
+            request, models = request_of(values.get("config", values), "the record")
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
         return Found({"request": to_plain(request)}, {"models": models})
@@ -120,11 +130,19 @@ def _checked(
             _try(known[name], section, name)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
-    return dict(values)
+    return {
+        name: {key: one for key, one in section.items() if key != "format"}
+        if known[name] is Request
+        else section
+        for name, section in values.items()
+    }
 
 
 def _try(kind: Any, section: Any, name: str) -> None:
     """Raise ConfigError where a section cannot be read."""
+    if kind is Request:
+        Request.from_plain(section, name)
+        return
     if not issubclass(kind, Command):
         from_plain(kind, section, name)
         return

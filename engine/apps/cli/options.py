@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatch
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from engine.apps.cli.command import WITH_PRIOR, Command
 from engine.request import METHODS
-from engine.settings.plain import nearest
 
 PREFIXED = {"alignment", "learning", "lora", "polish", *METHODS}
 """Sections whose options carry their name: `--alignment.scale`."""
@@ -119,13 +119,25 @@ def unknown_option(word: str, command: type[Command], prog: str) -> str:
         if one != plainly and one.replace(".", "-") == plainly:
             now = one if plainly == flag else ".no-".join(one.rsplit(".", 1))
             return f"--{flag} is no option since version 0.2, expected --{now}: write it so."
-    ends = [one for one in known if one.rpartition(".")[2] == plainly]
-    near = (
-        f" Did you mean '--{ends[0]}'?"
-        if ends
-        else nearest(f"--{flag}", [f"--{one}" for one in known])
-    )
+    meant = _nearest_option(plainly, options_of(command))
+    near = f" Did you mean '--{meant}'?" if meant else ""
     return f"{word} is no option of {prog}, expected one that `{prog} --help-all` shows: correct it.{near}"
+
+
+def _nearest_option(flag: str, options: Sequence[Option]) -> str:
+    """The known flag nearest to an unknown one: that of the field it names, else by its letters; '' if none is near."""
+    named = [option for option in options if not option.positional]
+    field = flag.replace("-", "_")
+    for option in named:
+        if "." in field and f".{option.path}".endswith(f".{field}"):
+            return option.flag
+    flags = [option.flag for option in named]
+    ends = {one.rpartition(".")[2]: one for one in reversed(flags)}
+    whole = dict(zip(flags, flags, strict=True))
+    for known, cutoff in ((whole, 0.85), (ends, 0.85), (whole, 0.6)):
+        for found in get_close_matches(flag, known, 1, cutoff):
+            return known[found]
+    return next((one for one in flags if one.startswith(flag)), "")
 
 
 def _walk(

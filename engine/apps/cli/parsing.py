@@ -40,7 +40,7 @@ def typed(command: type[Command], words: Sequence[str], prog: str) -> dict[Optio
             raise ConfigError(unknown_option(word, command, prog))
         raise ConfigError(
             f"{word!r} is a word too many, expected an option before it: take it out, or write its option; "
-            f"`{prog} --help` shows them all."
+            f"`{prog} --help-all` shows them."
         )
     return {keys[key]: read(keys[key].kind, value) for key, value in found.items()}
 
@@ -89,5 +89,8 @@ def _valueless(options: Sequence[Option], words: Sequence[str], prog: str) -> st
     for word, following in zip_longest(words, words[1:], fillvalue="--"):
         option = takes.get(word.replace("_", "-"))
         if option is not None and following.startswith("--"):
-            return f"{word} has no value, expected {option.help}: write one behind it, as `{prog} --help-all` shows."
+            return (
+                f"{word} came without a value, expected one behind it ({option.help}): write it, as "
+                f"`{prog} --help-all` shows."
+            )
     return f"{prog} cannot read {' '.join(words)!r}, expected options and their values: see `{prog} --help-all`."

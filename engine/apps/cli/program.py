@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 a mistake that the message explains, 130 interrupted (the 
 then), 141 nobody reads the output any more.
 """
 
+import errno
 import gc
 import json
 import os
@@ -50,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     file=sys.stderr,
                 )
                 return 2
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                print(
+                    f"error: what is printed cannot be written ({error.strerror}), expected room for it: free some, "
+                    "or write it elsewhere.",
+                    file=sys.stderr,
+                )
+                return _leave_quietly(2)
             if not isinstance(error, EngineError):
                 raise
             print(f"error: {error}", file=sys.stderr)
@@ -89,15 +97,19 @@ def _carry_out(understood: "Understood", name: str) -> None:
     if command.print_config:
         print(written(command, name), end="")
         return
-    check_sources(command)
-    from engine.apps.progress import Progress
 
     def flagged(text: str) -> str:
         return in_flags(text, understood.options)
 
-    screen = Progress(quiet=command.quiet or str(command.events) == "-", silent=command.json)
-    with _warnings_in_words(flagged):
-        _run(understood, command, screen, flagged)
+    try:
+        check_sources(command)
+        from engine.apps.progress import Progress
+
+        screen = Progress(quiet=command.quiet or str(command.events) == "-", silent=command.json)
+        with _warnings_in_words(flagged):
+            _run(understood, command, screen, flagged)
+    except EngineError as error:
+        raise EngineError(flagged(str(error))) from error
 
 
 def _run(
@@ -108,16 +120,15 @@ def _run(
 ) -> None:
     from engine.apps.cli.command import Call
     from engine.apps.progress import watching
+    from engine.networks.later import imports_spared
 
-    try:
+    with imports_spared():
         if command.module is not None:
             import_heavy(command.module)
         with watching(screen, command.events) as events:
             given, explicit = understood.given, understood.explicit
             call = Call(given, explicit, understood.record, screen, events, flagged)
             result = command.run(call)
-    except EngineError as error:
-        raise EngineError(flagged(str(error))) from error
     if command.json:
         print(json.dumps(result))
 
@@ -161,12 +172,12 @@ def import_heavy(module: str) -> None:
     Imports leave no garbage, and looking for it would take an eighth of their time. Idle OpenMP threads sleep unless
     the environment says otherwise: on a busy machine, spinning ones make small models several times slower.
     """
-    from engine.networks.later import bitsandbytes_later, packages_listed_once
+    from engine.networks.later import imports_spared
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.disable()
     try:
-        with bitsandbytes_later(), packages_listed_once():
+        with imports_spared():
             import_module(module)
     finally:
         gc.enable()
@@ -228,12 +239,12 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-def _leave_quietly() -> int:
-    """End without a word where the reader of the output has gone; what Python flushes at its end goes nowhere."""
+def _leave_quietly(code: int = CLOSED_PIPE) -> int:
+    """End with no more words where the output cannot be written; what Python flushes at its end goes nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(nowhere, stream.fileno())
-    return CLOSED_PIPE
+    return code

@@ -161,7 +161,7 @@ def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> Non
         (["--aligment.scale", "1"], "Did you mean '--alignment.scale'?"),
         (["--alignment-scale", "1"], "since version 0.2, expected --alignment.scale"),
         (["--learning", "paper"], "--learning is no option of ddis generate"),
-        (["--seed"], "--seed has no value, expected seed of the run"),
+        (["--seed"], "--seed came without a value, expected one behind it (seed of the run)"),
         (["stray"], "'stray' is a word too many"),
         (["--tokens", "missing.safetensors"], "missing.safetensors"),
         (["--device", "gpu"], "--device is 'gpu', expected 'cpu', 'cuda'"),

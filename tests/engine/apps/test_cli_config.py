@@ -195,6 +195,27 @@ def test_the_models_of_a_record_must_be_there_unless_others_are_named(
             "{format: ddis-dataset/1, config: {}}",
             "of version 0.1 and does not tell classifier, method, seed, expected a whole request",
         ),
+        (
+            "{format: ddis-dataset/1, config: 3}",
+            "the record holds 3 in place of what made the images",
+        ),
+        (
+            "{format: ddis-dataset/1, config: {classifier: photo, method: deepinversion, seed: 0}}",
+            "the record names its classifier as 'photo', expected its name and its dtype",
+        ),
+        (
+            "{format: ddis-dataset/1, config: {tokens: abc}}",
+            "the record is of version 0.1 and names its tokens by the fingerprint abc alone",
+        ),
+        ("format: ddis-run/2", "and none of request, selected_from, together, expected the record"),
+        ("{format: ddis-run/2, request: 3}", "request is 3, expected the settings of Request"),
+        ("{format: ddis-run/2, request: {sed: 3}}", r"request\.sed is no setting"),
+        ("{format: ddis-request/1, sed: 3}", r"request\.sed is no setting"),
+        ("request: {format: ddis-request/9}", "format 'ddis-request/9', expected 'ddis-request/1'"),
+        (
+            "request: {method: {sampling: {steps: 3}}}",
+            r"request\.method has no name, expected one of 'ddis'",
+        ),
         ("request: [", "cannot be read .*, expected YAML or JSON"),
         ("[1, 2]", "holds no sections, expected some"),
         ("", "holds no sections"),
@@ -206,6 +227,18 @@ def test_a_mistake_in_a_file_is_named_by_its_place(text: str, message: str, tmp_
     with pytest.raises(ConfigError, match=message) as refused:
         called("generate", "--config", str(file))
     assert str(refused.value).startswith(str(file))
+    assert str(refused.value).count(str(file)) == 1
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_request_as_python_writes_it_is_a_file_too(inside: bool, tmp_path: Path) -> None:
+    request = Request(classifier=ClassifierSource(source="embedded:photo"), seed=7)
+    values = request.to_plain()
+    (tmp_path / "c.json").write_text(json.dumps({"request": values} if inside else values))
+    words = ["--config", str(tmp_path / "c.json"), "--out", "out"]
+    found = understand("generate", words, COMMANDS)
+    assert found is not None
+    assert getattr(found.command, "request", None) == request
 
 
 def test_a_json_file_that_is_cut(tmp_path: Path) -> None:

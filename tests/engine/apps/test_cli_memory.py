@@ -34,7 +34,7 @@ def test_a_batch_of_a_plan_has_no_more_images_than_the_run(
 ) -> None:
     words = ["plan", "--classifier", "embedded:cartoon", "--memory", "1GB", "--device", "cpu"]
     assert main([*words, "--classes", "dog", "horse", "--images-per-class", "3"]) == 0
-    assert "batches of 6 images of 32 px within 1.00GB" in capsys.readouterr().err
+    assert "batches of 6 images of 32 px within 1.00GB" in capsys.readouterr().out
     assert main([*words, "--batch", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["batch"] == 4
 
@@ -43,7 +43,7 @@ def test_a_plan_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> Non
     assert (
         main(["plan", "--classifier", "embedded:cartoon", "--memory", "1GB", "--batch", "2"]) == 0
     )
-    shown = " ".join(capsys.readouterr().err.split())
+    shown = " ".join(capsys.readouterr().out.split())
     for words in (
         "predicted peak",
         "guidance",
@@ -86,7 +86,7 @@ def test_a_budget_that_makes_no_sense_is_explained(
 def test_a_profile_is_a_table_and_a_ratio(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--classifier", "embedded:cartoon", "--device", "cpu", "--images", "1"]
     assert main(["profile", *arguments]) == 0
-    shown = " ".join(capsys.readouterr().err.split())
+    shown = " ".join(capsys.readouterr().out.split())
     assert "host gaps" in shown
     assert "times the FLOPs" in shown
     assert main(["profile", *arguments, "--method", "plain"]) == 2

@@ -79,7 +79,7 @@ def test_the_command_prints_one_object(
     printed = json.loads(capsys.readouterr().out)
     assert printed["quantisation"]["calibration"] == calibration
     assert main(command) == 0
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     int8, single = printed["rows"]["folder"]["file_bytes"]["mean"], printed["network"]["file_bytes"]
     assert f"int8 {int8 / 1e6:.2f} MB, float32 {single / 1e6:.2f} MB" in said
 

@@ -103,12 +103,12 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_command_reads_own_images_and_draws_others(folder: Path, capsys) -> None:
     assert main(["doctor", "embedded:photo", "--images", str(folder), "--device", "cpu"]) == 0
-    printed = capsys.readouterr().err
+    printed = capsys.readouterr().out
     assert "3 images through embedded:photo" in printed
     assert "channels as bgr" in printed
     assert (
-        "it reads images of 32 x 32 pixels in the order rgb, less a mean of 0.5, divided by 0.25"
-        in printed
+        "it reads images of 32 x 32 pixels in the order rgb, normalised by a mean of 0.5 and a standard "
+        "deviation of 0.25" in printed
     )
     words = [
         "--steps",
@@ -137,7 +137,7 @@ def test_the_command_says_what_chance_would_do_as_well(folder: Path, capsys, mon
 
     monkeypatch.setattr("engine.evaluation.doctor.readings", by_luck)
     assert main(["doctor", "embedded:photo", "--images", str(folder), "--device", "cpu"]) == 0
-    assert "it recognises no more than chance would: its labels" in capsys.readouterr().err
+    assert "it recognises no more than chance would: its labels" in capsys.readouterr().out
 
 
 def test_the_command_takes_the_options_that_it_names(folder: Path, capsys) -> None:

@@ -159,7 +159,7 @@ def test_features_by_class(folder: Path, tmp_path: Path) -> None:
 
 def test_an_exact_file_comes_with_a_warning(folder: Path, tmp_path: Path) -> None:
     with pytest.warns(
-        ExactStatisticsWarning, match=r"exact averages over 21 images: .* are few\. With"
+        ExactStatisticsWarning, match=r"exact averages over 21 images\. .* are few\. Set"
     ):
         export_statistics(loaded(Tokens()), folder, tmp_path / "x.safetensors")
     assert (tmp_path / "x.safetensors").exists()

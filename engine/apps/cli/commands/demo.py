@@ -44,15 +44,16 @@ class Demo(Command):
             ]
             for row, r in report["rows"].items()
         ]
-        title = "The same seeds and prompts without a style; shares of images"
+        title = "Equal seeds, prompts that name no style; shares of images that judge and teacher see so"
         call.screen.table(title, [*judged], lines)
         with_tokens = ", ".join(report["tokens"])
         call.screen.say(
-            f"tokens of {with_tokens or 'no class, as none was found that helps this classifier'}"
+            f"class tokens used for: {with_tokens or 'no class, as none was found that helps this classifier'}"
         )
         part = report["guidance_by_classifier"]
         call.screen.say(
             f"report: {self.out / 'demo.json'}\ncurve of L_BN: {report['curve']}\n"
-            f"L_BN and its gradient by the images: {part['fused_ms']:.0f} ms fused, {part['hooks_ms']:.0f} ms by "
-            f"hooks, {part['speedup']:.2f} times as fast\ncontact sheet: {report['contact_sheet']}"
+            f"L_BN and its gradient with respect to the images: {part['fused_ms']:.0f} ms by the fused kernels, "
+            f"{part['hooks_ms']:.0f} ms by hooks: {part['speedup']:.2f} times as fast\n"
+            f"contact sheet: {report['contact_sheet']}"
         )

@@ -68,7 +68,7 @@ class Doctor(Command):
         source = replace(self.request.classifier, source=self.classifier)
         classifier = requests.load_classifier_of(source, self.execution)
         for line in _known_of(classifier):
-            call.screen.say(line)
+            call.screen.say(line, result=True)
         images, classes = self._images(classifier, call)
         found = readings(classifier, images, classes)
         call.screen.table(
@@ -83,6 +83,7 @@ class Doctor(Command):
                 ]
                 for one in found
             ],
+            result=True,
         )
         other = better(found)
         asked = len(self.request.classes or classifier.labels)
@@ -96,7 +97,7 @@ class Doctor(Command):
             )
         else:
             said = "nothing is clearly better than how it is loaded"
-        call.screen.say(said)
+        call.screen.say(said, result=True)
         return {
             "classifier": classifier.describe(),
             "images": len(classes),
@@ -148,11 +149,11 @@ def _known_of(classifier: "Classifier") -> list[str]:
     reads, known = classifier.preprocess, classifier.statistics
     lines = [
         f"{len(classifier.labels)} classes: {', '.join(classifier.labels[:8])}",
-        f"it reads images of {reads.crop[0]} x {reads.crop[1]} pixels in the order {reads.channels}, less a mean of "
-        f"{_numbers(reads.mean)}, divided by {_numbers(reads.std)}",
+        f"it reads images of {reads.crop[0]} x {reads.crop[1]} pixels in the order {reads.channels}, normalised by a "
+        f"mean of {_numbers(reads.mean)} and a standard deviation of {_numbers(reads.std)}",
     ]
     if isinstance(known, Statistics):
-        lines.append(f"statistics: of {len(known.taps)} calls of layers, by {known.source}")
+        lines.append(f"statistics: {known.source}, at {len(known.taps)} layer calls")
     elif isinstance(known, Absent):
         lines.append(f"statistics: none, as it {known.found}; {known.remedy}")
     if not classifier.differentiable:

@@ -28,5 +28,5 @@ class EmbeddedCheck(Command):
             [name, "not measured" if value is None else f"{value:.3g}", f">= {GOALS[name]:g}"]
             for name, value in report["measures"].items()
         ]
-        call.screen.table("Embedded models", ["measure", "found", "goal"], lines)
+        call.screen.table("Embedded models", ["measure", "found", "goal"], lines, result=True)
         return report

@@ -1,6 +1,7 @@
 """`ddis plan`: a run's memory before it starts."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.apps.cli import requests
@@ -80,17 +81,17 @@ class Plan(Command):
                 [phase, DOES[phase], fits[phase], in_words(peak)]
                 for phase, peak in planned.peak_bytes.items()
             ],
+            result=True,
         )
-        call.screen.say(_device(planned, self.execution))
+        say = partial(call.screen.say, result=True)
+        say(_device(planned, self.execution))
         _weights(planned, call)
         for name in planned.checkpoint:
-            call.screen.say(RECOMPUTED[name])
+            say(RECOMPUTED[name])
         if planned.staged:
-            call.screen.say(
-                "learning tokens: the gradient passes VAE and denoiser one after the other"
-            )
+            say("learning tokens: the gradient passes VAE and denoiser one after the other")
         if planned.tile:
-            call.screen.say(
+            say(
                 f"the full VAE decodes in tiles of {planned.tile} latents, whose borders are seen a little"
             )
         seen = (
@@ -98,12 +99,12 @@ class Plan(Command):
             if planned.decode_px
             else "nothing: no guidance"
         )
-        call.screen.say(
+        say(
             f"attention: {planned.attention}; guidance sees through: {seen}\n{_speed(planned)}\n"
             f"largest batch in one piece: {planned.largest_batch}; smallest budget: {in_words(planned.smallest_bytes)}"
         )
         if not self.learn_tokens:
-            call.screen.say("planned for `ddis generate`; --learn-tokens plans learning tokens too")
+            say("planned for `ddis generate`; --learn-tokens plans learning tokens too")
         return planned.to_json()
 
 
@@ -146,6 +147,7 @@ def _weights(planned: "MemoryPlan", call: Call) -> None:
             ]
             for name, sizes in planned.weights_bytes.items()
         ],
+        result=True,
     )
 
 
