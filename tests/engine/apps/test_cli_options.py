@@ -189,6 +189,14 @@ def test_a_spelling_of_version_0_1_is_answered_by_the_new_one(words: str, messag
         (["export", "x"], "--out is missing, expected folder of the shards: give it"),
         (["generate", "--method", "dis"], "--method is 'dis', .* Did you mean 'ddis'"),
         (["plan", "--method", "deepinversion"], "expected one of 'ddis', 'plain': this command"),
+        (["generate", "--step", "3"], "--step is no option .* Did you mean '--steps'"),
+        (["generate", "--sampling.steps", "3"], "Did you mean '--steps'"),
+        (["generate", "--scal", "3"], "Did you mean '--alignment.scale'"),
+        (["generate", "--zzz", "3"], "`ddis generate --help-all` shows: correct it.$"),
+        (
+            ["plan", "--classifier", "embedded:photo", "--statistics", "batchnorm"],
+            "--statistics is 'batchnorm', expected",
+        ),
     ],
 )
 def test_words_that_make_no_command(words: list[str], message: str, capsys) -> None:

@@ -80,6 +80,17 @@ def test_version_and_completion_are_what_they_say(capsys: pytest.CaptureFixture[
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_behind_the_output_is_one_error() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "engine", "--version"], stdout=full, stderr=PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: what is printed cannot be written (No space left")
+    assert len(done.stderr.splitlines()) == 1
+
+
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
