@@ -71,6 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--models", nargs="+", choices=shipping.PACKED, default=shipping.PACKED, help="what to pack"
     )
+    parser.add_argument(
+        "--bits", type=int, choices=(8, 16), default=16, help="of the weights that shed copies"
+    )
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
     chosen = parser.parse_args(arguments)
     try:
@@ -122,7 +125,7 @@ def run(chosen: argparse.Namespace) -> None:
     if chosen.stage == "all":
         run_all(job, chosen.out, chosen.models)
     elif chosen.stage == "shed":
-        shipping.shed(chosen.work, chosen.out)
+        shipping.shed(chosen.work, chosen.out, chosen.bits)
     elif chosen.stage == "pack":
         shipping.pack_all(job, chosen.out, chosen.models)
     else:

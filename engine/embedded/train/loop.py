@@ -138,6 +138,23 @@ def train(
     model.eval()
 
 
+def read_checkpoint(file: Path, device: str = "cpu") -> dict[str, Any]:
+    """A checkpoint, also one whose averaged weights `shipping.shed` keeps in rows of 8 bits."""
+    saved: dict[str, Any] = torch.load(file, weights_only=True, map_location=device)
+    saved["average"] = {
+        name: value[0] * value[1] if isinstance(value, tuple) else value
+        for name, value in saved["average"].items()
+    }
+    return saved
+
+
+def in_rows(value: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix or kernel as whole numbers from -127 to 127 and the factor of each row, (rows, 1, ...)."""
+    rows = value.float()
+    factor = rows.abs().amax(tuple(range(1, value.dim())), keepdim=True).clamp(min=1e-12) / 127
+    return (rows / factor).round().to(torch.int8), factor
+
+
 class _Run:
     """The state of a training: model, its average, optimizer, what else is kept, and the running loss."""
 
@@ -164,7 +181,7 @@ class _Run:
         checkpoint = self.folder / STATE
         if not checkpoint.exists():
             return 0
-        saved = torch.load(checkpoint, weights_only=True, map_location=device)
+        saved = read_checkpoint(checkpoint, device)
         for name, value in self.average.items():
             value.copy_(saved["average"][name])
         self.model.load_state_dict(saved.get("model", self.average))

@@ -10,7 +10,7 @@ from torch import nn
 from engine.embedded.judge import JudgeNet
 from engine.embedded.train import classifiers, pack, pack_classifiers, prior_networks, tiny_decoder
 from engine.embedded.train.data import DOMAINS, load_pacs
-from engine.embedded.train.loop import STATE, Recipe
+from engine.embedded.train.loop import STATE, Recipe, in_rows
 from engine.embedded.train.stages import (
     IMAGES,
     Job,
@@ -120,18 +120,21 @@ def processes_of(saved: dict[str, Any]) -> str:
     )
 
 
-def shed(work: Path, out: Path) -> list[Path]:
+def shed(work: Path, out: Path, bits: int = 16) -> list[Path]:
     """Copy each checkpoint of a work folder without what is large: its averaged weights alone, in half precision.
 
     An eighth of the bytes, from which a run goes on with a new optimizer and a new critic, and which `pack` reads as it
-    reads others. Vectors stay in float32: running variances may leave float16's range.
+    reads others. Vectors stay in float32: running variances may leave float16's range. bits: 8 keeps matrices as rows
+    of 8 bits, for a run that goes on; what is packed should come from 16.
     """
     written = []
     for file in sorted(work.rglob(STATE)):
         saved = torch.load(file, weights_only=True, map_location="cpu")
         light = {name: saved[name] for name in KEPT if name in saved}
         light["average"] = {
-            name: value.half() if value.is_floating_point() and value.dim() > 1 else value
+            name: (in_rows(value) if bits == 8 else value.half())
+            if value.is_floating_point() and value.dim() > 1
+            else value
             for name, value in saved["average"].items()
         }
         copy = out / file.relative_to(work)

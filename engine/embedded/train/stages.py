@@ -12,7 +12,7 @@ from torch import nn
 
 from engine.embedded.train import autoencoder, classifiers, perception, prior, tiny_decoder
 from engine.embedded.train.data import Images, load_pacs, load_photos
-from engine.embedded.train.loop import Recipe
+from engine.embedded.train.loop import Recipe, read_checkpoint
 from engine.embedded.train.machine import CPU, Machine
 from engine.errors import ConfigError
 
@@ -107,7 +107,7 @@ def checkpoint(folder: Path) -> dict[str, Any]:
             f"there is no {file}, expected a trained model: run the stage {folder.name!r} first, or leave out with "
             "--models what is not there."
         )
-    return torch.load(file, weights_only=True, map_location="cpu")
+    return read_checkpoint(file)
 
 
 def autoencoder_in(folder: Path) -> AutoencoderTiny:

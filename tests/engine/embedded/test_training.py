@@ -71,6 +71,10 @@ def test_a_run_goes_on_from_weights_alone(tmp_path):
     assert set(light) == {"average", "step", "loss", "processes", "local_steps"}
     still = Recipe(steps=16, batch=4, learning_rate=1e-12, warmup=1)
     assert torch.allclose(learn(copy.parent, still), weight, atol=1e-3)
+    (copy,) = shed(tmp_path / "work", tmp_path / "lighter", bits=8)
+    assert torch.load(copy, weights_only=True)["average"]["weight"][0].dtype == torch.int8
+    largest = weight.abs().amax(1, keepdim=True)
+    assert ((learn(copy.parent, still) - weight).abs() <= largest / 254 + 1e-6).all()
     (copy,) = shed(tmp_path / "work", tmp_path / "light")
     on = Recipe(steps=24, batch=4, learning_rate=0.1, warmup=8, checkpoint_every=0)
     with pytest.raises(KeyboardInterrupt):
