@@ -627,7 +627,7 @@ class Family:
     cfg: str = "guidance_scale"
     less: float = 0.0
     row_scale: float = 1.0
-    image_error: float = 1e-6
+    image_error: float = 2e-6
 
 
 SIZE = {"height": 16, "width": 16}
@@ -694,7 +694,6 @@ FAMILIES = (
         {**LARGER, "max_sequence_length": 256},
         ("lumina-2",),
         row_scale=8**0.5,
-        image_error=2e-6,
     ),
     Family("aura-flow", aura_flow, ("t5",), 2, {**SIZE, **SHORT}, ("auraflow",)),
     Family(

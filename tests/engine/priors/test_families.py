@@ -82,7 +82,8 @@ def test_an_unguided_run_is_the_pipeline_s_own(
         noise = first
     torch.testing.assert_close(noise, first * start, atol=1e-6, rtol=0)
     z, own = own_loop(prior, negative, cfg, noise)
-    torch.testing.assert_close(z, latents, atol=1e-5, rtol=0)
+    # Latents reach 17 where the largest error is 1.3e-5, on a processor with AVX-512.
+    torch.testing.assert_close(z, latents, atol=2e-6 * latents.abs().max().item(), rtol=0)
     torch.testing.assert_close(own, images, atol=family.image_error, rtol=0)
     torch.testing.assert_close(prior.decode(latents), images, atol=1e-6, rtol=0)
     assert own.shape == (2, 3, *prior.image_size)

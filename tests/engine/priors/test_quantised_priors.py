@@ -23,8 +23,9 @@ LEARNING = TokenLearning(
     target_accuracy=1.0,
     init="random",
 )
-FAR = {"nf4": 0.3, "int8": 0.03}
-"""More than linear layers of a tiny random network may change what it predicts, or a gradient through it."""
+FAR = {"nf4": 0.6, "int8": 0.03}
+"""More than linear layers of a tiny random network may change what it predicts, or a gradient through it, which
+processors round differently."""
 
 
 @pytest.fixture(scope="session", params=["sdxl", "sd3", "flux-dev"])
