@@ -3,6 +3,7 @@
 Public names are resolved on first use, so that `import engine` loads neither torch nor diffusers.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,11 @@ __all__ = [
     "tune",
     "write_report",
 ]
+
+
+# On a CPU with AVX-512 BF16, bitsandbytes warns when it is imported that it found no kernel of another package, and
+# advises to install it. Nothing here uses that kernel.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:
