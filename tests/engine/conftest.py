@@ -13,9 +13,9 @@ import torch
 from tokenizers import pre_tokenizers
 from torch import Tensor
 
-from engine.networks.later import bitsandbytes_later
+from engine.networks.later import imports_spared
 
-with bitsandbytes_later():  # few tests need it, and it takes longer than all the others
+with imports_spared():  # few tests need bitsandbytes, and it takes longer than all the others
     from diffusers import (
         AutoencoderKL,
         DDIMScheduler,

@@ -1,4 +1,4 @@
-"""A command imports no bitsandbytes, whoever uses it then has the package itself; packages are listed once."""
+"""A command imports no package that it does not use; whoever uses one has it itself; packages are listed once."""
 
 import importlib.metadata
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.networks.later import packages_listed_once
+from engine.networks.later import packages_distributions, packages_listed_once
 
 pytest.importorskip("bitsandbytes")
 UTILS = "diffusers.quantizers.bitsandbytes.utils"
-WITHIN = "from engine.networks.later import bitsandbytes_later\nwith bitsandbytes_later():\n    "
+WITHIN = "from engine.networks.later import imports_spared\nwith imports_spared():\n    "
 
 
 def printed(code: str, path: str = "") -> str:
@@ -43,9 +43,10 @@ def libraries() -> list[str]:
     code = (
         "from engine.apps.cli.program import import_heavy\n"
         "from engine.apps.cli.registry import COMMANDS\n"
+        "from engine.networks.later import LATER\n"
         "for command in ('plan', 'generate'):\n"
         "    import_heavy(COMMANDS[command].module)\n"
-        "    print('diffusers.quantizers.auto' in sys.modules, 'bitsandbytes' in sys.modules)\n"
+        "    print('diffusers.quantizers.auto' in sys.modules, any(name in sys.modules for name in LATER))\n"
         f"{WITHIN}from diffusers.utils import is_bitsandbytes_available as there; import {UTILS} as utils\n"
         "    from importlib.util import find_spec; print(there(), find_spec('bitsandbytes').name)\n"
         "print('bitsandbytes' in sys.modules, 'bitsandbytes.nn' in sys.modules)\n"
@@ -92,16 +93,51 @@ def test_what_is_there_already_stays(before: str, small_package: str) -> None:
     assert printed(code, small_package) == "True\nTrue"
 
 
-def test_packages_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[dict[str, list[str]]] = []
+@pytest.mark.parametrize(
+    ("taken", "used"),
+    [
+        (
+            "from scipy.optimize import linear_sum_assignment as f",
+            "f([[4, 1], [2, 3]])[1].tolist()",
+        ),
+        (
+            "import scipy.optimize",
+            "scipy.optimize.linear_sum_assignment([[4, 1], [2, 3]])[1].tolist()",
+        ),
+        ("from scipy.optimize import OptimizeResult as R", "isinstance(R(x=1), dict) and [1, 0]"),
+        ("import scipy.stats", "[int(scipy.stats.norm.cdf(9)), 0]"),
+        ("from scipy import integrate", "[round(integrate.quad(lambda x: 2 * x, 0, 1)[0]), 0]"),
+        ("from scipy.stats._continuous_distns import norm", "[int(norm.cdf(9)), 0]"),
+    ],
+)
+def test_parts_of_scipy_work_as_ever(taken: str, used: str) -> None:
+    """Taken while imports are spared, used within or afterwards."""
+    for place in ("", "    "):
+        assert printed(f"{WITHIN}{taken}\n{place}print({used})") == "[1, 0]"
 
-    def listed() -> dict[str, list[str]]:
-        made.append({"PIL": ["pillow"]})
-        return made[-1]
 
-    monkeypatch.setattr(importlib.metadata, "packages_distributions", listed)
+def test_packages_are_listed_once() -> None:
+    before = importlib.metadata.packages_distributions
+    listed = {package: sorted(names) for package, names in before().items()}
     with packages_listed_once():
-        assert importlib.metadata.packages_distributions() == {"PIL": ["pillow"]}
-        importlib.metadata.packages_distributions()
-    assert len(made) == 1
-    assert importlib.metadata.packages_distributions is listed  # as before
+        found = importlib.metadata.packages_distributions()
+        assert importlib.metadata.packages_distributions() is found
+    assert importlib.metadata.packages_distributions is before
+    if sys.version_info < (3, 12):  # later ones list data files too
+        assert {package: sorted(set(names)) for package, names in found.items()} == {
+            package: sorted(set(names)) for package, names in listed.items()
+        }
+
+
+def test_packages_of_an_old_distribution_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has neither RECORD nor top_level.txt, as what a system's packages install."""
+    folder = tmp_path / "Old_Thing-1.0.egg-info"
+    folder.mkdir()
+    (folder / "PKG-INFO").write_text("Metadata-Version: 1.0\nName: Old-Thing\nVersion: 1.0\n")
+    (folder / "SOURCES.txt").write_text("old_thing/__init__.py\nsingle.py\nREADME.txt\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = packages_distributions()
+    assert found["old_thing"] == found["single"] == ["Old-Thing"]
+    assert "README.txt" not in found
