@@ -12,7 +12,7 @@ Such a run is seeded, but how many steps it takes depends on the machine.
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -128,12 +128,12 @@ def train(
             continue
         machine.average(model, optimizer)
         if clock.elapsed() - written > recipe.checkpoint_every:
-            run.write(step, machine)
+            run.write(step, recipe, machine)
             written = clock.elapsed()
     if step > first:
         machine.average(model, optimizer)
         run.log(step, recipe.batch * (step - first) / clock.elapsed())
-        run.write(step, machine)
+        run.write(step, recipe, machine)
     model.load_state_dict(run.average)
     model.eval()
 
@@ -218,7 +218,7 @@ class _Run:
         print(self.folder.name, json.dumps(line), flush=True)
         self.logged = step
 
-    def write(self, step: int, machine: Machine) -> None:
+    def write(self, step: int, recipe: Recipe, machine: Machine) -> None:
         """The checkpoint, whole or not at all."""
         if not self.first:
             return
@@ -230,6 +230,7 @@ class _Run:
             "step": step,
             "fresh": self.fresh,
             "loss": float(self.loss) if self.loss is not None else 0.0,
+            "recipe": asdict(recipe),
             "processes": machine.processes,
             "local_steps": machine.local_steps,
         }

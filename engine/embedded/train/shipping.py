@@ -22,7 +22,7 @@ from engine.embedded.train.stages import (
 from engine.files import whole_file
 from engine.priors.tiny_sources import TINY
 
-KEPT = ("step", "loss", "processes", "local_steps")
+KEPT = ("step", "loss", "recipe", "processes", "local_steps")
 """What a shed checkpoint keeps besides its averaged weights."""
 PACKED = ("prior", "tiny", "classifiers", "classifiers-convnext", "judge")
 
@@ -104,8 +104,13 @@ def pack_domains(job: Job, out: Path, kind: str, parts: pack_classifiers.Parts) 
 
 
 def as_done(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the number of steps that its checkpoint has seen: packing trains nothing."""
-    return replace(recipe, steps=checkpoint(folder)["step"])
+    """The recipe that a checkpoint names, with the steps that it has seen; a checkpoint without one had the given one.
+
+    Packing trains nothing, and its own options say nothing of how a checkpoint came about.
+    """
+    saved = checkpoint(folder)
+    named = Recipe(**saved["recipe"]) if "recipe" in saved else recipe
+    return replace(named, steps=saved["step"])
 
 
 def processes_of(saved: dict[str, Any]) -> str:

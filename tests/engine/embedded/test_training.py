@@ -20,7 +20,7 @@ from engine.embedded.train.data import Images, load_pacs, random_crops
 from engine.embedded.train.loop import Recipe, rate_at, train
 from engine.embedded.train.machine import CPU, Machine
 from engine.embedded.train.perception import Perception
-from engine.embedded.train.shipping import processes_of, shed
+from engine.embedded.train.shipping import as_done, processes_of, shed
 from engine.embedded.train.stages import STAGES
 from engine.errors import ConfigError
 
@@ -68,7 +68,7 @@ def test_a_run_goes_on_from_weights_alone(tmp_path):
     assert copy == tmp_path / "light" / "stage" / "state.pt"
     light = torch.load(copy, weights_only=True)
     assert light["average"]["weight"].dtype == torch.float16
-    assert set(light) == {"average", "step", "loss", "processes", "local_steps"}
+    assert set(light) == {"average", "step", "loss", "recipe", "processes", "local_steps"}
     still = Recipe(steps=16, batch=4, learning_rate=1e-12, warmup=1)
     assert torch.allclose(learn(copy.parent, still), weight, atol=1e-3)
     (copy,) = shed(tmp_path / "work", tmp_path / "lighter", bits=8)
@@ -83,6 +83,19 @@ def test_a_run_goes_on_from_weights_alone(tmp_path):
     assert saved["fresh"] == 12
     assert saved["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.1 * 3 / 8)
     assert not torch.allclose(learn(copy.parent, on), weight, atol=1e-3)
+
+
+def test_what_is_packed_says_how_it_was_trained(tmp_path):
+    """As its checkpoint does, whatever the command that packs it would train; an old one does not say it."""
+    other = Recipe(steps=99, batch=7, learning_rate=1.0)
+    learn(tmp_path / "work" / "stage")
+    (light,) = shed(tmp_path / "work", tmp_path / "light")
+    for folder in (tmp_path / "work" / "stage", light.parent):
+        assert as_done(other, folder) == RECIPE
+    old = torch.load(light, weights_only=True)
+    del old["recipe"]
+    torch.save(old, light)
+    assert as_done(other, light.parent) == replace(other, steps=12)
 
 
 def test_a_budget_of_time_ends_the_run_with_a_cooled_down_rate(tmp_path, monkeypatch):
