@@ -91,7 +91,9 @@ def request_of(made: Mapping[str, Any], where: object) -> tuple[Request, dict[st
             "made from, then select again."
         )
     if "request" in made:
-        return Request.from_plain(made["request"], "request"), dict(made.get("models", {}))
+        return Request.from_plain(made["request"], "request"), _models(
+            made.get("models", {}), where
+        )
     facts = facts_of(made)
     if facts.get("tokens"):
         raise ConfigError(
@@ -104,17 +106,33 @@ def request_of(made: Mapping[str, Any], where: object) -> tuple[Request, dict[st
             f"{where} is of version 0.1 and does not tell {', '.join(missing)}, expected a whole request: generate "
             "with the settings that it holds."
         )
-    models = {name: facts.pop(name) for name in MODELS if name in facts}
-    if not isinstance(models["classifier"], Mapping) or not {"name", "dtype"} <= {
-        *models["classifier"]
-    }:
-        raise ConfigError(
-            f"{where} names its classifier as {models['classifier']!r}, expected its name and its dtype: the record "
-            "is damaged; generate with the settings that you know."
-        )
+    models = _models({name: facts.pop(name) for name in MODELS if name in facts}, where)
+    for name in SOURCES:
+        model = models.get(name)
+        if model is None and name != "classifier":
+            continue
+        wanted = {key: (model or {}).get(key) for key in ("name", "dtype")}
+        if not all(isinstance(value, str) for value in wanted.values()):
+            raise ConfigError(
+                f"{where} describes its {name} as {model!r}, expected its name and its dtype: the record is damaged; "
+                "generate with the settings that you know."
+            )
     sources = {name: {"source": models[name]["name"]} for name in SOURCES if models.get(name)}
     dtype = models["classifier"]["dtype"].removeprefix("torch.")
     return Request.from_plain({**facts, **sources, "dtype": dtype}), models
+
+
+def _models(found: object, where: object) -> dict[str, Any]:
+    """The identities of a record's models. Raises ConfigError where they are no such thing."""
+    whole = isinstance(found, Mapping) and all(
+        value is None or isinstance(value, Mapping) for value in found.values()
+    )
+    if not isinstance(found, Mapping) or not whole:
+        raise ConfigError(
+            f"{where} holds {found!r} in place of its models, expected a mapping of each one's facts: it is damaged; "
+            "take another."
+        )
+    return dict(found)
 
 
 def _of_version_0_1(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,8 +62,13 @@ def read_explained(path: Path) -> Iterator[None]:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` only when the block ends well; else nothing of it remains.
 
-    The bytes are on the disk before the name is, and the name before the function returns.
+    The bytes are on the disk before the name is, and the name before the function returns. A device or a pipe is written
+    into: a file would take its place.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with explained(path), open(path, "wb") as file:
+            yield file
+        return
     with explained(path), _temporary(path) as (temporary, file):
         yield file
         _put_on_disk(file)

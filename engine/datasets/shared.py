@@ -80,16 +80,22 @@ class SharedDataset:
 
     def _check_lost(self, run: str, mixed: bool) -> None:
         """Raise OutputError where parts have lost a record that this process cannot write again as it was."""
-        if self.store.size(RUN) is None and self.store.size(DIVISION) is not None:
+        # Asked for in reverse order of writing: another process may be writing them now.
+        has_division = self.store.size(DIVISION) is not None
+        if has_division and self.store.size(RUN) is None:
             if read_division(self.store).run != run:
                 raise OutputError(
                     f"{self.store} has parts and no {RUN}, and {DIVISION} does not say that they were begun with these "
                     "settings and models, expected the same, by the same names, to write it again: use them, put a "
                     "copy back, or choose another folder."
                 )
-        elif self.store.size(DIVISION) is None and not mixed:
+        elif not has_division and not mixed:
             kinds = self.store.names(KINDS)
-            if kinds and f"{KINDS}/{self.kind['canary']}.json" not in kinds:
+            if (
+                self.store.size(DIVISION) is None
+                and kinds
+                and f"{KINDS}/{self.kind['canary']}.json" not in kinds
+            ):
                 raise OtherKindError(
                     f"{self.store} has parts and no {DIVISION}, and a worker of another kind made them, expected one "
                     "of that kind to write it again: run this on such a machine, or put a copy back."

@@ -1,8 +1,8 @@
 """Which networks run with channels innermost in memory (channels_last), by a rule.
 
 Tensor cores read convolutions in half precision in this layout, so they gain; torch's GroupNorm brings its input back
-into the usual one and loses as much. So on CUDA, of the networks that guidance runs through, those in half precision
-that hold convolutions and no GroupNorm take it. Nothing is timed: a layout changes the last bits of a step, so two
+into the usual one and loses as much. So on CUDA, of tiny decoder and classifier, those in half precision that hold
+convolutions and no GroupNorm take it. Nothing is timed: a layout changes the last bits of a step, so two
 equal GPUs that timed it differently would make different images.
 """
 
@@ -36,10 +36,8 @@ def _gains(network: nn.Module) -> bool:
 
 
 def lay_out(channels_last: Iterable[str], prior: Prior, classifier: Classifier) -> None:
-    """Put the weights of some networks, named as `Prior.components` does, into channels_last, in place and for good."""
-    networks: dict[str, Any] = {part.name: part.module for part in prior.components()}
-    networks |= {TINY: prior.tiny, "classifier": classifier.network}
+    """Put the weights of the networks that `chosen_layouts` named into channels_last, in place and for good."""
+    networks: dict[str, Any] = {TINY: prior.tiny, "classifier": classifier.network}
     for name in channels_last:
-        network = networks.get(name)
-        if network is not None:
-            network.to(memory_format=torch.channels_last)
+        if networks[name] is not None:
+            networks[name].to(memory_format=torch.channels_last)

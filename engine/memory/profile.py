@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from engine.classifiers.base import Classifier
 from engine.errors import ConfigError
+from engine.files import check_writable, explained
 from engine.guidance.assembly import guidance_of
 from engine.guidance.decoder import GuidanceDecoder, decoder_of
 from engine.memory.case import Case
@@ -30,7 +31,7 @@ OWN_KERNELS = ("ddis::", "_BnActMoments", "_Alignment", "_ChannelMoments")
 """How the names of this package's operators and their autograd functions begin, in a profile."""
 REPEATS = 3
 """Steps whose median is the time of one."""
-SILENT = ("KINETO_LOG_LEVEL", "6")
+QUIET_PROFILER = ("KINETO_LOG_LEVEL", "6")
 """Torch's profiler otherwise tells each of its starts on stderr."""
 MARKS = ("step", "sampling", "guidance", "decode", "classifier")
 """The names that this module gives to stretches of a step."""
@@ -51,7 +52,6 @@ class StepProfile:
     trace: str
 
     def to_json(self) -> dict[str, Any]:
-        """The profile as values that JSON can hold."""
         return asdict(self)
 
 
@@ -75,11 +75,11 @@ def profile_step(
         images: how many are sampled together.
         alignment: settings of guidance.
         sampling: settings of the sampler, for CFG.
-        trace: a file for a Chrome trace of the step.
+        trace: file for a Chrome trace.
         repeats: runs whose median is the time of a step.
 
-    Raises:
-        ConfigError: for fewer images or repeats than 1, and for more images than one batch may have.
+    Raises ConfigError for fewer images or repeats than 1, and for more images than one batch may have; OutputError if
+    the trace cannot be written.
     """
     if images < 1 or repeats < 1:
         raise ConfigError(
@@ -89,6 +89,8 @@ def profile_step(
         raise ConfigError(
             f"images is {images}, expected at most {MOST_TOGETHER}, as many as one batch may have: lower it."
         )
+    if trace is not None:
+        check_writable(Path(trace))
     works = _works(prior, classifier, images, alignment, sampling.cfg)
     for work in works.values():
         work()  # what is set up once: layers paired, kernels chosen, memory taken
@@ -185,7 +187,7 @@ def _parts(
     works: dict[str, Callable[[], object]], device: torch.device, trace: Path | None
 ) -> dict[str, float]:
     """Milliseconds of each part in one step under torch's profiler, which adds some to each operator."""
-    os.environ.setdefault(*SILENT)
+    os.environ.setdefault(*QUIET_PROFILER)
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as found, record_function("step"):
@@ -194,8 +196,9 @@ def _parts(
                 work()
         _synchronise(device)
     if trace is not None:
-        trace.parent.mkdir(parents=True, exist_ok=True)
-        found.export_chrome_trace(str(trace))
+        with explained(trace):
+            trace.parent.mkdir(parents=True, exist_ok=True)
+            found.export_chrome_trace(str(trace))
     return by_part(list(found.events() or ()), cuda)
 
 

@@ -10,45 +10,61 @@ import importlib.metadata
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from importlib import import_module
-from importlib.machinery import ModuleSpec
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import Distribution
-from importlib.util import find_spec
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
 LATER = ("bitsandbytes", "boto3", "scipy.integrate", "scipy.optimize", "scipy.stats")
+"""Within `imports_spared`, an import gives a stand-in: the module itself is imported when an attribute is used."""
 FUNCTIONS = {"scipy.optimize": ("linear_sum_assignment",)}
 """What is imported from such a module by name: a function that imports the module when it is called."""
 
+_lock = RLock()
+_entered: list[ExitStack] = []
+
 
 @contextmanager
-def imported_later(name: str) -> Iterator[None]:
-    """Within, `import` of a module gives a stand-in: the module itself is imported when an attribute is used.
+def imports_spared() -> Iterator[None]:
+    """Within, imports on any thread do none of it; it may be entered again inside, and by several threads.
 
-    Whoever keeps the stand-in can go on using it afterwards. Nothing changes where the module is not installed or has
-    been imported before.
+    Whoever keeps a stand-in can go on using it afterwards. Nothing changes where a module is not installed or has been
+    imported before.
     """
-    spec = None if name in sys.modules else _spec(name)
-    if spec is None:
-        yield
-        return
-    stand_in = _StandIn(spec)
-    sys.modules[name] = stand_in
+    with _lock:
+        stack = ExitStack()
+        if not _entered:
+            stack.enter_context(_imported_later())
+            stack.enter_context(packages_listed_once())
+        _entered.append(stack)
     try:
         yield
     finally:
-        stand_in.step_aside()
+        with _lock:  # threads may leave in any order
+            _entered.remove(stack)
+            if _entered:
+                _entered[0].push(stack.pop_all())
+            else:
+                stack.close()
 
 
-def _spec(name: str) -> ModuleSpec | None:
+@contextmanager
+def _imported_later() -> Iterator[None]:
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
     try:
-        return find_spec(name)
-    except ModuleNotFoundError:  # its parent
-        return None
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in LATER:
+            if isinstance(stand_in := sys.modules.get(name), _StandIn):
+                stand_in.step_aside()
 
 
 @contextmanager
@@ -63,9 +79,10 @@ def packages_listed_once() -> Iterator[None]:
 
 
 def packages_distributions() -> dict[str, list[str]]:
-    """Which distributions each top-level package comes from, as `importlib.metadata` says it, in a tenth of the time.
+    """Which distributions each package with Python code comes from, by its top-level name.
 
-    It reads the lists of files as text, and of their metadata the name alone.
+    `importlib.metadata` says the same, and from Python 3.12 on also names what has no such code, in ten times the time:
+    this reads the lists of files as text, and of the metadata the name alone.
     """
     found = defaultdict[str, list[str]](list)
     for distribution in importlib.metadata.distributions():
@@ -78,12 +95,9 @@ def packages_distributions() -> dict[str, list[str]]:
 def _packages(distribution: Distribution) -> set[str]:
     record = distribution.read_text("RECORD")
     if record is None:
-        return {
-            file.parts[0].removesuffix(".py")
-            for file in distribution.files or ()
-            if file.suffix == ".py"
-        }
-    files = (line.partition(",")[0].strip('"') for line in record.splitlines())
+        files = (str(file) for file in distribution.files or ())
+    else:
+        files = (line.partition(",")[0].strip('"') for line in record.splitlines())
     return {file.partition("/")[0].removesuffix(".py") for file in files if file.endswith(".py")}
 
 
@@ -93,43 +107,68 @@ def _name(distribution: Distribution) -> str:
     return found[1] if found else distribution.metadata["Name"]
 
 
-@contextmanager
-def imports_spared() -> Iterator[None]:
-    """Within, imports do none of it; it may be entered again inside."""
-    with ExitStack() as stack:
-        for name in LATER:
-            stack.enter_context(imported_later(name))
-        stack.enter_context(packages_listed_once())
-        yield
-
-
 class _StandIn(ModuleType):
     """A module until one of its attributes is used."""
-
-    def __init__(self, spec: ModuleSpec) -> None:
-        super().__init__(spec.name)
-        # What libraries and `inspect` ask of any module to see whether it is there and where it comes from.
-        self.__spec__ = spec
-        self.__file__ = spec.origin
-        if spec.name in FUNCTIONS:
-            self.__path__ = (
-                spec.submodule_search_locations or []
-            )  # `from ... import` looks here first
 
     def step_aside(self) -> None:
         """Let the next import give the module itself."""
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
 
+    def own(self, name: str) -> Any:
+        """An attribute of the module itself."""
+        self.step_aside()
+        _wanted.add(self.__name__)
+        return getattr(import_module(self.__name__), name)
+
     def __getattr__(self, name: str) -> Any:
         if name in FUNCTIONS.get(self.__name__, ()):
             return partial(self._call, name)
-        return self._own(name)
-
-    def _own(self, name: str) -> Any:
-        """An attribute of the module itself."""
-        self.step_aside()
-        return getattr(import_module(self.__name__), name)
+        return self.own(name)
 
     def _call(self, function: str, /, *args: Any, **kwargs: Any) -> Any:
-        return self._own(function)(*args, **kwargs)
+        return self.own(function)(*args, **kwargs)
+
+
+_wanted: set[str] = set()
+"""Modules whose own attributes were asked for: they are imported as ever."""
+
+
+class _Finder(MetaPathFinder):
+    """Finds stand-ins for the modules of LATER."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        parent = sys.modules.get(fullname.rpartition(".")[0])
+        if isinstance(parent, _StandIn):  # goes first, and may import this one
+            path = parent.own("__path__")
+            module = sys.modules.get(fullname)
+            if module is None:
+                return PathFinder.find_spec(fullname, path, target)
+            spec = ModuleSpec(fullname, _Given(module))
+            module.__spec__ = spec  # else the import takes that, and executes the module again
+            return spec
+        if fullname not in LATER or fullname in _wanted:
+            return None
+        found = PathFinder.find_spec(fullname, path, target)
+        if found is None:
+            return None
+        stand_in = _StandIn(fullname)
+        # What the import itself, libraries and `inspect` ask of any module.
+        vars(stand_in).update(__file__=found.origin, __cached__=found.cached, __path__=[])
+        return ModuleSpec(fullname, _Given(stand_in), origin=found.origin)
+
+
+class _Given(Loader):
+    """Gives a module that is there already, as it is."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+        self.spec = module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec or module.__spec__

@@ -62,7 +62,8 @@ def generate(
         memory: memory limit of the run, such as '12GB', '11.5GiB', a number of bytes or 'auto' for all that is free;
             or a plan. It sets how many images pass through the networks at once and thereby how sums are rounded:
             unguided images stay the same, guided ones may differ, with the same distribution (`engine.methods.kind`).
-        attention: "sdpa", "xformers" (CUDA, extra 'gpu'), or "auto", which picks xformers where it is no slower.
+        attention: "sdpa", "xformers" (CUDA, extra 'gpu'), or "auto", which picks xformers where it has a
+            kernel for the device.
         onnx_cache: folder for the graphs of runtime "onnx", exported by the first run with these models and settings.
         graphs: whether denoiser and guidance may be replayed from CUDA graphs if the plan has room for them. The
             images are the same either way.

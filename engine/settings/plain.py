@@ -93,7 +93,7 @@ def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
             raise ConfigError(
                 f"{where} has no name, expected one of {', '.join(map(repr, by_name))}: add it as `name`."
             )
-        if name not in by_name:
+        if not isinstance(name, str) or name not in by_name:
             near = nearest(str(name), by_name)
             _refuse(f"{where}.name", name, f"one of {', '.join(map(repr, by_name))}", near)
         return from_plain(by_name[name], value if isinstance(value, Mapping) else {}, where)

@@ -4,11 +4,12 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from engine.networks.later import packages_distributions, packages_listed_once
+from engine.networks.later import imports_spared, packages_distributions, packages_listed_once
 
 pytest.importorskip("bitsandbytes")
 UTILS = "diffusers.quantizers.bitsandbytes.utils"
@@ -108,6 +109,10 @@ def test_what_is_there_already_stays(before: str, small_package: str) -> None:
         ("import scipy.stats", "[int(scipy.stats.norm.cdf(9)), 0]"),
         ("from scipy import integrate", "[round(integrate.quad(lambda x: 2 * x, 0, 1)[0]), 0]"),
         ("from scipy.stats._continuous_distns import norm", "[int(norm.cdf(9)), 0]"),
+        (
+            "import scipy.optimize._zeros_py as child",
+            "(child.brentq is __import__('scipy.optimize').optimize.brentq) * [1, 0]",
+        ),
     ],
 )
 def test_parts_of_scipy_work_as_ever(taken: str, used: str) -> None:
@@ -118,15 +123,38 @@ def test_parts_of_scipy_work_as_ever(taken: str, used: str) -> None:
 
 def test_packages_are_listed_once() -> None:
     before = importlib.metadata.packages_distributions
-    listed = {package: sorted(names) for package, names in before().items()}
     with packages_listed_once():
         found = importlib.metadata.packages_distributions()
         assert importlib.metadata.packages_distributions() is found
     assert importlib.metadata.packages_distributions is before
-    if sys.version_info < (3, 12):  # later ones list data files too
-        assert {package: sorted(set(names)) for package, names in found.items()} == {
-            package: sorted(set(names)) for package, names in listed.items()
-        }
+    listed = before()
+    assert len(found) > 100
+    for package, names in found.items():
+        assert sorted(set(names)) == sorted(set(listed[package]))
+    if sys.version_info < (3, 12):  # later ones list what has no Python code too
+        assert found.keys() == listed.keys()
+
+
+def test_several_threads_may_spare_imports_at_once() -> None:
+    """They leave in any order, and nothing of it is left behind the last."""
+    before, finders = importlib.metadata.packages_distributions, list(sys.meta_path)
+    inside, go = threading.Barrier(5), [threading.Event() for _ in range(4)]
+
+    def spare(number: int) -> None:
+        with imports_spared():
+            inside.wait()
+            go[number].wait()
+
+    threads = [threading.Thread(target=spare, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    inside.wait()
+    for number in (0, 2, 1, 3):
+        assert importlib.metadata.packages_distributions is not before
+        go[number].set()
+        threads[number].join()
+    assert importlib.metadata.packages_distributions is before
+    assert sys.meta_path == finders
 
 
 def test_packages_of_an_old_distribution_are_listed(

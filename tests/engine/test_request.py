@@ -68,6 +68,8 @@ def test_what_is_missing_gets_its_default_and_whole_numbers_are_numbers():
             {"method": {"name": "ddis", "alignment": {"scal": 1}}},
             r"method\.alignment\.scal is no setting.*Did you mean 'scale'\?",
         ),
+        ({"method": ["ddis"]}, r"method\.name is \['ddis'\], expected one of 'ddis', 'plain'"),
+        ({"method": {"name": ["ddis"]}}, r"method\.name is \['ddis'\], expected one of"),
         ({"method": "dis"}, r"method\.name is 'dis', expected one of .*Did you mean 'ddis'\?"),
         ({"seed": "3"}, r"seed is '3', expected a whole number"),
         ({"seed": True}, r"seed is True, expected a whole number"),

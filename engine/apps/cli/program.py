@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from engine.apps.cli.interruption import Interruption
+from engine.apps.cli.streams import leave_quietly, say_last
 from engine.errors import ConfigError, EngineError, EngineWarning
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from engine.apps.progress import Progress
 
 INTERRUPTED = 130
-CLOSED_PIPE = 141
 ABOUT = "From a pretrained classifier and none of its data: images like its training set."
 SHELLS = ("bash", "zsh", "fish")
 
@@ -36,31 +36,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _main(words, interruption)
         except BrokenPipeError:
-            return _leave_quietly()
+            return leave_quietly()
         except BaseException as error:
             if interruption.happened or isinstance(error, KeyboardInterrupt):
                 # An import that is cut can end in any error.
-                print(interruption.message, file=sys.stderr)
+                say_last(interruption.message)
                 return INTERRUPTED
             if _is_out_of_memory(error):
                 said, then = " ".join(str(error).split()), interruption.message.partition(": ")[2]
-                print(
+                say_last(
                     f"error: memory ran out ({said[:160] or type(error).__name__}), expected room for this command: "
                     "close what else uses the device, or lower `--memory`, `--batch` or the number of images; then "
-                    f"{then}",
-                    file=sys.stderr,
+                    f"{then}"
                 )
                 return 2
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                print(
+                say_last(
                     f"error: what is printed cannot be written ({error.strerror}), expected room for it: free some, "
-                    "or write it elsewhere.",
-                    file=sys.stderr,
+                    "or write it elsewhere."
                 )
-                return _leave_quietly(2)
+                return leave_quietly(2)
             if not isinstance(error, EngineError):
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            say_last(f"error: {error}")
             return 2
 
 
@@ -237,14 +235,3 @@ def _help() -> str:
         f"  ddis --completion {{{','.join(SHELLS)}}}  a script that lets the shell complete commands and options"
     )
     return "\n".join(lines)
-
-
-def _leave_quietly(code: int = CLOSED_PIPE) -> int:
-    """End with no more words where the output cannot be written; what Python flushes at its end goes nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(nowhere, stream.fileno())
-    return code

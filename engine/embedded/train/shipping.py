@@ -10,7 +10,7 @@ from torch import nn
 from engine.embedded.judge import JudgeNet
 from engine.embedded.train import classifiers, pack, pack_classifiers, prior_networks, tiny_decoder
 from engine.embedded.train.data import DOMAINS, load_pacs
-from engine.embedded.train.loop import STATE, Recipe, in_rows
+from engine.embedded.train.loop import STATE, Recipe, in_rows, read_checkpoint
 from engine.embedded.train.stages import (
     IMAGES,
     Job,
@@ -22,7 +22,7 @@ from engine.embedded.train.stages import (
 from engine.files import whole_file
 from engine.priors.tiny_sources import TINY
 
-KEPT = ("step", "loss", "recipe", "processes", "local_steps")
+LIGHT = ("step", "loss", "recipe", "processes", "local_steps")
 """What a shed checkpoint keeps besides its averaged weights."""
 PACKED = ("prior", "tiny", "classifiers", "classifiers-convnext", "judge")
 
@@ -134,8 +134,8 @@ def shed(work: Path, out: Path, bits: int = 16) -> list[Path]:
     """
     written = []
     for file in sorted(work.rglob(STATE)):
-        saved = torch.load(file, weights_only=True, map_location="cpu")
-        light = {name: saved[name] for name in KEPT if name in saved}
+        saved = read_checkpoint(file)
+        light = {name: saved[name] for name in LIGHT if name in saved}
         light["average"] = {
             name: (in_rows(value) if bits == 8 else value.half())
             if value.is_floating_point() and value.dim() > 1

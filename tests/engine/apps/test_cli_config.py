@@ -201,8 +201,25 @@ def test_the_models_of_a_record_must_be_there_unless_others_are_named(
         ),
         (
             "{format: ddis-dataset/1, config: {classifier: photo, method: deepinversion, seed: 0}}",
-            "the record names its classifier as 'photo', expected its name and its dtype",
+            "the record holds {'classifier': 'photo'",
         ),
+        *(
+            (
+                f"{{format: ddis-dataset/1, config: {{method: ddis, seed: 0, classifier: {{name: a, dtype: {dtype}}}, "
+                f"prior: {prior}}}}}",
+                message,
+            )
+            for dtype, prior, message in (
+                ("3", "{name: b, dtype: c}", "describes its classifier as .*'dtype': 3"),
+                ("c", "x", "expected a mapping of each one's facts"),
+                ("c", "{dtype: c}", "describes its prior as {'dtype': 'c'}, expected its name"),
+            )
+        ),
+        (
+            "{format: ddis-run/2, models: 3, request: {classifier: {source: 'embedded:photo'}}}",
+            "the record holds 3 in place of its models",
+        ),
+        ("request: {method: [ddis]}", r"request\.method\.name is \['ddis'\], expected one of"),
         (
             "{format: ddis-dataset/1, config: {tokens: abc}}",
             "the record is of version 0.1 and names its tokens by the fingerprint abc alone",

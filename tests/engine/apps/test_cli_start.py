@@ -91,6 +91,14 @@ def test_a_full_disk_behind_the_output_is_one_error() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [["--version"], ["nope"]])
+def test_where_nothing_can_be_said_the_exit_code_says_it(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "engine", *words], stdout=full, stderr=full)
+    assert done.returncode == 2
+
+
 Start = Callable[..., "subprocess.Popen[str]"]
 
 

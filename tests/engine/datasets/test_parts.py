@@ -17,6 +17,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import gettempdir
+from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -549,6 +550,18 @@ def test_a_record_that_may_not_be_read_or_is_gone_is_named(
     (folder / name).unlink()
     with pytest.raises(OutputError, match=f"{name}.*expected"):
         finish(folder)
+
+
+def test_a_pipe_is_written_into_and_stays(tmp_path: Path) -> None:
+    """As a device is: a file would take the place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    read: list[bytes] = []
+    reader = Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    write_whole(tmp_path / "pipe", b"content")
+    reader.join()
+    assert read == [b"content"]
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_temporary_folder_without_room_is_named(

@@ -17,7 +17,7 @@ from engine.embedded.train import __main__ as recipe
 from engine.embedded.train import autoencoder, prior, prior_networks
 from engine.embedded.train.augment import erased, jittered, mixed, warped
 from engine.embedded.train.data import Images, load_pacs, random_crops
-from engine.embedded.train.loop import Recipe, rate_at, train
+from engine.embedded.train.loop import Recipe, rate_at, read_checkpoint, train
 from engine.embedded.train.machine import CPU, Machine
 from engine.embedded.train.perception import Perception
 from engine.embedded.train.shipping import as_done, processes_of, shed
@@ -73,6 +73,11 @@ def test_a_run_goes_on_from_weights_alone(tmp_path):
     assert torch.allclose(learn(copy.parent, still), weight, atol=1e-3)
     (copy,) = shed(tmp_path / "work", tmp_path / "lighter", bits=8)
     assert torch.load(copy, weights_only=True)["average"]["weight"][0].dtype == torch.int8
+    (again,) = shed(tmp_path / "lighter", tmp_path / "again")
+    assert torch.equal(
+        read_checkpoint(again)["average"]["weight"].half(),
+        read_checkpoint(copy)["average"]["weight"].half(),
+    )
     largest = weight.abs().amax(1, keepdim=True)
     assert ((learn(copy.parent, still) - weight).abs() <= largest / 254 + 1e-6).all()
     (copy,) = shed(tmp_path / "work", tmp_path / "light")

@@ -9,7 +9,7 @@ from torch._C._autograd import DeviceType
 
 from engine import profile
 from engine.classifiers import Classifier
-from engine.errors import ConfigError
+from engine.errors import ConfigError, OutputError
 from engine.memory.profile import by_part, covered
 from engine.priors import Prior
 from engine.settings import Alignment
@@ -41,6 +41,13 @@ def test_a_step_is_told_in_parts_with_a_trace(
     }
     assert {"step", "sampling", "guidance", "decode", "classifier", "aten::convolution"} <= names
     assert json.loads(json.dumps(found.to_json()))["images"] == 2
+
+
+def test_a_trace_that_cannot_be_written_is_refused_before_the_step(
+    small_prior: Prior, classifier: Classifier, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path}: it is a folder"):
+        profile(small_prior, classifier, 1, trace=tmp_path)
 
 
 def test_the_paper_costs_no_less(small_prior: Prior, classifier: Classifier) -> None:

@@ -1,6 +1,7 @@
 """`ddis demo`: what the method does, on the models that ship."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,14 @@ class Demo(Command):
             for row, r in report["rows"].items()
         ]
         title = "Equal seeds, prompts that name no style; shares of images that judge and teacher see so"
-        call.screen.table(title, [*judged], lines)
+        say = partial(call.screen.say, result=True)
+        call.screen.table(title, [*judged], lines, result=True)
         with_tokens = ", ".join(report["tokens"])
-        call.screen.say(
+        say(
             f"class tokens used for: {with_tokens or 'no class, as none was found that helps this classifier'}"
         )
         part = report["guidance_by_classifier"]
-        call.screen.say(
+        say(
             f"report: {self.out / 'demo.json'}\ncurve of L_BN: {report['curve']}\n"
             f"L_BN and its gradient with respect to the images: {part['fused_ms']:.0f} ms by the fused kernels, "
             f"{part['hooks_ms']:.0f} ms by hooks: {part['speedup']:.2f} times as fast\n"

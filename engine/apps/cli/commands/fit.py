@@ -61,7 +61,7 @@ class Fit(Command):
             events=call.events,
         )
         for line in self._told(report):
-            call.screen.say(line)
+            call.screen.say(line, result=True)
         return report
 
     def _told(self, report: dict[str, Any]) -> list[str]:

@@ -114,7 +114,7 @@ class LearnTokens(Command):
         trainings = dict(zip(labels, table.training.values(), strict=True))
         columns = "class, start, outcome, epochs, recognised, loss, denoiser forward, backward"
         rows = [_row(label, training) for label, training in trainings.items()]
-        call.screen.table(f"Tokens in {self.out}", columns.split(", "), rows)
+        call.screen.table(f"Tokens in {self.out}", columns.split(", "), rows, result=True)
         folder = self.textual_inversion
         exported = export_textual_inversion(table, folder) if folder is not None else {}
         return {
