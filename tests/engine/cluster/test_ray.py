@@ -148,6 +148,28 @@ def test_workers_make_the_bytes_of_one_process_though_one_is_killed(
     assert list(runner_for(on_ray(2), tmp_path / "ray").run(request_)) == []
 
 
+def test_relative_paths_begin_where_the_command_was_given(
+    request_: Request,
+    classifier_folder: Path,
+    tmp_path: Path,
+    here: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    class Elsewhere(here):
+        def start(self) -> Any:
+            os.chdir(elsewhere)  # where the cluster was started
+            return super().start()
+
+    monkeypatch.setattr("engine.cluster.run.RayPool", Elsewhere)
+    monkeypatch.chdir(classifier_folder.parent)
+    relative = replace(request_, classifier=ClassifierSource(source=classifier_folder.name))
+    parts = RayRunner(tmp_path / "ray", on_ray(1)).parts(relative)
+    assert sum(images for _, images in parts) == 12
+
+
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("error", [OutOfMemoryError, torch.AcceleratorError])
 def test_a_worker_without_memory_or_gpu_costs_no_image(
