@@ -32,11 +32,11 @@ from engine.datasets.names import IMAGES, class_folders, image_place
 from engine.datasets.part_reading import PieceOfFile, picture_of, read_parts
 from engine.datasets.parts import has_parts
 from engine.datasets.run_record import RUN, check_same_run, write_run
-from engine.datasets.store import check_local
 from engine.errors import ConfigError, OutputError
 from engine.files import OURS, explained, make_folder, remove_leftovers, write_whole
 from engine.image_key import ImageKey
 from engine.locks import lock_folder, unlock_folder
+from engine.urls import check_local
 
 if TYPE_CHECKING:
     from engine.types import Sample

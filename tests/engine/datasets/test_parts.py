@@ -343,6 +343,7 @@ def once(real: Callable[..., Any], error: OSError, ending: str) -> Callable[...,
     return opened
 
 
+@pytest.mark.usefixtures("in_memory")
 @pytest.mark.parametrize("ending", [r"\.parquet", r"\.tar"])
 @pytest.mark.parametrize("error", READ_ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("kind", ["folder", "url"])
@@ -551,6 +552,7 @@ def test_a_record_that_may_not_be_read_or_is_gone_is_named(
         finish(folder)
 
 
+@pytest.mark.usefixtures("in_memory")
 def test_a_temporary_folder_without_room_is_named(
     tmp_path: Path, samples_of, monkeypatch: pytest.MonkeyPatch
 ) -> None:

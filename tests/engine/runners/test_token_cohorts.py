@@ -108,7 +108,9 @@ def test_a_damaged_cohort_is_named_before_another_is_learned(
     learn(classifier, small_prior, out, "1/3", QUICK)
     path = tmp_path / "t.safetensors.cohorts" / "00000.safetensors"
     path.write_bytes(path.read_bytes()[kept])
-    with pytest.raises(TokenFileError, match=r"00000.safetensors is damaged \(it .*: delete it") as of:
+    with pytest.raises(
+        TokenFileError, match=r"00000.safetensors is damaged \(it .*: delete it"
+    ) as of:
         learn(classifier, small_prior, out, "2/3", QUICK, events=Events(seen.append))
     assert "give the path" not in str(of.value)
     assert not any(isinstance(event, EpochEnded) for event in seen)
