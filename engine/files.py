@@ -90,6 +90,8 @@ def create_whole(path: Path, content: bytes) -> bool:
         try:
             os.link(temporary, path)
         except FileExistsError:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder") from None
             return False
         except OSError as error:
             if error.errno not in _NO_LINKS:

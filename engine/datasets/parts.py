@@ -89,7 +89,7 @@ def done_parts(store: Store) -> set[int]:
     """The numbers of the parts that are done, from one listing."""
     names = [name.rpartition("/")[2] for name in store.names(PARTS)]
     found = [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
-    return {int(name) for name in found if name.isdigit()}
+    return {int(name) for name in found if name.isdecimal()}
 
 
 def write_part(store: Store, part: int, samples: Sequence["Sample"], kind: str) -> bool:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISDIR
 from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -23,15 +24,13 @@ from engine.files import (
     whole_file,
 )
 
-EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""The extra that brings the package for a protocol; other protocols' packages are named by fsspec."""
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # by protocol; other packages are named by fsspec
 FOLDERS = ("file", "local")
 """Of folders, whose files fsspec writes neither whole nor once."""
 FORGOTTEN = ("memory",)
 """Of what is gone with the process."""
 EXISTS, CONFLICT = 412, 409  # a service's answers to a second writer
-LONGEST_WAIT = 3.0
-"""Seconds for a file that others write just now; waits double."""
+LONGEST_WAIT = 3.0  # seconds, for a file that others write just now; waits double
 
 
 class Store(Protocol):
@@ -50,7 +49,7 @@ class Store(Protocol):
         """Names of the files below a folder, at any depth, in no order; none where it is not there."""
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file, None where there is none."""
+        """Bytes of a file; None if there is none, or a folder."""
 
     def remove(self, name: str) -> None:
         """Delete a file, if there is one."""
@@ -122,7 +121,8 @@ class FolderStore:
     def size(self, name: str) -> int | None:
         try:
             with read_explained(self.root / name):
-                return (self.root / name).stat().st_size
+                found = (self.root / name).stat()
+                return None if S_ISDIR(found.st_mode) else found.st_size
         except FileNotFoundError:
             return None
 
