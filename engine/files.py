@@ -62,8 +62,8 @@ def read_explained(path: Path) -> Iterator[None]:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` only when the block ends well; else nothing of it remains.
 
-    The bytes are on the disk before the name is, and the name before the function returns. A device or a pipe is written
-    into: a file would take its place.
+    The bytes are on the disk before the name is, and the name before the function returns. A device or a pipe is
+    written into: a file would take its place.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         with explained(path), open(path, "wb") as file:
@@ -95,6 +95,8 @@ def create_whole(path: Path, content: bytes) -> bool:
         try:
             os.link(temporary, path)
         except FileExistsError:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder") from None
             return False
         except OSError as error:
             if error.errno not in _NO_LINKS:

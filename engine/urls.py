@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from engine.errors import OutputError
+from engine.errors import ConfigError, OutputError
 
 
 def url_in(place: Path | str) -> str | None:
@@ -20,4 +20,12 @@ def check_path(place: Path) -> None:
         raise OutputError(
             f"{url} is a URL, expected a path on a disk: only `generate` with --share or --ray writes to a URL, in "
             "parts. Name a local path."
+        )
+
+
+def check_local(place: Path | str) -> None:
+    """Raise ConfigError for a data set that is named by a URL, also by one that `Path` has read: s3:/bucket/set."""
+    if (url := url_in(place)) is not None:
+        raise ConfigError(
+            f"{url} is a URL, expected a folder: copy the data set to a disk, and name it there."
         )

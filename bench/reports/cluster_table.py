@@ -60,7 +60,7 @@ def cluster_table(result: dict) -> str:
             [
                 f"{row['workers']}",
                 f"{row['parts']:,}",
-                f"{row['parts_a_second']:,.0f}",
+                f"{row['parts_a_second']:,.1f}",
                 f"{row['parts_a_cpu_second']:,.0f}",
             ]
             for row in result["calls"]

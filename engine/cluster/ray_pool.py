@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from engine.cluster.pool import Answer, ClusterError, Failed, Handle, Lost, Made, Ready
+from engine.cluster.room import check_room
 from engine.datasets.shared import OtherKindError
 from engine.errors import EngineError, MissingExtraError, brief
 from engine.memory.budget import BudgetError
@@ -69,6 +70,7 @@ def connect(cluster: Cluster) -> Any:
         if ray.is_initialized():
             break
         try:
+            _take_token(ray, cluster)
             ray.init(**options)
         except Exception as error:  # of no kind of its own, where a node takes long to start
             ray.shutdown()
@@ -113,44 +115,42 @@ def _check_answers(cluster: Cluster) -> None:
         raise _no_cluster(cluster, error) from error
 
 
+def _take_token(ray: Any, cluster: Cluster) -> None:
+    """Use the token at hand where the cluster at HOST:PORT asks for one, as Ray itself does for 'auto' alone.
+
+    `ray start` asks for one wherever there is one. It is not used untried: with a token, a driver joins a cluster that
+    has none, and its workers die.
+    """
+    if cluster.ray in ("local", "auto") or "RAY_AUTH_MODE" in os.environ:
+        return
+    of_ray = ray._raylet
+    if not hasattr(of_ray, "AuthenticationTokenLoader"):  # another version
+        return
+    try:
+        of_ray.GcsClient(address=cluster.ray)
+    except ray.exceptions.AuthenticationError:
+        if not of_ray.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+            raise  # in token mode Ray would abort the process
+        os.environ["RAY_AUTH_MODE"] = "token"
+        of_ray.Config.initialize("")  # it reads the environment again
+        of_ray.GcsClient(address=cluster.ray)
+
+
 def _no_cluster(cluster: Cluster, error: Exception) -> ClusterError:
     if cluster.ray == "local":
         return ClusterError(
             f"Ray did not start on this machine ({brief(error)}), expected it to: run the same command again "
             "when the machine is less busy, or make shares of the run."
         )
+    if type(error).__name__ == "AuthenticationError":
+        return ClusterError(
+            f"the cluster of Ray at {cluster.ray!r} refused this process ({brief(error)}), expected its token: set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with it, or copy it to ~/.ray/auth_token."
+        )
     return ClusterError(
         f"no cluster of Ray answers at {cluster.ray!r} ({brief(error)}), expected one: start it with "
         "`ray start --head`, name its HOST:PORT, or take 'local'."
     )
-
-
-def check_room(ray: Any, cpus: float, gpus: float) -> None:
-    """Raise ClusterError where no node could ever hold a worker, which Ray would wait for without a word.
-
-    A cluster that starts nodes itself, as KubeRay's may, is taken at its word.
-    """
-    nodes = [node.get("Resources", {}) for node in ray.nodes() if node.get("Alive")]
-    has = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
-    if any(node[0] >= cpus and node[1] >= gpus for node in has) or _starts_nodes(ray):
-        return
-    largest = max(has, key=lambda node: (node[1] >= gpus, node[0], node[1]), default=(0, 0))
-    raise ClusterError(
-        f"a worker takes {_amounts(cpus, gpus)} and no node of the cluster has as much (the nearest has "
-        f"{_amounts(*largest)}), expected a node that can hold one: lower `gpus_per_worker` or `cpus_per_worker`, or "
-        "add such a node first."
-    )
-
-
-def _amounts(cpus: float, gpus: float) -> str:
-    return " and ".join(
-        f"{number:g} {name}{'s' * (number != 1)}" for number, name in ((cpus, "CPU"), (gpus, "GPU"))
-    )
-
-
-def _starts_nodes(ray: Any) -> bool:
-    """Whether an autoscaler has said which nodes it may start. Ray itself asks no other way."""
-    return ray._private.state.state.get_cluster_config() is not None
 
 
 class RayPool:

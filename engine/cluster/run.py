@@ -1,5 +1,6 @@
 """A run whose parts workers of a cluster make, whatever the parts are: images of a data set, or cohorts of tokens."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from random import shuffle
@@ -32,13 +33,13 @@ def made_by_workers(
     Args:
         cluster: where the workers run.
         worker: what they are.
-        arguments: what each is made with, by name, besides its threads.
+        arguments: what each is made with, by name, besides its threads and this process's folder.
         task: what is counted: images, or classes.
         events: where the run reports.
         usual: how much time parts may take, where that differs from part to part.
         kept: what is kept of a part that is not done, as `Losses` takes it.
     """
-    pool = RayPool(cluster, worker, dict(arguments))
+    pool = RayPool(cluster, worker, {**arguments, "folder": os.getcwd()})
     hello: dict[str, Any] = {}
 
     def begin(first: dict[str, Any]) -> list[int]:

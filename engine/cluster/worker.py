@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +46,7 @@ class Worker:
         expected: identities of the models, as a run.json holds them; None where nothing is known of them yet.
         plan: the first ready worker's, as `Plan.to_json` gives it; None to make one, before any worker is ready.
         threads: of this process.
+        folder: where relative paths begin, if it is there.
     """
 
     def __init__(
@@ -55,13 +57,16 @@ class Worker:
         expected: Mapping[str, Any] | None,
         plan: Mapping[str, Any] | None,
         threads: int,
+        folder: str,
     ) -> None:
         self.request, self.execution, self.out = request, execution, out
-        self.expected, self.plan, self.threads = expected, plan, threads
+        self.expected, self.plan, self.threads, self.folder = expected, plan, threads, folder
 
     def hello(self) -> dict[str, Any]:
         """Load the models; say what the driver wants to know. Raises what `load` raises, and BudgetError."""
         torch.set_num_threads(self.threads)
+        with suppress(OSError):  # Ray starts workers where its node was started
+            os.chdir(self.folder)
         planned = None if self.plan is None else Plan.from_json(dict(self.plan))
         execution = from_plain(Execution, self.execution)
         if planned is not None:

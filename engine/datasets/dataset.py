@@ -10,7 +10,6 @@ An image counts as done once its line in the journal is whole; a run that is kil
 with the same bytes as an undisturbed one (but for what `run.json` measured).
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -28,20 +27,18 @@ from engine.datasets.manifest import (
     restore_journal,
     write_manifest,
 )
-from engine.datasets.names import IMAGES, class_folders, image_place
+from engine.datasets.names import IMAGES, LABELS, class_folders, image_place, labels_json
 from engine.datasets.part_reading import PieceOfFile, picture_of, read_parts
 from engine.datasets.parts import has_parts
 from engine.datasets.run_record import RUN, check_same_run, write_run
-from engine.datasets.store import check_local
 from engine.errors import ConfigError, OutputError
 from engine.files import OURS, explained, make_folder, remove_leftovers, write_whole
 from engine.image_key import ImageKey
 from engine.locks import lock_folder, unlock_folder
+from engine.urls import check_local
 
 if TYPE_CHECKING:
     from engine.types import Sample
-
-LABELS = "labels.json"
 
 
 def open_dataset(
@@ -151,7 +148,7 @@ class DatasetWriter:
         if not begun:
             write_run(self.folder, self._made, self._names, {})
         if not begun or not (self.folder / LABELS).exists():
-            write_whole(self.folder / LABELS, self._labels_json())
+            write_whole(self.folder / LABELS, labels_json(self._labels))
 
     def _continue(self) -> set[ImageKey]:
         """The images that are written down and still there; opens the journal unless all of a manifest's are."""
@@ -169,13 +166,6 @@ class DatasetWriter:
 
     def _path(self, key: ImageKey) -> Path:
         return self.folder / image_place(self._folders, key)
-
-    def _labels_json(self) -> bytes:
-        classes = [
-            {"class": number, "label": self._labels[number], "folder": name}
-            for number, name in self._folders.items()
-        ]
-        return json.dumps(classes, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 ImageFile = Path | PieceOfFile

@@ -24,6 +24,7 @@ from engine.datasets.contact_sheet import (
 )
 from engine.datasets.images import png_bytes
 from engine.datasets.manifest import MANIFEST
+from engine.datasets.names import LABELS, labels_json
 from engine.datasets.part_reading import check_tar, read_record, read_rows
 from engine.datasets.parts import (
     DIVISION,
@@ -60,7 +61,7 @@ class Finished:
 
 
 def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Finished:
-    """Write manifest.parquet, contact_sheet.png and the end of run.json of a data set in parts.
+    """Write manifest.parquet, contact_sheet.png, labels.json and the end of run.json of a data set in parts.
 
     place: folder or URL. check: whether to read each tar and compare its checksum; its size is always compared.
 
@@ -111,6 +112,8 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
         "skipped_guidance_steps": summary.skipped,
         "kinds": dict(sorted(summary.kinds.items())),
     }
+    with store.writer(LABELS) as file:
+        file.write(labels_json(labels))
     with store.writer(RUN) as file:
         file.write(run_bytes(record.made, record.labels, measured, record.versions))
     orphans = [n for n in store.names(PARTS) if n.endswith(".tar") and n not in summary.tars]
@@ -169,7 +172,8 @@ def _checked(store: Store, part: int, whole: bool, summary: _Summary) -> pa.Tabl
     try:
         tar, table = read_rows(store, part)
     except DamagedError as error:
-        raise DamagedPart(str(error), None) from error
+        wrong = " ".join(("has damaged rows:", brief(error.__cause__ or error)))
+        raise DamagedPart(wrong, None) from error
     if wrong := check_tar(store, tar, whole):
         raise DamagedPart(wrong, tar.name)
     summary.add(store, tar, table)
@@ -181,11 +185,14 @@ def _refuse(
 ) -> None:
     """Raise OutputError where parts are missing or damaged; the files of damaged ones are deleted before.
 
-    Also a damaged tar: made again, it has the same name, which is never written twice.
+    Also a damaged tar: made again, it has the same name, which is never written twice. Where the rows are damaged, no
+    tar of the part is known to be sound.
     """
     for part, error in damaged.items():
-        if error.tar is not None:
-            store.remove(error.tar)
+        folder = stem(part).rpartition("/")[0]
+        for name in store.names(folder) if error.tar is None else [error.tar]:
+            if name.startswith(f"{stem(part)}-") or name == error.tar:
+                store.remove(name)
         store.remove(f"{stem(part)}.parquet")
     if damaged:
         part, wrong = next(iter(damaged.items()))

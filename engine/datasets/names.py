@@ -1,5 +1,6 @@
 """Class labels -> folder names that are safe on every system and unique, with the labels kept beside them."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from engine.errors import ConfigError
 from engine.image_key import ImageKey
 
+LABELS = "labels.json"
 IMAGES = "images"
 """The folder of the images, in that of a data set."""
 MAX_LETTERS = 60
@@ -53,6 +55,15 @@ def class_folders(labels: Mapping[int, str]) -> dict[int, str]:
         taken.add(name.casefold())
         folders[number] = name
     return folders
+
+
+def labels_json(labels: Mapping[int, str]) -> bytes:
+    """The content of LABELS: loaders number the folders by name, not by class."""
+    classes = [
+        {"class": number, "label": labels[number], "folder": name}
+        for number, name in class_folders(labels).items()
+    ]
+    return json.dumps(classes, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def safe_name(label: str) -> str:

@@ -89,7 +89,7 @@ def done_parts(store: Store) -> set[int]:
     """The numbers of the parts that are done, from one listing."""
     names = [name.rpartition("/")[2] for name in store.names(PARTS)]
     found = [name.removesuffix(".parquet") for name in names if name.endswith(".parquet")]
-    return {int(name) for name in found if name.isdigit()}
+    return {int(name) for name in found if name.isdecimal()}
 
 
 def write_part(store: Store, part: int, samples: Sequence["Sample"], kind: str) -> bool:
@@ -150,7 +150,7 @@ class Begun(NamedTuple):
 def division_bytes(division: Division, kind: Mapping[str, Any], run: str) -> bytes:
     """The content of parts.json, as `Begun` takes it."""
     found = {"format": FORMAT, **asdict(division), "kind": kind, "run": run}
-    found[CHECKSUM] = _checksum(found)
+    found[CHECKSUM] = checksum(found)
     return json.dumps(found, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
@@ -181,7 +181,7 @@ def read_division(store: Store) -> Begun:
                 "the data set."
             )
         kept = found.pop(CHECKSUM, None)
-        if kept not in (None, _checksum(found)):
+        if kept not in (None, checksum(found)):
             raise ValueError("it has another checksum than it was written with")
         division = Division(int(found["groups"]), int(found["groups_per_part"]))
         return Begun(division, found["kind"], found.get("run"))
@@ -193,5 +193,6 @@ def read_division(store: Store) -> Begun:
         ) from error
 
 
-def _checksum(found: Mapping[str, Any]) -> str:
+def checksum(found: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, as hex digits."""
     return sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

@@ -16,7 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from engine.datasets.store import check_local
 from engine.errors import OutputError
 from engine.facts import (
     RUN_FORMAT,
@@ -27,6 +26,7 @@ from engine.facts import (
     with_names_of,
 )
 from engine.files import explained, read_explained, write_whole
+from engine.urls import check_local
 
 RUN = "run.json"
 PACKAGES = ("torch", "diffusers", "transformers", "ddis")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.datasets.names import check_labels, class_folders
+from engine.datasets.names import LABELS, check_labels, labels_json
 from engine.datasets.parts import (
     DIVISION,
     PARTS,
@@ -21,7 +21,6 @@ from engine.datasets.store import Store, open_store, read
 from engine.errors import OutputError
 from engine.types import Sample
 
-LABELS = "labels.json"
 KINDS = "kinds"
 
 
@@ -66,7 +65,7 @@ class SharedDataset:
             there = parsed_run(read(self.store, RUN), f"{self.store}/{RUN}")
             check_record(str(self.store), there, made, names)
             run = run_digest(there.made, there.labels)  # models may have other names here
-        self.store.create(LABELS, _labels_json(labels))
+        self.store.create(LABELS, labels_json(labels))
         if not self.store.create(DIVISION, division_bytes(division, kind, run)):
             divided, other, _ = read_division(self.store)
             if divided != division:
@@ -150,15 +149,6 @@ def _refuse_foreign(store: Store) -> None:
             f"{store} holds files that are no data set in parts ({', '.join(foreign[:3])}"
             f"{', ...' * (len(foreign) > 3)}), expected a new or empty folder, or such a data set: choose another one."
         )
-
-
-def _labels_json(labels: Mapping[int, str]) -> bytes:
-    return _json(
-        [
-            {"class": number, "label": labels[number], "folder": name}
-            for number, name in class_folders(labels).items()
-        ]
-    )
 
 
 def _json(value: Any) -> bytes:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISDIR
 from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any, BinaryIO, Protocol, cast
 
-from engine.errors import ConfigError, MissingExtraError, OutputError
+from engine.errors import ConfigError, EngineError, MissingExtraError, OutputError, brief
 from engine.files import (
     DAY,
     OURS,
@@ -22,15 +23,14 @@ from engine.files import (
     remove_leftovers,
     whole_file,
 )
-from engine.urls import url_in
 
-EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""The extra that brings the package for a protocol; other protocols' packages are named by fsspec."""
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # by protocol; other packages are named by fsspec
 FOLDERS = ("file", "local")
 """Of folders, whose files fsspec writes neither whole nor once."""
+FORGOTTEN = ("memory",)
+"""Of what is gone with the process."""
 EXISTS, CONFLICT = 412, 409  # a service's answers to a second writer
-LONGEST_WAIT = 3.0
-"""Seconds for a file that others write just now; waits double."""
+LONGEST_WAIT = 3.0  # seconds, for a file that others write just now; waits double
 
 
 class Store(Protocol):
@@ -49,7 +49,7 @@ class Store(Protocol):
         """Names of the files below a folder, at any depth, in no order; none where it is not there."""
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file, None where there is none."""
+        """Bytes of a file; None if there is none, or a folder."""
 
     def remove(self, name: str) -> None:
         """Delete a file, if there is one."""
@@ -60,23 +60,22 @@ class Store(Protocol):
 
 def open_store(place: Path | str) -> Store:
     """The store in a folder, or behind a URL such as s3://bucket/set. Nothing is written."""
-    protocol, _, path = str(place).partition("://")
-    if is_url(place) and protocol in FOLDERS:
-        raise ConfigError(f"{place} is the URL of a folder, expected its path: name {path or '/'}.")
-    return UrlStore(str(place)) if is_url(place) else FolderStore(Path(place))
+    if not is_url(place):
+        return FolderStore(Path(place))
+    protocols = {link.partition("://")[0] for link in str(place).split("::")}
+    if not protocols.isdisjoint(FOLDERS):
+        path = str(place).rpartition("://")[2] or "/"
+        raise ConfigError(f"{place} is the URL of a folder, expected its path: name {path}.")
+    if not protocols.isdisjoint(FORGOTTEN):
+        raise ConfigError(
+            f"{place} is in this process's memory, expected what outlives it: name a folder or a service's URL."
+        )
+    return UrlStore(str(place))
 
 
 def is_url(place: Path | str) -> bool:
     """Whether a place is named by a URL."""
     return isinstance(place, str) and "://" in place
-
-
-def check_local(place: Path | str) -> None:
-    """Raise ConfigError for a data set that is named by a URL, also by one that `Path` has read: s3:/bucket/set."""
-    if (url := url_in(place)) is not None:
-        raise ConfigError(
-            f"{url} is a URL, expected a folder: copy the data set to a disk, and name it there."
-        )
 
 
 def read(store: Store, name: str, offset: int = 0, size: int = -1) -> bytes:
@@ -122,7 +121,8 @@ class FolderStore:
     def size(self, name: str) -> int | None:
         try:
             with read_explained(self.root / name):
-                return (self.root / name).stat().st_size
+                found = (self.root / name).stat()
+                return None if S_ISDIR(found.st_mode) else found.st_size
         except FileNotFoundError:
             return None
 
@@ -158,9 +158,9 @@ class UrlStore:
                 f"{url!r} needs a package that is not installed ({error}), expected one for {protocol}://: install it, "
                 "or name a folder."
             ) from error
-        except ValueError as error:
+        except Exception as error:  # each protocol has its own
             raise ConfigError(
-                f"{url!r} cannot be opened ({error}), expected a URL that fsspec knows: name one, or a folder."
+                f"{url!r} cannot be opened ({brief(error)}), expected a URL that fsspec knows: name one, or a folder."
             ) from error
 
     def __str__(self) -> str:
@@ -229,11 +229,11 @@ class UrlStore:
     def _explained(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (FileExistsError, FileNotFoundError, OutputError):
+        except (FileExistsError, FileNotFoundError, EngineError):
             raise
-        except OSError as error:
+        except (OSError, ValueError, NotImplementedError) as error:
             what = "a place that can be reached, read and written with the credentials at hand"
-            what = "room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else what
+            what = "room" if getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) else what
             raise OutputError(
                 f"{self.url}/{name} failed ({error}), expected {what}: check it and run the same command again, which "
                 "resumes."

@@ -17,11 +17,11 @@ from engine.datasets.dataset import ImageFile, read_dataset
 from engine.datasets.manifest import Row
 from engine.datasets.part_reading import content_of
 from engine.datasets.run_record import RUN
-from engine.datasets.store import check_local
 from engine.errors import ConfigError, OutputError
 from engine.events import SILENT, Events
 from engine.files import OURS, explained, make_folder, remove_leftovers, whole_file, write_whole
 from engine.locks import locked_folder
+from engine.urls import check_local
 
 BEGUN = f"{OURS}export.json"
 """There until the last shard is."""

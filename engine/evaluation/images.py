@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from engine.datasets.dataset import ImageFile, has_manifest, read_dataset
-from engine.datasets.store import check_local
 from engine.errors import ConfigError
 from engine.evaluation.image_files import (
     ENDINGS,
@@ -22,6 +21,7 @@ from engine.evaluation.image_files import (
     warn_of_numbers,
 )
 from engine.evaluation.image_tables import LABEL, bytes_of, rows_of
+from engine.urls import check_local
 
 IMAGE_SETS = "a folder of images or a .parquet file"
 REFERENCES = "a folder of images, a .parquet file or a .safetensors file of statistics"

@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader
 
 from engine.datasets.dataset import has_manifest
 from engine.datasets.run_record import RUN, RunRecord
-from engine.datasets.store import check_local
 from engine.errors import ConfigError
 from engine.files import explained, write_whole
 from engine.report import charts
@@ -19,6 +18,7 @@ from engine.report.measurements import is_measurement, measurement
 from engine.report.overview import DatasetOverview, closing_line, settings_rows
 from engine.report.reading import dataset_overview
 from engine.settings.report import SHOWN
+from engine.urls import check_local
 
 REPORT = "report.html"
 COMPARISON = "report.json"

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from engine.datasets.parts import CHECKSUM, checksum
 from engine.datasets.shared import check_kind
 from engine.errors import TokenFileError
 from engine.events import Events, Noted
@@ -75,6 +76,7 @@ class CohortLearner:
         self.files = [
             self.folder / f"{number:05d}.safetensors" for number in range(len(self.ranges))
         ]
+        self._done()  # so that a damaged one is found before anything is learned
 
     def missing(self) -> list[int]:
         """The numbers of the cohorts that are not learned, ascending."""
@@ -105,12 +107,7 @@ class CohortLearner:
 
     def table(self) -> TokenTable:
         """The tokens that are learned by now. Where these are all, writes `out` and deletes the cohorts."""
-        device = self.drawing.prior.device
-        try:
-            done = [resumed(file, self.run, device) for file in self.files if file.exists()]
-        except TokenFileError:
-            if not self.out.exists():
-                raise
+        done = self._done()
         if self.out.exists():  # another process learned the last one meanwhile
             delete_unfinished(self.out)
             return read_tokens(self.out)
@@ -120,6 +117,16 @@ class CohortLearner:
             save_tokens(table, self.out)
             delete_unfinished(self.out)
         return table
+
+    def _done(self) -> list[TokenState]:
+        """The ends of the cohorts that are learned; none if `out` was written meanwhile. Raises as `resumed` does."""
+        device = self.drawing.prior.device
+        try:
+            return [resumed(file, self.run, device) for file in self.files if file.exists()]
+        except TokenFileError:
+            if not self.out.exists():
+                raise
+            return []
 
     def _learn(self, number: int, keep: bool) -> None:
         progress = cohort_progress(self.out, number)
@@ -157,6 +164,7 @@ class CohortLearner:
                         word = self._taken_over()
                         state = begin(self.drawing, self.learning, self.events, word)
                         found = {"word": state.word, "run": self.run, "kind": self.kind.to_json()}
+                        found[CHECKSUM] = checksum(found)
                         create_whole(path, json.dumps(found, sort_keys=True).encode())
             except InUseError as error:
                 if not waited:
@@ -165,7 +173,9 @@ class CohortLearner:
                 time.sleep(WAIT)
         remedy = "delete it and run the same command again"
         there = read_object(path, remedy)
-        if not {"word", "run"} <= there.keys():
+        kept = there.pop(CHECKSUM, None)  # files of earlier versions have none
+        words = isinstance(there.get("word"), str) and isinstance(there.get("run"), dict)
+        if not words or kept not in (None, checksum(there)):
             raise TokenFileError(
                 f"{path} is damaged, expected the word that tokens start from: {remedy}."
             )

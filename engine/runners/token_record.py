@@ -92,9 +92,10 @@ def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenSt
     try:
         tensors, metadata = read_tensors(path)
     except TokenFileError as error:
+        wrong = str(error).removeprefix(f"{path} ").partition(", expected")[0]
         raise TokenFileError(
-            f"{path} is damaged ({error}), expected what was learned so far: delete it and run the same command again, "
-            "which learns that again."
+            f"{path} is damaged (it {wrong}), expected what was learned so far: delete it and run the same command "
+            "again, which learns that again."
         ) from error
     check_same_run(path, metadata.get("run", {}), run)
     joint = {

@@ -12,8 +12,8 @@ class Cluster:
 
     ray: str | None = setting(
         None,
-        "use Ray workers. local: a cluster of this machine alone; auto: the cluster that this machine "
-        "belongs to; or HOST:PORT. Needs the extra ray",
+        "where Ray workers run (needs the extra ray): local, for a cluster of this machine alone; auto, for the "
+        "one that this machine belongs to; or HOST:PORT",
         "WHERE",
         flag="ray",
     )

@@ -146,3 +146,8 @@ def test_the_overhead_of_ray_says_how_many_runs_it_is_of(
     text = cluster_table({"settings": {}, "hardware": {"device": "a machine"}, "ray": [row]})
     assert said in text
     assert cells in text
+
+
+def test_a_number_below_a_goal_does_not_read_as_the_goal() -> None:
+    row = {"workers": 16, "parts": 2999, "parts_a_second": 499.53, "parts_a_cpu_second": 1053.2}
+    assert "| 499.5 |" in cluster_table({"settings": {}, "calls": [row]})

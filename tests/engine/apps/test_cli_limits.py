@@ -99,6 +99,7 @@ def test_a_plan_for_a_device_of_another_kind_is_refused_in_python_too() -> None:
     "words",
     [
         ("generate", *CLASSIFIER, "--out", ""),
+        ("generate", *CLASSIFIER, "--out", "out", "--ray", ""),
         ("learn-tokens", *CLASSIFIER, "--out", ""),
         ("fit", "set", "--out", ""),
         ("generate", "--classifier", "", "--out", "out"),
@@ -114,5 +115,6 @@ def test_an_empty_name_is_refused(
     assert main([*words]) == 2
     said = the_line(capsys)
     assert " is empty, expected " in said
-    may_be_left_out = words[0] == "report" and words[1]
+    assert " expected use " not in said
+    may_be_left_out = words[-2] == "--ray" or (words[0] == "report" and words[1])
     assert ("or leave the option out" in said) == bool(may_be_left_out)

@@ -22,7 +22,8 @@ from simulated_pool import SimulatedPool
 
 from engine.cluster.driver import STARTS, Driver
 from engine.cluster.pool import ClusterError, Failed, Handle, Lost
-from engine.cluster.ray_pool import RayPool, answer_to, check_room, connect, lost_to
+from engine.cluster.ray_pool import RayPool, answer_to, connect, lost_to
+from engine.cluster.room import check_room
 from engine.cluster.run import reported_parts
 from engine.cluster.runner import RayRunner
 from engine.datasets.finish import finish
@@ -145,6 +146,28 @@ def test_workers_make_the_bytes_of_one_process_though_one_is_killed(
     finish(tmp_path / "ray")
     assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "one")
     assert list(runner_for(on_ray(2), tmp_path / "ray").run(request_)) == []
+
+
+def test_relative_paths_begin_where_the_command_was_given(
+    request_: Request,
+    classifier_folder: Path,
+    tmp_path: Path,
+    here: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    class Elsewhere(here):
+        def start(self) -> Any:
+            os.chdir(elsewhere)  # where the cluster was started
+            return super().start()
+
+    monkeypatch.setattr("engine.cluster.run.RayPool", Elsewhere)
+    monkeypatch.chdir(classifier_folder.parent)
+    relative = replace(request_, classifier=ClassifierSource(source=classifier_folder.name))
+    parts = RayRunner(tmp_path / "ray", on_ray(1)).parts(relative)
+    assert sum(images for _, images in parts) == 12
 
 
 @pytest.mark.usefixtures("here")
@@ -463,9 +486,21 @@ def test_a_runner_does_not_leave_out_where_its_workers_run(
     assert Execution(runner="ray", cluster=Cluster(ray="local")).carried_out_by == "ray"
 
 
+NO_TOKEN_ASKED = {
+    "_raylet": SimpleNamespace(
+        GcsClient=lambda address: None,
+        get_authentication_mode=lambda: "token",
+        AuthenticationMode=SimpleNamespace(TOKEN="token"),
+    ),
+    "exceptions": SimpleNamespace(AuthenticationError=PermissionError),
+}
+"""What a stand-in for ray says at HOST:PORT."""
 A_RAY = """
 import os
+from types import SimpleNamespace
 environment, began = dict(os.environ), []
+_raylet = SimpleNamespace(GcsClient=lambda address: None)
+exceptions = SimpleNamespace(AuthenticationError=PermissionError)
 def init(**options): began.append(options)
 def is_initialized(): return bool(began)
 def shutdown(): began.clear()
@@ -566,10 +601,7 @@ def test_a_cluster_of_a_busy_machine_is_begun_again_and_then_refused_in_one_sent
         init=init,
         is_initialized=lambda: len(begun) == 3,
         shutdown=lambda: None,
-        _raylet=SimpleNamespace(
-            get_authentication_mode=lambda: "token",
-            AuthenticationMode=SimpleNamespace(TOKEN="token"),
-        ),
+        **NO_TOKEN_ASKED,
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
     assert connect(Cluster(ray="local")) is ray
@@ -588,7 +620,9 @@ def test_a_place_where_nothing_listens_is_refused_before_ray_tries_it(
     head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[bool] = []
-    ray = SimpleNamespace(init=lambda **_: begun.append(True), is_initialized=lambda: bool(begun))
+    ray = SimpleNamespace(
+        init=lambda **_: begun.append(True), is_initialized=lambda: bool(begun), **NO_TOKEN_ASKED
+    )
     monkeypatch.setitem(sys.modules, "ray", ray)
     host, _, port = head.rpartition(":")
     for where in (
@@ -602,6 +636,48 @@ def test_a_place_where_nothing_listens_is_refused_before_ray_tries_it(
     assert not begun
     connect(Cluster(ray=head))
     assert begun
+
+
+@pytest.mark.usefixtures("no_ray_settings")
+@pytest.mark.parametrize("asked", [None, "right", "wrong"])
+@pytest.mark.parametrize("at_hand", [None, "right"])
+def test_a_cluster_that_asks_for_a_token_gets_the_one_that_is_there(
+    asked: str | None, at_hand: str | None, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AuthenticationError(Exception):
+        pass
+
+    tokens: list[str | None] = [None]
+    begun: list[str | None] = []
+
+    def answer(address: str) -> None:
+        assert address == head
+        if asked not in (None, tokens[-1]):
+            raise AuthenticationError("the token is missing or incorrect")
+
+    loader = SimpleNamespace(has_token=lambda ignore_auth_mode: at_hand is not None)
+    ray = SimpleNamespace(
+        init=lambda **_: begun.append(tokens[-1]),
+        is_initialized=lambda: bool(begun),
+        shutdown=lambda: None,
+        exceptions=SimpleNamespace(AuthenticationError=AuthenticationError),
+        _raylet=SimpleNamespace(
+            GcsClient=answer,
+            AuthenticationTokenLoader=SimpleNamespace(instance=lambda: loader),
+            Config=SimpleNamespace(initialize=lambda _: tokens.append(at_hand)),
+        ),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    if asked in (None, at_hand):
+        connect(Cluster(ray=head))
+        assert begun == [asked]
+        assert os.environ.get("RAY_AUTH_MODE") == (asked and "token")
+    else:
+        with pytest.raises(
+            ClusterError, match=r"refused this process .* set RAY_AUTH_MODE=token and"
+        ):
+            connect(Cluster(ray=head))
+        assert begun == []
 
 
 def test_a_worker_without_memory_hands_its_part_back_and_other_errors_end_the_run() -> None:

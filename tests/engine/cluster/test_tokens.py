@@ -286,6 +286,7 @@ def test_a_machine_of_another_kind_is_refused_unless_kinds_may_mix(
         1  # as another plan would have it, which no step of the canary shows
     )
     assert learning_kind(cohorts.drawing).canary == there["kind"]["canary"].replace("-2-2", "-1-2")
+    del there["sha256"]
     there["kind"] |= {"canary": "0-1-1", "threads": 99}
     path.write_text(json.dumps(there))
     with pytest.raises(OtherKindError, match="threads is 99 there and"):

@@ -31,3 +31,9 @@ def make_sample() -> MakeSample:
         return Sample(**(content | fields))  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """URLs of memory are taken: a store of fsspec without a service."""
+    monkeypatch.setattr("engine.datasets.store.FORGOTTEN", ())

@@ -296,6 +296,11 @@ def truncate_rows(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
+def truncate_both(folder: Path) -> None:
+    truncate_tar(folder)
+    truncate_rows(folder)
+
+
 def flip_rows(folder: Path) -> None:
     path = folder / f"{stem(1)}.parquet"
     content = bytearray(path.read_bytes())
@@ -306,7 +311,7 @@ def flip_rows(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [damage_tar, truncate_tar, remove_tar, truncate_rows, flip_rows],
+    [damage_tar, truncate_tar, remove_tar, truncate_rows, truncate_both, flip_rows],
     ids=lambda d: d.__name__,
 )
 def test_damage_is_found_and_its_part_alone_is_made_again(
@@ -316,8 +321,9 @@ def test_damage_is_found_and_its_part_alone_is_made_again(
     finish(folder)
     before = bytes_of(folder)
     damage(folder)
-    with pytest.raises(OutputError, match=r"1 of the 3 parts of .* are damaged.*part 1"):
+    with pytest.raises(OutputError, match=r"1 of the 3 parts of .* are damaged.*part 1") as raised:
         finish(folder)
+    assert str(raised.value).count("expected") == 1
     dataset = begin(folder)
     assert dataset.missing() == [1]
     dataset.write(1, samples_of(1))
@@ -344,6 +350,7 @@ def once(real: Callable[..., Any], error: OSError, ending: str) -> Callable[...,
     return opened
 
 
+@pytest.mark.usefixtures("in_memory")
 @pytest.mark.parametrize("ending", [r"\.parquet", r"\.tar"])
 @pytest.mark.parametrize("error", READ_ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("kind", ["folder", "url"])
@@ -382,6 +389,34 @@ def test_nothing_is_deleted_where_a_part_is_damaged_and_a_later_one_cannot_be_re
             finish(folder)
     assert tar.exists()
     assert done_parts(FolderStore(folder)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("left", [0, 40])
+def test_damaged_labels_are_written_again(tmp_path: Path, samples_of, left: int) -> None:
+    folder = written(tmp_path / "set", samples_of)
+    path = folder / "labels.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:left])
+    finish(folder)
+    assert path.read_bytes() == whole
+
+
+def test_files_of_other_names_are_no_parts(tmp_path: Path, samples_of) -> None:
+    folder = written(tmp_path / "set", samples_of)
+    (folder / "parts" / "000" / "²3.parquet").touch()
+    assert done_parts(FolderStore(folder)) == {0, 1, 2}
+    assert finish(folder).images == GROUPS.images
+
+
+def test_a_folder_in_the_place_of_a_part_is_named(tmp_path: Path, samples_of) -> None:
+    dataset = begin(tmp_path)
+    (tmp_path / f"{stem(1)}.parquet").mkdir(parents=True)
+    assert dataset.missing() == [0, 1, 2]
+    assert not dataset.is_done(1)
+    with pytest.raises(
+        OutputError, match=r"cannot write .*000001\.parquet: it is a folder; expected"
+    ):
+        dataset.write(1, samples_of(1))
 
 
 def alter(path: Path, **changes: object) -> None:
@@ -564,6 +599,7 @@ def test_a_pipe_is_written_into_and_stays(tmp_path: Path) -> None:
     assert (tmp_path / "pipe").is_fifo()
 
 
+@pytest.mark.usefixtures("in_memory")
 def test_a_temporary_folder_without_room_is_named(
     tmp_path: Path, samples_of, monkeypatch: pytest.MonkeyPatch
 ) -> None:

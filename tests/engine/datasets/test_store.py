@@ -52,6 +52,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
         return tmp_path / "store"
     name = request.node.name.replace("[", "-").replace("]", "")
     if request.param == "memory":
+        request.getfixturevalue("in_memory")
         return f"memory://{name}"
     return f"{request.getfixturevalue('bucket')}/{name}"
 
@@ -173,6 +174,7 @@ def test_a_run_into_s3_that_is_cut_and_resumed_has_the_bytes_of_a_local_one(
     assert [name for name in names if read(here, name) != read(there, name)] == []
 
 
+@pytest.mark.usefixtures("in_memory")
 def test_places_are_told_apart(tmp_path: Path) -> None:
     assert is_url("s3://bucket/set")
     assert not is_url("C:/set")
@@ -181,15 +183,41 @@ def test_places_are_told_apart(tmp_path: Path) -> None:
     assert isinstance(open_store("memory://x"), UrlStore)
 
 
-def test_an_unknown_protocol_is_refused() -> None:
+@pytest.mark.parametrize("url", ["nonsense://x", "zip://a::no-such.zip", "dir://x", "github://x"])
+def test_a_url_that_cannot_be_opened_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="expected a URL that fsspec knows"):
-        open_store("nonsense://x")
+        open_store(url)
+
+
+@pytest.mark.parametrize("url", ["memory://x", "simplecache::memory://x", "zip://a::memory://x"])
+def test_a_place_that_is_gone_with_the_process_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=f"{url} is in this process's memory.*: name a folder"):
+        open_store(url)
+
+
+@pytest.mark.usefixtures("in_memory")
+@pytest.mark.parametrize(
+    "error", [ValueError("doesn't appear to support range requests"), NotImplementedError("no")]
+)
+def test_what_a_protocol_cannot_do_is_explained(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    store = open_store("memory://cannot")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(type(store.files), "open", refuse)
+    with pytest.raises(OutputError, match=f"{error}.*expected a place that can be"):
+        read(store, "a")
 
 
 @pytest.mark.parametrize("protocol", ["file", "local"])
 def test_the_url_of_a_folder_is_refused_with_its_path(tmp_path: Path, protocol: str) -> None:
     with pytest.raises(ConfigError, match=f"is the URL of a folder.*name {tmp_path}"):
         open_store(f"{protocol}://{tmp_path}/")
+    with pytest.raises(ConfigError, match=f"is the URL of a folder.*name {tmp_path}"):
+        open_store(f"simplecache::{protocol}://{tmp_path}/")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,6 +229,7 @@ class ServiceError(Exception):
         self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
 
 
+@pytest.mark.usefixtures("in_memory")
 @pytest.mark.parametrize(
     ("answers", "wrote"),
     [([412], False), ([409, 409], True), ([409, 412], False), ([409] * 9, None), ([500], None)],
@@ -227,6 +256,7 @@ def test_a_second_writer_that_a_service_refuses_in_its_words(
     assert waited == sorted(waited)
 
 
+@pytest.mark.usefixtures("in_memory")
 def test_a_service_that_refuses_no_second_writer_is_asked_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -242,6 +272,7 @@ def test_a_service_that_refuses_no_second_writer_is_asked_first(
     assert read(store, "run.json") == b"first"
 
 
+@pytest.mark.usefixtures("in_memory")
 def test_a_service_that_cannot_be_reached_says_what_to_check(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,5 +1,6 @@
 """Tokens learned in shares have the bytes of one run; two processes do not learn one file; what they learn it on."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,33 @@ def test_a_damaged_start_is_named(
     classifier: Classifier, small_prior: Prior, tmp_path: Path
 ) -> None:
     out = tmp_path / "t.safetensors"
-    learn(classifier, small_prior, out, "9/9")
-    (tmp_path / "t.safetensors.cohorts" / "start.json").write_text("{}")
-    with pytest.raises(TokenFileError, match=r"start.json is damaged, expected the word"):
-        learn(classifier, small_prior, out, "9/9")
+    learn(classifier, small_prior, out, "9/9", QUICK)
+    path = tmp_path / "t.safetensors.cohorts" / "start.json"
+    there = json.loads(path.read_text())
+    unchecked = {"run": there["run"], "word": 5}
+    for damaged in ({}, {**there, "word": "class namf"}, unchecked):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(TokenFileError, match=r"start.json is damaged, expected the word"):
+            learn(classifier, small_prior, out, "9/9", QUICK)
+
+
+@pytest.mark.parametrize("kept", [slice(None, -9), slice(None, 30)])
+def test_a_damaged_cohort_is_named_before_another_is_learned(
+    classifier: Classifier, small_prior: Prior, tmp_path: Path, kept: slice
+) -> None:
+    out, seen = tmp_path / "t.safetensors", []
+    learn(classifier, small_prior, out, "1/3", QUICK)
+    path = tmp_path / "t.safetensors.cohorts" / "00000.safetensors"
+    path.write_bytes(path.read_bytes()[kept])
+    with pytest.raises(
+        TokenFileError, match=r"00000.safetensors is damaged \(it .*: delete it"
+    ) as of:
+        learn(classifier, small_prior, out, "2/3", QUICK, events=Events(seen.append))
+    assert "give the path" not in str(of.value)
+    assert not any(isinstance(event, EpochEnded) for event in seen)
+    path.unlink()
+    learn(classifier, small_prior, out, "1/1", QUICK)
+    assert out.exists()
 
 
 def test_a_cut_share_goes_on_where_it_stopped(
