@@ -34,7 +34,7 @@ def test_a_batch_of_a_plan_has_no_more_images_than_the_run(
 ) -> None:
     words = ["plan", "--classifier", "embedded:cartoon", "--memory", "1GB", "--device", "cpu"]
     assert main([*words, "--classes", "dog", "horse", "--images-per-class", "3"]) == 0
-    assert "batches of 6 images of 32 px within 1.00GB" in capsys.readouterr().out
+    assert "batches of 6 images of 64 px within 1.00GB" in capsys.readouterr().out
     assert main([*words, "--batch", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["batch"] == 4
 
@@ -49,7 +49,7 @@ def test_a_plan_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> Non
         "guidance",
         "largest batch in one piece",
         "smallest budget",
-        "tiny decoder at 32 px",
+        "tiny decoder at 64 px",
         "prompts become contexts",
         "--device cpu plans for this machine",
         "weights by precision",

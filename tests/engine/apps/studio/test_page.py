@@ -129,7 +129,7 @@ def test_clicked_through(page: Any, studio: Studio) -> None:
     # What came out is what is shown, and what the command lines ask for.
     assert page.locator("#stage .tile.made img").count() == 2 * len(WAYS)
     assert page.locator("#stage .lane").count() == page.locator("#stage polyline").count() == 4
-    loaded = "[...document.querySelectorAll('#stage img')].every(one => one.naturalWidth === 32)"
+    loaded = "[...document.querySelectorAll('#stage img')].every(one => one.naturalWidth === 64)"
     page.wait_for_function(loaded)
     shown = page.locator("#stage .tile img").evaluate_all("found => found.map(one => one.src)")
     assert len({*shown}) == len(shown)
