@@ -115,6 +115,29 @@ def test_scores_that_are_no_probabilities_are_left_alone(end: Callable) -> None:
     assert torch.equal(classifier.logits(images), whole(READS(images)))
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda z: z.sigmoid().clamp(1e-6, 1 - 1e-6),
+        lambda z: 1 / (1 + torch.exp(-z)),
+        lambda z: z.softmax(1) * 100,
+        lambda z: nn.functional.pad(z, (0, 1)).softmax(1)[:, :3],
+    ],
+    ids=["clamped", "own", "percent", "cut"],
+)
+def test_probabilities_that_are_not_recognised_are_warned_of(end: Callable) -> None:
+    whole = Ends(end)
+    with pytest.warns(ClassifierWarning, match=r"from .* to .*, like probabilities.*wrap it"):
+        loaded(whole, LABELS)
+
+
+@pytest.mark.parametrize("end", [lambda z: z.abs(), lambda z: z * 0, lambda z: z.relu() + 0.1])
+def test_scores_above_0_that_grow_with_the_image_are_left_alone(end: Callable) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ClassifierWarning)
+        loaded(Ends(end))
+
+
 @pytest.mark.parametrize("end", [lambda z: z, torch.sigmoid], ids=["logit", "sigmoid"])
 def test_one_score_tells_two_classes_apart(end: Callable) -> None:
     whole = Ends(end, classes=1)
