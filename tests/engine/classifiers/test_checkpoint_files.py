@@ -279,9 +279,13 @@ FILES = {
     "torchscript": (
         ".pt",
         _scripted,
-        "a TorchScript file, .*torch.jit.load in Python and hand the network over",
+        "a TorchScript file, .*torch.jit.load in Python and save its `state_dict",
     ),
-    "export": (".pt2", lambda: _zip(archive_format=b"pt2"), "a program of torch.export"),
+    "export": (
+        ".pt2",
+        lambda: _zip(archive_format=b"pt2"),
+        "a program of torch.export.*save its `state_dict",
+    ),
     "zip": (".zip", lambda: _zip(weights__net=b"1"), "an archive, .*unpack it"),
     "gzip": (".pth.gz", lambda: b"\x1f\x8b\x08\x00", "gzip, .*unpack it"),
     "hdf5": (".h5", lambda: b"\x89HDF\r\n\x1a\n", "HDF5, as Keras writes it"),

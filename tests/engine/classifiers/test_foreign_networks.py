@@ -277,6 +277,14 @@ def test_networks_with_a_past_are_copied_and_give_the_same(make: Callable[[], nn
     assert classifier.differentiable
 
 
+@pytest.mark.parametrize("end", [nn.Identity(), nn.Softmax(1)], ids=["logits", "wrapped"])
+def test_torchscript_is_said_to_hide_its_layers(end: nn.Module) -> None:
+    classifier = loaded(torch.jit.trace(Ends(end), torch.zeros(1, 3, 16, 16)))
+    assert isinstance(classifier.statistics, Absent)
+    with pytest.raises(ModelError, match=r"is TorchScript, which hides its layers.*state_dict"):
+        check_statistics(classifier, Alignment())
+
+
 def test_what_cannot_be_copied_is_refused() -> None:
     body = network()
     body.generator = (number for number in range(3))
