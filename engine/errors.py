@@ -48,4 +48,8 @@ class ClassifierWarning(EngineWarning):
 def brief(error: BaseException) -> str:
     """Kind and first words of another library's error, to be quoted in a message of ours."""
     words = " ".join(str(error).split())
+    for reason in ("WeightsUnpickler error: ", "Trying to load unsupported "):
+        if reason in words:  # torch's advice stands around it: to run the code in the file
+            words = words.partition(reason)[2].partition(" Please use")[0]
+            words = words.partition(" Check the documentation")[0]
     return f"{type(error).__name__}: {words[:160]}{'...' if len(words) > 160 else ''}"

@@ -63,7 +63,10 @@ DONE_BY = {
 """How the part begins that says what to do."""
 ELSEWHERE = {"advice", "remedy", "take", "OURS", "instead"}
 """Placeholders of that part, where it is put together from what was found."""
-PASSED_ON = {"checkpoint {path} does not fit {architecture}: {error}"}
+PASSED_ON = {
+    "checkpoint {path} does not fit {architecture}: {error}",
+    "{settings} cannot be used: {error} Or set `input_px`, `mean` and `std`, which then replace the file.",
+}
 """Messages around another one that has all parts."""
 AFTER = re.compile(
     r"(?:[:;,.(]|, or|, and| then| else|else,?) +(?:or |and |in Python )?(\w+|\{\w+\})"

@@ -31,12 +31,14 @@ class Found(NamedTuple):
     """A network as a loader found it, and what came with it; None for what the caller must give.
 
     assumed: whether nothing says that this is the preprocessing.
+    unread: why the source's own preprocessing is None, where it has one.
     """
 
     network: nn.Module
     preprocess: Preprocess | None
     labels: Sequence[str] | None
     assumed: bool = False
+    unread: ModelError | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -151,17 +151,28 @@ def _check_there(path: Path) -> None:
         )
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file holds safetensors: by how it begins, and by its ending where that does not tell."""
+    with path.open("rb") as file:
+        begins = file.read(9)
+    if begins[8:] == b"{":  # after the header's length
+        return True
+    return path.suffix == ".safetensors" and not begins.startswith((b"PK", b"\x80"))
+
+
 def _read(path: Path) -> Any:
     _check_there(path)
     check_file_kind(path)
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch's own word on old pickles, in addition to the error below
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with (
+            warnings.catch_warnings(),
+            path.open("rb") as file,
+        ):  # by its path torch goes by its ending
+            # torch's own word on old pickles, in addition to the error below
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"checkpoint {path} is damaged or holds code and was not executed ({brief(error)}), expected "

@@ -93,14 +93,15 @@ def _check_archive(path: Path) -> None:
         raise _refused(
             path,
             "a TorchScript file, which holds code with its weights",
-            "where you trust it, load it with torch.jit.load in Python and hand the network over, or save its "
-            "`state_dict()`",
+            "where you trust it, load it with torch.jit.load in Python and save its `state_dict()`, which is a "
+            "checkpoint; handed over as it is, the network's layers cannot be measured",
         )
     if any("archive_format" in name or "serialized_exported_program" in name for name in names):
         raise _refused(
             path,
             "a program of torch.export",
-            "where you trust it, load it in Python and hand its module() over, or save its `state_dict()`",
+            "where you trust it, load it with torch.export.load in Python and save its `state_dict`, which is a "
+            "checkpoint",
         )
     if "data.pkl" not in inside:
         raise _refused(path, "an archive", "unpack it and name the file of the weights")

@@ -18,7 +18,7 @@ from engine.classifiers.checkpoints import BROKEN
 from engine.classifiers.image_processor import from_image_processor
 from engine.classifiers.outputs import GreyInput
 from engine.classifiers.preprocess import Preprocess
-from engine.errors import ClassifierWarning, MissingExtraError, ModelError, brief
+from engine.errors import ClassifierWarning, EngineError, MissingExtraError, ModelError, brief
 from engine.networks.hub import HUB_ID, fetch
 from engine.networks.quiet import quiet
 
@@ -48,15 +48,11 @@ def from_transformers(name: str) -> Found:
                 output_loading_info=True,
                 trust_remote_code=False,
             )
-        settings = folder / "preprocessor_config.json"
-        preprocess = (
-            from_image_processor(json.loads(settings.read_text())) if settings.is_file() else None
-        )
     except FAILURES as error:
         raise ModelError(
             f"{name!r} cannot be read as a transformers image classifier ({brief(error)}), expected "
-            "config.json and model.safetensors in it, preprocessor_config.json beside them: save both model "
-            "and processor with save_pretrained(..., safe_serialization=True)."
+            "config.json and model.safetensors in it: save the model with save_pretrained(..., "
+            "safe_serialization=True)."
         ) from error
     if loading["missing_keys"]:
         raise ModelError(
@@ -77,7 +73,25 @@ def from_transformers(name: str) -> Found:
         network.config = network.network.config
     names = [label for _, label in sorted(network.config.id2label.items())]
     named = not all(NO_NAME.fullmatch(label) for label in names)
-    return Found(network, preprocess, names if named else None)
+    preprocess, unread = _described(folder / "preprocessor_config.json")
+    return Found(network, preprocess, names if named else None, unread=unread)
+
+
+def _described(settings: Path) -> tuple[Preprocess | None, ModelError | None]:
+    """The preprocessing of an image processor's file, or why it cannot be used; neither without a file."""
+    if not settings.is_file():
+        return None, None
+    try:
+        return from_image_processor(json.loads(settings.read_text())), None
+    except EngineError as error:
+        return None, ModelError(
+            f"{settings} cannot be used: {error} Or set `input_px`, `mean` and `std`, which then replace the file."
+        )
+    except FAILURES as error:
+        return None, ModelError(
+            f"{settings} cannot be read ({brief(error)}), expected the settings of an image processor: save the "
+            "processor with save_pretrained, or set `input_px`, `mean` and `std`, which then replace the file."
+        )
 
 
 def _check_code(name: str, folder: Path) -> None:

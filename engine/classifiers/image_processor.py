@@ -1,5 +1,6 @@
 """Preprocessing as a transformers `preprocessor_config.json` describes it: read whole, or refused, never in part."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,18 +12,20 @@ from engine.classifiers.preprocess import (
     Interpolation,
     Preprocess,
 )
-from engine.errors import ModelError
+from engine.errors import ClassifierWarning, ModelError
 
-PIL_FILTERS: dict[int, Interpolation] = {
-    0: "nearest-exact",
-    1: "bicubic",
-    2: "bilinear",
-    3: "bicubic",
+PIL_FILTERS: dict[int, Interpolation] = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers for the filters that exist here."""
+NEAREST_FILTERS: dict[int, tuple[str, Interpolation]] = {
+    1: ("Lanczos", "bicubic"),
+    4: ("box", "bilinear"),
+    5: ("Hamming", "bilinear"),
 }
-"""Pillow's numbers for its filters. Lanczos (1) has no differentiable form here; bicubic is nearest to it."""
+"""Pillow's other filters, which have no differentiable form here, and the one that is used instead."""
 HABITS = (
     *("do_center_crop", "do_flip_channel_order", "do_normalize", "do_rescale", "include_top"),
     *("image_mean", "image_std", "rescale_factor", "rescale_offset", "resample"),
+    *("size", "crop_size", "crop_pct"),
 )
 """Settings that an image processor's class decides where its file leaves them out."""
 SWITCHES = {
@@ -43,19 +46,40 @@ BYTE = 1 / 255
 def from_image_processor(config: Mapping[str, Any]) -> Preprocess:
     """The preprocessing that an image processor's settings describe, its class's habits included.
 
-    Raises ModelError for a step that is not read here.
+    Raises ModelError for a step that is not read here, and warns if another filter resizes than the one it names.
     """
     kind = str(config.get("image_processor_type", config.get("feature_extractor_type", "")))
     config = {**_habits(kind), **{key: value for key, value in config.items() if value is not None}}
     _check_known(config, kind)
-    cropped = bool(config.get("do_center_crop"))
+    cropped, resized = bool(config.get("do_center_crop")), bool(config.get("do_resize", True))
     size = _sides(config.get("size", 224))
+    crop = _pair(_sides(config.get("crop_size", size)) if cropped else size)
+    if cropped and kind.startswith("Perceiver"):
+        size, crop = (
+            crop[0],
+            _pair(size),
+        )  # it cuts out size / crop_size of the image, then resizes that
     return Preprocess(
-        crop=_pair(_sides(config.get("crop_size", size)) if cropped else size),
-        resize=_resize(config, kind, size, cropped) if config.get("do_resize", True) else None,
-        interpolation=PIL_FILTERS.get(config.get("resample", 2), "bilinear"),
+        crop=crop,
+        resize=_resize(config, kind, size, cropped) if resized else None,
+        interpolation=_filter(config.get("resample", 2), resized),
         **_values(config, kind),
     )
+
+
+def _filter(number: Any, used: bool) -> Interpolation:
+    """The interpolation of one of Pillow's filters, or the nearest to it, with a warning if it is used."""
+    if number in PIL_FILTERS:
+        return PIL_FILTERS[number]
+    name, instead = NEAREST_FILTERS.get(number, (repr(number), "bilinear"))
+    if used:
+        warnings.warn(
+            f"the image processor resizes with Pillow's filter {name}, which has no differentiable form here: "
+            f"{instead} is used instead, and the classifier's scores may differ a little.",
+            ClassifierWarning,
+            stacklevel=2,
+        )
+    return instead
 
 
 def _habits(kind: str) -> dict[str, Any]:
@@ -91,9 +115,9 @@ def _resize(
     """To which size images are resized."""
     if not isinstance(size, int):
         return size
-    crop_pct = config.get("crop_pct", 224 / 256 if kind.startswith("ConvNext") else None)
-    if crop_pct:
-        return int(size / crop_pct) if size < 384 else (size, size)
+    if crop_pct := config.get("crop_pct"):
+        whole = size >= 384 and not kind.startswith("PoolFormer")
+        return (size, size) if whole else int(size / crop_pct)
     if kind.startswith("Levit"):
         return int(size * 256 / 224)
     return size if cropped else (size, size)
@@ -128,9 +152,16 @@ def _three(values: Any) -> tuple[float, ...]:
 
 def _sides(size: Any) -> int | tuple[int, int]:
     """A transformers size: a number, {"shortest_edge": n} or {"height": h, "width": w}."""
-    if isinstance(size, Mapping):
-        return size["shortest_edge"] if "shortest_edge" in size else (size["height"], size["width"])
-    return size
+    if not isinstance(size, Mapping):
+        return size
+    if "shortest_edge" in size:
+        return size["shortest_edge"]
+    if not {"height", "width"} <= size.keys():
+        raise ModelError(
+            f"its image processor has the size {dict(size)}, expected a number, shortest_edge, or height and width: "
+            "with other keys the size of what the network reads depends on the image. Put its input size there."
+        )
+    return size["height"], size["width"]
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

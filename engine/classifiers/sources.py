@@ -89,7 +89,7 @@ def load_classifier(
     preprocess = preprocess or found.preprocess
     if preprocess is None:
         if reads.input_px is None or not reads.is_normalising:
-            raise ConfigError(
+            raise found.unread or ConfigError(
                 f"classifier {name!r} came without preprocessing, expected what it was trained with: set `input_px`, "
                 "`mean` and `std`, or in Python pass preprocess=Preprocess(crop=..., resize=..., mean=..., std=...)."
             )

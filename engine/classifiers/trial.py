@@ -85,12 +85,12 @@ def tried(name: str, network: nn.Module, example: Tensor, labels: Sequence[str])
         ConfigError: for a network with one score, and labels that are not two.
 
     Warns:
-        ClassifierWarning: where the network is used in another form than it was handed over in.
+        ClassifierWarning: where the network is used in another form than it was handed over in, or seems bounded.
     """
     network, output, made, called = _run(name, network, example)
     if not output.is_meta:
         _check_numbers(name, called, output)
-        network = _of_logits(name, network, output, made)
+        network = _of_logits(name, network, example, output, made)
     classes = output.shape[1]
     if classes == 1:
         network, classes = _of_two(name, network, labels), 2
@@ -185,10 +185,13 @@ def _finite(value: Tensor) -> bool:
     return bool(value.detach().isfinite().all())
 
 
-def _of_logits(name: str, network: nn.Module, output: Tensor, made: str) -> nn.Module:
+def _of_logits(
+    name: str, network: nn.Module, example: Tensor, output: Tensor, made: str
+) -> nn.Module:
     """The network before its softmax or sigmoid, where it has one: cross-entropy is of logits."""
     sigmoid = made in SIGMOID
     if not (sigmoid or made in SOFTMAX or is_probability(output)):
+        _warn_of_bounds(name, network, example, output)
         return network
     function = "sigmoid" if sigmoid else "softmax"
     if made and not _scripted(network):
@@ -210,6 +213,26 @@ def _of_logits(name: str, network: nn.Module, output: Tensor, made: str) -> nn.M
         stacklevel=2,
     )
     return inside
+
+
+def _warn_of_bounds(name: str, network: nn.Module, example: Tensor, output: Tensor) -> None:
+    """Warn where scores look like probabilities that were clamped, scaled or cut, also those of extreme images."""
+    if not (output >= 0).all() or not output.any():
+        return
+    try:
+        with torch.no_grad():
+            rows = torch.cat([scores_of(network(example * by)) for by in (1, -10, 100)]).float()
+    except FOREIGN:
+        return  # it checks what it reads
+    sums = rows.sum(1)
+    if (rows >= 0).all() and (rows.max() <= 1 or sums.max() - sums.min() < 1e-4 * sums.max()):
+        warnings.warn(
+            f"classifier {name!r} scores even extreme images from {rows.min():.3g} to {rows.max():.3g}, like "
+            "probabilities, by which guidance is weak: if it ends in softmax or sigmoid, wrap it in a module whose "
+            "forward returns what stands before that.",
+            ClassifierWarning,
+            stacklevel=2,
+        )
 
 
 def _of_two(name: str, network: nn.Module, labels: Sequence[str]) -> nn.Module:

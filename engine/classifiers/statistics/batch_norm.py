@@ -31,6 +31,14 @@ def batch_norm(examined: Examined, argument: str = "") -> Statistics | Absent:
     layers = {
         path: layer for path, layer in examined.network.named_modules() if is_batch_norm(layer)
     }
+    scripted = any(isinstance(one, torch.jit.ScriptModule) for one in examined.network.modules())
+    if not layers and scripted:
+        return Absent(
+            "is TorchScript, which hides its layers",
+            "a network whose BatchNorm layers can be measured",
+            "build the network in Python, load the script's `state_dict()` into it and hand that over; or set "
+            "`statistics` to 'energy'",
+        )
     if not layers:
         return Absent(
             "has no BatchNorm layers",

@@ -1,13 +1,16 @@
 """Checkpoint files as people have them: other stems, prefixes, several sets of weights, no weights at all."""
 
+import argparse
 import io
 import json
+import os
 import re
 import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -279,9 +282,13 @@ FILES = {
     "torchscript": (
         ".pt",
         _scripted,
-        "a TorchScript file, .*torch.jit.load in Python and hand the network over",
+        "a TorchScript file, .*torch.jit.load in Python and save its `state_dict",
     ),
-    "export": (".pt2", lambda: _zip(archive_format=b"pt2"), "a program of torch.export"),
+    "export": (
+        ".pt2",
+        lambda: _zip(archive_format=b"pt2"),
+        "a program of torch.export.*save its `state_dict",
+    ),
     "zip": (".zip", lambda: _zip(weights__net=b"1"), "an archive, .*unpack it"),
     "gzip": (".pth.gz", lambda: b"\x1f\x8b\x08\x00", "gzip, .*unpack it"),
     "hdf5": (".h5", lambda: b"\x89HDF\r\n\x1a\n", "HDF5, as Keras writes it"),
@@ -302,6 +309,51 @@ def test_a_file_that_is_no_checkpoint_is_named_for_what_it_is(
     file.write_bytes(content())
     with pytest.raises(ModelError, match=rf"^checkpoint {re.escape(str(file))} is .*{wording}"):
         load(file, architecture)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "pickle"])
+def test_a_file_is_read_by_how_it_begins_not_by_its_ending(
+    small: CifarResNet, tmp_path: Path, old: bool
+) -> None:
+    misnamed, mistaken = tmp_path / "net.safetensors", tmp_path / "net.bin"
+    torch.save(small.state_dict(), misnamed, _use_new_zipfile_serialization=not old)
+    save_file(small.state_dict(), mistaken)
+    for file in (misnamed, mistaken):
+        assert torch.equal(load(file).network.conv1.weight, small.conv1.weight)
+
+
+class Runs:
+    def __reduce__(self) -> tuple:
+        return os.system, ("true",)
+
+
+IN_THE_WAY = {
+    "module": (lambda net: net, "GLOBAL .*cifar_resnet.CifarResNet was not an allowed"),
+    "options": (
+        lambda net: {"net": net.state_dict(), "args": argparse.Namespace(lr=0.1)},
+        "GLOBAL argparse.Namespace was not an allowed",
+    ),
+    "path": (
+        lambda net: {**net.state_dict(), "from": Path("a")},
+        "GLOBAL pathlib.*PosixPath was not an allowed",
+    ),
+    "numpy": (
+        lambda net: {**net.state_dict(), "accuracy": np.float64(0.9)},
+        "GLOBAL numpy.*scalar was not an allowed",
+    ),
+    "command": (lambda net: {**net.state_dict(), "runs": Runs()}, "GLOBAL posix.system whose"),
+}
+
+
+@pytest.mark.parametrize(("content", "wording"), IN_THE_WAY.values(), ids=IN_THE_WAY)
+def test_what_is_in_the_way_of_reading_a_pickle_is_named(
+    small: CifarResNet, file: Path, content: Callable, wording: str
+) -> None:
+    torch.save(content(small), file)
+    with pytest.raises(ModelError, match=f"holds code .*{wording}") as refused:
+        load(file)
+    assert "\x1b" not in str(refused.value)
+    assert not re.search("two options|PyTorch 2.6|Please", str(refused.value))
 
 
 def test_a_backbone_without_a_head_is_named(small: CifarResNet, file: Path) -> None:

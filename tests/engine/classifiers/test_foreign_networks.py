@@ -115,6 +115,29 @@ def test_scores_that_are_no_probabilities_are_left_alone(end: Callable) -> None:
     assert torch.equal(classifier.logits(images), whole(READS(images)))
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda z: z.sigmoid().clamp(1e-6, 1 - 1e-6),
+        lambda z: 1 / (1 + torch.exp(-z)),
+        lambda z: z.softmax(1) * 100,
+        lambda z: nn.functional.pad(z, (0, 1)).softmax(1)[:, :3],
+    ],
+    ids=["clamped", "own", "percent", "cut"],
+)
+def test_probabilities_that_are_not_recognised_are_warned_of(end: Callable) -> None:
+    whole = Ends(end)
+    with pytest.warns(ClassifierWarning, match=r"from .* to .*, like probabilities.*wrap it"):
+        loaded(whole, LABELS)
+
+
+@pytest.mark.parametrize("end", [lambda z: z.abs(), lambda z: z * 0, lambda z: z.relu() + 0.1])
+def test_scores_above_0_that_grow_with_the_image_are_left_alone(end: Callable) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ClassifierWarning)
+        loaded(Ends(end))
+
+
 @pytest.mark.parametrize("end", [lambda z: z, torch.sigmoid], ids=["logit", "sigmoid"])
 def test_one_score_tells_two_classes_apart(end: Callable) -> None:
     whole = Ends(end, classes=1)
@@ -252,6 +275,14 @@ def test_networks_with_a_past_are_copied_and_give_the_same(make: Callable[[], nn
     images = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(classifier.logits(images), body(READS(images)))
     assert classifier.differentiable
+
+
+@pytest.mark.parametrize("end", [nn.Identity(), nn.Softmax(1)], ids=["logits", "wrapped"])
+def test_torchscript_is_said_to_hide_its_layers(end: nn.Module) -> None:
+    classifier = loaded(torch.jit.trace(Ends(end), torch.zeros(1, 3, 16, 16)))
+    assert isinstance(classifier.statistics, Absent)
+    with pytest.raises(ModelError, match=r"is TorchScript, which hides its layers.*state_dict"):
+        check_statistics(classifier, Alignment())
 
 
 def test_what_cannot_be_copied_is_refused() -> None:

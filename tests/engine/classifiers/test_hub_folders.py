@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from engine.classifiers import load_classifier
+from engine.classifiers import Preprocess, load_classifier
 from engine.errors import ClassifierWarning, ConfigError, ModelError
 from engine.settings.reads import Reads
 
@@ -118,6 +118,39 @@ def test_preprocessing_that_is_not_read_is_refused(folder, step: str) -> None:
     place = folder({**PROCESSOR, step: True})
     with pytest.raises(ModelError, match=f"asks for {step}"):
         load_classifier(f"hf:{place}", labels=["a", "b", "c"], device="cpu")
+
+
+BYTES = {**PROCESSOR, "image_mean": [123.0, 116.0, 103.0], "image_std": [58.0, 57.0, 57.0]}
+UNREAD = {
+    "bytes": (
+        BYTES,
+        r"cannot be used: preprocessing has mean \(123.* these are of pixels up to 255",
+    ),
+    "longest": (
+        {**PROCESSOR, "size": {"longest_edge": 32}},
+        r"cannot be used: .*'longest_edge': 32",
+    ),
+    "list": ([PROCESSOR], "cannot be read .*expected the settings of an image processor: save the"),
+    "pad": ({**PROCESSOR, "do_pad": True}, "cannot be used: .*asks for do_pad"),
+}
+
+
+@pytest.mark.parametrize(("processor", "wording"), UNREAD.values(), ids=UNREAD)
+def test_settings_that_replace_a_file_that_cannot_be_used_do(
+    folder, processor: dict, wording: str
+) -> None:
+    place = folder(processor)
+    names = {"labels": ["a", "b", "c"], "device": "cpu"}
+    with pytest.raises(
+        ModelError, match=f"preprocessor_config.json {wording}.* set `input_px`, `mean` and `std`"
+    ) as refused:
+        load_classifier(f"hf:{place}", **names)
+    assert "model.safetensors" not in str(refused.value)
+    given = Reads(input_px=24, mean=(123.0, 116.0, 103.0), std=(58.0,), pixel_max=255.0)
+    classifier = load_classifier(f"hf:{place}", **names, reads=given)
+    assert classifier.preprocess == Preprocess.squash(24).reading(given)
+    own = Preprocess.squash(16)
+    assert load_classifier(f"hf:{place}", **names, preprocess=own).preprocess == own
 
 
 def test_a_folder_without_its_preprocessing_says_which_options_give_it(folder) -> None:

@@ -1,5 +1,7 @@
 """A network's own preprocessing, against Pillow and against transformers' descriptions of it."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.nn.functional import interpolate
 from engine.classifiers import Preprocess
 from engine.classifiers.image_processor import from_image_processor
 from engine.classifiers.preprocess import resized_by_products
-from engine.errors import ConfigError, ModelError
+from engine.errors import ClassifierWarning, ConfigError, ModelError
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -248,6 +250,47 @@ def test_what_networks_read_is_what_transformers_feeds_them(kind: str) -> None:
     torch.testing.assert_close(
         ours, torch.from_numpy(np.asarray(theirs)).float(), atol=2e-2, rtol=1e-2
     )
+
+
+SIZELESS = (
+    *("Beit", "Bit", "CLIP", "ConvNext", "DeiT", "EfficientNet", "Levit", "MobileNetV1"),
+    *("MobileNetV2", "MobileViT", "Perceiver", "PoolFormer", "Pvt", "Segformer", "TextNet", "ViT"),
+)
+GIVEN = {
+    "PoolFormer": {"size": {"shortest_edge": 400}, "crop_size": {"height": 384, "width": 384}},
+    "Perceiver": {"size": {"height": 56, "width": 56}, "crop_size": {"height": 64, "width": 64}},
+}
+
+
+@pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in SIZELESS), *GIVEN.items()])
+def test_sizes_that_a_file_leaves_out_are_those_of_its_class(name: str, settings: dict) -> None:
+    kind = f"{name}ImageProcessor"
+    coarse = torch.rand(1, 3, 20, 20)
+    picture = (interpolate(coarse, (320, 320), mode="bilinear") * 255).round().byte()
+    processor = getattr(transformers, f"{kind}Pil")(**settings)
+    theirs = processor(picture[0].permute(1, 2, 0).numpy(), return_tensors="np")["pixel_values"]
+    ours = from_image_processor({"image_processor_type": kind, **settings})(picture / 255)
+    assert ours.shape == theirs.shape
+    assert (ours - torch.from_numpy(np.asarray(theirs))).abs().mean() < 0.01
+
+
+def test_a_size_that_depends_on_the_image_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"size \{'longest_edge': 8\}, expected a number, .*Put"):
+        from_image_processor({"size": {"longest_edge": 8}})
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "instead"),
+    [(1, "Lanczos", "bicubic"), (4, "box", "bilinear"), (5, "Hamming", "bilinear")],
+)
+def test_filters_that_are_replaced_are_warned_of(number: int, name: str, instead: str) -> None:
+    with pytest.warns(ClassifierWarning, match=f"filter {name}, .*: {instead} is used instead"):
+        assert from_image_processor({"size": 8, "resample": number}).interpolation == instead
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for own in (0, 2, 3):
+            from_image_processor({"size": 8, "resample": own})
+        from_image_processor({"size": 8, "resample": number, "do_resize": False})
 
 
 @pytest.mark.parametrize("step", ["do_thumbnail", "do_align_long_axis", "do_pad", "do_grey_world"])
