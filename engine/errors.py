@@ -1,5 +1,7 @@
 """What a user can get wrong. Every message says what was wrong, what was expected and what to do."""
 
+from types import UnionType
+
 
 class EngineError(Exception):
     """A mistake of the caller or of the machine that a message can explain. The CLI prints it and exits with 2."""
@@ -53,3 +55,11 @@ def brief(error: BaseException) -> str:
             words = words.partition(reason)[2].partition(" Please use")[0]
             words = words.partition(" Check the documentation")[0]
     return f"{type(error).__name__}: {words[:160]}{'...' if len(words) > 160 else ''}"
+
+
+def check_kind(name: str, value: object, kinds: type | UnionType, expected: str) -> None:
+    """Raise ConfigError for an argument of another kind, which would end in an AttributeError further in."""
+    if not isinstance(value, kinds):
+        raise ConfigError(
+            f"{name} is of type {type(value).__name__}, expected {expected}: hand one over."
+        )

@@ -1,6 +1,7 @@
 """Class names as callers give them: in order, one for each output, in words that a prompt can use."""
 
 from collections.abc import Mapping, Sequence
+from os.path import isfile
 from typing import Any
 
 from engine.classifiers.imagenet import WORD, imagenet_names
@@ -20,6 +21,11 @@ def listed(labels: Any, name: str) -> tuple[str, ...] | None:
         raise ConfigError(
             f"labels of classifier {name!r} is the text {labels!r}, expected a list of class names: put each name into "
             "it, in the order of the outputs."
+        )
+    if isinstance(labels, set | frozenset):
+        raise ConfigError(
+            f"labels of classifier {name!r} is the set {labels!r}, expected a list: a set has no order, and the names "
+            "belong to the outputs in theirs. Give a list."
         )
     if isinstance(labels, Mapping):
         labels = _in_order(labels, name)
@@ -93,6 +99,12 @@ def fitting(name: str, labels: Sequence[str], classes: int) -> tuple[str, ...]:
         raise ConfigError(
             f"classifier {name!r} came without class names, expected {classes}: set `labels` to them, in the "
             "order of its outputs."
+        )
+    if len(labels) == 1 < classes and ("," in labels[0] or isfile(labels[0])):
+        what = "several names in one" if "," in labels[0] else "a file"
+        raise ConfigError(
+            f"labels is {labels[0]!r}, {what}, and classifier {name!r} has {classes} outputs, expected the names "
+            "themselves, each apart: write them one after the other, as in `--labels dog horse 'polar bear'`."
         )
     if len(labels) != classes:
         raise ConfigError(

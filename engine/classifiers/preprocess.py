@@ -155,10 +155,16 @@ class Preprocess:
 
 
 def _several(value: Any, count: int) -> Any:
-    """A number as so many equal ones, a list as a tuple; anything else as it is."""
+    """A number as so many equal ones; a list, an array or a tensor as a tuple; anything else as it is."""
+    value = _plain(value)
     if isinstance(value, int | float):
         return (value,) * count
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _plain(value: Any) -> Any:
+    """An array, a tensor or a number of NumPy's in Python's own numbers; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _numbers(values: Any, count: int) -> bool:

@@ -76,7 +76,7 @@ def load_classifier(
     Warns:
         ClassifierWarning: where something had to be assumed, or looks wrong.
     """
-    check_types(source, preprocess)
+    check_types(source, preprocess, reads)
     if isinstance(source, nn.Module):
         name = type(source).__name__
         named = listed(labels, name)
@@ -104,7 +104,7 @@ def load_classifier(
         of_imagenet(name, named, found.labels),
         place_on,
         named_dtype(dtype, place_on),
-        statistics,
+        str(statistics),
     )
 
 

@@ -1,6 +1,6 @@
 """One evaluator for every method: a folder of images against a reference, with intervals and both sample sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from engine.classifiers import Classifier, load_classifier
-from engine.errors import ConfigError
+from engine.errors import ConfigError, check_kind
 from engine.evaluation.compare import NEED_REFERENCE, compared_with, warnings_of
 from engine.evaluation.entries import RESAMPLED, drawn_rows, entry, mean_entry
 from engine.evaluation.extractors import JUDGE, Extractor, load_extractor
@@ -74,6 +74,8 @@ def evaluate(
     Raises:
         ConfigError: something cannot be measured; the message gives the reason.
     """
+    check_kind("folder", folder, str | Path | Iterable, "a path or a list of paths")
+    check_kind("events", events, Events, "Events, such as Events(print)")
     named = [folder] if isinstance(folder, str | Path) else folder
     folders = [Path(one).expanduser() for one in named]
     _check_request(

@@ -2,9 +2,10 @@
 
 import io
 import os
+import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,10 +45,12 @@ SYSTEM = (
     "desktop.ini",
 )
 """What systems and programs put among a user's files, in small letters; names that begin with a dot are others."""
+TWICE = "folders that are there under another name"
 SHOWN = 3
 WHITE = (255, 255, 255)
 ORIENTATION, UPRIGHT = 0x0112, 1
 """EXIF's tag of how a camera was held, and its value for upright."""
+NUMBER = re.compile(r"-?\d+(\.\d*)?")
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 
 
@@ -59,9 +62,11 @@ class ImagesWarning(EngineWarning):
 class Notes:
     """What was left out of a set of images, and what was changed in some of them, for one summary.
 
-    left_out: by reason, the names. changed: by what was done, the names.
+    said: warnings that were given before, which are not repeated. left_out: by reason, the names. changed: by what was
+    done, the names.
     """
 
+    said: set[str] = field(default_factory=set)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     changed: dict[str, list[str]] = field(default_factory=dict)
 
@@ -78,8 +83,14 @@ class Notes:
                 parts = "; ".join(
                     f"{len(names)} {why} ({_some(names)})" for why, names in found.items()
                 )
-                warnings.warn(f"{what} of {path}: {parts}.", ImagesWarning, stacklevel=3)
+                self.say(f"{what} of {path}: {parts}.")
         self.left_out, self.changed = {}, {}
+
+    def say(self, text: str) -> None:
+        """Warn, unless the same was said before."""
+        if text not in self.said:
+            self.said.add(text)
+            warnings.warn(text, ImagesWarning, stacklevel=4)
 
 
 def image_files(folder: Path, notes: Notes) -> Iterator[Path]:
@@ -97,16 +108,25 @@ def image_files(folder: Path, notes: Notes) -> Iterator[Path]:
             elif kind:
                 notes.leave(kind, str(path.relative_to(folder)))
     with_images = {path.relative_to(folder).parts[0] for path in found if path.parent != folder}
+    known = {*with_images, *notes.left_out.get(TWICE, ())}
     for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not is_hidden(entry.name) and entry.name not in with_images:
+        if entry.is_dir() and not is_hidden(entry.name) and entry.name not in known:
             notes.leave("folders without images", entry.name)
     if len(with_images) > 1 and {name.lower() for name in with_images} <= SPLITS:
-        warnings.warn(
-            f"{folder} holds {', '.join(sorted(with_images))}, which are read as one set: name one of them alone.",
-            ImagesWarning,
-            stacklevel=3,
+        notes.say(
+            f"{folder} holds {', '.join(sorted(with_images))}, which are read as one set: name one of them alone."
         )
     yield from sorted(found)
+
+
+def labels_by_folder(folder: Path, files: Sequence[Path]) -> list[str]:
+    """The class of each file: the first folder on the way to it from `folder`, as torchvision's ImageFolder has it.
+
+    Where all first folders are splits, it is the second one. A file that lies in `folder` itself is of that name.
+    """
+    ways = [path.relative_to(folder).parts[:-1] for path in files]
+    after = int({way[0].lower() for way in ways if way} <= SPLITS)
+    return [(*way[after:], *way[-1:], folder.name)[0] for way in ways]
 
 
 def _folders(folder: Path, notes: Notes) -> Iterator[tuple[Path, list[str]]]:
@@ -116,7 +136,7 @@ def _folders(folder: Path, notes: Notes) -> Iterator[tuple[Path, list[str]]]:
         here = Path(place)
         if here.resolve() in seen:
             inner.clear()
-            notes.leave("folders that are there under another name", str(here.relative_to(folder)))
+            notes.leave(TWICE, str(here.relative_to(folder)))
             continue
         seen.add(here.resolve())
         hidden = [name for name in inner if is_hidden(name)]
@@ -202,14 +222,12 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def warn_of_numbers(path: Path, labels: Mapping[str, int] | Counter[str]) -> None:
+def warn_of_numbers(path: Path, labels: Mapping[str, int] | Counter[str], notes: Notes) -> None:
     """Warn where the labels of a parquet file are numbers without names, which no prompt can use."""
-    if labels and all(label.lstrip("-").isdecimal() for label in labels):
-        warnings.warn(
+    if labels and all(NUMBER.fullmatch(label) for label in labels):
+        notes.say(
             f"the labels of {path} are numbers ({_some([*labels])}) and the file does not say what they are called: "
-            "prompts need names. Write the names into the column `label`.",
-            ImagesWarning,
-            stacklevel=3,
+            "prompts need names. Write the names into the column `label`."
         )
 
 

@@ -25,7 +25,7 @@ def rows_of(path: Path, domain: str | None, wanted: str) -> Iterator[tuple[str, 
     number, none = 0, True
     try:
         with pq.ParquetFile(path) as file:
-            column, names = _column(file.schema_arrow, wanted)
+            column, names = _column(path, file.schema_arrow, wanted)
             columns = [column] if domain is None else [column, "domain"]
             for name in set(columns) - set(file.schema_arrow.names):
                 raise KeyError(name)
@@ -51,7 +51,7 @@ def rows_of(path: Path, domain: str | None, wanted: str) -> Iterator[tuple[str, 
         )
 
 
-def _column(schema: pa.Schema, wanted: str) -> tuple[str, list[str]]:
+def _column(path: Path, schema: pa.Schema, wanted: str) -> tuple[str, list[str]]:
     """The column of the images or labels, and what the numbers in it are called, as `datasets` notes it in a file."""
     noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = noted.get("info", {}).get("features", {})
@@ -60,16 +60,25 @@ def _column(schema: pa.Schema, wanted: str) -> tuple[str, list[str]]:
         for name, feature in features.items()
         if isinstance(feature, dict) and feature.get("_type") == KINDS[wanted]
     ]
-    column = fitting[0] if wanted not in schema.names and len(fitting) == 1 else wanted
+    if wanted not in schema.names and len(fitting) > 1:
+        raise ConfigError(
+            f"{path} has several {wanted} columns ({', '.join(fitting)}), expected one, or one called {wanted}: rename "
+            f"the one that is meant to {wanted}."
+        )
+    column = fitting[0] if wanted not in schema.names and fitting else wanted
     feature = features.get(column)
     return column, list(feature.get("names") or ()) if isinstance(feature, dict) else []
 
 
 def _named(label: Any, names: list[str], where: str) -> str:
-    """A label in words. Raises ConfigError for a row without one, or with a number that has no name."""
+    """A label in words. Raises ConfigError for a row without one, with several, or with a number that has no name."""
     if label is None or (isinstance(label, str) and not label.strip()):
         raise ConfigError(
             f"{where} has no label, expected the name of its class: write it, or take the row out."
+        )
+    if isinstance(label, list | dict):
+        raise ConfigError(
+            f"{where} has the label {label!r}, expected one class: write its name into the column `label`."
         )
     if not names or isinstance(label, str):
         return str(label)

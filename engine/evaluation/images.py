@@ -3,7 +3,7 @@
 import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from engine.evaluation.image_files import (
     ENDINGS,
     Notes,
     image_files,
+    labels_by_folder,
     rgb_pixels,
     warn_of_numbers,
 )
@@ -29,11 +30,15 @@ REFERENCES = "a folder of images, a .parquet file or a .safetensors file of stat
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Where images come from. one_size: whether another size than the first's is an error."""
+    """Where images come from.
+
+    one_size: whether another size than the first's is an error. said: the warnings so far, each given once.
+    """
 
     path: Path
     domain: str | None = None
     one_size: bool = False
+    said: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """(N, 3, H, W) in [0, 1], at most `size` of one H x W; a change of the size ends a batch."""
@@ -52,15 +57,16 @@ class ImageSet:
     def labels(self) -> list[str]:
         """The class name of each image, in the order of `batches`; opens no image.
 
-        It is the label in a manifest, the name of the folder that a file lies in, or a parquet file's column `label`.
+        It is the label in a manifest, the first folder below the set that leads to a file, or a parquet file's column
+        `label`.
         """
         if self.path.is_file():
             labels = [label for _, label in rows_of(self.path, self.domain, LABEL)]
-            warn_of_numbers(self.path, Counter(labels))
+            warn_of_numbers(self.path, Counter(labels), Notes(self.said))
         elif has_manifest(self.path):
             labels = [row.label for _, row in read_dataset(self.path)]
         else:
-            labels = [Path(name).parent.name for name, _ in _files(self.path)]
+            labels = labels_by_folder(self.path, [Path(name) for name, _ in self._files()])
         if not labels:
             raise self._without_images()
         return labels
@@ -72,7 +78,7 @@ class ImageSet:
     def chosen(self, places: Collection[int]) -> Iterator[Tensor]:
         """Pixels (3, H, W) uint8 of the images at these places of the order, ascending; decodes no others."""
         first: torch.Size | None = None
-        notes = Notes()
+        notes = Notes(self.said)
         for place, (name, content) in enumerate(self._contents()):
             if place in places:
                 image = rgb_pixels(name, content, notes)
@@ -91,7 +97,7 @@ class ImageSet:
     def _images(self) -> Iterator[tuple[str, Tensor]]:
         """Name and pixels (3, H, W) uint8 of each image. Raises ConfigError where there is none."""
         none = True
-        notes = Notes()
+        notes = Notes(self.said)
         for name, content in self._contents():
             none = False
             yield name, rgb_pixels(name, content, notes)
@@ -102,10 +108,20 @@ class ImageSet:
     def _contents(self) -> Iterator[tuple[str, ImageFile | io.BytesIO]]:
         """Name and encoded content of each image, in order."""
         if not self.path.is_file():
-            yield from _files(self.path)
+            yield from self._files()
             return
         for name, image in rows_of(self.path, self.domain, "image"):
             yield name, io.BytesIO(bytes_of(image, self.path))
+
+    def _files(self) -> Iterator[tuple[str, ImageFile]]:
+        """Image files by name: those of the manifest in a data set of ours, else all below the folder."""
+        if has_manifest(self.path):
+            yield from ((str(path), path) for path, _ in read_dataset(self.path))
+            return
+        notes = Notes(self.said)
+        found = list(image_files(self.path, notes))
+        notes.warn(self.path)
+        yield from ((str(path), path) for path in found)
 
     def _without_images(self) -> ConfigError:
         held = (
@@ -190,17 +206,6 @@ def has_domains(path: Path) -> bool:
         return path.is_file() and "domain" in pq.read_schema(path).names
     except pa.ArrowInvalid:
         return False
-
-
-def _files(folder: Path) -> Iterator[tuple[str, ImageFile]]:
-    """Image files by name: those of the manifest in a data set of ours, else all below the folder."""
-    if has_manifest(folder):
-        yield from ((str(path), path) for path, _ in read_dataset(folder))
-        return
-    notes = Notes()
-    found = list(image_files(folder, notes))
-    notes.warn(folder)
-    yield from ((str(path), path) for path in found)
 
 
 def _stacked(images: list[Tensor]) -> Tensor:

@@ -14,6 +14,8 @@ MOST_CONFUSED = 15
 """Mistakes of the classifier that are listed where there are too many classes for a matrix."""
 NAMED = 3
 """The weakest classes that are named."""
+DOCTOR = "`ddis doctor` checks whether the classifier is read as it was trained"
+PRIOR = "a larger prior (`--prior`) or names that it knows (`--labels`) may help"
 WEAK = 0.5
 """Classes of which the classifier recognises less are named."""
 
@@ -109,7 +111,8 @@ class DatasetOverview:
 def closing_line(overview: DatasetOverview) -> str:
     """What a run says at its end: what the classifier recognises, where it fails, and what may help.
 
-    Tokens may, where a prior drew images without them and most classes did well.
+    Tokens may, where a prior drew images without them and most classes did well. Else the doctor tells whether the
+    classifier is read as it was trained.
     """
     said = f"the classifier recognises {overview.recognised:.0%} of the images"
     if not overview.weak:
@@ -118,8 +121,12 @@ def closing_line(overview: DatasetOverview) -> str:
     more = f" and {len(overview.weak) - NAMED} more" if len(overview.weak) > NAMED else ""
     said += f"; lowest: {worst}{more}"
     made = {} if overview.record is None else overview.record.facts
-    if "prior" not in made or made.get("tokens") or 2 * len(overview.weak) > len(overview.classes):
+    if not made:
         return said
+    if not made.get("prior"):
+        return f"{said}. {DOCTOR}, and a method with a prior (`--method ddis`) may do better"
+    if made.get("tokens") or 2 * len(overview.weak) > len(overview.classes):
+        return f"{said}. {DOCTOR}; {PRIOR}"
     names = " ".join(shlex.quote(one.label) for one in overview.weak[:NAMED])
     run = shlex.quote(f"{overview.folder}/{RUN}")
     return (

@@ -1,6 +1,6 @@
 """From the arguments of `generate` and its kin to a request, and to the objects that a request cannot hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from inspect import signature
 from pathlib import Path
@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from engine.classifiers import Classifier, load_classifier
-from engine.errors import ConfigError
+from engine.errors import ConfigError, check_kind
 from engine.memory.budget import AUTO
 from engine.memory.plan import Plan
 from engine.methods.base import Prepared
@@ -69,14 +69,21 @@ def asked(
     cluster: Cluster = Cluster(),
 ) -> Asked:
     """What the arguments of `generate` ask for. Raises ConfigError for those that do not go together."""
+    network = "a source such as 'embedded:photo', an nn.Module or a Classifier"
+    check_kind("classifier", classifier, AnyClassifier | Request, network)
+    check_kind("prior", prior, AnyPrior, "a source such as 'embedded', a Prior or a pipeline")
+    check_kind("classes", classes, Iterable | None, "a list of class names")
+    check_kind("tokens", tokens, AnyTokens | None, "the path of a token file, or a TokenTable")
+    check_kind("student", student, AnyClassifier | None, network)
+    check_kind("cluster", cluster, Cluster, "a Cluster, such as Cluster(ray='local')")
     plan = memory if isinstance(memory, Plan) else None
     execution = Execution(
         memory=AUTO if isinstance(memory, Plan) else str(memory),
-        device=device,
+        device=None if device is None else str(device),
         attention=attention,  # type: ignore[arg-type]
         onnx_cache=None if onnx_cache is None else str(onnx_cache),
         graphs=graphs,
-        runner=runner,
+        runner=str(runner),
         cluster=cluster,
     )
     if isinstance(classifier, Request):

@@ -12,7 +12,10 @@ CHANNELS = ("rgb", "bgr")
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """Overrides for a classifier's preprocessing. None keeps what its source says."""
+    """Overrides for a classifier's preprocessing. None keeps what its source says.
+
+    mean and std may also be a number for all channels, a list, an array or a tensor.
+    """
 
     mean: tuple[float, ...] | None = setting(
         None,
@@ -50,6 +53,10 @@ class Reads:
             )
         for name in ("mean", "std"):
             values = getattr(self, name)
+            values = values.tolist() if hasattr(values, "tolist") else values
+            if values is not None:
+                values = tuple(values) if isinstance(values, list | tuple) else (values,)
+            object.__setattr__(self, name, values)
             if values is not None and (len(values) not in (1, 3) or not all(map(isfinite, values))):
                 raise ConfigError(
                     f"{name} is {' '.join(map(str, values)) or 'empty'}, expected one finite number or three: of red, "

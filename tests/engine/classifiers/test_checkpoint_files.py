@@ -432,6 +432,11 @@ def test_impossible_reads_are_refused(values: dict, wording: str) -> None:
         Reads(**values)
 
 
+@pytest.mark.parametrize("mean", [0.5, [0.5], np.array([0.5]), torch.tensor(0.5)])
+def test_reads_take_a_number_a_list_an_array_or_a_tensor(mean: object) -> None:
+    assert Reads(mean=mean, std=(0.5,)) == Reads(mean=(0.5,), std=(0.5,))
+
+
 def test_means_of_bytes_are_refused_where_their_unit_is_not_said(
     small: CifarResNet, file: Path
 ) -> None:

@@ -330,8 +330,15 @@ def test_a_network_without_a_gradient_loads_and_is_refused_for_guidance(how: Cal
         ),
         ({1: "dog", 2: "horse", 3: "house"}, "expected the numbers 0 to 2"),
         (["dog", None, "house"], "label 1 of .* is None"),
+        ({"dog", "horse", "house"}, "is the set .*a set has no order.* Give a list"),
+        (frozenset(LABELS), "is the set frozenset.*a set has no order.* Give a list"),
+        (["dog, horse, house"], "labels is 'dog, horse, house', several names in one, .*3 outputs"),
+        ([__file__], r"labels is '.*\.py', a file, .*3 outputs, expected the names themselves"),
     ],
-    ids=["text", "number", "numbers", "keys", "from-one", "none"],
+    ids=[
+        *("text", "number", "numbers", "keys", "from-one", "none"),
+        *("set", "frozen-set", "commas", "file"),
+    ],
 )
 def test_labels_of_another_kind_are_refused(labels: object, wording: str) -> None:
     with pytest.raises(ConfigError, match=wording):

@@ -145,6 +145,10 @@ def test_impossible_settings_are_refused() -> None:
         ({"crop": 8, "mean": 0.5, "std": 0.25}, {"mean": (0.5,) * 3, "std": (0.25,) * 3}),
         ({"crop": 8, "mean": [0.1, 0.2, 0.3]}, {"mean": (0.1, 0.2, 0.3)}),
         ({"crop": 8, "resize": [9, 10]}, {"resize": (9, 10)}),
+        ({"crop": 8, "mean": np.array([0.1, 0.2, 0.3])}, {"mean": (0.1, 0.2, 0.3)}),
+        ({"crop": 8, "std": torch.tensor([0.5, 0.25, 1.0])}, {"std": (0.5, 0.25, 1.0)}),
+        ({"crop": 8, "mean": np.float32(0.5)}, {"mean": (0.5,) * 3}),
+        ({"crop": 8, "mean": (np.float32(0.5),) * 3}, {"mean": (0.5,) * 3}),
     ],
 )
 def test_one_number_stands_for_all(given: dict, expected: dict) -> None:

@@ -129,6 +129,45 @@ def test_links_are_followed_once(folder: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_a_linked_folder_is_named_once_and_not_as_empty(folder: Path) -> None:
+    (folder / "z").symlink_to(folder / "dog")
+    labels, told = read(folder)
+    assert labels == PLAIN
+    assert told == [f"left out of {folder}: 1 folders that are there under another name (z)."]
+
+
+def test_a_file_is_of_the_first_folder_however_deep_it_lies(folder: Path) -> None:
+    save(folder / "dog" / "day1" / "2.png")
+    save(folder / "dog" / "New folder" / "inner" / "3.png")
+    save(folder / "horse" / "day1" / "2.png")
+    assert read(folder) == (["dog"] * 4 + ["horse"] * 3, [])
+
+
+def test_what_is_said_of_a_set_is_said_once(folder: Path) -> None:
+    (folder / "notes.txt").touch()
+    save(folder / "dog" / "2.png", (*RED, 0), "RGBA")
+    images = open_images(folder)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            images.labels()
+            images.count()
+            assert len([*images.batches(8)]) == 1
+    said = [str(one.message).split(":")[0] for one in told]
+    assert said == [f"left out of {folder}", f"changed of {folder}"]
+
+
+@pytest.mark.parametrize("stray", [False, True])
+def test_classes_are_the_folders_of_splits(tmp_path: Path, stray: bool) -> None:
+    for split in ("train", "val"):
+        save(tmp_path / split / "dog" / "day1" / "0.png")
+        save(tmp_path / split / "1.png")
+    if stray:
+        save(tmp_path / "0.png")
+    labels, _ = read(tmp_path)
+    assert labels == [tmp_path.name] * stray + ["train", "dog", "val", "dog"]
+
+
 def test_splits_that_are_read_as_one_are_named(tmp_path: Path) -> None:
     for split in ("train", "val"):
         save(tmp_path / split / "dog" / "0.png")
@@ -286,11 +325,33 @@ def test_labels_of_a_parquet_file_are_names(
 
 
 def test_numbers_without_names_are_warned_of(tmp_path: Path) -> None:
-    file = table(tmp_path / "a.parquet", {"image": [encoded()] * 2, "label": [7, 3]})
-    labels, told = read(file)
-    assert labels == ["7", "3"]
-    assert "the labels of" in told[0]
-    assert "are numbers (7, 3)" in told[0]
+    for values in ([7, 3], [7.0, 3.0]):
+        file = table(tmp_path / "a.parquet", {"image": [encoded()] * 2, "label": values})
+        labels, told = read(file)
+        assert labels == [str(value) for value in values]
+        assert "the labels of" in told[0]
+        assert f"are numbers ({', '.join(labels)})" in told[0]
+
+
+def test_one_of_several_label_columns_is_to_be_chosen(tmp_path: Path) -> None:
+    """As in CIFAR-100's file."""
+    values = {"img": [encoded()] * 2, "fine_label": [1, 0], "coarse_label": [0, 0]}
+    features = {"img": {"_type": "Image"}, "fine_label": NAMES, "coarse_label": NAMES}
+    file = table(tmp_path / "a.parquet", values, features)
+    with pytest.raises(
+        ConfigError,
+        match=r"several label columns \(fine_label, coarse_label\), expected .*: rename the one",
+    ):
+        open_images(file).labels()
+    assert next(open_images(file).batches(2)).shape == (2, 3, 4, 6)
+
+
+def test_several_labels_of_one_image_are_refused(tmp_path: Path) -> None:
+    file = table(tmp_path / "a.parquet", {"image": [encoded()], "label": [["dog", "horse"]]})
+    with pytest.raises(
+        ConfigError, match=r"row 0 .* has the label \['dog', 'horse'\], expected one"
+    ):
+        open_images(file).labels()
 
 
 @pytest.mark.parametrize(

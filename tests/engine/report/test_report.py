@@ -238,7 +238,7 @@ def test_classes_that_fail_are_named_with_what_may_help(tmp_path: Path) -> None:
     )
     assert closing_line(good) == "the classifier recognises 100% of the images"
     said = "the classifier recognises 33% of the images; lowest: mail bag 0%, <b>horse</b> 0%"
-    assert closing_line(bad) == said  # of three, two: it is not a matter of single names
+    assert closing_line(replace(bad, record=None)) == said
     made = RunRecord(made={"prior": {"name": "embedded"}}, labels={}, versions={}, measured={})
     one = replace(bad, folder="my set", classes=(*good.classes[:2], bad.classes[1]), record=made)
     assert closing_line(one) == (
@@ -246,6 +246,16 @@ def test_classes_that_fail_are_named_with_what_may_help(tmp_path: Path) -> None:
         "ddis learn-tokens --config 'my set/run.json' --preset instead --classes 'mail bag' --out tokens.safetensors"
     )
     assert "Tokens" not in closing_line(replace(one, record=None))
+    doctor = ". `ddis doctor` checks whether the classifier is read as it was trained"
+    larger = "; a larger prior (`--prior`) or names that it knows (`--labels`) may help"
+    # Of three, two: it is not a matter of single names.
+    assert closing_line(replace(bad, record=made)) == f"{said}{doctor}{larger}"
+    learned = replace(made, made={**made.made, "tokens": "a fingerprint"})
+    assert closing_line(replace(one, record=learned)).endswith(f"mail bag 0%{doctor}{larger}")
+    inverted = replace(made, made={"classifier": {"name": "net"}})
+    assert closing_line(replace(bad, record=inverted)) == (
+        f"{said}{doctor}, and a method with a prior (`--method ddis`) may do better"
+    )
 
 
 def test_pictures_of_many_details_come_smaller_or_in_a_lower_quality() -> None:
