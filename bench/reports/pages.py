@@ -19,6 +19,7 @@ from reports.cost_tables import (
 from reports.current import Current
 from reports.evidence_tables import (
     downstream_table,
+    embedded_figures_table,
     embedded_table,
     guidance_table,
     methods_table,
@@ -91,6 +92,7 @@ STUDIES = {
 """As COSTS, of studies that need no quiet machine."""
 OTHERS: dict[str, tuple[Callable[..., str], list[str]]] = {
     "embedded": (embedded_table, ["embedded_check"]),
+    "embedded_figures": (embedded_figures_table, ["embedded_figures"]),
     "guidance": (guidance_table, ["evidence"]),
     "tokens": (
         lambda evidence, worst: tokens_table(evidence, worst_of(worst)),

@@ -22,11 +22,11 @@ from engine.settings import Sampling
 from engine.types import ImageKey
 
 GOALS = {
-    "judge_class_accuracy": 0.75,
-    "judge_domain_accuracy": 0.90,
+    "judge_class_accuracy": 0.85,
+    "judge_domain_accuracy": 0.95,
     "autoencoder_psnr_db": 24.0,
-    "prior_class_share": 0.60,
-    "prior_domain_share": 0.70,
+    "prior_class_share": 0.90,
+    "prior_domain_share": 0.95,
 }
 TEST_FILE = "pacs64-test.parquet"
 PAIRS = tuple(product(DOMAINS, CLASSES))

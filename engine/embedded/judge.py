@@ -46,8 +46,12 @@ class JudgeNet(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, 3, r, r) in [0, 1] -> logits of the classes (N, 7) and of the domains (N, 4)."""
         features = self.features(images)
+        return self.class_logits(features), self.domain(features)
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Features (N, widths[-1]) -> logits of the classes (N, 7)."""
         last = self.trunk.linear if isinstance(self.trunk, CifarResNet) else self.trunk.classifier
-        return last(features), self.domain(features)
+        return last(features)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -93,7 +93,7 @@ def judge_extractor(device: torch.device) -> Extractor:
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
         features = judge.features(images.to(device))
-        return features, network.trunk.linear(features)
+        return features, network.class_logits(features)
 
     name = f"{JUDGE}-{fingerprint([network])}"
     return Extractor(name=name, width=judge.reference.shape[1], classes=len(judge.classes), run=run)

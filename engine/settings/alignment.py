@@ -34,7 +34,7 @@ class Alignment:
         "relative: each move has an rms of scale x the noise level; raw: scale x gradient, which needs tuning for "
         "each classifier",
     )
-    scale: float = setting(0.4, "length of a move, in the units set by `step`")
+    scale: float = setting(0.2, "length of a move, in the units set by `step`")
     moves: int = setting(
         1,
         "moves in each guided step, for sampling in few steps; a move runs decoder and classifier, but not the "

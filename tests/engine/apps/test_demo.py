@@ -15,7 +15,7 @@ from engine.settings import Sampling
 
 
 def test_the_demo_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_module, "Sampling", lambda: Sampling(steps=4))
+    monkeypatch.setattr(demo_module, "Sampling", lambda: Sampling(steps=8))
     steps: list[int] = []
 
     def watch(event: Event) -> None:
@@ -24,7 +24,7 @@ def test_the_demo_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.Monkey
 
     report = demo(tmp_path / "demo", "cartoon", images_per_class=1, events=Events(watch))
     assert tuple(report["rows"]) == ROWS
-    assert sum(steps) == len(ROWS) * 7 * 4
+    assert sum(steps) == len(ROWS) * 7 * 8
     assert report == json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert all(row["images"] == 7 for row in report["rows"].values())
     assert report["rows"]["DAG"]["l_bn"] < report["rows"]["plain"]["l_bn"]
@@ -64,7 +64,7 @@ def test_a_classifier_that_no_token_helps_has_none(
 
 def test_the_judge_brings_features_of_real_images_of_every_domain() -> None:
     judge = load_judge()
-    assert judge.reference.shape == (3001, 128)
+    assert judge.reference.shape == (3001, 192)
     assert judge.reference.isfinite().all()
     assert [(judge.reference_domains == number).sum().item() for number in range(4)] == [
         614,

@@ -160,7 +160,7 @@ def test_the_command(
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["architecture"] == "resnet8"
     assert main([*command]) == 0
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().out.split())
     assert "there already, of the same images and settings: nothing was trained" in said
     assert "resnet8 of 2 classes (bright, dark) from 32 images in" in said
     assert "no test images given" in said

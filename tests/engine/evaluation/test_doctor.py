@@ -107,7 +107,7 @@ def test_the_command_reads_own_images_and_draws_others(folder: Path, capsys) -> 
     assert "3 images through embedded:photo" in printed
     assert "channels as bgr" in printed
     assert (
-        "it reads images of 32 x 32 pixels in the order rgb, normalised by a mean of 0.5 and a standard "
+        "it reads images of 96 x 96 pixels in the order rgb, normalised by a mean of 0.5 and a standard "
         "deviation of 0.25" in printed
     )
     words = [

@@ -93,7 +93,7 @@ def test_a_data_set_is_measured_whole(tmp_path: Path, make_folder, judge) -> Non
     assert report["metrics"]["l_bn"]["low"] < 13.5 < report["metrics"]["l_bn"]["high"]
     assert sum(steps) == 8 + FEW.resamples
     assert (
-        "the folder has 8 images, fewer than the 128 features: FID is biased upwards"
+        "the folder has 8 images, fewer than the 192 features: FID is biased upwards"
         in report["warnings"][0]
     )
     assert json.loads(json.dumps(report)) == report

@@ -268,4 +268,4 @@ def test_the_gradient_through_the_crop_s_window_is_that_of_the_whole_image() -> 
     )
     torch.testing.assert_close(near, exact, rtol=0.05, atol=0)
     cosine = F.cosine_similarity(grad.flatten(), expected.flatten(), 0)
-    assert cosine > 0.99, cosine
+    assert cosine > 0.98, cosine

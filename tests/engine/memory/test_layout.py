@@ -61,8 +61,8 @@ def test_a_run_lays_its_networks_out_as_planned(small_prior: Prior, classifier: 
         return torch.stack([sample.image for sample in made])
 
     before = images(())
-    assert not is_channels_last(own.network)
-    after = images(("unet", "vae", "classifier"))
-    assert all(map(is_channels_last, (own.network, own.vae, classifier.network)))
+    assert not is_channels_last(own.tiny)
+    after = images(("tiny", "classifier"))
+    assert all(map(is_channels_last, (own.tiny, classifier.network)))
     torch.testing.assert_close(after, before, atol=0.02, rtol=0)
     lay_out(("tiny",), own.replaced(tiny=None), classifier)
