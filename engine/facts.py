@@ -125,7 +125,8 @@ def request_of(made: Mapping[str, Any], where: object) -> tuple[Request, dict[st
 def _models(found: object, where: object) -> dict[str, Any]:
     """The identities of a record's models. Raises ConfigError where they are no such thing."""
     whole = isinstance(found, Mapping) and all(
-        value is None or isinstance(value, Mapping | str) for value in found.values()
+        value is None or isinstance(value, str if name == "tokens" else Mapping)
+        for name, value in found.items()
     )
     if not isinstance(found, Mapping) or not whole:
         raise ConfigError(
