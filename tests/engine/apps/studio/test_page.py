@@ -132,7 +132,8 @@ def test_clicked_through(page: Any, studio: Studio) -> None:
     loaded = "[...document.querySelectorAll('#stage img')].every(one => one.naturalWidth === 64)"
     page.wait_for_function(loaded)
     shown = page.locator("#stage .tile img").evaluate_all("found => found.map(one => one.src)")
-    assert len({*shown}) == len(shown)
+    # Equal pictures have one address: where no token helps a class, CAT's image is the plain one.
+    assert len(shown) - len(WAYS) // 2 <= len({*shown}) <= len(shown)
     for way, line in zip(WAYS, command_lines, strict=True):
         found = understand("generate", shlex.split(line)[2:], COMMANDS)
         assert found is not None
