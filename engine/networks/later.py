@@ -3,7 +3,8 @@
 diffusers, transformers and accelerate import some packages wherever they are installed, and use them for few models or
 for none of ours: bitsandbytes for quantised networks, parts of scipy for a few schedules and for the losses of object
 detection, boto3 to configure a cloud's machines. The first brings half of torch's compiler with it, which would cost
-every command seconds. And two of them read the file lists of all installed packages, a third of a second each.
+every command seconds. And two of them read the file lists of all installed packages, a third of a second each, and one
+all of its own models' files, twice.
 """
 
 import importlib.metadata
@@ -25,6 +26,9 @@ LATER = ("bitsandbytes", "boto3", "scipy.integrate", "scipy.optimize", "scipy.st
 """Within `imports_spared`, an import gives a stand-in: the module itself is imported when an attribute is used."""
 FUNCTIONS = {"scipy.optimize": ("linear_sum_assignment",)}
 """What is imported from such a module by name: a function that imports the module when it is called."""
+
+SCANNING, SCAN = "transformers.utils.import_utils", "create_import_structure_from_path"
+"""The module that reads transformers' models to see what each defines, and its function."""
 
 _lock = RLock()
 _entered: list[ExitStack] = []
@@ -149,15 +153,32 @@ class _Finder(MetaPathFinder):
             spec = ModuleSpec(fullname, _Given(module))
             module.__spec__ = spec  # else the import takes that, and executes the module again
             return spec
-        if fullname not in LATER or fullname in _wanted:
+        if fullname not in (*LATER, SCANNING) or fullname in _wanted:
             return None
         found = PathFinder.find_spec(fullname, path, target)
         if found is None:
             return None
+        if fullname == SCANNING:
+            return _scanning_once(found)
         stand_in = _StandIn(fullname)
         # What the import itself, libraries and `inspect` ask of any module.
         vars(stand_in).update(__file__=found.origin, __cached__=found.cached, __path__=[])
         return ModuleSpec(fullname, _Given(stand_in), origin=found.origin)
+
+
+def _scanning_once(spec: ModuleSpec) -> ModuleSpec:
+    """Let the module keep what it found in each folder: it keeps 128, and there are more, so it reads all again."""
+    loader: Any = spec.loader
+    execute = loader.exec_module
+
+    def execute_and_keep(module: ModuleType) -> None:
+        execute(module)
+        scan = getattr(getattr(module, SCAN, None), "__wrapped__", None)
+        if scan is not None:
+            setattr(module, SCAN, cache(scan))
+
+    loader.exec_module = execute_and_keep
+    return spec
 
 
 class _Given(Loader):

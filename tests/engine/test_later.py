@@ -121,6 +121,19 @@ def test_parts_of_scipy_work_as_ever(taken: str, used: str) -> None:
         assert printed(f"{WITHIN}{taken}\n{place}print({used})") == "[1, 0]"
 
 
+def test_transformers_reads_its_models_once() -> None:
+    """And defines what it defines otherwise."""
+    count = (
+        "import transformers.models; from transformers.utils import import_utils as utils\n"
+        "{}print(utils.create_import_structure_from_path.cache_info().misses, sorted(dir(transformers))[::500])"
+    )
+    spared = printed(f"{WITHIN}{count.format('    ')}")
+    plain = printed(count.format(""))
+    (once, *names), (twice, *same) = (said.split(" ", 1) for said in (spared, plain))
+    assert names == same
+    assert int(twice) > 1.5 * int(once)
+
+
 def test_packages_are_listed_once() -> None:
     before = importlib.metadata.packages_distributions
     with packages_listed_once():
