@@ -39,8 +39,8 @@ def embedded_figures_table(result: dict) -> str:
         rows.append([domain.replace("_", " "), *cells, f"{psnr:.1f}", f"{close:.2f}"])
     made = table(["FID / coverage of images", *sets, "PSNR, dB", "memorised"], rows)
     return (
-        f"{made}\n\nMemorised: the share of the plain prior's images that lie closer to one of its training images than "
-        "19 of 20 real test images do; .05 if nothing is."
+        f"{made}\n\nMemorised: the share of the plain prior's images that lie closer to one of its training images "
+        "than 19 of 20 real test images do; .05 if nothing is."
     )
 
 
