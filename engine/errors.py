@@ -57,7 +57,7 @@ def brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {words[:160]}{'...' if len(words) > 160 else ''}"
 
 
-def check_kind(name: str, value: object, kinds: type | UnionType, expected: str) -> None:
+def check_type(name: str, value: object, kinds: type | UnionType, expected: str) -> None:
     """Raise ConfigError for an argument of another kind, which would end in an AttributeError further in."""
     if not isinstance(value, kinds):
         raise ConfigError(

@@ -27,7 +27,7 @@ def embedded_figures_table(result: dict) -> str:
         "real test images": "real test images",
         "the same through the autoencoder": "real test images through the autoencoder",
         "the prior's training images": "other real images",
-        "plain prior, told the domain": "plain prior",
+        "plain prior, domain in the prompt": "plain prior",
     }
     rows = []
     for domain, found in result["domains"].items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from engine.classifiers.preprocess import Preprocess
-from engine.errors import ClassifierWarning, ConfigError, check_kind
+from engine.errors import ClassifierWarning, ConfigError, check_type
 from engine.settings.reads import Reads
 
 
@@ -19,7 +19,7 @@ def check_types(source: object, preprocess: object, reads: object) -> None:
             f"the classifier is a {type(source).__name__} ({what}), expected a source such as 'embedded:photo', the "
             "path of a file, or an nn.Module: hand one of these over."
         )
-    check_kind("reads", reads, Reads, "Reads, such as Reads(mean=(0.5,), std=(0.5,))")
+    check_type("reads", reads, Reads, "Reads, such as Reads(mean=(0.5,), std=(0.5,))")
     if preprocess is not None and not isinstance(preprocess, Preprocess):
         raise ConfigError(
             f"preprocess is a {type(preprocess).__name__}, expected a Preprocess: its steps must be known, and let a "

@@ -18,7 +18,7 @@ from engine.datasets.run_record import differences
 from engine.downstream.pixels import Images, fingerprint_of, read_pixels
 from engine.downstream.students import SMALL_PX, WEIGHTS
 from engine.downstream.training import logits_on, reading, teach
-from engine.errors import ConfigError, OutputError, check_kind
+from engine.errors import ConfigError, OutputError, check_type
 from engine.evaluation.image_files import ENDINGS, is_hidden
 from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
 from engine.events import SILENT, Events
@@ -74,8 +74,8 @@ def fit(
         OutputError: `out` contains anything else.
     """
     for given, path in (("folder", folder), ("out", out)):
-        check_kind(given, path, str | Path, "the path of a folder")
-    check_kind("events", events, Events, "Events, such as Events(print)")
+        check_type(given, path, str | Path, "the path of a folder")
+    check_type("events", events, Events, "Events, such as Events(print)")
     out, folder = Path(out).expanduser(), Path(folder).expanduser()
     if training.soft_labels != "manifest":
         raise ConfigError(

@@ -15,7 +15,7 @@ from engine.downstream.origins import guided_by, origins
 from engine.downstream.rows import Sets, load_sets
 from engine.downstream.sources import PLAIN_IMAGES, Inputs, check_ahead, path_of
 from engine.downstream.training import Logits, logits_on, means, scores, teacher_of
-from engine.errors import ConfigError, ModelError, brief, check_kind
+from engine.errors import ConfigError, ModelError, brief, check_type
 from engine.events import Events
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
@@ -79,7 +79,7 @@ def prepare(
 
     plain: the folder of the plain prior's images, or GENERATE.
     """
-    check_kind("events", events, Events, "Events, such as Events(print)")
+    check_type("events", events, Events, "Events, such as Events(print)")
     check_out(out)
     teacher = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     _check_domain(inputs)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from engine.classifiers import Classifier, load_classifier
-from engine.errors import ConfigError, check_kind
+from engine.errors import ConfigError, check_type
 from engine.evaluation.compare import NEED_REFERENCE, compared_with, warnings_of
 from engine.evaluation.entries import RESAMPLED, drawn_rows, entry, mean_entry
 from engine.evaluation.extractors import JUDGE, Extractor, load_extractor
@@ -74,8 +74,8 @@ def evaluate(
     Raises:
         ConfigError: something cannot be measured; the message gives the reason.
     """
-    check_kind("folder", folder, str | Path | Iterable, "a path or a list of paths")
-    check_kind("events", events, Events, "Events, such as Events(print)")
+    check_type("folder", folder, str | Path | Iterable, "a path or a list of paths")
+    check_type("events", events, Events, "Events, such as Events(print)")
     named = [folder] if isinstance(folder, str | Path) else folder
     folders = [Path(one).expanduser() for one in named]
     _check_request(

@@ -20,7 +20,7 @@ from engine.classifiers.statistics.file import (
     write_statistics_file,
 )
 from engine.classifiers.statistics.layers import Call
-from engine.errors import ConfigError, EngineWarning, check_kind
+from engine.errors import ConfigError, EngineWarning, check_type
 from engine.evaluation.class_features import ClassFeatures, last_features, recording_input
 from engine.evaluation.images import IMAGE_SETS, ImageSet, Pooled, open_images
 from engine.evaluation.layer_moments import (
@@ -75,9 +75,9 @@ def export_statistics(
         ConfigError: for settings, images or layers that do not fit.
         OutputError: where the file cannot be written.
     """
-    check_kind("images", images, str | Path, "the path of a folder or of a parquet file")
-    check_kind("out", out, str | Path, "the path of a file")
-    check_kind("events", events, Events, "Events, such as Events(print)")
+    check_type("images", images, str | Path, "the path of a folder or of a parquet file")
+    check_type("out", out, str | Path, "the path of a file")
+    check_type("events", events, Events, "Events, such as Events(print)")
     out = Path(out).expanduser()
     if out.suffix != STATISTICS_ENDING:
         raise ConfigError(

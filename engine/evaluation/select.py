@@ -19,7 +19,7 @@ from engine.classifiers import Classifier, load_classifier
 from engine.datasets.dataset import ImageFile, load_sample, open_dataset, read_dataset
 from engine.datasets.manifest import Row
 from engine.datasets.run_record import RUN, made_with, read_run
-from engine.errors import ConfigError, MissingExtraError, ModelError, check_kind
+from engine.errors import ConfigError, MissingExtraError, ModelError, check_type
 from engine.evaluation.l_bn_share import kept_by_share, selecting_statistics
 from engine.evaluation.quotas import is_recognised, quotas
 from engine.events import SILENT, Events
@@ -104,7 +104,7 @@ def _chosen(
 
 def _check_elsewhere(folder: Path | str, out: Path | str) -> None:
     for name, path in (("folder", folder), ("out", out)):
-        check_kind(name, path, str | Path, "the path of a folder")
+        check_type(name, path, str | Path, "the path of a folder")
     if Path(out).resolve() == Path(folder).resolve():
         raise ConfigError(f"out is {folder} itself, expected another folder: name a new one.")
 

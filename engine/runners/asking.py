@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from engine.classifiers import Classifier, load_classifier
-from engine.errors import ConfigError, check_kind
+from engine.errors import ConfigError, check_type
 from engine.memory.budget import AUTO
 from engine.memory.plan import Plan
 from engine.methods.base import Prepared
@@ -70,12 +70,12 @@ def asked(
 ) -> Asked:
     """What the arguments of `generate` ask for. Raises ConfigError for those that do not go together."""
     network = "a source such as 'embedded:photo', an nn.Module or a Classifier"
-    check_kind("classifier", classifier, AnyClassifier | Request, network)
-    check_kind("prior", prior, AnyPrior, "a source such as 'embedded', a Prior or a pipeline")
-    check_kind("classes", classes, Iterable | None, "a list of class names")
-    check_kind("tokens", tokens, AnyTokens | None, "the path of a token file, or a TokenTable")
-    check_kind("student", student, AnyClassifier | None, network)
-    check_kind("cluster", cluster, Cluster, "a Cluster, such as Cluster(ray='local')")
+    check_type("classifier", classifier, AnyClassifier | Request, network)
+    check_type("prior", prior, AnyPrior, "a source such as 'embedded', a Prior or a pipeline")
+    check_type("classes", classes, Iterable | None, "a list of class names")
+    check_type("tokens", tokens, AnyTokens | None, "the path of a token file, or a TokenTable")
+    check_type("student", student, AnyClassifier | None, network)
+    check_type("cluster", cluster, Cluster, "a Cluster, such as Cluster(ray='local')")
     plan = memory if isinstance(memory, Plan) else None
     execution = Execution(
         memory=AUTO if isinstance(memory, Plan) else str(memory),

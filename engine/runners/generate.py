@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine.datasets.run_record import read_run
-from engine.errors import check_kind
+from engine.errors import check_type
 from engine.events import SILENT, Events
 from engine.facts import request_of
 from engine.memory.budget import AUTO
@@ -124,7 +124,7 @@ def generate_again(
         ModelError: a model differs from the one on record.
         ConfigError: the record is of a selection, or incomplete.
     """
-    check_kind("record", record, str | Path, "the path of a run.json or of its folder")
+    check_type("record", record, str | Path, "the path of a run.json or of its folder")
     found = read_run(Path(record))
     request, models = request_of(found.made, record)
     return runner_for(execution, out, events, expected=models).run(request)

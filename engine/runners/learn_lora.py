@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, OutputError, TokenFileError, check_kind
+from engine.errors import ConfigError, OutputError, TokenFileError, check_type
 from engine.events import SILENT, Events
 from engine.facts import facts_of, filled
 from engine.files import write_whole
@@ -103,8 +103,8 @@ def learn_lora(
         GuidanceError: too many gradients are NaN or infinite.
         EngineError: any other error that `generate` raises.
     """
-    check_kind("out", out, str | Path, "the path of a file")
-    check_kind("events", events, Events, "Events, such as Events(print)")
+    check_type("out", out, str | Path, "the path of a file")
+    check_type("events", events, Events, "Events, such as Events(print)")
     path = Path(out)
     if path.suffix != ".safetensors":
         raise ConfigError(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engine.errors import ConfigError, check_kind
+from engine.errors import ConfigError, check_type
 from engine.events import SILENT, Events
 from engine.locks import locked_file
 from engine.memory.budget import AUTO
@@ -73,11 +73,11 @@ def learn_tokens(
         MissingExtraError: the optimizer's package is absent.
         EngineError: another of its children, as `generate` raises it.
     """
-    check_kind(
+    check_type(
         "learning", learning, TokenLearning, "TokenLearning, such as TokenLearning(epochs=4)"
     )
-    check_kind("out", out, str | Path | None, "the path of a file, or None")
-    check_kind("events", events, Events, "Events, such as Events(print)")
+    check_type("out", out, str | Path | None, "the path of a file, or None")
+    check_type("events", events, Events, "Events, such as Events(print)")
     path = _checked_path(out)
     if learning.optimizer == "adam8bit":
         adam_8bit()

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, check_kind
+from engine.errors import ConfigError, check_type
 from engine.events import SILENT, Events
 from engine.methods.models import NOTHING, Given
 from engine.request import Execution
@@ -32,8 +32,8 @@ def runner_for(
     expected: Mapping[str, Any] | None = None,
 ) -> Runner:
     """The runner that an execution names; the rest as `engine.runners.base.Runner` is made with."""
-    check_kind("out", out, str | Path | None, "the path of a folder, or None")
-    check_kind("events", events, Events, "Events, such as Events(print)")
+    check_type("out", out, str | Path | None, "the path of a folder, or None")
+    check_type("events", events, Events, "Events, such as Events(print)")
     return runner_class(execution.carried_out_by)(out, execution, events, given, expected)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
-from engine.errors import ConfigError, check_kind
+from engine.errors import ConfigError, check_type
 from engine.events import SILENT, Events
 from engine.methods.drawing import IMAGES, Drawing
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, asked
@@ -79,7 +79,7 @@ def tune(
         ConfigError: there are fewer than two scales, or one is not positive.
         EngineError: any error of `generate`.
     """
-    check_kind("events", events, Events, "Events, such as Events(print)")
+    check_type("events", events, Events, "Events, such as Events(print)")
     scales = sorted(set(scales))
     if len(scales) < 2 or scales[0] <= 0:
         raise ConfigError(

@@ -40,10 +40,10 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path) -> tuple[list[str], list[str]]:
     """The labels of a set, and what it warns of."""
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         labels = open_images(folder).labels()
-    return labels, [str(one.message) for one in told if issubclass(one.category, ImagesWarning)]
+    return labels, [str(one.message) for one in warned if issubclass(one.category, ImagesWarning)]
 
 
 PLAIN = ["dog", "dog", "horse", "horse"]
@@ -65,11 +65,11 @@ def test_what_systems_and_programs_leave_is_no_class_and_is_named(
     folder: Path, hidden: str
 ) -> None:
     save(folder / hidden, format="PNG")
-    labels, told = read(folder)
+    labels, warned = read(folder)
     assert labels == PLAIN
-    assert len(told) == 1
-    assert told[0].startswith(f"left out of {folder}: 1 hidden ")
-    assert hidden.split("/")[0] in told[0]
+    assert len(warned) == 1
+    assert warned[0].startswith(f"left out of {folder}: 1 hidden ")
+    assert hidden.split("/")[0] in warned[0]
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_what_systems_and_programs_leave_is_no_class_and_is_named(
 def test_images_of_any_common_kind_are_read(folder: Path, ending: str) -> None:
     kind = {".jfif": "JPEG", ".jpe": "JPEG", ".pgm": "PPM"}.get(ending, ending.strip(".").upper())
     save(folder / "dog" / f"x{ending}", format=kind)
-    labels, told = read(folder)
-    assert (labels, told) == (["dog", *PLAIN], [])
+    labels, warned = read(folder)
+    assert (labels, warned) == (["dog", *PLAIN], [])
     (image,) = open_images(folder).chosen({2})
     assert (image.float().mean((1, 2)) - torch.tensor(RED)).abs().max() < 8
 
@@ -99,10 +99,10 @@ def test_files_that_are_no_images_are_counted(
     folder: Path, name: str, content: bytes, why: str
 ) -> None:
     (folder / name).write_bytes(content)
-    labels, told = read(folder)
+    labels, warned = read(folder)
     assert labels == PLAIN
-    assert len(told) == 1
-    assert why in told[0]
+    assert len(warned) == 1
+    assert why in warned[0]
 
 
 def test_one_summary_says_all(folder: Path) -> None:
@@ -122,18 +122,18 @@ def test_links_are_followed_once(folder: Path, tmp_path: Path) -> None:
     (folder / "cat").symlink_to(tmp_path / "elsewhere")
     (folder / "dog" / "linked.png").symlink_to(tmp_path / "elsewhere" / "a.png")
     (folder / "horse" / "loop").symlink_to(folder)
-    labels, told = read(folder)
+    labels, warned = read(folder)
     assert sorted(labels) == ["cat", "dog", "dog", "dog", "horse", "horse"]
-    assert told == [
+    assert warned == [
         f"left out of {folder}: 1 folders that are there under another name (horse/loop)."
     ]
 
 
 def test_a_linked_folder_is_named_once_and_not_as_empty(folder: Path) -> None:
     (folder / "z").symlink_to(folder / "dog")
-    labels, told = read(folder)
+    labels, warned = read(folder)
     assert labels == PLAIN
-    assert told == [f"left out of {folder}: 1 folders that are there under another name (z)."]
+    assert warned == [f"left out of {folder}: 1 folders that are there under another name (z)."]
 
 
 def test_a_file_is_of_the_first_folder_however_deep_it_lies(folder: Path) -> None:
@@ -147,13 +147,13 @@ def test_what_is_said_of_a_set_is_said_once(folder: Path) -> None:
     (folder / "notes.txt").touch()
     save(folder / "dog" / "2.png", (*RED, 0), "RGBA")
     images = open_images(folder)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for _ in range(2):
             images.labels()
             images.count()
             assert len([*images.batches(8)]) == 1
-    said = [str(one.message).split(":")[0] for one in told]
+    said = [str(one.message).split(":")[0] for one in warned]
     assert said == [f"left out of {folder}", f"changed of {folder}"]
 
 
@@ -247,9 +247,9 @@ def test_images_are_read_as_a_viewer_shows_them(
     tmp_path: Path, name: str, write: Callable, colour: tuple, size: tuple, how: str
 ) -> None:
     write(tmp_path / name)
-    with pytest.warns(ImagesWarning, match=f"changed of .*: 1 .*{how}") as told:
+    with pytest.warns(ImagesWarning, match=f"changed of .*: 1 .*{how}") as warned:
         (image,) = next(open_images(tmp_path).batches(4))
-    assert len(told) == 1
+    assert len(warned) == 1
     assert image.shape == (3, *size)
     assert (image.mean((1, 2)) * 255 - torch.tensor(colour)).abs().max() < 8
 
@@ -327,10 +327,10 @@ def test_labels_of_a_parquet_file_are_names(
 def test_numbers_without_names_are_warned_of(tmp_path: Path) -> None:
     for values in ([7, 3], [7.0, 3.0]):
         file = table(tmp_path / "a.parquet", {"image": [encoded()] * 2, "label": values})
-        labels, told = read(file)
+        labels, warned = read(file)
         assert labels == [str(value) for value in values]
-        assert "the labels of" in told[0]
-        assert f"are numbers ({', '.join(labels)})" in told[0]
+        assert "the labels of" in warned[0]
+        assert f"are numbers ({', '.join(labels)})" in warned[0]
 
 
 def test_one_of_several_label_columns_is_to_be_chosen(tmp_path: Path) -> None:
