@@ -263,7 +263,7 @@ def sd_scale_table(result: dict) -> str:
             name.removeprefix("arch:"),
             f"{row['ours']['plain_ms'] / 1e3:.1f}",
             *(
-                f"{row[way][key]:.2f}"
+                f"{row[way][key]:.2f}" if way in row else "not measured"
                 for key in ("time_ratio", "flops_ratio")
                 for way in ("ours", "paper")
             ),

@@ -43,7 +43,8 @@ def test_the_size_of_a_real_prior_is_shown_by_time_and_compute() -> None:
             "dtype": "float32",
             "ours": ours,
             "paper": {"time_ratio": 4.6, "flops_ratio": 4.2},
-        }
+        },
+        "arch:sdxl": {"dtype": "float32", "ours": ours | {"time_ratio": 1.04}},
     }
     where = {"device": "A CPU", "threads": 2, "versions": {"torch": "2.13.0"}}
     settings = {"classifier": "arch:resnet50", "images": 1}
@@ -51,6 +52,7 @@ def test_the_size_of_a_real_prior_is_shown_by_time_and_compute() -> None:
     table = sd_scale_table(result)
     assert "resnet50, 1 image at once, on A CPU with 2 threads, torch 2.13.0" in table
     assert "| sd-2.1-base | 32.0 | 1.11 | 4.60 | 1.05 | 4.20 |" in table
+    assert "| sdxl | 32.0 | 1.04 | not measured | 1.05 | not measured |" in table
 
 
 def test_throughput_is_told_by_steps() -> None:
