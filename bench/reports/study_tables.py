@@ -24,7 +24,10 @@ def guidance_study_table(result: dict) -> str:
                 variant,
                 *(f"{fid[domain]:.1f}" if domain in fid else "" for domain in domains),
                 f"{mean(fid.values()):.1f}",
-                f"{mean(row['metrics']['recall']['value'] for row in found.values()):.2f}",
+                *(
+                    f"{mean(row['metrics'][metric]['value'] for row in found.values()):.2f}"
+                    for metric in ("recall", "coverage")
+                ),
                 *(f"{shares[key]:.2f}" for key in ("judge_domain", "judge_class", "teacher_class")),
                 f"{shares['l_bn']:.0f}",
                 f"{mean(row['flops_per_image'] for row in found.values()) / 1e9:.1f}",
@@ -40,6 +43,7 @@ def guidance_study_table(result: dict) -> str:
         *(f"FID {d.replace('_', ' ')}" for d in domains),
         "FID",
         "recall",
+        "coverage",
         "judge's domain",
         "judge's class",
         "teacher",

@@ -20,21 +20,18 @@ from engine.embedded.judge import Judge, load_judge
 from engine.evaluation.shares import shares
 from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Polish, Sampling
-from studies.evidence import BEGUN, METRICS, Method, draw, evaluated, flops_per_image, images_of
+from studies.evidence import METRICS, Method, draw, evaluated, flops_per_image, images_of
 from studies.rows import rows_by_domain
 
 SEED = 800
 """Images of this seed are for this study alone."""
-RAW_SCALE = 360.0
-"""Makes raw steps as long in sum as the base's relative ones, in batches of 28: the geometric mean over the four
-embedded classifiers, which alone want 240 to 540. In smaller batches an image's gradient is larger."""
-BASE = Alignment(stop=0.8)
-"""Where the study began, at CFG 7.5; what it found, 90 % of the schedule and CFG 4, is the default."""
+BASE = Alignment(scale=0.2, statistics="batch", class_weight=0.3)
+"""Where the study of the models of 64 px began."""
 RESULT = RESULTS / "guidance_study.json"
 
 
 def guided(alignment: Alignment = BASE, **sampling: object) -> Method:
-    return Method(alignment, sampling=replace(BEGUN, **sampling))
+    return Method(alignment, sampling=replace(Sampling(), **sampling))
 
 
 MIDDLE = {"cfg_start": 0.2, "cfg_stop": 0.8}
@@ -59,42 +56,39 @@ POLISHED = {
     )
     for steps, scale in ((4, 0.004), (8, 0.004), (8, 0.008))
 }
+ALONE = replace(BASE, statistics="image")
+"""Each image by its own moments."""
 VARIANTS = {
+    "plain": Method(None),
     "base": guided(),
-    "plain": Method(None, sampling=BEGUN),
-    "base in 20 steps": guided(steps=20),  # no more compute than plain
-    "plain in 43 steps": Method(
-        None, sampling=replace(BEGUN, steps=43)
-    ),  # as much compute as the base
+    "single images": guided(ALONE),
+    "single images, class weight 1": guided(replace(ALONE, class_weight=1.0)),
+    "single images, class weight 3": guided(replace(ALONE, class_weight=3.0)),
+    "single images, class weight 3, scale 0.1": guided(replace(ALONE, class_weight=3.0, scale=0.1)),
+    "single images, class weight 3, scale 0.4": guided(replace(ALONE, class_weight=3.0, scale=0.4)),
+    "scale 0.1": guided(replace(BASE, scale=0.1)),
+    "scale 0.4": guided(replace(BASE, scale=0.4)),
+    "class weight 1": guided(replace(BASE, class_weight=1.0)),
     "paper": Method(Alignment.paper(), sampling=Sampling.paper()),
     "paper, step of 0.05": Method(Alignment.paper(0.05), sampling=Sampling.paper()),
     "paper, step of 0.01": Method(Alignment.paper(0.01), sampling=Sampling.paper()),
-    "z_t": guided(replace(BASE, target="noisy")),
-    "raw step": guided(replace(BASE, step="raw", scale=RAW_SCALE)),
-    "raw step, half as long": guided(replace(BASE, step="raw", scale=RAW_SCALE / 2)),
-    "single-image statistics": guided(replace(BASE, statistics="image")),
-    "no class weight": guided(replace(BASE, class_weight=0.0)),
-    "class weight 1": guided(replace(BASE, class_weight=1.0)),
-    "class weight 3": guided(replace(BASE, class_weight=3.0)),
-    "scale 0.2": guided(replace(BASE, scale=0.2)),
-    "scale 0.8": guided(replace(BASE, scale=0.8)),
     "CFG 2": guided(cfg=2.0),
-    "CFG 4": guided(cfg=4.0),
-    "CFG 12": guided(cfg=12.0),
+    "CFG 7.5": guided(cfg=7.5),
     "whole schedule": guided(replace(BASE, stop=1.0)),
-    "90 % of the schedule": guided(replace(BASE, stop=0.9)),
-    "90 % of the schedule, CFG 4": guided(replace(BASE, stop=0.9), cfg=4.0),
-    "whole schedule, CFG 4": guided(replace(BASE, stop=1.0), cfg=4.0),
-    "whole schedule, scale 0.2": guided(replace(BASE, stop=1.0, scale=0.2)),
-    "middle of the schedule": guided(replace(BASE, start=0.3, stop=0.7)),
+    "80 % of the schedule": guided(replace(BASE, stop=0.8)),
     "first half": guided(replace(BASE, stop=0.5)),
-    "second half": guided(replace(BASE, start=0.5, stop=1.0)),
-    "equal layers": guided(replace(BASE, layers="uniform")),
-    "first layer x10": guided(replace(BASE, layers="first")),
+    "second half": guided(replace(BASE, start=0.5)),
+    "batch of 14": guided(batch=14),
+    "batch of 56": guided(batch=56),
+    "no class weight": guided(replace(BASE, class_weight=0.0)),
+    "z_t": guided(replace(BASE, target="noisy")),
     "norm l2": guided(replace(BASE, norm="l2")),
+    "equal layers": guided(replace(BASE, layers="uniform")),
+    "layers by channels": guided(replace(BASE, layers="channels")),
+    "first layer x10": guided(replace(BASE, layers="first")),
     "no renewed noise": guided(eta=0.0),
     "full decoder": guided(replace(BASE, decoder="full")),
-    "batch of 56": guided(batch=56),
+    "base in 20 steps": guided(steps=20),
     **{f"today's, {name}": method for name, method in (CHEAPER | POLISHED).items()},
 }
 

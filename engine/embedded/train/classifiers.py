@@ -26,7 +26,7 @@ from engine.embedded.train.loop import Recipe, train
 from engine.embedded.train.machine import CPU, Machine
 
 DEPTH, WIDTHS = 18, (24, 48, 96, 160)
-CONVNEXT_DEPTHS, CONVNEXT_WIDTHS = (2, 2, 4, 1), (32, 64, 128, 160)
+CONVNEXT_DEPTHS, CONVNEXT_WIDTHS = (2, 2, 4, 1), (24, 48, 96, 128)
 JUDGE_DEPTH, JUDGE_WIDTHS = 18, (32, 64, 128, 192)
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 BASE_RECIPE = Recipe(steps=3000, batch=64, learning_rate=2e-3, weight_decay=0.1, averaging=0.998)

@@ -18,7 +18,11 @@ def test_a_variant_of_guidance_is_told_by_domain_and_by_means_over_those_it_has(
         interval = {"value": fid, "low": fid - 1, "high": fid + 2}
         return {
             "images": 56,
-            "metrics": {"fid": interval, "recall": {"value": share / 2}},
+            "metrics": {
+                "fid": interval,
+                "recall": {"value": share / 2},
+                "coverage": {"value": share},
+            },
             "shares": shares,
             "flops_per_image": 33.08e9,
         }
@@ -31,9 +35,14 @@ def test_a_variant_of_guidance_is_told_by_domain_and_by_means_over_those_it_has(
     table = guidance_study_table({"rows": rows})
     assert "56 images of each variant and domain, 2 domains;" in table
     assert "about ± 1.5." in table
-    assert "| variant | FID photo | FID art painting | FID | recall | judge's domain |" in table
-    assert "| default | 10.0 | 20.0 | 15.0 | 0.31 | 0.62 | 1.00 | 0.75 | 400 | 33.1 |" in table
-    assert "| CFG 2 | 8.0 |  | 8.0 | 0.12 | 0.25 |" in table
+    assert (
+        "| variant | FID photo | FID art painting | FID | recall | coverage | judge's domain |"
+        in table
+    )
+    assert (
+        "| default | 10.0 | 20.0 | 15.0 | 0.31 | 0.62 | 0.62 | 1.00 | 0.75 | 400 | 33.1 |" in table
+    )
+    assert "| CFG 2 | 8.0 |  | 8.0 | 0.12 | 0.25 | 0.25 |" in table
 
 
 def test_students_of_cifar_are_told_beside_what_their_images_cost() -> None:
