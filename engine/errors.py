@@ -57,6 +57,12 @@ def brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {words[:160]}{'...' if len(words) > 160 else ''}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, in the plural where there is not exactly one: '1 image', '2 classes'."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def check_type(name: str, value: object, kinds: type | UnionType, expected: str) -> None:
     """Raise ConfigError for an argument of another kind, which would end in an AttributeError further in."""
     if not isinstance(value, kinds):

@@ -185,6 +185,10 @@ def _words(node: ast.expr) -> str:
             return "".join(_words(part) for part in parts)
         case ast.FormattedValue(value=ast.IfExp() | ast.BinOp() as inner):
             return _words(inner)
+        case ast.FormattedValue(
+            value=ast.Call(func=ast.Name(id="counted"), args=[number, ast.Constant(value=noun)])
+        ):
+            return f"{{{_placeholder(number)}}} {noun}s"
         case ast.FormattedValue(value=inner):
             return f"{{{_placeholder(inner)}}}"
         case ast.BinOp(left=left, op=ast.Add(), right=right):

@@ -36,12 +36,16 @@ class Watching(TorchFunctionMode):
         return self.latest[2]
 
     def made(self, output: Tensor) -> str:
-        """The name of the function whose values a network's output are, in whatever shape; "" for none."""
+        """The name of the function whose values a network's output are, in whatever shape or unit; "" for none."""
         if self.latest is None:
             return ""
         name, _, made = self.latest
-        same = made.numel() == output.numel() and made.data_ptr() == output.data_ptr()
-        return name if same else ""
+        same = made.numel() == output.numel()
+        return (
+            name
+            if same and (made.data_ptr() == output.data_ptr() or _in_unit(output, made))
+            else ""
+        )
 
 
 class BeforeProbabilities(nn.Module):
@@ -137,6 +141,13 @@ def is_probability(row: Tensor) -> bool:
     """Whether each row of scores (N, K) is a distribution: not negative, with a sum of 1."""
     whole = (row.sum(1) - 1).abs().max() < 1e-4
     return bool(row.shape[1] > 1 and whole and (row >= 0).all())
+
+
+def _in_unit(output: Tensor, made: Tensor) -> bool:
+    """Whether an output is some values times one positive number, as per cent are. One value alone cannot tell."""
+    scaled, values = output.detach().flatten().float(), made.detach().flatten().float()
+    factor = scaled.sum() / values.sum()
+    return bool(len(values) > 1 and factor > 0 and torch.allclose(scaled, values * factor, 1e-4, 0))
 
 
 def _flat(value: Tensor) -> bool:

@@ -216,7 +216,7 @@ def _of_logits(
 
 
 def _warn_of_bounds(name: str, network: nn.Module, example: Tensor, output: Tensor) -> None:
-    """Warn where scores look like probabilities that were clamped, scaled or cut, also those of extreme images."""
+    """Warn where scores look like probabilities that were scaled or cut, also those of extreme images."""
     if not (output >= 0).all() or not output.any():
         return
     try:
@@ -224,12 +224,12 @@ def _warn_of_bounds(name: str, network: nn.Module, example: Tensor, output: Tens
             rows = torch.cat([scores_of(network(example * by)) for by in (1, -10, 100)]).float()
     except FOREIGN:
         return  # it checks what it reads
-    sums = rows.sum(1)
-    if (rows >= 0).all() and (rows.max() <= 1 or sums.max() - sums.min() < 1e-4 * sums.max()):
+    sums, most = rows.sum(1), rows.max()
+    alike = sums.max() - sums.min() < 1e-4 * sums.max()
+    if (rows >= 0).all() and (most <= 1 or 99 < most <= 100 or alike):
         warnings.warn(
-            f"classifier {name!r} scores even extreme images from {rows.min():.3g} to {rows.max():.3g}, like "
-            "probabilities, by which guidance is weak: if it ends in softmax or sigmoid, wrap it in a module whose "
-            "forward returns what stands before that.",
+            f"classifier {name!r} scores even extreme images from {rows.min():.3g} to {most:.3g}, like probabilities, "
+            "by which guidance is weak: wrap it in a module that returns what stands before its softmax or sigmoid.",
             ClassifierWarning,
             stacklevel=2,
         )

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.lettering import font, legible, shorten
-from engine.errors import ConfigError
+from engine.errors import ConfigError, counted
 from engine.files import write_whole
 from engine.image_key import ImageKey
 
@@ -94,7 +94,7 @@ def sheet_of_classes(
     return contact_sheet(
         list(rows.values()),
         row_labels=[labels[number] for number in rows],
-        caption=f"{images:,} images of {len(labels):,} classes{part}",
+        caption=f"{counted(images, 'image')} of {counted(len(labels), 'class')}{part}",
     )
 
 

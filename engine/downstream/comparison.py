@@ -22,7 +22,7 @@ from engine.datasets.run_record import differences, versions
 from engine.downstream.intervals import difference
 from engine.downstream.rows import Row, Sets
 from engine.downstream.sources import FOLDER, MADE_HERE
-from engine.errors import OutputError
+from engine.errors import OutputError, counted
 from engine.events import Advance, Events
 from engine.facts import filled
 from engine.files import OURS, explained, make_folder, read_object, remove_leftovers, write_whole
@@ -79,12 +79,12 @@ def compare(
             }
         for name in rows.keys() - {FOLDER}:
             rows[name][DIFFERENCE] = _differences(out / name, out / FOLDER, seeds)
-    few = [
-        f"{seeds} seed{'s' * (seeds > 1)}: the spread says little, expected {FEW_SEEDS} or more."
-    ] * (seeds < FEW_SEEDS)
+    few = [f"{counted(seeds, 'seed')}: the spread says little, expected {FEW_SEEDS} or more."] * (
+        seeds < FEW_SEEDS
+    )
     if len(sets.test) < FEW_MEASURED:
         few.append(
-            f"{len(sets.test)} images are measured on: one of them is {100 / len(sets.test):.1f} points, expected "
+            f"{counted(len(sets.test), 'measured image')}: one of them is {100 / len(sets.test):.1f} points, expected "
             f"{FEW_MEASURED} or more."
         )
     return {

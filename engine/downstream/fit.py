@@ -18,7 +18,7 @@ from engine.datasets.run_record import differences
 from engine.downstream.pixels import Images, fingerprint_of, read_pixels
 from engine.downstream.students import SMALL_PX, WEIGHTS
 from engine.downstream.training import logits_on, reading, teach
-from engine.errors import ConfigError, OutputError, check_type
+from engine.errors import ConfigError, OutputError, check_type, counted
 from engine.evaluation.image_files import ENDINGS, is_hidden
 from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
 from engine.events import SILENT, Events
@@ -161,8 +161,8 @@ def _check_no_strays(folder: Path) -> None:
     classes = [entry.name for entry in entries if entry.is_dir()]
     if stray and classes:
         raise ConfigError(
-            f"{folder} has {len(stray)} images outside its folders of classes ({', '.join(stray[:5])}), expected each "
-            f"in one of them, such as {classes[0]}: move them there, or take them out."
+            f"{folder} has {counted(len(stray), 'image')} outside its folders of classes ({', '.join(stray[:5])}), "
+            f"expected each in one of them, such as {classes[0]}: move them there, or take them out."
         )
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from engine.errors import counted
 from engine.evaluation.entries import drawn_rows, entry, mean_entry
 from engine.evaluation.intervals import fid_interval, kid_interval, score_interval
 from engine.evaluation.metrics import fid, inception_score, kid
@@ -70,14 +71,14 @@ def compared_with(
 def warnings_of(found: FeatureStatistics, goal: FeatureStatistics) -> list[str]:
     """What a reader of the numbers must know."""
     few = [
-        f"{what} has {number} images, fewer than the {found.width} features: FID is biased upwards, compare it only at "
-        "equal numbers of images; KID is not biased."
+        f"{what} has {counted(number, 'image')}, fewer than the {found.width} features: FID is biased upwards, compare "
+        "it only at equal numbers of images; KID is not biased."
         for what, number in (("the folder", found.rows), ("the reference", goal.rows))
         if number < found.width
     ]
     if found.rows != goal.rows and goal.features is not None:
         few.append(
-            f"the folder has {found.rows} images and the reference {goal.rows}: precision, recall, density and "
-            "coverage depend on both numbers, compare them only with values at the same two."
+            f"the folder has {counted(found.rows, 'image')} and the reference {goal.rows}: precision, recall, density "
+            "and coverage depend on both numbers, compare them only with values at the same two."
         )
     return few

@@ -76,7 +76,9 @@ def evaluate(
     """
     check_type("folder", folder, str | Path | Iterable, "a path or a list of paths")
     check_type("events", events, Events, "Events, such as Events(print)")
-    named = [folder] if isinstance(folder, str | Path) else folder
+    named = [folder] if isinstance(folder, str | Path) else [*folder]
+    for one in named:
+        check_type("folder", one, str | Path, "a path")
     folders = [Path(one).expanduser() for one in named]
     _check_request(
         folders, reference, features, statistics, moments_only, classifier, inception_weights

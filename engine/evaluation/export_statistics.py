@@ -20,7 +20,7 @@ from engine.classifiers.statistics.file import (
     write_statistics_file,
 )
 from engine.classifiers.statistics.layers import Call
-from engine.errors import ConfigError, EngineWarning, check_type
+from engine.errors import ConfigError, EngineWarning, check_type, counted
 from engine.evaluation.class_features import ClassFeatures, last_features, recording_input
 from engine.evaluation.images import IMAGE_SETS, ImageSet, Pooled, open_images
 from engine.evaluation.layer_moments import (
@@ -89,7 +89,7 @@ def export_statistics(
     count = found.count()
     if count < 2:
         raise ConfigError(
-            f"{images} has {count} image{'' if count == 1 else 's'}, expected at least 2: the moments of a single one "
+            f"{images} has {counted(count, 'image')}, expected at least 2: the moments of a single one "
             "tell all of it. Give a folder of images, or a parquet file."
         )
     if not isinstance(classifier, Classifier):

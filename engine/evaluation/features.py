@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, counted
 from engine.evaluation.metrics import Gaussian
 from engine.files import explained
 
@@ -44,7 +44,8 @@ class RunningMoments:
         """Mean and covariance of all rows. Raises ConfigError for fewer than 2."""
         if self.rows < 2:
             raise ConfigError(
-                f"a set has {self.rows} images, expected at least 2: a single one has no covariance. Add images."
+                f"a set has {counted(self.rows, 'image')}, expected at least 2: a single one has no covariance. "
+                "Add images."
             )
         return Gaussian(self.mean.clone(), self.scatter / (self.rows - 1), self.rows)
 

@@ -81,7 +81,7 @@ class Notes:
         for what, found in (("left out", self.left_out), ("changed", self.changed)):
             if found:
                 parts = "; ".join(
-                    f"{len(names)} {why} ({_some(names)})" for why, names in found.items()
+                    f"{why} ({len(names)}: {_some(names)})" for why, names in found.items()
                 )
                 self.say(f"{what} of {path}: {parts}.")
         self.left_out, self.changed = {}, {}

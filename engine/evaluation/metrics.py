@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, counted
 
 ROWS = 2048
 """Rows of a block: 32 MiB in float64 at 2048 features."""
@@ -60,7 +60,8 @@ def gaussian(features: Features, weights: Tensor | None = None) -> Gaussian:
     total = features.shape[0] if weights is None else int(weights.sum())
     if total < 2:
         raise ConfigError(
-            f"a set has {total} images, expected at least 2: a single one has no covariance. Add images."
+            f"a set has {counted(total, 'image')}, expected at least 2: a single one has no covariance. "
+            "Add images."
         )
     count = torch.ones(features.shape[0]) if weights is None else weights
     count = count.to(torch.float64)[:, None]
@@ -122,7 +123,8 @@ def kid(
     size = min(subset_size, samples.shape[0], reference.shape[0])
     if size < 2 or subsets < 1:
         raise ConfigError(
-            f"KID has {subsets} subsets of {size} images, expected at least 1 of 2: add images, or ask for more."
+            f"KID has {counted(subsets, 'subset')} of {counted(size, 'image')}, expected at least "
+            "1 of 2: add images, or ask for more."
         )
     rng = Generator().manual_seed(seed)
     whole = size == samples.shape[0] == reference.shape[0]  # every subset is the set

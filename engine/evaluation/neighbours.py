@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, counted
 from engine.evaluation.metrics import ROWS, Features, blocks, check_widths
 
 
@@ -77,8 +77,8 @@ def check_neighbours(
     ):
         if not 1 <= value < number:
             raise ConfigError(
-                f"{option} is {value} and {what} has {number} images, expected 1 <= k < images: the k nearest "
-                f"neighbours of an image are other ones of its set. Lower `{option}`, or add images to {what}."
+                f"{option} is {value} and {what} has {counted(number, 'image')}, expected 1 <= k < images: the k "
+                f"nearest neighbours of an image are other ones of its set. Lower `{option}`, or add images to {what}."
             )
 
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, counted
 from engine.evaluation.metrics import Features, check_widths
 from engine.evaluation.neighbours import squared_distances
 
@@ -51,8 +51,8 @@ def check_clusters(
     number, what = min((samples, of), (reference, to), key=lambda pair: pair[0])
     if not 1 <= clusters < 2 * number:
         raise ConfigError(
-            f"prd_clusters is {clusters} and {what} has {number} images, expected 1 <= clusters < twice as many: "
-            f"equal numbers of both sets are clustered. Lower `prd_clusters`, or add images to {what}."
+            f"prd_clusters is {clusters} and {what} has {counted(number, 'image')}, expected 1 <= clusters < twice as "
+            f"many: equal numbers of both sets are clustered. Lower `prd_clusters`, or add images to {what}."
         )
 
 

@@ -14,7 +14,7 @@ from torch.linalg import vector_norm
 
 from engine.classifiers.base import Classifier
 from engine.classifiers.statistics import Statistics
-from engine.errors import ModelError
+from engine.errors import ModelError, check_type
 from engine.guidance.measuring import measuring
 from engine.types import Moments
 
@@ -122,6 +122,8 @@ class Domain:
         fused: bool = True,
     ) -> "Domain":
         """The term with weights by the rule `layers` and gaps by `norm`, as `Alignment` has them."""
+        expected = "those of BatchNorm layers or of a statistics file"
+        check_type("statistics", statistics, Statistics, expected)
         weights = layer_weights(statistics, layers)
         units = channel_units(statistics) if layers == "channels" else None
         target = AlignmentTarget.of(_scaled(statistics.stored, units), weights, norm)

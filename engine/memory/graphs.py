@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from engine.errors import ModelError, brief
+from engine.errors import ModelError, brief, counted
 from engine.guidance.assembly import Descent
 from engine.guidance.gradient import Scale
 from engine.memory.budget import in_words
@@ -209,7 +209,7 @@ def eager_because(
         return "tokens are learned, and gradients pass the denoiser"
     parts = [phase for phase in REPLAYED if micro_batch.get(phase, batch) < batch]
     if parts:
-        return f"{parts[0]} goes in parts of {micro_batch[parts[0]]} of {batch} images"
+        return f"{parts[0]} goes in parts of {micro_batch[parts[0]]} of {counted(batch, 'image')}"
     if "guidance" in checkpoint:
         return "guidance recomputes its decoder's activations to save memory"
     if offload:

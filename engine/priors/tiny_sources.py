@@ -101,7 +101,9 @@ def _read(place: Path, source: str | Path, dtype: torch.dtype) -> Any:
     """An AutoencoderTiny from its folder, or a TinyDecoder from a file of weights."""
     if place.is_dir():
         return whole_part(AutoencoderTiny, place, torch_dtype=dtype, use_safetensors=True)
-    reads = load_file if place.suffix == ".safetensors" else _read_pickle
+    with place.open("rb") as file:
+        pickled = file.read(2).startswith((b"PK", b"\x80"))  # as torch.save begins
+    reads = _read_pickle if pickled else load_file
     found = decoder_with(reads(place))
     if found is None:
         raise ModelError(
@@ -112,7 +114,8 @@ def _read(place: Path, source: str | Path, dtype: torch.dtype) -> Any:
 
 
 def _read_pickle(file: Path) -> Any:
-    return torch.load(file, map_location="cpu", weights_only=True)
+    with file.open("rb") as opened:  # by a path torch goes by its ending
+        return torch.load(opened, map_location="cpu", weights_only=True)
 
 
 def whole_part(model: type[Any], folder: Path, name: str | None = None, **options: object) -> Any:

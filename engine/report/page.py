@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader
 
 from engine.datasets.dataset import has_manifest
 from engine.datasets.run_record import RUN, RunRecord
-from engine.errors import ConfigError
+from engine.errors import ConfigError, check_type, counted
 from engine.files import explained, write_whole
 from engine.report import charts
 from engine.report.measurements import is_measurement, measurement
@@ -31,7 +31,7 @@ SCORES = {
 
 
 def write_report(
-    folders: Sequence[str | Path], out: str | Path | None = None, images: int = SHOWN
+    folders: str | Path | Iterable[str | Path], out: str | Path | None = None, images: int = SHOWN
 ) -> Path:
     """Write one page about data sets, comparisons and measurements, and return where it is.
 
@@ -45,9 +45,12 @@ def write_report(
         ConfigError: No folder, several without `out`, one that is none of these, or no images.
         OutputError: A data set cannot be read.
     """
-    for folder in folders:
+    check_type("folders", folders, str | Path | Iterable, "a path or a list of paths")
+    named = [folders] if isinstance(folders, str | Path) else [*folders]
+    for folder in named:
+        check_type("folder", folder, str | Path, "a path")
         check_local(folder)
-    paths = [Path(folder).expanduser() for folder in folders]
+    paths = [Path(folder).expanduser() for folder in named]
     if not paths or (out is None and len(paths) > 1):
         raise ConfigError(
             f"a report of {len(paths)} folders came without out, expected one folder, or the file to write: name it."
@@ -99,7 +102,12 @@ def page(sections: Sequence[Mapping[str, Any]]) -> str:
     def place(uri: str) -> int:
         return pictures.setdefault(uri, len(pictures))
 
-    environment.filters |= {"percent": _percent, "number": _number, "place": place}
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "place": place,
+        "counted": counted,
+    }
     sets = [section["overview"] for section in sections if section["kind"] == "dataset"]
     evaluations = [section for section in sections if section["kind"] == "evaluation"]
     metrics = dict.fromkeys(one["name"] for section in evaluations for one in section["metrics"])
@@ -146,7 +154,7 @@ def _over_steps(record: RunRecord | None) -> list[tuple[str, str]]:
     curve = None if record is None else record.measured.get("descended")
     if not curve:
         return []
-    images = f"{curve['images']} image{'s' * (curve['images'] != 1)}"
+    images = counted(curve["images"], "image")
     title = f"What was descended: mean of {images}, ± one standard deviation"
     return [(title, charts.over_steps(curve, "L_BN and classes, weighted"))]
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from engine.apps.cli.command import Call
+from engine.errors import counted
 
 NETWORK = {"distill": "student", "prune": "pruned network", "quantise": "quantised network"}
 """What came out of each comparison, in words."""
@@ -22,7 +23,7 @@ def tell(report: dict[str, Any], title: str, call: Call) -> None:
         ]
         for name, row in report["rows"].items()
     ]
-    measured = f"{report['measured_on']} ({report['measured_images']} images)"
+    measured = f"{report['measured_on']} ({counted(report['measured_images'], 'image')})"
     call.screen.table(f"{title}, measured on {measured}", columns, lines, result=True)
     call.screen.say("; ".join(_remarks(report)), result=True)
 

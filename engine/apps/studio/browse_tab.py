@@ -19,7 +19,7 @@ from engine.apps.studio.browse import (
 from engine.apps.studio.fields import data_set
 from engine.apps.studio.session import Desk
 from engine.apps.studio.stage import message
-from engine.errors import EngineError
+from engine.errors import EngineError, counted
 from engine.evaluation.select import chosen, select_by_hand
 from engine.image_key import ImageKey
 from engine.settings.selection import Selection
@@ -199,8 +199,8 @@ class BrowseTab:
         except EngineError as error:
             return message(str(error))
         return message(
-            f"{report['kept']} of {report['images']} images are in {report['folder']}, a data set like any other: "
-            f"ddis report {report['folder']}",
+            f"{report['kept']} of {counted(report['images'], 'image')} are in {report['folder']}, a data set like any "
+            f"other: ddis report {report['folder']}",
             "good",
         )
 

@@ -8,7 +8,7 @@ from engine.apps.cli.commands.plan import Plan
 from engine.apps.cli.options import in_flags
 from engine.apps.progress import Progress
 from engine.apps.studio.form import Row
-from engine.errors import EngineError
+from engine.errors import EngineError, counted
 from engine.events import SILENT
 from engine.memory.budget import in_words
 from engine.request import Request
@@ -82,10 +82,10 @@ def work_of(commands: list[Generate], classes: int) -> str:
         for number, method in zip(images, methods, strict=True)
         if isinstance(method, DrawingSettings)
     )
-    said = f"{total:,} image{'s' * (total != 1)}"
+    said = counted(total, "image")
     if len(commands) > 1:
         said += f" in {len(commands)} rows of equal seeds"
-    return f"{said}, {evaluations:,} evaluations of the denoiser" if evaluations else said
+    return f"{said}, {counted(evaluations, 'evaluation')} of the denoiser" if evaluations else said
 
 
 def _images(request: Request, classes: int) -> int:

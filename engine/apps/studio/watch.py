@@ -11,6 +11,7 @@ from engine.datasets.dataset import read_dataset
 from engine.datasets.manifest import MANIFEST
 from engine.datasets.names import class_folders, image_place
 from engine.datasets.run_record import RUN, read_run
+from engine.errors import counted
 from engine.events import (
     Event,
     ImageMade,
@@ -87,7 +88,9 @@ class Watch:
             case Summarised():
                 self.note(event.text)
             case MemoryRanOut(phase, before, now):
-                self.note(f"memory ran out in {phase}: {now} images at once, no longer {before}")
+                self.note(
+                    f"memory ran out in {phase}: {counted(now, 'image')} at once, no longer {before}"
+                )
 
     @property
     def means(self) -> list[tuple[int, float]]:

@@ -108,7 +108,7 @@ def test_over_generation_refuses_before_it_makes_an_image(
     for factor, message in (
         ("1", "--over-generate is 1, expected a number above 1"),
         ("nan", "--over-generate is nan, expected a number above 1"),
-        ("1.2", "--over-generate is 1.2 with 1 images a class, expected enough for one more"),
+        ("1.2", "--over-generate is 1.2 with 1 image a class, expected enough for one more"),
     ):
         assert main([*asked, "--over-generate", factor]) == 2
         assert message in capsys.readouterr().err

@@ -60,11 +60,14 @@ SOFTMAX = {
     "named": lambda z: SimpleNamespace(logits=torch.softmax(input=z, dim=1)),
     "dictionary": lambda z: {"logits": z.softmax(1), "features": torch.zeros(1)},
     "map": lambda z: z.softmax(1)[..., None, None],
+    "per cent": lambda z: z.softmax(1) * 100,
 }
 SIGMOID = {
     "layer": nn.Sigmoid(),
     "function": torch.sigmoid,
     "in-place": lambda z: z.clone().sigmoid_(),
+    "per cent": lambda z: 100 * z.sigmoid(),
+    "clamped": lambda z: z.sigmoid().clamp(1e-6, 1 - 1e-6),
 }
 
 
@@ -118,12 +121,12 @@ def test_scores_that_are_no_probabilities_are_left_alone(end: Callable) -> None:
 @pytest.mark.parametrize(
     "end",
     [
-        lambda z: z.sigmoid().clamp(1e-6, 1 - 1e-6),
         lambda z: 1 / (1 + torch.exp(-z)),
-        lambda z: z.softmax(1) * 100,
+        lambda z: 100 * z.exp() / z.exp().sum(1, keepdim=True),
+        lambda z: 100 / (1 + torch.exp(-z)),
         lambda z: nn.functional.pad(z, (0, 1)).softmax(1)[:, :3],
     ],
-    ids=["clamped", "own", "percent", "cut"],
+    ids=["own", "softmax in per cent", "sigmoid in per cent", "cut"],
 )
 def test_probabilities_that_are_not_recognised_are_warned_of(end: Callable) -> None:
     whole = Ends(end)

@@ -75,7 +75,7 @@ def test_every_student_is_kept_and_loads_again(
         assert less["accuracy"]["low"] <= gap <= less["accuracy"]["high"]
         assert less.keys() == {"accuracy", "agreement", "kl"}
     assert "2 seeds: the spread says little, expected 3 or more." in report["warnings"]
-    measured = "15 images are measured on: one of them is 6.7 points, expected 50 or more."
+    measured = "15 measured images: one of them is 6.7 points, expected 50 or more."
     assert measured in report["warnings"]
     larger = report["network"]["parameters"], report["teacher"]["parameters"]
     assert (

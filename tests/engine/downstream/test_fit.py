@@ -109,7 +109,7 @@ def test_images_that_are_not_one_set_are_refused(bright_and_dark: Path, tmp_path
             fit(bright_and_dark, out, "resnet8", training=FEW)
     Image.new("RGB", (20, 20)).save(bright_and_dark / "stray.png")
     with pytest.raises(
-        ConfigError, match=r"1 images outside its folders of classes \(stray.png\).*such as bright"
+        ConfigError, match=r"1 image outside its folders of classes \(stray.png\).*such as bright"
     ):
         fit(bright_and_dark, tmp_path / "net", "resnet8", training=FEW)
     (bright_and_dark / "stray.png").unlink()

@@ -68,7 +68,7 @@ def test_what_systems_and_programs_leave_is_no_class_and_is_named(
     labels, warned = read(folder)
     assert labels == PLAIN
     assert len(warned) == 1
-    assert warned[0].startswith(f"left out of {folder}: 1 hidden ")
+    assert warned[0].startswith(f"left out of {folder}: hidden ")
     assert hidden.split("/")[0] in warned[0]
 
 
@@ -87,12 +87,12 @@ def test_images_of_any_common_kind_are_read(folder: Path, ending: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("dog/notes.txt", b"x", "1 files *.txt (dog/notes.txt)"),
-        ("labels.csv", b"x", "1 files *.csv (labels.csv)"),
-        ("dog/clip.mp4", b"x", "1 files *.mp4"),
-        ("dog/raw.npy", b"x", "1 files *.npy"),
-        ("dog/0", b"x", "1 files without an ending (dog/0)"),
-        ("dog/9.png", b"", "1 empty files (dog/9.png)"),
+        ("dog/notes.txt", b"x", "files *.txt (1: dog/notes.txt)"),
+        ("labels.csv", b"x", "files *.csv (1: labels.csv)"),
+        ("dog/clip.mp4", b"x", "files *.mp4 (1: "),
+        ("dog/raw.npy", b"x", "files *.npy (1: "),
+        ("dog/0", b"x", "files without an ending (1: dog/0)"),
+        ("dog/9.png", b"", "empty files (1: dog/9.png)"),
     ],
 )
 def test_files_that_are_no_images_are_counted(
@@ -112,8 +112,8 @@ def test_one_summary_says_all(folder: Path) -> None:
     (folder / "dog" / "gone.png").symlink_to(folder / "nowhere.png")
     save(folder / "dog" / ".x.png")
     assert read(folder)[1] == [
-        f"left out of {folder}: 1 hidden files (dog/.x.png); 5 files *.txt (dog/0.txt, dog/1.txt, dog/2.txt, ...); "
-        "1 links to nothing (dog/gone.png); 1 folders without images (cat)."
+        f"left out of {folder}: hidden files (1: dog/.x.png); files *.txt (5: dog/0.txt, dog/1.txt, dog/2.txt, ...); "
+        "links to nothing (1: dog/gone.png); folders without images (1: cat)."
     ]
 
 
@@ -125,7 +125,7 @@ def test_links_are_followed_once(folder: Path, tmp_path: Path) -> None:
     labels, warned = read(folder)
     assert sorted(labels) == ["cat", "dog", "dog", "dog", "horse", "horse"]
     assert warned == [
-        f"left out of {folder}: 1 folders that are there under another name (horse/loop)."
+        f"left out of {folder}: folders that are there under another name (1: horse/loop)."
     ]
 
 
@@ -133,7 +133,7 @@ def test_a_linked_folder_is_named_once_and_not_as_empty(folder: Path) -> None:
     (folder / "z").symlink_to(folder / "dog")
     labels, warned = read(folder)
     assert labels == PLAIN
-    assert warned == [f"left out of {folder}: 1 folders that are there under another name (z)."]
+    assert warned == [f"left out of {folder}: folders that are there under another name (1: z)."]
 
 
 def test_a_file_is_of_the_first_folder_however_deep_it_lies(folder: Path) -> None:
@@ -247,7 +247,7 @@ def test_images_are_read_as_a_viewer_shows_them(
     tmp_path: Path, name: str, write: Callable, colour: tuple, size: tuple, how: str
 ) -> None:
     write(tmp_path / name)
-    with pytest.warns(ImagesWarning, match=f"changed of .*: 1 .*{how}") as warned:
+    with pytest.warns(ImagesWarning, match=f"changed of .*: .*{how}.* .1: ") as warned:
         (image,) = next(open_images(tmp_path).batches(4))
     assert len(warned) == 1
     assert image.shape == (3, *size)

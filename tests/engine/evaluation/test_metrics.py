@@ -119,9 +119,9 @@ def test_inception_score_at_its_ends() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: gaussian(torch.zeros(1, 3)), "a set has 1 images, expected at least 2"),
+        (lambda: gaussian(torch.zeros(1, 3)), "a set has 1 image, expected at least 2"),
         (lambda: kid(torch.zeros(4, 3), torch.zeros(4, 2)), "3 features each and the reference 2"),
-        (lambda: kid(torch.zeros(1, 3), torch.zeros(4, 3)), "100 subsets of 1 images"),
+        (lambda: kid(torch.zeros(1, 3), torch.zeros(4, 3)), "100 subsets of 1 image,"),
         (
             lambda: fid(gaussian(torch.randn(4, 3)), gaussian(torch.randn(4, 2))),
             "must come from the same network",

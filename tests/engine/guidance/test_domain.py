@@ -7,7 +7,7 @@ from torch import nn
 from engine.classifiers import Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.classifiers.statistics import Statistics
-from engine.errors import ModelError
+from engine.errors import ConfigError, ModelError
 from engine.guidance.domain import Domain, judged, layer_weights, moment_distance
 from engine.guidance.moments import recording_moments
 from engine.guidance.objective import Objective
@@ -122,3 +122,11 @@ def test_a_loss_before_any_pass_is_an_error(classifier) -> None:
     domain = Domain.of(classifier.network, classifier.statistics)
     with pytest.raises(ModelError, match="no pass to take the loss of"), domain.watched() as l_bn:
         l_bn()
+
+
+def test_a_classifier_without_statistics_is_refused_by_name() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    reads = Preprocess.squash(8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    known = load_classifier(net, labels=["a", "b"], preprocess=reads, device="cpu").statistics
+    with pytest.raises(ConfigError, match=r"statistics is of type Absent, expected those of Batch"):
+        Domain.of(net, known)

@@ -183,6 +183,19 @@ def vae_of(source: str) -> Any:
     return load_prior(source, device="meta", dtype="bfloat16", tiny="none").vae
 
 
+def test_what_a_file_is_counts_and_not_its_ending(tmp_path: Path) -> None:
+    klein = vae_of(KLEIN)
+    weights = made("taef2").state_dict()
+    save_file(weights, tmp_path / "taef2.bin")
+    torch.save(weights, tmp_path / "taef2.safetensors")
+    torch.save(weights, tmp_path / "taef2", _use_new_zipfile_serialization=False)
+    for name in ("taef2.bin", "taef2.safetensors", "taef2"):
+        assert isinstance(load_tiny(tmp_path / name, klein, "klein"), TinyDecoder)
+    (tmp_path / "taef2.pth").write_text("<html>sign in</html>")
+    with pytest.raises(ModelError, match=r"cannot be read from .*taef2.pth .*: fetch or save it"):
+        load_tiny(tmp_path / "taef2.pth", klein, "klein")
+
+
 def test_a_file_is_read_for_the_family_that_it_fits(tmp_path: Path) -> None:
     file = tmp_path / "taef2.safetensors"
     save_file(made("taef2").state_dict(), file)

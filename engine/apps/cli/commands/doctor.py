@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.apps.cli import requests
 from engine.apps.cli.command import Call, Command, local, needed
+from engine.errors import counted
 from engine.request import Execution, Request
 from engine.settings.fields import check_at_most, check_positive, setting
 
@@ -72,7 +73,7 @@ class Doctor(Command):
         images, classes = self._images(classifier, call)
         found = readings(classifier, images, classes)
         call.screen.table(
-            f"{len(classes)} images through {self.classifier}",
+            f"{counted(len(classes), 'image')} through {self.classifier}",
             ["preprocessing", "recognised", "confidence", "classes named"],
             [
                 [
@@ -148,12 +149,12 @@ def _known_of(classifier: "Classifier") -> list[str]:
 
     reads, known = classifier.preprocess, classifier.statistics
     lines = [
-        f"{len(classifier.labels)} classes: {', '.join(classifier.labels[:8])}",
+        f"{counted(len(classifier.labels), 'class')}: {', '.join(classifier.labels[:8])}",
         f"it reads images of {reads.crop[0]} x {reads.crop[1]} pixels in the order {reads.channels}, normalised by a "
         f"mean of {_numbers(reads.mean)} and a standard deviation of {_numbers(reads.std)}",
     ]
     if isinstance(known, Statistics):
-        lines.append(f"statistics: {known.source}, at {len(known.taps)} layer calls")
+        lines.append(f"statistics: {known.source}, at {counted(len(known.taps), 'layer call')}")
     elif isinstance(known, Absent):
         lines.append(f"statistics: none, as it {known.found}; {known.remedy}")
     if not classifier.differentiable:

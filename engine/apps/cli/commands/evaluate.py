@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.apps.cli import requests
 from engine.apps.cli.command import Call, Command, local, needed
+from engine.errors import counted
 from engine.request import Execution, Request
 from engine.settings.evaluation import Evaluation
 from engine.settings.fields import setting
@@ -112,7 +113,7 @@ def _title(report: dict[str, Any]) -> str:
     """Both sets, each with its domain and its number of images."""
 
     def of(name: str, domain: str | None, images: int) -> str:
-        return f"{name}{'' if domain is None else f' ({domain})'}: {images} images"
+        return f"{name}{'' if domain is None else f' ({domain})'}: {counted(images, 'image')}"
 
     measured = of(report["folder"], report["images_domain"], report["images"])
     if report["reference"] is None:

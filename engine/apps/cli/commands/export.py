@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.apps.cli.command import RESUMES, Call, Command, needed
+from engine.errors import counted
 from engine.settings.fields import setting
 
 
@@ -23,5 +24,5 @@ class Export(Command):
         from engine.datasets.webdataset import export_webdataset
 
         shards = export_webdataset(self.folder, self.out, self.images_per_shard, call.events)
-        call.screen.say(f"{len(shards)} shard{'s' * (len(shards) != 1)} in {self.out}")
+        call.screen.say(f"{counted(len(shards), 'shard')} in {self.out}")
         return {"shards": [str(path) for path in shards]}

@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.apps.cli.closing import report
 from engine.apps.cli.command import Call, Command, needed
+from engine.errors import counted
 from engine.settings.fields import setting
 
 
@@ -29,7 +30,7 @@ class Finish(Command):
             shares = ", ".join(f"{number:,} by {kind}" for kind, number in found.kinds.items())
             made_by = f"; machines of {len(found.kinds)} kinds made them: {shares}"
         call.screen.say(
-            f"{found.images:,} images in {found.parts:,} part{'s' * (found.parts != 1)} of {self.folder}{made_by}"
+            f"{counted(found.images, 'image')} in {counted(found.parts, 'part')} of {self.folder}{made_by}"
         )
         if not is_url(self.folder):
             report(call, Path(self.folder), found.images)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.apps.cli.command import Call, Command, local, needed
+from engine.errors import counted
 from engine.request import Execution
 from engine.settings.downstream import Distillation
 from engine.settings.fields import setting
@@ -73,8 +74,9 @@ class Fit(Command):
         classes, images = report["classes"], report["images"]["training"]
         names = ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
         lines = [
-            f"{report['architecture']} of {len(classes)} classes ({names}) from {images} images in {self.out} "
-            f"recognises {', '.join(shares)}. ddis generate --classifier {self.out}"
+            f"{report['architecture']} of {counted(len(classes), 'class')} ({names}) from "
+            f"{counted(images, 'image')} in {self.out} recognises {', '.join(shares)}. "
+            f"ddis generate --classifier {self.out}"
         ]
         if not report["trained"]:
             lines.insert(

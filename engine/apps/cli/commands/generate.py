@@ -7,7 +7,7 @@ from typing import Any, Literal
 from engine.apps.cli import requests
 from engine.apps.cli.closing import report
 from engine.apps.cli.command import MODELS, RESUMES, Call, Command, needed, preset
-from engine.errors import ConfigError
+from engine.errors import ConfigError, counted
 from engine.request import Execution, Request
 from engine.settings.fields import setting
 from engine.settings.selection import Selection
@@ -84,7 +84,7 @@ class Generate(Command):
         total = len(read_run(folder).labels) * self.request.images_per_class
         sheet = folder / "contact_sheet.png"
         call.screen.say(
-            f"{total} image{'s' * (total != 1)} in {folder}, {made} of them made now. Contact sheet: {sheet}"
+            f"{counted(total, 'image')} in {folder}, {made} of them made now. Contact sheet: {sheet}"
         )
         report(call, folder, total)
         return {
@@ -106,7 +106,7 @@ class Generate(Command):
         done = len(done_parts(store))
         left = division.parts - done
         call.screen.say(
-            f"{made} images made now; {done} of {division.parts} parts of {self.out} are done. "
+            f"{counted(made, 'image')} made now; {done} of {division.parts} parts of {self.out} are done. "
             + (f"When the other {left} are, " if left else "To complete it, ")
             + f"run: ddis finish {self.out}"
         )
@@ -123,8 +123,8 @@ class Generate(Command):
         number = round(factor * wanted)
         if number == wanted:
             raise ConfigError(
-                f"over_generate is {factor:g} with {wanted} images a class, expected enough for one more to choose "
-                "from: raise it, or --images-per-class."
+                f"over_generate is {factor:g} with {counted(wanted, 'image')} a class, expected enough for one more "
+                "to choose from: raise it, or --images-per-class."
             )
         if (folder / RUN).exists():
             check_selection(folder, read_run(folder), selection=True)
@@ -141,7 +141,7 @@ class Generate(Command):
         found = select(every, folder, selection, classifier, call.events)
         sheet = folder / "contact_sheet.png"
         call.screen.say(
-            f"{found['images']} images in {every}, {made} of them made now; the better {found['kept']} in "
+            f"{counted(found['images'], 'image')} in {every}, {made} of them made now; the better {found['kept']} in "
             f"{folder}. Contact sheet: {sheet}"
         )
         report(call, folder, found["kept"])

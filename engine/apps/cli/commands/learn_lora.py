@@ -15,6 +15,7 @@ from engine.apps.cli.command import (
     local,
     needed,
 )
+from engine.errors import counted
 from engine.request import Execution, Request
 from engine.settings.lora import LoraLearning
 from engine.settings.plain import to_plain
@@ -84,8 +85,8 @@ class LearnLora(Command):
                 "--method plain --cfg 1 ",
             )
         call.screen.say(
-            f"{self.out} learned from {learned.images} images in {learned.updates} updates; the {error} is "
-            f"{learned.error_after:.3f}, that of the prior alone {learned.error_before:.3f}. To draw with it, add to "
-            f"the options of generate: {options}--prior.lora {self.out}"
+            f"{self.out} learned from {counted(learned.images, 'image')} in {counted(learned.updates, 'update')}; the "
+            f"{error} is {learned.error_after:.3f}, that of the prior alone {learned.error_before:.3f}. To draw "
+            f"with it, add to the options of generate: {options}--prior.lora {self.out}"
         )
         return {**vars(learned), "file": str(self.out)}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engine.apps.cli import requests
 from engine.apps.cli.command import MODELS, WITH_PRIOR, Call, Command, preset
+from engine.errors import counted
 from engine.request import Execution, Request
 from engine.settings.fields import setting
 
@@ -74,7 +75,7 @@ class Plan(Command):
         }
         call.screen.table(
             f"{planned.prior} with {planned.classifier} in {planned.dtype} on {planned.device}: "
-            f"batches of {planned.batch} image{'s' * (planned.batch > 1)} of {planned.image_px} px within "
+            f"batches of {counted(planned.batch, 'image')} of {planned.image_px} px within "
             f"{in_words(planned.budget_bytes)}",
             ["phase", "what it does", "images at once", "predicted peak"],
             [

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from engine.apps.cli import requests
 from engine.apps.cli.command import ALIGNMENT, MODELS, Call, Command, local, preset
+from engine.errors import counted
 from engine.request import Execution, Request
 from engine.settings.fields import setting
 
@@ -45,7 +46,7 @@ class Profile(Command):
         )
         whole = found.milliseconds["step"]
         call.screen.table(
-            f"One guided step of {found.images} images on {found.device}",
+            f"One guided step of {counted(found.images, 'image')} on {found.device}",
             ["part", "ms", "of step"],
             [[part, f"{ms:.1f}", f"{ms / whole:.0%}"] for part, ms in found.milliseconds.items()],
             result=True,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.apps.cli.command import RESUMES, Call, Command, needed
-from engine.errors import ConfigError
+from engine.errors import ConfigError, counted
 from engine.request import Execution, Request
 from engine.settings.selection import Selection
 
@@ -61,7 +61,7 @@ class Select(Command):
             classifier = classifier_of(self.folder, **network)
         report = select(self.folder, self.out, self.selection, classifier, call.events)
         call.screen.say(
-            f"{report['kept']} of {report['images']} images in {self.out}; the classifier recognises "
+            f"{report['kept']} of {counted(report['images'], 'image')} in {self.out}; the classifier recognises "
             f"{report['recognised_kept']} of these, and {report['recognised']} of all {report['images']}."
         )
         return report

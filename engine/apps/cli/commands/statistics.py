@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.apps.cli import requests
 from engine.apps.cli.command import Call, Command, local, needed
+from engine.errors import counted
 from engine.request import Execution, Request
 from engine.settings.statistics import StatisticsExport
 
@@ -62,8 +63,8 @@ class WriteStatistics(Command):
         )
         channels = sum(layer["channels"] for layer in report["layers"])
         call.screen.say(
-            f"{self.out}: moments of {channels} channels in {len(report['layers'])} calls of layers over "
-            f"{report['images']} images{_kept(report['privacy'])}. "
+            f"{self.out}: moments of {counted(channels, 'channel')} in {counted(len(report['layers']), 'layer call')} "
+            f"over {counted(report['images'], 'image')}{_kept(report['privacy'])}. "
             f"ddis generate --classifier {self.classifier} --statistics {self.out}"
         )
         return report
