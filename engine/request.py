@@ -114,7 +114,7 @@ class PriorSource:
         None,
         "the tiny decoder that guidance sees through: a folder, a file, or a hub id such as madebyollin/taesd; auto: "
         "the one published for the prior's family; none: the prior's VAE instead; by default the one in the prior's "
-        "folder, if there is one",
+        "folder, if there is one, or that of an arch: name",
         "SOURCE",
     )
     call: PriorCall = field(default_factory=PriorCall)

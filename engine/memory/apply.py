@@ -20,6 +20,7 @@ from engine.memory.residence import IN_TURN, NEEDED, resting_bytes
 from engine.priors import Prior
 from engine.priors.interface import Role
 from engine.priors.resting import REST, on_device, one_at_a_time
+from engine.priors.size import in_px
 from engine.priors.vae import decoding_in_parts
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 
@@ -112,6 +113,7 @@ def uncounted(
         device=str(prior.device),
         dtype=str(prior.dtype).removeprefix("torch."),
         image_px=prior.image_size[0],
+        image_width_px=prior.image_size[1],
         batch=batch,
         budget_bytes=free,
         attention=SDPA,
@@ -189,11 +191,12 @@ def settle(planned: Plan | None, prior: Prior) -> None:
 def check_plan(planned: Plan, prior: Prior) -> None:
     """Raise ConfigError where a plan was made for another prior than the loaded one."""
     kind = torch.device(planned.device).type
-    made_for = (planned.dtype, planned.image_px, kind, planned.quantise)
+    size = in_px(planned.image_px, planned.image_width_px)
+    made_for = (planned.dtype, size, kind, planned.quantise)
     dtype = str(prior.dtype).removeprefix("torch.")
-    loaded = (dtype, prior.image_size[0], prior.device.type, prior.quantise)
+    loaded = (dtype, in_px(*prior.image_size), prior.device.type, prior.quantise)
     if made_for != loaded:
-        says = "in {} at {} px on {} with quantise {!r}"
+        says = "in {} at {} on {} with quantise {!r}"
         raise ConfigError(
             f"the memory plan is for a prior {says.format(*made_for)}, expected one for {prior.name!r} as it is "
             f"loaded, {says.format(*loaded)}: plan again for it, or load it so."

@@ -213,7 +213,8 @@ def eager_because(
     if "guidance" in checkpoint:
         return "guidance recomputes its decoder's activations to save memory"
     if offload:
-        return f"{' and '.join(offload)} rest off the device to save memory"
+        rest = "rests" if len(offload) == 1 else "rest"
+        return f"{' and '.join(offload)} {rest} off the device to save memory"
     if limit is not None and peak_with_graphs(peaks, held) > limit:
         return f"they would hold {in_words(held)} while images are decoded, and the budget has no room for that"
     return ""

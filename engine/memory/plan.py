@@ -38,6 +38,7 @@ from engine.memory.remedies import remedies
 from engine.memory.subject import device_of, loaded_bytes, subject_of
 from engine.memory.weights import sizes_of
 from engine.priors import Prior
+from engine.priors.size import in_px
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.settings.sampling import MOST_TOGETHER
 
@@ -46,24 +47,25 @@ from engine.settings.sampling import MOST_TOGETHER
 class Plan:
     """How a run uses memory.
 
-    micro_batch: how many images of a batch go through each phase at once; 0 where a phase of token learning (cat, rows)
-    does not happen or does not fit. checkpoint: phases whose backward recomputes activations. staged: phases whose
-    gradient passes the decoder first and then the denoiser, one graph at a time. offload: parts that
-    are on the device only while they work. tile: side in latents of the tiles in which the full VAE decodes finished
-    images, 0 for whole ones; tiles show slightly, and are planned only where not one whole image fits. channels_last:
-    the networks whose channels are innermost in memory (`layout`). eager_because: why denoiser and guidance are not
-    replayed from CUDA graphs, "" where they are; graph_bytes: what these hold besides the other phases. peak_bytes:
-    predicted, by phase, without that; empty where memory was so plentiful that nothing was counted. largest_batch: the
-    most images that go through all phases of `generate` undivided.
-    smallest_bytes: the smallest budget that can be met. quantise: how the prior's linear layers are. weights_bytes: of
-    each network, by how it may be quantised ('none' for its dtype); empty where nothing was counted. cost: roughly the
-    seconds that a large GPU takes for a batch; for comparing plans of one request."""
+    image_px, image_width_px: height and width of the images. micro_batch: how many images of a batch go through each
+    phase at once; 0 where a phase of token learning (cat, rows) does not happen or does not fit. checkpoint: phases
+    whose backward recomputes activations. staged: phases whose gradient passes the decoder first and then the denoiser,
+    one graph at a time. offload: parts that are on the device only while they work. tile: side in latents of the tiles
+    in which the full VAE decodes finished images, 0 for whole ones; tiles show slightly, and are planned only where not
+    one whole image fits. channels_last: the networks whose channels are innermost in memory (`layout`). eager_because:
+    why denoiser and guidance are not replayed from CUDA graphs, "" where they are; graph_bytes: what these hold besides
+    the other phases. peak_bytes: predicted, by phase, without that; empty where memory was so plentiful that nothing
+    was counted. largest_batch: the most images that go through all phases of `generate` undivided. smallest_bytes: the
+    smallest budget that can be met. quantise: how the prior's linear layers are. weights_bytes: of each network, by how
+    it may be quantised ('none' for its dtype); empty where nothing was counted. cost: roughly the seconds that a large
+    GPU takes for a batch; for comparing plans of one request."""
 
     prior: str
     classifier: str
     device: str
     dtype: str
     image_px: int
+    image_width_px: int
     batch: int
     budget_bytes: int
     attention: str
@@ -184,7 +186,7 @@ def plan(
     if chosen is None:
         raise BudgetError(
             f"a memory budget of {in_words(nbytes)} is too small for prior {subject.prior.name!r} with classifier "
-            f"{subject.classifier.name!r} at {subject.prior.image_size[0]} px, expected at least "
+            f"{subject.classifier.name!r} at {in_px(*subject.prior.image_size)}, expected at least "
             f"{in_words(smallest)}: give that, or choose {remedies(costs, smallest)}."
         )
     cases = dict(chosen.cases)
@@ -220,6 +222,7 @@ def plan(
         device=str(place_on),
         dtype=str(subject.prior.dtype).removeprefix("torch."),
         image_px=subject.prior.image_size[0],
+        image_width_px=subject.prior.image_size[1],
         batch=batch,
         budget_bytes=nbytes,
         attention=attention,

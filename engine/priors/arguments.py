@@ -78,7 +78,7 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> None:
         if name == scale:
             raise ConfigError(
                 f"the call of the prior sets {name!r}, which is its scale of classifier-free guidance, expected "
-                "arguments that no other setting is for: set sampling.cfg."
+                "arguments that no other setting is for: set `sampling.cfg`."
             )
         if name in OURS:
             raise ConfigError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigError, brief
 from engine.networks.quiet import quiet
 from engine.priors import hollow
-from engine.priors.arguments import decodes_last_step
+from engine.priors.arguments import decodes_last_step, defaults_of
 from engine.priors.cfg import guidance_arguments, negative_argument
 from engine.priors.context import Context
 from engine.priors.interface import Denoise
@@ -158,10 +158,12 @@ class Calls:
             with quiet():
                 run(twin, arguments)
         except ValueError as error:
+            ours = defaults_of(self.pipe).items()
+            given = dict(entry for entry in self.arguments.items() if entry not in ours)
             raise ConfigError(
                 f"prior {self.name!r} refuses its call ({brief(error)}), expected arguments that a "
                 f"{type(self.pipe).__name__} takes: correct those that are set, "
-                f"{self.arguments or 'of which there are none'}."
+                f"{given or 'of which there are none'}."
             ) from error
         return script.encoded
 

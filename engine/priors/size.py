@@ -11,6 +11,11 @@ Sides = Mapping[str, int | None]
 """Height and width in pixels, as a call sets them."""
 
 
+def in_px(height: int, width: int) -> str:
+    """The size of images in words: one number where they are square."""
+    return f"{height} px" if height == width else f"{height} x {width} px (height x width)"
+
+
 def check_latents(prior: str, vae: Any, asked: Sides, shape: Sequence[int]) -> None:
     """Raise ConfigError where latents of this shape, (N, ...), are none at all."""
     if not all(shape):

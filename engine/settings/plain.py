@@ -52,9 +52,9 @@ def from_plain(kind: type[T], value: Any, where: str = "") -> T:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?' with the known word nearest to an unknown one; '' if none is near."""
+    """' Did you mean ...?' with the first known word that begins with an unknown one, or the nearest; '' if none is."""
     words = list(known)
-    found = get_close_matches(word, words, 1) or [one for one in words if one.startswith(word)]
+    found = [one for one in words if one.startswith(word)] or get_close_matches(word, words, 1)
     return f" Did you mean {found[0]!r}?" if found else ""
 
 

@@ -89,7 +89,8 @@ def in_flags(message: str, options: Sequence[Option]) -> str:
     by_name: dict[str, set[str]] = {}
     of_classifier, of_student = dict[str, set[str]](), set[str]()
     for option in options:
-        for name in (option.path.rpartition(".")[2], option.flag.replace("-", "_")):
+        *_, section, last = ["", *option.path.split(".")]
+        for name in (last, f"{section}.{last}", option.flag.replace("-", "_")):
             by_name.setdefault(name, set()).add(option.spelt)
             if option.path.startswith("request.classifier."):
                 of_classifier[name] = {option.spelt}

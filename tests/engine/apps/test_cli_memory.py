@@ -49,6 +49,7 @@ def test_a_plan_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> Non
         "guidance",
         "largest batch in one piece",
         "smallest budget",
+        "(5 % of it stays free)",
         "tiny decoder at 64 px",
         "prompts become contexts",
         "--device cpu plans for this machine",
@@ -58,6 +59,32 @@ def test_a_plan_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> Non
     ):
         assert words in shown
     assert "the gradient back to the contexts" not in shown  # of a phase that takes long to count
+    assert "generate with --tiny-decoder" not in shown  # the embedded prior has its own
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("sd-1.5 --cfg 1", ["denoiser, without CFG", "generate with --tiny-decoder auto too"]),
+        (
+            "sd-1.5 --tiny-decoder none --prior.call.height 512 --prior.call.width 768",
+            ["denoiser, with CFG", "1 image of 512 x 768 px (height x width) within 24.00GB"],
+        ),
+        ("sana-1.6b", ["generate with --tiny-decoder FILE, which docs/priors.md names, too"]),
+    ],
+)
+def test_a_plan_for_an_architecture_says_what_it_assumes(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    said: list[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    asked = ["--classifier", "arch:resnet18", "--memory", "24GB", "--dtype", "float16"]
+    assert main(["plan", *asked, "--batch", "1", "--prior", *f"arch:{words}".split()]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(one in shown for one in said)
+    assert ("generate with --tiny-decoder" in shown) == ("none" not in words)
 
 
 def test_a_plan_in_four_bits_says_what_they_save(capsys: pytest.CaptureFixture[str]) -> None:

@@ -178,6 +178,7 @@ def test_a_spelling_of_version_0_1_is_answered_by_the_new_one(words: str, messag
     [
         ([], "'' is no command"),
         (["gen"], "'gen' is no command, expected generate, .* Did you mean 'generate'"),
+        (["learn"], "'learn' is no command, .* Did you mean 'learn-tokens'"),
         (["embedded"], "'embedded' is no command, expected embedded check: .*"),
         (["embedded", "chck"], "'embedded chck' is no command, expected embedded check: "),
         (["--verison"], "'--verison' is no command, .* Did you mean '--version'"),
@@ -215,6 +216,7 @@ def test_a_message_names_flags_where_it_named_fields() -> None:
         ("request.classes[1] is False, expected", "--classes is False, expected"),
         ("device is 'gpu', leave `device` out", "--device is 'gpu', leave --device out"),
         ("name it with `prior`", "name it with --prior"),
+        ("set `sampling.cfg`", "set --cfg"),
         ("batch is 0, expected", "batch is 0, expected"),  # of several methods: which is not known
         ("the seed is 3", "the seed is 3"),
     ):

@@ -1,6 +1,7 @@
 """Plans carried out on a tiny prior: where parts are, which kernels run, and that images are the same."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -190,13 +191,19 @@ def test_token_learning_is_checkpointed_where_planned(small_prior: Prior, planne
         assert not checkpointed()
 
 
-def test_a_plan_of_another_prior_is_refused(small_prior: Prior, planned: Plan) -> None:
-    other = replace(planned, dtype="float16")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dtype": "float16"}, "in float16 at 32 px on cpu with quantise 'none', exp"),
+        ({"image_width_px": 64}, r"in float32 at 32 x 64 px \(height x width\) on cpu"),
+    ],
+)
+def test_a_plan_of_another_prior_is_refused(
+    small_prior: Prior, planned: Plan, change: dict[str, Any], said: str
+) -> None:
+    other = replace(planned, **change)
     with (
-        pytest.raises(
-            ConfigError,
-            match="memory plan is for a prior in float16 at 32 px on cpu with quantise 'none', exp",
-        ),
+        pytest.raises(ConfigError, match=f"memory plan is for a prior {said}"),
         applied(other, small_prior),
     ):
         pass

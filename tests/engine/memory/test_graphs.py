@@ -202,6 +202,7 @@ def test_the_cpu_records_nothing(
         ),
         ({"checkpoint": ("guidance",)}, "guidance recomputes its decoder's activations"),
         ({"offload": ("text_encoder", "vae")}, "text_encoder and vae rest off the device"),
+        ({"offload": ("transformer",)}, "transformer rests off the device"),
         ({"limit": 79}, "they would hold 30B while images are decoded"),
         ({"limit": 80}, ""),
     ],

@@ -221,7 +221,7 @@ def test_a_gated_repository_says_whose_turn_it_is(monkeypatch: pytest.MonkeyPatc
         ),
         (
             {"guidance_scale": 5.0},
-            r"sets 'guidance_scale', which is its scale .*: set sampling\.cfg",
+            r"sets 'guidance_scale', which is its scale .*: set `sampling\.cfg`",
         ),
         (
             {"callback_on_step_end": print},

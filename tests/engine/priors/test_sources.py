@@ -244,6 +244,13 @@ def test_an_argument_that_the_pipeline_refuses_is_told(pipe: Any) -> None:
         prior.encode(["a dog"])
 
 
+def test_a_refused_call_names_the_users_arguments_alone(pipe_of: Any) -> None:
+    prior = load_prior(pipe_of("pixart-sigma"), call={"height": 33, "width": 33})
+    assert prior.call.keys() > {"height", "width"}
+    with pytest.raises(ConfigError, match=r"that are set, \{'height': 33, 'width': 33\}\.$"):
+        prior.encode(["a dog"])
+
+
 def test_other_sizes_are_arguments_of_the_call(pipe: Any) -> None:
     prior = load_prior(pipe, call={"height": 48, "width": 64})
     assert prior.image_size == (48, 64)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DOES = {
     "text": "prompts become contexts",
-    "sampling": "a step of the denoiser, with CFG",
+    "sampling": "a step of the denoiser",
     "guidance": "a gradient through decoder and classifier",
     "decode": "finished images",
     "polish": "a move of finished images' pixels, by a gradient through the classifier",
@@ -66,20 +66,24 @@ class Plan(Command):
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.memory.budget import in_words
+        from engine.memory.costs import USABLE
+        from engine.priors.size import in_px
 
         planned = requests.plan_of(
             self.request, self.execution, self.image_px, learn_tokens=self.learn_tokens
         )
+        cfg = requests.drawing(self.request).sampling.cfg
+        does = DOES | {"sampling": f"{DOES['sampling']}, with{'out' * (cfg == 1)} CFG"}
         fits = {
             phase: str(number or "does not fit") for phase, number in planned.micro_batch.items()
         }
         call.screen.table(
             f"{planned.prior} with {planned.classifier} in {planned.dtype} on {planned.device}: "
-            f"batches of {counted(planned.batch, 'image')} of {planned.image_px} px within "
-            f"{in_words(planned.budget_bytes)}",
+            f"batches of {counted(planned.batch, 'image')} of "
+            f"{in_px(planned.image_px, planned.image_width_px)} within {in_words(planned.budget_bytes)}",
             ["phase", "what it does", "images at once", "predicted peak"],
             [
-                [phase, DOES[phase], fits[phase], in_words(peak)]
+                [phase, does[phase], fits[phase], in_words(peak)]
                 for phase, peak in planned.peak_bytes.items()
             ],
             result=True,
@@ -102,8 +106,11 @@ class Plan(Command):
         )
         say(
             f"attention: {planned.attention}; guidance sees through: {seen}\n{_speed(planned)}\n"
-            f"largest batch in one piece: {planned.largest_batch}; smallest budget: {in_words(planned.smallest_bytes)}"
+            f"largest batch in one piece: {planned.largest_batch}; smallest budget: {in_words(planned.smallest_bytes)} "
+            f"({100 * (1 - USABLE):.0f} % of it stays free)"
         )
+        if planned.decoder == "tiny" and self.request.prior.tiny_decoder is None:
+            _tiny_decoder(self.request.prior.source, call)
         if not self.learn_tokens:
             say("planned for `ddis generate`; --learn-tokens plans learning tokens too")
         return planned.to_json()
@@ -123,6 +130,25 @@ def _device(planned: "MemoryPlan", execution: Execution) -> str:
             "--device cpu plans for this machine's main memory"
         )
     return "planned for the CPU: torch sees no GPU here. --memory 12GB plans for a GPU of another machine"
+
+
+def _tiny_decoder(prior: str, call: Call) -> None:
+    """Say what a prior needs that has weights, where an architecture brought its family's tiny decoder."""
+    from engine.priors.architectures.families import PRIOR_ARCHITECTURES
+    from engine.priors.tiny_decoder import VARIANTS
+    from engine.priors.tiny_sources import published_as
+    from engine.settings.sources import ARCHITECTURE
+
+    if not prior.startswith(ARCHITECTURE):
+        return
+    tiny = PRIOR_ARCHITECTURES[prior.removeprefix(ARCHITECTURE)].tiny
+    by_file = tiny is not None and tiny.kind in VARIANTS and published_as(tiny.kind) is None
+    give = "FILE, which docs/priors.md names," if by_file else "auto"
+    call.screen.say(
+        "guidance is planned through the tiny decoder of the prior's family: generate with --tiny-decoder "
+        f"{give} too, or plan with --tiny-decoder none",
+        result=True,
+    )
 
 
 def _weights(planned: "MemoryPlan", call: Call) -> None:
