@@ -62,6 +62,8 @@ def read_index(folder: Path, source: str) -> Index:
     try:
         with quiet():
             values = DiffusionPipeline.load_config(folder)
+            if not isinstance(values, dict):
+                raise TypeError(f"{INDEX} holds a {type(values).__name__}, not an object")
     except FAILURES as error:
         raise _unreadable(source, folder, error) from error
     name = values.get("_class_name")
@@ -78,7 +80,11 @@ def read_index(folder: Path, source: str) -> Index:
             continue
         if isinstance(value, list | tuple) and len(value) == 2 and value[0] is not None:
             parts[key] = (str(value[0]), _class_of(str(value[0]), str(value[1]), source))
-        elif not isinstance(value, list | tuple) and key in signature(kind).parameters:
+        elif key not in signature(kind).parameters:
+            continue
+        elif value == [None, None]:  # a part that the pipeline was saved without
+            arguments[key] = None
+        elif not isinstance(value, list | tuple):
             arguments[key] = value
     return Index(kind, parts, arguments)
 
@@ -130,6 +136,7 @@ def read_pipeline(
     index = read_index(folder, source) if (folder / INDEX).is_file() else None
     expected = index.parts if index is not None else ()
     missing = [name for name in (INDEX, *expected) if not (folder / name).exists()]
+    missing += [] if index is None else _vocabularies_missing(folder, index)
     if index is None or missing:
         raise ModelError(
             f"prior {source!r} lacks {', '.join(missing)} in {folder}, expected a diffusers folder with "
@@ -145,6 +152,17 @@ def read_pipeline(
             return assembled(index, parts, folder)
     except FAILURES as error:
         raise _unreadable(source, folder, error, variant, index) from error
+
+
+def _vocabularies_missing(folder: Path, index: Index) -> list[str]:
+    """The files that tokenizers lack: without a vocabulary they load without an error, and know no word."""
+    return [
+        f"{name}/({' or '.join(sorted(files))})"
+        for name, (_, part) in index.parts.items()
+        if (files := {*getattr(part, "vocab_files_names", {}).values()})
+        and (folder / name).is_dir()
+        and not any((folder / name / file).is_file() for file in files)
+    ]
 
 
 def _part(

@@ -193,7 +193,11 @@ SCHEMES = (
     Scheme("a model's .safetensors file", is_single_file, load_single_file, frozenset({"lora"})),
     Scheme(
         "a local folder in diffusers' format (as save_pretrained writes it)",
-        lambda source: isinstance(source, str | Path) and Path(source).expanduser().is_dir(),
+        lambda source: (
+            isinstance(source, str | Path)
+            and source != ""
+            and Path(source).expanduser().is_dir()
+        ),
         load_folder,
         frozenset({"variant", "lora"}),
     ),
