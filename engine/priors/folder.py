@@ -136,7 +136,6 @@ def read_pipeline(
     index = read_index(folder, source) if (folder / INDEX).is_file() else None
     expected = index.parts if index is not None else ()
     missing = [name for name in (INDEX, *expected) if not (folder / name).exists()]
-    missing += [] if index is None else _vocabularies_missing(folder, index)
     if index is None or missing:
         raise ModelError(
             f"prior {source!r} lacks {', '.join(missing)} in {folder}, expected a diffusers folder with "
@@ -152,17 +151,6 @@ def read_pipeline(
             return assembled(index, parts, folder)
     except FAILURES as error:
         raise _unreadable(source, folder, error, variant, index) from error
-
-
-def _vocabularies_missing(folder: Path, index: Index) -> list[str]:
-    """The files that tokenizers lack: without a vocabulary they load without an error, and know no word."""
-    return [
-        f"{name}/({' or '.join(sorted(files))})"
-        for name, (_, part) in index.parts.items()
-        if (files := {*getattr(part, "vocab_files_names", {}).values()})
-        and (folder / name).is_dir()
-        and not any((folder / name / file).is_file() for file in files)
-    ]
 
 
 def _part(
