@@ -77,13 +77,40 @@ def test_a_pipeline_that_takes_an_image_only_if_it_is_given_one_is_no_other_kind
         load_prior(kind.__new__(kind))
 
 
+@pytest.mark.parametrize(
+    ("family", "channels", "message"),
+    [
+        ("sd3", 9, "SD3Transformer2DModel of prior .* reads 9 channels and latents .* have 4 "),
+        ("flux-dev", 48, "FluxTransformer2DModel of prior .* reads 48 channels and .* have 16 "),
+        ("flux2-klein", 4, "Flux2Transformer2DModel of prior .* reads 4 channels"),
+        ("qwen-image", 32, "QwenImageTransformer2DModel of prior .* reads 32 channels"),
+    ],
+)
+def test_transformers_that_read_more_than_latents_are_refused(
+    pipe_of: Any, family: str, channels: int, message: str
+) -> None:
+    pipe = pipe_of(family)
+    pipe.transformer.register_to_config(in_channels=channels)
+    with pytest.raises(ModelError, match=message + ".*, expected as many: inpainting, fill and"):
+        load_prior(pipe)
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux-dev", "chroma", "z-image", "lumina2"])
+def test_a_vae_without_the_shift_of_its_family_is_refused(pipe_of: Any, family: str) -> None:
+    pipe = pipe_of(family)
+    pipe.vae.register_to_config(shift_factor=None)
+    with pytest.raises(ModelError, match="has no shift_factor in its config, expected one"):
+        load_prior(pipe)
+
+
 def weights(path: Path, **tensors: torch.Tensor) -> Path:
     save_file(tensors or {"model.diffusion_model.out.2.bias": torch.zeros(4)}, path)
     return path
 
 
-def test_a_lora_is_no_model(tmp_path: Path) -> None:
-    file = weights(tmp_path / "style.safetensors", **{"unet.to_k.lora_A.weight": torch.zeros(2, 2)})
+@pytest.mark.parametrize("name", ["unet.to_k.lora_A.weight", "unet.processor.to_k_lora.up.weight"])
+def test_a_lora_is_no_model(tmp_path: Path, name: str) -> None:
+    file = weights(tmp_path / "style.safetensors", **{name: torch.zeros(2, 2)})
     with pytest.raises(
         ModelError,
         match=r"style\.safetensors' is a LoRA, not a whole model, expected one: .*its `prior.lora`",
@@ -128,6 +155,53 @@ def test_a_file_with_nine_channels_is_an_inpainting_model(tmp_path: Path) -> Non
         ModelError, match=r"is an inpainting model, .* 9 channels, expected one from text"
     ):
         load_prior(file)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            {"head.modulation": (2,), "patch_embedding.weight": (1536, 16)},
+            r"\(wan-t2v-1.3B\) that makes videos",
+        ),
+        (
+            {"control_model.time_embed.0.weight": (2,)},
+            r"\(controlnet\) that follows an image that it is given",
+        ),
+        (
+            {"conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias": (2,)},
+            r"\(xl_refiner\) that changes an image that it is given",
+        ),
+        (
+            {
+                "double_blocks.0.img_attn.norm.key_norm.scale": (2,),
+                "guidance_in.in_layer.bias": (2,),
+                "img_in.weight": (2, 384),
+            },
+            r"\(flux-fill\) that fills a part of an image",
+        ),
+    ],
+    ids=["Wan", "ControlNet", "SDXL refiner", "FLUX.1 Fill"],
+)
+def test_files_of_models_of_other_kinds_are_refused_before_anything_is_fetched(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tensors: dict[str, tuple[int, ...]],
+    message: str,
+) -> None:
+    monkeypatch.setattr(single_file, "fetch", lambda *_: pytest.fail("fetched"))
+    zeros = {name: torch.zeros(shape) for name, shape in tensors.items()}
+    file = weights(tmp_path / "x.safetensors", **zeros)
+    with pytest.raises(ModelError, match=f"{message}.*, expected one from text to image: choose"):
+        load_prior(file)
+
+
+def test_a_folder_is_one_whatever_it_is_called(
+    tmp_path: Path, tiny_prior_folders: dict[str, Path]
+) -> None:
+    folder = tmp_path / "x.safetensors"
+    folder.symlink_to(tiny_prior_folders["epsilon"])
+    assert load_prior(folder, device="meta").name == str(folder)
 
 
 def test_files_that_are_pickled_broken_or_missing_are_refused(tmp_path: Path) -> None:
