@@ -74,7 +74,8 @@ def read_index(folder: Path, source: str) -> Index:
             f"prior {source!r} is a {name}, expected a pipeline class of diffusers {diffusers.__version__}: choose "
             "another model, or a newer diffusers."
         )
-    parts, arguments = {}, {}
+    parts: dict[str, tuple[str, type]] = {}
+    arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key.startswith("_") or key in WITHOUT:
             continue

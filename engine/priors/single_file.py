@@ -31,7 +31,10 @@ PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 LORA = ("lora_", ".lora.", "_lora.", "lora_A", "lora_B", "hada_w1", "lokr_w1")
 """What stands in the names of a LoRA's tensors."""
 OTHER_KINDS = (
-    (re.compile("wan-.*|ltx.*|mochi.*|hunyuan-video|animatediff.*|cosmos.*[tv]2w.*"), "makes videos"),
+    (
+        re.compile("wan-.*|ltx.*|mochi.*|hunyuan-video|animatediff.*|cosmos.*[tv]2w.*"),
+        "makes videos",
+    ),
     (re.compile("(.*-)?controlnet.*|flux-depth"), FOLLOWS),
     (re.compile("flux-fill"), "fills a part of an image that it is given"),
     (re.compile("xl_refiner|upscale|instruct-pix2pix"), CHANGES),

@@ -126,7 +126,7 @@ def test_unknown_names_are_answered_with_what_is_accepted(name: str) -> None:
 
 
 def test_an_object_of_another_kind_is_named_by_its_class_alone(pipe: Any) -> None:
-    with pytest.raises(ModelError, match="^unknown prior a UNet2DConditionModel, expected"):
+    with pytest.raises(ModelError, match=r"^unknown prior a UNet2DConditionModel, expected"):
         load_prior(pipe.unet)
 
 
