@@ -26,10 +26,12 @@ from diffusers import (
     TextToVideoZeroPipeline,
     WanPipeline,
 )
+from diffusers.hooks import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 
+from engine import GuidedScheduler
 from engine.classifiers import Classifier
 from engine.errors import ConfigError, ModelError, PriorWarning
 from engine.memory.plan import plan
@@ -75,6 +77,67 @@ def test_pipelines_of_other_kinds_are_refused(kind: Any, message: str) -> None:
 def test_a_pipeline_that_takes_an_image_only_if_it_is_given_one_is_no_other_kind(kind: Any) -> None:
     with pytest.raises(ModelError, match="without scheduler, vae, unet or transformer"):
         load_prior(kind.__new__(kind))
+
+
+@pytest.mark.parametrize(
+    ("family", "parts"),
+    [
+        ("flux-dev", ["text_encoder"]),
+        ("flux-dev", ["text_encoder_2"]),
+        ("z-image", ["text_encoder"]),
+        ("sd", ["tokenizer"]),
+        ("sdxl", ["tokenizer"]),
+        ("sdxl", ["tokenizer_2"]),
+        ("sd3", ["text_encoder", "tokenizer_3"]),
+        ("pixart-sigma", ["text_encoder"]),
+    ],
+)
+def test_a_text_encoder_or_tokenizer_that_is_missing_is_named(
+    pipe_of: Any, classifier: Classifier, family: str, parts: list[str]
+) -> None:
+    pipe = pipe_of(family)
+    pipe.__dict__.update(dict.fromkeys(parts))
+    message = f"Pipeline without {', '.join(parts)}, expected the text encoders .* Load the pipel"
+    with pytest.raises(ModelError, match=message):
+        load_prior(pipe)
+    with pytest.raises(ModelError, match=message):
+        GuidedScheduler(pipe, classifier)
+
+
+def test_t5_may_be_left_out_of_stable_diffusion_3(
+    families: Any, pipe_of: Any, tmp_path: Path
+) -> None:
+    pipe = pipe_of("sd3")
+    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipe.save_pretrained(tmp_path)
+    for source in (pipe, tmp_path):
+        prior = load_prior(source, call=families["sd3"].call, device="cpu")
+        assert [encoder.key for encoder in prior.text_encoders()] == ["clip_l", "clip_g"]
+        assert len(prior.encode(["a dog"])) == 1
+
+
+def test_networks_whose_hooks_change_what_they_compute_are_refused(
+    families: Any, pipe_of: Any
+) -> None:
+    pipe, call = pipe_of("flux-dev"), families["flux-dev"].call
+    skips = PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+    )
+    for config in (FirstBlockCacheConfig(threshold=0.1), skips):
+        pipe.transformer.enable_cache(config)
+        with pytest.raises(
+            ModelError, match=r"transformer has hooks .* call `pipe.transformer.disable_cache\(\)`"
+        ):
+            load_prior(pipe, call=call)
+        pipe.transformer.disable_cache()
+        load_prior(pipe, call=call)
+    pipe.transformer.enable_layerwise_casting(
+        storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32
+    )
+    with pytest.raises(
+        ModelError, match=r"\(layerwise_casting\), .* load the pipeline again witho"
+    ):
+        load_prior(pipe, call=call)
 
 
 @pytest.mark.parametrize(
