@@ -11,7 +11,11 @@ LATENTS_READ: Mapping[str, int] = {
     **dict.fromkeys(
         (
             *("SD3Transformer2DModel", "PixArtTransformer2DModel", "SanaTransformer2DModel"),
-            *("AuraFlowTransformer2DModel", "Lumina2Transformer2DModel", "ZImageTransformer2DModel"),
+            *(
+                "AuraFlowTransformer2DModel",
+                "Lumina2Transformer2DModel",
+                "ZImageTransformer2DModel",
+            ),
         ),
         1,
     ),
