@@ -19,9 +19,9 @@ from engine.guidance.move import Guidance
 from engine.guidance.objective import needed_statistics
 from engine.memory.micro_batch import MicroBatches
 from engine.priors import Prior
-from engine.priors.roles import DECODER, check_pipeline, denoiser_name, dtypes, text_encoder_names
+from engine.priors.roles import DECODER, check_pipeline, denoiser_name, dtypes
 from engine.priors.steps import check_scheduler
-from engine.priors.tiny_sources import load_tiny
+from engine.priors.tiny_sources import check_tiny, load_tiny
 from engine.priors.twin import frozen_copy
 from engine.settings import Alignment
 
@@ -69,7 +69,6 @@ class PipelineGuide:
     ) -> None:
         check_pipeline(pipe)
         check_scheduler(scheduler)
-        _check_text_encoders(pipe)
         if not isinstance(classifier, Classifier):
             classifier = load_classifier(classifier, device=pipe.vae.device)
         needed_statistics(classifier, alignment)
@@ -89,7 +88,8 @@ class PipelineGuide:
         self.call = dict(call or {})
         self.checkpoint = checkpoint
         self.parts = MicroBatches({} if at_once is None else {"guidance": at_once})
-        self._tiny = tiny
+        found = _tiny_for(tiny, pipe.vae, type(pipe).__name__)
+        self._tiny = tiny if found is None or found is pipe.vae else found
         self._made_for: tuple[Any, ...] = ()
         self._priors: dict[tuple[int, int], Prior] = {}
 
@@ -148,12 +148,19 @@ class PipelineGuide:
         # Bypass the pipeline's __setattr__, which would register these as its components.
         twin.__dict__["scheduler"] = copy.deepcopy(self.scheduler)
         twin.__dict__["vae"] = vae = frozen_copy(self.pipe.vae, dtype=dtype)
-        tiny, name = self._tiny, type(self.pipe).__name__
-        if not isinstance(tiny, nn.Module):
-            tiny = load_tiny(tiny, vae, name, dtype=dtype)
+        name = type(self.pipe).__name__
+        tiny = _tiny_for(self._tiny, vae, name)  # the VAE may have been replaced
         if tiny is not None and tiny is not vae:
             tiny = frozen_copy(tiny, vae.device, dtype)
         return Prior(twin, name, tiny=tiny, call=self.call, mark="")
+
+
+def _tiny_for(tiny: AnyTiny, vae: Any, pipeline: str) -> nn.Module | None:
+    """The tiny decoder for a VAE's latents, loaded if it is named; None for none."""
+    if not isinstance(tiny, nn.Module):
+        return load_tiny(tiny, vae, pipeline)
+    check_tiny(tiny, vae, pipeline)
+    return tiny
 
 
 def _size(pipe: Any, own: Prior, z: Tensor) -> tuple[int, int]:
@@ -204,12 +211,3 @@ def _numbers(classifier: Classifier, classes: Sequence[int | str]) -> tuple[int,
             )
         found.append(number)
     return tuple(found)
-
-
-def _check_text_encoders(pipe: Any) -> None:
-    """Raise ModelError if a pipeline was loaded without its text encoders."""
-    if not text_encoder_names(pipe):
-        raise ModelError(
-            f"the {type(pipe).__name__} has no text encoder, expected one, which encodes an empty prompt to find out "
-            "how latents are unpacked: load the pipeline with its text encoders."
-        )

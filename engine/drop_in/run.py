@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from engine.drop_in.guide import PipelineGuide
+from engine.errors import ConfigError
 from engine.guidance.move import Guidance
 from engine.priors.steps import EXPLODING, Step, levels
 
@@ -27,4 +28,9 @@ class Run(NamedTuple):
         """The run that begins with latents z: (N, ...)."""
         found, grows = levels(scheduler), type(scheduler).__name__ in EXPLODING
         steps, guidance = found.steps(z.device), guide.begin(z)
+        if guide.alignment.scale and not any(map(guidance.acts_on, steps)):
+            raise ConfigError(
+                f"none of the pipeline's {len(steps)} step(s) is guided, expected at least one: the last never is, and "
+                "`start` and `stop` leave out others. Raise num_inference_steps, or change those."
+            )
         return cls(scheduler.timesteps, steps, found.kind, grows, guidance)

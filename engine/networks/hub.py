@@ -56,6 +56,8 @@ def fetch(
             "login`."
         ) from error
     except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _answered(repository, error.__cause__) from error.__cause__
         raise ModelError(
             f"{repository!r} is no local folder, it is not in the hub's cache and the hub was not reached, "
             "expected one of the three: on a machine with network run `hf download "
@@ -63,8 +65,31 @@ def fetch(
             "here and pass its path. For jobs on nodes without network, run it without --local-dir once, with the "
             "same HF_HOME as the jobs, in a folder that all nodes read."
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(
-            f"the hub did not give {repository!r} ({brief(error)}), expected its files: try again, or run "
-            f"`hf download {repository}` by hand and see what it says."
-        ) from error
+    except HfHubHTTPError as error:
+        raise _answered(repository, error) from error
+    except (HFValidationError, OSError) as error:
+        raise _not_given(repository, error) from error
+
+
+def _answered(repository: str, error: HfHubHTTPError) -> ModelError:
+    """What to say where the hub was reached and answered with an error."""
+    status = error.response.status_code
+    if status in (401, 403):
+        return ModelError(
+            f"the hub answered {status} for {repository!r}, expected a token that may read it: run `hf auth login` "
+            f"with a valid one, unset HF_TOKEN if it holds an old one, and see https://huggingface.co/{repository} "
+            "for whether access has to be asked for."
+        )
+    if status == 429 or status >= 500:
+        return ModelError(
+            f"the hub answered {status} for {repository!r}, expected its files: wait and try again; with too many "
+            "requests, `hf auth login` raises their limit."
+        )
+    return _not_given(repository, error)
+
+
+def _not_given(repository: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"the hub did not give {repository!r} ({brief(error)}), expected its files: try again, or run "
+        f"`hf download {repository}` by hand and see what it says."
+    )

@@ -62,6 +62,8 @@ def read_index(folder: Path, source: str) -> Index:
     try:
         with quiet():
             values = DiffusionPipeline.load_config(folder)
+            if not isinstance(values, dict):
+                raise TypeError(f"{INDEX} holds a {type(values).__name__}, not an object")
     except FAILURES as error:
         raise _unreadable(source, folder, error) from error
     name = values.get("_class_name")
@@ -72,13 +74,18 @@ def read_index(folder: Path, source: str) -> Index:
             f"prior {source!r} is a {name}, expected a pipeline class of diffusers {diffusers.__version__}: choose "
             "another model, or a newer diffusers."
         )
-    parts, arguments = {}, {}
+    parts: dict[str, tuple[str, type]] = {}
+    arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key.startswith("_") or key in WITHOUT:
             continue
         if isinstance(value, list | tuple) and len(value) == 2 and value[0] is not None:
             parts[key] = (str(value[0]), _class_of(str(value[0]), str(value[1]), source))
-        elif not isinstance(value, list | tuple) and key in signature(kind).parameters:
+        elif key not in signature(kind).parameters:
+            continue
+        elif value == [None, None]:  # a part that the pipeline was saved without
+            arguments[key] = None
+        elif not isinstance(value, list | tuple):
             arguments[key] = value
     return Index(kind, parts, arguments)
 

@@ -20,6 +20,8 @@ NEEDED = ("encode_prompt", "prepare_latents")
 """Methods at which a pipeline is interrupted, besides its scheduler's and its VAE's."""
 OFFLOADING = ("group_offloading", "lazy_prefetch_group_offloading", "layer_execution_tracker")
 """Hooks of diffusers that move weights."""
+OPTIONAL = ("text_encoder_3", "tokenizer_3")
+"""Parts that a pipeline may lack besides those that its class lists: Stable Diffusion 3 without T5."""
 PIXELS = ", not one that denoises pixels"
 CHANGES, FOLLOWS = "changes an image that it is given", "follows an image that it is given"
 OTHER_TASKS = (
@@ -78,6 +80,12 @@ def check_pipeline(pipe: Any) -> None:
             f"diffusers, which has {', '.join((*NEEDED, 'scheduler', DECODER))} and one of {', '.join(DENOISERS)}: "
             f"choose such a model{PIXELS if DECODER in lacks else ''}."
         )
+    lacks = _text_parts_missing(pipe)
+    if lacks:
+        raise ModelError(
+            f"the prior is a {kind} without {', '.join(lacks)}, expected the text encoders that this class needs, each "
+            "with its tokenizer: prompts are encoded even where a call has prompt_embeds. Load the pipeline with them."
+        )
     hooked = [
         name for name, module in networks(pipe).items() if any(map(_is_offloaded, module.modules()))
     ]
@@ -87,6 +95,35 @@ def check_pipeline(pipe: Any) -> None:
             "are: leave out enable_model_cpu_offload, group offloading and the like, which move weights away before a "
             "gradient comes back to them. `ddis plan` shows what saves memory instead."
         )
+
+
+def _text_parts_missing(pipe: Any) -> list[str]:
+    """Names of the text encoders that a pipeline lacks and needs, and of tokenizers that its encoders lack."""
+    slots = inspect.signature(type(pipe).__init__).parameters
+    optional = {*getattr(type(pipe), "_optional_components", ()), *OPTIONAL}
+    here = text_encoder_names(pipe)
+    encoders = [name for name in slots if name.startswith(TEXT_ENCODER) and name not in here]
+    needed = [name for name in encoders if name not in optional or not here]
+    tokenizers = [name.replace(TEXT_ENCODER, TOKENIZER) for name in here]
+    return needed + [name for name in tokenizers if getattr(pipe, name, None) is None]
+
+
+def check_unhooked(pipe: Any) -> None:
+    """Raise ModelError for networks with hooks of diffusers, which may keep what an earlier call computed."""
+    for name, network in networks(pipe).items():
+        registries = (getattr(module, "_diffusers_hook", None) for module in network.modules())
+        found = sorted({hook for registry in registries if registry for hook in registry.hooks})
+        if found:
+            cached = getattr(network, "is_cache_enabled", False)
+            undo = (
+                f"call `pipe.{name}.disable_cache()`"
+                if cached
+                else "load the pipeline again without them"
+            )
+            raise ModelError(
+                f"the prior's {name} has hooks ({', '.join(found)}), expected none: hooks reuse what earlier calls "
+                f"computed, or cast weights. To remove them, {undo}, or keep them and use GuidedScheduler."
+            )
 
 
 def _is_offloaded(module: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from engine.priors.folder import INDEX, patterns, read_index, read_pipeline
 from engine.priors.lora import merge_lora
 from engine.priors.marks import marked
 from engine.priors.resting import REST
-from engine.priors.roles import DECODER, check_pipeline, dtypes, networks
+from engine.priors.roles import DECODER, check_pipeline, check_unhooked, dtypes, networks
 from engine.priors.single_file import is_single_file, read_single_file
 from engine.priors.twin import frozen_twin
 
@@ -131,6 +131,7 @@ def load_from_hub(source: str, wanted: Wanted) -> Loaded:
 def load_object(source: DiffusionPipeline, wanted: Wanted) -> Loaded:
     """A pipeline that the caller has, which stays as it is."""
     check_pipeline(source)
+    check_unhooked(source)
     check_fit(source, type(source).__name__)
     twin = frozen_twin(source, wanted.device, wanted.dtype)
     found = Loaded(twin, mark=None if wanted.quantise == "none" else marked(twin))
@@ -193,7 +194,9 @@ SCHEMES = (
     Scheme("a model's .safetensors file", is_single_file, load_single_file, frozenset({"lora"})),
     Scheme(
         "a local folder in diffusers' format (as save_pretrained writes it)",
-        lambda source: isinstance(source, str | Path) and Path(source).expanduser().is_dir(),
+        lambda source: (
+            isinstance(source, str | Path) and source != "" and Path(source).expanduser().is_dir()
+        ),
         load_folder,
         frozenset({"variant", "lora"}),
     ),

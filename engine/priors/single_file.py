@@ -3,6 +3,7 @@
 Its pipeline, configs and tokenizers are those of the repository that diffusers takes the weights to be of.
 """
 
+import re
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
@@ -22,12 +23,24 @@ from engine.errors import ModelError, brief
 from engine.networks.hub import fetch
 from engine.networks.quiet import quiet
 from engine.priors.folder import INDEX, OFF, WITHOUT, assembled, patterns, read_index
+from engine.priors.roles import CHANGES, FOLLOWS
 from engine.priors.tiny_sources import FAILURES
 
 SUFFIX = ".safetensors"
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
-LORA = ("lora_", ".lora.", "lora_A", "lora_B", "hada_w1", "lokr_w1")
+LORA = ("lora_", ".lora.", "_lora.", "lora_A", "lora_B", "hada_w1", "lokr_w1")
 """What stands in the names of a LoRA's tensors."""
+OTHER_KINDS = (
+    (
+        re.compile("wan-.*|ltx.*|mochi.*|hunyuan-video|animatediff.*|cosmos.*[tv]2w.*"),
+        "makes videos",
+    ),
+    (re.compile("(.*-)?controlnet.*|flux-depth"), FOLLOWS),
+    (re.compile("flux-fill"), "fills a part of an image that it is given"),
+    (re.compile("xl_refiner|upscale|instruct-pix2pix"), CHANGES),
+    (re.compile("autoencoder.*"), "only decodes latents"),
+)
+"""Models that are no text-to-image models, by diffusers' names for them, and what they do."""
 
 UNKNOWN, ORIGINAL = "v1", "model.diffusion_model."
 """What diffusers takes weights for whose names tell it nothing, and how those of such a model begin."""
@@ -35,7 +48,11 @@ UNKNOWN, ORIGINAL = "v1", "model.diffusion_model."
 
 def is_single_file(source: Any) -> bool:
     """Whether a source names a file of weights, there or not."""
-    return isinstance(source, str | Path) and Path(source).suffix in (SUFFIX, *PICKLED)
+    return (
+        isinstance(source, str | Path)
+        and Path(source).suffix in (SUFFIX, *PICKLED)
+        and not Path(source).expanduser().is_dir()
+    )
 
 
 def read_single_file(path: Path, source: str, dtype: torch.dtype, local_files_only: bool) -> Any:
@@ -119,4 +136,10 @@ def _checkpoint(path: Path, source: str) -> dict[str, torch.Tensor]:
             f"prior {source!r} is an inpainting model, whose network reads 9 channels, expected one from text to "
             "image: choose the base model."
         )
+    for pattern, does in OTHER_KINDS:
+        if pattern.fullmatch(found):
+            raise ModelError(
+                f"prior {source!r} holds weights of a model ({found}) that {does}, expected one from text to image: "
+                "choose the base model."
+            )
     return checkpoint

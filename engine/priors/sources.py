@@ -119,8 +119,9 @@ def _scheme_of(source: Any) -> Scheme:
         if scheme.claims(source):
             return scheme
     *words, last = (scheme.words for scheme in SCHEMES)
+    shown = repr(str(source)) if isinstance(source, str | Path) else f"a {type(source).__name__}"
     raise ModelError(
-        f"unknown prior {str(source)!r}, expected {', '.join(words)}, or {last}: check the spelling, or that the "
+        f"unknown prior {shown}, expected {', '.join(words)}, or {last}: check the spelling, or that the "
         "folder exists."
     )
 

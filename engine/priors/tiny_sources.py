@@ -55,9 +55,13 @@ def published_for(vae: Decoder) -> str | None:
 
 
 def published_as(source: str | Path) -> str | None:
-    """The hub id of the tiny decoder that a source names: by that id, or as a folder that is called like it."""
-    last = Path(source).name
-    return next((name for name in PUBLISHED.values() if last == name.rpartition("/")[2]), None)
+    """The hub id of the tiny decoder that a source names: by that id, or by the name of a folder on its path.
+
+    The hub's cache calls the folder of 'madebyollin/taesd' 'models--madebyollin--taesd'.
+    """
+    known = {name.rpartition("/")[2]: name for name in PUBLISHED.values()}
+    parts = [part.rpartition("--")[2] for part in Path(source).parts]
+    return next((known[part] for part in reversed(parts) if part in known), None)
 
 
 def load_tiny(
@@ -95,6 +99,18 @@ def load_tiny(
         ) from error
     _check_fit(source, tiny, vae, prior)
     return tiny
+
+
+def check_tiny(tiny: nn.Module, vae: Decoder, prior: str) -> None:
+    """Raise ModelError for a module that is no tiny decoder, or not one of a prior with this vae."""
+    if not isinstance(tiny, TINY_DECODERS):
+        raise ModelError(
+            f"the tiny decoder for {prior!r} is a {type(tiny).__name__}, expected an AutoencoderTiny: load one, or "
+            "give its folder or hub id."
+        )
+    source = tiny.config.get("_name_or_path") or type(tiny).__name__
+    _check_family(source, vae, prior)
+    _check_fit(source, tiny, vae, prior)
 
 
 def _read(place: Path, source: str | Path, dtype: torch.dtype) -> Any:

@@ -31,8 +31,18 @@ def check_choices(config: Any) -> None:
             )
 
 
+def check_whole(config: Any) -> None:
+    """Raise ConfigError if a field declared as `int` holds anything else, such as 1.5 or True."""
+    hints = get_type_hints(type(config))
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if hints[entry.name] is int and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ConfigError(f"{entry.name} is {value!r}, expected a whole number: give one.")
+
+
 def check_positive(config: Any, *names: str) -> None:
-    """Raise ConfigError if one of these whole-number fields is below 1."""
+    """Raise ConfigError if one of these whole-number fields is below 1, or as `check_whole` does."""
+    check_whole(config)
     for name in names:
         if getattr(config, name) < 1:
             raise ConfigError(
@@ -50,7 +60,11 @@ def check_at_most(config: Any, **limits: tuple[int, str]) -> None:
 
 
 def check_not_negative(config: Any, **meanings: str) -> None:
-    """Raise ConfigError if one of these fields is negative or not finite. meanings: by name, what 0 does."""
+    """Raise ConfigError if one of these fields is negative or not finite, or as `check_whole` does.
+
+    meanings: by name, what 0 does.
+    """
+    check_whole(config)
     for name, meaning in meanings.items():
         if not 0 <= getattr(config, name) < float("inf"):
             raise ConfigError(

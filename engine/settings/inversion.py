@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any, ClassVar, Self
 
 from engine.errors import ConfigError
-from engine.settings.fields import check_at_most, setting
+from engine.settings.fields import check_at_most, check_whole, setting
 from engine.settings.methods import MethodSettings
 from engine.settings.sampling import MOST_TOGETHER, TOGETHER
 
@@ -48,6 +48,7 @@ class InversionSettings(MethodSettings):
                     f"{name} is {value}, expected a finite number {least}: correct it; the default is "
                     f"{type(self).__dataclass_fields__[name].default}."
                 )
+        check_whole(self)
         check_at_most(self, batch=(MOST_TOGETHER, TOGETHER))
 
     @classmethod

@@ -111,7 +111,13 @@ def _vector(path: Path, encoders: Mapping[str, int]) -> Tensor:
             f"{path} holds {shapes}, expected {expected} for text encoder {' and '.join(encoders)}: give a textual "
             "inversion of a single token, learned for this prior's text encoders."
         )
-    return torch.cat([found[key].reshape(width).float() for key, width in encoders.items()])
+    row = torch.cat([found[key].reshape(width).float() for key, width in encoders.items()])
+    if not row.isfinite().all():
+        raise TokenFileError(
+            f"{path} holds numbers that are NaN or infinite, expected finite ones: learn the token again, or fetch the "
+            "file again."
+        )
+    return row
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -101,8 +101,8 @@ def test_a_mistake_is_named_by_its_path(values, words):
         ({"classifier": "embedded:photo"}, "classifier is 'embedded:photo', expected the settings"),
         ({"classes": "dog"}, "classes is 'dog', expected a list"),
         (
-            {"method": DDIS(sampling=Sampling(steps=True))},
-            r"method\.sampling\.steps is True, expected",
+            {"method": DDIS(sampling=Sampling(cfg=True))},
+            r"method\.sampling\.cfg is True, expected",
         ),
     ],
 )

@@ -4,6 +4,8 @@ import pytest
 
 from engine.errors import ConfigError, EngineError
 from engine.settings import PRIORS_PX, Alignment, Sampling, TokenLearning
+from engine.settings.inversion import DeepInversion
+from engine.settings.polish import Polish
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,11 @@ from engine.settings import PRIORS_PX, Alignment, Sampling, TokenLearning
         (lambda: Alignment(scale=-1), "scale is -1, expected a finite number >= 0"),
         (lambda: Alignment(scale=float("nan")), "scale is nan"),
         (lambda: Alignment(moves=0), "moves is 0, expected at least 1: give a positive whole"),
+        (lambda: Alignment(moves=1.5), "moves is 1.5, expected a whole number: give one"),
+        (lambda: Alignment(stride=True), "stride is True, expected a whole number"),
+        (lambda: Alignment(decode_px=16.0), "decode_px is 16.0, expected a whole number"),
+        (lambda: Polish(steps=0.5), "steps is 0.5, expected a whole number"),
+        (lambda: DeepInversion(iterations=1.5), "iterations is 1.5, expected a whole number"),
         (
             lambda: Alignment(target="x0"),
             r"target is 'x0', expected one of 'clean', 'noisy'",

@@ -233,6 +233,41 @@ def test_a_tiny_decoder_is_looked_through_and_another_vae_as_well(
     assert torch.equal(draw(guided), draw(wrapped(pipe, classifier)))
 
 
+def small_tiny(levels: int = 4, **config: Any) -> AutoencoderTiny:
+    widths = {f"{part}_block_out_channels": (4,) * levels for part in ("encoder", "decoder")}
+    blocks = {f"num_{part}_blocks": (1,) * levels for part in ("encoder", "decoder")}
+    return AutoencoderTiny(**widths, **blocks, **config)
+
+
+def test_a_tiny_decoder_that_does_not_fit_is_refused_when_it_is_wrapped(
+    pipe: Any, classifier: Classifier, tmp_path: Path
+) -> None:
+    named = tmp_path / "models--madebyollin--taesdxl" / "snapshots" / "0123"
+    small_tiny().save_pretrained(named)
+    for tiny, message in (
+        (small_tiny(levels=3), "AutoencoderTiny' makes 4 px of a latent's side and .* 8, expected"),
+        (small_tiny(latent_channels=16), "reads latents of 16 channels and prior .* has 4, expec"),
+        (nn.Linear(2, 2), "the tiny decoder for .* is a Linear, expected an AutoencoderTiny: load"),
+        ("quatsch", "unknown tiny decoder 'quatsch', expected"),
+        (named, "taesdxl.* reads the latents of another VAE than .*, expected 'madebyollin/taesd'"),
+        (AutoencoderTiny.from_pretrained(named), "reads the latents of another VAE"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            GuidedScheduler(pipe, classifier, tiny=tiny)
+    GuidedScheduler(pipe, classifier, tiny=small_tiny())
+
+
+def test_a_call_without_a_guided_step_is_refused(
+    pipe: Any, classifier: Classifier, draw: Draw
+) -> None:
+    """Its images would be those of no guidance."""
+    with pytest.raises(
+        ConfigError, match=r"none of the pipeline's 1 step\(s\) is guided, expected"
+    ):
+        draw(wrapped(pipe, classifier), num_inference_steps=1)
+    draw(wrapped(pipe, classifier), num_inference_steps=2)
+
+
 def test_fewer_images_at_once_give_the_same(pipe: Any, classifier: Classifier, draw: Draw) -> None:
     whole = draw(wrapped(pipe, classifier))
     parts = draw(wrapped(pipe, classifier, at_once=1, checkpoint=True))
@@ -274,7 +309,9 @@ def test_what_cannot_be_guided_is_refused_with_what_to_do(
     refused("a StableDiffusionPipeline without vae, expected .*: choose such a model", on=other)
     other = copy.copy(pipe)
     other.__dict__["text_encoder"] = None
-    refused("has no text encoder, expected one, .*: load the pipeline with", on=other)
+    refused("Pipeline without text_encoder, expected the .* Load the pipeline with", on=other)
+    other.__dict__.update(text_encoder=pipe.text_encoder, tokenizer=None)
+    refused("Pipeline without tokenizer, expected the text encoders", on=other)
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
     reads = Preprocess.squash(16)

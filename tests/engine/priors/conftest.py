@@ -15,6 +15,7 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    AutoencoderTiny,
     ChromaPipeline,
     ChromaTransformer2DModel,
     DDIMScheduler,
@@ -232,6 +233,14 @@ def autoencoder(blocks: int = 2, **config: Any) -> AutoencoderKL:
         layers_per_block=1,
         **config,
     )
+
+
+def fitting_tiny(pipe: Any) -> AutoencoderTiny:
+    """A tiny decoder of as many px a latent as the pipeline's VAE."""
+    levels = len(pipe.vae.config.block_out_channels)
+    widths = {f"{part}_block_out_channels": (4,) * levels for part in ("encoder", "decoder")}
+    blocks = {f"num_{part}_blocks": (1,) * levels for part in ("encoder", "decoder")}
+    return AutoencoderTiny(**widths, **blocks)
 
 
 def shifted_autoencoder(blocks: int = 2) -> AutoencoderKL:

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderTiny, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 import engine
@@ -20,7 +20,7 @@ from engine.guidance.assembly import guidance_of
 from engine.guidance.decoder import decoder_of
 from engine.priors.steps import EXPLODING
 from engine.sampling.loop import sample
-from tests.engine.priors.conftest import FAMILIES, built
+from tests.engine.priors.conftest import FAMILIES, built, fitting_tiny
 
 PROMPTS = ["a dog", "a red cat"]
 STEPS, CFG = 3, 3.0
@@ -153,11 +153,20 @@ def test_the_guide_s_code_runs(code: str, classifier: Classifier) -> None:
     small = {**family.call, "num_inference_steps": 2}
     code = re.sub(r", num_inference_steps=\d+", "", code).replace("pipe(", "pipe(**small, prompt=")
     shown: dict[str, Any] = {"small": small}
+    tiny, decoded = fitting_tiny(pipe), AutoencoderTiny.decode
+    passes: list[Any] = []
+
+    def counted(self: AutoencoderTiny, *args: Any, **more: Any) -> Any:
+        passes.append(self)
+        return decoded(self, *args, **more)
+
     with (
         patch.object(diffusers.DiffusionPipeline, "from_pretrained", lambda *_, **__: pipe),
         patch.object(engine, "load_classifier", lambda *_, **__: classifier, create=True),
-        patch("engine.drop_in.guide.load_tiny", lambda *_, **__: None),
+        patch("engine.drop_in.guide.load_tiny", lambda source, *_, **__: source and tiny),
+        patch.object(AutoencoderTiny, "decode", counted),
     ):
         exec(code, shown)
+    assert bool(passes) == ("tiny=" in code)
     assert len(shown["images"]) == 8
     assert isinstance(pipe.scheduler, GuidedScheduler) == ("GuidedScheduler" in code)

@@ -8,9 +8,12 @@ import torch
 from diffusers import LCMScheduler
 from torch import Tensor
 
+from engine import Alignment, Classifier, GuidedScheduler
 from engine.errors import ConfigError
+from engine.guidance.assembly import guidance_of
+from engine.guidance.decoder import decoder_of
 from engine.priors import Prior, load_prior
-from engine.sampling.loop import sample
+from engine.sampling.loop import sample, unmoved
 from engine.sampling.noise import ImageNoise
 from engine.types import ImageKey
 
@@ -31,11 +34,26 @@ def noise_of(prior: Prior) -> ImageNoise:
     return ImageNoise(0, KEYS, prior.latent_shape(2)[1:])
 
 
-def own_loop(prior: Prior) -> tuple[Tensor, Tensor]:
+def own_loop(prior: Prior, move: Any = unmoved) -> tuple[Tensor, Tensor]:
     noise = noise_of(prior)
     denoise = prior.denoiser(prior.encode(PROMPTS), 1.0)
-    z = sample(noise.draw(), denoise, prior.schedule(4), eta=1.0, noise=noise)
+    z = sample(noise.draw(), denoise, prior.schedule(4), move, eta=1.0, noise=noise)
     return z, prior.decode(z)
+
+
+def their_images(lcm: Any, prior: Prior) -> Tensor:
+    """Images of the pipeline's own call, from the noise of `own_loop`."""
+    noise = noise_of(prior)
+    more = {} if type(lcm).__name__.startswith("Latent") else {"guidance_scale": 1.0}
+    images: Tensor = lcm(
+        prompt=PROMPTS,
+        latents=noise.draw(),
+        generator=noise.generators,
+        num_inference_steps=4,
+        output_type="pt",
+        **more,
+    ).images
+    return images
 
 
 @pytest.mark.shows("own loop", family="lcm")
@@ -44,18 +62,23 @@ def test_a_run_with_all_noise_renewed_is_the_pipeline_s_own(lcm: Any) -> None:
     """But for the share of its input that a step of the scheduler adds at low noise, 7e-6."""
     prior = load_prior(lcm)
     z, images = own_loop(prior)
-    noise = noise_of(prior)
-    more = {} if prior.pipe.__class__.__name__.startswith("Latent") else {"guidance_scale": 1.0}
-    theirs = lcm(
-        prompt=PROMPTS,
-        latents=noise.draw(),
-        generator=noise.generators,
-        num_inference_steps=4,
-        output_type="pt",
-        **more,
-    ).images
-    torch.testing.assert_close(images, theirs, atol=3e-5, rtol=0)
+    torch.testing.assert_close(images, their_images(lcm, prior), atol=3e-5, rtol=0)
     assert z.shape == prior.latent_shape(2)
+
+
+@torch.no_grad()
+def test_a_guided_scheduler_makes_what_the_own_loop_makes(lcm: Any, classifier: Classifier) -> None:
+    """What the pipeline decodes is the clean latent of the last step, which is not guided: the moves are before it."""
+    alignment = Alignment(scale=0.3)
+    prior = load_prior(lcm)
+    decoder = decoder_of(alignment, prior, classifier.preprocess)
+    move = guidance_of(classifier, alignment, decoder, None).move
+    _, plain = own_loop(prior)
+    _, images = own_loop(prior, move)
+    lcm.scheduler = GuidedScheduler(lcm, classifier, alignment)
+    theirs = their_images(lcm, prior)
+    assert not torch.allclose(images, plain, atol=1e-3)
+    torch.testing.assert_close(theirs, images, atol=3e-5, rtol=0)
 
 
 @pytest.mark.shows("save, load", family="lcm")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
+from engine.memory import apply as apply_module
 from engine.memory.apply import applied
 from engine.memory.case import Case
 from engine.memory.graphs import EAGER_CALLS, Graphs, graphed_prior
@@ -20,8 +21,10 @@ from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.memory.subject import Subject
 from engine.onnx.probe import probed
 from engine.priors import Context, Prior
+from engine.priors import resting as resting_module
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling, TokenLearning
+from tests.engine.priors.conftest import fitting_tiny
 
 SHORT = Sampling(steps=2, batch=2)
 
@@ -94,24 +97,59 @@ def test_text_encoders_rest_together_and_are_back_for_their_phase(
             assert moved == [name for name in names for _ in ("comes", "leaves")]
 
 
+AWAY = torch.device("cpu", 0)
+"""Main memory under a name that differs from the device's, which is the CPU here."""
+
+
+def gone_while_away(network: nn.Module) -> Callable[..., nn.Module]:
+    """A stand-in for a network's `to` that fills its weights with NaN while it is AWAY."""
+    kept: dict[str, Tensor] = {}
+
+    def to(device: torch.device) -> nn.Module:
+        with torch.no_grad():
+            if device == AWAY and not kept:
+                for name, value in network.named_parameters():
+                    kept[name] = value.clone()
+                    value.fill_(torch.nan)
+            elif device != AWAY:
+                for name, value in network.named_parameters():
+                    value.copy_(kept.pop(name, value))
+        return network
+
+    return to
+
+
 def test_a_run_whose_networks_all_rest_makes_the_same_images(
-    prior: Prior, classifier: Classifier
+    prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And in the text phase a plan counts one text encoder at a time."""
+    """A network that is used while it rests would fill them with NaN.
+
+    And in the text phase a plan counts one text encoder at a time.
+    """
+    torch.manual_seed(0)
+    seen_through = prior.replaced(tiny=fitting_tiny(prior.pipe))  # guidance's decoder never rests
+    monkeypatch.setattr(resting_module, "REST", AWAY)
+    monkeypatch.setattr(apply_module, "REST", AWAY)
+    for part in prior.components():
+        monkeypatch.setattr(part.module, "to", gone_while_away(part.module), raising=False)
     settings = {"batch": 2, "tokens": False, "full": False}
-    planned = plan(prior, classifier, "1GB", **settings)
+    planned = plan(seen_through, classifier, "1GB", **settings)
     names = [part.name for part in prior.components()]
     resting = type(planned).from_json(planned.to_json() | {"offload": names})
     made = [
         torch.stack(
             [
                 one.image
-                for one in generate(classifier, prior, ["a"], 2, sampling=SHORT, memory=memory)
+                for one in generate(
+                    classifier, seen_through, ["a"], 2, sampling=SHORT, memory=memory
+                )
             ]
         )
         for memory in (planned, resting)
     ]
     assert made[0].equal(made[1])
+    for part in prior.components():
+        assert all(value.isfinite().all() for value in part.module.parameters())
     weights = {part.name: 100 + number for number, part in enumerate(prior.components())}
     roles = {part.name: part.role for part in prior.components()}
     encoders = [name for name, role in roles.items() if role == "text encoder"]

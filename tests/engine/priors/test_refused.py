@@ -26,10 +26,12 @@ from diffusers import (
     TextToVideoZeroPipeline,
     WanPipeline,
 )
+from diffusers.hooks import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 
+from engine import GuidedScheduler
 from engine.classifiers import Classifier
 from engine.errors import ConfigError, ModelError, PriorWarning
 from engine.memory.plan import plan
@@ -77,13 +79,101 @@ def test_a_pipeline_that_takes_an_image_only_if_it_is_given_one_is_no_other_kind
         load_prior(kind.__new__(kind))
 
 
+@pytest.mark.parametrize(
+    ("family", "parts"),
+    [
+        ("flux-dev", ["text_encoder"]),
+        ("flux-dev", ["text_encoder_2"]),
+        ("z-image", ["text_encoder"]),
+        ("sd", ["tokenizer"]),
+        ("sdxl", ["tokenizer"]),
+        ("sdxl", ["tokenizer_2"]),
+        ("sd3", ["text_encoder", "tokenizer_3"]),
+        ("pixart-sigma", ["text_encoder"]),
+    ],
+)
+def test_a_text_encoder_or_tokenizer_that_is_missing_is_named(
+    pipe_of: Any, classifier: Classifier, family: str, parts: list[str]
+) -> None:
+    pipe = pipe_of(family)
+    pipe.__dict__.update(dict.fromkeys(parts))
+    message = f"Pipeline without {', '.join(parts)}, expected the text encoders .* Load the pipel"
+    with pytest.raises(ModelError, match=message):
+        load_prior(pipe)
+    with pytest.raises(ModelError, match=message):
+        GuidedScheduler(pipe, classifier)
+
+
+def test_t5_may_be_left_out_of_stable_diffusion_3(
+    families: Any, pipe_of: Any, tmp_path: Path
+) -> None:
+    pipe = pipe_of("sd3")
+    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipe.save_pretrained(tmp_path)
+    for source in (pipe, tmp_path):
+        prior = load_prior(source, call=families["sd3"].call, device="cpu")
+        assert [encoder.key for encoder in prior.text_encoders()] == ["clip_l", "clip_g"]
+        assert len(prior.encode(["a dog"])) == 1
+
+
+def test_networks_whose_hooks_change_what_they_compute_are_refused(
+    families: Any, pipe_of: Any
+) -> None:
+    pipe, call = pipe_of("flux-dev"), families["flux-dev"].call
+    skips = PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+    )
+    for config in (FirstBlockCacheConfig(threshold=0.1), skips):
+        pipe.transformer.enable_cache(config)
+        with pytest.raises(
+            ModelError, match=r"transformer has hooks .* call `pipe.transformer.disable_cache\(\)`"
+        ):
+            load_prior(pipe, call=call)
+        pipe.transformer.disable_cache()
+        load_prior(pipe, call=call)
+    pipe.transformer.enable_layerwise_casting(
+        storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32
+    )
+    with pytest.raises(
+        ModelError, match=r"\(layerwise_casting\), .* load the pipeline again witho"
+    ):
+        load_prior(pipe, call=call)
+
+
+@pytest.mark.parametrize(
+    ("family", "channels", "message"),
+    [
+        ("sd3", 9, "SD3Transformer2DModel of prior .* reads 9 channels and latents .* have 4 "),
+        ("flux-dev", 48, "FluxTransformer2DModel of prior .* reads 48 channels and .* have 16 "),
+        ("flux2-klein", 4, "Flux2Transformer2DModel of prior .* reads 4 channels"),
+        ("qwen-image", 32, "QwenImageTransformer2DModel of prior .* reads 32 channels"),
+    ],
+)
+def test_transformers_that_read_more_than_latents_are_refused(
+    pipe_of: Any, family: str, channels: int, message: str
+) -> None:
+    pipe = pipe_of(family)
+    pipe.transformer.register_to_config(in_channels=channels)
+    with pytest.raises(ModelError, match=message + ".*, expected as many: inpainting, fill and"):
+        load_prior(pipe)
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux-dev", "chroma", "z-image", "lumina2"])
+def test_a_vae_without_the_shift_of_its_family_is_refused(pipe_of: Any, family: str) -> None:
+    pipe = pipe_of(family)
+    pipe.vae.register_to_config(shift_factor=None)
+    with pytest.raises(ModelError, match="has no shift_factor in its config, expected one"):
+        load_prior(pipe)
+
+
 def weights(path: Path, **tensors: torch.Tensor) -> Path:
     save_file(tensors or {"model.diffusion_model.out.2.bias": torch.zeros(4)}, path)
     return path
 
 
-def test_a_lora_is_no_model(tmp_path: Path) -> None:
-    file = weights(tmp_path / "style.safetensors", **{"unet.to_k.lora_A.weight": torch.zeros(2, 2)})
+@pytest.mark.parametrize("name", ["unet.to_k.lora_A.weight", "unet.processor.to_k_lora.up.weight"])
+def test_a_lora_is_no_model(tmp_path: Path, name: str) -> None:
+    file = weights(tmp_path / "style.safetensors", **{name: torch.zeros(2, 2)})
     with pytest.raises(
         ModelError,
         match=r"style\.safetensors' is a LoRA, not a whole model, expected one: .*its `prior.lora`",
@@ -128,6 +218,53 @@ def test_a_file_with_nine_channels_is_an_inpainting_model(tmp_path: Path) -> Non
         ModelError, match=r"is an inpainting model, .* 9 channels, expected one from text"
     ):
         load_prior(file)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            {"head.modulation": (2,), "patch_embedding.weight": (1536, 16)},
+            r"\(wan-t2v-1.3B\) that makes videos",
+        ),
+        (
+            {"control_model.time_embed.0.weight": (2,)},
+            r"\(controlnet\) that follows an image that it is given",
+        ),
+        (
+            {"conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias": (2,)},
+            r"\(xl_refiner\) that changes an image that it is given",
+        ),
+        (
+            {
+                "double_blocks.0.img_attn.norm.key_norm.scale": (2,),
+                "guidance_in.in_layer.bias": (2,),
+                "img_in.weight": (2, 384),
+            },
+            r"\(flux-fill\) that fills a part of an image",
+        ),
+    ],
+    ids=["Wan", "ControlNet", "SDXL refiner", "FLUX.1 Fill"],
+)
+def test_files_of_models_of_other_kinds_are_refused_before_anything_is_fetched(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tensors: dict[str, tuple[int, ...]],
+    message: str,
+) -> None:
+    monkeypatch.setattr(single_file, "fetch", lambda *_: pytest.fail("fetched"))
+    zeros = {name: torch.zeros(shape) for name, shape in tensors.items()}
+    file = weights(tmp_path / "x.safetensors", **zeros)
+    with pytest.raises(ModelError, match=f"{message}.*, expected one from text to image: choose"):
+        load_prior(file)
+
+
+def test_a_folder_is_one_whatever_it_is_called(
+    tmp_path: Path, tiny_prior_folders: dict[str, Path]
+) -> None:
+    folder = tmp_path / "x.safetensors"
+    folder.symlink_to(tiny_prior_folders["epsilon"])
+    assert load_prior(folder, device="meta").name == str(folder)
 
 
 def test_files_that_are_pickled_broken_or_missing_are_refused(tmp_path: Path) -> None:

@@ -120,8 +120,14 @@ def test_a_pipeline_object_keeps_its_scheduler_if_it_can_be_read(pipe: Any) -> N
 @pytest.mark.parametrize("name", ["quatsch", "no/such/folder", "./nowhere", ""])
 def test_unknown_names_are_answered_with_what_is_accepted(name: str) -> None:
     with pytest.raises(ModelError) as caught:
-        load_prior(name or "stable-diffusion")
+        load_prior(name)
+    assert f"unknown prior {name!r}, expected" in str(caught.value)
     assert all(scheme.words in str(caught.value) for scheme in schemes.SCHEMES)
+
+
+def test_an_object_of_another_kind_is_named_by_its_class_alone(pipe: Any) -> None:
+    with pytest.raises(ModelError, match=r"^unknown prior a UNet2DConditionModel, expected"):
+        load_prior(pipe.unet)
 
 
 def test_an_id_that_is_not_in_the_cache_says_how_to_fetch_it() -> None:
@@ -166,6 +172,20 @@ def test_missing_parts_are_named(folder: Path) -> None:
         load_prior(folder)
     (folder / "model_index.json").unlink()
     with pytest.raises(ModelError, match=r"lacks model_index.json in .*save_pretrained"):
+        load_prior(folder)
+
+
+def test_a_tokenizer_without_its_vocabulary_is_refused(folder: Path) -> None:
+    for file in (folder / "tokenizer").iterdir():
+        if file.name != "tokenizer_config.json":
+            file.unlink()
+    with pytest.raises(ModelError, match=r"the tokenizer of prior .* knows no words, expected"):
+        load_prior(folder)
+
+
+def test_an_index_that_is_no_object_is_refused(folder: Path) -> None:
+    (folder / "model_index.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"model_index.json holds a list, not an obj.*, expected"):
         load_prior(folder)
 
 

@@ -61,6 +61,17 @@ def test_latents_of_other_channels_are_refused(source: Path, tmp_path: Path) -> 
         load_prior(source, tiny=folder, device="cpu")
 
 
+@pytest.mark.parametrize("name", ["taesdxl", "models--madebyollin--taesdxl/snapshots/0123abc"])
+def test_a_published_one_of_another_family_is_known_by_any_folder_on_its_path(
+    source: Path, tmp_path: Path, name: str
+) -> None:
+    folder = save_tiny(tmp_path / name)
+    with pytest.raises(
+        ModelError, match=r"reads the latents of another VAE than .*'madebyollin/taesd'"
+    ):
+        load_prior(source, tiny=folder, device="cpu")
+
+
 def test_images_of_another_size_are_refused(source: Path, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "small", levels=3)
     with pytest.raises(

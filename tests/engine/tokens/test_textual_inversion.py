@@ -68,6 +68,13 @@ def test_a_file_in_diffusers_own_shape_is_read(tmp_path, tiny_prior, classifier)
     assert (table.classes, table.names) == ((1,), ("<ddis-elephant>",))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, tiny_prior, classifier, number):
+    save_file({"<x>": torch.full((32,), number)}, tmp_path / "x.safetensors")
+    with pytest.raises(TokenFileError, match=r"holds numbers that are NaN or infinite, expected"):
+        import_textual_inversion({"dog": tmp_path / "x.safetensors"}, tiny_prior, classifier)
+
+
 @pytest.mark.parametrize(
     "tensors",
     [
