@@ -5,6 +5,8 @@ from typing import Any
 
 from reports.current import Current
 
+OF_VARIANTS = ("guidance_study", "few_steps")
+"""Results whose rows are of variants of their own, and not of the evidence's methods."""
 OF_DEFAULT_SAMPLING = ("tune", "styles", "worst_classes")
 """Results whose rows are all made with `Sampling()`."""
 
@@ -22,8 +24,7 @@ def changed(then: object, now: object) -> bool:
 def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
     """What the result of a name holds of another prior, or of settings that are gone; empty where it is up to date.
 
-    Known are the methods of the evidence and the variants of the study of guidance, and what others align with:
-    `Alignment()`.
+    Known are the methods of the evidence, the variants of two studies, and what others align with: `Alignment()`.
     """
     settings, rows = result.get("settings", result), result.get("rows")
     if (made := settings.get("prior", now.prior)) != now.prior:
@@ -34,7 +35,7 @@ def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
         return "\n\n**Out of date:** made with another sampling than today's default."
     if name == "cifar" or not isinstance(rows, dict):  # rows of CIFAR-10 have no prior
         return ""
-    known = now.variants if name == "guidance_study" else now.methods
+    known = now.variants if name in OF_VARIANTS else now.methods
     methods = settings.get("methods", {})  # of the tasks of `downstream`
 
     def differs(row_name: str, row: Mapping[str, Any]) -> bool:

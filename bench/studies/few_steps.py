@@ -31,8 +31,8 @@ SEED = 1400
 """Images of this seed are for this study alone."""
 RESULT = RESULTS / "few_steps.json"
 CHOICES = {
-    8: ((1, 0.2), (4, 0.2), (8, 0.2), (16, 0.1), (16, 0.2)),
-    4: ((1, 0.2), (8, 0.2), (16, 0.2)),
+    8: ((1, 0.2), (4, 0.1), (4, 0.2), (8, 0.1), (8, 0.2), (16, 0.2)),
+    4: ((1, 0.2), (8, 0.1), (8, 0.2), (16, 0.2)),
 }
 """(moves of a step, their scale) by the number of steps."""
 SMOKE = ("plain, 4 steps", "4 steps, 8 moves of 0.2")

@@ -36,7 +36,8 @@ def test_rows_of_other_settings_and_of_methods_that_are_gone_are_listed(now: Cur
     result["settings"]["methods"] = {"gone": "DAG"}  # of a task, as `downstream` has it
     assert out_of_date("evidence", result, now).endswith("than today's: DAG/sketch.")
     variants = evidence(now, **{"base/photo": {"settings": how}, "DAG/photo": {"settings": how}})
-    assert out_of_date("guidance_study", variants, now).endswith("than today's: DAG/photo.")
+    for study in ("guidance_study", "few_steps"):
+        assert out_of_date(study, variants, now).endswith("than today's: DAG/photo.")
 
 
 def test_a_setting_that_has_come_since_changes_nothing(now: Current) -> None:
