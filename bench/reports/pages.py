@@ -39,6 +39,7 @@ from reports.study_tables import (
     cifar_table,
     family_plans_table,
     family_support_table,
+    few_steps_table,
     guidance_study_table,
     selection_table,
 )
@@ -82,6 +83,7 @@ COSTS = {
 """Tables of the studies by their names, from results of the same names. Without a result, a page has the command."""
 STUDIES = {
     "guidance_study": guidance_study_table,
+    "few_steps": few_steps_table,
     "ambiguity": ambiguity_table,
     "selection": selection_table,
     "cifar": cifar_table,

@@ -57,6 +57,33 @@ def guidance_study_table(result: dict) -> str:
     )
 
 
+def few_steps_table(result: dict) -> str:
+    """The study `few_steps`: the judge's shares of each variant, by domain and on the mean, and an image's compute."""
+    found: dict[str, dict[str, dict]] = {}
+    for name, row in result["rows"].items():
+        variant, domain = name.split("/")
+        found.setdefault(variant, {})[domain] = row
+    domains = list(next(iter(found.values())))
+    rows = []
+    for variant, by_domain in found.items():
+        shares = [by_domain[domain]["shares"] for domain in domains if domain in by_domain]
+        if len(shares) < len(domains):
+            continue
+        pairs = [(one["judge_domain"], one["judge_class"]) for one in shares]
+        pairs.append((mean(pair[0] for pair in pairs), mean(pair[1] for pair in pairs)))
+        flops = next(
+            row["flops_per_image"] for row in by_domain.values() if "flops_per_image" in row
+        )
+        cells = [f"{domain:.2f} / {noun:.2f}" for domain, noun in pairs]
+        rows.append([variant, *cells, f"{flops / 1e9:.1f}"])
+    header = ["variant", *(name.replace("_", " ") for name in domains), "mean", "GFLOP an image"]
+    images = result["settings"]["images_per_class"]
+    return (
+        f"Judge's share in the domain / in the class, of {images} images of each class and domain.\n\n"
+        f"{table(header, rows)}"
+    )
+
+
 def selection_table(result: dict) -> str:
     """The study `selection`: FID and shares of the images that each way keeps."""
     domains = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))

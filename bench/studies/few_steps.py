@@ -31,8 +31,8 @@ SEED = 1400
 """Images of this seed are for this study alone."""
 RESULT = RESULTS / "few_steps.json"
 CHOICES = {
-    8: ((1, 0.2), (4, 0.1), (4, 0.2), (8, 0.1), (8, 0.2), (16, 0.2)),
-    4: ((1, 0.2), (8, 0.1), (8, 0.2), (16, 0.2)),
+    8: ((1, 0.2), (4, 0.2), (4, 0.3), (6, 0.2), (8, 0.1), (8, 0.15), (8, 0.2)),
+    4: ((1, 0.2), (6, 0.2), (8, 0.2), (16, 0.2)),
 }
 """(moves of a step, their scale) by the number of steps."""
 SMOKE = ("plain, 4 steps", "4 steps, 8 moves of 0.2")
@@ -57,11 +57,16 @@ VARIANTS = variants()
 
 
 def measure(
-    names: Sequence[str], domains: Sequence[str], images: int, work: Path, out: Path
+    names: Sequence[str],
+    domains: Sequence[str],
+    images: int,
+    work: Path,
+    out: Path,
+    seed: int = SEED,
 ) -> None:
     """Draw and judge what the result in `out` lacks. images: of each class. work: keeps the images."""
     prior, judge = load_prior("embedded"), load_judge()
-    settings = {"images_per_class": images, "seed": SEED}
+    settings = {"images_per_class": images, "seed": seed}
     result = rows_by_domain(out, prior, settings, VARIANTS, judge.domains)
     for name, domain in product(names, domains):
         variant, key = VARIANTS[name], f"{name}/{domain}"
@@ -70,10 +75,10 @@ def measure(
             continue
         began = time.perf_counter()
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
-        root = work / prior.fingerprint
+        root = work / prior.fingerprint / str(seed)
         place = name.replace(" ", "_").replace(",", "")
         folder, plain = root / domain / place, root / "plain" / place
-        draw(variant, classifier, prior, domain, images, SEED, folder, plain)
+        draw(variant, classifier, prior, domain, images, seed, folder, plain)
         row["shares"] = asdict(shares(images_of(folder), judge, domain))
         if domain == judge.domains[0]:
             row["flops_per_image"] = flops_per_image(variant, classifier, prior, domain)
@@ -92,6 +97,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--domains", nargs="+", choices=domains, default=domains)
     parser.add_argument("--images", type=int, default=24, help="images of each class")
+    parser.add_argument("--seed", type=int, default=SEED, help="with another, name another --out")
     parser.add_argument("--work", type=Path, default=Path("out/few_steps"), help="keeps the images")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--smoke", action="store_true", help="see that it runs; nothing is kept")
@@ -100,4 +106,4 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             measure(SMOKE, domains[:1], 1, Path(folder) / "work", Path(folder) / "result.json")
         return
-    measure(chosen.variants, chosen.domains, chosen.images, chosen.work, chosen.out)
+    measure(chosen.variants, chosen.domains, chosen.images, chosen.work, chosen.out, chosen.seed)

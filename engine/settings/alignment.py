@@ -136,6 +136,15 @@ class Alignment:
         return min(self.stride, end - index)
 
     @classmethod
+    def few_steps(cls) -> "Alignment":
+        """For priors that sample in about 8 steps: eight shorter moves in each.
+
+        Of those tried on the embedded prior, which is not distilled, these came nearest to what guidance reaches in 30
+        steps (`bench/studies/few_steps.py`, `bench/results/few_steps.json`).
+        """
+        return cls(moves=8, scale=0.15)
+
+    @classmethod
     def paper(cls, scale: float = 0.2) -> "Alignment":
         """DDIS as published (arXiv 2506.15381, eq. 9-12): moves z_t by 0.2 times the gradient, image by image."""
         return cls(

@@ -26,7 +26,7 @@ def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so(
         },
         "guidance_study": {
             "rows": {
-                "90 % of the schedule, CFG 4/a": made(9),
+                "base/a": made(9),
                 "paper/a": made(30),
                 "paper, step of 0.05/a": made(8),
                 "paper, step of 0.01/a": made(20),

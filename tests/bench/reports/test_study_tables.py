@@ -7,6 +7,7 @@ from reports.study_tables import (
     cifar_table,
     family_plans_table,
     family_support_table,
+    few_steps_table,
     guidance_study_table,
     selection_table,
 )
@@ -43,6 +44,22 @@ def test_a_variant_of_guidance_is_told_by_domain_and_by_means_over_those_it_has(
         "| default | 10.0 | 20.0 | 15.0 | 0.31 | 0.62 | 0.62 | 1.00 | 0.75 | 400 | 33.1 |" in table
     )
     assert "| CFG 2 | 8.0 |  | 8.0 | 0.12 | 0.25 | 0.25 |" in table
+
+
+def test_few_steps_are_told_by_variant_where_every_domain_was_drawn() -> None:
+    def row(domain: float, noun: float, **more: float) -> dict:
+        return {"shares": {"judge_domain": domain, "judge_class": noun}} | more
+
+    rows = {
+        "guided, 30 steps/art_painting": row(0.5, 1.0, flops_per_image=48e9),
+        "guided, 30 steps/sketch": row(0.7, 0.8),
+        "8 steps, 1 move of 0.2/art_painting": row(0.1, 0.9, flops_per_image=11e9),
+    }
+    table = few_steps_table({"rows": rows, "settings": {"images_per_class": 8}})
+    assert "of 8 images of each class and domain" in table
+    assert "| variant | art painting | sketch | mean | GFLOP an image |" in table
+    assert "| guided, 30 steps | 0.50 / 1.00 | 0.70 / 0.80 | 0.60 / 0.90 | 48.0 |" in table
+    assert "1 move" not in table
 
 
 def test_students_of_cifar_are_told_beside_what_their_images_cost() -> None:

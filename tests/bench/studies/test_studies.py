@@ -82,14 +82,14 @@ def test_variants_of_guidance_are_measured_once_each(
 
 
 def test_few_steps_are_measured_once(tmp_path: Path, run: Run) -> None:
-    out, name = tmp_path / "few.json", "4 steps, 4 moves of 0.4"
+    out, name = tmp_path / "few.json", "4 steps, 6 moves of 0.2"
     asked = ("few_steps", "--domains", "photo", "--images", 1, "--variants", name)
     asked += ("--work", tmp_path / "work", "--out", out)
     assert f"{name}/photo: class " in run(*asked)
     assert run(*asked) == ""
     result = json.loads(out.read_text())
     row = result["rows"][f"{name}/photo"]
-    assert (row["settings"]["alignment"]["moves"], row["settings"]["sampling"]["steps"]) == (4, 4)
+    assert (row["settings"]["alignment"]["moves"], row["settings"]["sampling"]["steps"]) == (6, 4)
     assert row["shares"]["images"] == 7
     assert {"settings", "environment"} < result.keys()
 
@@ -119,6 +119,8 @@ def test_the_goal_of_few_steps_is_among_the_variants(
     assert {name for goal in goals for name in (*goal.left, *goal.right)} <= study.VARIANTS.keys()
     assert set(study.SMOKE) <= study.VARIANTS.keys()
     assert study.VARIANTS["guided, 30 steps"] == study.Method(Alignment())
+    (few,) = {name for goal in goals for name in goal.left}
+    assert study.VARIANTS[few].alignment == Alignment.few_steps()
 
 
 def test_classifiers_without_batch_norm_are_measured_once(
