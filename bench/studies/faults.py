@@ -48,7 +48,7 @@ def trials(smoke: bool) -> dict[str, Trial]:
     made["two writers of one file: whole_file"] = partial(two_writers, rounds=2 if smoke else 300)
     for name in WRITING:
         made[f"two processes: {name}"] = partial(two_processes, name=name, rounds=1 if smoke else 2)
-    for name, times in {"generate": 10, "learn-tokens": 6}.items():
+    for name, times in {"generate": 8, "learn-tokens": 4}.items():
         times = 1 if smoke else times
         made[f"Ctrl-C: {name}"] = partial(interrupted, name=name, times=times)
     made["closed pipe: every command"] = unread

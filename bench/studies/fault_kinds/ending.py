@@ -80,22 +80,20 @@ def _moments(place: Place, name: str) -> tuple[float, float]:
 
 
 def unread(place: Place) -> Count:
-    """Every command with a closed pipe for its output: its help, and its result as text and as JSON."""
-    count = Count("the help of every command; the results of those that write, `plan` and `doctor`")
-    tried = [(f"{name} --help", [[*name.split(), "--help"]]) for name in COMMANDS]
-    printing = place.commands(place.room()) | {
+    """Every command with a closed pipe for its output: its help, and its result as JSON."""
+    count = Count("the help of every command; `--json` of those that write, `plan` and `doctor`")
+    tried = {f"{name} --help": [[*name.split(), "--help"]] for name in COMMANDS}
+    printing = {name: place.commands(place.room())[name] for name in place.commands(place.folder)}
+    printing |= {
         "plan": [["plan", *CLASSIFIER, "--prior", "embedded"]],
         "doctor": [["doctor", "embedded:cartoon", f"{place.folder / 'set'}", "--device", "cpu"]],
     }
-    for name in printing:
-        for more in ([], ["--json"]):
-            made = place.commands(place.room()).get(name, printing[name])
-            words = [word for word in made[-1] if word != "--quiet"]
-            tried.append((f"{name} {''.join(more)}", [*made[:-1], [*words, *more]]))
-    for name, commands in tried:
+    tried |= {
+        f"{name} --json": [*made[:-1], [*made[-1], "--json"]] for name, made in printing.items()
+    }
+    for name, (*first, last) in tried.items():
         reading, writing = os.pipe()
         os.close(reading)
-        *first, last = commands
         if first and ended(first).code:
             raise SystemExit(f"{name} did not end well")
         found = ended([last], stdout=writing)
