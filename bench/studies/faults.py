@@ -26,9 +26,10 @@ from studies.rows import Rows
 
 MAKING = ("generate", "generate --share, finish", "learn-tokens")
 WRITING = (
-    *("generate", "generate --share, finish", "learn-tokens", "learn-tokens --share", "learn-lora"),
-    *("tune", "report", "select", "export", "fit", "statistics", "evaluate --out"),
-    *("evaluate --save-statistics", "distill", "prune", "quantise", "demo"),
+    *("generate", "generate --share", "generate --share, finish", "learn-tokens"),
+    *("learn-tokens --share", "learn-lora", "tune", "report", "select", "export", "fit"),
+    *("statistics", "evaluate --out", "evaluate --save-statistics"),
+    *("distill", "prune", "quantise", "demo"),
 )
 DAMAGED = (
     *("images of a part, `finish`", "images of a part, other commands", "rows of a part, `finish`"),
@@ -55,6 +56,7 @@ def trials(smoke: bool) -> dict[str, Trial]:
     for name in MAKING:
         times = 1 if smoke else 5
         made[f"clock set back: {name}"] = partial(clock_set_back, name=name, times=times)
+    for name in ("generate", "generate --share", "learn-tokens"):
         made[f"out of memory: {name}"] = partial(out_of_memory, name=name)
     for name in DAMAGED:
         flips, cuts = (3, 1) if smoke else (100, 20)

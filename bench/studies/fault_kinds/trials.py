@@ -60,7 +60,7 @@ class Count:
 
 
 class Ended(NamedTuple):
-    """How a process ended: its exit code, its lines on stderr, and its number."""
+    """How a process ended: its exit code, the last command's lines on stderr, and its number."""
 
     code: int
     said: list[str]
@@ -99,6 +99,7 @@ class Running:
         try:
             before()
             for words in commands:
+                os.ftruncate(2, os.lseek(2, 0, os.SEEK_SET))  # of the last command alone
                 if code := main(words):
                     break
         except BaseException:  # noqa: BLE001  # whatever it is, the parent is to hear of it
@@ -177,6 +178,7 @@ class Place:
                 [*in_two, "--share", "2/2"],
                 ["finish", out],
             ],
+            "generate --share": [[*generate, "--share", "1/1"], ["finish", out]],
             "learn-tokens": [learn],
             "learn-tokens --share": [[*learn, "--learning.side-by-side", "1", "--share", "1/1"]],
             "learn-lora": [[*lora, "--lora.epochs", "1"]],
@@ -188,7 +190,7 @@ class Place:
             "statistics": [
                 ["statistics", "embedded:cartoon", images, "--out", file, "--device", "cpu"]
             ],
-            "evaluate --out": [["evaluate", images, *compared, "--out", file]],
+            "evaluate --out": [["evaluate", images, *compared, "--out", f"{out}.json"]],
             "evaluate --save-statistics": [
                 ["evaluate", images, *features, "--save-statistics", file]
             ],
