@@ -84,9 +84,10 @@ def unread(place: Place) -> Count:
     count = Count("the help of every command; `--json` of those that write, `plan` and `doctor`")
     tried = {f"{name} --help": [[*name.split(), "--help"]] for name in COMMANDS}
     printing = {name: place.commands(place.room())[name] for name in place.commands(place.folder)}
+    images = f"{place.folder / 'set'}"
     printing |= {
         "plan": [["plan", *CLASSIFIER, "--prior", "embedded"]],
-        "doctor": [["doctor", "embedded:cartoon", f"{place.folder / 'set'}", "--device", "cpu"]],
+        "doctor": [["doctor", "embedded:cartoon", "--images", images, "--device", "cpu"]],
     }
     tried |= {
         f"{name} --json": [*made[:-1], [*made[-1], "--json"]] for name, made in printing.items()
