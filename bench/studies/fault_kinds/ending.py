@@ -21,6 +21,8 @@ from studies.fault_kinds.trials import CLASSIFIER, Count, Place, as_json, ended,
 from studies.fault_kinds.writing import fills_up
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
+RESULTS_OF = ("2 images in ", "the classifier recognises ")
+"""What `generate` has said already when its page is being written."""
 OUT_OF_MEMORY: tuple[BaseException, ...] = (
     MemoryError("no memory"),
     torch.OutOfMemoryError("CUDA out of memory"),
@@ -46,7 +48,8 @@ def interrupted(place: Place, name: str, times: int) -> Count:
             continue
         wrong = [] if process.returncode == INTERRUPTED else [f"code {process.returncode}"]
         spoken = [line for line in said if line]
-        if len(spoken) != 1 or not spoken[0].startswith("interrupted: "):
+        odd = [line for line in spoken[:-1] if not line.startswith(RESULTS_OF)]
+        if odd or not spoken or not spoken[-1].startswith("interrupted: "):
             wrong.append(f"after {moment:.1f} s: {spoken[-3:]}")
         if (again := ended(place.commands(room)[name])).code:
             wrong.append(f"again: code {again.code}, {again.said[-3:]}")

@@ -61,7 +61,8 @@ def disk_full(place: Place, name: str, most: int) -> Count:
     if (first := ended(place.commands(calm)[name], fills_up(0, log))).code:
         raise SystemExit(f"{name} did not end well: {first.said}")
     writes, expected = log.stat().st_size, place.undisturbed(name)
-    count = Count(f"`{name}`, from {min(writes, most)} of its {writes} writes on")
+    which = f"each of its {writes}" if writes <= most else f"{most} of its {writes}"
+    count = Count(f"`{name}`, full from {which} writes on")
     for at in some(range(1, writes + 1), most):
         room = place.room()
         cut = ended(place.commands(room)[name], fills_up(at))
