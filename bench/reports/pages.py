@@ -33,7 +33,7 @@ from reports.goals import Goal, goals_table
 from reports.kernel_tables import kernels_page, kernels_table
 from reports.markdown import fill_all
 from reports.out_of_date import out_of_date
-from reports.reliability_table import reliability_table
+from reports.reliability_table import faults_table, reliability_table
 from reports.study_tables import (
     ambiguity_table,
     cifar_table,
@@ -109,6 +109,7 @@ OTHERS: dict[str, tuple[Callable[..., str], list[str]]] = {
     "quantise": (partial(downstream_table, task="quantise"), ["downstream"]),
     "styles": (styles_table, ["styles"]),
     "kernels": (kernels_table, ["kernels"]),
+    "faults": (faults_table, ["reliability"]),
 }
 """Tables, and the results that they are made from. Where one is missing, a page keeps the table that it has."""
 

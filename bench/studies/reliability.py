@@ -149,7 +149,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     for name in files:
         if name.endswith("run.json"):
             record = json.loads(files[name])
-            files[name] = json.dumps({**record, "measured": None}).encode()
+            files[name] = json.dumps({**record, "measured": None, "sha256": None}).encode()
     return files
 
 

@@ -1,10 +1,12 @@
 """`run.json`: what a data set is made with (fixed when it is begun) and what was measured (written at its end).
 
-    {"format": "ddis-run/2", "request": {...}, "models": {...}, "labels": {...}, "versions": {...}, "measured": {...}}
+    {"format": "ddis-run/2", "request": {...}, "models": {...}, "labels": {...}, "versions": {...}, "measured": {...},
+     "sha256": "..."}
 
 What lies between the format and the labels says how the images came about, and is called `made` here: a request with
 the identities of its models; {"selected_from": made, "selection": {...}}; or {"together": [made, ...]} of several runs
-that were put together. `engine.facts` reads it. Records of version 0.1 are read as well.
+that were put together. `engine.facts` reads it. The checksum is of all else; records of earlier versions have none,
+and those of version 0.1 are read as well.
 """
 
 import json
@@ -16,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from engine.errors import OutputError
+from engine.errors import DamagedError, OutputError
 from engine.facts import (
     RUN_FORMAT,
     RUN_FORMAT_0_1,
@@ -29,6 +31,7 @@ from engine.files import explained, read_explained, write_whole
 from engine.urls import check_local
 
 RUN = "run.json"
+CHECKSUM = "sha256"
 PACKAGES = ("torch", "diffusers", "transformers", "ddis")
 MOST_SHOWN = 5
 _ABSENT = object()
@@ -88,7 +91,14 @@ def run_bytes(
         "versions": begun_with or now,
         "measured": measured,
     }
+    record[CHECKSUM] = checksum(record)
     return json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def checksum(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a record without its checksum, as hex digits."""
+    rest = {key: value for key, value in record.items() if key != CHECKSUM}
+    return sha256(json.dumps(json.loads(json.dumps(rest)), sort_keys=True).encode()).hexdigest()
 
 
 def run_digest(made: Mapping[str, Any], labels: Mapping[str, str]) -> str:
@@ -109,6 +119,8 @@ def parsed_run(content: bytes, where: object) -> RunRecord:
     """The record in the content of a run.json. where: it lies, for the OutputError that other content raises."""
     try:
         record = json.loads(content)
+        check_whole(record, where)
+        record.pop(CHECKSUM, None)
         form = record.pop("format")
         if form == RUN_FORMAT_0_1:
             record |= record.pop("config")
@@ -126,6 +138,15 @@ def parsed_run(content: bytes, where: object) -> RunRecord:
         f"{RUN_FORMAT!r} or {RUN_FORMAT_0_1!r}: choose another folder, move this one away, or install the version of "
         "ddis that wrote it."
     )
+
+
+def check_whole(record: Mapping[str, Any], where: object) -> None:
+    """Raise DamagedError where a record is not as it was written. where: it lies."""
+    if record.get(CHECKSUM) not in (None, checksum(record)):
+        raise DamagedError(
+            f"{where} is damaged (it has another checksum than it was written with), expected the record as it was "
+            f"written: put a copy back; if it was changed on purpose, take {CHECKSUM!r} out of it."
+        )
 
 
 def made_with(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from engine.apps.cli.command import WITH_PRIOR, Command
+from engine.datasets.run_record import check_whole
 from engine.errors import ConfigError, brief
 from engine.facts import RUN_FORMAT, RUN_FORMAT_0_1, SELECTED_FROM, TOGETHER, request_of
 from engine.request import FORMAT as REQUEST_FORMAT
@@ -53,6 +54,7 @@ def read_config(path: Path, commands: Mapping[str, type[Command]]) -> Found:
             "take another, or write the settings with --print-config."
         )
     if form in (RUN_FORMAT, RUN_FORMAT_0_1):
+        check_whole({"format": form, **values}, path)
         try:
             request, models = request_of(values.get("config", values), "the record")
         except ConfigError as error:

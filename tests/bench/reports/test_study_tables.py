@@ -2,6 +2,7 @@
 
 import pytest
 from reports.cluster_table import cluster_table
+from reports.reliability_table import faults_table, reliability_table
 from reports.study_tables import (
     SUPPORT,
     cifar_table,
@@ -177,3 +178,28 @@ def test_the_overhead_of_ray_says_how_many_runs_it_is_of(
 def test_a_number_below_a_goal_does_not_read_as_the_goal() -> None:
     row = {"workers": 16, "parts": 2999, "parts_a_second": 499.53, "parts_a_cpu_second": 1053.2}
     assert "| 499.5 |" in cluster_table({"settings": {}, "calls": [row]})
+
+
+def test_faults_stand_apart_from_kills_and_rows_that_tried_the_same_are_one(cells) -> None:
+    def row(tried: str, times: int, ways: dict[str, int]) -> dict:
+        counts = {"times": times, "as_promised": sum(ways.values()), "ways": ways, "wrong": []}
+        return {"tried": tried} | counts
+
+    killed = {"kills": 3, "runs": 2, "equal": 2, "half_written": [], "leftovers": 1}
+    rows = {
+        "generate": killed,
+        "disk full: generate": row("`generate`, from each write on", 5, {"one line": 4}),
+        "two processes: fit": row("twice", 2, {"refused": 2}),
+        "two processes: tune": row("twice", 3, {"both ended well": 2, "refused": 1}),
+    }
+    table = faults_table({"rows": rows})
+    assert "4: one line 4 | 1 |" in table
+    assert cells(table, "two processes") == [
+        "twice: `fit`, `tune`",
+        "5",
+        "5: refused 3, both ended well 2",
+        "0",
+    ]
+    assert len(table.splitlines()) == 4
+    assert cells(reliability_table({"rows": rows}), "`generate`") == ["3", "2", "2", "0", "1"]
+    assert len(reliability_table({"rows": rows}).splitlines()) == 3

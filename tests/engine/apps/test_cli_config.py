@@ -167,6 +167,10 @@ def test_the_models_of_a_record_must_be_there_unless_others_are_named(
     capsys.readouterr()
     again = ["generate", "--config", str(file), "--out", str(tmp_path / "other")]
     assert main(again) == 2
+    assert "changed.json is damaged (it has another checksum" in capsys.readouterr().err
+    del changed["sha256"]
+    file.write_text(json.dumps(changed))
+    assert main(again) == 2
     assert "the models are not those of the record: classifier.fingerprint is" in (
         capsys.readouterr().err
     )

@@ -519,5 +519,7 @@ def contents(path: Path) -> dict[str, bytes]:
     named.pop("report.html", None)
     for name in named:
         if name == "run.json":
-            named[name] = json.dumps(json.loads(named[name]) | {"measured": None}).encode()
+            named[name] = json.dumps(
+                json.loads(named[name]) | {"measured": None, "sha256": None}
+            ).encode()
     return named

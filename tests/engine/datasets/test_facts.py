@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.datasets.dataset import open_dataset
-from engine.datasets.run_record import read_run
+from engine.datasets.run_record import read_run, write_run
 from engine.errors import ConfigError, OutputError
 from engine.facts import facts_of, request_of, runs_of, with_names_of
 from engine.request import ClassifierSource, PriorSource, Request
@@ -159,3 +159,16 @@ def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("[1]")
     with pytest.raises(OutputError, match="is no record, expected one of format"):
         read_run(tmp_path)
+
+
+def test_a_flipped_bit_of_a_record_is_found(tmp_path: Path) -> None:
+    write_run(tmp_path, {"request": {"seed": 12}, "models": {}}, {"0": "dog"}, {"seconds": 3.25})
+    path, expected = tmp_path / "run.json", read_run(tmp_path)
+    whole = path.read_bytes()
+    name = whole.index(b"sha256")  # without it, a record is one of an earlier version
+    for place in {*range(len(whole))} - {*range(name, name + 6)}:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
+        try:
+            assert read_run(tmp_path) == expected, f"byte {place} of {len(whole)}"
+        except OutputError as error:
+            assert "run.json is " in str(error)  # noqa: PT017  # most are errors, not all
