@@ -46,7 +46,7 @@ def load_architecture(
     """
     _check_there(path)
     if architecture is None or architecture not in ARCHITECTURES:
-        check_file_kind(path)
+        read_weights(path)  # what is no checkpoint has another remedy
         given = "no architecture" if architecture is None else f"architecture {architecture!r}"
         raise ConfigError(
             f"checkpoint {path} came with {given}, expected one of {', '.join(ARCHITECTURES)}: a file of "

@@ -95,7 +95,7 @@ def load_classifier(
             )
         preprocess = Preprocess.squash(reads.input_px)
     elif found.assumed and preprocess is found.preprocess and not reads.is_normalising:
-        warn_of_assumed(name, preprocess)
+        warn_of_assumed(name, preprocess.reading(reads))
     place_on = default_device(device)
     return frozen_classifier(
         name,

@@ -1,7 +1,6 @@
 """A network that anybody may have written, tried on one image before anything is asked of it.
 
-What fails in its code ends in words; what it gives is brought into the form that everything else expects; numbers that
-cannot be used are found now.
+Failures of its code end in words, its scores get the usual form, and numbers that cannot be used are found now.
 """
 
 import copy
@@ -216,20 +215,21 @@ def _of_logits(
 
 
 def _warn_of_bounds(name: str, network: nn.Module, example: Tensor, output: Tensor) -> None:
-    """Warn where scores look like probabilities that were scaled or cut, also those of extreme images."""
+    """Warn where scores look like probabilities that were scaled, moved or cut, also those of extreme images."""
     if not (output >= 0).all() or not output.any():
         return
     try:
         with torch.no_grad():
-            rows = torch.cat([scores_of(network(example * by)) for by in (1, -10, 100)]).float()
+            scales = (1, -10, 100, 1e4, -1e4, 1e6, -1e6)
+            rows, far = torch.cat([scores_of(network(example * by)) for by in scales]).split((3, 4))
     except FOREIGN:
         return  # it checks what it reads
-    sums, most = rows.sum(1), rows.max()
-    alike = sums.max() - sums.min() < 1e-4 * sums.max()
-    if (rows >= 0).all() and (most <= 1 or 99 < most <= 100 or alike):
+    most, alike = rows.max(), torch.allclose(rows.sum(1), rows[0].sum(), 1e-4)
+    flat = far.min() < far.max() < torch.inf and torch.allclose(far[:2], far[2:], 1e-3)
+    if (rows >= 0).all() and (most <= 1 or 99 < most <= 100 or alike or flat):
         warnings.warn(
             f"classifier {name!r} scores even extreme images from {rows.min():.3g} to {most:.3g}, like probabilities, "
-            "by which guidance is weak: wrap it in a module that returns what stands before its softmax or sigmoid.",
+            "by which guidance is weak and confidence wrong: wrap it in a module that returns its logits.",
             ClassifierWarning,
             stacklevel=2,
         )

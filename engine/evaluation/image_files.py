@@ -15,7 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from engine.datasets.dataset import ImageFile
-from engine.errors import ConfigError, EngineWarning, brief
+from engine.datasets.part_reading import content_of
+from engine.errors import ConfigError, EngineWarning, OutputError, brief
 
 ENDINGS = {
     *(
@@ -170,13 +171,15 @@ def rgb_pixels(name: str, content: ImageFile | io.BytesIO, notes: Notes) -> Tens
     notes: gets what had to be changed. Raises ConfigError for what is no whole image.
     """
     try:
-        held = content if isinstance(content, io.BytesIO) else io.BytesIO(content.read_bytes())
+        held = content if isinstance(content, io.BytesIO) else io.BytesIO(content_of(content))
         with Image.open(held) as picture:
             if getattr(picture, "n_frames", 1) > 1:
                 notes.change("moving or several pictures, of which the first is taken", name)
             if picture.getexif().get(ORIENTATION, UPRIGHT) not in (0, UPRIGHT):
                 notes.change("turned as their EXIF says", name)
             pixels = np.array(_rgb(ImageOps.exif_transpose(picture), name, notes))
+    except OutputError:
+        raise  # names its own remedy
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         kind = "is no image" if isinstance(error, UnidentifiedImageError) else "cannot be read"
         why = (

@@ -1,7 +1,7 @@
 """The options of a command, read off its fields: one rule for their flags, and messages that name them."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -79,11 +79,11 @@ def flag_of(path: str, method: str | None = None) -> str:
     return f"{section}.{name}" if section in PREFIXED else name
 
 
-def in_flags(message: str, options: Sequence[Option]) -> str:
+def in_flags(message: str, options: Sequence[Option], given: Collection[str] = ()) -> str:
     """A message with flags in place of the fields that it names: the one that it begins with, and `quoted` ones.
 
     A name that several sections have is the classifier's, unless a student has it too: other settings are named with
-    their section.
+    their section. given: words of the user, such as a folder's name, which begin a message as they are.
     """
     by_path = {option.path: option.spelt for option in options}
     by_name: dict[str, set[str]] = {}
@@ -102,7 +102,9 @@ def in_flags(message: str, options: Sequence[Option]) -> str:
         known = by_name.get(found[1], {found[0]})
         return by_path.get(found[1], next(iter(known)) if len(known) == 1 else found[0])
 
-    message = re.sub(r"^([a-z_]\w*(?:\.\w+)*)(?:\[\d+\])?(?= (?:is|are|came|has) )", flag, message)
+    if message.partition(" ")[0] not in given:
+        beginning = r"^([a-z_]\w*(?:\.\w+)*)(?:\[\d+\])?(?= (?:is|are|came|has) )"
+        message = re.sub(beginning, flag, message)
     return re.sub(r"`([a-z_]\w*(?:\.\w+)*)`", flag, message)
 
 

@@ -89,33 +89,24 @@ def _main(words: list[str], interruption: Interruption) -> int:
 def _carry_out(understood: "Understood", name: str) -> None:
     """Run a command, or print its settings."""
     from engine.apps.cli.config import written
-    from engine.apps.cli.options import in_flags
 
     command = understood.command
     if command.print_config:
         print(written(command, name), end="")
         return
 
-    def flagged(text: str) -> str:
-        return in_flags(text, understood.options)
-
     try:
         check_sources(command)
         from engine.apps.progress import Progress
 
         screen = Progress(quiet=command.quiet or str(command.events) == "-", silent=command.json)
-        with _warnings_in_words(flagged):
-            _run(understood, command, screen, flagged)
+        with _warnings_in_words(understood.flagged):
+            _run(understood, command, screen)
     except EngineError as error:
-        raise EngineError(flagged(str(error))) from error
+        raise EngineError(understood.flagged(str(error))) from error
 
 
-def _run(
-    understood: "Understood",
-    command: "Command",
-    screen: "Progress",
-    flagged: Callable[[str], str],
-) -> None:
+def _run(understood: "Understood", command: "Command", screen: "Progress") -> None:
     from engine.apps.cli.command import Call
     from engine.apps.progress import watching
     from engine.networks.later import imports_spared
@@ -124,7 +115,7 @@ def _run(
         if command.module is not None:
             import_heavy(command.module)
         with watching(screen, command.events) as events:
-            given, explicit = understood.given, understood.explicit
+            given, explicit, flagged = understood.given, understood.explicit, understood.flagged
             call = Call(given, explicit, understood.record, screen, events, flagged)
             result = command.run(call)
     if command.json:

@@ -28,6 +28,11 @@ class Understood:
     explicit: Mapping[str, Any]
     record: Mapping[str, Any] | None
 
+    def flagged(self, text: str) -> str:
+        """A text with flags in place of the fields that it names."""
+        words = [word for word in _leaves(self.explicit) if isinstance(word, str | Path)]
+        return in_flags(text, self.options, {str(Path(word)) for word in words})
+
 
 def understand(
     name: str, words: Sequence[str], commands: Mapping[str, type[Command]]
@@ -127,6 +132,15 @@ def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
             inside = inside.setdefault(section, {})
         inside[name] = value
     return values
+
+
+def _leaves(values: Any) -> list[Any]:
+    """The single values in nested dictionaries and lists."""
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    if isinstance(values, list | tuple):
+        return [leaf for value in values for leaf in _leaves(value)]
+    return [values]
 
 
 def needed_paths(command: type[Command]) -> list[str]:

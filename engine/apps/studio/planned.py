@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from engine.apps.cli.command import Call
 from engine.apps.cli.commands.generate import Generate
 from engine.apps.cli.commands.plan import Plan
-from engine.apps.cli.options import in_flags
 from engine.apps.progress import Progress
 from engine.apps.studio.form import Row
 from engine.errors import EngineError, counted
@@ -57,11 +56,8 @@ def plan_of(row: Row) -> Planned:
     printout = Printout()
     if not isinstance(command.request.method, DrawingSettings):
         return Planned(f"method {command.request.method.name} uses no prior: nothing to plan", [])
-
-    def flagged(text: str) -> str:
-        return in_flags(text, understood.options)
-
     request = replace(command.request, classes=None)
+    flagged = understood.flagged
     plan = Plan(request=request, execution=replace(command.execution, share=None))
     call = Call(understood.given, understood.explicit, understood.record, printout, SILENT, flagged)
     try:

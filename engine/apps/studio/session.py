@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from engine.apps.cli.command import Call
-from engine.apps.cli.options import in_flags
 from engine.apps.cli.program import check_sources
 from engine.apps.studio.form import Row
 from engine.apps.studio.planned import Printout
@@ -86,9 +85,6 @@ class Session:
             self._events.cancel()
         watch.state, watch.error = "loading", UNEXPECTED  # until it is known how it ends
 
-        def flagged(text: str) -> str:
-            return in_flags(text, understood.options)
-
         screen = Printout()
         call = Call(
             understood.given,
@@ -96,10 +92,10 @@ class Session:
             understood.record,
             screen,
             self._events,
-            flagged,
+            understood.flagged,
         )
         try:
-            with _WarningsTo(watch, flagged):
+            with _WarningsTo(watch, understood.flagged):
                 understood.command.run(call)
             watch.printed = [text for text in screen.parts if isinstance(text, str)]
             watch.finish()
@@ -108,7 +104,7 @@ class Session:
         except Cancelled:
             watch.state, watch.error = "stopped", ""
         except EngineError as error:
-            watch.error = flagged(str(error))
+            watch.error = understood.flagged(str(error))
         finally:
             if watch.error:
                 watch.state = "failed"

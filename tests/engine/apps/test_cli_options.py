@@ -208,6 +208,26 @@ def test_words_that_make_no_command(words: list[str], message: str, capsys) -> N
     assert re.search(message, printed.err)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["report", "out"], "out is nothing that a report is about"),
+        (["report", "out/"], "out is nothing that a report is about"),
+        (
+            ["distill", "test", "--classifier", "embedded:photo", "--out", "there"],
+            "test is no data set folder",
+        ),
+    ],
+)
+def test_a_message_keeps_the_name_of_a_folder_that_is_called_like_a_field(
+    words: list[str], message: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(words[1]).mkdir()
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}, expected")
+
+
 def test_a_message_names_flags_where_it_named_fields() -> None:
     options = options_of(COMMANDS["generate"])
     for message, wanted in (

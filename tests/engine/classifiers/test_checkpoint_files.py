@@ -394,6 +394,8 @@ def test_assumed_preprocessing_is_warned_of_and_can_be_given(
         match=r"does not say what it reads: .*ImageNet's mean and std, are assumed",
     ):
         load(file)
+    with pytest.warns(ClassifierWarning, match="images of 48 x 48 pixels"):
+        load(file, reads=Reads(input_px=48))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*are assumed")
         byte = load(

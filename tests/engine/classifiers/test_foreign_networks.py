@@ -125,8 +125,9 @@ def test_scores_that_are_no_probabilities_are_left_alone(end: Callable) -> None:
         lambda z: 100 * z.exp() / z.exp().sum(1, keepdim=True),
         lambda z: 100 / (1 + torch.exp(-z)),
         lambda z: nn.functional.pad(z, (0, 1)).softmax(1)[:, :3],
+        lambda z: z.sigmoid() * 100 + 1,
     ],
-    ids=["own", "softmax in per cent", "sigmoid in per cent", "cut"],
+    ids=["own", "softmax in per cent", "sigmoid in per cent", "cut", "moved"],
 )
 def test_probabilities_that_are_not_recognised_are_warned_of(end: Callable) -> None:
     whole = Ends(end)

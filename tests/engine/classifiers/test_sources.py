@@ -108,10 +108,13 @@ def test_a_pickle_with_code_is_refused_and_never_executed(tmp_path: Path) -> Non
     assert not trace.exists()
 
 
-def test_whole_modules_in_a_pickle_are_refused(resnet20: CifarResNet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["resnet20", None])
+def test_whole_modules_in_a_pickle_are_refused(
+    resnet20: CifarResNet, tmp_path: Path, architecture: str | None
+) -> None:
     torch.save(resnet20, tmp_path / "net.pt")
     with pytest.raises(ModelError, match="not executed"):
-        load_classifier(tmp_path / "net.pt", architecture="resnet20", labels=LABELS)
+        load_classifier(tmp_path / "net.pt", architecture=architecture, labels=LABELS)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

@@ -128,6 +128,12 @@ def test_the_command_reads_own_images_and_draws_others(folder: Path, capsys) -> 
     assert report["readings"][0]["name"] == "as it is loaded"
 
 
+def test_the_command_names_the_flag_that_brings_statistics(folder: Path, capsys) -> None:
+    words = ["--images", str(folder), "--device", "cpu", "--statistics", "none"]
+    assert main(["doctor", "embedded:photo", *words]) == 0
+    assert "set --statistics to 'batch-norm'" in capsys.readouterr().out
+
+
 def test_the_command_says_what_chance_would_do_as_well(folder: Path, capsys, monkeypatch) -> None:
     def by_luck(*_: object) -> list[Reading]:
         return [

@@ -97,6 +97,9 @@ def test_a_data_set_is_measured_whole(tmp_path: Path, make_folder, judge) -> Non
         in report["warnings"][0]
     )
     assert json.loads(json.dumps(report)) == report
+    next((tmp_path / "set" / "images").rglob("*.png")).unlink()
+    with pytest.raises(OutputError, match=r"png is missing, expected all .* `ddis generate` again"):
+        evaluate(tmp_path / "set", "judge", judge, settings=FEW)
 
 
 def load_judge_domains() -> torch.Tensor:

@@ -10,15 +10,29 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
+from engine.apps.cli.commands.learn_tokens import _row
 from engine.errors import OutputError, TokenFileError
 from engine.priors import Prior
 from engine.prompts import class_prompt
 from engine.tokens.attached import attached
 from engine.tokens.files import METADATA, load_tokens, read_tokens, save_tokens
-from engine.tokens.table import TEMPLATE, TokenTable, placeholders
+from engine.tokens.table import TEMPLATE, TokenTable, TokenTraining, placeholders
 
 LABELS = ("dog", "elephant", "guitar")
 NAMES = ("<ddis-dog>", "<ddis-elephant>", "<ddis-guitar>")
+
+
+@pytest.mark.parametrize(
+    ("training", "start"),
+    [
+        (TokenTraining("recognised", 3, 0.75, 0.5, start="a", moved=True), "a"),
+        (TokenTraining("recognised", 3, 0.75, 0.5, start="a", moved=False), "a, unmoved"),
+        (TokenTraining("passes without", 0, 1.0, 0.1, start="a", moved=False), ""),
+        (TokenTraining("recognised", 3, 0.75, 0.5), ""),
+    ],
+)
+def test_a_printed_start_is_what_learning_began_with(training: TokenTraining, start: str) -> None:
+    assert _row("dog", training)[1] == start
 
 
 def test_placeholders_are_safe_and_unique():

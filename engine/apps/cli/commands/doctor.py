@@ -69,7 +69,7 @@ class Doctor(Command):
         source = replace(self.request.classifier, source=self.classifier)
         classifier = requests.load_classifier_of(source, self.execution)
         for line in _known_of(classifier):
-            call.screen.say(line, result=True)
+            call.screen.say(call.in_flags(line), result=True)
         images, classes = self._images(classifier, call)
         found = readings(classifier, images, classes)
         call.screen.table(

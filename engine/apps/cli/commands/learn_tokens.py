@@ -140,10 +140,11 @@ class LearnTokens(Command):
 
 
 def _row(label: str, training: "TokenTraining") -> list[str]:
-    """A token as a line of the table."""
+    """A token as a line of the table, without a start where nothing was learned."""
+    start = training.start if training.epochs else ""
     return [
         label,
-        training.start if training.moved else f"{training.start}, unmoved",
+        f"{start}, unmoved" if start and not training.moved else start,
         training.outcome,
         str(training.epochs),
         f"{training.accuracy:.0%}",
