@@ -1,36 +1,22 @@
 """Whether the parts of a pipeline belong together, where their configs say so."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import ModelError
 from engine.priors.roles import TEXT_ENCODER, TOKENIZER, text_encoder_names
 from engine.priors.vae import latent_channels
 
-LATENTS_READ: Mapping[str, int] = {
-    **dict.fromkeys(
-        (
-            *("SD3Transformer2DModel", "PixArtTransformer2DModel", "SanaTransformer2DModel"),
-            *(
-                "AuraFlowTransformer2DModel",
-                "Lumina2Transformer2DModel",
-                "ZImageTransformer2DModel",
-            ),
-        ),
-        1,
-    ),
-    **dict.fromkeys(
-        (
-            *("FluxTransformer2DModel", "ChromaTransformer2DModel", "Flux2Transformer2DModel"),
-            "QwenImageTransformer2DModel",
-        ),
-        4,
-    ),
-}
-"""How many neighbouring latents each input of a transformer holds: pipelines pack 2 x 2 for some."""
-SHIFTED = (
-    *("SD3Transformer2DModel", "FluxTransformer2DModel", "ChromaTransformer2DModel"),
-    *("Lumina2Transformer2DModel", "ZImageTransformer2DModel"),
+UNPACKED = frozenset(
+    f"{family}Transformer2DModel"
+    for family in ("SD3", "PixArt", "Sana", "AuraFlow", "Lumina2", "ZImage")
+)
+"""Transformers whose inputs hold one latent each."""
+PACKED = frozenset(
+    f"{family}Transformer2DModel" for family in ("Flux", "Chroma", "Flux2", "QwenImage")
+)
+"""Transformers whose inputs hold 2 x 2 neighbouring latents each."""
+SHIFTED = frozenset(
+    f"{family}Transformer2DModel" for family in ("SD3", "Flux", "Chroma", "Lumina2", "ZImage")
 )
 """Transformers whose pipelines add the `shift_factor` of a VAE's config to its latents."""
 
@@ -61,9 +47,10 @@ def check_fit(pipe: Any, source: str) -> None:
 def _check_transformer(transformer: Any, vae: Any, source: str) -> None:
     """Raise ModelError for a transformer of a known family that reads more than latents, or another VAE's."""
     kind = type(transformer).__name__
-    if kind not in LATENTS_READ:
+    if kind not in UNPACKED | PACKED:
         return
-    channels, expected = transformer.config.in_channels, LATENTS_READ[kind] * latent_channels(vae)
+    each = 4 if kind in PACKED else 1
+    channels, expected = transformer.config.in_channels, each * latent_channels(vae)
     if channels != expected:
         raise ModelError(
             f"the {kind} of prior {source!r} reads {channels} channels and latents of its vae have {expected} "
