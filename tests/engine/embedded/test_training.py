@@ -275,8 +275,14 @@ def test_what_batches_are_drawn_from_is_on_the_device():
 
 
 def _one_of_two(rank: int, folder: Path) -> None:
-    """A process of a training by two: a step's samples are its rank's, so that their mean is known."""
+    """A process of a training by two, whose model is gone before its group: torch may wait forever the other way."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    _shared_step(rank, folder)
+    dist.destroy_process_group()
+
+
+def _shared_step(rank: int, folder: Path) -> None:
+    """A step whose samples are the rank's, so that their mean is known."""
     machine = Machine(processes=2, rank=rank)
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
@@ -290,7 +296,6 @@ def _one_of_two(rank: int, folder: Path) -> None:
         model, loss, replace(RECIPE, steps=1, learning_rate=0.1, weight_decay=0.0), folder, machine
     )
     torch.save((model.weight.detach(), model.weight.grad), folder / f"rank-{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
