@@ -3,7 +3,7 @@
     python bench/studies sd_scale                                 Stable Diffusion 2.1 at 512 px with a ResNet-50
     python bench/studies sd_scale --priors arch:sd-2.1-base ...   others; rows of other priors stay in the result
     python bench/studies sd_scale --priors arch:sdxl --ways ours --repeats 1
-                                                                  at 1024 px: 14 GB; the paper's way needs far more
+                                                                  at 1024 px: 16 GB, without the paper's way
 
 As `ddis profile --prior arch:sd-2.1-base --classifier arch:resnet50 --images 1` measures it, with random weights.
 Run it on a quiet machine; Stable Diffusion's weights take 5 GB in float32.

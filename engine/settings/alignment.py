@@ -21,9 +21,8 @@ class Alignment:
     """Domain alignment guidance (DAG): how the classifier's statistics pull on the latents.
 
     The defaults come from trials on the embedded models, most recently `bench/studies/guidance_study.py`;
-    `bench/results/evidence.json` has the results on other seeds, of the defaults and of `Alignment.paper()`, which is
-    DDIS as published. Both are of the models of 32 px, at a scale of 0.4; 0.2 comes from a first trial on those of
-    64 px.
+    `bench/results/evidence.json` has the results of the defaults on other seeds. All but the scale were chosen on
+    earlier models of 32 px. `Alignment.paper()` is DDIS as published.
     """
 
     target: Literal["clean", "noisy"] = setting(

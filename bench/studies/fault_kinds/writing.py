@@ -82,7 +82,7 @@ def disk_full(place: Place, name: str, most: int) -> Count:
 
 
 def read_only(place: Place) -> Count:
-    """Every command, of a user who may not write where it is told to."""
+    """Every command, by a user without the right to write to its output."""
     tried = place.commands(place.folder)
     count = Count(f"{len(tried) + 1} commands, `finish` of finished parts among them")
     for name in [*tried, "finish"]:
