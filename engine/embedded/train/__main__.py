@@ -75,6 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--bits", type=int, choices=(8, 16), default=16, help="of the weights that shed copies"
     )
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
+    parser.add_argument(
+        "--twice", nargs="+", default=[], help="domains that the prior is shown twice as often"
+    )
     chosen = parser.parse_args(arguments)
     try:
         run(chosen)
@@ -141,6 +144,8 @@ def recipe(stage: str, chosen: argparse.Namespace) -> Recipe:
         own = wider(own, GPU_WIDTH)
     if chosen.seed is not None:
         own = replace(own, seed=chosen.seed)
+    if stage == "prior":
+        own = replace(own, twice=tuple(chosen.twice))
     if chosen.stage == stage and chosen.batch:
         own = replace(own, batch=chosen.batch)
     if chosen.stage == stage and chosen.steps:

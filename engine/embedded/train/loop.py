@@ -32,7 +32,12 @@ LOG_EVERY = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What one model's training depends on, besides its data. `checkpoint_every` is in seconds."""
+    """What one model's training depends on, besides its data.
+
+    Attributes:
+        twice: domains of which the prior is shown twice as many images as of the others.
+        checkpoint_every: in seconds.
+    """
 
     steps: int
     batch: int
@@ -41,6 +46,7 @@ class Recipe:
     weight_decay: float = 0.01
     averaging: float = 0.999
     seed: int = 0
+    twice: tuple[str, ...] = ()
     checkpoint_every: float = 120.0
 
     def __post_init__(self) -> None:

@@ -89,7 +89,8 @@ def pack_prior(
         f"A latent diffusion model for {resolution} px images: UNet ({unet / 1e6:.1f} M parameters, v-prediction), a "
         "two-layer CLIP text encoder with its own vocabulary, and a tiny autoencoder.",
         {
-            "data": f"{len(images):,} images, each pair of domain and class drawn equally often",
+            "data": f"{len(images):,} images, each pair of domain and class drawn equally often "
+            "except where a recipe says twice",
             "captions": f"the {len(images.class_names)} classes; {DROP_DOMAIN:.0%} do not tell the domain, "
             f"{DROP_CAPTION:.0%} are empty. In {OTHER_WORD:.0%} of each class's captions another word replaces its "
             f"name: {_other_words(images.class_names)}",

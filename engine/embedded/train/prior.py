@@ -1,6 +1,7 @@
 """Train the embedded latent diffusion model: a small CLIP text encoder and a UNet, together, by v-prediction."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from engine.embedded.train.prior_networks import (
     build_tokenizer,
     latent_shape,
 )
+from engine.errors import ConfigError
 from engine.files import whole_file
 
 RECIPE = Recipe(steps=60_000, batch=48, learning_rate=5e-4, averaging=0.9995)
@@ -64,10 +66,20 @@ def kept_views(
 
 
 class Balanced:
-    """Draws of images, each pair of domain and class equally often, and of a caption for each."""
+    """Draws of images and captions: each pair of domain and class equally often, or twice in the domains `twice`."""
 
-    def __init__(self, images: Images, captions: list[str], device: str) -> None:
-        found = images.pairs.unique().tolist()
+    def __init__(
+        self, images: Images, captions: list[str], device: str, twice: Sequence[str] = ()
+    ) -> None:
+        unknown = sorted({*twice} - {*images.domain_names})
+        if unknown:
+            raise ConfigError(
+                f"{unknown[0]} is to be drawn twice as often, expected one of {', '.join(images.domain_names)}: the "
+                "data have these domains. Name one."
+            )
+        once = images.pairs.unique().tolist()
+        domains = [images.domain_names[pair // len(images.class_names)] for pair in once]
+        found = once + [pair for pair, name in zip(once, domains, strict=True) if name in twice]
         members = [torch.where(images.pairs == pair)[0] for pair in found]
         self.counts = torch.tensor([len(group) for group in members], device=device)
         self.members = pad_sequence(members, batch_first=True).to(device)
@@ -98,7 +110,7 @@ def train_prior(
     start: Path | None = None,
     machine: Machine = CPU,
 ) -> PriorNetworks:
-    """Train on latents of `images`, each pair of domain and class drawn equally often.
+    """Train on latents of `images`, drawn by `Balanced`.
 
     From new networks, or from the folder `start` of a packed prior as far as its weights fit. Latents are scaled to a
     deviation of 1, but as `start` says where its autoencoder gives the same latents.
@@ -116,7 +128,8 @@ def train_prior(
     fast = machine.fast(model)
     texts = every_caption(images.class_names, images.domain_names)
     ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    ids, balanced = ids.to(machine.device), Balanced(images, texts, machine.device)
+    ids = ids.to(machine.device)
+    balanced = Balanced(images, texts, machine.device, recipe.twice)
     scheduler = build_scheduler()
     kept = scheduler.alphas_cumprod.to(machine.device)
 

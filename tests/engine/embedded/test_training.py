@@ -1,9 +1,11 @@
 """The training loop, the random changes of images, and the draws that the stages rest on."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import torch
@@ -186,6 +188,12 @@ def test_pairs_are_drawn_equally_often_and_captions_by_their_chances():
     rare = {texts[number] for number in told[index >= 50].tolist()}
     assert "a sketch of a guitar" in rare
     assert not any("dog" in text or "photo" in text for text in rare)
+    photos_twice = prior.Balanced(images, texts, "cpu", ["photo"])
+    index, told = photos_twice.draw(3999, Generator().manual_seed(0))
+    assert (index < 50).float().mean() == pytest.approx(2 / 3, abs=0.001)
+    assert "a photo of a dog" in {texts[number] for number in told[index < 50].tolist()}
+    with pytest.raises(ConfigError, match="woodcut is to be drawn twice as often, expected one of"):
+        prior.Balanced(images, texts, "cpu", ["woodcut"])
 
 
 def test_finishing_the_decoder_leaves_every_latent(data, tmp_path):
@@ -274,9 +282,18 @@ def test_what_batches_are_drawn_from_is_on_the_device():
     assert {balanced.counts.device.type, balanced.members.device.type} == {"meta"}
 
 
-def _one_of_two(rank: int, folder: Path) -> None:
+def by_two(work: Callable[..., None], folder: Path, *arguments: object) -> None:
+    """Two processes that meet in a file of their own: one of earlier processes may hold addresses where nobody is."""
+    spawn(work, (folder / f"meeting-{uuid4()}", folder, *arguments), nprocs=2)
+
+
+def _meet(rank: int, meeting: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+
+
+def _one_of_two(rank: int, meeting: Path, folder: Path) -> None:
     """A process of a training by two, whose model is gone before its group: torch may wait forever the other way."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    _meet(rank, meeting)
     _shared_step(rank, folder)
     dist.destroy_process_group()
 
@@ -300,7 +317,7 @@ def _shared_step(rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_share_their_gradients_and_one_writes(tmp_path):
-    spawn(_one_of_two, (tmp_path,), nprocs=2)
+    by_two(_one_of_two, tmp_path)
     (weight, grad), (other, other_grad) = (
         torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2)
     )
@@ -310,10 +327,9 @@ def test_two_processes_share_their_gradients_and_one_writes(tmp_path):
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
 
 
-def _by_itself(rank: int, folder: Path, steps: int, name: str) -> None:
+def _by_itself(rank: int, meeting: Path, folder: Path, steps: int, name: str) -> None:
     """A process that takes two steps by itself between two meetings, and sees targets of its own."""
-    meeting = folder / f"meeting-{name}"
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    _meet(rank, meeting)
     machine = Machine(processes=2, rank=rank, local_steps=2)
     model = nn.Linear(1, 1)
     nn.init.ones_(model.weight)
@@ -340,15 +356,15 @@ def _by_itself(rank: int, folder: Path, steps: int, name: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_meet_after_steps_of_their_own_and_resume_to_the_same_weights(tmp_path):
-    spawn(_by_itself, (tmp_path, 5, "whole"), nprocs=2)
+    by_two(_by_itself, tmp_path, 5, "whole")
     assert torch.load(tmp_path / "whole" / "state.pt")["step"] == 4  # never between two meetings
     parts = [torch.load(tmp_path / f"whole-{rank}.pt", weights_only=True) for rank in range(2)]
     assert not torch.equal(parts[0][0], parts[1][0])  # the fifth step was each one's own
-    spawn(_by_itself, (tmp_path, 4, "met"), nprocs=2)
+    by_two(_by_itself, tmp_path, 4, "met")
     met = [torch.load(tmp_path / f"met-{rank}.pt", weights_only=True) for rank in range(2)]
     assert torch.equal(met[0][0], met[1][0])
-    spawn(_by_itself, (tmp_path, 2, "cut"), nprocs=2)
-    spawn(_by_itself, (tmp_path, 2, "cut"), nprocs=2)
+    by_two(_by_itself, tmp_path, 2, "cut")
+    by_two(_by_itself, tmp_path, 2, "cut")
     cut, whole = (torch.load(tmp_path / name / "state.pt") for name in ("cut", "met"))
     assert cut["step"] == whole["step"] == 4
     for name, value in whole["model"].items():
