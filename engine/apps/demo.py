@@ -53,8 +53,8 @@ def demo(
     Returns what demo.json holds. Raises OutputError where the folder cannot be written, or another process writes it.
     """
     folder = Path(out)
-    prior = load_prior("embedded")
-    classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+    prior = load_prior("embedded", dtype="auto")
+    classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype="auto")
     asked(classifier, prior, None, images_per_class, seed=seed).prepare()
     make_folder(folder)
     with locked_folder(folder):

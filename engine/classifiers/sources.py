@@ -64,7 +64,7 @@ def load_classifier(
             classes. Files and modules need them; others have their own.
         preprocess: from images in [0, 1] to what the network reads. Modules need it; others have their own.
         device: by default the GPU where there is one; on 'meta' an 'arch:' network is made without weights.
-        dtype: of the network but for its BatchNorm layers; 'auto' is float16 on a GPU and float32 on the CPU.
+        dtype: of the network but for its BatchNorm layers; 'auto' is the device's fastest (`DTYPES`).
         statistics: where they come from, a name of `statistics.SOURCES`, or 'none'.
         weights: which set of weights of a checkpoint file that holds several, by its name in the file.
         reads: settings in place of some of the source's own preprocessing.

@@ -1,9 +1,9 @@
 """Which networks run with channels innermost in memory (channels_last), by a rule.
 
-Tensor cores read convolutions in half precision in this layout, so they gain; torch's GroupNorm brings its input back
-into the usual one and loses as much. So on CUDA, of tiny decoder and classifier, those in half precision that hold
-convolutions and no GroupNorm take it. Nothing is timed: a layout changes the last bits of a step, so two
-equal GPUs that timed it differently would make different images.
+A CPU's convolutions read this layout without copies of their own, and so do tensor cores in half precision; torch's
+GroupNorm brings its input back into the usual one and loses as much. So of tiny decoder and classifier, those that hold
+convolutions and no GroupNorm take it: all on a CPU, those in half precision on CUDA. Nothing is timed: a layout changes
+the last bits of a step, so two equal machines that timed it differently would make different images.
 """
 
 from collections.abc import Iterable
@@ -20,19 +20,21 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def chosen_layouts(device: torch.device, prior: Prior, classifier: Classifier) -> tuple[str, ...]:
-    """The names of the networks that shall run channels_last on a device; none on the CPU."""
-    if device.type != "cuda":
-        return ()
+    """The names of the networks that shall run channels_last on a device."""
     guided = {TINY: prior.tiny, "classifier": classifier.network}
     return tuple(
-        name for name, network in guided.items() if network is not None and _gains(network)
+        name for name, network in guided.items() if network is not None and _gains(network, device)
     )
 
 
-def _gains(network: nn.Module) -> bool:
+def _gains(network: nn.Module, device: torch.device) -> bool:
     kernels = [part.weight for part in network.modules() if isinstance(part, nn.Conv2d)]
     grouped = any(isinstance(part, nn.GroupNorm) for part in network.modules())
-    return bool(kernels) and not grouped and all(kernel.dtype in HALF for kernel in kernels)
+    if grouped or device.type not in ("cpu", "cuda"):
+        return False
+    return bool(kernels) and (
+        device.type == "cpu" or all(kernel.dtype in HALF for kernel in kernels)
+    )
 
 
 def lay_out(channels_last: Iterable[str], prior: Prior, classifier: Classifier) -> None:

@@ -10,8 +10,10 @@ from torch import nn
 from engine.classifiers import Classifier, load_classifier
 from engine.errors import ConfigError
 from engine.memory.plan import Plan
+from engine.networks.frozen import default_device
 from engine.priors import Prior, load_prior
 from engine.request import OBJECT, ClassifierSource, Execution, PriorSource, Request
+from engine.settings.inversion import InversionSettings
 from engine.tokens.files import load_tokens
 from engine.tokens.table import TokenTable, check_fit
 
@@ -39,6 +41,14 @@ class Models:
         self.request, self.execution, self.given = request, execution, given
 
     @cached_property
+    def dtype(self) -> str:
+        """The request's. Where `auto` would be one that cannot be used, it is float32."""
+        wanted, device = self.request.dtype, default_device(self.execution.device)
+        by_pixels = isinstance(self.request.method, InversionSettings)
+        has_bfloat16 = self.request.runtime == "torch" or device.type == "cuda"
+        return "float32" if wanted == "auto" and (by_pixels or not has_bfloat16) else wanted
+
+    @cached_property
     def classifier(self) -> Classifier:
         if isinstance(self.given.classifier, Classifier):
             return self.given.classifier
@@ -46,7 +56,7 @@ class Models:
             self.request.classifier,
             self.given.classifier,
             device=self.execution.device,
-            dtype=self.request.dtype,
+            dtype=self.dtype,
         )
 
     @cached_property
@@ -57,7 +67,7 @@ class Models:
         place = {"device": self.classifier.device}
         if self.given.prior is not None:
             return named_prior(self.request.prior, self.given.prior, **place)
-        return named_prior(self.request.prior, dtype=self.request.dtype, rests=True, **place)
+        return named_prior(self.request.prior, dtype=self.dtype, rests=True, **place)
 
     @cached_property
     def student(self) -> Classifier | None:
@@ -73,7 +83,7 @@ class Models:
             labels=named.labels or self.classifier.labels,
             preprocess=self.classifier.preprocess if isinstance(given, nn.Module) else None,
             device=self.classifier.device,
-            dtype=self.request.dtype,
+            dtype=self.dtype,
             statistics=named.statistics,
         )
 

@@ -60,16 +60,24 @@ def named_device(device: str | torch.device) -> torch.device:
 
 
 def named_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
-    """The dtype of a name in DTYPES; 'auto' is float16 on a GPU and float32 on the CPU. Raises ConfigError."""
+    """The dtype of a name in DTYPES; 'auto' is the device's fastest. Raises ConfigError."""
     if isinstance(dtype, torch.dtype):
         dtype = str(dtype).removeprefix("torch.")
     if dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+        if device.type == "cuda":
+            return torch.float16
+        return torch.bfloat16 if device.type == "cpu" and multiplies_bfloat16() else torch.float32
     if dtype not in DTYPES:
         raise ConfigError(
             f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}: choose one of these."
         )
     return getattr(torch, dtype)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's processor has instructions for it; without, bfloat16 is slower than float32."""
+    read = getattr(torch.cpu, "get_capabilities", dict)  # the oldest torch supported lacks it
+    return any(read().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def load_prior(
         revision: Branch, tag or commit on the hub.
         device: By default the GPU if there is one, or the device of a pipeline object. On 'meta',
             only configuration files are read: networks have shapes but no weights.
-        dtype: Of the networks; 'auto' is float16 on a GPU and float32 on the CPU. By default float32,
+        dtype: Of the networks; 'auto' is the device's fastest (`DTYPES`). By default float32,
             or the dtype of a pipeline object. With float16, networks that would overflow use bfloat16
             (such as the text encoders Gemma 2 and Qwen), and single layers float32 (T5's `wo`).
         tiny: Tiny decoder for guidance: a folder or hub id of an AutoencoderTiny such as

@@ -40,6 +40,11 @@ class Alignment:
         "moves in each guided step, for sampling in few steps; a move runs decoder and classifier, but not the "
         "denoiser. With several relative moves, the unit is the noise level at the end of the step",
     )
+    settle: float = setting(
+        0.5,
+        "how far a relative move shrinks with its gradient, so that the last ones do not overshoot: it has (gradient / "
+        "the largest so far) ^ settle of its length; 0: all of it",
+    )
     start: float = setting(0.0, "fraction of the schedule at which guidance begins")
     stop: float = setting(
         0.9, "fraction of the schedule at which guidance ends; the last step is never guided"
@@ -105,6 +110,7 @@ class Alignment:
             class_weight="0 leaves the class to the prompt",
             domain_weight="0 leaves L_BN out",
             scale="0 turns guidance off, a negative one would push away from the training domain",
+            settle="0 gives every move its whole length, a negative one would lengthen the last ones",
         )
         if not self.domain_weight and not self.class_weight:
             raise ConfigError(
@@ -151,6 +157,7 @@ class Alignment:
             step="raw",
             scale=scale,
             moves=1,
+            settle=0.0,
             start=0.0,
             stop=1.0,
             stride=1,

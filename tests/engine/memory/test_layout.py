@@ -36,13 +36,15 @@ def is_channels_last(network: nn.Module) -> bool:
         (CUDA, nn.Conv2d(4, 3, 1), nn.Conv2d(3, 8, 1), ()),
         (CUDA, None, nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8)).half(), ()),
         (CUDA, None, nn.Linear(3, 8).half(), ()),
-        (CPU, nn.Conv2d(4, 3, 1).half(), nn.Conv2d(3, 8, 1).half(), ()),
+        (CPU, nn.Conv2d(4, 3, 1), nn.Conv2d(3, 8, 1).bfloat16(), ("tiny", "classifier")),
+        (CPU, None, nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8)), ()),
+        (torch.device("meta"), None, nn.Conv2d(3, 8, 1), ()),
     ],
 )
 def test_what_gains_runs_channels_last(
     device: torch.device, tiny: nn.Module | None, network: nn.Module, chosen: tuple[str, ...]
 ) -> None:
-    """Convolutions in half precision on CUDA, without GroupNorm among them."""
+    """Convolutions without GroupNorm among them, on CUDA in half precision."""
     prior: Any = SimpleNamespace(tiny=tiny)
     classifier: Any = SimpleNamespace(network=network)
     assert chosen_layouts(device, prior, classifier) == chosen
@@ -53,7 +55,7 @@ def test_a_run_lays_its_networks_out_as_planned(small_prior: Prior, classifier: 
     own = load_prior("embedded", device="cpu")
     sampling = Sampling(steps=3, batch=2)
     planned = plan(own, classifier, "10GB", batch=2, tokens=False, full=False)
-    assert planned.channels_last == ()
+    assert planned.channels_last == ("tiny", "classifier")
 
     def images(channels_last: tuple[str, ...]) -> torch.Tensor:
         memory = replace(planned, channels_last=channels_last)

@@ -12,11 +12,15 @@ from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.errors import ConfigError
 from engine.guidance.gradient import finite_gradient
+from engine.methods import models
 from engine.methods.drawing import Drawing
+from engine.methods.models import Models
 from engine.networks.frozen import named_dtype
 from engine.priors import Prior, load_prior
+from engine.request import Execution, Request
 from engine.runners.asking import asked
 from engine.settings import Alignment, Sampling
+from engine.settings.inversion import DeepInversion
 
 LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 HALVES = ("bfloat16", "float16")
@@ -118,12 +122,39 @@ def test_what_comes_out_holds_no_graph(tiny_prior: Prior, tiny_resnet: CifarResN
     )
 
 
-def test_a_dtype_goes_by_its_name() -> None:
+def test_a_dtype_goes_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert named_dtype("auto", cpu) == named_dtype(torch.float32, gpu) == torch.float32
+    assert named_dtype(torch.float32, gpu) == torch.float32
     assert named_dtype("auto", gpu) == torch.float16
+    for instructions, fastest in (
+        ({"avx512_f": True, "avx512_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=instructions: found)
+        assert named_dtype("auto", cpu) == fastest
+        assert named_dtype("auto", torch.device("meta")) == torch.float32
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in torch 2.10
+    assert named_dtype("auto", cpu) == torch.float32
     for wrong in ("half", torch.float64, "float8"):
         with pytest.raises(
             ConfigError, match=r"dtype is '\w+', expected one of float32, float16, bfloat16, auto: "
         ):
             named_dtype(wrong, cpu)
+
+
+@pytest.mark.parametrize(
+    ("request_", "device", "expected"),
+    [
+        (Request(dtype="auto"), "cpu", "auto"),
+        (Request(dtype="auto", runtime="onnx"), "cpu", "float32"),  # its arrays have no bfloat16
+        (Request(dtype="auto", runtime="onnx"), "cuda", "auto"),
+        (Request(dtype="auto", method=DeepInversion()), "cuda", "float32"),
+        (Request(dtype="bfloat16", method=DeepInversion()), "cuda", "bfloat16"),
+    ],
+)
+def test_auto_is_float32_where_the_fastest_cannot_be_used(
+    request_: Request, device: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "default_device", torch.device)
+    assert Models(request_, Execution(device=device)).dtype == expected
