@@ -26,13 +26,17 @@ def draws(
     steps: int,
     alignment: Alignment | None,
     sampling: Sampling,
+    **others: Any,
 ) -> Callable[..., list[Sample]]:
-    """A function that makes `images` images of the classifier's first class, all at once; `seed` is its one option."""
+    """A function that makes `images` images of the classifier's first class, all at once; `seed` is its one option.
+
+    others: arguments of `generate` besides.
+    """
     sampling = replace(sampling, steps=steps, batch=images)
     first = classifier.labels[:1]
 
     def draw(seed: int = 0) -> list[Sample]:
-        how = guided(alignment)
+        how = guided(alignment) | others
         return list(generate(classifier, prior, first, images, sampling=sampling, seed=seed, **how))
 
     return draw

@@ -27,8 +27,40 @@ def throughput_table(result: dict) -> str:
     return (
         f"Embedded prior, {settings['images']} images at once, on {where['device']} with "
         f"{where['threads']} threads.\n\n"
-        f"{table(header, rows)}"
+        f"{table(header, rows)}{_ways(result)}{_quality(result)}"
     )
+
+
+def _ways(result: dict) -> str:
+    """The part `ways` of the study: images a minute by what computes the networks."""
+    if "ways" not in result:
+        return ""
+    steps = max(result["settings"]["steps"])
+    rows = [
+        [name, f"{rate['plain']:.0f}", f"{rate['ours']:.0f}", f"{rate['plain'] / rate['ours']:.2f}"]
+        for name, rate in result["ways"].items()
+    ]
+    header = ["networks in", "plain prior, images a minute", "ours", "time of ours / of plain"]
+    return (
+        f"\n\nWhole runs of {steps} steps, by what computes the networks:\n\n{table(header, rows)}"
+    )
+
+
+def _quality(result: dict) -> str:
+    """The part `quality` of the study: FID by dtype."""
+    if "quality" not in result:
+        return ""
+
+    def fid(of: dict) -> str:
+        value = of["metrics"]["fid"]
+        return f"{value['value']:.1f} ({value['low']:.1f} to {value['high']:.1f})"
+
+    found = result["quality"]
+    domains = list(found["float32"])
+    rows = [[dtype, *(fid(found[dtype][domain]) for domain in domains)] for dtype in found]
+    header = ["dtype", *(domain.replace("_", " ") for domain in domains)]
+    images = found["float32"][domains[0]]["images"]
+    return f"\n\nFID of {images} guided images of the same seeds:\n\n{table(header, rows)}"
 
 
 def memory_table(result: dict) -> str:

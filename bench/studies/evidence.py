@@ -44,7 +44,7 @@ from engine.settings.inversion import (
 )
 from engine.tokens.files import load_tokens
 from engine.types import Sample
-from studies.rows import alone, rows_by_domain
+from studies.rows import DTYPE, alone, rows_by_domain
 
 FIRST_SEED = 900
 """No token was learned on images of these seeds. Chosen with them in view: nine tenths of the schedule instead of all,
@@ -247,16 +247,17 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
-    prior, judge = load_prior("embedded"), load_judge()
+    prior, judge = load_prior("embedded", dtype=DTYPE), load_judge()
     settings = {"images_per_class": chosen.images, "first_seed": FIRST_SEED}
     result = rows_by_domain(chosen.out, prior, settings, METHODS, judge.domains)
     if chosen.out == RESULT and chosen.images < result.others.get("images_per_class", 0):
         parser.error(f"{RESULT} has more images a class: name another --out for a trial")
     for method, domain in product(chosen.methods, chosen.domains):
-        how, classifier = (
-            METHODS[method],
-            load_classifier(f"embedded:{domain}", device=prior.device),
-        )
+        how = METHODS[method]
+        dtype = (
+            "float32" if how.baseline else DTYPE
+        )  # gradients by pixels alone ask for more digits
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=dtype)
         depends = {"settings": asdict(how)}
         how, root = folder_of(method, domain, classifier, prior, chosen.work)
         if METHODS[method].tokens:

@@ -25,7 +25,7 @@ from engine.evaluation.shares import shares
 from engine.priors import load_prior
 from engine.settings import Alignment, Sampling
 from studies.evidence import Method, draw, flops_per_image, images_of
-from studies.rows import rows_by_domain
+from studies.rows import DTYPE, rows_by_domain
 
 SEED = 1400
 """Images of this seed are for this study alone."""
@@ -65,7 +65,7 @@ def measure(
     seed: int = SEED,
 ) -> None:
     """Draw and judge what the result in `out` lacks. images: of each class. work: keeps the images."""
-    prior, judge = load_prior("embedded"), load_judge()
+    prior, judge = load_prior("embedded", dtype=DTYPE), load_judge()
     settings = {"images_per_class": images, "seed": seed}
     result = rows_by_domain(out, prior, settings, VARIANTS, judge.domains)
     for name, domain in product(names, domains):
@@ -74,7 +74,7 @@ def measure(
         if "shares" in row:
             continue
         began = time.perf_counter()
-        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
         root = work / prior.fingerprint / str(seed)
         place = name.replace(" ", "_").replace(",", "")
         folder, plain = root / domain / place, root / "plain" / place

@@ -21,7 +21,7 @@ from engine.evaluation.shares import shares
 from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Polish, Sampling
 from studies.evidence import METRICS, Method, draw, evaluated, flops_per_image, images_of
-from studies.rows import rows_by_domain
+from studies.rows import DTYPE, rows_by_domain
 
 SEED = 800
 """Images of this seed are for this study alone."""
@@ -122,7 +122,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
-    prior = load_prior("embedded")
+    prior = load_prior("embedded", dtype=DTYPE)
     settings = {"images_per_class": chosen.images, "seed": SEED}
     result = rows_by_domain(chosen.out, prior, settings, VARIANTS, judge.domains)
     for name, domain in product(chosen.variants, chosen.domains):
@@ -131,7 +131,7 @@ def main() -> None:
         if "metrics" in row:
             continue
         began = time.perf_counter()
-        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
         root = chosen.work / prior.fingerprint
         folder, plain = (root / place / name.replace(" ", "_") for place in (domain, "plain"))
         draw(variant, classifier, prior, domain, chosen.images, SEED, folder, plain)

@@ -18,6 +18,9 @@ from result_files import environment, read_result, write_result
 from engine.files import make_folder
 from engine.priors import Prior
 
+DTYPE = "bfloat16"
+"""Of the networks that draw the images of a study: what `auto` is on the CPUs that they were made for."""
+
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
@@ -92,7 +95,9 @@ def rows_by_domain(
 ) -> Rows:
     """The rows "name/domain" of what a prior draws."""
     order = [f"{name}/{domain}" for name, domain in product(names, domains)]
-    return Rows(out, settings | {"prior": prior.fingerprint}, prior.device, order)
+    dtype = str(prior.dtype).removeprefix("torch.")
+    made_by = {"prior": prior.fingerprint, "dtype": dtype}
+    return Rows(out, settings | made_by, prior.device, order)
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,45 +1,126 @@
-"""Images per minute of `generate` on the embedded prior, and what a guided step takes beside a plain one.
+"""Images per minute of `generate` on the embedded prior by method, dtype and runtime, and what guidance costs.
 
-python bench/studies throughput [--images 28] [--steps 8 30] [--quick]
+python bench/studies throughput [--only methods ways quality] [--images 28] [--steps 8 30] [--quick]
 
-Methods: the plain prior, the paper's guidance, ours. The first run of each warms up and is not counted; of `--repeats`
-the median counts. Run it on a quiet machine. --quick: two images, two steps, once, to see that it works.
+methods: the plain prior, the paper's guidance, ours, in float32. ways: of the plain prior and ours, what computes the
+networks. The first run of each warms up, compiles and exports, and is not counted; of `--repeats` the median counts.
+quality: the FID of each domain, drawn in each dtype with the same seeds. Run it on a quiet machine. --quick: two
+images, two steps, once, to see that it works.
 """
 
 import argparse
 import json
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from methods import METHODS, draws
-from result_files import RESULTS, environment, write_result
+from result_files import RESULTS, environment, read_result, write_result
 
 from engine.classifiers import Classifier, load_classifier
+from engine.embedded.judge import load_judge
 from engine.memory.profile import profile_step
 from engine.priors import Prior, load_prior
-from engine.settings import Alignment
+from engine.runners.generate import generate
+from engine.settings import Alignment, Sampling
+from studies.evidence import evaluated
 
 RESULT = RESULTS / "throughput.json"
+PARTS = ("methods", "ways", "quality")
+WAYS = {
+    "float32": ("float32", "torch", False),
+    "bfloat16": ("bfloat16", "torch", False),
+    "float32, compiled": ("float32", "torch", True),
+    "bfloat16, compiled": ("bfloat16", "torch", True),
+    "float32, ONNX Runtime": ("float32", "onnx", False),
+}
+"""dtype, `Request.runtime`, and whether `torch.compile` makes the denoiser."""
+SEED = 1700
+"""Images of this seed are for the part `quality` alone."""
 
 
-def images_per_minute(
-    classifier: Classifier, prior: Prior, method: str, steps: int, images: int, repeats: int
-) -> float:
+def per_minute(draw: Callable[[int], Any], images: int, repeats: int) -> float:
     """Of whole runs of `images` images, prompts and final decoding included."""
-    draw = draws(classifier, prior, images, steps, *METHODS[method])
     seconds = []
     for seed in range(1 + repeats):
         began = time.perf_counter()
-        draw(seed)[-1].image.sum().item()
+        draw(seed)
         seconds.append(time.perf_counter() - began)
     return round(60 * images / median(seconds[1:]), 2)
 
 
+def models(dtype: str, domain: str = "cartoon") -> tuple[Classifier, Prior]:
+    prior = load_prior("embedded", dtype=dtype)
+    return load_classifier(f"embedded:{domain}", device=prior.device, dtype=dtype), prior
+
+
+def by_method(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Images a minute by method and number of steps, and a guided step's time over a plain one's."""
+    classifier, prior = models("float32")
+    rates = {
+        f"{method}/{steps}": per_minute(
+            draws(classifier, prior, chosen.images, steps, *METHODS[method]),
+            chosen.images,
+            chosen.repeats,
+        )
+        for method in METHODS
+        for steps in chosen.steps
+    }
+    ratios = {
+        method: profile_step(
+            prior, classifier, chosen.images, alignment, sampling, repeats=chosen.repeats
+        ).time_ratio
+        for method, (alignment, sampling) in METHODS.items()
+        if alignment is not None
+    }
+    return {"images_per_minute": rates, "guided_over_plain_step": ratios}
+
+
+def by_way(chosen: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Images a minute of plain and guided runs of the most steps, by what computes the networks."""
+    found: dict[str, dict[str, float]] = {}
+    steps = max(chosen.steps)
+    for way, (dtype, runtime, is_compiled) in WAYS.items():
+        if is_compiled and chosen.quick:  # takes a minute
+            continue
+        classifier, prior = models(dtype)
+        if is_compiled:
+            prior.network.compile()
+        found[way] = {}
+        for name, alignment in (("plain", None), ("ours", Alignment())):
+            draw = draws(
+                classifier, prior, chosen.images, steps, alignment, Sampling(), runtime=runtime
+            )
+            found[way][name] = per_minute(draw, chosen.images, chosen.repeats)
+        print(way, found[way], flush=True)
+    return found
+
+
+def quality(chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What the evaluator says of 8 images of each class (--quick: 1), by dtype and domain."""
+    found: dict[str, dict[str, Any]] = {}
+    images = 1 if chosen.quick else 8
+    for dtype in ("float32", "bfloat16"):
+        found[dtype] = {}
+        for domain in load_judge().domains[: 1 if chosen.quick else None]:
+            classifier, prior = models(dtype, domain)
+            with tempfile.TemporaryDirectory() as folder:
+                settings = {"images_per_class": images, "seed": SEED, "out": folder}
+                steps = Sampling(steps=max(chosen.steps))
+                for _ in generate(classifier, prior, sampling=steps, **settings):
+                    pass
+                found[dtype][domain] = evaluated(Path(folder), domain)
+            print(dtype, domain, found[dtype][domain]["metrics"]["fid"], flush=True)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--images", type=int, default=28)
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 30])
     parser.add_argument("--repeats", type=int, default=3)
@@ -49,29 +130,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.quick:
         chosen.images, chosen.steps, chosen.repeats = 2, [2], 1
     prior = load_prior("embedded")
-    classifier = load_classifier("embedded:cartoon", device=prior.device)
-    result = {
-        "settings": {
-            "images": chosen.images,
-            "steps": chosen.steps,
-            "repeats": chosen.repeats,
-            "alignment": asdict(Alignment()),
-        },
-        "environment": environment(prior.device),
-        "images_per_minute": {
-            f"{method}/{steps}": images_per_minute(
-                classifier, prior, method, steps, chosen.images, chosen.repeats
-            )
-            for method in METHODS
-            for steps in chosen.steps
-        },
-        "guided_over_plain_step": {
-            method: profile_step(
-                prior, classifier, chosen.images, alignment, sampling, repeats=chosen.repeats
-            ).time_ratio
-            for method, (alignment, sampling) in METHODS.items()
-            if alignment is not None
-        },
+    settings = {
+        "images": chosen.images,
+        "steps": chosen.steps,
+        "repeats": chosen.repeats,
+        "alignment": asdict(Alignment()),
+        "prior": prior.fingerprint,
     }
+    result = read_result(chosen.out)
+    if result.get("settings") != json.loads(json.dumps(settings)):
+        result = {"settings": settings}
+    result["environment"] = environment(prior.device)
+    if "methods" in chosen.only:
+        result |= by_method(chosen)
+    if "ways" in chosen.only:
+        result["ways"] = by_way(chosen)
+    if "quality" in chosen.only:
+        result["quality"] = quality(chosen)
     write_result(chosen.out, result)
     print(json.dumps(result, indent=1))
