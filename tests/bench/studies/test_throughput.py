@@ -15,8 +15,6 @@ def test_every_method_is_told_with_its_environment(tmp_path: Path, bench_script)
     assert min(result["images_per_minute"].values()) > 0
     assert min(result["guided_over_plain_step"].values()) > 0
     assert set(result["environment"]) == {"device", "threads", "versions"}
-    assert {"float32", "bfloat16", "float32, compiled", "float32, ONNX Runtime"} < set(
-        result["ways"]
-    )
+    assert set(result["ways"]) == {"float32", "bfloat16", "float32, ONNX Runtime"}
     assert min(rate for way in result["ways"].values() for rate in way.values()) > 0
     assert set(result["quality"]) == {"float32", "bfloat16"}
