@@ -38,6 +38,7 @@ from engine.embedded.train.loop import Recipe
 from engine.embedded.train.machine import Machine
 from engine.embedded.train.stages import GPU_WIDTH, RECIPES, SHARES, STAGES, Job, wider
 from engine.errors import ConfigError, EngineError
+from engine.networks.frozen import multiplies_bfloat16
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 PACKING = 0.12
@@ -118,6 +119,7 @@ def run(chosen: argparse.Namespace) -> None:
             device=chosen.device,
             seconds=chosen.seconds,
             compiled=chosen.compile,
+            bfloat16=chosen.device.startswith("cuda") or multiplies_bfloat16(),
             processes=int(os.environ.get("WORLD_SIZE", 1)),
             rank=int(os.environ.get("RANK", 0)),
             local_steps=chosen.local_steps,

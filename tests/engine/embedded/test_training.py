@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -239,13 +239,17 @@ def test_the_command_says_where_and_how_a_stage_trains(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setitem(STAGES, "judge", seen.append)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(recipe, "multiplies_bfloat16", lambda: False)
     place = ["--data", str(tmp_path), "--work", str(tmp_path)]
     assert recipe.main(["judge", *place]) == 0
     how = ["--device", "cuda:1", "--seconds", "9", "--compile"]
     assert recipe.main(["judge", *place, *how]) == 0
-    on_cpu, on_gpu = seen
+    monkeypatch.setattr(recipe, "multiplies_bfloat16", lambda: True)
+    assert recipe.main(["judge", *place]) == 0
+    on_cpu, on_gpu, on_new_cpu = seen
     assert on_cpu.machine == Machine()
-    assert on_gpu.machine == Machine(device="cuda:1", seconds=9.0, compiled=True)
+    assert on_new_cpu.machine == Machine(bfloat16=True)
+    assert on_gpu.machine == Machine(device="cuda:1", seconds=9.0, compiled=True, bfloat16=True)
     assert on_gpu.recipes["judge"].batch == 8 * on_cpu.recipes["judge"].batch
 
 
@@ -256,17 +260,21 @@ def test_a_gpu_that_is_not_there_is_an_error(tmp_path, capsys, monkeypatch):
     assert "device is 'cuda', expected one that is here" in capsys.readouterr().err
 
 
-def test_a_gpu_computes_in_bfloat16_and_compiles_where_that_is_asked_for(monkeypatch):
+def test_networks_compute_in_bfloat16_and_are_compiled_where_that_is_asked_for(monkeypatch):
+    rows = torch.randn(2, 3, requires_grad=True)
+    network = nn.Linear(3, 3)
+    for machine, dtype in ((CPU, torch.float32), (Machine(bfloat16=True), torch.bfloat16)):
+        with machine.autocast():
+            found = network(rows)
+            heads = found[:, None, None]
+            attended = nn.functional.scaled_dot_product_attention(heads, heads, heads)
+        assert (found.dtype, network.weight.dtype) == (dtype, torch.float32)
+        assert ("Flash" in repr(attended.grad_fn)) == (not machine.bfloat16)
     asked = []
-    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: asked.append((args, kwargs)))
-    Machine(device="cuda:1").autocast()
-    Machine().autocast()
-    assert asked == [
-        (("cuda", torch.bfloat16), {"enabled": True}),
-        (("cpu", torch.bfloat16), {"enabled": False}),
-    ]
+    monkeypatch.setattr(torch, "autocast", lambda *where: (asked.append(where), nullcontext())[1])
+    with Machine(device="cuda:1", bfloat16=True).autocast():
+        assert asked == [("cuda", torch.bfloat16)]
     monkeypatch.setattr(torch, "compile", lambda module: ("compiled", module))
-    network = nn.Linear(1, 1)
     assert Machine(compiled=True).fast(network) == ("compiled", network)
     assert Machine().fast(network) is network
 
