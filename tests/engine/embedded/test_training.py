@@ -275,6 +275,13 @@ def test_networks_compute_in_bfloat16_and_are_compiled_where_that_is_asked_for(m
     with Machine(device="cuda:1", bfloat16=True).autocast():
         assert asked == [("cuda", torch.bfloat16)]
     monkeypatch.setattr(torch, "compile", lambda module: ("compiled", module))
+    for machine, norm, last in (
+        (CPU, nn.GroupNorm(1, 4), True),
+        (Machine(bfloat16=True), nn.GroupNorm(1, 4), False),
+        (Machine(bfloat16=True), nn.BatchNorm2d(4), True),
+    ):
+        kernels, _ = machine.place(nn.Sequential(nn.Conv2d(4, 4, 3), norm))
+        assert kernels.weight.is_contiguous(memory_format=torch.channels_last) == last
     assert Machine(compiled=True).fast(network) == ("compiled", network)
     assert Machine().fast(network) is network
 
