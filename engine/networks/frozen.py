@@ -76,8 +76,10 @@ def named_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
 
 def multiplies_bfloat16() -> bool:
     """Whether this machine's processor has instructions for it; without, bfloat16 is slower than float32."""
-    read = getattr(torch.cpu, "get_capabilities", dict)  # the oldest torch supported lacks it
-    return any(read().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    if not hasattr(torch.cpu, "get_capabilities"):  # as in the oldest torch that is supported
+        return False
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 @contextmanager
