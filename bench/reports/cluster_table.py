@@ -81,13 +81,13 @@ def cluster_table(result: dict) -> str:
             ]
             for row in result["ray"]
         ]
-        header = ["workers", "parts", "CPU time, one process", "CPU time, Ray", "overhead"]
+        header = ["workers", "parts", "CPU time, processes", "CPU time, Ray", "overhead"]
         repeats = {len(row["ray_cpu_seconds"]) for row in result["ray"]}
         runs = f"{min(repeats)} runs of each, in turn: mean (least to most)"
         if repeats == {1}:
             runs = "one run of each, so the figures are rough"
         parts.append(
-            f"The same parts in one process and by Ray's workers, once all are ready, on "
+            f"The same parts by as many processes, each with its share, and by Ray's workers, once all are ready, on "
             f"{result['hardware']['device']}; {runs}:\n\n{table(header, rows)}"
         )
     return "\n\n".join(parts)

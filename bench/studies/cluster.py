@@ -1,4 +1,4 @@
-"""What many workers cost: the driver alone at 256 of them, finishing a million images, and Ray beside one process.
+"""What many workers cost: the driver alone at 256 of them, finishing a million images, and Ray beside processes.
 
     python bench/studies cluster                        all of them; the last needs two quiet cores
     python bench/studies cluster --only simulation      or finish, sleep, calls, ray
@@ -8,12 +8,13 @@ simulation: workers in simulated time, with a share of them lost in an hour; the
 its CPU time is measured. finish: rows of noise with a thousand logits, written as workers write them, and the peak
 memory of a process that completes them. sleep: Ray's workers whose parts are half a second of sleep, so that what else
 passes is the driver's and Ray's. calls: Ray's workers whose parts take no time. ray: CPU seconds of the same parts by
-one process and by Ray's workers, in turn.
+as many processes as workers, each with its share, and by Ray's workers, in turn: so both have the same neighbours.
 """
 
 import argparse
 import json
 import math
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -50,6 +51,8 @@ PARTS = ("simulation", "finish", "sleep", "calls", "ray")
 FINISHED = (100_000, 1_000_000)
 SLEEP_SECONDS = 0.5
 REPEATS = 5
+LEFT_OUT = 2
+"""The first parts of each process and worker, which load the models."""
 
 
 def simulate(images: int, workers: int, seed: int = 0) -> dict[str, Any]:
@@ -208,36 +211,29 @@ def called(workers: int, parts: int = 3000) -> dict[str, Any]:
 
 
 def on_ray(workers: int, repeats: int) -> dict[str, Any]:
-    """CPU seconds of the same parts by one process and by Ray's workers in turn; what they differ by, all in all."""
-    runs = [_process_and_ray(workers) for _ in range(repeats)]
-    process, ray = (sum(run[of] for run in runs) for of in ("process", "ray"))
+    """CPU seconds of the same parts by processes and by Ray's workers in turn; what they differ by, all in all."""
+    runs = [_processes_and_ray(workers) for _ in range(repeats)]
+    processes, ray = (sum(run[of] for run in runs) for of in ("processes", "ray"))
     return {
         "workers": workers,
         "parts": runs[0]["parts"],
-        "process_cpu_seconds": [run["process"] for run in runs],
+        "process_cpu_seconds": [run["processes"] for run in runs],
         "ray_cpu_seconds": [run["ray"] for run in runs],
-        "overhead": ray / process - 1,
+        "overhead": ray / processes - 1,
     }
 
 
-def _process_and_ray(workers: int) -> dict[str, Any]:
+def _processes_and_ray(workers: int) -> dict[str, Any]:
     """CPU seconds of each, without what loading takes: the first parts are left out of both."""
     request = Request(
         classifier=ClassifierSource(source="embedded:cartoon"),
         method=DDIS(sampling=replace(Sampling(), batch=4)),
         images_per_class=8,
     )
-    first = 2 * workers
+    first = LEFT_OUT * workers
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        alone = ShareRunner(Path(folder) / "one", Execution(device="cpu", share="1/1"))
-        torch.set_num_threads(1)
-        parts = alone.parts(request)
-        for _ in range(first):
-            next(parts)
-        began = time.process_time()
-        found["parts"] = first + sum(1 for _ in parts)
-        found["process"] = time.process_time() - began
+        found["parts"], found["processes"] = _by_shares(Path(folder) / "shares", request, workers)
         cluster = Cluster(ray="local", workers=workers)
         runner = RayRunner(Path(folder) / "ray", Execution(device="cpu", cluster=cluster))
         parts = runner.parts(request)
@@ -251,6 +247,33 @@ def _process_and_ray(workers: int) -> dict[str, Any]:
                 found["ray"] = _cpu_seconds() - before
         assert made == found["parts"]
     return found
+
+
+def _by_shares(out: Path, request: Request, workers: int) -> tuple[int, float]:
+    """How many parts so many processes make, and their CPU seconds."""
+    context = multiprocessing.get_context("spawn")
+    ready, found = context.Barrier(workers), context.Queue()
+    processes = [
+        context.Process(
+            target=_share, args=(out, request, f"{number + 1}/{workers}", ready, found), daemon=True
+        )
+        for number in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    each = [found.get(timeout=900) for _ in processes]
+    return sum(parts for parts, _ in each), sum(seconds for _, seconds in each)
+
+
+def _share(out: Path, request: Request, share: str, ready: Any, found: Any) -> None:
+    """A process of `_by_shares`: puts its number of parts and its CPU seconds into `found`."""
+    torch.set_num_threads(1)
+    parts = ShareRunner(out, Execution(device="cpu", share=share)).parts(request)
+    for _ in range(LEFT_OUT):
+        next(parts)
+    ready.wait(timeout=300)
+    began = time.process_time()
+    found.put((LEFT_OUT + sum(1 for _ in parts), time.process_time() - began))
 
 
 def _cpu_seconds() -> float:
@@ -267,7 +290,7 @@ def main() -> None:
         "--images", nargs="+", type=int, default=FINISHED, help="sizes of the data sets to finish"
     )
     parser.add_argument(
-        "--repeats", type=int, default=REPEATS, help="runs of each, one process and Ray"
+        "--repeats", type=int, default=REPEATS, help="runs of each, processes and Ray"
     )
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -39,7 +39,7 @@ from studies.evidence import (
     images_of,
     shared_folder,
 )
-from studies.rows import Rows, alone
+from studies.rows import DTYPE, Rows, alone
 
 TASKS: dict[str, Callable[..., dict]] = {"distill": distill, "prune": prune, "quantise": quantise}
 RESULT = RESULTS / "downstream.json"
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     train, test = (chosen.data / f"pacs64-{part}.parquet" for part in ("train", "test"))
-    prior = load_prior("embedded")
+    prior = load_prior("embedded", dtype=DTYPE)
     result = Rows(
         chosen.out,
         {
@@ -117,7 +117,7 @@ def main() -> None:
         method: str, domain: str, times: int = 1, limits: Mapping[str, int] | None = None
     ) -> Path:
         """All seeds of a method as one folder."""
-        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
         how, root = folder_of(method, domain, classifier, prior, chosen.work)
         folders = [root / str(FIRST_SEED + number) for number in range(times * chosen.seeds)]
         for seed, folder in enumerate(folders, FIRST_SEED):

@@ -254,9 +254,7 @@ def main() -> None:
         parser.error(f"{RESULT} has more images a class: name another --out for a trial")
     for method, domain in product(chosen.methods, chosen.domains):
         how = METHODS[method]
-        dtype = (
-            "float32" if how.baseline else DTYPE
-        )  # gradients by pixels alone ask for more digits
+        dtype = "float32" if how.baseline else DTYPE  # gradients by pixels need it
         classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=dtype)
         depends = {"settings": asdict(how)}
         how, root = folder_of(method, domain, classifier, prior, chosen.work)

@@ -19,7 +19,7 @@ from engine.files import make_folder
 from engine.priors import Prior
 
 DTYPE = "bfloat16"
-"""Of the networks that draw the images of a study: what `auto` is on the CPUs that they were made for."""
+"""Of the networks that draw a study's images: what `auto` is on a CPU that multiplies it. Inversions use float32."""
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from engine.priors import load_prior
 from engine.settings import Selection
 from studies.downstream import add_folders, together
 from studies.evidence import FIRST_SEED, METHODS, evaluated, folder_of, images_of
-from studies.rows import Rows
+from studies.rows import DTYPE, Rows
 
 RESULT = RESULTS / "selection.json"
 WAYS = {
@@ -43,7 +43,7 @@ def main() -> None:
     add_folders(parser)
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
-    prior = load_prior("embedded")
+    prior = load_prior("embedded", dtype=DTYPE)
     asked = {
         "prior": prior.fingerprint,
         "keep": chosen.keep,

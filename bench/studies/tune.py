@@ -22,7 +22,7 @@ from engine.runners.generate import generate
 from engine.runners.tune import TUNING_SEED, try_scale, with_alignment
 from engine.settings import Alignment, Evaluation, Sampling
 from studies.evidence import FIRST_SEED, evaluated
-from studies.rows import Rows
+from studies.rows import DTYPE, Rows
 
 RESULT = RESULTS / "tune.json"
 SCALES = (0.1, 0.2, 0.4, 0.6, 0.8)
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/tune"))
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
-    prior = load_prior("embedded")
+    prior = load_prior("embedded", dtype=DTYPE)
     asked = {
         "prior": prior.fingerprint,
         "alignment": asdict(Alignment()),
@@ -47,7 +47,7 @@ def main() -> None:
     names = [f"{domain}/{scale}" for domain, scale in product(load_judge().domains, SCALES)]
     result = Rows(chosen.out, asked, prior.device, names)
     for domain in chosen.domains:
-        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
         wanted = requested(classifier, prior, images_per_class=IMAGES, seed=TUNING_SEED)
         drawing = wanted.prepare()
         for scale in SCALES:

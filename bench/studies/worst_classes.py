@@ -17,6 +17,7 @@ from engine.embedded.judge import load_judge
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Sampling
+from studies.rows import DTYPE
 
 FINDING_SEED = 200
 RECOGNISED = RESULTS / "worst_classes.json"
@@ -48,7 +49,7 @@ def worst_classes(classifier: Classifier, prior: Prior, number: int, images: int
 def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
     """How many of a class's plain images each embedded classifier recognises, by the classifier's name."""
     teachers = [
-        load_classifier(f"embedded:{domain}", device=prior.device)
+        load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
         for domain in load_judge().domains
     ]
     samples = list(generate(teachers[0], prior, [label], images, method="plain", seed=FINDING_SEED))
@@ -64,7 +65,7 @@ def recognised(prior: Prior, label: str, images: int) -> dict[str, int]:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
-    prior = load_prior("embedded")
+    prior = load_prior("embedded", dtype=DTYPE)
     for domain in load_judge().domains:
         print(
             domain,

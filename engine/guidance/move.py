@@ -60,9 +60,8 @@ class Guidance:
         self.alignment = alignment
         self.scale = scale
         self._scale: Tensor | None = None  # of the steps behind the first, on the device
-        self._largest: Tensor | None = (
-            None  # rms of a gradient so far, of each image where losses are per image
-        )
+        # Rms of a gradient so far, of each image where losses are per image.
+        self._largest: Tensor | None = None
         self.curve: list[Tensor] = []
         self.taken: list[Tensor] = []
 
@@ -109,14 +108,11 @@ class Guidance:
         """How much of its length a relative move has, by `Alignment.settle`: 1, or of each image."""
         if not self.alignment.settle:
             return 1.0
-        size = rms(grad, self._joint)
-        known = size.nan_to_num(
-            0.0, 0.0, 0.0
-        )  # such a move is skipped, and must not shorten all others
-        self._largest = known if self._largest is None else torch.maximum(known, self._largest)
-        return (
-            size / self._largest.clamp_min(torch.finfo(size.dtype).tiny)
-        ) ** self.alignment.settle
+        # A move by what is not finite is skipped, and must not shorten all that follow.
+        size = rms(grad, self._joint).nan_to_num(0.0, 0.0, 0.0)
+        self._largest = size if self._largest is None else torch.maximum(size, self._largest)
+        largest = self._largest.clamp_min(torch.finfo(size.dtype).tiny)
+        return (size / largest) ** self.alignment.settle
 
     @property
     def _joint(self) -> bool:

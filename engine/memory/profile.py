@@ -19,6 +19,7 @@ from engine.files import check_writable, explained
 from engine.guidance.assembly import guidance_of
 from engine.guidance.decoder import GuidanceDecoder, decoder_of
 from engine.memory.case import Case
+from engine.memory.layout import chosen_layouts, lay_out
 from engine.memory.phases import count_case
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.memory.subject import Subject
@@ -91,6 +92,7 @@ def profile_step(
         )
     if trace is not None:
         check_writable(Path(trace))
+    lay_out(chosen_layouts(prior.device, prior, classifier), prior, classifier)  # as runs do
     works = _works(prior, classifier, images, alignment, sampling.cfg)
     for work in works.values():
         work()  # what is set up once: layers paired, kernels chosen, memory taken

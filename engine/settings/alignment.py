@@ -42,8 +42,8 @@ class Alignment:
     )
     settle: float = setting(
         0.5,
-        "how far a relative move shrinks with its gradient, so that the last ones do not overshoot: it has (gradient / "
-        "the largest so far) ^ settle of its length; 0: all of it",
+        "exponent by which a relative move shrinks as its gradient does, so that late moves do not overshoot: its "
+        "length is multiplied by (gradient / largest gradient so far) ^ settle; 0: its full length",
     )
     start: float = setting(0.0, "fraction of the schedule at which guidance begins")
     stop: float = setting(

@@ -98,6 +98,11 @@ def run(chosen: argparse.Namespace) -> None:
         raise ConfigError(
             f"device is {chosen.device!r}, expected one that is here: torch finds no CUDA device. Use --device cpu."
         )
+    if chosen.twice and chosen.stage not in ("prior", "pack", "all"):
+        raise ConfigError(
+            f"--twice came with the stage {chosen.stage!r}, expected 'prior': no other is shown some domains more "
+            "often. Leave it out."
+        )
     if chosen.stage == "shed" and chosen.out in (WEIGHTS, chosen.work):
         raise ConfigError(
             f"checkpoints are to be copied to {chosen.out}, expected a folder of their own: name one with --out."

@@ -33,9 +33,11 @@ def warped(pixels: Tensor, side: int, rng: Generator) -> Tensor:
         torch.stack([sign * wide * angle.sin(), high * angle.cos(), (1 - scale) * (2 * down - 1)]),
     ]
     matrix = torch.stack(rows).permute(2, 0, 1)
-    grid = affine_grid(matrix, [number, 3, side, side], align_corners=False)
     images = pixels.float() / 255
-    return grid_sample(images, grid, padding_mode="reflection", align_corners=False).clamp(0, 1)
+    with torch.autocast(pixels.device.type, enabled=False):  # positions need float32
+        grid = affine_grid(matrix, [number, 3, side, side], align_corners=False)
+        found = grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return found.clamp(0, 1)
 
 
 def jittered(images: Tensor, rng: Generator, strength: float = 0.3, grey: float = 0.0) -> Tensor:

@@ -1,9 +1,9 @@
 """The training loop that every embedded model shares: seeded, resumable, averaged, on a CPU or a GPU.
 
-A step is a pure function of (weights, seed, step number), so a run that is cut and resumed ends at the same weights as
-an undisturbed one; a checkpoint is written only where all processes have the same weights. Learning rate: linear
-warm-up, constant, then linear to zero over the last quarter of the run; a run may be resumed with another number of
-steps as long as its cool-down has not begun.
+A step is a pure function of (weights, seed, step number) on one kind of machine, so a run that is cut and resumed there
+ends at the same weights as an undisturbed one; a checkpoint is written only where all processes have the same weights.
+Learning rate: linear warm-up, constant, then linear to zero over the last quarter of the run; a run may be resumed with
+another number of steps as long as its cool-down has not begun.
 
 With a budget of seconds the clock says how far a run is: its rate cools down in time, and it always ends with weights.
 Such a run is seeded, but how many steps it takes depends on the machine.
@@ -239,6 +239,7 @@ class _Run:
             "recipe": asdict(recipe),
             "processes": machine.processes,
             "local_steps": machine.local_steps,
+            "bfloat16": machine.bfloat16,
         }
         with whole_file(self.folder / STATE) as file:
             torch.save(state, file)

@@ -70,7 +70,7 @@ class Machine:
     def place(self, module: Network) -> Network:
         """The module on the device, in the memory format that it is fastest in.
 
-        That is channels_last, but for GroupNorm in bfloat16 on a CPU.
+        That is channels_last, except for networks with GroupNorm that run in bfloat16 on a CPU.
         """
         grouped = any(isinstance(part, nn.GroupNorm) for part in module.modules())
         slow = grouped and self.bfloat16 and self.device == "cpu"

@@ -66,7 +66,7 @@ def kept_views(
 
 
 class Balanced:
-    """Draws of images and captions: each pair of domain and class equally often, or twice in the domains `twice`."""
+    """Draws of images and captions: every pair of domain and class equally often, those of `twice` twice as often."""
 
     def __init__(
         self, images: Images, captions: list[str], device: str, twice: Sequence[str] = ()
@@ -116,6 +116,8 @@ def train_prior(
     deviation of 1, but as `start` says where its autoencoder gives the same latents.
     """
     tokenizer = build_tokenizer(images.class_names, images.domain_names)
+    texts = every_caption(images.class_names, images.domain_names)
+    balanced = Balanced(images, texts, machine.device, recipe.twice)
     latents = kept_views(vae, images, resolution, recipe.seed, machine, folder / "latents.pt")
     model = PriorNetworks(tokenizer, *latent_shape(vae, resolution))
     scale = round(1 / latents.std().item(), 4)
@@ -126,10 +128,8 @@ def train_prior(
     latents = latents * scale
     machine.place(model)
     fast = machine.fast(model)
-    texts = every_caption(images.class_names, images.domain_names)
     ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     ids = ids.to(machine.device)
-    balanced = Balanced(images, texts, machine.device, recipe.twice)
     scheduler = build_scheduler()
     kept = scheduler.alphas_cumprod.to(machine.device)
 

@@ -22,7 +22,7 @@ from engine.embedded.train.stages import (
 from engine.files import whole_file
 from engine.priors.tiny_sources import TINY
 
-LIGHT = ("step", "loss", "recipe", "processes", "local_steps")
+LIGHT = ("step", "loss", "recipe", "processes", "local_steps", "bfloat16")
 """What a shed checkpoint keeps besides its averaged weights."""
 PACKED = ("prior", "tiny", "classifiers", "classifiers-convnext", "judge")
 
@@ -114,15 +114,13 @@ def as_done(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def processes_of(saved: dict[str, Any]) -> str:
-    """Which processes a checkpoint says it was trained by, in words."""
+    """Which processes a checkpoint says it was trained by, and in which precision, in words."""
     number, alone = saved.get("processes", 1), saved.get("local_steps", 1)
-    if number == 1:
-        return "one"
-    return f"{number}, which " + (
-        "share the gradients of each step"
-        if alone == 1
-        else f"average their weights every {alone} steps"
-    )
+    shared = "share the gradients of each step"
+    if alone > 1:
+        shared = f"average their weights every {alone} steps"
+    mixed = "; networks in bfloat16, their weights in float32" if saved.get("bfloat16") else ""
+    return ("one" if number == 1 else f"{number}, which {shared}") + mixed
 
 
 def shed(work: Path, out: Path, bits: int = 16) -> list[Path]:

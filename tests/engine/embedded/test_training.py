@@ -70,7 +70,8 @@ def test_a_run_goes_on_from_weights_alone(tmp_path):
     assert copy == tmp_path / "light" / "stage" / "state.pt"
     light = torch.load(copy, weights_only=True)
     assert light["average"]["weight"].dtype == torch.float16
-    assert set(light) == {"average", "step", "loss", "recipe", "processes", "local_steps"}
+    how = {"recipe", "processes", "local_steps", "bfloat16"}
+    assert set(light) == {"average", "step", "loss", *how}
     still = Recipe(steps=16, batch=4, learning_rate=1e-12, warmup=1)
     assert torch.allclose(learn(copy.parent, still), weight, atol=1e-3)
     (copy,) = shed(tmp_path / "work", tmp_path / "lighter", bits=8)
@@ -253,6 +254,12 @@ def test_the_command_says_where_and_how_a_stage_trains(tmp_path, monkeypatch):
     assert on_gpu.recipes["judge"].batch == 8 * on_cpu.recipes["judge"].batch
 
 
+def test_only_the_prior_is_shown_some_domains_twice(tmp_path, capsys):
+    place = ["--data", str(tmp_path), "--work", str(tmp_path)]
+    assert recipe.main(["judge", *place, "--twice", "photo"]) == 2
+    assert "--twice came with the stage 'judge', expected 'prior'" in capsys.readouterr().err
+
+
 def test_a_gpu_that_is_not_there_is_an_error(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     place = ["--data", str(tmp_path), "--work", str(tmp_path)]
@@ -390,6 +397,7 @@ def test_a_card_says_which_processes_trained():
     assert processes_of({}) == "one"
     assert processes_of({"processes": 2, "local_steps": 1}).endswith("the gradients of each step")
     assert processes_of({"processes": 2, "local_steps": 8}).endswith("weights every 8 steps")
+    assert processes_of({"bfloat16": True}).startswith("one; networks in bfloat16")
 
 
 def test_what_several_processes_cannot_share_is_refused():

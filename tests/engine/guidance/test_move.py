@@ -198,9 +198,12 @@ def test_several_moves_are_as_many_descents_each_as_long_as_what_the_step_leads_
 
 @pytest.mark.parametrize("statistics", ["batch", "image"])
 def test_moves_settle_with_their_gradient(statistics: str) -> None:
-    """Gradients of which each image's are as large as they are told here; those of one step are not finite."""
-    sizes = torch.tensor([[2.0, 8.0], [8.0, 2.0], [torch.inf, torch.nan], [4.0, 0.5], [0.0, 0.0]])
-    grads = iter(sizes.double())
+    """By gradients of these sizes for each image; one step's are not finite, and another's have no finite square."""
+    sizes = torch.tensor(
+        [[2.0, 8.0], [8.0, 2.0], [torch.inf, torch.nan], [1e200, 1e200], [4.0, 0.5], [0.0, 0.0]],
+        dtype=torch.float64,
+    )
+    grads = iter(sizes)
 
     def descend(z: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return z.new_zeros(1), next(grads).view(2, 1, 1, 1) * torch.ones_like(z)
@@ -209,12 +212,12 @@ def test_moves_settle_with_their_gradient(statistics: str) -> None:
     z, at = torch.zeros(2, 1, 2, 2, dtype=torch.float64), step()
     found = torch.stack([-guidance.move(z, at)[:, 0, 0, 0] for _ in sizes]) / (0.1 * at.uncertainty)
     joint = sizes.square().mean(1, keepdim=True).sqrt()
-    largest = torch.tensor([[2.0, 8.0], [8.0, 8.0], [8.0, 8.0], [8.0, 8.0], [8.0, 8.0]])
+    largest = torch.tensor([[2.0, 8.0], *[[8.0, 8.0]] * 5])
     expected = (sizes / largest).sqrt() if statistics == "image" else sizes / joint
     if statistics == "batch":
         expected *= (joint / joint[0]).sqrt()
-    expected[2] = expected[4] = 0.0
-    torch.testing.assert_close(found, expected.double())
+    expected[[2, 3, 5]] = 0.0
+    torch.testing.assert_close(found, expected)
 
 
 def test_guidance_acts_in_its_window_and_never_at_the_last_step() -> None:

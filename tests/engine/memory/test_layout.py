@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from engine.classifiers import Classifier
+from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.memory.layout import chosen_layouts, lay_out
 from engine.memory.plan import plan
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Sampling
 
+LABELS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
@@ -68,3 +69,30 @@ def test_a_run_lays_its_networks_out_as_planned(small_prior: Prior, classifier: 
     assert all(map(is_channels_last, (own.tiny, classifier.network)))
     torch.testing.assert_close(after, before, atol=0.02, rtol=0)
     lay_out(("tiny",), own.replaced(tiny=None), classifier)
+
+
+class Flattened(nn.Module):
+    """As in many tutorials: `view` reads a map whose channels are outermost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8 * 4 * 4, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = nn.functional.adaptive_max_pool2d(self.features(x), 4)
+        return self.head(found.view(len(found), -1))
+
+
+def test_a_classifier_that_needs_the_usual_layout_keeps_it(small_prior: Prior) -> None:
+    network = Flattened()
+    for norm in (part for part in network.modules() if isinstance(part, nn.BatchNorm2d)):
+        norm.running_mean.normal_()
+    classifier = load_classifier(
+        network, labels=LABELS, preprocess=Preprocess.squash(16), device="cpu"
+    )
+    samples = list(
+        generate(classifier, small_prior, ["dog"], 2, sampling=Sampling(steps=3, batch=2))
+    )
+    assert len(samples) == 2
+    assert not is_channels_last(classifier.network)

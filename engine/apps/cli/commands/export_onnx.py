@@ -1,6 +1,6 @@
 """`ddis export-onnx`: the networks and the guidance gradient as ONNX graphs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,8 @@ class ExportOnnx(Command):
         from engine.guidance.decoder import decoder_of
         from engine.onnx.export import export_all
 
-        classifier, prior = requests.load_models(self.request, self.execution)
+        served = replace(self.request, runtime="onnx")  # `auto` is a dtype that this runtime has
+        classifier, prior = requests.load_models(served, self.execution)
         alignment = requests.drawing(self.request).alignment
         decoder = decoder_of(alignment, prior, classifier.preprocess) if alignment else None
         files = export_all(prior, classifier, alignment, decoder, self.out, call.events)
