@@ -91,7 +91,9 @@ class Classifier:
 
     def logits(self, images: Tensor) -> Tensor:
         """images (N, 3, H, W) in [0, 1], any size -> logits (N, K), float32. Differentiable."""
-        return logits_of(self.network, self.preprocess(images.float()).to(self.dtype)).float()
+        # A decoder may give another layout, of which a network that calls `view` on its maps can make nothing.
+        seen = self.preprocess(images.float()).to(self.dtype).contiguous()
+        return logits_of(self.network, seen).float()
 
 
 def statistics_of(classifier: Classifier, purpose: str, instead: str) -> Statistics:

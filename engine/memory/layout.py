@@ -40,22 +40,22 @@ def _gains(network: nn.Module, device: torch.device) -> bool:
 def lay_out(channels_last: Iterable[str], prior: Prior, classifier: Classifier) -> None:
     """Put the weights of the networks that `chosen_layouts` named into channels_last, in place and for good.
 
-    All keep the usual layout where the classifier cannot read images in the other, as one that calls `view` on a map.
+    A classifier that cannot run so, such as one that calls `view` on its maps, keeps the usual layout.
     """
     networks: dict[str, Any] = {TINY: prior.tiny, "classifier": classifier.network}
-    chosen = [networks[name] for name in channels_last if networks[name] is not None]
-    for network in chosen:
-        network.to(memory_format=torch.channels_last)
-    if chosen and not _runs(classifier):
-        for network in chosen:
-            network.to(memory_format=torch.contiguous_format)
+    for name in channels_last:
+        if networks[name] is None:
+            continue
+        networks[name].to(memory_format=torch.channels_last)
+        if name == "classifier" and not _runs(classifier):
+            networks[name].to(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()
 def _runs(classifier: Classifier) -> bool:
     blank = torch.zeros(2, 3, *(classifier.input_px,) * 2, device=classifier.device)
     try:
-        classifier.logits(blank.to(memory_format=torch.channels_last))
+        classifier.logits(blank)
     except RuntimeError:
         return False
     return True
