@@ -61,10 +61,7 @@ ALONE = replace(BASE, statistics="image")
 VARIANTS = {
     "plain": Method(None),
     "base": guided(),
-    "moves of their whole length": guided(replace(BASE, settle=0.0)),
-    "settle 1": guided(replace(BASE, settle=1.0)),
     "batch of 4": guided(batch=4),
-    "batch of 4, moves of their whole length": guided(replace(BASE, settle=0.0), batch=4),
     "single images": guided(ALONE),
     "single images, class weight 1": guided(replace(ALONE, class_weight=1.0)),
     "single images, class weight 3": guided(replace(ALONE, class_weight=3.0)),

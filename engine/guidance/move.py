@@ -3,8 +3,7 @@
 clean (as MPGD does):   z~_0 = z_0|t - move,   between the prior's prediction and the next latent
 noisy (paper, eq. 9):   z~_t = z_t - move,     before the prior predicts
 raw move:               scale x gradient
-relative move:          an rms of scale x the uncertainty: noise / signal for z_0|t (`Step.uncertainty`), noise for z_t,
-                        x (rms of the gradient / the largest so far) ^ settle
+relative move:          an rms of scale x the uncertainty: noise / signal for z_0|t (`Step.uncertainty`), noise for z_t
 
 A step makes `Alignment.moves` moves. Where there are several, those of z_0|t are relative to the noise' / signal' that
 the step leads to: in a schedule of few steps this is a fraction of noise / signal, and nothing larger is cleaned up.
@@ -60,8 +59,6 @@ class Guidance:
         self.alignment = alignment
         self.scale = scale
         self._scale: Tensor | None = None  # of the steps behind the first, on the device
-        # Rms of a gradient so far, of each image where losses are per image.
-        self._largest: Tensor | None = None
         self.curve: list[Tensor] = []
         self.taken: list[Tensor] = []
 
@@ -93,26 +90,13 @@ class Guidance:
 
     def _moved_once(self, z: Tensor, step: Step) -> Tensor:
         if self.alignment.step == "relative":
-            length = self._length(step)
-            return self._moved_by(
-                z, lambda grad: self._settled(grad) * relative_move(grad, length, self._joint)
-            )
+            return self.moved(z, self._length(step))
         factor = self.alignment.scale * self.alignment.stride_at(step.index, step.total)
         return self._moved_by(z, lambda grad: factor * grad)
 
     def moved(self, z: Tensor, length: float) -> Tensor:
         """z (N, ...) moved down the gradient by an rms of `length`, each image by it where losses are per image."""
         return self._moved_by(z, lambda grad: relative_move(grad, length, self._joint))
-
-    def _settled(self, grad: Tensor) -> Tensor | float:
-        """How much of its length a relative move has, by `Alignment.settle`: 1, or of each image."""
-        if not self.alignment.settle:
-            return 1.0
-        # A move by what is not finite is skipped, and must not shorten all that follow.
-        size = rms(grad, self._joint).nan_to_num(0.0, 0.0, 0.0)
-        self._largest = size if self._largest is None else torch.maximum(size, self._largest)
-        largest = self._largest.clamp_min(torch.finfo(size.dtype).tiny)
-        return (size / largest) ** self.alignment.settle
 
     @property
     def _joint(self) -> bool:
@@ -208,9 +192,6 @@ def guided(
 
 def relative_move(grad: Tensor, length: float, joint: bool) -> Tensor:
     """A move along `grad` (N, ...) with an rms of `length`: over the whole batch if joint, else by image."""
-    return length * grad / rms(grad, joint).clamp_min(torch.finfo(grad.dtype).tiny)
-
-
-def rms(grad: Tensor, joint: bool) -> Tensor:
-    """Root mean square of (N, ...) over the whole batch if joint, (1, 1, ...), else of each image, (N, 1, ...)."""
-    return grad.square().mean(tuple(range(0 if joint else 1, grad.dim())), keepdim=True).sqrt()
+    axes = range(0 if joint else 1, grad.dim())
+    size = grad.square().mean(tuple(axes), keepdim=True).sqrt()
+    return length * grad / size.clamp_min(torch.finfo(grad.dtype).tiny)

@@ -40,11 +40,6 @@ class Alignment:
         "moves in each guided step, for sampling in few steps; a move runs decoder and classifier, but not the "
         "denoiser. With several relative moves, the unit is the noise level at the end of the step",
     )
-    settle: float = setting(
-        0.5,
-        "exponent by which a relative move shrinks as its gradient does, so that late moves do not overshoot: its "
-        "length is multiplied by (gradient / largest gradient so far) ^ settle; 0: its full length",
-    )
     start: float = setting(0.0, "fraction of the schedule at which guidance begins")
     stop: float = setting(
         0.9, "fraction of the schedule at which guidance ends; the last step is never guided"
@@ -110,7 +105,6 @@ class Alignment:
             class_weight="0 leaves the class to the prompt",
             domain_weight="0 leaves L_BN out",
             scale="0 turns guidance off, a negative one would push away from the training domain",
-            settle="0 gives every move its whole length, a negative one would lengthen the last ones",
         )
         if not self.domain_weight and not self.class_weight:
             raise ConfigError(
@@ -157,7 +151,6 @@ class Alignment:
             step="raw",
             scale=scale,
             moves=1,
-            settle=0.0,
             start=0.0,
             stop=1.0,
             stride=1,

@@ -115,7 +115,7 @@ def test_the_class_weight_makes_the_teacher_surer(
     small_prior: Prior, classifier: Classifier
 ) -> None:
     def confidence(weight: float) -> float:
-        alignment = Alignment(scale=0.4, class_weight=weight, settle=0.0)
+        alignment = Alignment(scale=0.4, class_weight=weight)
         samples = list(
             generate(
                 classifier, small_prior, None, 2, alignment=alignment, sampling=Sampling(steps=8)
