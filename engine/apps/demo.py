@@ -1,4 +1,6 @@
-"""The method in one picture: plain prior, CAT, DAG and both, on the same seeds, for one embedded classifier."""
+"""The method in one picture: plain prior, CAT, DAG and both, on the same seeds, for one embedded classifier.
+
+Without class tokens, plain and DAG."""
 
 import json
 import time
@@ -48,7 +50,7 @@ def demo(
     seed: int = 0,
     events: Events = SILENT,
 ) -> dict[str, Any]:
-    """Draw the four rows, count what the judge says of them, and write sheet, curve and demo.json into `out`.
+    """Draw the rows, count what the judge says of them, and write sheet, curve and demo.json into `out`.
 
     Returns what demo.json holds. Raises OutputError where the folder cannot be written, or another process writes it.
     """
@@ -87,8 +89,9 @@ def _written(
         shipped = _shipped(domain)
         tokens = None if shipped is None else load_tokens(shipped, prior, classifier)
     results, sheets, curves = {}, [], {}
-    with events.task(IMAGES, len(ROWS) * len(classifier.labels) * images_per_class):
-        for row in ROWS:
+    rows = [row for row in ROWS if tokens is not None or "CAT" not in row]
+    with events.task(IMAGES, len(rows) * len(classifier.labels) * images_per_class):
+        for row in rows:
             started = time.monotonic()
             wanted = asked(
                 classifier,
@@ -108,10 +111,11 @@ def _written(
         folder / "contact_sheet.png",
         contact_sheet(
             sheets,
-            ROWS,
+            rows,
             [label for label in classifier.labels for _ in range(images_per_class)],
             title=f"From the {domain.replace('_', ' ')} classifier alone",
-            caption="Same seeds in every row; no word of the prompts tells the domain, but a token may.",
+            caption="Same seeds in every row; no word of the prompts tells the domain"
+            + (", but a token may." if tokens else "."),
         ),
     )
     draw_curves(

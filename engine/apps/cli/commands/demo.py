@@ -11,7 +11,7 @@ from engine.settings.fields import setting
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """Draw plain, CAT, DAG and both side by side, on the embedded models."""
+    """Draw plain, CAT, DAG and both side by side, on the embedded models; without class tokens, plain and DAG."""
 
     module = "engine.apps.demo"
     interrupted = "the same command starts over, but for what --learn has learned so far."
@@ -50,7 +50,7 @@ class Demo(Command):
         call.screen.table(title, [*judged], lines, result=True)
         with_tokens = ", ".join(report["tokens"])
         say(
-            f"class tokens used for: {with_tokens or 'no class, as none was found that helps this classifier'}"
+            f"class tokens used for: {with_tokens or 'no class, as none ship for this classifier; --learn learns them'}"
         )
         part = report["guidance_by_classifier"]
         say(
