@@ -133,8 +133,7 @@ class Request:
     seed: int = setting(0, "seed of the run")
     dtype: Literal["float32", "float16", "bfloat16", "auto"] = setting(
         "float32",
-        "of the networks; what is computed between them is float32; auto: the device's fastest, which is float16 on a "
-        "GPU and, on a CPU, bfloat16 where it has instructions for that, else float32",
+        "of the networks, with float32 between them; auto: float16 on a GPU, bfloat16 on a CPU made for it, or float32",
     )
     runtime: Literal["torch", "onnx"] = setting(
         "torch", "what computes the networks; onnx: ONNX Runtime, without autograd", of="prior"

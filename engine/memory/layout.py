@@ -51,6 +51,11 @@ def lay_out(channels_last: Iterable[str], prior: Prior, classifier: Classifier) 
             networks[name].to(memory_format=torch.contiguous_format)
 
 
+def lay_out_as_chosen(prior: Prior, classifier: Classifier) -> None:
+    """The layouts of a run that has no plan."""
+    lay_out(chosen_layouts(prior.device, prior, classifier), prior, classifier)
+
+
 @torch.no_grad()
 def _runs(classifier: Classifier) -> bool:
     blank = torch.zeros(2, 3, *(classifier.input_px,) * 2, device=classifier.device)

@@ -19,7 +19,7 @@ from engine.files import check_writable, explained
 from engine.guidance.assembly import guidance_of
 from engine.guidance.decoder import GuidanceDecoder, decoder_of
 from engine.memory.case import Case
-from engine.memory.layout import chosen_layouts, lay_out
+from engine.memory.layout import lay_out_as_chosen
 from engine.memory.phases import count_case
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.memory.subject import Subject
@@ -92,7 +92,7 @@ def profile_step(
         )
     if trace is not None:
         check_writable(Path(trace))
-    lay_out(chosen_layouts(prior.device, prior, classifier), prior, classifier)  # as runs do
+    lay_out_as_chosen(prior, classifier)
     works = _works(prior, classifier, images, alignment, sampling.cfg)
     for work in works.values():
         work()  # what is set up once: layers paired, kernels chosen, memory taken
@@ -212,13 +212,12 @@ def by_part(events: Sequence[Any], cuda: bool) -> dict[str, float]:
     and copies make the GPU busy.
     """
 
+    host = [event for event in events if event.device_type == DeviceType.CPU]
+
     def total(*prefixes: str) -> float:
-        chosen = [
-            e for e in events if e.device_type == DeviceType.CPU and e.name.startswith(prefixes)
-        ]
+        chosen = [event for event in host if event.name.startswith(prefixes)]
         return sum(event.device_time_total if cuda else event.cpu_time_total for event in chosen)
 
-    host = [event for event in events if event.device_type == DeviceType.CPU]
     step = next(event for event in host if event.name == "step").time_range
     named = {event.name for event in host if event.is_user_annotation} | {*MARKS}
     busy = [

@@ -50,9 +50,5 @@ def test_generate_does_fuse(
         lambda *_: hooked.append(len(layer._forward_pre_hooks))
     )
     list(generate(classifier, small_prior, ["dog"], 1, sampling=Sampling(steps=3)))
-    assert hooked == [
-        0,
-        0,
-        0,
-        1,
-    ]  # watched, two guided steps, and the finished image is judged by hooks
+    # Its layout is tried, it is watched, guides two steps, and hooks judge the finished image.
+    assert hooked == [0, 0, 0, 0, 1]
