@@ -207,9 +207,8 @@ def _parts(
 def by_part(events: Sequence[Any], cuda: bool) -> dict[str, float]:
     """Milliseconds of each part from a profile's events.
 
-    On CUDA the profiler repeats each of our names as an annotation of the GPU's own timeline, which spans the gaps
-    between kernels: a part's time is that of the kernels that its entry on the host's side launched, and only kernels
-    and copies make the GPU busy.
+    On CUDA the profiler repeats each name as an annotation of the GPU's own timeline, which spans gaps between kernels:
+    a part's time is that of the kernels which its entry on the host launched; only kernels and copies make a GPU busy.
     """
 
     host = [event for event in events if event.device_type == DeviceType.CPU]
