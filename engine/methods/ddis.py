@@ -11,7 +11,7 @@ from engine.guidance.objective import check_statistics
 from engine.memory.apply import plan_of, settle
 from engine.memory.budget import AUTO
 from engine.memory.graphs import Graphs, backend_of, graphed_descent, graphed_prior
-from engine.memory.layout import chosen_layouts, lay_out
+from engine.memory.layout import lay_out, lay_out_as_chosen
 from engine.memory.micro_batch import MicroBatches
 from engine.methods.drawing import Drawing, settings_of
 from engine.methods.models import Models
@@ -57,10 +57,10 @@ def prepare(
         execution.graphs,
     )
     settle(plan, prior)
-    layouts = (
-        chosen_layouts(prior.device, prior, classifier) if plan is None else plan.channels_last
-    )
-    lay_out(layouts, prior, classifier)
+    if plan is not None:
+        lay_out(plan.channels_last, prior, classifier)
+    elif request.runtime == "torch":  # the exporter of ONNX graphs knows one layout alone
+        lay_out_as_chosen(prior, classifier)
     checkpoint = plan is not None and "guidance" in plan.checkpoint
     decoder = decoder_of(alignment, prior, classifier.preprocess, checkpoint) if alignment else None
     prior, descend = engines(

@@ -64,7 +64,7 @@ def train_tiny_decoder(
         chosen = random_index(len(images), recipe.batch, rng)
         with torch.no_grad():
             views = random_views(images.pixels[chosen], resolution, rng, smallest=0.5) * 2 - 1
-            latents = as_guidance_sees(vae.encode(views).latents, rng)
+            latents = as_guidance_sees(vae.encode(views).latents.float(), rng)
             wanted = vae.decode(latents).sample
         return mse_loss(model.decode(latents).sample, wanted) / 4
 

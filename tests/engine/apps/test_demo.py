@@ -8,14 +8,10 @@ from PIL import Image
 
 from engine.apps import demo as demo_module
 from engine.apps.demo import ROWS, demo
-from engine.classifiers import load_classifier
 from engine.embedded.judge import load_judge
 from engine.errors import ModelError
 from engine.events import Event, Events, Stepped
-from engine.priors import load_prior
 from engine.settings import Sampling
-from engine.tokens.files import save_tokens
-from engine.tokens.table import TokenTable
 
 STEPS = 20
 """In fewer, the last moves may overshoot."""
@@ -57,25 +53,9 @@ def test_a_domain_without_shipped_tokens_is_told_how_to_learn_them(
 
 
 def test_a_classifier_with_tokens_has_four_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cartoon_tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prior = load_prior("embedded", device="cpu")
-    classifier = load_classifier("embedded:cartoon", device="cpu")
-    ids = prior.pipe.tokenizer("sketched", add_special_tokens=False).input_ids
-    row = prior.pipe.text_encoder.get_input_embeddings().weight[ids].detach().float()
-    table = TokenTable(
-        rows=row,
-        encoders={"clip": row.shape[1]},
-        classes=(0,),
-        labels=("dog",),
-        names=("<ddis-dog>",),
-        prior=prior.fingerprint,
-        classifier=classifier.fingerprint,
-    )
-    save_tokens(table, tmp_path / "cartoon.safetensors")
-    monkeypatch.setattr(
-        demo_module, "shipped_tokens", lambda domain: tmp_path / f"{domain}.safetensors"
-    )
+    monkeypatch.setattr(demo_module, "shipped_tokens", lambda domain: cartoon_tokens)
     monkeypatch.setattr(demo_module, "Sampling", lambda: Sampling(steps=2))
     report = demo(tmp_path / "demo", "cartoon", 1)
     assert (tuple(report["rows"]), report["tokens"]) == (ROWS, ["dog"])

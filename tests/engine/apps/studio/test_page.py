@@ -109,8 +109,10 @@ def fill(page: Any, place: str, text: str) -> None:
 
 
 @pytest.mark.slow
-def test_clicked_through(page: Any, studio: Studio) -> None:
+def test_clicked_through(page: Any, studio: Studio, cartoon_tokens: Path) -> None:
     page.wait_for_selector("#need .work:has-text('of memory at most, of')")
+    page.get_by_text("Prior, tokens, memory, more").click()
+    fill(page, "#class-tokens", str(cartoon_tokens))
     fill(page, "#steps", "15")
     fill(page, "#number", "1")
     page.wait_for_selector(".work:has-text('8 images in 4 rows of equal seeds')")
