@@ -11,5 +11,5 @@ from gpu.record import Record
 def measure(record: Record, card: Card) -> None:
     file = record.file.with_name("throughput.raw")
     options = card.pick(["--steps", "30", "--repeats", "1"], ["--quick"])
-    throughput.main(["--out", str(file), *options])
+    throughput.main(["--only", "methods", "--out", str(file), *options])
     record.put("embedded", json.loads(file.read_text()))
