@@ -141,11 +141,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if result.get("settings") != json.loads(json.dumps(settings)):
         result = {"settings": settings}
     result["environment"] = environment(prior.device)
-    if "methods" in chosen.only:
-        result |= by_method(chosen)
-    if "ways" in chosen.only:
-        result["ways"] = by_way(chosen)
-    if "quality" in chosen.only:
-        result["quality"] = quality(chosen)
-    write_result(chosen.out, result)
+    works: dict[str, Callable[[], dict[str, Any]]] = {
+        "methods": lambda: by_method(chosen),
+        "ways": lambda: {"ways": by_way(chosen)},
+        "quality": lambda: {"quality": quality(chosen)},
+    }
+    for part in chosen.only:
+        result |= works[part]()
+        write_result(chosen.out, result)
     print(json.dumps(result, indent=1))
