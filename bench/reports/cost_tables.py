@@ -2,6 +2,7 @@
 
 from statistics import mean
 
+from reports.evidence_tables import fid_interval
 from reports.markdown import table
 
 
@@ -50,14 +51,9 @@ def _quality(result: dict) -> str:
     """The part `quality` of the study: FID by dtype."""
     if "quality" not in result:
         return ""
-
-    def fid(of: dict) -> str:
-        value = of["metrics"]["fid"]
-        return f"{value['value']:.1f} ({value['low']:.1f} to {value['high']:.1f})"
-
     found = result["quality"]
     domains = list(found["float32"])
-    rows = [[dtype, *(fid(found[dtype][domain]) for domain in domains)] for dtype in found]
+    rows = [[dtype, *(fid_interval(found[dtype][domain]) for domain in domains)] for dtype in found]
     header = ["dtype", *(domain.replace("_", " ") for domain in domains)]
     images = found["float32"][domains[0]]["images"]
     return f"\n\nFID of {images} guided images of the same seeds:\n\n{table(header, rows)}"

@@ -141,6 +141,14 @@ SHOWN = {"paper DDIS": "the paper's guidance, our tokens"}
 """Methods by what a table calls them, where a shorter name would say too much."""
 
 
+def fid_interval(row: dict) -> str:
+    """The FID that the evaluator gave a row, with its interval."""
+    if "metrics" not in row:
+        return "not measured"
+    fid = row["metrics"]["fid"]
+    return f"{fid['value']:.1f} ({fid['low']:.1f} to {fid['high']:.1f})"
+
+
 def methods_table(result: dict, methods: list[str], seconds: bool = False) -> str:
     """The study `evidence`: FID, KID, precision and recall of each method against the domain's real images.
 
@@ -148,19 +156,13 @@ def methods_table(result: dict, methods: list[str], seconds: bool = False) -> st
     """
     domains = _domains(result)
 
-    def interval(row: dict) -> str:
-        if "metrics" not in row:
-            return "not measured"
-        fid = row["metrics"]["fid"]
-        return f"{fid['value']:.1f} ({fid['low']:.1f} to {fid['high']:.1f})"
-
     rows = []
     for method in methods:
         found = [result["rows"].get(f"{method}/{domain}", {}) for domain in domains]
         whole = [row for row in found if "metrics" in row]
         if not whole:
             continue
-        cells = [SHOWN.get(method, method), *map(interval, found)]
+        cells = [SHOWN.get(method, method), *map(fid_interval, found)]
         for key, digits in (("fid", 1), ("kid", 3), ("precision", 2), ("recall", 2)):
             value = mean(row["metrics"][key]["value"] for row in whole)
             cells.append(f"{value:.{digits}f}" if len(whole) == len(domains) else "")

@@ -1,6 +1,7 @@
 """The method in one picture: plain prior, CAT, DAG and both, on the same seeds, for one embedded classifier.
 
-Without class tokens, plain and DAG."""
+Without class tokens, plain and DAG.
+"""
 
 import json
 import time

@@ -21,7 +21,7 @@ STATES = {
 }
 NOTHING_YET = (
     '<div class="empty"><p class="lead">No images yet</p><p>Press <b>Start</b>: as it is set, a few small images are '
-    "drawn by the models that ship, four ways side by side.</p></div>"
+    "drawn by the models that ship, with and without guidance.</p></div>"
 )
 
 

@@ -103,7 +103,7 @@ class Machine:
     def autocast(self) -> Iterator[None]:
         """The block's networks run in bfloat16, where the machine is to use it.
 
-        On a CPU their attention is written out: the backward pass of torch's flash attention is three times as slow.
+        On a CPU their attention is written out, as torch's flash attention is slower there in its backward pass.
         """
         kind = self.device.split(":")[0]
         if not self.bfloat16:
