@@ -208,20 +208,20 @@ def tune_table(result: dict) -> str:
     return "Score (least is chosen) / FID.\n\n" + table(header, rows)
 
 
-MORE_SETS = {"told": "plain prior, told the domain", "more": "twice as many of ours"}
-"""Tasks of the study `downstream` that distil from one more set, by what the table calls them."""
-
-
-def _more(result: dict, domain: str) -> dict[str, dict]:
-    """What students of MORE_SETS reached."""
-    rows = {kind: result["rows"].get(f"{kind}/{domain}") for kind in MORE_SETS}
-    return {kind: row["rows"]["folder"] for kind, row in rows.items() if row}
+SETS = {
+    "folder": "ours",
+    "plain": "plain prior",
+    "told": "plain prior, told the domain",
+    "other": "other real images",
+    "autoencoder": "original, through the autoencoder",
+}
+"""What the table of `downstream` calls its sets."""
 
 
 def downstream_table(result: dict, task: str) -> str:
-    """The study `downstream`: accuracy on real test images after learning from each set, in percent.
+    """The study `downstream`: what networks reach on real test images after learning from each set.
 
-    Means over the domains, of the sets that all have. Students have more sets: see MORE_SETS.
+    Means over the domains, of the sets that all have.
     """
     found = {
         name.split("/")[1]: row
@@ -230,44 +230,52 @@ def downstream_table(result: dict, task: str) -> str:
     }
     if not found:
         return f"Not measured yet: `python bench/studies downstream --data FOLDER --tasks {task}`."
-    if task == "distill":
-        found = {
-            domain: row | {"rows": row["rows"] | _more(result, domain)}
-            for domain, row in found.items()
-        }
-
-    def shown(entry: dict | None) -> str:
-        if entry is None:
-            return ""
-        spread = "" if entry["spread"] is None else f" ± {100 * entry['spread']:.1f}"
-        return f"{100 * entry['mean']:.1f}{spread}"
-
     sets = list(dict.fromkeys(name for row in found.values() for name in row["rows"]))
+    equal = all(len({of["images"] for of in row["rows"].values()}) == 1 for row in found.values())
+
+    def shown(of: dict | None) -> str:
+        if of is None:
+            return ""
+        spread = of["accuracy"]["spread"]
+        cell = f"{100 * of['accuracy']['mean']:.1f}"
+        cell += "" if spread is None else f" ± {100 * spread:.1f}"
+        cell += f" / {of['kl']['mean']:.2f}" if "kl" in of else ""
+        return cell if equal else f"{cell} ({of['images']:,} images)"
+
     rows = [
         [
             domain.replace("_", " "),
-            str(next(iter(row["rows"].values()))["images"]),
+            *([str(next(iter(row["rows"].values()))["images"])] if equal else []),
             f"{100 * row['teacher']['accuracy']:.1f}",
-            *(
-                shown(row["rows"][name]["accuracy"] if name in row["rows"] else None)
-                for name in sets
-            ),
+            *(shown(row["rows"].get(name)) for name in sets),
         ]
         for domain, row in found.items()
     ]
     if len(found) > 1:
-        means = {
-            name: mean(row["rows"][name]["accuracy"]["mean"] for row in found.values())
-            for name in sets
-            if all(name in row["rows"] for row in found.values())
-        }
         teacher = mean(row["teacher"]["accuracy"] for row in found.values())
-        shares = (f"{100 * means[name]:.1f}" if name in means else "" for name in sets)
-        rows.append(["mean", "", f"{100 * teacher:.1f}", *shares])
-    names = {"folder": "ours", "plain": "plain prior", **MORE_SETS}
-    return table(
-        ["classifier of", "images", "classifier", *(names.get(name, name) for name in sets)], rows
+        means = (_mean_cell([row["rows"].get(name) for row in found.values()]) for name in sets)
+        rows.append(["mean", *([""] if equal else []), f"{100 * teacher:.1f}", *means])
+    header = [
+        "classifier of",
+        *(["images"] if equal else []),
+        "classifier",
+        *(SETS.get(name, name) for name in sets),
+    ]
+    return (
+        "Accuracy in percent, with its deviation over the seeds, and behind it the divergence from the classifier (KL, "
+        "in nats).\n\n" + table(header, rows)
     )
+
+
+def _mean_cell(found: list[dict | None]) -> str:
+    """Mean accuracy and divergence of one set over the domains; empty where a domain lacks it."""
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(found):
+        return ""
+    cell = f"{100 * mean(row['accuracy']['mean'] for row in rows):.1f}"
+    if all("kl" in row for row in rows):
+        cell += f" / {mean(row['kl']['mean'] for row in rows):.2f}"
+    return cell
 
 
 def styles_table(result: dict) -> str:

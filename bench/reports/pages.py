@@ -105,6 +105,8 @@ OTHERS: dict[str, tuple[Callable[..., str], list[str]]] = {
     "methods": (partial(methods_table, methods=METHODS, seconds=True), ["methods"]),
     "tune": (tune_table, ["tune"]),
     "distill": (partial(downstream_table, task="distill"), ["downstream"]),
+    "other_student": (partial(downstream_table, task="other_student"), ["downstream"]),
+    "stream": (partial(downstream_table, task="stream"), ["downstream"]),
     "prune": (partial(downstream_table, task="prune"), ["downstream"]),
     "quantise": (partial(downstream_table, task="quantise"), ["downstream"]),
     "styles": (styles_table, ["styles"]),

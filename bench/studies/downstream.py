@@ -1,34 +1,42 @@
 """What the images of evidence.py teach: distilling, pruning and int8 calibration, beside other sets.
 
-python bench/studies downstream --data FOLDER [--tasks distill prune quantise told more] [--domains ...]
+python bench/studies downstream --data FOLDER [--tasks distill other_student stream prune quantise] [--domains ...]
 
-For each embedded classifier the seeds of a method of ours are put together, and those of the plain prior; as many
-original images come from pacs64-train of the domain, and accuracy is measured on pacs64-test of the domain, which no
-setting was chosen on. `told` and `more` distil from other sets, to say what ours lack: see FURTHER. Images are those
-that evidence.py left in --work; what is missing is drawn. Cut runs go on where they stopped, and several with
-other --tasks or --domains may run at once. A row of images that other settings or tokens made is run again.
+For each embedded classifier the seeds of a method of ours are put together, and those of the plain prior, without and
+with the domain in its prompts. Accuracy and divergence are measured on pacs64-test of the domain, which no setting was
+chosen on. Rows have as many images as ours, and as many updates:
+
+original      of pacs64-train, which the classifier was trained on
+other         of pacs64-prior: real images of the domain that the classifier has not seen
+autoencoder   the original images through the prior's autoencoder
+
+`stream` is the exception: a student of images that are made while it learns, beside one of all original images, eight
+times as many updates each. Images are those that evidence.py left in --work; what is missing is drawn. Cut runs go on
+where they stopped, and several with other --tasks or --domains may run at once. A row of images that other settings
+or tokens made is run again. Tables: `make tables`.
 """
 
 import argparse
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
+from PIL import Image
 from result_files import RESULTS
 
-from engine.classifiers import load_classifier
+from engine.classifiers import Classifier, load_classifier
 from engine.datasets.dataset import open_dataset
 from engine.datasets.run_record import read_run
 from engine.downstream.distill import distill
 from engine.downstream.prune import prune
 from engine.downstream.quantise import quantise
 from engine.embedded.judge import load_judge
-from engine.evaluation.images import open_images
-from engine.priors import load_prior
-from engine.settings.downstream import Comparison
+from engine.embedded.train.data import load_pacs
+from engine.priors import Prior, load_prior
+from engine.settings.downstream import Comparison, Distillation, Streaming
 from engine.types import ImageKey
+from studies.embedded_figures import decoded
 from studies.evidence import (
     FIRST_SEED,
     IMAGES,
@@ -41,34 +49,26 @@ from studies.evidence import (
 )
 from studies.rows import DTYPE, Rows, alone
 
-TASKS: dict[str, Callable[..., dict]] = {"distill": distill, "prune": prune, "quantise": quantise}
 RESULT = RESULTS / "downstream.json"
-OURS, PLAIN = "both", "plain"
-"""The methods of evidence.py whose images are compared: sampled alike, with and without the classifier."""
-FURTHER = {"told": ("plain, told the domain", 1), "more": (OURS, 2)}
-"""A method, and how many times as many images as of ours in the other tasks: the prior with a prompt that says what
-guidance has to find out, and ours with more images than there are original ones."""
+OURS, PLAIN, TOLD = "both", "plain", "plain, told the domain"
+"""The methods of evidence.py whose images are compared: sampled alike, with the classifier, and without it."""
+STUDENT, OTHER_STUDENT = "resnet18/4", "vgg8/4"
+"""Half of a classifier's parameters and of its FLOPs; a network without shortcuts, that no setting was chosen on."""
+LONGER = Distillation(updates=2880)
+"""Of a stream: eight times the updates of `distill`."""
+STREAMED = Streaming(images_per_class=364)
 KEPT = ("rows", "teacher", "network", "measured_images", "warnings", "student", "distillation")
 
 
-def together(
-    folders: list[Path], out: Path, at_most: Mapping[str, int] | None = None, **made_with: object
-) -> Path:
-    """One data set of the images of several, numbered on.
-
-    at_most: of each class. made_with: what of their settings it shall have too.
-    """
+def together(folders: list[Path], out: Path, **made_with: object) -> Path:
+    """One data set of the images of several, numbered on. made_with: what of their settings it shall have too."""
     samples = [images_of(folder) for folder in folders]
     labels = {sample.key.class_index: sample.label for sample in samples[0]}
     config = {"together": [read_run(folder).made for folder in folders], **made_with}
-    written: Counter[str] = Counter()
     with alone(out.parent), open_dataset(out, config, labels) as writer:
         for place, found in enumerate(samples):
             step = 1 + max(sample.key.index for sample in found)
             for sample in found:
-                if at_most is not None and written[sample.label] == at_most[sample.label]:
-                    continue
-                written[sample.label] += 1
                 key = ImageKey(sample.key.class_index, sample.key.index + place * step)
                 writer.add(replace(sample, key=key))
         writer.finish({})
@@ -89,17 +89,118 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=WORK, help="where evidence.py left them")
 
 
+class Folders:
+    """The sets of one domain. seeds: how many of evidence.py's."""
+
+    def __init__(self, domain: str, prior: Prior, work: Path, data: Path, seeds: int) -> None:
+        self.domain, self.prior, self.work, self.seeds = domain, prior, work, seeds
+        self.train, self.test, self.other = (
+            data / f"pacs64-{part}.parquet" for part in ("train", "test", "prior")
+        )
+        self.guide = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
+        self.ours, self.root = folder_of(OURS, domain, self.guide, prior, work)
+
+    def seed(self, method: str, seed: int) -> Path:
+        """The images of one seed of a method."""
+        how, root = folder_of(method, self.domain, self.guide, self.prior, self.work)
+        folder, shared = root / str(seed), shared_folder(how, self.prior, self.work, seed)
+        with alone(root):
+            draw(how, self.guide, self.prior, self.domain, IMAGES, seed, folder, shared)
+        return folder
+
+    def pool(self, method: str) -> Path:
+        """All seeds of a method as one folder."""
+        folders = [self.seed(method, FIRST_SEED + number) for number in range(self.seeds)]
+        return together(folders, folders[0].parent / "together")
+
+    def decoded(self) -> Path:
+        """The original images through the prior's autoencoder, in folders of classes."""
+        folder = self.work / self.prior.fingerprint / "autoencoder" / self.domain
+        if folder.exists():
+            return folder
+        images = load_pacs(self.train)
+        images = images.where(images.domains == images.domain_names.index(self.domain))
+        pixels = decoded(load_prior("embedded", device=self.prior.device), images.pixels / 255)
+        with alone(folder.parent):
+            begun = folder.with_name(f".{self.domain}")
+            for number, (image, kind) in enumerate(zip(pixels, images.classes, strict=True)):
+                file = begun / images.class_names[kind] / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                shown = (image * 255).round().byte().permute(1, 2, 0).numpy()
+                Image.fromarray(shown).save(file)
+            begun.rename(folder)
+        return folder
+
+
+def distilled(student: str, noise: bool) -> Callable[[Folders, Classifier, Path], dict]:
+    def run(folders: Folders, classifier: Classifier, out: Path) -> dict:
+        return distill(
+            folders.pool(OURS),
+            classifier,
+            student,
+            out=out,
+            original=folders.train,
+            plain=folders.pool(PLAIN),
+            test=folders.test,
+            domain=folders.domain,
+            rows={
+                "other": folders.other,
+                "autoencoder": folders.decoded(),
+                "told": folders.pool(TOLD),
+            },
+            comparison=Comparison(noise=noise),
+        )
+
+    return run
+
+
+def streamed(folders: Folders, classifier: Classifier, out: Path) -> dict:
+    return distill(
+        folders.seed(OURS, FIRST_SEED),
+        classifier,
+        STUDENT,
+        out=out,
+        original=folders.train,
+        test=folders.test,
+        domain=folders.domain,
+        prior=folders.prior,
+        distillation=LONGER,
+        streaming=STREAMED,
+        comparison=Comparison(noise=False, equal_sizes=False),
+    )
+
+
+def used_by(task: Callable[..., dict]) -> Callable[[Folders, Classifier, Path], dict]:
+    """Pruning or quantising by original images, ours, the plain prior's and noise."""
+    return lambda folders, classifier, out: task(
+        folders.pool(OURS),
+        classifier,
+        out=out,
+        original=folders.train,
+        plain=folders.pool(PLAIN),
+        test=folders.test,
+        domain=folders.domain,
+    )
+
+
+TASKS: dict[str, Callable[[Folders, Classifier, Path], dict]] = {
+    "distill": distilled(STUDENT, noise=True),
+    "other_student": distilled(OTHER_STUDENT, noise=False),
+    "stream": streamed,
+    "prune": used_by(prune),
+    "quantise": used_by(quantise),
+}
+
+
 def main() -> None:
-    tasks = [*TASKS, *FURTHER]
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder with pacs64-train and -test.parquet"
+        "--data", type=Path, required=True, help="folder with pacs64-train, -test and -prior"
     )
-    parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     add_folders(parser)
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
-    train, test = (chosen.data / f"pacs64-{part}.parquet" for part in ("train", "test"))
     prior = load_prior("embedded", dtype=DTYPE)
     result = Rows(
         chosen.out,
@@ -107,64 +208,24 @@ def main() -> None:
             "prior": prior.fingerprint,
             "first_seed": FIRST_SEED,
             "seeds": chosen.seeds,
-            "methods": {task: FURTHER.get(task, (OURS, 1))[0] for task in tasks},
+            "methods": dict.fromkeys(TASKS, OURS),
         },
         "cpu",
-        [f"{task}/{domain}" for task, domain in product(tasks, load_judge().domains)],
+        [f"{task}/{domain}" for task, domain in product(TASKS, load_judge().domains)],
     )
-
-    def pool(
-        method: str, domain: str, times: int = 1, limits: Mapping[str, int] | None = None
-    ) -> Path:
-        """All seeds of a method as one folder."""
-        classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
-        how, root = folder_of(method, domain, classifier, prior, chosen.work)
-        folders = [root / str(FIRST_SEED + number) for number in range(times * chosen.seeds)]
-        for seed, folder in enumerate(folders, FIRST_SEED):
-            shared = shared_folder(how, prior, chosen.work, seed)
-            with alone(root):
-                draw(how, classifier, prior, domain, IMAGES, seed, folder, shared)
-        name = "together" if limits is None else f"together-{times}-times-original"
-        return together(folders, root / name, limits)
-
     for task, domain in product(chosen.tasks, chosen.domains):
-        name, classifier = f"{task}/{domain}", load_classifier(f"embedded:{domain}", device="cpu")
-        method, times = FURTHER.get(task, (OURS, 1))
-        how, root = folder_of(method, domain, classifier, prior, chosen.work)
+        folders = Folders(domain, prior, chosen.work, chosen.data, chosen.seeds)
+        name = f"{task}/{domain}"
         depends = {
-            "settings": asdict(METHODS[method]),
-            "token_file": root.name if how.tokens else None,
+            "settings": asdict(METHODS[OURS]),
+            "token_file": folders.root.name if folders.ours.tokens else None,
+            "plain": asdict(METHODS[PLAIN]),
         }
-        depends |= {"plain": asdict(METHODS[PLAIN])} if task in TASKS else {"times": times}
         row = result.kept(name, depends)
         if "rows" in row:
             continue
-        if task in TASKS:
-            report = TASKS[task](
-                pool(OURS, domain),
-                classifier,
-                out=root / task,
-                original=train,
-                plain=pool(PLAIN, domain),
-                test=test,
-                domain=domain,
-            )
-        else:
-            original = Counter(open_images(train, domain).labels())
-            limits = {
-                label: times * min(original[label], IMAGES * chosen.seeds) for label in original
-            }
-            report = distill(
-                pool(method, domain, times, limits),
-                classifier,
-                out=root / task,
-                test=test,
-                domain=domain,
-                comparison=Comparison(noise=False),
-            )
+        classifier = load_classifier(f"embedded:{domain}", device="cpu")
+        report = TASKS[task](folders, classifier, folders.root / task)
         result.add(name, row | {key: report[key] for key in KEPT if key in report})
-        print(
-            name,
-            {of: found["accuracy"]["mean"] for of, found in report["rows"].items()},
-            flush=True,
-        )
+        found = report["rows"].items()
+        print(name, {of: round(row["accuracy"]["mean"], 3) for of, row in found}, flush=True)

@@ -3,7 +3,6 @@
 import copy
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from engine.classifiers.cifar_resnet import WIDTHS as CIFAR_WIDTHS
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.classifiers.preprocess import Preprocess
 from engine.classifiers.statistics.batch_norm import is_batch_norm
@@ -39,13 +39,13 @@ CIFAR_STEM = "-cifar"
 class Architecture(NamedTuple):
     """A network that is known by its name.
 
-    build: the network that a checkpoint fits. preprocess: what it reads by default. new: one of the published widths
-    with random weights, for so many classes.
+    build: the network that a checkpoint fits. preprocess: what it reads by default. new: one with random weights, for
+    so many classes, whose widths are the published ones divided by a number.
     """
 
     build: Callable[[StateDict], tuple[nn.Module, StateDict]]
     preprocess: Preprocess
-    new: Callable[[int], nn.Module]
+    new: Callable[[int, int], nn.Module]
 
 
 def cifar_resnet(depth: int) -> Callable[[StateDict], tuple[nn.Module, StateDict]]:
@@ -116,11 +116,18 @@ def _with_cifar_stem(network: nn.Module) -> nn.Module:
     return network
 
 
-def new_resnet(depth: int, cifar_stem: bool = False) -> Callable[[int], nn.Module]:
+def new_resnet(depth: int, cifar_stem: bool = False) -> Callable[[int, int], nn.Module]:
     """ResNet 18, 34, 50 with random weights."""
 
-    def new(classes: int) -> nn.Module:
-        network = ResNetForImageClassification(residual_config(depth, num_labels=classes))
+    def new(classes: int, divisor: int) -> nn.Module:
+        published = residual_config(depth, num_labels=classes)
+        config = residual_config(
+            depth,
+            num_labels=classes,
+            embedding_size=published.embedding_size // divisor,
+            hidden_sizes=[width // divisor for width in published.hidden_sizes],
+        )
+        network = ResNetForImageClassification(config)
         return _with_cifar_stem(network) if cifar_stem else network
 
     return new
@@ -152,8 +159,16 @@ def _from_torchvision(key: str) -> str:
     return re.sub(r"(\d)-", lambda found: str(int(found[1]) - 1), key)
 
 
-def _new_cifar(depth: int, classes: int) -> nn.Module:
-    return CifarResNet(depth, classes=classes)
+def new_cifar_resnet(depth: int) -> Callable[[int, int], nn.Module]:
+    """ResNet 8 to 56 for 32 px images, with random weights."""
+    return lambda classes, divisor: CifarResNet(
+        depth, [width // divisor for width in CIFAR_WIDTHS], classes
+    )
+
+
+def new_vgg8(classes: int, divisor: int) -> nn.Module:
+    """VGG-8 with random weights."""
+    return Vgg8([width // divisor for width in WIDTHS], classes)
 
 
 NOISE_SIDES = (4, 8, 16, 32, 64)
@@ -162,7 +177,7 @@ CIFAR = Preprocess.squash(32)
 LARGE = Preprocess(crop=(224, 224), resize=256)
 ARCHITECTURES = {
     **{
-        f"resnet{depth}": Architecture(cifar_resnet(depth), CIFAR, partial(_new_cifar, depth))
+        f"resnet{depth}": Architecture(cifar_resnet(depth), CIFAR, new_cifar_resnet(depth))
         for depth in (8, 14, 20, 32, 44, 56)
     },
     **{
@@ -175,13 +190,29 @@ ARCHITECTURES = {
         )
         for depth in RESIDUAL
     },
-    "vgg8": Architecture(vgg8, CIFAR, lambda classes: Vgg8(classes=classes)),
+    "vgg8": Architecture(vgg8, CIFAR, new_vgg8),
 }
 
 
-def untrained(architecture: str, classes: int) -> nn.Module:
-    """A network of `ARCHITECTURES` with random weights and the published widths."""
-    return ARCHITECTURES[architecture].new(classes)
+DIVISORS = (2, 4, 8)
+"""What a name can divide the widths of an architecture by: 'resnet18/4' has a quarter of each layer's channels."""
+
+
+def untrained(name: str, classes: int) -> nn.Module:
+    """A network with random weights, by a name that `is_architecture` knows."""
+    base, _, divisor = name.partition("/")
+    return ARCHITECTURES[base].new(classes, int(divisor or 1))
+
+
+def is_architecture(name: str) -> bool:
+    """Whether a name is of one of `ARCHITECTURES`, with its published widths or divided by one of DIVISORS."""
+    base, slash, divisor = name.partition("/")
+    return base in ARCHITECTURES and (not slash or divisor in map(str, DIVISORS))
+
+
+def base_architecture(name: str) -> str:
+    """What a file of weights calls its architecture, whose widths it has itself: 'resnet18' of 'resnet18/4'."""
+    return name.partition("/")[0]
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError
 
+WIDTHS = (16, 32, 64)
+
 
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions with BatchNorm and a shortcut without parameters (the paper's option A)."""
@@ -41,9 +43,7 @@ class CifarResNet(nn.Module):
     last features are averaged over space.
     """
 
-    def __init__(
-        self, depth: int = 20, widths: Sequence[int] = (16, 32, 64), classes: int = 10
-    ) -> None:
+    def __init__(self, depth: int = 20, widths: Sequence[int] = WIDTHS, classes: int = 10) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest:

@@ -10,7 +10,13 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from engine.classifiers import Classifier, Preprocess, save_classifier
-from engine.classifiers.architectures import ARCHITECTURES, untrained
+from engine.classifiers.architectures import (
+    ARCHITECTURES,
+    DIVISORS,
+    base_architecture,
+    is_architecture,
+    untrained,
+)
 from engine.classifiers.outputs import logits_of
 from engine.errors import ConfigError, ModelError
 from engine.files import write_whole
@@ -22,8 +28,13 @@ SMALL_PX = 64
 
 
 def default_student(teacher: Classifier) -> str:
-    """A network that is smaller than most teachers of this input size."""
-    return "resnet14" if teacher.input_px <= SMALL_PX else "resnet18"
+    """resnet14 for small images; for others a resnet18, as wide as leaves it smaller than the teacher."""
+    if teacher.input_px <= SMALL_PX:
+        return "resnet14"
+    for name in ("resnet18", *(f"resnet18/{divisor}" for divisor in DIVISORS)):
+        if parameters(untrained(name, len(teacher.labels))) < parameters(teacher.network):
+            break
+    return name
 
 
 def student_name(student: str | nn.Module | None, teacher: Classifier) -> str:
@@ -31,10 +42,11 @@ def student_name(student: str | nn.Module | None, teacher: Classifier) -> str:
     if isinstance(student, nn.Module):
         return type(student).__name__
     name = (student or default_student(teacher)).removeprefix("arch:")
-    if name not in ARCHITECTURES:
+    if not is_architecture(name):
         raise ConfigError(
-            f"student is {student!r}, expected one of {', '.join(ARCHITECTURES)}: choose one of these, or in Python "
-            "pass an nn.Module."
+            f"student is {student!r}, expected one of {', '.join(ARCHITECTURES)}, or one of them with "
+            f"{', '.join(f'/{divisor}' for divisor in DIVISORS)} behind, which divides its widths: choose one of "
+            "these, or in Python pass an nn.Module."
         )
     return name
 
@@ -81,7 +93,7 @@ def keep_student(
         save_classifier(
             folder,
             network,
-            architecture=architecture,
+            architecture=base_architecture(architecture),
             labels=teacher.labels,
             preprocess=teacher.preprocess,
             teacher=teacher.name,
@@ -100,10 +112,11 @@ def size_of(network: nn.Module, preprocess: Preprocess) -> dict[str, Any]:
     """Parameters, and the FLOPs of one image (a product and a sum are two)."""
     with torch.no_grad(), counting() as count:
         logits_of(network, _zeros(network, preprocess))
-    return {
-        "parameters": sum(value.numel() for value in network.parameters()),
-        "flops": count.flops,
-    }
+    return {"parameters": parameters(network), "flops": count.flops}
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(value.numel() for value in network.parameters())
 
 
 def _outputs(network: nn.Module, teacher: Classifier) -> int:

@@ -127,18 +127,30 @@ def test_means_of_what_images_teach_are_over_sets_that_all_domains_have(taught, 
     assert cells(downstream_table({"rows": rows}, "distill"), "a") == ["7", "10.0", "10.0"]
 
 
-def test_students_of_more_sets_stand_beside_the_others_and_only_there(taught, cells) -> None:
+def test_divergence_stands_behind_accuracy_and_sets_of_other_sizes_tell_theirs(
+    taught, cells
+) -> None:
+    def of(mean: float, kl: float, images: int = 7) -> dict:
+        return {**taught(mean, images), "kl": {"mean": kl, "spread": None, "values": [kl]}}
+
     rows = {
-        "more/b": {"rows": {"folder": taught(0.7, images=14)}},
-        "distill/a": {"teacher": {"accuracy": 0.8}, "rows": {"folder": taught(0.5)}},
-        "distill/b": {"teacher": {"accuracy": 0.8}, "rows": {"folder": taught(0.6)}},
-        "prune/b": {"teacher": {"accuracy": 0.8}, "rows": {"folder": taught(0.4)}},
+        "distill/a": {
+            "teacher": {"accuracy": 0.8},
+            "rows": {"folder": of(0.5, 1.0), "told": of(0.4, 1.5)},
+        },
+        "distill/b": {"teacher": {"accuracy": 0.8}, "rows": {"folder": of(0.6, 0.5)}},
+        "stream/b": {
+            "teacher": {"accuracy": 0.8},
+            "rows": {"folder": of(0.6, 0.5), "stream": of(0.7, 0.25, images=1400)},
+        },
     }
     table = downstream_table({"rows": rows}, "distill")
-    assert "| ours | twice as many of ours |" in table
-    assert cells(table, "b") == ["7", "80.0", "60.0", "70.0"]
-    assert cells(table, "a") == ["7", "80.0", "50.0", ""]
-    assert cells(downstream_table({"rows": rows}, "prune"), "b") == ["7", "80.0", "40.0"]
+    assert "| ours | plain prior, told the domain |" in table
+    assert cells(table, "a") == ["7", "80.0", "50.0 / 1.00", "40.0 / 1.50"]
+    assert cells(table, "b") == ["7", "80.0", "60.0 / 0.50", ""]
+    assert cells(table, "mean") == ["", "80.0", "55.0 / 0.75", ""]
+    streamed = cells(downstream_table({"rows": rows}, "stream"), "b")
+    assert streamed == ["80.0", "60.0 / 0.50 (7 images)", "70.0 / 0.25 (1,400 images)"]
 
 
 def test_tokens_that_ship_are_learned_or_still_a_word(cells) -> None:

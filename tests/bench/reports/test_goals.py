@@ -35,7 +35,7 @@ def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so(
         "downstream": {
             "rows": {
                 "distill/a": {
-                    "rows": {"folder": taught(0.6), "original": taught(0.7), "plain": taught(0.5)}
+                    "rows": {"folder": taught(0.6), "other": taught(0.7), "plain": taught(0.5)}
                 },
                 "quantise/a": {"rows": {"folder": taught(0.5), "original": taught(0.52)}},
             }

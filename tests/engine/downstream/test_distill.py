@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from engine import Alignment, Comparison, Distillation, Sampling, distill, generate, load_classifier
+from engine.classifiers.outputs import logits_of
 from engine.datasets.run_record import read_run
 from engine.downstream import students
 from engine.downstream.comparison import REPORT
@@ -23,6 +24,37 @@ def without_times(value):
     if isinstance(value, dict):
         return {key: without_times(inner) for key, inner in value.items() if key != "seconds"}
     return value
+
+
+@pytest.mark.parametrize(
+    ("source", "student"),
+    [
+        ("arch:resnet50", "resnet18"),
+        ("arch:resnet18", "resnet18/2"),
+        ("embedded:photo", "resnet18/4"),
+    ],
+)
+def test_the_student_of_large_images_is_smaller_than_its_teacher(source: str, student: str) -> None:
+    assert students.student_name(None, load_classifier(source)) == student
+
+
+@pytest.mark.filterwarnings("ignore:the .* BatchNorm layers")  # of a new network
+@pytest.mark.parametrize("name", ["resnet8/4", "resnet18/8", "resnet50/4", "vgg8/8"])
+def test_a_student_of_divided_widths_loads_again(name: str, tmp_path: Path, teacher) -> None:
+    student = students.new_student(name, teacher, 0).eval()
+    keep_student(tmp_path, student, name, teacher)
+    again = load_classifier(tmp_path).network
+    assert students.parameters(again) == students.parameters(student)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(
+        logits_of(again, images), logits_of(student, images), atol=2e-2
+    )  # kept in float16
+
+
+@pytest.mark.parametrize("name", ["resnet18/3", "resnet18/", "resnet/2", "resnet18/2/2"])
+def test_widths_are_divided_by_few_numbers(name: str, teacher) -> None:
+    with pytest.raises(ConfigError, match="with /2, /4, /8 behind"):
+        students.student_name(name, teacher)
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ class Distill(Comparing):
 
     student: str | None = setting(
         None,
-        "resnet8, 14, 20, 32, 44, 56 or vgg8 for small images, resnet18, 34, 50 for large ones; by default resnet14 "
-        "or resnet18, by the classifier's input",
+        "resnet8, 14, 20, 32, 44, 56 or vgg8 for small images, resnet18, 34, 50 for large ones; /2, /4 or /8 behind it "
+        "divides its widths; by default resnet14, or for large images the widest resnet18 smaller than the classifier",
         "NAME",
     )
     protocol: Literal["short", "long"] = local(
