@@ -128,6 +128,8 @@ def selection_table(result: dict) -> str:
 
 CIFAR_SETS = {
     "original": "original",
+    "ours": "ours",
+    "plain": "plain prior",
     "deepinversion": "DeepInversion",
     "plugin-inversion": "Plug-In Inversion",
     "natural-inversion": "NaturalInversion",
@@ -154,13 +156,20 @@ def cifar_table(result: dict) -> str:
             ]
         )
     any_row, asked = next(iter(result["rows"].values())), result["settings"]
-    where = result["environment"]
+    where, longer = result["environment"], ""
+    if (stream := result["rows"].get("stream")) is not None:
+        all_original = result["rows"]["all original"]
+        longer = (
+            f" After {stream['updates']:,} updates a student has {100 * stream['accuracy']['mean']:.1f} from a stream "
+            f"of {stream['images']:,} of ours, and {100 * all_original['accuracy']['mean']:.1f} from all "
+            f"{all_original['images']:,} original images."
+        )
     return (
         f"{any_row['images']} images of each set, {asked['seeds']} students each, {any_row['distillation']['epochs']} "
         f"passes; top-1 in percent on {any_row['measured_images']} test images, where the teacher has "
         f"{100 * any_row['teacher']['accuracy']:.1f}. {asked['iterations']} iterations of DeepInversion, and of the "
         f"others in proportion. Seconds on {where['device']}, {where['threads']} "
-        f"thread{'s' * (where['threads'] > 1)}.\n\n"
+        f"thread{'s' * (where['threads'] > 1)}.{longer}\n\n"
         + table(
             ["images", "top-1", "agreement with the teacher", "GFLOP an image", "seconds an image"],
             rows,

@@ -5,6 +5,7 @@ read, so that the next student, and a run that was cut, makes none twice; other 
 (`ddis generate --share` into the same place).
 """
 
+import copy
 import json
 import math
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.classifiers import Classifier, Preprocess
+from engine.classifiers.base import convert
 from engine.datasets.dataset import load_sample
 from engine.datasets.part_reading import read_part
 from engine.datasets.run_record import RUN, read_run
@@ -115,9 +117,17 @@ def stream_of(
     request, models = request_of(read_run(folder).made, folder)
     request = replace(request, images_per_class=streaming.images_per_class, seed=request.seed + 1)
     given = Given(
-        classifier=teacher if request.dtype == "float32" else None,
+        classifier=_in_dtype(teacher, models.get("classifier", {}).get("dtype")),
         prior=prior if isinstance(prior, Prior) else None,
     )
     execution = Execution(device=str(teacher.device), share="1/1")
     maker = PartMaker(request, execution, given, place, models)
     return Stream(maker, place, teacher.preprocess, streaming.pool)
+
+
+def _in_dtype(teacher: Classifier, recorded: str | None) -> Classifier:
+    """The teacher in the dtype that a record tells of the classifier."""
+    dtype = teacher.dtype if recorded is None else getattr(torch, recorded.removeprefix("torch."))
+    if dtype == teacher.dtype:
+        return teacher
+    return teacher.with_network(convert(copy.deepcopy(teacher.network), dtype), dtype)

@@ -71,6 +71,11 @@ def test_students_of_cifar_are_told_beside_what_their_images_cost() -> None:
 
     rows = {"deepinversion": row(0.25, 0.012, flops_per_image=155e9, seconds_per_image=1.84)}
     rows |= {"noise": row(0.1, None), "original": row(0.4, 0.01)}
+    rows |= {"ours": row(0.35, 0.01, flops_per_image=9e9, seconds_per_image=0.2)}
+    rows |= {
+        "all original": {**row(0.8, None), "images": 50000},
+        "stream": {**row(0.7, None), "images": 10000, "updates": 5000},
+    }
     result = {"rows": rows, "settings": {"seeds": 3, "iterations": 240}}
     result["environment"] = {"device": "cpu", "threads": 1}
     table = cifar_table(result)
@@ -80,9 +85,14 @@ def test_students_of_cifar_are_told_beside_what_their_images_cost() -> None:
     )
     assert "the teacher has 85.0. 240 iterations of DeepInversion" in table
     assert "on cpu, 1 thread." in table
+    assert (
+        "After 5,000 updates a student has 70.0 from a stream of 10,000 of ours, and 80.0 from all 50,000 original "
+        "images." in table
+    )
     lines = table.splitlines()
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         "| original | 40.0 ± 1.0 | 50.0 |  |  |",
+        "| ours | 35.0 ± 1.0 | 50.0 | 9 | 0.2 |",
         "| DeepInversion | 25.0 ± 1.2 | 50.0 | 155 | 1.8 |",
         "| noise | 10.0 | 50.0 |  |  |",
     ]

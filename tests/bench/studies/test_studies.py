@@ -15,6 +15,7 @@ from reports.goals import read_goals
 
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.datasets.images import png_bytes, to_picture
+from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 
 Run = Callable[..., str]
@@ -216,6 +217,20 @@ def test_students_of_cifar_learn_from_each_set_once(
     assert (
         result["rows"]["plugin-inversion"]["settings"]["iterations"] == 1
     )  # of each of its stages
+    small = Sampling(steps=2)
+    monkeypatch.setattr(
+        bench_script("studies.cifar"),
+        "generate",
+        lambda *args, **kwargs: generate(*args, **kwargs | {"sampling": small}),
+    )
+    with_prior = ("--methods", "--prior", "embedded", "--stream", 1, "--updates", 2)
+    printed = run(*asked, *with_prior)
+    assert "'stream'" in printed
+    assert run(*asked, *with_prior) == ""
+    rows = json.loads(out.read_text())["rows"]
+    assert rows["ours"]["images"] == rows["plain"]["images"] == rows["stream"]["images"] == 10
+    assert rows["all original"]["images"] == 30
+    assert rows["ours"]["flops_per_image"] > rows["plain"]["flops_per_image"] > 0
 
 
 def test_students_of_cifar_need_the_data(

@@ -107,6 +107,20 @@ def test_they_are_the_folders_request_with_another_seed(
     torch.testing.assert_close(found, wanted, atol=1 / 255, rtol=0)
 
 
+def test_they_are_drawn_in_the_dtype_of_the_folder(
+    tmp_path: Path, named_teacher: Classifier, teacher_folder: Path, small_prior_folder: Path
+) -> None:
+    guide = load_classifier(teacher_folder, device="cpu", dtype="bfloat16")
+    few = Sampling(steps=1, batch=3)
+    for _ in generate(
+        guide, small_prior_folder, None, 1, method="plain", sampling=few, out=tmp_path / "ours"
+    ):
+        pass
+    images = stream(tmp_path / "ours", named_teacher, tmp_path / "stream")
+    assert images.maker.prepared.identities()["classifier"]["dtype"] == "torch.bfloat16"
+    assert named_teacher.dtype == torch.float32
+
+
 def test_the_next_student_and_a_run_that_was_cut_make_nothing_twice(
     tmp_path: Path, folder: Path, named_teacher: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
