@@ -35,7 +35,7 @@ from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Sampling
 from engine.settings.statistics import StatisticsExport
 from studies.evidence import METRICS, Method, draw, evaluated, images_of
-from studies.rows import Rows, rows_by_domain
+from studies.rows import DTYPE, Rows, rows_by_domain
 
 SEED = 1700
 """Images of this seed are for this study alone."""
@@ -123,19 +123,20 @@ def has_network(row: Row, domain: str) -> bool:
 
 
 def bare(row: Row, domain: str, device: object) -> Classifier:
-    """A row's classifier without statistics."""
+    """A row's classifier without statistics, in float32, in which they are measured."""
     if row.network == "convnext":
-        return load_classifier(f"hf:{convnext_of(domain)}", device=device, statistics="none")
+        return load_classifier(f"embedded:{domain}-convnext", device=device, statistics="none")
     found = load_classifier(f"embedded:{domain}", device=device, statistics="none")
-    return again(found, folded(found), "none") if row.network == "folded" else found
+    return again(found, folded(found), "none", "float32") if row.network == "folded" else found
 
 
-def again(classifier: Classifier, network: nn.Module, statistics: str) -> Classifier:
+def again(classifier: Classifier, network: nn.Module, statistics: str, dtype: str) -> Classifier:
     return load_classifier(
         network,
         labels=classifier.labels,
         preprocess=classifier.preprocess,
         device=classifier.device,
+        dtype=dtype,
         statistics=statistics,
     )
 
@@ -151,7 +152,7 @@ def classifier_of(row: Row, domain: str, data: Path, work: Path, device: object)
             warnings.simplefilter("ignore", ExactStatisticsWarning)
             export_statistics(found, data / TRAINING, file, row.export, domain=domain)
         statistics = str(file)
-    return again(found, found.network, statistics)
+    return again(found, found.network, statistics, DTYPE)
 
 
 def gains(
@@ -170,7 +171,7 @@ def measure(
     names: Sequence[str], domains: Sequence[str], images: int, data: Path, work: Path, out: Path
 ) -> None:
     """Draw and judge what the result in `out` lacks. images: of each class. work: keeps images and files."""
-    prior, judge = load_prior("embedded"), load_judge()
+    prior, judge = load_prior("embedded", dtype=DTYPE), load_judge()
     settings = {"images_per_class": images, "seed": SEED}
     result = rows_by_domain(out, prior, settings, ROWS, judge.domains)
     for domain in domains:

@@ -36,6 +36,8 @@ from engine.settings.sources import ARCHITECTURE, check_classifier
 
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
 
+PROCESSOR = "preprocessor_config.json"
+"""In a folder of transformers, how images are read."""
 CHECKSUM = "sha256"
 """Of the weights, in a folder's config.json."""
 
@@ -55,10 +57,10 @@ def load_classifier(
     """Load and freeze a classifier. Any network will do; guidance by statistics needs one that has some.
 
     Args:
-        source: 'embedded:<domain>', 'hf:<hub id or folder>', 'timm:<name>', 'torchvision:<name>', 'onnx:<file>',
-            'arch:<resnet18, 34 or 50>' with random weights and an output for each label (ImageNet's 1,000 without
-            labels), a folder written by `save_classifier`, a checkpoint file (with `architecture`), or an nn.Module,
-            of which a copy is frozen.
+        source: 'embedded:<domain>', 'embedded:<domain>-convnext' for one without BatchNorm, 'hf:<hub id or folder>',
+            'timm:<name>', 'torchvision:<name>', 'onnx:<file>', 'arch:<resnet18, 34 or 50>' with random weights and an
+            output for each label (ImageNet's 1,000 without labels), a folder written by `save_classifier`, a checkpoint
+            file (with `architecture`), or an nn.Module, of which a copy is frozen.
         architecture: the network of a checkpoint file, a name of `ARCHITECTURES`.
         labels: class names in the order of the outputs, or by their numbers; 'imagenet' for the names of ImageNet's
             classes. Files and modules need them; others have their own.
@@ -203,7 +205,9 @@ def _from_embedded(domain: str) -> Found:
             f"unknown domain {domain!r} of the embedded classifiers, expected one of these: {known}. Choose "
             f"one, or train others with `python -m engine.embedded.train`.{nearest(domain, there)}"
         )
-    return _from_folder(folder)
+    return (
+        from_transformers(str(folder)) if (folder / PROCESSOR).is_file() else _from_folder(folder)
+    )
 
 
 def _from_folder(folder: Path) -> Found:

@@ -8,8 +8,8 @@ from pathlib import Path
 from engine.apps.cli.requests import load_classifier_of
 from engine.apps.demo import shipped_tokens
 from engine.apps.studio.form import Form, rows_of
+from engine.classifiers.sources import EMBEDDED, PROCESSOR
 from engine.datasets.manifest import MANIFEST
-from engine.priors.schemes import EMBEDDED
 
 EMBEDDED_SCHEME = "embedded:"
 FIRST = "embedded:cartoon"
@@ -35,9 +35,13 @@ class Offer:
 
 
 def embedded_classifiers() -> list[str]:
-    """The names of the classifiers that ship."""
+    """The names of the classifiers that ship, but for those without BatchNorm, which guide by a statistics file."""
     folders = sorted(EMBEDDED.glob("classifier-*"))
-    return [EMBEDDED_SCHEME + folder.name.removeprefix("classifier-") for folder in folders]
+    return [
+        EMBEDDED_SCHEME + folder.name.removeprefix("classifier-")
+        for folder in folders
+        if not (folder / PROCESSOR).exists()
+    ]
 
 
 def offer_of(form: Form) -> Offer:
