@@ -3,9 +3,7 @@
 clean (as MPGD does):   z~_0 = z_0|t - move,   between the prior's prediction and the next latent
 noisy (paper, eq. 9):   z~_t = z_t - move,     before the prior predicts
 raw move:               scale x gradient
-relative move:          an rms of scale x the uncertainty: noise / signal for z_0|t (`Step.uncertainty`), noise for z_t,
-                        along the gradient, or with momentum b along d_t = g_t / rms(g_t) + b d_t+1: gradients of
-                        successive steps that point against each other cancel
+relative move:          an rms of scale x the uncertainty: noise / signal for z_0|t (`Step.uncertainty`), noise for z_t
 
 A step makes `Alignment.moves` moves. Where there are several, those of z_0|t are relative to the noise' / signal' that
 the step leads to: in a schedule of few steps this is a fraction of noise / signal, and nothing larger is cleaned up.
@@ -63,7 +61,6 @@ class Guidance:
         self._scale: Tensor | None = None  # of the steps behind the first, on the device
         self.curve: list[Tensor] = []
         self.taken: list[Tensor] = []
-        self._direction: Tensor | None = None  # of relative moves with momentum, (N, ...)
 
     def move(self, clean: Tensor, step: Step) -> Tensor:
         """The predicted clean latent: (N, ...) -> the one that sampling goes on with."""
@@ -99,17 +96,7 @@ class Guidance:
 
     def moved(self, z: Tensor, length: float) -> Tensor:
         """z (N, ...) moved down the gradient by an rms of `length`, each image by it where losses are per image."""
-        return self._moved_by(z, lambda grad: relative_move(self._along(grad), length, self._joint))
-
-    def _along(self, grad: Tensor) -> Tensor:
-        """The direction of a relative move, (N, ...), of any length."""
-        momentum = self.alignment.momentum
-        if not momentum:
-            return grad
-        unit = relative_move(grad, 1.0, self._joint)
-        before = self._direction
-        self._direction = unit if before is None else unit + momentum * before
-        return self._direction
+        return self._moved_by(z, lambda grad: relative_move(grad, length, self._joint))
 
     @property
     def _joint(self) -> bool:
@@ -122,8 +109,7 @@ class Guidance:
         if self._joint:
             finite = finite.all().expand(len(z))
         self.taken.append(finite)
-        rows = finite.view(-1, *[1] * (z.dim() - 1))
-        return torch.where(rows, z - move(torch.where(rows, grad, 0)), z)
+        return torch.where(finite.view(-1, *[1] * (z.dim() - 1)), z - move(grad), z)
 
     def _descended(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The objective's values at z and its gradient."""

@@ -1,7 +1,5 @@
 """Polishing: finished images move down the objective of guidance, in pixel space (`engine.settings.polish.Polish`)."""
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from engine.classifiers.base import Classifier
@@ -17,9 +15,7 @@ def polishing(
 ) -> Guidance:
     """What moves the pixels of one group of N images, which see no decoder; see `guidance_of`."""
     objective = Objective(classifier, alignment)
-    return guided(
-        objective, replace(alignment, momentum=0.0), classes, loss_scale(classifier.dtype), at_once
-    )
+    return guided(objective, alignment, classes, loss_scale(classifier.dtype), at_once)
 
 
 def polished(images: Tensor, guidance: Guidance) -> Tensor:

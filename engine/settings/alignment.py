@@ -35,11 +35,6 @@ class Alignment:
         "each classifier",
     )
     scale: float = setting(0.2, "length of a move, in the units set by `step`")
-    momentum: float = setting(
-        0.0,
-        "of relative moves: how much of the direction so far each adds to its gradient's, from 0 to below 1, so that "
-        "gradients which point to and fro cancel; the length stays",
-    )
     moves: int = setting(
         1,
         "moves in each guided step, for sampling in few steps; a move runs decoder and classifier, but not the "
@@ -111,11 +106,6 @@ class Alignment:
             domain_weight="0 leaves L_BN out",
             scale="0 turns guidance off, a negative one would push away from the training domain",
         )
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(
-                f"momentum is {self.momentum}, expected 0 or a number below 1: at 1 the first direction would never "
-                "fade. Lower it."
-            )
         if not self.domain_weight and not self.class_weight:
             raise ConfigError(
                 "domain_weight is 0 and so is `class_weight`, expected one above 0: guidance would have nothing to "
@@ -160,7 +150,6 @@ class Alignment:
             target="noisy",
             step="raw",
             scale=scale,
-            momentum=0.0,
             moves=1,
             start=0.0,
             stop=1.0,

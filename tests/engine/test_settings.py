@@ -40,8 +40,6 @@ from engine.settings.polish import Polish
             "decoder is 'small', expected one of 'auto', 'full', 'tiny'",
         ),
         (lambda: Alignment(stride=0), "stride is 0, expected at least 1"),
-        (lambda: Alignment(momentum=1.0), "momentum is 1.0, expected 0 or a number below 1"),
-        (lambda: Alignment(momentum=-0.1), "momentum is -0.1, expected 0 or a number below 1"),
         (lambda: Alignment(stride_from=10), "stride_from is 10, expected a fraction of the sched"),
         (
             lambda: Sampling(cfg_start=0.8, cfg_stop=0.2),

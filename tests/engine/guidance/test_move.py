@@ -194,46 +194,6 @@ def test_several_moves_are_as_many_descents_each_as_long_as_what_the_step_leads_
     torch.testing.assert_close(descending(square, raw).move(z, at), z * 0.8**2)
 
 
-@pytest.mark.parametrize("statistics", ["image", "batch"])
-def test_momentum_adds_a_part_of_the_direction_so_far_and_keeps_the_length(
-    statistics: str,
-) -> None:
-    joint, at = statistics == "batch", step()
-    grads = torch.randn(3, 2, 4, 5, 5, dtype=torch.float64)
-    order = iter(grads)
-    alignment = Alignment(scale=0.1, momentum=0.5, statistics=statistics)
-    guidance = Guidance(lambda z, scale: (square(z), next(order)), alignment)
-    z = torch.zeros_like(grads[0])
-    direction = torch.zeros_like(z)
-    for grad in grads:
-        direction = 0.5 * direction + relative_move(grad, 1.0, joint)
-        move = z - guidance.move(z, at)
-        torch.testing.assert_close(move, relative_move(direction, 0.1 * at.uncertainty, joint))
-
-
-def test_gradients_that_point_to_and_fro_cancel() -> None:
-    grads = iter([torch.tensor([1.0, 1.0]), torch.tensor([1.0, -1.0]), torch.tensor([1.0, 1.0])])
-    guidance = Guidance(
-        lambda z, scale: (square(z), next(grads).view(1, 2, 1, 1)), Alignment(momentum=0.5)
-    )
-    z = torch.zeros(1, 2, 1, 1)
-    moves = [(-guidance.move(z, step())).flatten().tolist() for _ in range(3)]
-    straight, across = zip(*moves, strict=True)
-    assert across[0] == straight[0]
-    assert all(abs(one) < 0.5 * along for one, along in zip(across[1:], straight[1:], strict=True))
-
-
-def test_a_skipped_move_leaves_no_trace_in_the_direction() -> None:
-    grads = iter([torch.ones(2, 1, 1, 1), torch.tensor([1.0, float("inf")]).view(2, 1, 1, 1)] * 2)
-    guidance = Guidance(
-        lambda z, scale: (square(z), next(grads)), Alignment(momentum=0.5, statistics="image")
-    )
-    z = torch.zeros(2, 1, 1, 1)
-    found = [(-guidance.move(z, step())).flatten().tolist() for _ in range(4)]
-    assert [row[1] > 0 for row in found] == [True, False, True, False]
-    assert found[2][0] == pytest.approx(found[2][1])
-
-
 def test_guidance_acts_in_its_window_and_never_at_the_last_step() -> None:
     guidance = descending(square, Alignment(start=0.2, stop=0.6))
     assert [n for n in range(10) if guidance.acts_on(step(n))] == [2, 3, 4, 5]
