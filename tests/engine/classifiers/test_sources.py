@@ -23,7 +23,10 @@ from transformers import (
 
 from engine.classifiers import Preprocess, load_classifier, save_classifier
 from engine.classifiers import sources as classifier_sources
+from engine.classifiers.base import statistics_of
 from engine.classifiers.cifar_resnet import CifarResNet
+from engine.classifiers.statistics.batch_norm import is_batch_norm
+from engine.embedded.train.data import DOMAINS
 from engine.errors import ConfigError, MissingExtraError, ModelError, OutputError
 
 LABELS = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
@@ -238,6 +241,18 @@ def test_what_save_classifier_writes_is_read_again(
     (folder / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"cannot be read as a classifier .*write 'hf:"):
         load_classifier(folder)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_classifier_without_batch_norm_ships_for_each_domain(domain: str) -> None:
+    classifier = load_classifier(f"embedded:{domain}-convnext", device="cpu", statistics="energy")
+    twin = load_classifier(f"embedded:{domain}", device="cpu")
+    assert classifier.labels == twin.labels
+    assert classifier.preprocess == twin.preprocess
+    assert not any(map(is_batch_norm, classifier.network.modules()))
+    bare = load_classifier(f"embedded:{domain}-convnext", device="cpu")
+    with pytest.raises(ModelError, match="-convnext' has no BatchNorm layers"):
+        statistics_of(bare, "guidance", "")
 
 
 def transformers_resnet18(labels: list[str] | None = None) -> ResNetForImageClassification:
