@@ -67,6 +67,7 @@ VARIANTS = {
     "single images, class weight 3": guided(replace(ALONE, class_weight=3.0)),
     "single images, class weight 3, scale 0.1": guided(replace(ALONE, class_weight=3.0, scale=0.1)),
     "single images, class weight 3, scale 0.4": guided(replace(ALONE, class_weight=3.0, scale=0.4)),
+    "scale 0.15": guided(replace(BASE, scale=0.15)),
     "scale 0.1": guided(replace(BASE, scale=0.1)),
     "scale 0.4": guided(replace(BASE, scale=0.4)),
     "class weight 1": guided(replace(BASE, class_weight=1.0)),

@@ -21,8 +21,8 @@ class Alignment:
     """Domain alignment guidance (DAG): how the classifier's statistics pull on the latents.
 
     The defaults come from trials on the embedded models, most recently `bench/studies/guidance_study.py`;
-    `bench/results/evidence.json` has the results of the defaults on other seeds. All but the scale were chosen on
-    earlier models of 32 px. `Alignment.paper()` is DDIS as published.
+    `bench/results/evidence.json` has the results of the defaults on other seeds. The scale was chosen by what students
+    learn (`bench/studies/scale.py`), all else on earlier models of 32 px. `Alignment.paper()` is DDIS as published.
     """
 
     target: Literal["clean", "noisy"] = setting(
@@ -34,7 +34,7 @@ class Alignment:
         "relative: each move has an rms of scale x the noise level; raw: scale x gradient, which needs tuning for "
         "each classifier",
     )
-    scale: float = setting(0.2, "length of a move, in the units set by `step`")
+    scale: float = setting(0.15, "length of a move, in the units set by `step`")
     moves: int = setting(
         1,
         "moves in each guided step, for sampling in few steps; a move runs decoder and classifier, but not the "
