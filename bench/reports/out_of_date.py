@@ -7,6 +7,8 @@ from reports.current import Current
 
 OF_VARIANTS = ("guidance_study", "few_steps")
 """Results whose rows are of variants of their own, and not of the evidence's methods."""
+OF_COSTS = ("throughput", "sd_scale", "family_plans")
+"""Results that tell what images cost, which is the same however long a move is."""
 OF_DEFAULT_SAMPLING = ("tune", "styles", "worst_classes")
 """Results whose rows are all made with `Sampling()`."""
 
@@ -29,7 +31,10 @@ def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
     settings, rows = result.get("settings", result), result.get("rows")
     if (made := settings.get("prior", now.prior)) != now.prior:
         return f"\n\n**Out of date:** made with prior {made}; {now.prior} ships now."
-    if changed(settings.get("alignment", now.alignment), now.alignment):
+    then = dict(settings.get("alignment", now.alignment))
+    if name in OF_COSTS:
+        then.pop("scale", None)
+    if changed(then, now.alignment):
         return "\n\n**Out of date:** made with another alignment than today's default."
     if name in OF_DEFAULT_SAMPLING and changed(settings.get("sampling"), now.sampling):
         return "\n\n**Out of date:** made with another sampling than today's default."

@@ -41,6 +41,7 @@ from reports.study_tables import (
     family_support_table,
     few_steps_table,
     guidance_study_table,
+    scale_table,
     selection_table,
 )
 
@@ -84,6 +85,7 @@ COSTS = {
 STUDIES = {
     "guidance_study": guidance_study_table,
     "few_steps": few_steps_table,
+    "scale": scale_table,
     "ambiguity": ambiguity_table,
     "selection": selection_table,
     "cifar": cifar_table,

@@ -57,6 +57,57 @@ def guidance_study_table(result: dict) -> str:
     )
 
 
+def scale_table(result: dict) -> str:
+    """The study `scale`: students, shares and the evaluator's figures, means over the domains that all scales have."""
+    scales = list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
+    of = {
+        scale: {
+            name.split("/")[1]: row
+            for name, row in result["rows"].items()
+            if name.startswith(f"{scale}/")
+        }
+        for scale in scales
+    }
+    domains = [domain for domain in of[scales[0]] if all(domain in found for found in of.values())]
+    rows = []
+    for scale in scales:
+        found = [of[scale][domain] for domain in domains]
+        kl = [row["student"]["kl"]["mean"] for row in found]
+        rows.append(
+            [
+                scale,
+                *(f"{value:.2f}" for value in kl),
+                f"{mean(kl):.3f}",
+                f"{100 * mean(row['student']['accuracy']['mean'] for row in found):.1f}",
+                *(
+                    f"{mean(row['metrics'][metric]['value'] for row in found):.2f}"
+                    for metric in ("fid", "coverage", "recall")
+                ),
+                *(
+                    f"{mean(row['shares'][key] for row in found):.2f}"
+                    for key in ("judge_domain", "judge_class")
+                ),
+            ]
+        )
+    asked = result["settings"]
+    header = [
+        "scale",
+        *(f"KL {domain.replace('_', ' ')}" for domain in domains),
+        "KL",
+        "student's accuracy",
+        "FID",
+        "coverage",
+        "recall",
+        "judge's domain",
+        "judge's class",
+    ]
+    return (
+        f"{asked['images_per_class']} images of each class, {asked['seeds']} students ({asked['student']}); KL in nats "
+        "from the classifier, accuracy in percent, on the prior's real images. Columns without a domain are means.\n\n"
+        + table(header, rows)
+    )
+
+
 def few_steps_table(result: dict) -> str:
     """The study `few_steps`: the judge's shares of each variant, by domain and on the mean, and an image's compute."""
     found: dict[str, dict[str, dict]] = {}

@@ -25,8 +25,8 @@ from studies.rows import DTYPE, rows_by_domain
 
 SEED = 800
 """Images of this seed are for this study alone."""
-BASE = Alignment(scale=0.2, statistics="batch", class_weight=0.3)
-"""Where the study of the models of 64 px began."""
+BASE = Alignment(scale=0.15, statistics="batch", class_weight=0.3)
+"""Today's defaults, which variants differ from."""
 RESULT = RESULTS / "guidance_study.json"
 
 
@@ -67,7 +67,7 @@ VARIANTS = {
     "single images, class weight 3": guided(replace(ALONE, class_weight=3.0)),
     "single images, class weight 3, scale 0.1": guided(replace(ALONE, class_weight=3.0, scale=0.1)),
     "single images, class weight 3, scale 0.4": guided(replace(ALONE, class_weight=3.0, scale=0.4)),
-    "scale 0.15": guided(replace(BASE, scale=0.15)),
+    "scale 0.2": guided(replace(BASE, scale=0.2)),
     "scale 0.1": guided(replace(BASE, scale=0.1)),
     "scale 0.4": guided(replace(BASE, scale=0.4)),
     "class weight 1": guided(replace(BASE, class_weight=1.0)),

@@ -52,7 +52,9 @@ def main() -> None:
         "seed": SEED,
         "student": STUDENT,
         "seeds": chosen.seeds,
-        "alignment": asdict(replace(Alignment(), scale=0.0)),
+        "but_scale": {
+            name: value for name, value in asdict(Alignment()).items() if name != "scale"
+        },
     }
     result = rows_by_domain(chosen.out, prior, asked, map(str, chosen.scales), judge.domains)
     for domain, scale in product(chosen.domains, chosen.scales):

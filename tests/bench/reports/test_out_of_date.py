@@ -64,6 +64,14 @@ def test_a_row_beside_the_plain_prior_is_out_of_date_with_it(now: Current) -> No
     assert out_of_date("downstream", result, now).endswith("today's: DAG/photo.")
 
 
+def test_what_images_cost_does_not_depend_on_the_length_of_moves(now: Current) -> None:
+    longer = {"settings": {"prior": now.prior, "alignment": LONGER}}
+    assert out_of_date("throughput", longer, now) == ""
+    assert "another alignment than today's" in out_of_date("tune", longer, now)
+    more = {"settings": {"prior": now.prior, "alignment": LONGER | {"moves": 2}}}
+    assert "another alignment than today's" in out_of_date("throughput", more, now)
+
+
 def test_results_of_the_default_sampling_or_alignment_say_when_it_was_another(now: Current) -> None:
     settings = {"prior": now.prior, "sampling": asdict(Sampling()) | {"cfg": -1.0}}
     sampled = {"settings": settings, "rows": {"photo": {}}}
