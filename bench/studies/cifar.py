@@ -5,10 +5,11 @@ python bench/studies cifar [--images-per-class 50] [--methods ...] [--iterations
 
 Students learn from the images of each method and, in equal numbers, from images of the training set and from noise;
 top-1 is on the whole test set. The methods' own settings are the package's, chosen on other classifiers: nothing is
-tuned here. `--prior` names a prior of CIFAR-10's classes, which no package has: it is trained on the first half of the
-training set by `python -m engine.embedded.train prior --cifar`. With it come the rows of our images and of the plain
-prior's, and with `--stream` those of a student of images that are made while it learns, and of one of all training
-images, with as many updates. A run that is cut goes on where it stopped. Table: `make tables`.
+tuned here. `--prior` names a prior of CIFAR-10's classes, which no package has: `python -m engine.embedded.train prior
+--cifar --resolution 32 --start-from engine/embedded/weights/prior` trains the embedded one on the first half of each
+class of the training set. With it come the rows of our images and of the plain prior's, and with `--stream` those of a
+student of images that are made while it learns, and of one of all training images, with as many updates. A run that is
+cut goes on where it stopped. Table: `make tables`.
 """
 
 import argparse

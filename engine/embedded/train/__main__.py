@@ -14,7 +14,7 @@
 Each stage resumes from its checkpoint in the work folder. `--seconds` is a budget of time: a run cools down and ends
 within it; `all` splits it over the stages and packs what they end with. `--data` holds pacs64-{prior,train}.parquet;
 if it holds pacs64-test.parquet, the cards tell the accuracies on it. With `--cifar` it holds cifar10-train.parquet,
-and the prior and its autoencoder are trained on the first half of that.
+and the prior and its autoencoder are trained on the first half of each of its classes.
 `--start-from FOLDER` goes on from a packed prior: `finish` and `tiny` from its autoencoder, `prior` from its networks
 as far as they fit; so does `pack --models prior --start-from`. `all --start-from` leaves the autoencoder's first stage
 out. On a GPU every batch is eight times as large.

@@ -73,10 +73,15 @@ def load_pacs(path: Path) -> Images:
 
 
 def load_photos(path: Path, share: float = 1.0) -> Images:
-    """The first `share` of the rows of a parquet file without domains, such as CIFAR-10's: all of them are photos."""
+    """The first `share` of each class's rows of a parquet file without domains, such as CIFAR-10's: all are photos."""
     table = pq.read_table(path, columns=["image", "label"])
-    names = tuple(sorted(set(table["label"].to_pylist())))
-    rows = table.slice(0, round(share * len(table))).to_pydict()
+    labels = table["label"].to_pylist()
+    names = tuple(sorted(set(labels)))
+    places: dict[str, list[int]] = {name: [] for name in names}
+    for place, label in enumerate(labels):
+        places[label].append(place)
+    kept = sorted(place for own in places.values() for place in own[: round(share * len(own))])
+    rows = table.take(kept).to_pydict()
     classes = torch.tensor([names.index(label) for label in rows["label"]])
     return Images(
         _pixels(rows["image"]), classes, torch.zeros_like(classes), names, domain_names=("photo",)

@@ -99,7 +99,7 @@ def pack_prior(
             "processes": processes,
             **{f"autoencoder, {stage}": str(own) for stage, own in (autoencoder or {}).items()},
             "autoencoder, PSNR on these images": f"{psnr:.1f} dB",
-            "samples.png": "rows: 'a <class>', then the four domains' prompts; columns: "
+            "samples.png": "rows: 'a <class>', then each domain's prompt; columns: "
             + ", ".join(images.class_names),
         },
     )

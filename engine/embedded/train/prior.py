@@ -51,9 +51,11 @@ def encode_views(
 def kept_views(
     vae: AutoencoderTiny, images: Images, resolution: int, seed: int, machine: Machine, file: Path
 ) -> Tensor:
-    """The latents of `encode_views`, read from `file` where it holds those of the same encoder."""
-    weights = b"".join(value.cpu().numpy().tobytes() for value in vae.encoder.state_dict().values())
-    key = hashlib.sha256(weights + f"{resolution} {seed} {len(images)}".encode()).hexdigest()
+    """The latents of `encode_views`, read from `file` where it holds those of these images by the same encoder."""
+    made_by = hashlib.sha256(f"{resolution} {seed}".encode())
+    for value in (images.pixels, *vae.encoder.state_dict().values()):
+        made_by.update(value.cpu().contiguous().numpy().tobytes())
+    key = made_by.hexdigest()
     if file.is_file():
         saved = torch.load(file, weights_only=True, map_location=machine.device)
         if saved["key"] == key:

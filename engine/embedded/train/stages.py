@@ -57,7 +57,7 @@ class Job:
 
     @cached_property
     def for_prior(self) -> Images:
-        """What prior and autoencoder are trained on: PACS's own part, or the first half of CIFAR-10's."""
+        """What prior and autoencoder are trained on: PACS's own part, or the first half of each class of CIFAR-10's."""
         if self.cifar:
             return load_photos(self.data / "cifar10-train.parquet", 0.5)
         return load_pacs(self.data / "pacs64-prior.parquet")

@@ -12,8 +12,10 @@ from engine.classifiers.hub import from_transformers
 from engine.embedded.judge import load_judge
 from engine.embedded.train import autoencoder, classifiers, pack, pack_classifiers
 from engine.embedded.train.__main__ import main
-from engine.embedded.train.data import CLASSES, DOMAINS, load_pacs
+from engine.embedded.train.data import CLASSES, DOMAINS, load_pacs, load_photos
 from engine.embedded.train.loop import Recipe
+from engine.embedded.train.machine import CPU
+from engine.embedded.train.prior import kept_views
 from engine.embedded.train.stages import RECIPES, STAGES
 from engine.embedded.train.tiny_decoder import as_guidance_sees, likeness_db, train_tiny_decoder
 from engine.priors import load_prior
@@ -173,6 +175,23 @@ def test_cifar_s_prior_is_told_its_own_classes(data, tmp_path):
     card = (tmp_path / "out" / "prior" / "README.md").read_text()
     assert "**data**: 10 images" in card
     assert "columns: airplane, cat" in card
+
+
+def test_half_of_cifar_is_half_of_each_of_its_classes(data):
+    half = load_photos(data / "cifar10-train.parquet", 0.5)
+    whole = load_photos(data / "cifar10-train.parquet")
+    assert half.class_names == whole.class_names == ("airplane", "cat")
+    assert half.classes.bincount().tolist() == [5, 5]
+    assert torch.equal(half.pixels, whole.pixels[[*range(5), *range(10, 15)]])
+
+
+def test_latents_are_kept_for_the_images_that_they_are_of(data, tmp_path):
+    images, vae = load_photos(data / "cifar10-train.parquet"), autoencoder.build()
+    first, second = (images.where(images.classes == kind) for kind in (0, 1))
+    file = tmp_path / "latents.pt"
+    kept = [kept_views(vae, part, 32, 0, CPU, file) for part in (first, first, second)]
+    assert torch.allclose(kept[0], kept[1], atol=1e-2)
+    assert not torch.allclose(kept[1], kept[2], atol=1e-2)
 
 
 def test_classifiers_of_cifar_have_no_recipe(data, tmp_path, capsys):
