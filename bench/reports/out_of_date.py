@@ -38,8 +38,14 @@ def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
         return "\n\n**Out of date:** made with another alignment than today's default."
     if name in OF_DEFAULT_SAMPLING and changed(settings.get("sampling"), now.sampling):
         return "\n\n**Out of date:** made with another sampling than today's default."
-    if name == "cifar" or not isinstance(rows, dict):  # rows of CIFAR-10 have no prior
+    if not isinstance(rows, dict):
         return ""
+    if (
+        name == "cifar"
+    ):  # its rows are named by other methods, and those with a prior tell how it was guided
+        rows = {
+            row_name: row | {"settings": {}} for row_name, row in rows.items() if "alignment" in row
+        }
     known = now.variants if name in OF_VARIANTS else now.methods
     methods = settings.get("methods", {})  # of the tasks of `downstream`
 

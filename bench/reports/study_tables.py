@@ -209,10 +209,11 @@ def cifar_table(result: dict) -> str:
     any_row, asked = next(iter(result["rows"].values())), result["settings"]
     where, longer = result["environment"], ""
     if (stream := result["rows"].get("stream")) is not None:
-        all_original = result["rows"]["all original"]
+        all_original, few = (result["rows"][name] for name in ("all original", "ours, as long"))
         longer = (
             f" After {stream['updates']:,} updates a student has {100 * stream['accuracy']['mean']:.1f} from a stream "
-            f"of {stream['images']:,} of ours, and {100 * all_original['accuracy']['mean']:.1f} from all "
+            f"of {stream['images']:,} of ours, {100 * few['accuracy']['mean']:.1f} from {few['images']:,} of them, and "
+            f"{100 * all_original['accuracy']['mean']:.1f} from all "
             f"{all_original['images']:,} original images."
         )
     return (

@@ -42,7 +42,7 @@ from studies.evidence import seconds_per_image
 from studies.rows import DTYPE, Rows
 
 BASELINES = [kind.name for kind in (DeepInversion, PlugInInversion, NaturalInversion)]
-OURS, ALL_ORIGINAL = "ours", "all original"
+OURS, LONGER, ALL_ORIGINAL = "ours", "ours, as long", "all original"
 ROOT = Path(__file__).parents[2]
 RESULT = RESULTS / "cifar.json"
 TEACHER, STUDENT = "resnet44", "resnet20"
@@ -142,8 +142,13 @@ def with_prior(study: Study, prior: Prior, guide: Classifier) -> None:
 
 
 def streamed(study: Study, prior: Prior, number: int, updates: int) -> None:
-    """A student of a stream of ours, and one of all original images. number: of the stream's, of each class."""
-    made_by = {"prior": prior.fingerprint, "images_per_class": number, "updates": updates}
+    """Students of a stream, of our images, and of all original ones. number: of the stream's, of each class."""
+    made_by = {
+        "prior": prior.fingerprint,
+        "alignment": asdict(Alignment()),
+        "images_per_class": number,
+        "updates": updates,
+    }
     if "accuracy" in study.result.kept(STREAM, made_by):
         return
     place = study.work / prior.fingerprint
@@ -156,7 +161,7 @@ def streamed(study: Study, prior: Prior, number: int, updates: int) -> None:
         streaming=Streaming(images_per_class=number, pool=max(BATCH, number * len(LABELS))),
         comparison=Comparison(seeds=1, noise=False, equal_sizes=False),
     )
-    found = {ALL_ORIGINAL: rows[ORIGINAL], STREAM: rows[STREAM]}
+    found = {ALL_ORIGINAL: rows[ORIGINAL], LONGER: rows[FOLDER], STREAM: rows[STREAM]}
     study.add({name: row | made_by for name, row in found.items()})
 
 

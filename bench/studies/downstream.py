@@ -34,7 +34,13 @@ from engine.downstream.quantise import quantise
 from engine.embedded.judge import load_judge
 from engine.embedded.train.data import load_pacs
 from engine.priors import Prior, load_prior
-from engine.settings.downstream import Comparison, Distillation, Streaming
+from engine.settings.downstream import (
+    Comparison,
+    Distillation,
+    Pruning,
+    Quantisation,
+    Streaming,
+)
 from engine.types import ImageKey
 from studies.embedded_figures import decoded
 from studies.evidence import (
@@ -122,6 +128,8 @@ class Folders:
         images = images.where(images.domains == images.domain_names.index(self.domain))
         pixels = decoded(load_prior("embedded", device=self.prior.device), images.pixels / 255)
         with alone(folder.parent):
+            if folder.exists():  # another process made it meanwhile
+                return folder
             begun = folder.with_name(f".{self.domain}")
             for number, (image, kind) in enumerate(zip(pixels, images.classes, strict=True)):
                 file = begun / images.class_names[kind] / f"{number}.png"
@@ -191,6 +199,19 @@ TASKS: dict[str, Callable[[Folders, Classifier, Path], dict]] = {
     "quantise": used_by(quantise),
 }
 
+ASKED: dict[str, dict[str, object]] = {
+    "distill": {"student": STUDENT, "told": asdict(METHODS[TOLD])},
+    "other_student": {"student": OTHER_STUDENT, "told": asdict(METHODS[TOLD])},
+    "stream": {
+        "student": STUDENT,
+        "distillation": asdict(LONGER),
+        "streaming": asdict(STREAMED),
+    },
+    "prune": asdict(Pruning()),
+    "quantise": asdict(Quantisation()),
+}
+"""What a task's rows depend on beside ours and the plain prior's images."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -217,6 +238,7 @@ def main() -> None:
         folders = Folders(domain, prior, chosen.work, chosen.data, chosen.seeds)
         name = f"{task}/{domain}"
         depends = {
+            "asked": ASKED[task],
             "settings": asdict(METHODS[OURS]),
             "token_file": folders.root.name if folders.ours.tokens else None,
             "plain": asdict(METHODS[PLAIN]),

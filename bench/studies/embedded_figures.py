@@ -135,7 +135,8 @@ def facts_of(
             f"{domain} {rows[name]['fid']:.1f}" for domain, rows in result.items()
         )
     facts["memorised"] = (
-        "share of its images that lie closer to a training image than "
+        "it was shown few images many times over, and repeats some: share of its images that lie closer to a training "
+        "image than "
         f"{1 - CLOSE:.0%} of real test images do, by the judge's features ({CLOSE} if nothing is memorised): "
         + ", ".join(f"{domain} {rows[CLOSE_ONES]:.2f}" for domain, rows in result.items())
     )

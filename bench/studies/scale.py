@@ -4,8 +4,8 @@ python bench/studies scale --data FOLDER [--scales 0.1 0.15 0.2 0.3] [--domains 
 
 FID reads moments of features, which guidance equalises, so it flatters long moves; a student does not. Students learn
 from each scale's images, of the same seeds, and are measured on pacs64-prior: real images of the domain that the
-classifier has not seen, and that no other figure is measured on. A run that is cut goes on where it stopped. Table:
-`make tables`.
+classifier has not seen. The prior has, which may favour short moves: pacs64-test is left for the figures. A run that is
+cut goes on where it stopped. Table: `make tables`.
 """
 
 import argparse

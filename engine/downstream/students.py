@@ -31,9 +31,12 @@ def default_student(teacher: Classifier) -> str:
     """resnet14 for small images; for others a resnet18, as wide as leaves it smaller than the teacher."""
     if teacher.input_px <= SMALL_PX:
         return "resnet14"
-    for name in ("resnet18", *(f"resnet18/{divisor}" for divisor in DIVISORS)):
-        if parameters(untrained(name, len(teacher.labels))) < parameters(teacher.network):
-            break
+    name, size = "resnet18", parameters(teacher.network) or numbers(teacher.network)
+    for divisor in DIVISORS:
+        with torch.device("meta"):
+            if parameters(untrained(name, len(teacher.labels))) < size:
+                break
+        name = f"resnet18/{divisor}"
     return name
 
 
@@ -117,6 +120,11 @@ def size_of(network: nn.Module, preprocess: Preprocess) -> dict[str, Any]:
 
 def parameters(network: nn.Module) -> int:
     return sum(value.numel() for value in network.parameters())
+
+
+def numbers(network: nn.Module) -> int:
+    """All that a network holds: one from ONNX has its weights among its buffers."""
+    return sum(value.numel() for value in network.state_dict().values())
 
 
 def _outputs(network: nn.Module, teacher: Classifier) -> int:

@@ -41,10 +41,11 @@ def pack_prior(
     device: str = "cpu",
     autoencoder: Mapping[str, Recipe] | None = None,
     processes: str = "one",
+    loss: float | None = None,
 ) -> None:
     """A diffusers folder with samples by diffusers' own pipeline on `device`. autoencoder: its stages' recipes.
 
-    processes: how many trained it, and what they shared, in words.
+    processes: how many trained it, and what they shared, in words. loss: where its training ended.
     """
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -96,6 +97,8 @@ def pack_prior(
             f"name: {_other_words(images.class_names)}",
             **history,
             f"{RECIPE_LINE} {len(history) + 1}": str(recipe),
+            "samples of that part": f"{recipe.steps * recipe.batch:,}"
+            + ("" if loss is None else f"; loss at its end {loss:.3f}"),
             "processes": processes,
             **{f"autoencoder, {stage}": str(own) for stage, own in (autoencoder or {}).items()},
             "autoencoder, PSNR on these images": f"{psnr:.1f} dB",

@@ -60,6 +60,7 @@ def pack_prior(job: Job, folder: Path) -> None:
         job.work / "prior",
     )
     vae.register_to_config(scaling_factor=round(networks.scale.item(), 4))
+    saved = checkpoint(job.work / "prior")
     own = as_done(job.recipes["prior"], job.work / "prior")
     taught = {
         stage: as_done(job.recipes[stage], job.work / stage)
@@ -76,7 +77,8 @@ def pack_prior(job: Job, folder: Path) -> None:
         job.start,
         job.machine.device,
         taught,
-        processes_of(checkpoint(job.work / "prior")),
+        processes_of(saved),
+        saved.get("loss"),
     )
 
 

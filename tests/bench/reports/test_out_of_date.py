@@ -101,3 +101,5 @@ def test_what_says_nothing_of_its_settings_is_not_out_of_date(now: Current, resu
 def test_rows_without_a_prior_are_not_compared_with_methods(now: Current) -> None:
     cifar = {"rows": {"deepinversion": {"settings": {"iterations": 7}}}}
     assert out_of_date("cifar", cifar, now) == ""
+    cifar["rows"] |= {"ours": {"alignment": now.alignment}, "stream": {"alignment": LONGER}}
+    assert out_of_date("cifar", cifar, now).endswith("than today's: stream.")
