@@ -28,7 +28,7 @@ def throughput_table(result: dict) -> str:
     return (
         f"Embedded prior, {settings['images']} images at once, on {where['device']} with "
         f"{where['threads']} threads.\n\n"
-        f"{table(header, rows)}{_ways(result)}{_quality(result)}"
+        f"{table(header, rows)}{_ways(result)}{_quality(result)}{_demo(result)}"
     )
 
 
@@ -56,7 +56,22 @@ def _quality(result: dict) -> str:
     rows = [[dtype, *(fid_interval(found[dtype][domain]) for domain in domains)] for dtype in found]
     header = ["dtype", *(domain.replace("_", " ") for domain in domains)]
     images = found["float32"][domains[0]]["images"]
-    return f"\n\nFID of {images} guided images of the same seeds:\n\n{table(header, rows)}"
+    scale = result["settings"]["alignment"]["scale"]
+    return (
+        f"\n\nFID of {images} guided images of the same seeds, with a scale of {scale:g}:\n\n"
+        f"{table(header, rows)}"
+    )
+
+
+def _demo(result: dict) -> str:
+    """The part `demo` of the study."""
+    if "demo" not in result:
+        return ""
+    found = result["demo"]
+    return (
+        f"\n\n`ddis demo` takes {found['seconds']:.0f} s, loading included, and at most "
+        f"{found['peak_bytes'] / 1e9:.2f} GB of memory."
+    )
 
 
 def memory_table(result: dict) -> str:

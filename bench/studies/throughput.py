@@ -1,15 +1,18 @@
 """Images per minute of `generate` on the embedded prior by method, dtype and runtime, and what guidance costs.
 
-python bench/studies throughput [--only methods ways quality] [--images 28] [--steps 8 30] [--quick]
+python bench/studies throughput [--only methods ways quality demo] [--images 28] [--steps 8 30] [--quick]
 
 methods: the plain prior, the paper's guidance, ours, in float32. ways: of the plain prior and ours, what computes the
 networks. The first run of each warms up, compiles and exports, and is not counted; of `--repeats` the median counts.
-quality: the FID of each domain, drawn in each dtype with the same seeds. Run it on a quiet machine. --quick: two
-images, two steps, once, to see that it works.
+quality: the FID of each domain, drawn in each dtype with the same seeds. demo: time and memory of `ddis demo`, as a
+process of its own. Run it on a quiet machine. --quick: two images, two steps, once, to see that it works.
 """
 
 import argparse
 import json
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +33,7 @@ from engine.settings import Alignment, Sampling
 from studies.evidence import evaluated
 
 RESULT = RESULTS / "throughput.json"
-PARTS = ("methods", "ways", "quality")
+PARTS = ("methods", "ways", "quality", "demo")
 WAYS = {
     "float32": ("float32", "torch", False),
     "bfloat16": ("bfloat16", "torch", False),
@@ -118,6 +121,17 @@ def quality(chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return found
 
 
+def demo() -> dict[str, float]:
+    """Seconds of `ddis demo` from its start to its end, and the peak of its resident memory in bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "engine", "demo", "--quiet", "--out", folder]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024  # of the largest child
+    return {"seconds": round(seconds, 1), "peak_bytes": peak}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
@@ -145,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "methods": lambda: by_method(chosen),
         "ways": lambda: {"ways": by_way(chosen)},
         "quality": lambda: {"quality": quality(chosen)},
+        "demo": lambda: {"demo": demo()},
     }
     for part in chosen.only:
         result |= works[part]()

@@ -18,3 +18,4 @@ def test_every_method_is_told_with_its_environment(tmp_path: Path, bench_script)
     assert set(result["ways"]) == {"float32", "bfloat16", "float32, ONNX Runtime"}
     assert min(rate for way in result["ways"].values() for rate in way.values()) > 0
     assert set(result["quality"]) == {"float32", "bfloat16"}
+    assert result["demo"]["peak_bytes"] > 2e8
