@@ -104,5 +104,11 @@ def distill(
             f"the student has {students:,} parameters and its teacher {teachers:,}: expected a smaller network, or the "
             "same."
         )
+    work, works = report["network"]["flops"], report["teacher"]["flops"]
+    if work > works:
+        report["warnings"].append(
+            f"the student takes {work / works:.1f} times its teacher's compute, expected less, or the same: take one "
+            "for images of this size, such as 'resnet18/4' above 64 px."
+        )
     write_report(Path(out), report)
     return report

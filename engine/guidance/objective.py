@@ -203,10 +203,10 @@ def check_statistics(classifier: Classifier, alignment: Alignment | None) -> Non
         check_differentiable(classifier)
         needed_statistics(classifier, alignment)
     if isinstance(classifier.statistics, Absent):
-        guide = "no image is guided" if alignment is None else "its classes alone guide the images"
+        guide = "" if alignment is None else "its classes alone guide the images, and "
         warnings.warn(
             f"classifier {classifier.name!r} {classifier.statistics.found}: nothing is known of its training images, "
-            f"so {guide}, and none gets an L_BN.",
+            f"so {guide}no image gets an L_BN.",
             StatisticsWarning,
             stacklevel=2,
         )

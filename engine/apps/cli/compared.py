@@ -61,8 +61,9 @@ def _remarks(report: dict[str, Any]) -> list[str]:
         before = "agreement" if network["accuracy"] is None else "accuracy"
         remarks.append(f"pruned and not taught: {100 * network[before]:.1f} % {before}")
     if "flops" in network:
+        named = f", {report['student']}," if "student" in report else ""
         remarks.append(
-            f"the {NETWORK[report['task']]} has {network['parameters'] / teacher['parameters']:.0%} of the "
+            f"the {NETWORK[report['task']]}{named} has {network['parameters'] / teacher['parameters']:.0%} of the "
             f"classifier's parameters and {network['flops'] / teacher['flops']:.0%} of its FLOPs"
         )
     elif network["accuracy"] is not None:

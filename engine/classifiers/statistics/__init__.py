@@ -48,7 +48,10 @@ def find_statistics(source: str, examined: Examined) -> Known:
     name, argument = statistics_source(source)
     if name == NO_STATISTICS:
         return Absent(
-            "was loaded without statistics", "some", f"set `statistics` to {BATCH_NORM!r}"
+            "was loaded without statistics",
+            "some",
+            f"set `statistics` to {BATCH_NORM!r} for a network that has it, or to a file of `ddis statistics`, or to "
+            "'energy'",
         )
     module, _, function = STATISTICS[name].place.partition(":")
     find: StatisticsSource = getattr(import_module(module), function)

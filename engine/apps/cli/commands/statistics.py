@@ -65,7 +65,7 @@ class WriteStatistics(Command):
         call.screen.say(
             f"{self.out}: moments of {counted(channels, 'channel')} in {counted(len(report['layers']), 'layer call')} "
             f"over {counted(report['images'], 'image')}{_kept(report['privacy'])}. "
-            f"ddis generate --classifier {self.classifier} --statistics {self.out}"
+            f"To guide by it: ddis generate --classifier {self.classifier} --statistics {self.out} --out FOLDER"
         )
         return report
 
