@@ -58,37 +58,30 @@ def guidance_study_table(result: dict) -> str:
 
 
 def scale_table(result: dict) -> str:
-    """The study `scale`: students, shares and the evaluator's figures, means over the domains that all scales have."""
-    scales = list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
-    of = {
-        scale: {
-            name.split("/")[1]: row
-            for name, row in result["rows"].items()
-            if name.startswith(f"{scale}/")
-        }
-        for scale in scales
-    }
-    domains = [domain for domain in of[scales[0]] if all(domain in found for found in of.values())]
+    """The study `scale`: students, shares and the evaluator's figures; means of the scales that all domains have."""
+    scales, domains = (
+        list(dict.fromkeys(name.split("/")[place] for name in result["rows"])) for place in (0, 1)
+    )
     rows = []
     for scale in scales:
-        found = [of[scale][domain] for domain in domains]
-        kl = [row["student"]["kl"]["mean"] for row in found]
-        rows.append(
-            [
-                scale,
-                *(f"{value:.2f}" for value in kl),
-                f"{mean(kl):.3f}",
-                f"{100 * mean(row['student']['accuracy']['mean'] for row in found):.1f}",
+        found = {d: row for d in domains if (row := result["rows"].get(f"{scale}/{d}"))}
+        kl = {domain: row["student"]["kl"]["mean"] for domain, row in found.items()}
+        cells = [scale, *(f"{kl[domain]:.2f}" if domain in kl else "" for domain in domains)]
+        if len(found) == len(domains):
+            each = found.values()
+            cells += [
+                f"{mean(kl.values()):.3f}",
+                f"{100 * mean(row['student']['accuracy']['mean'] for row in each):.1f}",
                 *(
-                    f"{mean(row['metrics'][metric]['value'] for row in found):.2f}"
+                    f"{mean(row['metrics'][metric]['value'] for row in each):.2f}"
                     for metric in ("fid", "coverage", "recall")
                 ),
                 *(
-                    f"{mean(row['shares'][key] for row in found):.2f}"
+                    f"{mean(row['shares'][key] for row in each):.2f}"
                     for key in ("judge_domain", "judge_class")
                 ),
             ]
-        )
+        rows.append([*cells, *[""] * (len(domains) + 8 - len(cells))])
     asked = result["settings"]
     header = [
         "scale",

@@ -21,8 +21,8 @@ class Alignment:
     """Domain alignment guidance (DAG): how the classifier's statistics pull on the latents.
 
     The defaults come from trials on the embedded models, most recently `bench/studies/guidance_study.py`;
-    `bench/results/evidence.json` has the results of the defaults on other seeds. The scale was chosen by what students
-    learn (`bench/studies/scale.py`), all else on earlier models of 32 px. `Alignment.paper()` is DDIS as published.
+    `bench/results/evidence.json` has the results of the defaults on other seeds. The scale was chosen beside what
+    students learn (`bench/studies/scale.py`), all else on earlier models of 32 px. `Alignment.paper()` is DDIS as published.
     """
 
     target: Literal["clean", "noisy"] = setting(

@@ -10,6 +10,7 @@ from reports.study_tables import (
     family_support_table,
     few_steps_table,
     guidance_study_table,
+    scale_table,
     selection_table,
 )
 
@@ -61,6 +62,24 @@ def test_few_steps_are_told_by_variant_where_every_domain_was_drawn() -> None:
     assert "| variant | art painting | sketch | mean | GFLOP an image |" in table
     assert "| guided, 30 steps | 0.50 / 1.00 | 0.70 / 0.80 | 0.60 / 0.90 | 48.0 |" in table
     assert "1 move" not in table
+
+
+def test_a_scale_that_not_every_domain_has_is_told_without_means() -> None:
+    def row(kl: float, fid: float) -> dict:
+        metrics = {"fid": fid, "coverage": 0.5, "recall": 0.6}
+        return {
+            "student": {"kl": {"mean": kl}, "accuracy": {"mean": 0.5}},
+            "metrics": {name: {"value": value} for name, value in metrics.items()},
+            "shares": {"judge_domain": 0.7, "judge_class": 0.9},
+        }
+
+    rows = {"0.1/photo": row(0.5, 4.0), "0.1/sketch": row(0.7, 6.0), "0.2/photo": row(0.6, 5.0)}
+    settings = {"images_per_class": 51, "seeds": 2, "student": "resnet18/4"}
+    lines = scale_table({"rows": rows, "settings": settings}).splitlines()
+    assert lines[-2:] == [
+        "| 0.1 | 0.50 | 0.70 | 0.600 | 50.0 | 5.00 | 0.50 | 0.60 | 0.70 | 0.90 |",
+        "| 0.2 | 0.60 |  |  |  |  |  |  |  |  |",
+    ]
 
 
 def test_students_of_cifar_are_told_beside_what_their_images_cost() -> None:
