@@ -23,11 +23,12 @@ from torch.linalg import vector_norm
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from engine.classifiers import load_classifier
-from engine.classifiers.architectures import RESIDUAL, measure_statistics
+from engine.classifiers.architectures import RESIDUAL
 from engine.classifiers.base import logits_of
 from engine.classifiers.preprocess import Preprocess
 from engine.classifiers.statistics import Examined, Statistics
 from engine.classifiers.statistics.batch_norm import batch_norm
+from engine.classifiers.untrained import measure_statistics
 from engine.guidance.domain import Domain
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -10,13 +10,7 @@ from safetensors.torch import save
 from torch import nn
 from transformers import ResNetForImageClassification
 
-from engine.classifiers.architectures import (
-    ARCHITECTURES,
-    LARGE,
-    RESIDUAL,
-    measure_statistics,
-    residual_config,
-)
+from engine.classifiers.architectures import ARCHITECTURES, LARGE, RESIDUAL, residual_config
 from engine.classifiers.asked import check_types, refuse_beside, warn_of_assumed
 from engine.classifiers.base import Classifier, Found, frozen_classifier
 from engine.classifiers.checkpoints import load_architecture
@@ -27,6 +21,7 @@ from engine.classifiers.onnx import from_onnx
 from engine.classifiers.preprocess import Preprocess
 from engine.classifiers.statistics import BATCH_NORM
 from engine.classifiers.trial import own_copy
+from engine.classifiers.untrained import measure_statistics
 from engine.errors import ConfigError, ModelError, brief
 from engine.files import explained, write_whole
 from engine.networks.frozen import default_device, named_dtype, seeded

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from engine.classifiers import Preprocess, save_classifier
-from engine.classifiers.architectures import ARCHITECTURES, untrained
+from engine.classifiers.architectures import ARCHITECTURES
+from engine.classifiers.untrained import untrained
 from engine.datasets.dataset import has_manifest
 from engine.datasets.run_record import differences
 from engine.downstream.pixels import Images, fingerprint_of, read_pixels

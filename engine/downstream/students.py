@@ -10,14 +10,9 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from engine.classifiers import Classifier, Preprocess, save_classifier
-from engine.classifiers.architectures import (
-    ARCHITECTURES,
-    DIVISORS,
-    base_architecture,
-    is_architecture,
-    untrained,
-)
+from engine.classifiers.architectures import ARCHITECTURES
 from engine.classifiers.outputs import logits_of
+from engine.classifiers.untrained import DIVISORS, base_architecture, is_architecture, untrained
 from engine.errors import ConfigError, ModelError
 from engine.files import write_whole
 from engine.memory.count import counting

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine.classifiers import Preprocess, load_classifier, save_classifier
-from engine.classifiers.architectures import architecture_of, untrained
+from engine.classifiers.architectures import architecture_of
+from engine.classifiers.untrained import untrained
 from engine.classifiers.vgg import Vgg8
 from engine.errors import ModelError
 

@@ -10,9 +10,10 @@ from torch import nn
 from engine import Comparison, Distillation, Pruning, load_classifier, prune
 from engine.apps.cli import main
 from engine.classifiers import Preprocess, save_classifier
-from engine.classifiers.architectures import architecture_of, untrained
+from engine.classifiers.architectures import architecture_of
 from engine.classifiers.checkpoints import load_architecture
 from engine.classifiers.narrow import narrow
+from engine.classifiers.untrained import untrained
 from engine.downstream.prune import pruned_copy
 from engine.errors import ConfigError, MissingExtraError, ModelError
 

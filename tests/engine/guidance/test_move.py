@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.classifiers import Preprocess, load_classifier
-from engine.classifiers.architectures import untrained
 from engine.classifiers.statistics import Statistics, Tap
+from engine.classifiers.untrained import untrained
 from engine.errors import GuidanceError
 from engine.guidance.gradient import (
     HALF_LOSS,

@@ -39,7 +39,9 @@ def vit() -> Classifier:
 def made(vit: Classifier, small_prior: Prior, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished data set, guided by the class alone."""
     out = tmp_path_factory.mktemp("vit") / "made"
-    with pytest.warns(StatisticsWarning, match="its classes alone guide the images, and none gets"):
+    with pytest.warns(
+        StatisticsWarning, match="its classes alone guide the images, and no image gets"
+    ):
         run = generate(
             vit, small_prior, images_per_class=3, alignment=BY_CLASS, sampling=FEW, out=out
         )
