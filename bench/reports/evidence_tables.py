@@ -211,7 +211,7 @@ def tune_table(result: dict) -> str:
 SETS = {
     "folder": "ours",
     "plain": "plain prior",
-    "told": "plain prior, told the domain",
+    "named": "plain prior, domain in the prompt",
     "other": "other real images",
     "autoencoder": "original, through the autoencoder",
 }

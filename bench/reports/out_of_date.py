@@ -40,12 +40,8 @@ def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
         return "\n\n**Out of date:** made with another sampling than today's default."
     if not isinstance(rows, dict):
         return ""
-    if (
-        name == "cifar"
-    ):  # its rows are named by other methods, and those with a prior tell how it was guided
-        rows = {
-            row_name: row | {"settings": {}} for row_name, row in rows.items() if "alignment" in row
-        }
+    if name == "cifar":  # rows of methods without a prior depend on nothing of today's
+        rows = {key: row | {"settings": {}} for key, row in rows.items() if "alignment" in row}
     known = now.variants if name in OF_VARIANTS else now.methods
     methods = settings.get("methods", {})  # of the tasks of `downstream`
 

@@ -14,7 +14,6 @@ from reports.cost_tables import (
     memory_table,
     onnx_runtime_table,
     sd_scale_table,
-    throughput_table,
 )
 from reports.current import Current
 from reports.evidence_tables import (
@@ -44,6 +43,7 @@ from reports.study_tables import (
     scale_table,
     selection_table,
 )
+from reports.throughput_table import throughput_table
 
 Results = dict[str, dict]
 """What the JSON files of bench/results hold, by name."""
@@ -56,7 +56,7 @@ ABLATION = [
     "CAT",
     "DAG",
     "both",
-    "plain, told the domain",
+    "plain, domain in the prompt",
     "plain at CFG 7.5",
     "CAT at CFG 7.5",
     "DAG at CFG 7.5",

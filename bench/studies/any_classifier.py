@@ -1,13 +1,12 @@
 """Guidance of classifiers without BatchNorm: statistics files, energy, and BatchNorm's own beside them.
 
-    python bench/studies any_classifier                           all rows and domains that there are models for
+    python bench/studies any_classifier                           all rows and domains
     python bench/studies any_classifier --rows "resnet, file" ... some of them; other rows stay
     python bench/studies any_classifier --smoke                   two short rows, one domain, kept nowhere
 
 Every row draws the same seeds. Files are measured on the images that the classifiers were trained on, pacs64-train of
 `$DDIS_DATA`. `gain` is what a row gains over the plain prior in FID and coverage, divided by what the BatchNorm of the
-ResNet gains. A ConvNeXt of a domain is taken from engine/embedded/weights/classifier-<domain>-convnext; where it is
-not there, its rows are left out. A run that is interrupted continues where it stopped.
+ResNet gains. A run that is interrupted continues where it stopped.
 """
 
 import argparse
@@ -27,7 +26,6 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from engine.classifiers import Classifier, load_classifier
-from engine.classifiers.sources import EMBEDDED
 from engine.embedded.judge import load_judge
 from engine.evaluation.export_statistics import ExactStatisticsWarning, export_statistics
 from engine.evaluation.shares import shares
@@ -114,14 +112,6 @@ def folded(classifier: Classifier) -> nn.Module:
     return network
 
 
-def convnext_of(domain: str) -> Path:
-    return EMBEDDED / f"classifier-{domain}-convnext"
-
-
-def has_network(row: Row, domain: str) -> bool:
-    return row.network != "convnext" or convnext_of(domain).is_dir()
-
-
 def bare(row: Row, domain: str, device: object) -> Classifier:
     """A row's classifier without statistics, in float32, in which they are measured."""
     if row.network == "convnext":
@@ -176,9 +166,6 @@ def measure(
     result = rows_by_domain(out, prior, settings, ROWS, judge.domains)
     for domain in domains:
         for name in names:
-            if not has_network(ROWS[name], domain):
-                print(f"{name}/{domain}: no {convnext_of(domain)}, left out", flush=True)
-                continue
             key = f"{name}/{domain}"
             row = result.kept(key, {"settings": asdict(ROWS[name])})
             if "metrics" not in row:

@@ -19,8 +19,10 @@ or tokens made is run again. Tables: `make tables`.
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from result_files import RESULTS
@@ -56,7 +58,7 @@ from studies.evidence import (
 from studies.rows import DTYPE, Rows, alone
 
 RESULT = RESULTS / "downstream.json"
-OURS, PLAIN, TOLD = "both", "plain", "plain, told the domain"
+OURS, PLAIN, NAMED = "both", "plain", "plain, domain in the prompt"
 """The methods of evidence.py whose images are compared: sampled alike, with the classifier, and without it."""
 STUDENT, OTHER_STUDENT = "resnet18/4", "vgg8/4"
 """Half of a classifier's parameters and of its FLOPs; a network without shortcuts, that no setting was chosen on."""
@@ -140,26 +142,39 @@ class Folders:
         return folder
 
 
-def distilled(student: str, noise: bool) -> Callable[[Folders, Classifier, Path], dict]:
-    def run(folders: Folders, classifier: Classifier, out: Path) -> dict:
-        return distill(
-            folders.pool(OURS),
-            classifier,
-            student,
-            out=out,
-            original=folders.train,
-            plain=folders.pool(PLAIN),
-            test=folders.test,
-            domain=folders.domain,
-            rows={
-                "other": folders.other,
-                "autoencoder": folders.decoded(),
-                "told": folders.pool(TOLD),
-            },
-            comparison=Comparison(noise=noise),
-        )
+def compared(
+    task: Callable[..., dict], folders: Folders, classifier: Classifier, out: Path, **more: Any
+) -> dict:
+    """The report of a task on ours, beside as many original images and as many of the plain prior's."""
+    return task(
+        folders.pool(OURS),
+        classifier,
+        out=out,
+        original=folders.train,
+        plain=folders.pool(PLAIN),
+        test=folders.test,
+        domain=folders.domain,
+        **more,
+    )
 
-    return run
+
+def distilled(
+    student: str, noise: bool, folders: Folders, classifier: Classifier, out: Path
+) -> dict:
+    """Students of these and of the further sets."""
+    return compared(
+        distill,
+        folders,
+        classifier,
+        out,
+        student=student,
+        rows={
+            "other": folders.other,
+            "autoencoder": folders.decoded(),
+            "named": folders.pool(NAMED),
+        },
+        comparison=Comparison(noise=noise),
+    )
 
 
 def streamed(folders: Folders, classifier: Classifier, out: Path) -> dict:
@@ -178,30 +193,17 @@ def streamed(folders: Folders, classifier: Classifier, out: Path) -> dict:
     )
 
 
-def used_by(task: Callable[..., dict]) -> Callable[[Folders, Classifier, Path], dict]:
-    """Pruning or quantising by original images, ours, the plain prior's and noise."""
-    return lambda folders, classifier, out: task(
-        folders.pool(OURS),
-        classifier,
-        out=out,
-        original=folders.train,
-        plain=folders.pool(PLAIN),
-        test=folders.test,
-        domain=folders.domain,
-    )
-
-
 TASKS: dict[str, Callable[[Folders, Classifier, Path], dict]] = {
-    "distill": distilled(STUDENT, noise=True),
-    "other_student": distilled(OTHER_STUDENT, noise=False),
+    "distill": partial(distilled, STUDENT, True),
+    "other_student": partial(distilled, OTHER_STUDENT, False),
     "stream": streamed,
-    "prune": used_by(prune),
-    "quantise": used_by(quantise),
+    "prune": partial(compared, prune),
+    "quantise": partial(compared, quantise),
 }
 
 ASKED: dict[str, dict[str, object]] = {
-    "distill": {"student": STUDENT, "told": asdict(METHODS[TOLD])},
-    "other_student": {"student": OTHER_STUDENT, "told": asdict(METHODS[TOLD])},
+    "distill": {"student": STUDENT, "named": asdict(METHODS[NAMED])},
+    "other_student": {"student": OTHER_STUDENT, "named": asdict(METHODS[NAMED])},
     "stream": {
         "student": STUDENT,
         "distillation": asdict(LONGER),

@@ -64,13 +64,13 @@ default since, to be better."""
 
 @dataclass(frozen=True)
 class Method:
-    """How images are made. told: the prompt names the domain, which a user without data may not know."""
+    """How images are made. names_domain: the prompt does, which a user without data may not know."""
 
     alignment: Alignment | None
     tokens: bool = False
     sampling: Sampling = Sampling()
     baseline: InversionSettings | None = None
-    told: bool = False
+    names_domain: bool = False
 
     @property
     def guidance(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Method:
         }
 
     def sampling_for(self, domain: str) -> Sampling:
-        if not self.told:
+        if not self.names_domain:
             return self.sampling
         return replace(self.sampling, prompt=STYLED[domain][0].replace("{noun}", "{class}"))
 
@@ -91,7 +91,7 @@ METHODS = {
     "CAT": Method(None, tokens=True),
     "DAG": Method(Alignment()),
     "both": Method(Alignment(), tokens=True),
-    "plain, told the domain": Method(None, told=True),
+    "plain, domain in the prompt": Method(None, names_domain=True),
     "plain at CFG 7.5": Method(None, sampling=BEGUN),
     "CAT at CFG 7.5": Method(None, tokens=True, sampling=BEGUN),
     "DAG at CFG 7.5": Method(Alignment(), sampling=BEGUN),
@@ -179,7 +179,7 @@ def draw(
         for _ in generate(classifier, **arguments, out=folder):
             pass
         return
-    plain = plain.parent / domain / plain.name if method.told else plain
+    plain = plain.parent / domain / plain.name if method.names_domain else plain
     with alone(plain.parent):
         for _ in generate("embedded:photo", **arguments, out=plain):
             pass

@@ -8,8 +8,8 @@ from reports.cost_tables import (
     memory_table,
     onnx_runtime_table,
     sd_scale_table,
-    throughput_table,
 )
+from reports.throughput_table import throughput_table
 
 
 def test_a_budget_of_a_gpu_is_shown_by_phase_or_by_what_stopped_it() -> None:

@@ -136,7 +136,7 @@ def test_divergence_stands_behind_accuracy_and_sets_of_other_sizes_tell_theirs(
     rows = {
         "distill/a": {
             "teacher": {"accuracy": 0.8},
-            "rows": {"folder": of(0.5, 1.0), "told": of(0.4, 1.5)},
+            "rows": {"folder": of(0.5, 1.0), "named": of(0.4, 1.5)},
         },
         "distill/b": {"teacher": {"accuracy": 0.8}, "rows": {"folder": of(0.6, 0.5)}},
         "stream/b": {
@@ -145,7 +145,7 @@ def test_divergence_stands_behind_accuracy_and_sets_of_other_sizes_tell_theirs(
         },
     }
     table = downstream_table({"rows": rows}, "distill")
-    assert "| ours | plain prior, told the domain |" in table
+    assert "| ours | plain prior, domain in the prompt |" in table
     assert cells(table, "a") == ["7", "80.0", "50.0 / 1.00", "40.0 / 1.50"]
     assert cells(table, "b") == ["7", "80.0", "60.0 / 0.50", ""]
     assert cells(table, "mean") == ["", "80.0", "55.0 / 0.75", ""]

@@ -72,16 +72,16 @@ def test_seeds_are_numbered_on(tmp_path: Path, bench_script: Script) -> None:
     ]
 
 
-def test_a_prompt_that_tells_the_domain_has_a_shared_folder_for_each(
+def test_a_prompt_that_names_the_domain_has_a_shared_folder_for_each(
     tmp_path: Path, bench_script: Script
 ) -> None:
     evidence = bench_script("studies.evidence")
-    told = evidence.Method(None, sampling=Sampling(steps=1), told=True)
+    named = evidence.Method(None, sampling=Sampling(steps=1), names_domain=True)
     prior = load_prior("embedded")
     for domain in ("photo", "sketch"):
         classifier = load_classifier(f"embedded:{domain}", device=prior.device)
         evidence.draw(
-            told, classifier, prior, domain, 1, 900, tmp_path / domain, tmp_path / "plain" / "900"
+            named, classifier, prior, domain, 1, 900, tmp_path / domain, tmp_path / "plain" / "900"
         )
         (row,) = [row for _, row in read_dataset(tmp_path / domain) if row.label == "dog"]
         assert row.prompt == f"a {domain} of a dog"
