@@ -35,12 +35,12 @@ from reports.out_of_date import out_of_date
 from reports.reliability_table import faults_table, reliability_table
 from reports.study_tables import (
     ambiguity_table,
+    choices_table,
     cifar_table,
     family_plans_table,
     family_support_table,
     few_steps_table,
     guidance_study_table,
-    scale_table,
     selection_table,
 )
 from reports.throughput_table import throughput_table
@@ -85,7 +85,7 @@ COSTS = {
 STUDIES = {
     "guidance_study": guidance_study_table,
     "few_steps": few_steps_table,
-    "scale": scale_table,
+    "choices": choices_table,
     "ambiguity": ambiguity_table,
     "selection": selection_table,
     "cifar": cifar_table,

@@ -57,16 +57,16 @@ def guidance_study_table(result: dict) -> str:
     )
 
 
-def scale_table(result: dict) -> str:
-    """The study `scale`: students, shares and the evaluator's figures; means of the scales that all domains have."""
-    scales, domains = (
+def choices_table(result: dict) -> str:
+    """The study `choices`: students, shares and the evaluator's figures; means of the ways that all domains have."""
+    ways, domains = (
         list(dict.fromkeys(name.split("/")[place] for name in result["rows"])) for place in (0, 1)
     )
     rows = []
-    for scale in scales:
-        found = {d: row for d in domains if (row := result["rows"].get(f"{scale}/{d}"))}
+    for way in ways:
+        found = {d: row for d in domains if (row := result["rows"].get(f"{way}/{d}"))}
         kl = {domain: row["student"]["kl"]["mean"] for domain, row in found.items()}
-        cells = [scale, *(f"{kl[domain]:.2f}" if domain in kl else "" for domain in domains)]
+        cells = [way, *(f"{kl[domain]:.2f}" if domain in kl else "" for domain in domains)]
         if len(found) == len(domains):
             each = found.values()
             cells += [
@@ -80,11 +80,12 @@ def scale_table(result: dict) -> str:
                     f"{mean(row['shares'][key] for row in each):.2f}"
                     for key in ("judge_domain", "judge_class")
                 ),
+                f"{mean(row['flops_per_image'] for row in each) / 1e9:.1f}",
             ]
-        rows.append([*cells, *[""] * (len(domains) + 8 - len(cells))])
+        rows.append([*cells, *[""] * (len(domains) + 9 - len(cells))])
     asked = result["settings"]
     header = [
-        "scale",
+        "way",
         *(f"KL {domain.replace('_', ' ')}" for domain in domains),
         "KL",
         "student's accuracy",
@@ -93,6 +94,7 @@ def scale_table(result: dict) -> str:
         "recall",
         "judge's domain",
         "judge's class",
+        "GFLOP an image",
     ]
     return (
         f"{asked['images_per_class']} images of each class, {asked['seeds']} students ({asked['student']}); KL in nats "

@@ -22,7 +22,7 @@ class Alignment:
 
     The defaults come from trials on the embedded models, most recently `bench/studies/guidance_study.py`;
     `bench/results/evidence.json` has the results of the defaults on other seeds. The scale was chosen beside what
-    students learn (`bench/studies/scale.py`), all else on earlier models of 32 px. `Alignment.paper()` is DDIS as
+    students learn (`bench/studies/choices.py`), all else on earlier models of 32 px. `Alignment.paper()` is DDIS as
     published.
     """
 

@@ -5,12 +5,12 @@ from reports.cluster_table import cluster_table
 from reports.reliability_table import faults_table, reliability_table
 from reports.study_tables import (
     SUPPORT,
+    choices_table,
     cifar_table,
     family_plans_table,
     family_support_table,
     few_steps_table,
     guidance_study_table,
-    scale_table,
     selection_table,
 )
 
@@ -64,21 +64,22 @@ def test_few_steps_are_told_by_variant_where_every_domain_was_drawn() -> None:
     assert "1 move" not in table
 
 
-def test_a_scale_that_not_every_domain_has_is_told_without_means() -> None:
+def test_a_way_that_not_every_domain_has_is_shown_without_means() -> None:
     def row(kl: float, fid: float) -> dict:
         metrics = {"fid": fid, "coverage": 0.5, "recall": 0.6}
         return {
             "student": {"kl": {"mean": kl}, "accuracy": {"mean": 0.5}},
             "metrics": {name: {"value": value} for name, value in metrics.items()},
             "shares": {"judge_domain": 0.7, "judge_class": 0.9},
+            "flops_per_image": 48e9,
         }
 
     rows = {"0.1/photo": row(0.5, 4.0), "0.1/sketch": row(0.7, 6.0), "0.2/photo": row(0.6, 5.0)}
     settings = {"images_per_class": 51, "seeds": 2, "student": "resnet18/4"}
-    lines = scale_table({"rows": rows, "settings": settings}).splitlines()
+    lines = choices_table({"rows": rows, "settings": settings}).splitlines()
     assert lines[-2:] == [
-        "| 0.1 | 0.50 | 0.70 | 0.600 | 50.0 | 5.00 | 0.50 | 0.60 | 0.70 | 0.90 |",
-        "| 0.2 | 0.60 |  |  |  |  |  |  |  |  |",
+        "| 0.1 | 0.50 | 0.70 | 0.600 | 50.0 | 5.00 | 0.50 | 0.60 | 0.70 | 0.90 | 48.0 |",
+        "| 0.2 | 0.60 |  |  |  |  |  |  |  |  |  |",
     ]
 
 

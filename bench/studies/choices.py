@@ -1,15 +1,15 @@
-"""How long the moves of guidance should be: by what students learn from the images, beside the evaluator's figures.
+"""Settings of guidance, chosen by what students learn from the images, beside other figures and their compute.
 
-python bench/studies scale --data FOLDER [--scales 0.1 0.15 0.2 0.3] [--domains ...] [--images 51]
+python bench/studies choices --data FOLDER [--ways default "scale 0.2" ...] [--domains ...] [--images 51]
 
 FID reads moments of features, which guidance equalises, so it flatters long moves; a student does not. Students learn
-from each scale's images, of the same seeds, and are measured on pacs64-prior: real images of the domain that the
+from the images of each way, of the same seeds, and are measured on pacs64-prior: real images of the domain that the
 classifier has not seen. The prior has, which may favour short moves: pacs64-test is left for the figures. A run that is
 cut goes on where it stopped. Table: `make tables`.
 """
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -20,27 +20,36 @@ from engine.downstream.distill import distill
 from engine.embedded.judge import load_judge
 from engine.evaluation.shares import shares
 from engine.priors import load_prior
-from engine.settings import Alignment
+from engine.settings import Alignment, Polish, Sampling
 from engine.settings.downstream import Comparison
 from studies.downstream import STUDENT
-from studies.evidence import METRICS, Method, draw, evaluated, images_of
+from studies.evidence import METRICS, Method, draw, evaluated, flops_per_image, images_of
+from studies.guidance_study import MIDDLE
 from studies.rows import DTYPE, rows_by_domain
 
 SEED = 800
 """As guidance_study.py's: images of this seed are for choosing alone."""
-RESULT = RESULTS / "scale.json"
-SCALES = (0.1, 0.15, 0.2, 0.3)
+RESULT = RESULTS / "choices.json"
+WAYS = {
+    "default": Method(Alignment()),
+    **{f"scale {scale}": Method(Alignment(scale=scale)) for scale in (0.1, 0.2, 0.3)},
+    "2 moves of 0.1": Method(Alignment(moves=2, scale=0.1)),
+    "polished": Method(Alignment(polish=Polish(steps=8))),
+    "every 2nd step": Method(Alignment(stride=2)),
+    "CFG in the middle": Method(Alignment(), sampling=Sampling(**MIDDLE)),
+    "every 2nd step, CFG in the middle": Method(Alignment(stride=2), sampling=Sampling(**MIDDLE)),
+}
 
 
 def main() -> None:
     judge = load_judge()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with pacs64-prior.parquet")
-    parser.add_argument("--scales", nargs="+", type=float, default=SCALES)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--domains", nargs="+", choices=judge.domains, default=judge.domains)
     parser.add_argument("--images", type=int, default=51, help="images of each class")
     parser.add_argument("--seeds", type=int, default=2, help="students of each set")
-    parser.add_argument("--work", type=Path, default=Path("out/scale"))
+    parser.add_argument("--work", type=Path, default=Path("out/choices"))
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     real = chosen.data / "pacs64-prior.parquet"
@@ -52,17 +61,15 @@ def main() -> None:
         "seed": SEED,
         "student": STUDENT,
         "seeds": chosen.seeds,
-        "but_scale": {
-            name: value for name, value in asdict(Alignment()).items() if name != "scale"
-        },
     }
-    result = rows_by_domain(chosen.out, prior, asked, map(str, chosen.scales), judge.domains)
-    for domain, scale in product(chosen.domains, chosen.scales):
-        name, folder = f"{scale}/{domain}", chosen.work / prior.fingerprint / domain / str(scale)
-        if result.kept(name):
+    result = rows_by_domain(chosen.out, prior, asked, WAYS, judge.domains)
+    for way, domain in product(chosen.ways, chosen.domains):
+        how, name = WAYS[way], f"{way}/{domain}"
+        folder = chosen.work / prior.fingerprint / domain / way.replace(" ", "_")
+        row = result.kept(name, {"settings": how.guidance})
+        if "student" in row:
             continue
         guide = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
-        how = Method(replace(Alignment(), scale=scale))
         draw(how, guide, prior, domain, chosen.images, SEED, folder / "images", folder / "plain")
         report = distill(
             folder / "images",
@@ -73,8 +80,9 @@ def main() -> None:
             domain=domain,
             comparison=Comparison(seeds=chosen.seeds, noise=False),
         )
-        row = evaluated(folder / "images", domain, METRICS) | {
+        row |= evaluated(folder / "images", domain, METRICS) | {
             "shares": asdict(shares(images_of(folder / "images"), judge, domain)),
+            "flops_per_image": flops_per_image(how, guide, prior, domain),
             "student": {key: report["rows"]["folder"][key] for key in ("accuracy", "kl")},
             "measured_images": report["measured_images"],
         }
