@@ -60,7 +60,7 @@ class ClassifierSource:
     )
     statistics: str = setting(
         BATCH_NORM,
-        f"what guidance knows of the training images: {STATISTICS_HELP}; or none",
+        f"what guidance knows of the training images: {STATISTICS_HELP} or none",
         "SOURCE",
     )
 

@@ -1,6 +1,7 @@
-"""What a command tells a person: bars and remarks on stderr, bars on a terminal alone, and what was asked on stdout."""
+"""What a command tells a person: bars (or a line a minute) and remarks on stderr, and what was asked on stdout."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -31,6 +33,9 @@ from engine.events import (
     Summarised,
 )
 from engine.files import explained
+
+LINE_EVERY_S = 60
+"""How often a task says how far it is where no bar can be drawn."""
 
 
 class Terminal(Console):
@@ -112,10 +117,12 @@ class EventFile:
 
 
 class Bars:
-    """A bar for each task that is running, drawn from its events."""
+    """A bar for each task that is running, drawn from its events; a line now and then where there is no terminal."""
 
     def __init__(self, screen: Progress) -> None:
         self._screen = screen
+        self._lines = not screen.quiet and not screen.console.is_terminal
+        self._said = time.monotonic()
         self._columns = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -157,3 +164,15 @@ class Bars:
                 self._screen.say(event.text)
             case Finished(task) if self._bars.pop(task, None) is not None and not self._bars:
                 self._columns.stop()
+        if self._lines and time.monotonic() - self._said > LINE_EVERY_S:
+            self._said = time.monotonic()
+            for running in self._columns.tasks:
+                if running.id in self._bars.values():
+                    self._screen.say(_line(running))
+
+
+def _line(task: Task) -> str:
+    """How far a task is: 'images: 56 of 357 (cat)'."""
+    of = "" if task.total is None else f" of {task.total:,.0f}"
+    detail = task.fields["detail"]
+    return f"{task.description}: {task.completed:,.0f}{of}{f' ({detail})' * bool(detail)}"

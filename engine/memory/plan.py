@@ -186,7 +186,7 @@ def plan(
     if chosen is None:
         raise BudgetError(
             f"a memory budget of {in_words(nbytes)} is too small for prior {subject.prior.name!r} with classifier "
-            f"{subject.classifier.name!r} at {in_px(*subject.prior.image_size)}, expected at least "
+            f"{subject.classifier.name!r} at {in_px(*subject.prior.image_size)} on {place_on}, expected at least "
             f"{in_words(smallest)}: give that, or choose {remedies(costs, smallest)}."
         )
     cases = dict(chosen.cases)

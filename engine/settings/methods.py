@@ -37,9 +37,7 @@ class Plain(DrawingSettings):
     alignment = None
 
     sampling: Sampling = field(default_factory=Sampling)
-    tokens: str | None = setting(
-        None, "learned class tokens (CAT): a file from ddis learn-tokens", "FILE"
-    )
+    tokens: str | None = setting(None, "class tokens (CAT): a file from ddis learn-tokens", "FILE")
 
     @classmethod
     def paper(cls) -> "Plain":
@@ -55,9 +53,7 @@ class DDIS(DrawingSettings):
 
     alignment: Alignment = field(default_factory=Alignment)
     sampling: Sampling = field(default_factory=Sampling)
-    tokens: str | None = setting(
-        None, "learned class tokens (CAT): a file from ddis learn-tokens", "FILE"
-    )
+    tokens: str | None = setting(None, "class tokens (CAT): a file from ddis learn-tokens", "FILE")
 
     @classmethod
     def paper(cls) -> "DDIS":

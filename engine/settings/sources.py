@@ -46,21 +46,19 @@ NO_STATISTICS = "none"
 STATISTICS = {
     BATCH_NORM: StatisticsEntry(
         "engine.classifiers.statistics.batch_norm:batch_norm",
-        "batch-norm, which is what its BatchNorm layers stored",
+        "batch-norm (what its layers stored)",
     ),
     "file": StatisticsEntry(
         "engine.classifiers.statistics.file:from_file", "a file from `ddis statistics`"
     ),
-    "energy": StatisticsEntry(
-        "engine.classifiers.statistics.energy:energy", "energy, which needs no images"
-    ),
+    "energy": StatisticsEntry("engine.classifiers.statistics.energy:energy", "energy"),
     "patch-entropy": StatisticsEntry(
         "engine.classifiers.statistics.patch_entropy:patch_entropy",
-        "patch-entropy, which needs no images either",
+        "patch-entropy (neither needs images)",
     ),
 }
 """Sources of a classifier's statistics, by name. To add a source, write it and add a line here."""
-STATISTICS_HELP = "; ".join(entry.help for entry in STATISTICS.values())
+STATISTICS_HELP = ", ".join(entry.help for entry in STATISTICS.values())
 STATISTICS_ENDING = ".safetensors"
 
 

@@ -112,6 +112,12 @@ def unknown_option(word: str, command: type[Command], prog: str) -> str:
     """What is wrong with a word that begins with a dash and is no option of a command."""
     flag = word.partition("=")[0].lstrip("-").replace("_", "-")
     known = [option.flag for option in options_of(command) if not option.positional]
+    for option in options_of(command):
+        if option.positional and option.flag == flag:
+            return (
+                f"{word} is no option of {prog}, expected the {flag} without a flag: write `{prog} {option.metavar} "
+                "...`."
+            )
     plainly = flag.removeprefix("no-")
     if plainly in PREFIXED and any(one.startswith(f"{plainly}.") for one in known):
         return (

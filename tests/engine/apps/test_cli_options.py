@@ -157,6 +157,14 @@ def test_a_verb_has_no_option_without_effect(verb: str, option: str) -> None:
         understood(verb, option, "1")
 
 
+@pytest.mark.parametrize("words", ["doctor --classifier x", "distill --folder=out"])
+def test_a_flag_for_what_has_none_is_answered_by_how_it_is_given(words: str) -> None:
+    verb, flag = words.split(" ")[0], words.partition("--")[2].replace("=", " ").split()[0]
+    usage = f"expected the {flag} without a flag: write `ddis {verb} {flag.upper()} ...`"
+    with pytest.raises(ConfigError, match=usage):
+        understood(*words.split())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -317,7 +317,9 @@ def test_size_dtype_and_guidance_are_those_asked_for(
     wide = small_prior.called_with(height=32, width=64)
     wider = plan(wide, classifier, "10GB", device="cuda", tokens=False, full=False)
     assert (wider.image_px, wider.image_width_px) == (32, 64)
-    with pytest.raises(BudgetError, match=r"at 32 x 64 px \(height x width\), expected at least"):
+    with pytest.raises(
+        BudgetError, match=r"at 32 x 64 px \(height x width\) on cuda, expected at least"
+    ):
         plan(wide, classifier, "1MB", device="cuda", tokens=False, full=False)
     assert larger.peak_bytes["decode"] > roomy.peak_bytes["decode"]
     half = plan(

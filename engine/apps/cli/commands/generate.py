@@ -32,14 +32,14 @@ class Generate(Command):
     needs = ("request.classifier.source",)
     common = (
         *("classifier", "out", "classes", "images-per-class", "seed", "prior", "method", "tokens"),
-        *("preset", "alignment.scale", "steps", "cfg", "over-generate", "architecture", "labels"),
+        *("preset", "alignment.scale", "steps", "cfg", "statistics", "architecture", "labels"),
         *("memory", "dtype", "device"),
     )
     interrupted = RESUMES
 
     request: Request = field(default_factory=Request)
     out: str = needed(
-        "folder of the data set; with --share or --ray (see --help-all) a URL as well; resumed if it was interrupted"
+        "folder of the data set, resumed if it was interrupted; with --share or --ray (see --help-all) a URL as well"
     )
     preset: Literal["default", "paper"] = preset()
     over_generate: float | None = setting(
