@@ -36,10 +36,20 @@ def _ways(result: dict) -> str:
         return ""
     steps = max(result["settings"]["steps"])
     rows = [
-        [name, f"{rate['plain']:.0f}", f"{rate['ours']:.0f}", f"{rate['plain'] / rate['ours']:.2f}"]
+        [
+            name,
+            *(f"{rate[drawn]:.0f}" for drawn in rate),
+            *(f"{rate['plain'] / rate[drawn]:.2f}" for drawn in rate if drawn != "plain"),
+        ]
         for name, rate in result["ways"].items()
     ]
-    header = ["networks in", "plain prior, images a minute", "ours", "time of ours / of plain"]
+    (plain, *guided) = next(iter(result["ways"].values()))
+    header = [
+        "networks in",
+        f"{plain}, images a minute",
+        *guided,
+        *(f"time of {drawn} / of {plain}" for drawn in guided),
+    ]
     return (
         f"\n\nWhole runs of {steps} steps, by what computes the networks:\n\n{table(header, rows)}"
     )

@@ -33,6 +33,8 @@ RESULT = RESULTS / "choices.json"
 WAYS = {
     "default": Method(Alignment()),
     **{f"scale {scale}": Method(Alignment(scale=scale)) for scale in (0.1, 0.2, 0.3)},
+    "class weight 0.1": Method(Alignment(class_weight=0.1)),
+    "CFG 2.5": Method(Alignment(), sampling=Sampling(cfg=2.5)),
     "2 moves of 0.1": Method(Alignment(moves=2, scale=0.1)),
     "polished": Method(Alignment(polish=Polish(steps=8))),
     "every 2nd step": Method(Alignment(stride=2)),

@@ -2,10 +2,10 @@
 
 python bench/studies throughput [--only methods ways quality demo] [--images 28] [--steps 8 30] [--quick]
 
-methods: the plain prior, the paper's guidance, ours, in float32. ways: of the plain prior and ours, what computes the
-networks. The first run of each warms up, compiles and exports, and is not counted; of `--repeats` the median counts.
-quality: the FID of each domain, drawn in each dtype with the same seeds. demo: time and memory of `ddis demo`, as a
-process of its own. Run it on a quiet machine. --quick: two images, two steps, once, to see that it works.
+methods: the plain prior, the paper's guidance, ours, in float32. ways: of the plain prior, ours and `--preset fast`,
+what computes the networks. The first run of each warms up, compiles and exports, and is not counted; of `--repeats` the
+median counts. quality: the FID of each domain, drawn in each dtype with the same seeds. demo: time and memory of `ddis
+demo`, as a process of its own. Run it on a quiet machine. --quick: two images, two steps, once, to see that it works.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from engine.embedded.judge import load_judge
 from engine.memory.profile import profile_step
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
-from engine.settings import Alignment, Sampling
+from engine.settings import DDIS, Alignment, Plain, Sampling
 from studies.evidence import evaluated
 
 RESULT = RESULTS / "throughput.json"
@@ -42,6 +42,8 @@ WAYS = {
     "float32, ONNX Runtime": ("float32", "onnx", False),
 }
 """dtype, `Request.runtime`, and whether `torch.compile` makes the denoiser."""
+DRAWN = {"plain": Plain(), "ours": DDIS(), "fast": DDIS.fast()}
+"""What each way draws with."""
 SEED = 1700
 """Images of this seed are for the part `quality` alone."""
 
@@ -84,7 +86,7 @@ def by_method(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def by_way(chosen: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Images a minute of plain and guided runs of the most steps, by what computes the networks."""
+    """Images a minute of runs of the most steps, by what computes the networks."""
     found: dict[str, dict[str, float]] = {}
     steps = max(chosen.steps)
     for way, (dtype, runtime, is_compiled) in WAYS.items():
@@ -94,9 +96,11 @@ def by_way(chosen: argparse.Namespace) -> dict[str, dict[str, float]]:
         if is_compiled:
             prior.network.compile()
         found[way] = {}
-        for name, alignment in (("plain", None), ("ours", Alignment())):
+        for name, method in DRAWN.items():
             draw = draws(
-                classifier, prior, chosen.images, steps, alignment, Sampling(), runtime=runtime
+                *(classifier, prior, chosen.images, steps),
+                *(method.alignment, method.sampling),
+                runtime=runtime,
             )
             found[way][name] = per_minute(draw, chosen.images, chosen.repeats)
         print(way, found[way], flush=True)

@@ -40,6 +40,11 @@ class Plain(DrawingSettings):
     tokens: str | None = setting(None, "class tokens (CAT): a file from ddis learn-tokens", "FILE")
 
     @classmethod
+    def fast(cls) -> "Plain":
+        """The prior alone, sampled with fewer evaluations of its denoiser."""
+        return cls(sampling=Sampling.fast())
+
+    @classmethod
     def paper(cls) -> "Plain":
         """The prior alone, sampled as in the paper."""
         return cls(sampling=Sampling.paper())
@@ -54,6 +59,11 @@ class DDIS(DrawingSettings):
     alignment: Alignment = field(default_factory=Alignment)
     sampling: Sampling = field(default_factory=Sampling)
     tokens: str | None = setting(None, "class tokens (CAT): a file from ddis learn-tokens", "FILE")
+
+    @classmethod
+    def fast(cls) -> "DDIS":
+        """With less compute: guidance at every second step, and CFG in the middle of the schedule alone."""
+        return cls(alignment=Alignment.fast(), sampling=Sampling.fast())
 
     @classmethod
     def paper(cls) -> "DDIS":

@@ -77,6 +77,11 @@ class Sampling:
         return sum(1 if self.cfg_at(index, self.steps) == 1 else 2 for index in range(self.steps))
 
     @classmethod
+    def fast(cls) -> "Sampling":
+        """CFG in the middle of the schedule alone (arXiv 2404.07724; `bench/studies/choices.py`)."""
+        return cls(cfg_start=0.2, cfg_stop=0.8)
+
+    @classmethod
     def paper(cls) -> "Sampling":
         """Sampling as in the paper: 30 deterministic steps with CFG 15."""
         return cls(steps=30, cfg=15.0, eta=0.0)

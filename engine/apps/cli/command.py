@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from engine.errors import ConfigError
 from engine.events import Events
@@ -46,10 +46,15 @@ def switch(help: str) -> Any:
     return field(default=False, metadata={"help": help, "local": True})
 
 
+Preset = Literal["default", "fast", "paper"]
+"""Guidance and sampling under one name: a classmethod of the settings that have it."""
+
+
 def preset() -> Any:
     """The field of `--preset`."""
     return local(
-        "default: ours; paper: DDIS as published, its guidance and sampling", default="default"
+        "guidance and sampling: default: ours; fast: ours in less time; paper: DDIS as published",
+        default="default",
     )
 
 
@@ -88,27 +93,27 @@ class Command:
     @classmethod
     def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
         """Plain values, section by section, of the presets among the given flags."""
-        return paper(given, method)
+        return of_preset(given, method)
 
     def run(self, call: "Call") -> dict[str, Any]:
         """Carry the command out. Returns what `--json` prints."""
         raise NotImplementedError
 
 
-def paper(given: Mapping[str, Any], method: str, **sections: Any) -> dict[str, Any]:
-    """The values of `--preset paper`: published settings of the method, and of other sections by their names."""
-    if given.get("preset", "default") == "default":
-        return {}
-    published_methods = [name for name in WITH_PRIOR if hasattr(METHODS[name], "paper")]
-    if given["preset"] != "paper" or method not in published_methods:
+def of_preset(given: Mapping[str, Any], method: str, **sections: Any) -> dict[str, Any]:
+    """The values of `--preset`: those of the method, and of other sections by their names."""
+    preset = given.get("preset", "default")
+    if preset == "default" or preset not in get_args(Preset):
+        return {}  # choices are checked later
+    if method not in WITH_PRIOR:
         raise ConfigError(
-            f"preset is {given['preset']!r} with --method {method}, expected 'default', or 'paper' with --method "
-            f"{' or '.join(published_methods)}: choose one of these."
+            f"preset is {preset!r} with --method {method}, expected 'default', or {preset!r} with --method "
+            f"{' or '.join(WITH_PRIOR)}: choose one of these."
         )
-    published = {name: to_plain(kind.paper()) for name, kind in sections.items()}
-    settings = to_plain(METHODS[method].paper())  # type: ignore[union-attr]
+    values = {name: to_plain(getattr(kind, preset)()) for name, kind in sections.items()}
+    settings = to_plain(getattr(METHODS[method], preset)())
     settings.pop("tokens", None)
-    return {"request": {"method": settings}, **published}
+    return {"request": {"method": settings}, **values}
 
 
 @dataclass(frozen=True)

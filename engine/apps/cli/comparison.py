@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from engine.apps.cli import requests
 from engine.apps.cli.command import (
@@ -12,6 +12,7 @@ from engine.apps.cli.command import (
     WITH_PRIOR,
     Call,
     Command,
+    Preset,
     local,
     needed,
     preset,
@@ -96,7 +97,7 @@ class Comparing(Command):
         "was interrupted",
         "N",
     )
-    preset: Literal["default", "paper"] = preset()
+    preset: Preset = preset()
     request: Request = field(default_factory=Request)
     comparison: Comparison = field(default_factory=Comparison)
     execution: Execution = field(default_factory=Execution)

@@ -76,12 +76,12 @@ def test_throughput_is_told_by_steps() -> None:
     assert "FID" not in table
     assert "networks in" not in table
     result["settings"] |= {"steps": [8, 30], "alignment": {"scale": 0.2}}
-    result["ways"] = {"bfloat16": {"plain": 200.4, "ours": 100.2}}
+    result["ways"] = {"bfloat16": {"plain": 200.4, "ours": 100.2, "fast": 167}}
     row = {"images": 56, "metrics": {"fid": {"value": 9.24, "low": 8.0, "high": 10.96}}}
     result["quality"] = {"float32": {"art_painting": row}, "bfloat16": {"art_painting": row}}
     table = throughput_table(result)
     assert "Whole runs of 30 steps" in table
-    assert "| bfloat16 | 200 | 100 | 2.00 |" in table
+    assert "| bfloat16 | 200 | 100 | 167 | 2.00 | 1.20 |" in table
     assert "FID of 56 guided images of the same seeds, with a scale of 0.2" in table
     result["demo"] = {"seconds": 19.4, "peak_bytes": 7e8}
     assert "`ddis demo` takes 19 s, loading included, and at most 0.70 GB" in throughput_table(

@@ -102,12 +102,14 @@ def test_flags_change_the_fields_they_name() -> None:
     )
 
 
-def test_a_preset_is_published_settings_under_the_flags() -> None:
+def test_a_preset_is_settings_under_the_flags() -> None:
     assert generate("--preset", "paper").method == DDIS.paper()
     assert generate("--preset", "paper", "--eta", "1").method == replace(
         DDIS.paper(), sampling=replace(Sampling.paper(), eta=1.0)
     )
     assert generate("--method", "plain", "--preset", "paper").method == Plain.paper()
+    assert generate("--preset", "fast").method == DDIS.fast()
+    assert generate("--method", "plain", "--preset", "fast").method == Plain.fast()
     learning = understood("learn-tokens", "--preset", "paper", "--learning.epochs", "3").command
     assert learning.learning == replace(TokenLearning.paper(), epochs=3)
     assert learning.request.method == DDIS.paper()

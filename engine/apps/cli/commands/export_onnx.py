@@ -2,10 +2,19 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import ALIGNMENT, MODELS, WITH_PRIOR, Call, Command, needed, preset
+from engine.apps.cli.command import (
+    ALIGNMENT,
+    MODELS,
+    WITH_PRIOR,
+    Call,
+    Command,
+    Preset,
+    needed,
+    preset,
+)
 from engine.request import Execution, Request
 
 
@@ -24,7 +33,7 @@ class ExportOnnx(Command):
 
     request: Request = field(default_factory=Request)
     out: Path = needed("folder; serves `ddis generate` as its --onnx-cache")
-    preset: Literal["default", "paper"] = preset()
+    preset: Preset = preset()
     execution: Execution = field(default_factory=Execution)
 
     def run(self, call: Call) -> dict[str, Any]:

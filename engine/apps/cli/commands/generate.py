@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from engine.apps.cli import requests
 from engine.apps.cli.closing import report
-from engine.apps.cli.command import MODELS, RESUMES, Call, Command, needed, preset
+from engine.apps.cli.command import MODELS, RESUMES, Call, Command, Preset, needed, preset
 from engine.errors import ConfigError, counted
 from engine.request import Execution, Request
 from engine.settings.fields import setting
@@ -41,7 +41,7 @@ class Generate(Command):
     out: str = needed(
         "folder of the data set, resumed if it was interrupted; with --share or --ray (see --help-all) a URL as well"
     )
-    preset: Literal["default", "paper"] = preset()
+    preset: Preset = preset()
     over_generate: float | None = setting(
         None,
         "first make this many times the images that were asked for, in the folder OUT-all, then keep the better ones "

@@ -16,7 +16,7 @@ from engine.apps.cli.command import (
     Command,
     local,
     needed,
-    paper,
+    of_preset,
 )
 from engine.errors import ConfigError
 from engine.facts import facts_of
@@ -80,7 +80,9 @@ class LearnTokens(Command):
     def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
         if given.get("preset") == "instead":
             return {"learning": to_plain(TokenLearning.instead())}
-        return paper(given, method, learning=TokenLearning)
+        if given.get("preset") == "paper":
+            return of_preset(given, method, learning=TokenLearning)
+        return {}
 
     def run(self, call: Call) -> dict[str, Any]:
         from engine.runners.learn_tokens import learn_tokens

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import MODELS, WITH_PRIOR, Call, Command, preset
+from engine.apps.cli.command import MODELS, WITH_PRIOR, Call, Command, Preset, preset
 from engine.errors import counted
 from engine.request import Execution, Request
 from engine.settings.fields import setting
@@ -61,7 +61,7 @@ class Plan(Command):
     learn_tokens: bool = setting(
         False, "plan `ddis learn-tokens` too, whose phases take the longest to count"
     )
-    preset: Literal["default", "paper"] = preset()
+    preset: Preset = preset()
     execution: Execution = field(default_factory=Execution)
 
     def run(self, call: Call) -> dict[str, Any]:

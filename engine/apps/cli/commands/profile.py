@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import ALIGNMENT, MODELS, Call, Command, local, preset
+from engine.apps.cli.command import ALIGNMENT, MODELS, Call, Command, Preset, local, preset
 from engine.errors import counted
 from engine.request import Execution, Request
 from engine.settings.fields import setting
@@ -27,7 +27,7 @@ class Profile(Command):
     request: Request = field(default_factory=Request)
     images: int = setting(4, "images in the step")
     trace: Path | None = local("also write a Chrome trace of the step here (.json)", "FILE")
-    preset: Literal["default", "paper"] = preset()
+    preset: Preset = preset()
     execution: Execution = field(default_factory=Execution)
 
     def run(self, call: Call) -> dict[str, Any]:

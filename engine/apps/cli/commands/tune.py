@@ -3,10 +3,10 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from engine.apps.cli import requests
-from engine.apps.cli.command import MODELS, Call, Command, local, preset
+from engine.apps.cli.command import MODELS, Call, Command, Preset, local, preset
 from engine.errors import ConfigError
 from engine.request import Execution, Request
 from engine.settings.fields import setting
@@ -33,7 +33,7 @@ class Tune(Command):
         None, "scales to try; by default those that suit relative steps", "X"
     )
     images_per_class: int = setting(4, "images of each class and scale")
-    preset: Literal["default", "paper"] = preset()
+    preset: Preset = preset()
     out: Path | None = local("also write the trials here, as JSON, for `ddis report`", "FILE")
     execution: Execution = field(default_factory=Execution)
 
