@@ -19,9 +19,11 @@ from engine.classifiers import load_classifier
 from engine.downstream.distill import distill
 from engine.embedded.judge import load_judge
 from engine.evaluation.shares import shares
-from engine.priors import load_prior
+from engine.priors import Prior, load_prior
+from engine.runners.learn_lora import learn_lora
 from engine.settings import Alignment, Polish, Sampling
 from engine.settings.downstream import Comparison
+from engine.settings.lora import LoraLearning
 from studies.downstream import STUDENT
 from studies.evidence import METRICS, Method, draw, evaluated, flops_per_image, images_of
 from studies.guidance_study import MIDDLE
@@ -29,6 +31,8 @@ from studies.rows import DTYPE, rows_by_domain
 
 SEED = 800
 """As guidance_study.py's: images of this seed are for choosing alone."""
+LEARNING_SEED = 850
+"""Of images that an adapter is learned from."""
 RESULT = RESULTS / "choices.json"
 WAYS = {
     "default": Method(Alignment()),
@@ -40,7 +44,20 @@ WAYS = {
     "every 2nd step": Method(Alignment(stride=2)),
     "CFG in the middle": Method(Alignment(), sampling=Sampling(**MIDDLE)),
     "every 2nd step, CFG in the middle": Method(Alignment(stride=2), sampling=Sampling(**MIDDLE)),
+    "adapter": Method(None, sampling=Sampling(cfg=1.0)),
 }
+LEARNED_FROM = {"adapter": 25}
+"""Of a way that draws with guidance distilled into an adapter: guided images of each class that it is learned from."""
+
+
+def prior_of(way: str, domain: str, prior: Prior, adapter: Path) -> Prior:
+    """What draws the images of a way. adapter: where that of a domain is kept."""
+    if way not in LEARNED_FROM:
+        return prior
+    learn_lora(
+        f"embedded:{domain}", images_per_class=LEARNED_FROM[way], seed=LEARNING_SEED, out=adapter
+    )
+    return load_prior("embedded", dtype=DTYPE, lora=str(adapter))
 
 
 def main() -> None:
@@ -68,11 +85,15 @@ def main() -> None:
     for way, domain in product(chosen.ways, chosen.domains):
         how, name = WAYS[way], f"{way}/{domain}"
         folder = chosen.work / prior.fingerprint / domain / way.replace(" ", "_")
-        row = result.kept(name, {"settings": how.guidance})
+        depends = {"settings": how.guidance}
+        if way in LEARNED_FROM:
+            depends["learned"] = {"images": LEARNED_FROM[way], **asdict(LoraLearning())}
+        row = result.kept(name, depends)
         if "student" in row:
             continue
         guide = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
-        draw(how, guide, prior, domain, chosen.images, SEED, folder / "images", folder / "plain")
+        drawing = prior_of(way, domain, prior, folder / "adapter.safetensors")
+        draw(how, guide, drawing, domain, chosen.images, SEED, folder / "images", folder / "plain")
         report = distill(
             folder / "images",
             load_classifier(f"embedded:{domain}", device="cpu"),
