@@ -184,28 +184,31 @@ def methods_table(result: dict, methods: list[str], seconds: bool = False) -> st
 
 
 def tune_table(result: dict) -> str:
-    """The study `tune`: each scale's score without data beside its FID by real images."""
+    """The study `tune`: each prompt's and each scale's score without data beside its FID by real images."""
+    prompts = [name for name in _tried(result) if "{class}" in name]
+    scales = [name for name in _tried(result) if name not in prompts]
+    parts = ["Score (least is chosen) / FID."]
+    if prompts:
+        parts += ["At the default scale:", _tuned(result, prompts, "")]
+        parts += ["With the prompt of the least score:"]
+    return "\n\n".join([*parts, _tuned(result, scales, "scale ")])
+
+
+def _tried(result: dict) -> list[str]:
+    return list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
+
+
+def _tuned(result: dict, tried: list[str], what: str) -> str:
     domains = list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
-    scales = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
     rows = []
     for domain in domains:
-        found = {
-            scale: result["rows"][f"{domain}/{scale}"]
-            for scale in scales
-            if f"{domain}/{scale}" in result["rows"]
-        }
-        chosen, best = (min(found, key=lambda scale: found[scale][key]) for key in ("score", "fid"))
+        found = {name: row for name in tried if (row := result["rows"].get(f"{domain}/{name}"))}
+        chosen, best = (min(found, key=lambda name: found[name][key]) for key in ("score", "fid"))
         cells = [f"{row['score']:.2f} / {row['fid']:.1f}" for row in found.values()]
         ratio = found[chosen]["fid"] / found[best]["fid"]
         rows.append([domain.replace("_", " "), *cells, chosen, best, f"{ratio:.2f}"])
-    header = [
-        "classifier of",
-        *(f"scale {scale}" for scale in scales),
-        "tuned",
-        "best by FID",
-        "FID tuned / best",
-    ]
-    return "Score (least is chosen) / FID.\n\n" + table(header, rows)
+    header = ["classifier of", *(f"{what}{name}" for name in tried), "tuned", "best by FID"]
+    return table([*header, "FID tuned / best"], rows)
 
 
 SETS = {

@@ -43,7 +43,17 @@ WAYS = {
     "polished": Method(Alignment(polish=Polish(steps=8))),
     "every 2nd step": Method(Alignment(stride=2)),
     "CFG in the middle": Method(Alignment(), sampling=Sampling(**MIDDLE)),
+    "CFG from 10 to 80 %": Method(Alignment(), sampling=Sampling(cfg_start=0.1, cfg_stop=0.8)),
+    "CFG in the middle, class weight 0.6": Method(
+        Alignment(class_weight=0.6), sampling=Sampling(**MIDDLE)
+    ),
+    "CFG to 70 %": Method(Alignment(), sampling=Sampling(cfg_stop=0.7)),
     "every 2nd step, CFG in the middle": Method(Alignment(stride=2), sampling=Sampling(**MIDDLE)),
+    "domain in the prompt": Method(Alignment(), names_domain=True),
+    "domain in the prompt, CFG in the middle": Method(
+        Alignment(), sampling=Sampling(**MIDDLE), names_domain=True
+    ),
+    "plain, domain in the prompt": Method(None, names_domain=True),
     "adapter": Method(None, sampling=Sampling(cfg=1.0)),
 }
 LEARNED_FROM = {"adapter": 25}

@@ -1,33 +1,70 @@
-"""How near `ddis tune` comes to the scale that real images would choose.
+"""How near `ddis tune` comes to the prompt and the scale that real images would choose.
 
 python bench/studies tune [--domains ...]
 
-For each embedded classifier: the score of `tune` at each scale, on its 4 images a class, and the FID of 8 other images
-a class against the domain's real ones, by the judge. Tuning reads the first alone. Cut runs go on, and several with
-other --domains may run at once.
+For each embedded classifier: the score of `tune` with each prompt, and then at each scale with the prompt that was
+found, on its 4 images a class, and the FID of 8 other images a class against the domain's real ones, by the judge.
+Tuning reads the first alone. Cut runs go on, and several with other --domains may run at once.
 """
 
 import argparse
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any, cast
 
 from result_files import RESULTS
 
 from engine.classifiers import load_classifier
 from engine.embedded.judge import load_judge
+from engine.methods.drawing import Drawing
 from engine.priors import load_prior
 from engine.runners.asking import asked as requested
 from engine.runners.generate import generate
-from engine.runners.tune import TUNING_SEED, try_scale, with_alignment
+from engine.runners.trial import Trial
+from engine.runners.tune import (
+    PROMPTS,
+    SCALES,
+    TUNING_SEED,
+    try_prompt,
+    try_scale,
+    with_alignment,
+    with_prompt,
+)
 from engine.settings import Alignment, Evaluation, Sampling
 from studies.evidence import FIRST_SEED, evaluated
 from studies.rows import DTYPE, Rows
 
 RESULT = RESULTS / "tune.json"
-SCALES = (0.1, 0.2, 0.4, 0.6, 0.8)
 ORACLE_SEED = FIRST_SEED + 1000
 IMAGES, ORACLE_IMAGES = 4, 8
+
+
+def kept(
+    result: Rows,
+    work: Path,
+    name: str,
+    drawing: Drawing,
+    attempt: Callable[[Drawing], Trial],
+) -> dict[str, Any]:
+    """The row of a name, '<domain>/<what is tried>', made where it is missing."""
+    domain, what = name.split("/")
+    row = result.kept(name, {"prompt": drawing.sampling.prompt})
+    if "fid" in row:
+        return row
+    trial = attempt(drawing)
+    folder = work / domain / what.replace(" ", "_")
+    images = (drawing.classifier, drawing.prior, None, ORACLE_IMAGES)
+    made_so = {"alignment": drawing.alignment, "sampling": drawing.sampling}
+    for _ in generate(*images, **made_so, seed=ORACLE_SEED, out=folder):
+        pass
+    metrics = evaluated(folder, domain, Evaluation(resamples=0))["metrics"]
+    row |= asdict(trial) | {"score": trial.score, "fid": metrics["fid"]["value"]}
+    result.add(name, row)
+    print(f"{name}: score {row['score']:.2f}, FID {row['fid']:.1f}", flush=True)
+    return row
 
 
 def main() -> None:
@@ -44,30 +81,18 @@ def main() -> None:
         "images": IMAGES,
         "oracle_images": ORACLE_IMAGES,
     }
-    names = [f"{domain}/{scale}" for domain, scale in product(load_judge().domains, SCALES)]
+    tried = (*PROMPTS, *map(str, SCALES))
+    names = [f"{domain}/{what}" for domain, what in product(load_judge().domains, tried)]
     result = Rows(chosen.out, asked, prior.device, names)
     for domain in chosen.domains:
         classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
         wanted = requested(classifier, prior, images_per_class=IMAGES, seed=TUNING_SEED)
-        drawing = wanted.prepare()
+        drawing = cast(Drawing, wanted.prepare())
+        measured = partial(kept, result, chosen.work / prior.fingerprint)
+        rows = {
+            prompt: measured(f"{domain}/{prompt}", with_prompt(drawing, prompt), try_prompt)
+            for prompt in PROMPTS
+        }
+        best = with_prompt(drawing, min(rows, key=lambda prompt: rows[prompt]["score"]))
         for scale in SCALES:
-            name = f"{domain}/{scale}"
-            if result.kept(name):
-                continue
-            alignment = replace(Alignment(), scale=scale)
-            trial = try_scale(with_alignment(drawing, scale=scale))
-            folder = chosen.work / prior.fingerprint / domain / str(scale)
-            for _ in generate(
-                classifier,
-                prior,
-                None,
-                ORACLE_IMAGES,
-                alignment=alignment,
-                seed=ORACLE_SEED,
-                out=folder,
-            ):
-                pass
-            metrics = evaluated(folder, domain, Evaluation(resamples=0))["metrics"]
-            row = asdict(trial) | {"score": trial.score, "fid": metrics["fid"]["value"]}
-            result.add(name, row)
-            print(name, row, flush=True)
+            measured(f"{domain}/{scale}", with_alignment(best, scale=scale), try_scale)

@@ -40,12 +40,13 @@ def check_words(
         PromptWarning: where a part of a prompt is not read, and of class names that the prior cannot know.
     """
     read = ["a" for _ in labels] if learned and instead else labels  # of one token
-    _check_length(prior, read, template, LEARNED if learned and not instead else 0)
+    check_length(prior, read, template, LEARNED if learned and not instead else 0)
     if not learned:
         _warn_of_names(prior, labels)
 
 
-def _check_length(prior: Prior, labels: Sequence[str], template: str, more: int) -> None:
+def check_length(prior: Prior, labels: Sequence[str], template: str, more: int = 0) -> None:
+    """The part of `check_words` that is about how far prompts are read. more: tokens that learned ones add."""
     encoders = [encoder.key for encoder in prior.text_encoders()]
     if not encoders:
         return

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from engine.errors import ConfigError
 from engine.files import explained
+from engine.prompts import PLAIN
 from engine.report import charts
 from engine.report.overview import settings_rows
 
@@ -84,6 +86,7 @@ def _evaluation(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tuning(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     trials, preset = report["trials"], report.get("preset", "default")
+    prompt = report.get("prompt", PLAIN)
     scales = [trial["scale"] for trial in trials]
     drawn = {
         "Score: the least is chosen": {"score": "score"},
@@ -96,6 +99,7 @@ def _tuning(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
         "file": str(path),
         "report": report,
         "preset": "" if preset == "default" else f"--preset {preset} ",
+        "prompt": "" if prompt == PLAIN else f"--prompt {quote(prompt)} ",
         "charts": [
             (
                 title,

@@ -28,8 +28,9 @@ VIEWS = 4
 class Trial:
     """What drawn images look like to the classifier, over VIEWS random views of each.
 
-    l_bn: of all views together, each layer relative to its own stored statistics, squared (`Alignment.layers`,
-    `norm`); None where it has no statistics. cross_entropy: mean of the views, by the images' own classes.
+    l_bn: of all views together, in the published norm, each layer relative to its own stored statistics
+    (`Alignment.layers`); None where it has no statistics. In the squared norm, which guidance descends, one layer that
+    is far off would decide. cross_entropy: mean of the views, by the images' own classes.
     recognised, agreement: shares of the images whose own class it names in the image, and in each view of it.
     """
 
@@ -87,7 +88,7 @@ def observe(drawing: Drawing, events: Events = SILENT, task: str = IMAGES) -> Tr
     l_bn = None
     if isinstance(known, Statistics):
         weights = layer_weights(known, "relative")
-        l_bn = moment_distance(moments, known.stored, weights, "l2_squared").item()
+        l_bn = moment_distance(moments, known.stored, weights).item()
     return Trial(
         images=seen // VIEWS,
         l_bn=l_bn,

@@ -94,6 +94,16 @@ def test_tune_chooses_the_least_score_and_is_held_against_the_least_fid(cells) -
         "photo/0.8": {"score": 0.3, "fid": 5.0},
     }
     assert cells(tune_table({"rows": rows}), "photo")[-3:] == ["0.4", "0.8", "1.20"]
+    prompts = {
+        "photo/{a} {class}": {"score": 0.2, "fid": 9.0},
+        "photo/a photo of {a} {class}": {"score": 0.1, "fid": 7.5},
+    }
+    styles, scales = tune_table({"rows": prompts | rows}).split("With the prompt of the least")
+    assert cells(styles, "photo") == [
+        *("photo", "0.20 / 9.0", "0.10 / 7.5"),
+        *("a photo of {a} {class}", "a photo of {a} {class}", "1.00"),
+    ]
+    assert cells(scales, "photo")[-3:] == ["0.4", "0.8", "1.20"]
 
 
 def test_a_style_without_test_images_has_an_empty_cell(cells) -> None:

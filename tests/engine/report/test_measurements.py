@@ -1,5 +1,6 @@
 """Pages about files of `ddis evaluate --out` and `ddis tune --out`."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ from engine.apps.cli import main
 from engine.errors import ConfigError
 from engine.report import write_report
 from engine.runners.tune import ScaleTrial, Tuned
-from engine.settings import Alignment
+from engine.settings import Alignment, Sampling
 
 
 def evaluation(folder: str = "out/<i>set</i>", **changes: Any) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def tuned(**changes: Any) -> dict[str, Any]:
         )
         for scale, l_bn in ((0.2, 3.0), (0.4, 1.5))
     ]
-    return Tuned(Alignment(scale=0.4), tuple(trials)).to_json() | changes
+    return Tuned(Alignment(scale=0.4), Sampling(), tuple(trials)).to_json() | changes
 
 
 def test_an_evaluation_has_values_intervals_and_what_is_missing(tmp_path: Path) -> None:
@@ -117,6 +118,19 @@ def test_a_tuning_names_the_scale_and_how_to_go_on(tmp_path: Path) -> None:
     assert text.count("<svg") == 3  # a classifier without statistics has no L_BN
     text = write_report([written(tmp_path / "t.json", tuned(preset="paper"))]).read_text()
     assert "ddis generate ... --preset paper --alignment.scale 0.4<" in text
+
+
+def test_a_tuning_of_prompts_names_the_one_found(tmp_path: Path) -> None:
+    facts = {"images": 7, "l_bn": 2.0, "cross_entropy": 1.0, "recognised": 0.5, "agreement": 0.25}
+    styles = ("{a} {class}", "a sketch of {a} {class}")
+    prompts = [facts | {"prompt": prompt, "score": 1.7} for prompt in styles]
+    report = tuned(prompt=styles[1], prompts=prompts)
+    text = write_report([written(tmp_path / "t.json", report)]).read_text()
+    found = html.unescape(text)
+    assert "ddis generate ... --prompt 'a sketch of {a} {class}' --alignment.scale 0.4<" in found
+    assert text.count('class="chosen"') == 2
+    report.pop("prompts")  # as version 0.1 wrote it
+    assert "<table" in write_report([written(tmp_path / "t.json", report)]).read_text()
 
 
 @pytest.mark.parametrize("content", [b"[1, 2]", b"no JSON", b'{"metrics": {}}', b"{}"])

@@ -1,5 +1,6 @@
 """The scale that the teacher alone chooses."""
 
+import html
 import json
 from dataclasses import replace
 from math import log
@@ -16,10 +17,12 @@ from engine.errors import ConfigError
 from engine.guidance.objective import Objective
 from engine.memory.micro_batch import MicroBatches
 from engine.methods.drawing import Drawing
+from engine.prompts import PLAIN
 from engine.runners import trial as trying
 from engine.runners import tune as tuning
 from engine.runners.asking import asked
-from engine.runners.tune import TUNING_SEED, ScaleTrial, try_scale
+from engine.runners.trial import Trial
+from engine.runners.tune import PROMPTS, TUNING_SEED, PromptTrial, ScaleTrial, try_scale
 
 FEW = Sampling(steps=2, batch=3)
 
@@ -45,11 +48,82 @@ def test_the_least_sum_of_log_l_bn_and_cross_entropy_wins(
     made = {0.1: trial(0.1, 8.0, 0.2), 0.4: trial(0.4, 1.0, 0.5), 0.8: trial(0.8, 0.9, 2.0)}
     monkeypatch.setattr(tuning, "try_scale", lambda drawing, _: made[drawing.alignment.scale])
     found = tune(
-        teacher, small_prior, ["dog"], scales=(0.8, 0.1, 0.4, 0.4), sampling=FEW, images_per_class=2
+        *(teacher, small_prior, ["dog"]),
+        scales=(0.8, 0.1, 0.4, 0.4),
+        prompts=[PLAIN],
+        sampling=FEW,
+        images_per_class=2,
     )
     assert found.alignment == replace(Alignment(), scale=0.4)
     assert [one.scale for one in found.trials] == [0.1, 0.4, 0.8]
     assert made[0.4].score == pytest.approx(log(1.0) + 0.5)
+
+
+def test_the_prompt_is_found_first_and_scales_are_tried_with_it(
+    teacher, small_prior, monkeypatch
+) -> None:
+    scores = {PLAIN: 1.0, "a sketch of {a} {class}": 0.5, "a photo of {a} {class}": 2.0}
+    seen = []
+
+    def observed(drawing: Drawing, _) -> Trial:
+        assert drawing.alignment is not None
+        seen.append((drawing.prompt_of(0), drawing.alignment.scale))
+        return Trial(
+            images=2,
+            l_bn=1.0,
+            cross_entropy=scores[drawing.sampling.prompt],
+            recognised=1.0,
+            agreement=1.0,
+        )
+
+    monkeypatch.setattr(tuning, "observe", observed)
+    found = tune(
+        *(teacher, small_prior, ["dog"]),
+        alignment=Alignment(scale=0.3),
+        sampling=FEW,
+        scales=(0.1, 0.2),
+        prompts=list(scores) * 2,
+    )
+    assert seen[:3] == [("a dog", 0.3), ("a sketch of a dog", 0.3), ("a photo of a dog", 0.3)]
+    assert seen[3:] == [("a sketch of a dog", 0.1), ("a sketch of a dog", 0.2)]
+    assert found.sampling == replace(FEW, prompt="a sketch of {a} {class}")
+    assert [trial.prompt for trial in found.prompts] == list(scores)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "prompts", "tried"),
+    [
+        (FEW, None, len(PROMPTS)),
+        (FEW, ["a photo of {a} {class}"], 0),
+        (replace(FEW, prompt="a photo of {a} {class}"), None, 0),
+    ],
+)
+def test_prompts_are_tried_where_there_is_a_choice(
+    teacher, small_prior, monkeypatch, sampling: Sampling, prompts: list[str], tried: int
+) -> None:
+    made = Trial(images=2, l_bn=1.0, cross_entropy=1.0, recognised=1.0, agreement=1.0)
+    monkeypatch.setattr(tuning, "observe", lambda *_: made)
+    found = tune(
+        *(teacher, small_prior, ["dog"]), sampling=sampling, scales=(0.1, 0.2), prompts=prompts
+    )
+    assert len(found.prompts) == tried
+    assert found.sampling.prompt == (prompts or [sampling.prompt])[0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "tune got no prompts, expected at least one"),
+        (["a photo of {a} {class}", "a photo"], "expected a text with {class} in it"),
+        ([PLAIN, "word " * 500 + "{class}"], "does not read as far as the class"),
+    ],
+)
+def test_a_prompt_that_cannot_be_tried_is_refused_before_any_is(
+    teacher, small_prior, monkeypatch, prompts: list[str], message: str
+) -> None:
+    monkeypatch.setattr(tuning, "observe", lambda *_: pytest.fail("a trial was made"))
+    with pytest.raises(ConfigError, match=message):
+        tune(teacher, small_prior, ["dog"], prompts=prompts)
 
 
 def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch) -> None:
@@ -64,7 +138,7 @@ def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch
     images = torch.stack([sample.image for sample in samples])
     classes = torch.tensor([sample.key.class_index for sample in samples])
     with torch.no_grad():
-        expected = Objective(teacher, Alignment()).value(images).item()
+        expected = Objective(teacher, Alignment(norm="l2")).value(images).item()
         logits = teacher.logits(images)
     right = (logits.argmax(1) == classes).float().mean().item()
     assert found.images == 8
@@ -95,7 +169,8 @@ def test_a_trial_in_parts_is_the_whole_one(teacher, tiny_prior, monkeypatch) -> 
 
 
 def test_its_images_are_not_those_that_the_scale_then_makes(teacher, small_prior) -> None:
-    settings = {"scales": (0.2, 0.5), "sampling": FEW, "images_per_class": 2, "seed": 3}
+    settings = {"scales": (0.2, 0.5), "prompts": [PLAIN], "sampling": FEW, "seed": 3}
+    settings |= {"images_per_class": 2}
     found = tune(teacher, small_prior, ["dog"], **settings)
     assert tune(teacher, small_prior, ["dog"], **settings) == found
     drawing = asked(
@@ -116,8 +191,11 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     models = ["--classifier", "embedded:photo", "--classes", "dog"]
     few = ["--images-per-class", "2", "--steps", "2"]
     command = ["tune", *models, *few, "--scales", "0.2", "0.6"]
-    assert main([*command, "--json"]) == 0
+    prompts = ["{a} {class}", "a photo of {a} {class}"]
+    assert main([*command, "--prompts", *prompts, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["prompt"] in prompts
+    assert [trial["prompt"] for trial in found["prompts"]] == prompts
     assert found["scale"] in (0.2, 0.6)
     assert len(found["trials"]) == 2
     assert main([*command, "--method", "plain"]) == 2
@@ -130,7 +208,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("preset", "says"),
-    [("default", "... --alignment.scale "), ("paper", "... --preset paper --alignment.scale ")],
+    [
+        ("default", "... --prompt 'a photo of {a} {class}' --alignment.scale "),
+        ("paper", "... --preset paper --prompt 'a photo of {a} {class}' --alignment.scale "),
+    ],
 )
 def test_the_command_says_how_to_use_what_it_found(
     monkeypatch: pytest.MonkeyPatch,
@@ -146,6 +227,19 @@ def test_the_command_says_how_to_use_what_it_found(
         "engine.runners.tune.try_scale",
         lambda drawing, *_: replace(trial, scale=drawing.alignment.scale),
     )
+    styles = ["{a} {class}", "a photo of {a} {class}"]
+    scores = dict(zip(styles, (2.0, 1.0), strict=True))
+    monkeypatch.setattr(
+        "engine.runners.tune.try_prompt",
+        lambda drawing, *_: PromptTrial(
+            images=2,
+            l_bn=1.0,
+            cross_entropy=scores[drawing.sampling.prompt],
+            recognised=1.0,
+            agreement=1.0,
+            prompt=drawing.sampling.prompt,
+        ),
+    )
     command = [
         "tune",
         "--classifier",
@@ -157,6 +251,8 @@ def test_the_command_says_how_to_use_what_it_found(
         "--scales",
         "0.2",
         "0.6",
+        "--prompts",
+        *styles,
     ]
     file = tmp_path / "tuned.json"
     assert main([*command, "--preset", preset, "--out", str(file), "--quiet"]) == 0
@@ -164,4 +260,5 @@ def test_the_command_says_how_to_use_what_it_found(
     assert f"ddis generate {says}0.2" in shown
     assert "Scale 0.2 has the least score" in shown
     assert main(["report", str(file), "--quiet"]) == 0
-    assert f"<code>ddis generate {says}0.2</code>" in file.with_suffix(".html").read_text()
+    page = html.unescape(file.with_suffix(".html").read_text())
+    assert f"<code>ddis generate {says}0.2</code>" in page

@@ -1,30 +1,43 @@
-"""`ddis tune`: the length of a guidance step, found without data."""
+"""`ddis tune`: the prompt and the length of a guidance step, found without data."""
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from engine.apps.cli import requests
 from engine.apps.cli.command import MODELS, Call, Command, Preset, local, preset
 from engine.errors import ConfigError
+from engine.prompts import PLAIN
 from engine.request import Execution, Request
 from engine.settings.fields import setting
 
 if TYPE_CHECKING:
-    from engine.runners.tune import ScaleTrial
+    from engine.runners.trial import Trial
+
+COLUMNS = ("L_BN of views", "cross-entropy of views", "score", "recognised", "in every view")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(Command):
-    """Find the scale of guidance from the classifier alone."""
+    """Find the prompt and the scale of guidance from the classifier alone."""
 
     module = "engine.runners.tune"
     options = (*MODELS, "request.method.*", "request.classes", "request.seed")
     needs = ("request.classifier.source",)
     methods = ("ddis",)
     common = (
-        *("classifier", "scales", "images-per-class", "classes", "seed", "prior", "tokens"),
+        *(
+            "classifier",
+            "prompts",
+            "scales",
+            "images-per-class",
+            "classes",
+            "seed",
+            "prior",
+            "tokens",
+        ),
         *("out", "preset", "steps", "cfg", "architecture", "labels", "dtype", "device"),
     )
 
@@ -32,7 +45,12 @@ class Tune(Command):
     scales: tuple[float, ...] | None = setting(
         None, "scales to try; by default those that suit relative steps", "X"
     )
-    images_per_class: int = setting(4, "images of each class and scale")
+    prompts: tuple[str, ...] | None = setting(
+        None,
+        "prompts to try, such as 'a sketch of {a} {class}'; by default five that name styles, or the one of --prompt",
+        "PROMPT",
+    )
+    images_per_class: int = setting(4, "images of each class and trial")
     preset: Preset = preset()
     out: Path | None = local("also write the trials here, as JSON, for `ddis report`", "FILE")
     execution: Execution = field(default_factory=Execution)
@@ -65,20 +83,29 @@ class Tune(Command):
             alignment=alignment,
             sampling=method.sampling,
             scales=self.scales or SCALES,
+            prompts=self.prompts,
             images_per_class=self.images_per_class,
             seed=self.request.seed,
             events=call.events,
         )
-        columns = "scale, L_BN of views, cross-entropy of views, score, recognised, in every view"
-        best = found.alignment.scale
+        best, prompt = found.alignment.scale, found.sampling.prompt
+        if found.prompts:
+            rows = [_row(trial.prompt, trial) for trial in found.prompts]
+            call.screen.table(
+                f"{prompt!r} has the least score of the prompts",
+                ["prompt", *COLUMNS],
+                rows,
+                result=True,
+            )
+        rows = [_row(f"{trial.scale:g}", trial) for trial in found.trials]
         call.screen.table(
-            f"Scale {best:g} has the least score",
-            columns.split(", "),
-            [_row(trial) for trial in found.trials],
-            result=True,
+            f"Scale {best:g} has the least score", ["scale", *COLUMNS], rows, result=True
         )
         preset = "" if self.preset == "default" else f"--preset {self.preset} "
-        call.screen.say(f"ddis generate ... {preset}--alignment.scale {best:g}", result=True)
+        asked_for = "" if prompt == PLAIN else f"--prompt {quote(prompt)} "
+        call.screen.say(
+            f"ddis generate ... {preset}{asked_for}--alignment.scale {best:g}", result=True
+        )
         report = found.to_json() | {"preset": self.preset}
         if self.out is not None:
             write_whole(self.out, json.dumps(report, indent=1).encode() + b"\n")
@@ -86,10 +113,10 @@ class Tune(Command):
         return report
 
 
-def _row(trial: "ScaleTrial") -> list[str]:
-    """A trial as a line of the table."""
+def _row(name: str, trial: "Trial") -> list[str]:
+    """A trial as a line of its table."""
     return [
-        f"{trial.scale:g}",
+        name,
         "-" if trial.l_bn is None else f"{trial.l_bn:.3g}",
         f"{trial.cross_entropy:.3g}",
         f"{trial.score:.2f}",
