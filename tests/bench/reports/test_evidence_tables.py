@@ -100,7 +100,7 @@ def test_tune_chooses_the_least_score_and_is_held_against_the_least_fid(cells) -
     }
     styles, scales = tune_table({"rows": prompts | rows}).split("With the prompt of the least")
     assert cells(styles, "photo") == [
-        *("photo", "0.20 / 9.0", "0.10 / 7.5"),
+        *("0.20 / 9.0", "0.10 / 7.5"),
         *("a photo of {a} {class}", "a photo of {a} {class}", "1.00"),
     ]
     assert cells(scales, "photo")[-3:] == ["0.4", "0.8", "1.20"]
