@@ -58,7 +58,7 @@ def guidance_table(result: dict) -> str:
     """The study `evidence`: shares by domain and method, each the mean over its seeds."""
     methods = [
         m
-        for m in ("plain", "paper DAG", "DAG")
+        for m in ("plain", "paper DAG", "DAG", "fast", "tuned", "tuned, fast")
         if any(_cells(result, m, d) for d in _domains(result))
     ]
 
@@ -80,7 +80,7 @@ def guidance_table(result: dict) -> str:
         for m in methods
     )
     return (
-        f"Judge's share in the domain / in the class / L_BN; neutral prompts; images of each row and column: {numbers}."
+        f"Judge's share in the domain / in the class / L_BN; images of each row and column: {numbers}."
         "\n\n" + table(["classifier of", *methods], rows)
     )
 
@@ -163,7 +163,13 @@ def methods_table(result: dict, methods: list[str], seconds: bool = False) -> st
         if not whole:
             continue
         cells = [SHOWN.get(method, method), *map(fid_interval, found)]
-        for key, digits in (("fid", 1), ("kid", 3), ("precision", 2), ("recall", 2)):
+        for key, digits in (
+            ("fid", 1),
+            ("kid", 3),
+            ("precision", 2),
+            ("recall", 2),
+            ("coverage", 2),
+        ):
             value = mean(row["metrics"][key]["value"] for row in whole)
             cells.append(f"{value:.{digits}f}" if len(whole) == len(domains) else "")
         cells.append(f"{mean(row['flops_per_image'] for row in whole) / 1e9:.0f}")
@@ -176,6 +182,7 @@ def methods_table(result: dict, methods: list[str], seconds: bool = False) -> st
         "KID",
         "precision",
         "recall",
+        "coverage",
         "GFLOP an image",
         *(["seconds an image"] if seconds else []),
         "images",

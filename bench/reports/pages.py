@@ -56,11 +56,10 @@ ABLATION = [
     "CAT",
     "DAG",
     "both",
+    "fast",
+    "tuned",
+    "tuned, fast",
     "plain, domain in the prompt",
-    "plain at CFG 7.5",
-    "CAT at CFG 7.5",
-    "DAG at CFG 7.5",
-    "both at CFG 7.5",
 ]
 METHODS = [
     "plain",

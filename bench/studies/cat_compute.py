@@ -23,10 +23,9 @@ from engine.events import EpochEnded, Event, Events
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
-from engine.settings import TokenLearning
+from engine.settings import Sampling, TokenLearning
 from engine.settings.methods import Plain
 from engine.tokens.table import TokenTable
-from studies.evidence import BEGUN
 from studies.worst_classes import worst_classes
 
 SCHEDULES = {
@@ -68,7 +67,7 @@ def learned(
         classes,
         SCHEDULES[name.split("/")[0]],
         seed=SEED,
-        method=Plain(sampling=BEGUN),
+        method=Plain(),
         out=work / f"{name.replace('/', '-')}.safetensors",
         events=Events(keep),
     )
@@ -91,7 +90,7 @@ def main() -> None:
         "classes": chosen.classes,
         "images_per_class": chosen.images,
         "prior": prior.fingerprint,
-        "sampling": asdict(BEGUN),
+        "sampling": asdict(Sampling()),
         "schedules": {name: asdict(learning) for name, learning in SCHEDULES.items()},
     }
     result: dict[str, Any] = {"settings": asked, "classes": {}, "seconds": {}, "cells": {}}
@@ -119,7 +118,7 @@ def main() -> None:
                 [kind],
                 chosen.images,
                 seed=SEED,
-                method=Plain(sampling=BEGUN),
+                method=Plain(),
                 tokens=table,
             )
             result["cells"][cell] = asdict(shares(held_out, judge, domain))

@@ -1,10 +1,11 @@
 """Every method's images through one evaluator: shares by judge and teacher, FID, KID, precision and recall, compute.
 
-python bench/studies evidence [--methods plain CAT DAG both ...] [--domains ...] [--seeds 3] [--images 17]
+python bench/studies evidence [--methods plain CAT DAG both tuned ...] [--domains ...] [--seeds 3] [--images 17]
 
 A row is a method with the classifier of a domain: for each seed a data set folder below --work, of 7 classes x
---images. Prompts are neutral ("a dog"), so that the domain can come from the classifier alone. A run that is cut goes
-on where it stopped, and several with other --methods or --domains may run at once. Tables: `make tables`.
+--images. Prompts are neutral ("a dog"), so that the domain comes from the classifier alone; those of `tuned` are what
+tune.py found by the classifier alone, and it is to be run first. A run that is cut goes on where it stopped, and
+several with other --methods or --domains may run at once. Tables: `make tables`.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 from methods import guided
-from result_files import RESULTS
+from result_files import RESULTS, read_result
 
 from engine.apps.demo import shipped_tokens
 from engine.classifiers import Classifier, load_classifier
@@ -35,6 +36,7 @@ from engine.priors import Prior, load_prior
 from engine.runners.asking import asked
 from engine.runners.generate import generate
 from engine.runners.local import made_by
+from engine.runners.tune import PROMPTS
 from engine.settings import Alignment, Evaluation, Sampling
 from engine.settings.inversion import (
     DeepInversion,
@@ -57,20 +59,20 @@ WORK = Path("out/evidence")
 METRICS = Evaluation(resamples=100)
 
 
-BEGUN = Sampling(cfg=7.5)
-"""What the evidence began with, and the tokens that ship were learned with; guidance_study.py then found CFG 4, the
-default since, to be better."""
-
-
 @dataclass(frozen=True)
 class Method:
-    """How images are made. names_domain: the prompt does, which a user without data may not know."""
+    """How images are made.
+
+    names_domain: the prompt does, which a user without data may not know. tuned: the prompt is the one that tune.py
+    found for the classifier.
+    """
 
     alignment: Alignment | None
     tokens: bool = False
     sampling: Sampling = Sampling()
     baseline: InversionSettings | None = None
     names_domain: bool = False
+    tuned: bool = False
 
     @property
     def guidance(self) -> dict[str, Any]:
@@ -81,9 +83,24 @@ class Method:
         }
 
     def sampling_for(self, domain: str) -> Sampling:
+        if self.tuned:
+            return replace(self.sampling, prompt=tuned_prompt(domain))
         if not self.names_domain:
             return self.sampling
         return replace(self.sampling, prompt=STYLED[domain][0].replace("{noun}", "{class}"))
+
+
+def tuned_prompt(domain: str) -> str:
+    """The prompt that tune.py found for the classifier of a domain."""
+    rows = read_result(RESULTS / "tune.json").get("rows", {})
+    found = {
+        what: row["score"]
+        for name, row in rows.items()
+        if (what := name.removeprefix(f"{domain}/")) in PROMPTS
+    }
+    if len(found) < len(PROMPTS):
+        raise SystemExit(f"no prompt was found for {domain} yet: run `python bench/studies tune`")
+    return min(found, key=lambda prompt: found[prompt])
 
 
 METHODS = {
@@ -92,10 +109,9 @@ METHODS = {
     "DAG": Method(Alignment()),
     "both": Method(Alignment(), tokens=True),
     "plain, domain in the prompt": Method(None, names_domain=True),
-    "plain at CFG 7.5": Method(None, sampling=BEGUN),
-    "CAT at CFG 7.5": Method(None, tokens=True, sampling=BEGUN),
-    "DAG at CFG 7.5": Method(Alignment(), sampling=BEGUN),
-    "both at CFG 7.5": Method(Alignment(), tokens=True, sampling=BEGUN),
+    "tuned": Method(Alignment(), tuned=True),
+    "tuned, fast": Method(Alignment(), tuned=True, sampling=Sampling.fast()),
+    "fast": Method(Alignment(), sampling=Sampling.fast()),
     "paper DAG": Method(Alignment.paper(), sampling=Sampling.paper()),
     "paper DDIS": Method(Alignment.paper(), tokens=True, sampling=Sampling.paper()),
     "DeepInversion": Method(None, baseline=DeepInversion()),
@@ -258,6 +274,8 @@ def main() -> None:
         classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=dtype)
         depends = {"settings": asdict(how)}
         how, root = folder_of(method, domain, classifier, prior, chosen.work)
+        if how.tuned:
+            depends["prompt"] = how.sampling_for(domain).prompt
         if METHODS[method].tokens:
             depends["token_file"] = root.name if how.tokens else None
         name = f"{method}/{domain}"

@@ -29,7 +29,6 @@ from engine.settings import TokenLearning
 from engine.settings.methods import Plain
 from engine.tokens.files import save_tokens
 from engine.tokens.table import TokenTable
-from studies.evidence import BEGUN
 
 STARTS = ("words", NO_STYLE)
 LEARNING = TokenLearning(epochs=12, target_accuracy=0.95, skip_passing=False, check_images=32)
@@ -63,7 +62,7 @@ def helping(classifier: Classifier, prior: Prior) -> TokenTable:
     left = list(classifier.labels)
     for start in STARTS:
         learning = replace(LEARNING, init=start)
-        table = learn_tokens(classifier, prior, left, learning, method=Plain(sampling=BEGUN))
+        table = learn_tokens(classifier, prior, left, learning, method=Plain())
         for number, found in table.training.items():
             print(
                 f"  {classifier.labels[number]}, from {start}: {found.outcome}, {found.finished:.2f}",
@@ -88,7 +87,7 @@ def nearer(classifier: Classifier, prior: Prior, table: TokenTable) -> bool:
                 prior,
                 images_per_class=JOINT_IMAGES,
                 seed=JOINT_SEED,
-                method=Plain(sampling=BEGUN),
+                method=Plain(),
                 tokens=tokens,
             ).prepare()
         ).l_bn

@@ -84,15 +84,18 @@ def main() -> None:
     tried = (*PROMPTS, *map(str, SCALES))
     names = [f"{domain}/{what}" for domain, what in product(load_judge().domains, tried)]
     result = Rows(chosen.out, asked, prior.device, names)
-    for domain in chosen.domains:
+    measured = partial(kept, result, chosen.work / prior.fingerprint)
+    drawn_with: dict[str, Drawing] = {}
+    for domain in chosen.domains:  # prompts of all domains first: other studies wait for them
         classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
         wanted = requested(classifier, prior, images_per_class=IMAGES, seed=TUNING_SEED)
         drawing = cast(Drawing, wanted.prepare())
-        measured = partial(kept, result, chosen.work / prior.fingerprint)
         rows = {
             prompt: measured(f"{domain}/{prompt}", with_prompt(drawing, prompt), try_prompt)
             for prompt in PROMPTS
         }
-        best = with_prompt(drawing, min(rows, key=lambda prompt: rows[prompt]["score"]))
-        for scale in SCALES:
-            measured(f"{domain}/{scale}", with_alignment(best, scale=scale), try_scale)
+        best = min(rows, key=lambda prompt: rows[prompt]["score"])
+        drawn_with[domain] = with_prompt(drawing, best)
+    for domain, scale in product(chosen.domains, SCALES):
+        drawing = with_alignment(drawn_with[domain], scale=scale)
+        measured(f"{domain}/{scale}", drawing, try_scale)

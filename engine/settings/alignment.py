@@ -136,11 +136,6 @@ class Alignment:
         return min(self.stride, end - index)
 
     @classmethod
-    def fast(cls) -> "Alignment":
-        """At every second step, in moves that are as much longer (`bench/studies/choices.py`)."""
-        return cls(stride=2)
-
-    @classmethod
     def few_steps(cls) -> "Alignment":
         """For priors that sample in about 8 steps: eight shorter moves in each.
 

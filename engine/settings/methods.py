@@ -62,8 +62,8 @@ class DDIS(DrawingSettings):
 
     @classmethod
     def fast(cls) -> "DDIS":
-        """With less compute: guidance at every second step, and CFG in the middle of the schedule alone."""
-        return cls(alignment=Alignment.fast(), sampling=Sampling.fast())
+        """With less compute: CFG in the middle of the schedule alone."""
+        return cls(sampling=Sampling.fast())
 
     @classmethod
     def paper(cls) -> "DDIS":

@@ -78,7 +78,8 @@ class Sampling:
 
     @classmethod
     def fast(cls) -> "Sampling":
-        """CFG in the middle of the schedule alone (arXiv 2404.07724; `bench/studies/choices.py`)."""
+        """CFG in the middle of the schedule alone (arXiv 2404.07724): a fifth fewer evaluations of the denoiser, images
+        that are more varied and less often of their class (`bench/studies/choices.py`)."""
         return cls(cfg_start=0.2, cfg_stop=0.8)
 
     @classmethod

@@ -14,7 +14,13 @@ def metrics() -> Callable[..., dict]:
     """metrics(fid): what the evaluator says of one row."""
 
     def of(fid: float, precision: float = 0.5, recall: float = 0.25) -> dict:
-        values = {"fid": fid, "kid": 0.1, "precision": precision, "recall": recall}
+        values = {
+            "fid": fid,
+            "kid": 0.1,
+            "precision": precision,
+            "recall": recall,
+            "coverage": recall / 2,
+        }
         return {
             name: {"value": value, "low": value, "high": value} for name, value in values.items()
         }

@@ -57,7 +57,7 @@ def test_tokens_are_counted_on_the_worst_classes_alone() -> None:
 def test_a_method_has_means_where_each_domain_was_measured() -> None:
     entry = {"value": 4.0, "low": 3.0, "high": 5.0}
     row = {"seeds": {}, "images": 9, "flops_per_image": 2e9}
-    row["metrics"] = dict.fromkeys(("fid", "kid", "precision", "recall"), entry)
+    row["metrics"] = dict.fromkeys(("fid", "kid", "precision", "recall", "coverage"), entry)
     rows = {
         "plain/photo": row,
         "plain/sketch": row,
@@ -66,10 +66,10 @@ def test_a_method_has_means_where_each_domain_was_measured() -> None:
     }
     table = methods_table({"rows": rows}, ["plain", "both"])
     assert (
-        "| plain | 4.0 (3.0 to 5.0) | 4.0 (3.0 to 5.0) | 4.0 | 4.000 | 4.00 | 4.00 | 2 | 9 |"
+        "| plain | 4.0 (3.0 to 5.0) | 4.0 (3.0 to 5.0) | 4.0 | 4.000 | 4.00 | 4.00 | 4.00 | 2 | 9 |"
         in table
     )
-    assert "| both | 4.0 (3.0 to 5.0) | not measured |  |  |  |  | 2 | 9 |" in table
+    assert "| both | 4.0 (3.0 to 5.0) | not measured |  |  |  |  |  | 2 | 9 |" in table
     assert "none" not in methods_table({"rows": rows}, ["plain", "none"])
 
 

@@ -100,7 +100,7 @@ def test_without_tokens_a_row_is_the_method_without_them(
     assert how.tokens
     assert root.parent == tmp_path / prior.fingerprint / "cartoon" / "both"
     monkeypatch.setattr(evidence, "shipped_tokens", lambda domain: tmp_path / "none.safetensors")
-    for method, same in (("both", "DAG"), ("CAT", "plain"), ("CAT at CFG 7.5", "plain at CFG 7.5")):
+    for method, same in (("both", "DAG"), ("CAT", "plain")):
         how, root = evidence.folder_of(method, "cartoon", classifier, prior, tmp_path)
         assert how == evidence.METHODS[same]
         assert root == tmp_path / prior.fingerprint / "cartoon" / same.replace(" ", "_")
