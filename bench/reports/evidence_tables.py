@@ -81,7 +81,7 @@ def guidance_table(result: dict) -> str:
     )
     return (
         f"Judge's share in the domain / in the class / L_BN; images of each row and column: {numbers}."
-        "\n\n" + table(["classifier of", *methods], rows)
+        "\n\n" + table(["classifier of", *(SHOWN.get(m, m) for m in methods)], rows)
     )
 
 
@@ -137,7 +137,12 @@ def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:
     }
 
 
-SHOWN = {"paper DDIS": "the paper's guidance, our tokens"}
+SHOWN = {
+    "paper DDIS": "the paper's guidance, our tokens",
+    "fast": "DAG, `--preset fast`",
+    "tuned": "DAG, tuned prompt",
+    "tuned, fast": "DAG, tuned prompt, `--preset fast`",
+}
 """Methods by what a table calls them, where a shorter name would say too much."""
 
 

@@ -61,6 +61,7 @@ ABLATION = [
     "tuned, fast",
     "plain, domain in the prompt",
 ]
+SUMMARY = ["plain", "DAG", "tuned", "tuned, fast"]
 METHODS = [
     "plain",
     "paper DAG",
@@ -101,7 +102,7 @@ OTHERS: dict[str, tuple[Callable[..., str], list[str]]] = {
         lambda evidence, worst: tokens_table(evidence, worst_of(worst)),
         ["evidence", "worst_classes"],
     ),
-    "summary": (partial(methods_table, methods=ABLATION[:4]), ["evidence"]),
+    "summary": (partial(methods_table, methods=SUMMARY), ["evidence"]),
     "ablation": (partial(methods_table, methods=ABLATION), ["evidence"]),
     "methods": (partial(methods_table, methods=METHODS, seconds=True), ["methods"]),
     "tune": (tune_table, ["tune"]),

@@ -2,9 +2,9 @@
 
 python bench/studies downstream --data FOLDER [--tasks distill other_student stream prune quantise] [--domains ...]
 
-For each embedded classifier the seeds of a method of ours are put together, and those of the plain prior, without and
-with the domain in its prompts. Accuracy and divergence are measured on pacs64-test of the domain, which no setting was
-chosen on. Rows have as many images as ours, and as many updates:
+For each embedded classifier the seeds of ours (guided, with the prompt that tune.py found) are put together, and those
+of the plain prior, without and with the domain in its prompts. Accuracy and divergence are measured on pacs64-test of
+the domain, which no setting was chosen on. Rows have as many images as ours, and as many updates:
 
 original      of pacs64-train, which the classifier was trained on
 other         of pacs64-prior: real images of the domain that the classifier has not seen
@@ -58,8 +58,8 @@ from studies.evidence import (
 from studies.rows import DTYPE, Rows, alone
 
 RESULT = RESULTS / "downstream.json"
-OURS, PLAIN, NAMED = "both", "plain", "plain, domain in the prompt"
-"""The methods of evidence.py whose images are compared: sampled alike, with the classifier, and without it."""
+OURS, PLAIN, NAMED = "tuned, fast", "plain", "plain, domain in the prompt"
+"""The methods of evidence.py whose images are compared: what taught most in choices.py, and two without guidance."""
 STUDENT, OTHER_STUDENT = "resnet18/4", "vgg8/4"
 """Half of a classifier's parameters and of its FLOPs; a network without shortcuts, that no setting was chosen on."""
 LONGER = Distillation(updates=2880)
@@ -242,6 +242,7 @@ def main() -> None:
         depends = {
             "asked": ASKED[task],
             "settings": asdict(METHODS[OURS]),
+            "prompt": METHODS[OURS].sampling_for(domain).prompt,
             "token_file": folders.root.name if folders.ours.tokens else None,
             "plain": asdict(METHODS[PLAIN]),
         }

@@ -76,7 +76,7 @@ def helping(classifier: Classifier, prior: Prior) -> TokenTable:
 
 
 def nearer(classifier: Classifier, prior: Prior, table: TokenTable) -> bool:
-    """Whether the tokens together lower L_BN of plain images of all classes.
+    """Whether plain images of all classes are nearer to the domain with the tokens (`Trial.distance`).
 
     Of a single class it says little: images that show the class more clearly are less like the whole training set.
     """
@@ -90,10 +90,10 @@ def nearer(classifier: Classifier, prior: Prior, table: TokenTable) -> bool:
                 method=Plain(),
                 tokens=tokens,
             ).prepare()
-        ).l_bn
+        ).distance
         for tokens in (None, table)
     )
-    print(f"  L_BN of plain images {without:.2f}, with the tokens {those:.2f}", flush=True)
+    print(f"  distance of plain images {without:.2f}, with the tokens {those:.2f}", flush=True)
     return those < without
 
 

@@ -1,11 +1,11 @@
 """The method in one picture: plain prior, CAT, DAG and both, on the same seeds, for one embedded classifier.
 
-Without class tokens, plain and DAG.
+Without class tokens, plain and DAG. The last row has guidance and the prompt that `tune` finds for the classifier.
 """
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -28,14 +28,18 @@ from engine.memory.measure import peak_bytes
 from engine.methods.drawing import IMAGES, Drawing
 from engine.priors import Prior, Step, load_prior
 from engine.priors.schemes import EMBEDDED
+from engine.prompts import PLAIN
 from engine.runners.asking import asked
 from engine.runners.learn_tokens import learn_tokens
+from engine.runners.tune import PROMPTS, TUNING_SEED, least, try_prompt, with_prompt
 from engine.settings import Alignment, Sampling
 from engine.tokens.files import load_tokens
 from engine.tokens.table import TokenTable
 from engine.types import Sample
 
-ROWS = ("plain", "CAT", "DAG", "CAT + DAG")
+ROWS = ("plain", "CAT", "DAG", "CAT + DAG", "DAG, tuned prompt")
+TRIED_IMAGES = 3
+"""Of each class and prompt."""
 
 
 def shipped_tokens(domain: str) -> Path:
@@ -91,7 +95,19 @@ def _written(
         tokens = None if shipped is None else load_tokens(shipped, prior, classifier)
     results, sheets, curves = {}, [], {}
     rows = [row for row in ROWS if tokens is not None or "CAT" not in row]
-    with events.task(IMAGES, len(rows) * len(classifier.labels) * images_per_class):
+    trial = cast(
+        Drawing,
+        asked(
+            classifier,
+            prior,
+            images_per_class=TRIED_IMAGES,
+            seed=seed + TUNING_SEED,
+            sampling=Sampling(),
+        ).prepare(),
+    )
+    tried = len(PROMPTS) * TRIED_IMAGES + len(rows) * images_per_class
+    with events.task(IMAGES, tried * len(classifier.labels)):
+        prompt = least([try_prompt(with_prompt(trial, one), events) for one in PROMPTS]).prompt
         for row in rows:
             started = time.monotonic()
             wanted = asked(
@@ -100,7 +116,7 @@ def _written(
                 images_per_class=images_per_class,
                 seed=seed,
                 method="ddis" if "DAG" in row else "plain",
-                sampling=Sampling(),
+                sampling=replace(Sampling(), prompt=prompt) if "prompt" in row else Sampling(),
                 tokens=tokens if "CAT" in row else None,
             )
             samples, curve = _drawn(cast(Drawing, wanted.prepare()), events)
@@ -115,8 +131,8 @@ def _written(
             rows,
             [label for label in classifier.labels for _ in range(images_per_class)],
             title=f"From the {domain.replace('_', ' ')} classifier alone",
-            caption="Same seeds in every row; no word of the prompts tells the domain"
-            + (", but a token may." if tokens else "."),
+            caption=f"Same seeds in every row. The prompt is {PLAIN!r}; in the last row it is {prompt!r}, the one of "
+            f"{len(PROMPTS)} that suits the classifier best.",
         ),
     )
     draw_curves(
@@ -128,6 +144,7 @@ def _written(
     report = {
         "domain": domain,
         "tokens": [] if tokens is None else list(tokens.labels),
+        "prompt": prompt,
         "rows": results,
         "seconds": round(time.monotonic() - began, 2),
         "guidance_by_classifier": _classifier_part(classifier, torch.stack(sheets[-1])),

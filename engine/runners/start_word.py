@@ -34,6 +34,13 @@ def looked_at(classes: Sequence[Class]) -> Sequence[Class]:
     return classes[:: -(-len(classes) // LOOKED_AT)]
 
 
+def without_guidance(drawing: Drawing) -> Drawing:
+    """The same drawing by the prior alone, of the classes whose images a trial looks at."""
+    few = tuple(looked_at(drawing.classes))
+    method = Plain(sampling=drawing.sampling)
+    return replace(drawing.asking(method=method), decoder=None, descend=None, classes=few)
+
+
 def trial_images(learning: TokenLearning) -> int:
     """How many images the trial makes of each class that is looked at: none where there is nothing to choose."""
     words = len(learning.styles) if learning.init == "words" else 1
@@ -41,15 +48,13 @@ def trial_images(learning: TokenLearning) -> int:
 
 
 def best_word(drawing: Drawing, words: Sequence[str], events: Events = SILENT) -> str:
-    """Of the words before the class names that lower L_BN of plain images, the one of the least `Trial.score`.
+    """Of the words before the class names, the one whose plain images have the least `Trial.distance`.
 
-    The score is log L_BN + cross-entropy. Where no word lowers L_BN, NO_STYLE; a word that is alone is not tried. With
-    a classifier without statistics, which has no L_BN, cross-entropy decides alone.
+    Where none comes nearer than no word, NO_STYLE; a word that is alone is not tried.
     """
     if len(words) == 1:
         return words[0]
-    few = tuple(looked_at(drawing.classes))
-    unguided = replace(drawing, decoder=None, descend=None, tokens=None, classes=few)
+    unguided = replace(without_guidance(drawing), tokens=None)
 
     def trial(word: str) -> Trial:
         prompt = drawing.sampling.prompt.replace("{class}", f"{word} {{class}}".lstrip())
@@ -60,12 +65,8 @@ def best_word(drawing: Drawing, words: Sequence[str], events: Events = SILENT) -
         )
         return observe(plain, events, TRIAL)
 
-    with events.task(TRIAL, (1 + len(words)) * len(few) * IMAGES_PER_CLASS):
+    total = (1 + len(words)) * len(unguided.classes) * IMAGES_PER_CLASS
+    with events.task(TRIAL, total):
         without, trials = trial(""), {word: trial(word) for word in words}
-    nearer = [word for word in words if _distance(trials[word]) < _distance(without)]
-    return min(nearer, key=lambda word: trials[word].score, default=NO_STYLE)
-
-
-def _distance(trial: Trial) -> float:
-    """How far images are from the domain, as far as the classifier knows."""
-    return trial.score if trial.l_bn is None else trial.l_bn
+    best = min(words, key=lambda word: trials[word].distance)
+    return best if trials[best].distance < without.distance else NO_STYLE

@@ -11,6 +11,7 @@ from math import log
 import torch
 from ddis_kernels import merge_moments
 from torch import Generator, Tensor
+from torch.linalg import vector_norm
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers.statistics import Statistics
@@ -22,20 +23,24 @@ from engine.tokens.augment import augmented
 from engine.types import Moments
 
 VIEWS = 4
+LEAST_GAP = 1e-6
+"""Of a layer, relative to its statistics; its logarithm has an end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """What drawn images look like to the classifier, over VIEWS random views of each.
 
-    l_bn: of all views together, in the published norm, each layer relative to its own stored statistics
-    (`Alignment.layers`); None where it has no statistics. In the squared norm, which guidance descends, one layer that
-    is far off would decide. cross_entropy: mean of the views, by the images' own classes.
+    l_bn: of all views together, each layer relative to its own stored statistics, squared (`Alignment.layers`,
+    `norm`); None where it has no statistics. gap: the log of the layers' relative distances, as a mean over their means
+    and variances, so that each layer says as much, however far off another is. cross_entropy: mean of the views, by
+    the images' own classes.
     recognised, agreement: shares of the images whose own class it names in the image, and in each view of it.
     """
 
     images: int
     l_bn: float | None
+    gap: float | None
     cross_entropy: float
     recognised: float
     agreement: float
@@ -47,6 +52,14 @@ class Trial:
         Cross-entropy alone where L_BN is not known.
         """
         return self.cross_entropy + (0.0 if self.l_bn is None else log(self.l_bn))
+
+    @property
+    def distance(self) -> float:
+        """How far the images are from the domain, as far as the classifier knows: `gap`, or cross-entropy without it.
+
+        For choices that change the images' style, as words do, beside which cross-entropy says how simple a style is.
+        """
+        return self.cross_entropy if self.gap is None else self.gap
 
 
 @torch.no_grad()
@@ -85,13 +98,18 @@ def observe(drawing: Drawing, events: Events = SILENT, task: str = IMAGES) -> Tr
         loss = cross_entropy(logits.flatten(0, 1), classes.repeat(VIEWS), reduction="sum") / VIEWS
         sums += torch.stack([loss, own.sum(), right.all(0).sum()])
     cross, recognised, agreement = (sums * VIEWS / seen).tolist()
-    l_bn = None
+    l_bn = gap = None
     if isinstance(known, Statistics):
         weights = layer_weights(known, "relative")
-        l_bn = moment_distance(moments, known.stored, weights).item()
+        l_bn = moment_distance(moments, known.stored, weights, "l2_squared").item()
+        layers = list(zip(moments, known.stored, weights, strict=True))
+        means = [a * vector_norm(found.mean - kept.mean) for found, kept, (a, _) in layers]
+        variances = [b * vector_norm(found.var - kept.var) for found, kept, (_, b) in layers]
+        gap = torch.stack(means + variances).clamp_min(LEAST_GAP).log().mean().item()
     return Trial(
         images=seen // VIEWS,
         l_bn=l_bn,
+        gap=gap,
         cross_entropy=cross,
         recognised=recognised,
         agreement=agreement,

@@ -1,17 +1,17 @@
 """The prompt and the length of a guidance step, found from what a user without data has: the classifier alone.
 
 A prompt that names the style of the training images brings a prior nearer to them than guidance can. Of some styles,
-the one is taken whose guided images suit the classifier best.
+the one is taken whose plain images are the nearest (`Trial.distance`).
 
 Too short a step leaves the images outside the training domain; too long a one leaves them where the denoiser cannot
 repair them, full of patterns that only this network reads as its domain. Both show in finished images seen through
 views that guidance did not optimise (flipped, shifted, zoomed): the first in their L_BN, the second in its
-cross-entropy. What has the least sum of both is taken.
+cross-entropy. The scale with the least sum of both is taken.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from engine.errors import ConfigError, check_type
 from engine.events import SILENT, Events
@@ -19,6 +19,7 @@ from engine.methods.drawing import IMAGES, Drawing
 from engine.methods.words import check_length
 from engine.prompts import PLAIN
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, asked
+from engine.runners.start_word import looked_at, without_guidance
 from engine.runners.trial import Trial, observe
 from engine.settings import Alignment, Sampling
 from engine.settings.methods import DDIS
@@ -36,6 +37,9 @@ TUNING_SEED = 1_000_003
 """Added to the run's seed: the images that chose a scale are not those that it then makes."""
 
 
+AnyTrial = TypeVar("AnyTrial", bound=Trial)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScaleTrial(Trial):
     """A trial of one length of step."""
@@ -45,9 +49,13 @@ class ScaleTrial(Trial):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTrial(Trial):
-    """A trial of one prompt."""
+    """A trial of one prompt, without guidance."""
 
     prompt: str
+
+    @property
+    def score(self) -> float:
+        return self.distance
 
 
 @dataclass(frozen=True)
@@ -87,10 +95,11 @@ def tune(
     seed: int = 0,
     events: Events = SILENT,
 ) -> Tuned:
-    """Find the prompt and then the guidance scale with the lowest `Trial.score`, by drawing a few images of each class.
+    """Find the prompt and then the guidance scale with the lowest score, by drawing a few images of each class.
 
-    No real images are needed. The search draws images_per_class images of each class for every prompt, guided as
-    `alignment` says, and for every scale, with the prompt that was found.
+    No real images are needed. The search draws images_per_class images of each class (of 16 at most, evenly spread) for
+    every prompt, without guidance, and of each class for every scale, guided, with the prompt that was found. The
+    scores are those of `PromptTrial` and of `Trial`.
 
     Args:
         classifier: as for `generate`.
@@ -141,23 +150,26 @@ def tune(
     for other in candidates[1:]:
         check_length(drawing.prior, labels, other.prompt)
     tried = candidates if len(candidates) > 1 else []
-    of_prompts, of_scales = [], []
-    total = (len(tried) + len(scales)) * images_per_class * len(drawing.classes)
+    of_prompts: list[PromptTrial] = []
+    of_scales: list[ScaleTrial] = []
+    few = len(looked_at(drawing.classes))
+    total = (len(tried) * few + len(scales) * len(drawing.classes)) * images_per_class
     with events.task(IMAGES, total) as task:
         for candidate in tried:
             of_prompts.append(try_prompt(with_prompt(drawing, candidate.prompt), events))
             task.progress(0, f"{candidate.prompt!r}: score {of_prompts[-1].score:.2f}")
         if of_prompts:
-            drawing = with_prompt(drawing, min(of_prompts, key=_score).prompt)
+            drawing = with_prompt(drawing, least(of_prompts).prompt)
         for scale in scales:
             of_scales.append(try_scale(with_alignment(drawing, scale=scale), events))
             task.progress(0, f"scale {scale:g}: score {of_scales[-1].score:.2f}")
-    best = replace(alignment, scale=min(of_scales, key=_score).scale)
+    best = replace(alignment, scale=least(of_scales).scale)
     return Tuned(best, drawing.sampling, tuple(of_scales), tuple(of_prompts))
 
 
-def _score(trial: Trial) -> float:
-    return trial.score
+def least(trials: Sequence[AnyTrial]) -> AnyTrial:
+    """The trial of the least score."""
+    return min(trials, key=lambda trial: trial.score)
 
 
 def with_prompt(drawing: Drawing, prompt: str) -> Drawing:
@@ -168,8 +180,9 @@ def with_prompt(drawing: Drawing, prompt: str) -> Drawing:
 
 
 def try_prompt(drawing: Drawing, events: Events = SILENT) -> PromptTrial:
-    """Measure the images of a drawing's own prompt."""
-    return PromptTrial(prompt=drawing.sampling.prompt, **asdict(observe(drawing, events)))
+    """Measure plain images of a drawing's own prompt, of a few of its classes: what they are to show is a style."""
+    found = observe(without_guidance(drawing), events)
+    return PromptTrial(prompt=drawing.sampling.prompt, **asdict(found))
 
 
 def with_alignment(drawing: Drawing, **changes: Any) -> Drawing:

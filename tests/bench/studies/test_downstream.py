@@ -143,15 +143,15 @@ def test_what_began_without_a_style_is_not_learned_twice(
     assert asked == [("words", list(classifier.labels))]
 
 
-@pytest.mark.parametrize(("l_bn", "ships"), [((2.0, 1.9), True), ((2.0, 2.0), False)])
+@pytest.mark.parametrize(("gap", "ships"), [((2.0, 1.9), True), ((2.0, 2.0), False)])
 def test_tokens_ship_that_together_lead_towards_the_domain(
-    l_bn, ships, bench_script: Script, monkeypatch: pytest.MonkeyPatch
+    gap, ships, bench_script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script, prior = bench_script("studies.learn_shipped_tokens"), load_prior("embedded")
     classifier = load_classifier("embedded:cartoon", device=prior.device)
     without, those = (
-        Trial(images=56, l_bn=value, cross_entropy=1.0, recognised=1.0, agreement=1.0)
-        for value in l_bn
+        Trial(images=56, l_bn=1.0, gap=value, cross_entropy=1.0, recognised=1.0, agreement=1.0)
+        for value in gap
     )
     monkeypatch.setattr(script, "observe", lambda drawing: those if drawing.tokens else without)
     table = made_up_tokens(classifier, prior)

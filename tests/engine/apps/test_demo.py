@@ -1,4 +1,4 @@
-"""The demo on the models that ship: four rows on the same seeds, a report, a sheet and a curve."""
+"""The demo on the models that ship: rows on the same seeds, a report, a sheet and a curve."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ from engine.apps.demo import ROWS, demo
 from engine.embedded.judge import load_judge
 from engine.errors import ModelError
 from engine.events import Event, Events, Stepped
+from engine.runners.tune import PROMPTS
 from engine.settings import Sampling
 
 STEPS = 20
@@ -19,6 +20,7 @@ STEPS = 20
 
 def test_the_demo_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_module, "Sampling", lambda: Sampling(steps=STEPS))
+    monkeypatch.setattr(demo_module, "TRIED_IMAGES", 1)
     steps: list[int] = []
 
     def watch(event: Event) -> None:
@@ -26,12 +28,13 @@ def test_the_demo_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.Monkey
             steps.append(event.images)
 
     report = demo(tmp_path / "demo", "cartoon", images_per_class=1, events=Events(watch))
-    assert (tuple(report["rows"]), report["tokens"]) == (("plain", "DAG"), [])
-    assert sum(steps) == 2 * 7 * STEPS
+    assert list(report["rows"]) == ["plain", "DAG", "DAG, tuned prompt"]
+    assert (report["tokens"], report["prompt"]) == ([], "a cartoon of {a} {class}")
+    assert sum(steps) == (3 + len(PROMPTS)) * 7 * STEPS
     assert report == json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert all(row["images"] == 7 for row in report["rows"].values())
     found = {row: values["l_bn"] for row, values in report["rows"].items()}
-    assert found["DAG"] < found["plain"]
+    assert max(found["DAG"], found["DAG, tuned prompt"]) < found["plain"]
     part = report["guidance_by_classifier"]
     assert min(part["fused_ms"], part["hooks_ms"]) > 0
     assert (
@@ -52,11 +55,12 @@ def test_a_domain_without_shipped_tokens_is_told_how_to_learn_them(
         demo(tmp_path / "demo", "cartoon")
 
 
-def test_a_classifier_with_tokens_has_four_rows(
+def test_a_classifier_with_tokens_has_rows_of_them(
     cartoon_tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo_module, "shipped_tokens", lambda domain: cartoon_tokens)
     monkeypatch.setattr(demo_module, "Sampling", lambda: Sampling(steps=2))
+    monkeypatch.setattr(demo_module, "TRIED_IMAGES", 1)
     report = demo(tmp_path / "demo", "cartoon", 1)
     assert (tuple(report["rows"]), report["tokens"]) == (ROWS, ["dog"])
     rows = report["rows"]

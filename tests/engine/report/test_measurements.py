@@ -48,7 +48,13 @@ def written(path: Path, report: object) -> Path:
 def tuned(**changes: Any) -> dict[str, Any]:
     trials = [
         ScaleTrial(
-            scale=scale, images=7, l_bn=l_bn, cross_entropy=1.0, recognised=0.5, agreement=0.25
+            scale=scale,
+            images=7,
+            l_bn=l_bn,
+            gap=0.0,
+            cross_entropy=1.0,
+            recognised=0.5,
+            agreement=0.25,
         )
         for scale, l_bn in ((0.2, 3.0), (0.4, 1.5))
     ]

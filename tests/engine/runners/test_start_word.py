@@ -22,8 +22,10 @@ from engine.tokens.state import initial_rows
 WORDS = TokenLearning().styles
 
 
-def seen_as(l_bn: float, cross_entropy: float = 0.0) -> Trial:
-    return Trial(images=1, l_bn=l_bn, cross_entropy=cross_entropy, recognised=1.0, agreement=1.0)
+def seen_as(gap: float | None, cross_entropy: float = 0.0) -> Trial:
+    return Trial(
+        images=1, l_bn=1.0, gap=gap, cross_entropy=cross_entropy, recognised=1.0, agreement=1.0
+    )
 
 
 @pytest.mark.slow
@@ -50,7 +52,7 @@ def test_images_are_plain_few_and_under_the_job_s_own_prompt(monkeypatch) -> Non
 
     def observe(drawing, events, task):
         seen.append(drawing)
-        return seen_as(l_bn=4.0 - len(seen))
+        return seen_as(4.0 - len(seen))
 
     monkeypatch.setattr(start_word, "observe", observe)
     assert best_word(many, ["painted", "sketched"]) == "sketched"
@@ -70,27 +72,20 @@ def test_images_are_plain_few_and_under_the_job_s_own_prompt(monkeypatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("l_bn", "cross_entropy", "word"),
+    ("gap", "cross_entropy", "word"),
     [
-        (
-            (2.0, 1.0, 1.9),
-            (0.5, 2.0, 0.5),
-            "sketched",
-        ),  # both are nearer, the second tells classes apart
-        (
-            (2.0, 1.9, 2.1),
-            (0.5, 2.0, 0.0),
-            "painted",
-        ),  # the second is better in sum, but farther away
-        ((2.0, 2.1, 2.0), (0.5, 0.0, 0.0), "a"),
+        ((-1.0, -2.0, -1.9), (0.5, 2.0, 0.1), "painted"),  # the nearest, whatever the classes say
+        ((-1.0, -0.5, -1.1), (0.5, 0.0, 2.0), "sketched"),
+        ((-1.0, -0.5, -1.0), (0.5, 0.0, 0.0), "a"),
+        ((None, None, None), (0.5, 0.6, 0.4), "sketched"),  # a classifier without statistics
     ],
 )
 def test_a_word_that_leads_away_from_the_domain_is_none_to_start_from(
-    l_bn, cross_entropy, word, monkeypatch
+    gap, cross_entropy, word, monkeypatch
 ) -> None:
     found = {
         f"a{style} dog": seen_as(*values)
-        for style, *values in zip(("", " painted", " sketched"), l_bn, cross_entropy, strict=True)
+        for style, *values in zip(("", " painted", " sketched"), gap, cross_entropy, strict=True)
     }
     monkeypatch.setattr(start_word, "observe", lambda drawing, *_: found[drawing.prompt_of(0)])
     drawing = asked("embedded:photo", method="plain", sampling=Sampling(steps=2)).prepare()

@@ -35,9 +35,34 @@ def teacher(tiny_resnet) -> Classifier:
     )
 
 
+@torch.no_grad()
+def log_of_gaps(teacher: Classifier, images: torch.Tensor) -> float:
+    """By hand: of each BatchNorm layer, what its mean and variance lack in units of its stored statistics."""
+    kept = []
+
+    def look(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        x = inputs[0].transpose(0, 1).flatten(1)
+        mean, var = x.mean(1) - layer.running_mean, x.var(1, unbiased=False) - layer.running_var
+        kept.append((mean.norm() / layer.running_var.sqrt().norm()).log().item())
+        kept.append((var.norm() / layer.running_var.norm()).log().item())
+
+    norms = [one for one in teacher.network.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
+    teacher.logits(images)
+    for hook in hooks:
+        hook.remove()
+    return sum(kept) / len(kept)
+
+
 def trial(scale: float, l_bn: float, cross_entropy: float) -> ScaleTrial:
     return ScaleTrial(
-        scale=scale, images=4, l_bn=l_bn, cross_entropy=cross_entropy, recognised=1.0, agreement=1.0
+        scale=scale,
+        images=4,
+        l_bn=l_bn,
+        gap=0.0,
+        cross_entropy=cross_entropy,
+        recognised=1.0,
+        agreement=1.0,
     )
 
 
@@ -66,12 +91,13 @@ def test_the_prompt_is_found_first_and_scales_are_tried_with_it(
     seen = []
 
     def observed(drawing: Drawing, _) -> Trial:
-        assert drawing.alignment is not None
-        seen.append((drawing.prompt_of(0), drawing.alignment.scale))
+        alignment = drawing.alignment
+        seen.append((drawing.prompt_of(0), alignment and alignment.scale))
         return Trial(
             images=2,
             l_bn=1.0,
-            cross_entropy=scores[drawing.sampling.prompt],
+            gap=scores[drawing.sampling.prompt],
+            cross_entropy=1.0,
             recognised=1.0,
             agreement=1.0,
         )
@@ -84,7 +110,7 @@ def test_the_prompt_is_found_first_and_scales_are_tried_with_it(
         scales=(0.1, 0.2),
         prompts=list(scores) * 2,
     )
-    assert seen[:3] == [("a dog", 0.3), ("a sketch of a dog", 0.3), ("a photo of a dog", 0.3)]
+    assert seen[:3] == [("a dog", None), ("a sketch of a dog", None), ("a photo of a dog", None)]
     assert seen[3:] == [("a sketch of a dog", 0.1), ("a sketch of a dog", 0.2)]
     assert found.sampling == replace(FEW, prompt="a sketch of {a} {class}")
     assert [trial.prompt for trial in found.prompts] == list(scores)
@@ -101,7 +127,7 @@ def test_the_prompt_is_found_first_and_scales_are_tried_with_it(
 def test_prompts_are_tried_where_there_is_a_choice(
     teacher, small_prior, monkeypatch, sampling: Sampling, prompts: list[str], tried: int
 ) -> None:
-    made = Trial(images=2, l_bn=1.0, cross_entropy=1.0, recognised=1.0, agreement=1.0)
+    made = Trial(images=2, l_bn=1.0, gap=0.0, cross_entropy=1.0, recognised=1.0, agreement=1.0)
     monkeypatch.setattr(tuning, "observe", lambda *_: made)
     found = tune(
         *(teacher, small_prior, ["dog"]), sampling=sampling, scales=(0.1, 0.2), prompts=prompts
@@ -138,11 +164,12 @@ def test_a_trial_is_what_generated_images_show(teacher, small_prior, monkeypatch
     images = torch.stack([sample.image for sample in samples])
     classes = torch.tensor([sample.key.class_index for sample in samples])
     with torch.no_grad():
-        expected = Objective(teacher, Alignment(norm="l2")).value(images).item()
+        expected = Objective(teacher, Alignment()).value(images).item()
         logits = teacher.logits(images)
     right = (logits.argmax(1) == classes).float().mean().item()
     assert found.images == 8
     assert found.l_bn == pytest.approx(expected, rel=1e-4)
+    assert found.gap == pytest.approx(log_of_gaps(teacher, images), rel=1e-4)
     assert found.cross_entropy == pytest.approx(
         torch.nn.functional.cross_entropy(logits, classes).item(), rel=1e-4
     )
@@ -221,7 +248,7 @@ def test_the_command_says_how_to_use_what_it_found(
     says: str,
 ) -> None:
     trial = ScaleTrial(
-        images=2, l_bn=1.0, cross_entropy=1.0, recognised=1.0, agreement=1.0, scale=0.2
+        images=2, l_bn=1.0, gap=0.0, cross_entropy=1.0, recognised=1.0, agreement=1.0, scale=0.2
     )
     monkeypatch.setattr(
         "engine.runners.tune.try_scale",
@@ -234,7 +261,8 @@ def test_the_command_says_how_to_use_what_it_found(
         lambda drawing, *_: PromptTrial(
             images=2,
             l_bn=1.0,
-            cross_entropy=scores[drawing.sampling.prompt],
+            gap=scores[drawing.sampling.prompt],
+            cross_entropy=1.0,
             recognised=1.0,
             agreement=1.0,
             prompt=drawing.sampling.prompt,

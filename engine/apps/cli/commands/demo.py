@@ -11,7 +11,7 @@ from engine.settings.fields import setting
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """Draw plain, CAT, DAG and both side by side, on the embedded models; without class tokens, plain and DAG."""
+    """Draw plain, CAT, DAG, both, and DAG with a tuned prompt side by side, on the embedded models."""
 
     module = "engine.apps.demo"
     interrupted = "the same command starts over, but for what --learn has learned so far."
@@ -45,12 +45,15 @@ class Demo(Command):
             ]
             for row, r in report["rows"].items()
         ]
-        title = "Equal seeds, prompts that name no style; shares of images that judge and teacher see so"
+        title = "Equal seeds; shares of images that judge and teacher see so"
         say = partial(call.screen.say, result=True)
         call.screen.table(title, [*judged], lines, result=True)
         with_tokens = ", ".join(report["tokens"])
         say(
             f"class tokens used for: {with_tokens or 'no class, as none ship for this classifier; --learn learns them'}"
+        )
+        say(
+            f"prompt that suits the classifier best: {report['prompt']!r}; no word of the others names a style"
         )
         part = report["guidance_by_classifier"]
         say(
