@@ -201,9 +201,12 @@ def tune_table(result: dict) -> str:
     scales = [name for name in _tried(result) if name not in prompts]
     parts = ["Score (least is chosen) / FID."]
     if prompts:
-        parts += ["At the default scale:", _tuned(result, prompts, "")]
-        parts += ["With the prompt of the least score:"]
-    return "\n\n".join([*parts, _tuned(result, scales, "scale ")])
+        parts += ["Prompts, with the FID at the default scale:", _tuned(result, prompts, "")]
+    if prompts and scales:
+        parts += ["Scales, with the prompt of the least score:"]
+    if scales:
+        parts += [_tuned(result, scales, "scale ")]
+    return "\n\n".join(parts)
 
 
 def _tried(result: dict) -> list[str]:
@@ -215,6 +218,8 @@ def _tuned(result: dict, tried: list[str], what: str) -> str:
     rows = []
     for domain in domains:
         found = {name: row for name in tried if (row := result["rows"].get(f"{domain}/{name}"))}
+        if len(found) < len(tried):
+            continue
         chosen, best = (min(found, key=lambda name: found[name][key]) for key in ("score", "fid"))
         cells = [f"{row['score']:.2f} / {row['fid']:.1f}" for row in found.values()]
         ratio = found[chosen]["fid"] / found[best]["fid"]

@@ -98,7 +98,7 @@ def test_tune_chooses_the_least_score_and_is_held_against_the_least_fid(cells) -
         "photo/{a} {class}": {"score": 0.2, "fid": 9.0},
         "photo/a photo of {a} {class}": {"score": 0.1, "fid": 7.5},
     }
-    styles, scales = tune_table({"rows": prompts | rows}).split("With the prompt of the least")
+    styles, scales = tune_table({"rows": prompts | rows}).split("Scales, with the prompt")
     assert cells(styles, "photo") == [
         *("0.20 / 9.0", "0.10 / 7.5"),
         *("a photo of {a} {class}", "a photo of {a} {class}", "1.00"),
