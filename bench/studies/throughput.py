@@ -29,7 +29,8 @@ from engine.embedded.judge import load_judge
 from engine.memory.profile import profile_step
 from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
-from engine.settings import DDIS, Alignment, Plain, Sampling
+from engine.settings import Alignment, Sampling
+from engine.settings.methods import DDIS, Plain
 from studies.evidence import evaluated
 
 RESULT = RESULTS / "throughput.json"

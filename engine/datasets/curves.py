@@ -13,7 +13,7 @@ from engine.errors import ConfigError
 from engine.files import write_whole
 
 WIDTH, HEIGHT = 880, 480
-LEFT, RIGHT, TOP, BOTTOM = 84, 190, 64, 64
+LEFT, RIGHT, TOP, BOTTOM = 84, 214, 64, 64
 SMOOTH = 4  # drawn this many times larger, then reduced: smooth lines
 INK, QUIET, GRID, PAPER = "#1f2328", "#656d76", "#e4e7eb", "#ffffff"
 COLOURS = ("#57606a", "#0969da", "#d1480c", "#1a7f37", "#8250df", "#bf3989", "#9a6700", "#1b7c83")

@@ -91,6 +91,7 @@ def _tuning(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     drawn = {
         "Score: the least is chosen": {"score": "score"},
         "L_BN of views": {"l_bn": "L_BN"},
+        "Distance of views": {"gap": "log, mean of the layers"},
         "Cross-entropy of views": {"cross_entropy": "cross-entropy"},
         "Recognised": {"recognised": "in the image", "agreement": "in every view"},
     }
@@ -110,7 +111,7 @@ def _tuning(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
                 ),
             )
             for title, lines in drawn.items()
-            if all(trial[key] is not None for trial in trials for key in lines)
+            if all(trial.get(key) is not None for trial in trials for key in lines)
         ],
         "settings": settings_rows(report["alignment"]),
     }

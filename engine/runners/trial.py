@@ -6,7 +6,6 @@ images, through views that guidance did not optimise (flipped, shifted, zoomed).
 """
 
 from dataclasses import dataclass
-from math import log
 
 import torch
 from ddis_kernels import merge_moments
@@ -47,11 +46,11 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """log L_BN + cross-entropy: a nat of either counts the same, whatever the classifier's units.
+        """`gap` + cross-entropy: a nat of either counts the same, whatever the classifier's units.
 
-        Cross-entropy alone where L_BN is not known.
+        Cross-entropy alone without a gap. `l_bn` would not do: it swings from scale to scale, as one layer decides it.
         """
-        return self.cross_entropy + (0.0 if self.l_bn is None else log(self.l_bn))
+        return self.cross_entropy + (self.gap or 0.0)
 
     @property
     def distance(self) -> float:

@@ -117,9 +117,9 @@ def test_a_tuning_names_the_scale_and_how_to_go_on(tmp_path: Path) -> None:
     text = write_report([written(tmp_path / "t.json", tuned())]).read_text()
     assert "Of 2 scales of guidance, 0.4 has the least score" in text
     assert "ddis generate ... --alignment.scale 0.4<" in text
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 5
     assert text.count('class="chosen"') == 1
-    trials = [trial | {"l_bn": None} for trial in tuned()["trials"]]
+    trials = [trial | {"l_bn": None, "gap": None} for trial in tuned()["trials"]]
     text = write_report([written(tmp_path / "t.json", tuned(trials=trials))]).read_text()
     assert text.count("<svg") == 3  # a classifier without statistics has no L_BN
     text = write_report([written(tmp_path / "t.json", tuned(preset="paper"))]).read_text()

@@ -3,7 +3,6 @@
 import html
 import json
 from dataclasses import replace
-from math import log
 from pathlib import Path
 
 import pytest
@@ -54,23 +53,21 @@ def log_of_gaps(teacher: Classifier, images: torch.Tensor) -> float:
     return sum(kept) / len(kept)
 
 
-def trial(scale: float, l_bn: float, cross_entropy: float) -> ScaleTrial:
+def trial(scale: float, gap: float, cross_entropy: float) -> ScaleTrial:
     return ScaleTrial(
         scale=scale,
         images=4,
-        l_bn=l_bn,
-        gap=0.0,
+        l_bn=1.0,
+        gap=gap,
         cross_entropy=cross_entropy,
         recognised=1.0,
         agreement=1.0,
     )
 
 
-def test_the_least_sum_of_log_l_bn_and_cross_entropy_wins(
-    teacher, small_prior, monkeypatch
-) -> None:
-    """Short steps leave L_BN high, long ones the cross-entropy: neither alone decides."""
-    made = {0.1: trial(0.1, 8.0, 0.2), 0.4: trial(0.4, 1.0, 0.5), 0.8: trial(0.8, 0.9, 2.0)}
+def test_the_least_sum_of_gap_and_cross_entropy_wins(teacher, small_prior, monkeypatch) -> None:
+    """Short steps leave the gap wide, long ones raise the cross-entropy: neither alone decides."""
+    made = {0.1: trial(0.1, 2.1, 0.2), 0.4: trial(0.4, 0.1, 0.5), 0.8: trial(0.8, -0.1, 2.0)}
     monkeypatch.setattr(tuning, "try_scale", lambda drawing, _: made[drawing.alignment.scale])
     found = tune(
         *(teacher, small_prior, ["dog"]),
@@ -81,7 +78,7 @@ def test_the_least_sum_of_log_l_bn_and_cross_entropy_wins(
     )
     assert found.alignment == replace(Alignment(), scale=0.4)
     assert [one.scale for one in found.trials] == [0.1, 0.4, 0.8]
-    assert made[0.4].score == pytest.approx(log(1.0) + 0.5)
+    assert made[0.4].score == pytest.approx(0.6)
 
 
 def test_the_prompt_is_found_first_and_scales_are_tried_with_it(

@@ -16,7 +16,7 @@ from engine.settings.fields import setting
 if TYPE_CHECKING:
     from engine.runners.trial import Trial
 
-COLUMNS = ("L_BN of views", "cross-entropy of views", "score", "recognised", "in every view")
+COLUMNS = ("distance", "cross-entropy", "score", "recognised", "in every view")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def _row(name: str, trial: "Trial") -> list[str]:
     """A trial as a line of its table."""
     return [
         name,
-        "-" if trial.l_bn is None else f"{trial.l_bn:.3g}",
+        "-" if trial.gap is None else f"{trial.gap:.2f}",
         f"{trial.cross_entropy:.3g}",
         f"{trial.score:.2f}",
         f"{trial.recognised:.0%}",
