@@ -156,7 +156,7 @@ def test_a_falling_curve_falls_in_the_picture(tmp_path):
     draw_curves(tmp_path / "c.png", {"plain": [math.nan, 9.0], "DAG": [10.0, 1.0]}, "Title", "L_BN")
     picture = Image.open(io.BytesIO((tmp_path / "c.png").read_bytes()))
     left, right = (
-        [y for y in range(64, 416) if is_blue(picture.getpixel((x, y)))] for x in (100, 680)
+        [y for y in range(64, 416) if is_blue(picture.getpixel((x, y)))] for x in (100, 660)
     )
     assert max(left) + 200 < min(right)
     with pytest.raises(
