@@ -5,7 +5,7 @@ the one is taken whose plain images are the nearest (`Trial.distance`).
 
 Too short a step leaves the images outside the training domain; too long a one leaves them where the denoiser cannot
 repair them, full of patterns that only this network reads as its domain. Both show in finished images seen through
-views that guidance did not optimise (flipped, shifted, zoomed): the first in their L_BN, the second in its
+views that guidance did not optimise (flipped, shifted, zoomed): the first in their distance, the second in its
 cross-entropy. The scale with the least sum of both is taken.
 """
 
