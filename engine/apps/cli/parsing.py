@@ -4,6 +4,7 @@ tyro sees a TypedDict of texts, so that it gives back what was typed and nothing
 once, by `engine.settings.plain`, wherever it comes from.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from types import NoneType, UnionType
@@ -12,6 +13,9 @@ from typing import Annotated, Any, Literal, TypedDict, Union, get_args, get_orig
 from engine.apps.cli.command import Command
 from engine.apps.cli.options import Option, options_of, unknown_option
 from engine.errors import ConfigError
+
+_ALONE = threading.Lock()
+"""tyro's caches are of one thread; the studio asks from several."""
 
 
 def typed(command: type[Command], words: Sequence[str], prog: str) -> dict[Option, Any]:
@@ -24,14 +28,15 @@ def typed(command: type[Command], words: Sequence[str], prog: str) -> dict[Optio
     options = options_of(command)
     keys = {f"option{number}": option for number, option in enumerate(options)}
     try:
-        found, unknown = tyro.cli(
-            words_of(command, keys),
-            prog=prog,
-            args=list(words),
-            return_unknown_args=True,
-            add_help=False,
-            console_outputs=False,
-        )
+        with _ALONE:
+            found, unknown = tyro.cli(
+                words_of(command, keys),
+                prog=prog,
+                args=list(words),
+                return_unknown_args=True,
+                add_help=False,
+                console_outputs=False,
+            )
     except SystemExit as stopped:
         raise ConfigError(_valueless(options, words, prog)) from stopped
     if unknown:
