@@ -26,7 +26,6 @@ from engine.settings.downstream import Comparison
 from engine.settings.lora import LoraLearning
 from studies.downstream import STUDENT
 from studies.evidence import METRICS, Method, draw, evaluated, flops_per_image, images_of
-from studies.guidance_study import MIDDLE
 from studies.rows import DTYPE, rows_by_domain
 
 SEED = 800
@@ -42,16 +41,16 @@ WAYS = {
     "2 moves of 0.1": Method(Alignment(moves=2, scale=0.1)),
     "polished": Method(Alignment(polish=Polish(steps=8))),
     "every 2nd step": Method(Alignment(stride=2)),
-    "CFG in the middle": Method(Alignment(), sampling=Sampling(**MIDDLE)),
+    "CFG in the middle": Method(Alignment(), sampling=Sampling.fast()),
     "CFG from 10 to 80 %": Method(Alignment(), sampling=Sampling(cfg_start=0.1, cfg_stop=0.8)),
     "CFG in the middle, class weight 0.6": Method(
-        Alignment(class_weight=0.6), sampling=Sampling(**MIDDLE)
+        Alignment(class_weight=0.6), sampling=Sampling.fast()
     ),
     "CFG to 70 %": Method(Alignment(), sampling=Sampling(cfg_stop=0.7)),
-    "every 2nd step, CFG in the middle": Method(Alignment(stride=2), sampling=Sampling(**MIDDLE)),
+    "every 2nd step, CFG in the middle": Method(Alignment(stride=2), sampling=Sampling.fast()),
     "domain in the prompt": Method(Alignment(), names_domain=True),
     "domain in the prompt, CFG in the middle": Method(
-        Alignment(), sampling=Sampling(**MIDDLE), names_domain=True
+        Alignment(), sampling=Sampling.fast(), names_domain=True
     ),
     "plain, domain in the prompt": Method(None, names_domain=True),
     "adapter": Method(None, sampling=Sampling(cfg=1.0)),

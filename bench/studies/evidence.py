@@ -51,7 +51,7 @@ from studies.rows import DTYPE, alone, rows_by_domain
 FIRST_SEED = 900
 """No token was learned on images of these seeds. Chosen with them in view: nine tenths of the schedule instead of all,
 among the variants of guidance_study.py, which has seeds of its own; words as the start of tokens, and the rules
-on L_BN of engine/runners/start_word.py and learn_shipped_tokens.py."""
+of engine/runners/start_word.py and learn_shipped_tokens.py."""
 IMAGES = 17
 """Of each class and seed."""
 RESULT = RESULTS / "evidence.json"

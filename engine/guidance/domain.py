@@ -82,13 +82,22 @@ def moment_distance(
         A scalar, or (N,) for single images.
     """
     power = 2 if norm == "l2_squared" else 1
-    terms = []
+    return (moment_gaps(measured, stored, weights) ** power).sum(0)
+
+
+def moment_gaps(
+    measured: Sequence[Moments],
+    stored: Sequence[Moments],
+    weights: Sequence[tuple[float, float]] | None = None,
+) -> Tensor:
+    """The weighted norms that `moment_distance` adds up: of each layer's mean and variance, (2 L,) or (2 L, N)."""
+    gaps = []
     for found, kept, (a, b) in zip(
         measured, stored, weights or [(1.0, 1.0)] * len(stored), strict=True
     ):
-        terms.append((a * vector_norm(found.mean - kept.mean, dim=-1)) ** power)
-        terms.append((b * vector_norm(found.var - kept.var, dim=-1)) ** power)
-    return torch.stack(terms).sum(0)
+        gaps.append(a * vector_norm(found.mean - kept.mean, dim=-1))
+        gaps.append(b * vector_norm(found.var - kept.var, dim=-1))
+    return torch.stack(gaps)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import torch
 from ddis_kernels import merge_moments
 from torch import Generator, Tensor
-from torch.linalg import vector_norm
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers.statistics import Statistics
 from engine.events import SILENT, Events
-from engine.guidance.domain import layer_weights, moment_distance
+from engine.guidance.domain import layer_weights, moment_gaps
 from engine.guidance.moments import recording_moments
 from engine.methods.drawing import IMAGES, Drawing
 from engine.tokens.augment import augmented
@@ -100,11 +99,9 @@ def observe(drawing: Drawing, events: Events = SILENT, task: str = IMAGES) -> Tr
     l_bn = gap = None
     if isinstance(known, Statistics):
         weights = layer_weights(known, "relative")
-        l_bn = moment_distance(moments, known.stored, weights, "l2_squared").item()
-        layers = list(zip(moments, known.stored, weights, strict=True))
-        means = [a * vector_norm(found.mean - kept.mean) for found, kept, (a, _) in layers]
-        variances = [b * vector_norm(found.var - kept.var) for found, kept, (_, b) in layers]
-        gap = torch.stack(means + variances).clamp_min(LEAST_GAP).log().mean().item()
+        gaps = moment_gaps(moments, known.stored, weights)
+        l_bn = (gaps**2).sum().item()
+        gap = gaps.clamp_min(LEAST_GAP).log().mean().item()
     return Trial(
         images=seen // VIEWS,
         l_bn=l_bn,

@@ -79,8 +79,8 @@ class TokenLearning:
     init: Literal["random", "a", "class name", "words"] = setting(
         "words",
         "start of a token; random: a random embedding (paper); a: that of 'a'; class name: the mean of the name's "
-        "embeddings; words: that of the one of `words` that best lowers L_BN of plain images and suits the "
-        "classifier, or 'a' if none does",
+        "embeddings; words: that of the one of `words` whose plain images are nearest to the classifier's statistics, "
+        "or 'a' if none is nearer than no word",
     )
     words: str = setting(
         "real, painted, cartoon, sketched",

@@ -2,7 +2,7 @@
 
 import html
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,8 @@ from engine.runners.trial import Trial
 from engine.runners.tune import PROMPTS, TUNING_SEED, PromptTrial, ScaleTrial, try_scale
 
 FEW = Sampling(steps=2, batch=3)
+SEEN = Trial(images=2, l_bn=1.0, gap=0.0, cross_entropy=1.0, recognised=1.0, agreement=1.0)
+"""What a trial made by hand saw."""
 
 
 @pytest.fixture
@@ -90,14 +92,7 @@ def test_the_prompt_is_found_first_and_scales_are_tried_with_it(
     def observed(drawing: Drawing, _) -> Trial:
         alignment = drawing.alignment
         seen.append((drawing.prompt_of(0), alignment and alignment.scale))
-        return Trial(
-            images=2,
-            l_bn=1.0,
-            gap=scores[drawing.sampling.prompt],
-            cross_entropy=1.0,
-            recognised=1.0,
-            agreement=1.0,
-        )
+        return replace(SEEN, gap=scores[drawing.sampling.prompt])
 
     monkeypatch.setattr(tuning, "observe", observed)
     found = tune(
@@ -124,8 +119,7 @@ def test_the_prompt_is_found_first_and_scales_are_tried_with_it(
 def test_prompts_are_tried_where_there_is_a_choice(
     teacher, small_prior, monkeypatch, sampling: Sampling, prompts: list[str], tried: int
 ) -> None:
-    made = Trial(images=2, l_bn=1.0, gap=0.0, cross_entropy=1.0, recognised=1.0, agreement=1.0)
-    monkeypatch.setattr(tuning, "observe", lambda *_: made)
+    monkeypatch.setattr(tuning, "observe", lambda *_: SEEN)
     found = tune(
         *(teacher, small_prior, ["dog"]), sampling=sampling, scales=(0.1, 0.2), prompts=prompts
     )
@@ -256,12 +250,7 @@ def test_the_command_says_how_to_use_what_it_found(
     monkeypatch.setattr(
         "engine.runners.tune.try_prompt",
         lambda drawing, *_: PromptTrial(
-            images=2,
-            l_bn=1.0,
-            gap=scores[drawing.sampling.prompt],
-            cross_entropy=1.0,
-            recognised=1.0,
-            agreement=1.0,
+            **asdict(SEEN) | {"gap": scores[drawing.sampling.prompt]},
             prompt=drawing.sampling.prompt,
         ),
     )
