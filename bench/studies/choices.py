@@ -13,6 +13,7 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
+from methods import guided
 from result_files import RESULTS
 
 from engine.classifiers import load_classifier
@@ -54,17 +55,29 @@ WAYS = {
     ),
     "plain, domain in the prompt": Method(None, names_domain=True),
     "adapter": Method(None, sampling=Sampling(cfg=1.0)),
+    "adapter, domain in the prompt": Method(None, sampling=Sampling(cfg=1.0), names_domain=True),
 }
-LEARNED_FROM = {"adapter": 25}
-"""Of a way that draws with guidance distilled into an adapter: guided images of each class that it is learned from."""
+LEARNED_FROM = {
+    "adapter": "default",
+    "adapter, domain in the prompt": "domain in the prompt, CFG in the middle",
+}
+"""Of a way that draws with guidance distilled into an adapter: the way whose images it is learned from."""
+LEARNING_IMAGES = 25
+"""Of each class."""
 
 
 def prior_of(way: str, domain: str, prior: Prior, adapter: Path) -> Prior:
     """What draws the images of a way. adapter: where that of a domain is kept."""
     if way not in LEARNED_FROM:
         return prior
+    taught = WAYS[LEARNED_FROM[way]]
     learn_lora(
-        f"embedded:{domain}", images_per_class=LEARNED_FROM[way], seed=LEARNING_SEED, out=adapter
+        f"embedded:{domain}",
+        images_per_class=LEARNING_IMAGES,
+        sampling=taught.sampling_for(domain),
+        **guided(taught.alignment),
+        seed=LEARNING_SEED,
+        out=adapter,
     )
     return load_prior("embedded", dtype=DTYPE, lora=str(adapter))
 
@@ -96,7 +109,11 @@ def main() -> None:
         folder = chosen.work / prior.fingerprint / domain / way.replace(" ", "_")
         depends = {"settings": how.guidance}
         if way in LEARNED_FROM:
-            depends["learned"] = {"images": LEARNED_FROM[way], **asdict(LoraLearning())}
+            depends["learned"] = {
+                "images": LEARNING_IMAGES,
+                "from": WAYS[LEARNED_FROM[way]].guidance,
+                **asdict(LoraLearning()),
+            }
         row = result.kept(name, depends)
         if "student" in row:
             continue
