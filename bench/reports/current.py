@@ -18,11 +18,13 @@ class Shipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Current:
-    """prior: its fingerprint. tokens: by domain, None where none ship. Settings are as a JSON file gives them back."""
+    """prior: its fingerprint. tokens: by domain, None where none ship. methods: of the evidence. variants: by study, of
+    those whose rows are variants of their own. Settings are as a JSON file gives them back.
+    """
 
     prior: str
     tokens: Mapping[str, Shipped | None]
     alignment: Mapping[str, Any]
     sampling: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any]]
-    variants: Mapping[str, Mapping[str, Any]]
+    variants: Mapping[str, Mapping[str, Mapping[str, Any]]]

@@ -5,8 +5,6 @@ from typing import Any
 
 from reports.current import Current
 
-OF_VARIANTS = ("guidance_study", "few_steps", "choices")
-"""Results whose rows are of variants of their own, and not of the evidence's methods."""
 OF_COSTS = ("throughput", "sd_scale", "family_plans")
 """Results that tell what images cost, which is the same however long a move is."""
 OF_DEFAULT_SAMPLING = ("tune", "styles", "worst_classes")
@@ -26,7 +24,7 @@ def changed(then: object, now: object) -> bool:
 def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
     """What the result of a name holds of another prior, or of settings that are gone; empty where it is up to date.
 
-    Known are the methods of the evidence, the variants of three studies, and what others align with: `Alignment()`.
+    Known are the methods of the evidence, the variants of some studies, and what others align with: `Alignment()`.
     """
     settings, rows = result.get("settings", result), result.get("rows")
     if (made := settings.get("prior", now.prior)) != now.prior:
@@ -42,7 +40,7 @@ def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
         return ""
     if name == "cifar":  # rows of methods without a prior depend on nothing of today's
         rows = {key: row | {"settings": {}} for key, row in rows.items() if "alignment" in row}
-    known = now.variants if name in OF_VARIANTS else now.methods
+    known = now.variants.get(name, now.methods)
     methods = settings.get("methods", {})  # of the tasks of `downstream`
 
     def differs(row_name: str, row: Mapping[str, Any]) -> bool:

@@ -29,18 +29,21 @@ from reports.evidence_tables import (
     worst_of,
 )
 from reports.goals import Goal, goals_table
+from reports.guidance_tables import (
+    any_classifier_table,
+    choices_table,
+    few_steps_table,
+    guidance_study_table,
+)
 from reports.kernel_tables import kernels_page, kernels_table
 from reports.markdown import fill_all
 from reports.out_of_date import out_of_date
 from reports.reliability_table import faults_table, reliability_table
 from reports.study_tables import (
     ambiguity_table,
-    choices_table,
     cifar_table,
     family_plans_table,
     family_support_table,
-    few_steps_table,
-    guidance_study_table,
     selection_table,
 )
 from reports.throughput_table import throughput_table
@@ -87,6 +90,7 @@ STUDIES = {
     "few_steps": few_steps_table,
     "choices": choices_table,
     "ambiguity": ambiguity_table,
+    "any_classifier": any_classifier_table,
     "selection": selection_table,
     "cifar": cifar_table,
     "family_plans": family_plans_table,

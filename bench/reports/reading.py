@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from studies import choices, evidence, few_steps, guidance_study
+from studies import any_classifier, choices, evidence, few_steps, guidance_study
 
 from engine.apps.demo import shipped_tokens
 from engine.embedded.judge import load_judge
@@ -34,7 +34,12 @@ def read_current() -> Current:
         alignment=asdict(Alignment()),
         sampling=asdict(Sampling()),
         methods=_as_json(evidence.METHODS),
-        variants=_as_json(guidance_study.VARIANTS | few_steps.VARIANTS | choices.WAYS),
+        variants={
+            "guidance_study": _as_json(guidance_study.VARIANTS),
+            "few_steps": _as_json(few_steps.VARIANTS),
+            "choices": _as_json(choices.WAYS),
+            "any_classifier": _as_json(any_classifier.ROWS),
+        },
     )
 
 

@@ -71,5 +71,5 @@ def now() -> Current:
         alignment=asdict(Alignment()),
         sampling=asdict(Sampling()),
         methods={"DAG": dag, "plain": plain},
-        variants={"base": dag},
+        variants={"guidance_study": {"base": dag}, "few_steps": {"base": dag}},
     )
