@@ -1,7 +1,7 @@
 """What was aimed at beside what was reached: goals.toml, held against results."""
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from operator import ge, gt, le, lt
@@ -12,8 +12,7 @@ from typing import Any
 from reports.markdown import table
 
 FILE = Path(__file__).with_name("goals.toml")
-NOT_MEASURED = "not measured"
-
+NOT_MEASURED, OLD = "not measured", "†"
 
 LIMITS: dict[str, Callable[[float, float], bool]] = {
     "at_least": ge,
@@ -96,8 +95,10 @@ def reach(goal: Goal, result: Mapping[str, Any], domains: Sequence[str]) -> Reac
     return min(found, key=goodness)
 
 
-def goals_table(results: Mapping[str, Mapping[str, Any]], goals: Sequence[Goal]) -> str:
-    """A row for each goal: what each domain reached, bold where that is short of it."""
+def goals_table(
+    results: Mapping[str, Mapping[str, Any]], goals: Sequence[Goal], old: Collection[str] = ()
+) -> str:
+    """A row for each goal: what each domain reached, bold where that is short of it. old: results out of date."""
     domains = list(dict.fromkeys(name.split("/")[1] for name in results["evidence"]["rows"]))
 
     def cell(goal: Goal, where: Sequence[str]) -> tuple[str, bool | None]:
@@ -111,15 +112,21 @@ def goals_table(results: Mapping[str, Mapping[str, Any]], goals: Sequence[Goal])
     rows = []
     for goal in goals:
         if goal.each == "domain":
-            cells = [cell(goal, [domain]) for domain in domains]
-            held = [here for _, here in cells if here is not None]
+            found = [cell(goal, [domain]) for domain in domains]
+            held = [here for _, here in found if here is not None]
             verdict = f"{sum(held)} of {len(held)}" if held else ""
-            rows.append([goal.name, *(shown for shown, _ in cells), verdict])
+            cells = [shown for shown, _ in found]
         else:
             shown, here = cell(goal, domains if goal.each == "mean" else [""])
             verdict = {True: "yes", False: "no", None: ""}[here]
-            rows.append([goal.name, *[""] * (len(domains) - 1), shown, verdict])
-    return table(["goal", *(domain.replace("_", " ") for domain in domains), "reached"], rows)
+            cells = [*[""] * (len(domains) - 1), shown]
+        rows.append(
+            [goal.name, *cells, f"{verdict} {OLD}" if verdict and goal.file in old else verdict]
+        )
+    made = table(["goal", *(domain.replace("_", " ") for domain in domains), "reached"], rows)
+    if any(row[-1].endswith(OLD) for row in rows):
+        made += f"\n\n{OLD} The result is out of date, or a part of it is, as its table below says."
+    return made
 
 
 def _at(goal: Goal, result: Mapping[str, Any], of: str, domain: str) -> float:

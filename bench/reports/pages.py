@@ -64,12 +64,12 @@ ABLATION = [
     "tuned, fast",
     "plain, domain in the prompt",
 ]
-SUMMARY = ["plain", "DAG", "tuned", "tuned, fast"]
+SUMMARY = ["plain", "plain, domain in the prompt", "DAG", "tuned", "tuned, fast"]
 METHODS = [
     "plain",
     "paper DAG",
-    "paper DDIS",
-    "both",
+    "DAG",
+    "tuned, fast",
     "DeepInversion",
     "Plug-In Inversion",
     "NaturalInversion",
@@ -153,9 +153,7 @@ def tables(results: Results, now: Current, goals: Sequence[Goal]) -> dict[str, s
         **{name: noted(study_table(name, results), [name]) for name in STUDIES},
         "gpu": claims_table(results.get("gpu")),
         "gpu_memory": gpu_memory_table(results.get("gpu")),
-        "goals": noted(
-            goals_table(results, goals), list(dict.fromkeys(goal.file for goal in goals))
-        ),
+        "goals": goals_table(results, goals, [name for name, note in notes.items() if note]),
         "shipped": shipped_table(now.tokens),
     }
 
