@@ -51,7 +51,7 @@ from reports.throughput_table import throughput_table
 Results = dict[str, dict]
 """What the JSON files of bench/results hold, by name."""
 
-FILLED = ("README.md", "docs/results.md", "docs/priors.md", "docs/scale.md")
+FILLED = ("README.md", "docs/results.md", "docs/priors.md", "docs/scale.md", "docs/faults.md")
 """Pages that have tables between markers."""
 
 ABLATION = [

@@ -1,4 +1,4 @@
-"""Run a study. Each writes a JSON file in bench/results, from which `make tables` makes its table.
+"""Run a study. Most write bench/results/NAME.json, from which `make tables` makes their tables.
 
 python bench/studies                        list them
 python bench/studies evidence --seeds 3     run one, with its options

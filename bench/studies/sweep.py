@@ -3,7 +3,7 @@
 Writes bench/results/kernels.json, from which `make tables` makes kernels.md.
 
     python bench/studies sweep                 all shapes, batch 1, 8, 32, both layouts: some minutes
-    python bench/studies sweep --quick         the shapes that the README quotes
+    python bench/studies sweep --quick         representative shapes: two, on a GPU three
     python bench/studies sweep --only channel_moments networks   measure these again; keep the rest of the result
     python bench/studies sweep --device cuda   the same on a GPU
 
@@ -137,7 +137,7 @@ def main() -> None:
         help="where the tensors are (default: cpu)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="the shapes that the README quotes alone"
+        "--quick", action="store_true", help="representative shapes alone: two, on a GPU three"
     )
     parser.add_argument(
         "--threads",
