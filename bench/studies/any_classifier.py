@@ -10,6 +10,7 @@ ResNet gains. A run that is interrupted continues where it stopped.
 """
 
 import argparse
+import math
 import os
 import tempfile
 import time
@@ -190,8 +191,9 @@ def drawn(
     method = Method(how.alignment, sampling=how.sampling)
     folder, plain = work / domain / place, work / "plain"
     draw(method, classifier, prior, domain, images, SEED, folder, plain)
-    found = evaluated(folder, domain, METRICS)
-    return {**found, "shares": asdict(shares(images_of(folder), judge, domain))}
+    seen = asdict(shares(images_of(folder), judge, domain))
+    known = {name: share for name, share in seen.items() if not math.isnan(share)}
+    return {**evaluated(folder, domain, METRICS), "shares": known}
 
 
 def add_gains(result: Rows, domain: str) -> None:
