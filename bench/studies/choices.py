@@ -23,7 +23,7 @@ from engine.evaluation.shares import shares
 from engine.priors import Prior, load_prior
 from engine.runners.learn_lora import learn_lora
 from engine.settings import Alignment, Polish, Sampling
-from engine.settings.downstream import Comparison
+from engine.settings.downstream import Comparison, Distillation
 from engine.settings.lora import LoraLearning
 from studies.downstream import STUDENT
 from studies.evidence import METRICS, Method, draw, evaluated, flops_per_image, images_of
@@ -34,6 +34,8 @@ SEED = 800
 LEARNING_SEED = 850
 """Of images that an adapter is learned from."""
 RESULT = RESULTS / "choices.json"
+MIXED = ", mixup and CutMix"
+"""Ends the name of a way whose students learn from the images of the way before it, two in one."""
 WAYS = {
     "default": Method(Alignment()),
     **{f"scale {scale}": Method(Alignment(scale=scale)) for scale in (0.1, 0.2, 0.3)},
@@ -54,6 +56,9 @@ WAYS = {
         Alignment(), sampling=Sampling.fast(), names_domain=True
     ),
     "plain, domain in the prompt": Method(None, names_domain=True),
+    f"domain in the prompt, CFG in the middle{MIXED}": Method(
+        Alignment(), sampling=Sampling.fast(), names_domain=True
+    ),
     "adapter": Method(None, sampling=Sampling(cfg=1.0)),
     "adapter, domain in the prompt": Method(None, sampling=Sampling(cfg=1.0), names_domain=True),
 }
@@ -106,7 +111,8 @@ def main() -> None:
     result = rows_by_domain(chosen.out, prior, asked, WAYS, judge.domains)
     for way, domain in product(chosen.ways, chosen.domains):
         how, name = WAYS[way], f"{way}/{domain}"
-        folder = chosen.work / prior.fingerprint / domain / way.replace(" ", "_")
+        drawn_as, mixed = way.removesuffix(MIXED), way.endswith(MIXED)
+        folder = chosen.work / prior.fingerprint / domain / drawn_as.replace(" ", "_")
         depends = {"settings": how.guidance}
         if way in LEARNED_FROM:
             depends["learned"] = {
@@ -124,9 +130,10 @@ def main() -> None:
             folder / "images",
             load_classifier(f"embedded:{domain}", device="cpu"),
             STUDENT,
-            out=folder / "students",
+            out=folder / ("students-mixed" if mixed else "students"),
             test=real,
             domain=domain,
+            distillation=Distillation(mix="both" if mixed else "none"),
             comparison=Comparison(seeds=chosen.seeds, noise=False),
         )
         row |= evaluated(folder / "images", domain, METRICS) | {

@@ -202,8 +202,14 @@ TASKS: dict[str, Callable[[Folders, Classifier, Path], dict]] = {
 }
 
 ASKED: dict[str, dict[str, object]] = {
-    "distill": {"student": STUDENT, "named": asdict(METHODS[NAMED])},
-    "other_student": {"student": OTHER_STUDENT, "named": asdict(METHODS[NAMED])},
+    **{
+        task: {
+            "student": student,
+            "named": asdict(METHODS[NAMED]),
+            "distillation": asdict(Distillation()),
+        }
+        for task, student in (("distill", STUDENT), ("other_student", OTHER_STUDENT))
+    },
     "stream": {
         "student": STUDENT,
         "distillation": asdict(LONGER),

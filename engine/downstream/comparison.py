@@ -36,6 +36,8 @@ DIFFERENCE = "difference_to_folder"
 FORMAT = "ddis-downstream/1"
 FEW_SEEDS = 3
 FEW_MEASURED = 50
+OF_0_1 = {"mix": "none"}
+"""What version 0.1 did before there was a setting, where the default is another one now."""
 BEGIN_AGAIN = "delete the folder and run the same command again"
 RUNS = "runs"
 """The task that counts them."""
@@ -175,7 +177,7 @@ def _folder(out: Path, asked: Mapping[str, Any]) -> Iterator[None]:
         if (out / REQUEST).exists():
             there = read_object(out / REQUEST, BEGIN_AGAIN)
             if "distillation" in there:
-                there["distillation"] = filled(Distillation, there["distillation"])
+                there["distillation"] = filled(Distillation, OF_0_1 | there["distillation"])
             differing = differences(there, asked)
             if differing:
                 raise OutputError(

@@ -70,7 +70,7 @@ class Distillation:
     )
     augment: bool = setting(True, "show each image flipped, shifted and zoomed at random")
     mix: Literal["none", "mixup", "cutmix", "both"] = setting(
-        "none",
+        "both",
         "combine two images into one; mixup: blend them; cutmix: paste a box of one into the other; both: batches of "
         "each kind. The teacher labels what the student sees",
     )
@@ -113,7 +113,7 @@ class Distillation:
     @classmethod
     def fitting(cls) -> "Distillation":
         """For a new network that learns the class of each image, without a teacher."""
-        return cls(epochs=60, temperature=1.0, soft_labels="manifest")
+        return cls(epochs=60, temperature=1.0, soft_labels="manifest", mix="none")
 
     @classmethod
     def fine_tuning(cls) -> "Distillation":

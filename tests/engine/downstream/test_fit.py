@@ -14,7 +14,13 @@ from engine.errors import ConfigError, EngineError, OutputError
 from engine.events import Events
 
 FEW = Distillation(
-    epochs=8, batch=8, learning_rate=1e-2, temperature=1.0, soft_labels="manifest", augment=False
+    epochs=8,
+    batch=8,
+    learning_rate=1e-2,
+    temperature=1.0,
+    soft_labels="manifest",
+    mix="none",
+    augment=False,
 )
 
 

@@ -206,7 +206,7 @@ def test_what_makes_no_stream_is_refused(
             folder,
             teacher,
             out=tmp_path / "out",
-            distillation=Distillation(updates=2, soft_labels="manifest"),
+            distillation=Distillation(updates=2, soft_labels="manifest", mix="none"),
             streaming=Streaming(images_per_class=2),
         )
     with pytest.raises(ConfigError, match="pool is 4 and `batch` is 32"):

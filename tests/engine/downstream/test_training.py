@@ -80,7 +80,7 @@ def taught(teacher, images: Images, settings: Distillation, seed: int):
 
 def test_a_student_learns_and_is_a_function_of_its_seed(teacher, images) -> None:
     state = torch.random.get_rng_state()
-    settings = Distillation(epochs=12, batch=8, learning_rate=1e-2)
+    settings = Distillation(epochs=12, batch=8, learning_rate=1e-2, mix="none")
     student = taught(teacher, images, settings, 0)
     found = logits_on(reading(student, teacher.preprocess), images, torch.device("cpu"))
     assert (found.argmax(1) == images.classes).float().mean() > 0.9
@@ -101,6 +101,7 @@ def test_stored_labels_are_learned_in_place_of_the_teachers(teacher, images) -> 
         batch=8,
         learning_rate=1e-2,
         soft_labels="manifest",
+        mix="none",
         augment=False,
         temperature=1.0,
     )
@@ -122,7 +123,9 @@ def test_a_loss_that_is_no_number_is_told(teacher, images) -> None:
     with pytest.raises(
         GuidanceError, match=r"loss of the student is nan after 3 updates.*lower the learning rate"
     ):
-        taught(teacher, broken, Distillation(epochs=3, batch=8, soft_labels="manifest"), 0)
+        taught(
+            teacher, broken, Distillation(epochs=3, batch=8, soft_labels="manifest", mix="none"), 0
+        )
 
 
 @pytest.mark.parametrize(
