@@ -112,7 +112,7 @@ def enlarged(pixels: Tensor, resolution: int) -> Tensor:
 def restate(model: nn.Module, images: Images, resolution: int) -> None:
     """Estimate the running statistics again on the whole images, in one pass, with and without a flip."""
     parts = images.pixels.split(100)
-    views = [(enlarged(part, resolution) - 0.5) / 0.25 for part in (*parts, *_flipped(parts))]
+    views = ((enlarged(part, resolution) - 0.5) / 0.25 for part in (*parts, *_flipped(parts)))
     update_bn(views, model)
     model.eval()
 
