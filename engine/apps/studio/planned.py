@@ -1,6 +1,7 @@
 """What `ddis plan` says of a run, for the page, and what the run will have to compute."""
 
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from engine.apps.cli.command import Call
 from engine.apps.cli.commands.generate import Generate
@@ -52,7 +53,7 @@ class Planned:
 def plan_of(row: Row) -> Planned:
     """Plan a row's request. Raises EngineError as `ddis plan` does."""
     understood = row.understood()
-    command = row.command()
+    command = cast(Generate, understood.command)
     printout = Printout()
     if not isinstance(command.request.method, DrawingSettings):
         return Planned(f"method {command.request.method.name} uses no prior: nothing to plan", [])
