@@ -6,7 +6,7 @@ from typing import cast
 from engine.apps.cli.command import Call
 from engine.apps.cli.commands.generate import Generate
 from engine.apps.cli.commands.plan import Plan
-from engine.apps.progress import Progress
+from engine.apps.progress import Screen
 from engine.apps.studio.form import Row
 from engine.errors import EngineError, counted
 from engine.events import SILENT
@@ -25,7 +25,7 @@ class Table:
 
 
 @dataclass
-class Printout(Progress):
+class Printout(Screen):
     """Collects what a command prints: lines and tables, in order."""
 
     parts: list[str | Table] = field(default_factory=list)
