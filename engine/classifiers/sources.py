@@ -27,9 +27,7 @@ from engine.files import explained, read_explained, write_whole
 from engine.networks.frozen import default_device, named_dtype, seeded
 from engine.settings.plain import nearest
 from engine.settings.reads import Reads
-from engine.settings.sources import ARCHITECTURE, check_classifier
-
-EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
+from engine.settings.sources import ARCHITECTURE, EMBEDDED, check_classifier
 
 PROCESSOR = "preprocessor_config.json"
 """In a folder of transformers, how images are read."""
