@@ -24,7 +24,7 @@ class TokenFileError(EngineError):
 
 
 class OutputError(EngineError, OSError):
-    """An output folder cannot be written, or holds another run."""
+    """A file or folder cannot be read or written, is missing or damaged, or holds another run."""
 
 
 class DamagedError(OutputError):

@@ -45,12 +45,18 @@ def explained(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def read_explained(path: Path) -> Iterator[None]:
-    """Turn an OSError of reading into an OutputError, but for FileNotFoundError."""
+def read_explained(path: Path, absent: bool = False) -> Iterator[None]:
+    """Turn an OSError of reading into an OutputError. absent: FileNotFoundError passes, and the caller explains it."""
     try:
         yield
-    except (OutputError, FileNotFoundError):
+    except OutputError:
         raise
+    except FileNotFoundError as error:
+        if absent:
+            raise
+        raise OutputError(
+            f"cannot read {path}: {error.strerror or error}; expected a file that was written before: check the path."
+        ) from error
     except OSError as error:
         raise OutputError(
             f"cannot read {path}: {error.strerror or error}; expected a file that this user may read, on a disk that "
@@ -126,7 +132,7 @@ def _put_on_disk(file: BinaryIO) -> None:
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
     """The JSON object in a file. Raises OutputError where there is none; remedy: how it is made again."""
-    with explained(path):
+    with read_explained(path):
         content = path.read_bytes()
     try:
         found = json.loads(content)

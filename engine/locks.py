@@ -47,9 +47,8 @@ def _lock(path: Path, what: Path, shared: bool = False) -> int:
                     return descriptor
             except BlockingIOError as error:
                 chances -= 1
-                if (
-                    chances
-                ):  # the last of others that share it holds it alone for an instant, to delete it
+                # The last of others that share it holds it alone for an instant, to delete it.
+                if chances:
                     os.close(descriptor)
                     time.sleep(SHARED_WAIT)
                     continue

@@ -37,7 +37,7 @@ from engine.apps.cli import main
 from engine.apps.cli.options import options_of
 from engine.apps.cli.registry import COMMANDS
 from engine.apps.cli.settings import understand
-from engine.priors.schemes import EMBEDDED as SHIPPED
+from engine.settings.sources import EMBEDDED as SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -32,10 +32,10 @@ from engine.files import write_whole
 from engine.guidance.move import Unguided
 from engine.networks.frozen import fingerprint
 from engine.priors import Prior, load_prior
-from engine.priors.schemes import EMBEDDED
 from engine.sampling.noise import ImageNoise
 from engine.sampling.stages import drawn, encoded
 from engine.settings import Sampling
+from engine.settings.sources import EMBEDDED
 from engine.types import ImageKey
 
 WEIGHTS = EMBEDDED

@@ -20,13 +20,13 @@ import torch
 from engine.classifiers import Classifier, load_classifier
 from engine.embedded.judge import load_judge
 from engine.priors import Prior, load_prior
-from engine.priors.schemes import EMBEDDED
 from engine.runners.asking import asked
 from engine.runners.learn_tokens import learn_tokens
 from engine.runners.start_word import NO_STYLE
 from engine.runners.trial import observe
 from engine.settings import TokenLearning
 from engine.settings.methods import Plain
+from engine.settings.sources import EMBEDDED
 from engine.tokens.files import save_tokens
 from engine.tokens.table import TokenTable
 

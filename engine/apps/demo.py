@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.classifiers import Classifier, load_classifier
-from engine.datasets.contact_sheet import contact_sheet, save_contact_sheet
+from engine.datasets.contact_sheet import SHEET, contact_sheet, save_contact_sheet
 from engine.datasets.curves import draw_curves
 from engine.embedded.judge import load_judge
 from engine.errors import ModelError
@@ -27,12 +27,12 @@ from engine.locks import locked_folder
 from engine.memory.measure import peak_bytes
 from engine.methods.drawing import IMAGES, Drawing
 from engine.priors import Prior, Step, load_prior
-from engine.priors.schemes import EMBEDDED
 from engine.prompts import PLAIN
 from engine.runners.asking import asked
 from engine.runners.learn_tokens import learn_tokens
 from engine.runners.tune import PROMPTS, TUNING_SEED, least, try_prompt, with_prompt
 from engine.settings import Alignment, Sampling
+from engine.settings.sources import EMBEDDED
 from engine.tokens.files import load_tokens
 from engine.tokens.table import TokenTable
 from engine.types import Sample
@@ -125,7 +125,7 @@ def _written(
             sheets.append([one.image for one in sorted(samples, key=lambda one: one.key)])
             curves[row] = curve
     save_contact_sheet(
-        folder / "contact_sheet.png",
+        folder / SHEET,
         contact_sheet(
             sheets,
             rows,
@@ -151,7 +151,7 @@ def _written(
         "peak_bytes": peak_bytes(prior.device),
         "device": str(prior.device),
         "threads": torch.get_num_threads(),
-        "contact_sheet": str(folder / "contact_sheet.png"),
+        "contact_sheet": str(folder / SHEET),
         "curve": str(folder / "l_bn.png"),
     }
     write_whole(folder / "demo.json", json.dumps(report, indent=2).encode() + b"\n")

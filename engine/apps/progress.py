@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    Progress,
     Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from engine.events import (
@@ -45,7 +45,7 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
-class Progress:
+class Screen:
     """What a command tells while it runs. `quiet` hides the bars, `silent` everything."""
 
     def __init__(self, quiet: bool = False, silent: bool = False) -> None:
@@ -76,7 +76,7 @@ class Progress:
 
 
 @contextmanager
-def watching(screen: Progress, lines: Path | None = None) -> Iterator[Events]:
+def watching(screen: Screen, lines: Path | None = None) -> Iterator[Events]:
     """Events that show as bars on the screen and, one JSON object a line, in a file; - is stderr."""
     if lines is None:
         with Bars(screen).shown() as bars:
@@ -93,7 +93,7 @@ def watching(screen: Progress, lines: Path | None = None) -> Iterator[Events]:
 class EventFile:
     """Events as lines of an open file. Where it cannot be written any more, the run goes on without."""
 
-    def __init__(self, file: TextIO, path: Path, screen: Progress) -> None:
+    def __init__(self, file: TextIO, path: Path, screen: Screen) -> None:
         self._file, self._path, self._screen = file, path, screen
         self._broken = False
 
@@ -119,11 +119,11 @@ class EventFile:
 class Bars:
     """A bar for each task that is running, drawn from its events; a line now and then where there is no terminal."""
 
-    def __init__(self, screen: Progress) -> None:
+    def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._lines = not screen.quiet and not screen.console.is_terminal
         self._said = time.monotonic()
-        self._columns = RichProgress(
+        self._columns = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),

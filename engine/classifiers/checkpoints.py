@@ -166,10 +166,8 @@ def _read(path: Path) -> Any:
     try:
         if _is_safetensors(path):
             return load_file(path)
-        with (
-            warnings.catch_warnings(),
-            path.open("rb") as file,
-        ):  # by its path torch goes by its ending
+        # Opened here: of a path, torch goes by the ending.
+        with warnings.catch_warnings(), path.open("rb") as file:
             # torch's own word on old pickles, in addition to the error below
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)

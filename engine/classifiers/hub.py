@@ -124,9 +124,8 @@ def from_timm(name: str) -> Found:
     whole = (int(height / data["crop_pct"]), int(width / data["crop_pct"]))
     preprocess = Preprocess(
         crop=(height, width),
-        resize=whole
-        if data["crop_mode"] == "squash"
-        else max(whole),  # squares, as generated, must cover both
+        # Squares, as generated, must cover both sides.
+        resize=whole if data["crop_mode"] == "squash" else max(whole),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         interpolation="bilinear" if data["interpolation"] == "bilinear" else "bicubic",
@@ -204,10 +203,7 @@ def _timm_labels(timm: ModuleType, network: nn.Module) -> list[str] | None:
 def _extra(package: str) -> ModuleType:
     try:
         return import_module(package)
-    except (
-        ImportError,
-        RuntimeError,
-    ) as error:  # a torchvision for CUDA beside a CPU torch: RuntimeError
+    except (ImportError, RuntimeError) as error:  # the latter: a torchvision for CUDA, a CPU torch
         raise MissingExtraError(
             f"{package} cannot be imported ({brief(error)}), expected the packages of the extra 'timm': "
             "install them with `pip install 'ddis[timm]'` on a machine with a CUDA torch."

@@ -55,10 +55,8 @@ def from_image_processor(config: Mapping[str, Any]) -> Preprocess:
     size = _sides(config.get("size", 224))
     crop = _pair(_sides(config.get("crop_size", size)) if cropped else size)
     if cropped and kind.startswith("Perceiver"):
-        size, crop = (
-            crop[0],
-            _pair(size),
-        )  # it cuts out size / crop_size of the image, then resizes that
+        # It cuts out size / crop_size of the image, then resizes that.
+        size, crop = crop[0], _pair(size)
     return Preprocess(
         crop=crop,
         resize=_resize(config, kind, size, cropped) if resized else None,

@@ -58,8 +58,7 @@ def _restate(layer: nn.Module) -> None:
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, _ConvNd):
         width, width_in = layer.weight.shape[:2]
-        if (
-            layer.groups > 1 and layer.groups == layer.in_channels
-        ):  # depthwise: a group for each channel
+        # Depthwise: a group for each channel.
+        if layer.groups > 1 and layer.groups == layer.in_channels:
             layer.groups = width
         layer.out_channels, layer.in_channels = width, width_in * layer.groups

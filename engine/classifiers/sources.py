@@ -23,13 +23,11 @@ from engine.classifiers.statistics import BATCH_NORM
 from engine.classifiers.trial import own_copy
 from engine.classifiers.untrained import measure_statistics
 from engine.errors import ConfigError, ModelError, brief
-from engine.files import explained, write_whole
+from engine.files import explained, read_explained, write_whole
 from engine.networks.frozen import default_device, named_dtype, seeded
 from engine.settings.plain import nearest
 from engine.settings.reads import Reads
-from engine.settings.sources import ARCHITECTURE, check_classifier
-
-EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
+from engine.settings.sources import ARCHITECTURE, EMBEDDED, check_classifier
 
 PROCESSOR = "preprocessor_config.json"
 """In a folder of transformers, how images are read."""
@@ -219,7 +217,7 @@ def _from_folder(folder: Path) -> Found:
         ) from error
     weights = folder / "model.safetensors"
     if CHECKSUM in config and weights.is_file():  # folders of old have none
-        with explained(weights):
+        with read_explained(weights):
             found = sha256(weights.read_bytes()).hexdigest()
         if found != config[CHECKSUM]:
             raise ModelError(

@@ -115,9 +115,8 @@ def _run(
     )
     try:
         with torch.inference_mode(False), torch.enable_grad(), Watching() as watching:
-            output = scores_of(
-                network(example.clone().requires_grad_() * 1)
-            )  # no leaf: it may be written over
+            # The product is no leaf: it may be written over.
+            output = scores_of(network(example.clone().requires_grad_() * 1))
             made = watching.made(output) if not output.is_meta else ""
     except FOREIGN as error:
         if convolutions[:1] == [1] and example.shape[1] == 3:

@@ -107,11 +107,8 @@ def _check_answers(cluster: Cluster) -> None:
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN_S).close()
-    except (
-        OSError,
-        OverflowError,
-        UnicodeError,
-    ) as error:  # a port beyond 65535, no name of a host
+    # The last two: a port beyond 65535, no name of a host.
+    except (OSError, OverflowError, UnicodeError) as error:
         raise _no_cluster(cluster, error) from error
 
 

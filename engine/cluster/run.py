@@ -55,26 +55,28 @@ def made_by_workers(
         events.emit(Noted(text))
 
     driver = Driver(pool, cluster.workers, begin, fits, note, usual=usual, kept=kept)
-    try:
-        driver.start()
-    except BaseException:
-        pool.close()
-        raise
-    return reported_parts(driver, pool, hello, task, events)
+    parts = reported_parts(driver, pool, hello, task, events)
+    next(parts)  # from here on the workers end with the iterator, even if nobody reads it
+    return parts
 
 
 def reported_parts(
     driver: Driver, pool: RayPool, hello: Mapping[str, Any], task: str, events: Events
 ) -> Iterator[tuple[int, int]]:
-    """The parts of a driver that has begun, reported as they are made; all workers end with the last."""
-    summary = Summary(events, task, hello["parts"], driver.clock)
+    """Start a driver's workers, yield (0, 0), then its parts, reported as they are made; all workers end with the last.
+
+    hello: filled by the driver's `begin` at the latest.
+    """
 
     def tick(of: Driver) -> None:
         summary.tick(hello["parts"] - len(of.missing), of.seconds_left, workers_of(of))
 
-    driver.tick = tick
     apart = False
     try:
+        driver.start()
+        yield 0, 0
+        summary = Summary(events, task, hello["parts"], driver.clock)
+        driver.tick = tick
         done = hello["units"] - hello["units_missing"]
         with events.task(task, hello["units"], done) as reported:
             for part, result in driver.parts():

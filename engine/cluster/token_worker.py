@@ -12,7 +12,7 @@ from engine.methods.ddis import prepare
 from engine.methods.models import Given, Models
 from engine.request import Execution, Request
 from engine.runners.local import check_models
-from engine.runners.token_cohorts import CohortLearner, learning_kind
+from engine.runners.token_cohorts import CohortLearner
 from engine.runners.token_record import described, learned
 from engine.settings import TokenLearning
 from engine.settings.plain import from_plain
@@ -36,14 +36,13 @@ class TokenWorker(Worker):
             check_models(self.expected, drawing.identities())
         out = Path(self.out)
         if learned(out, described(drawing, learning)) is not None:
-            return Loaded(drawing, learning_kind(drawing), 0, [], 0, 0)
+            return Loaded(drawing, 0, [], 0, 0)
         self.cohorts = CohortLearner(drawing, learning, out, SILENT, execution.mixed)
         missing = self.cohorts.missing()
         if not missing:  # whoever learned the last one was killed before it joined them
             self.cohorts.table()
         return Loaded(
             drawing,
-            self.cohorts.kind,
             len(self.cohorts.files),
             missing,
             len(self.cohorts.start.classes),

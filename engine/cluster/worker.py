@@ -13,7 +13,6 @@ from engine.events import SILENT
 from engine.memory.budget import BudgetError, device_bytes, in_words
 from engine.memory.plan import Plan
 from engine.methods.base import Prepared
-from engine.methods.kind import Kind
 from engine.methods.models import Given
 from engine.request import Execution, Request
 from engine.runners.share import PartMaker
@@ -29,7 +28,6 @@ class Loaded:
     """
 
     prepared: Prepared
-    kind: Kind
     parts: int
     missing: list[int]
     units: int
@@ -76,9 +74,6 @@ class Worker:
             _check_room(self.planned_bytes(planned), run.prepared.device)
         plan = run.prepared.plan
         return {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "kind": run.kind.to_json(),
             "models": run.prepared.identities(),
             "plan": None if plan is None else plan.to_json(),
             "parts": run.parts,
@@ -109,7 +104,6 @@ class PartWorker(Worker):
         missing = self.maker.dataset.missing()
         return Loaded(
             self.maker.prepared,
-            self.maker.kind,
             self.maker.dataset.division.parts,
             missing,
             self.maker.groups.images,

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.lettering import font, legible, shorten
+from engine.datasets.part_reading import picture_of
 from engine.errors import ConfigError, counted
 from engine.files import write_whole
 from engine.image_key import ImageKey
@@ -72,7 +73,7 @@ def sheet_of(
     for key in sorted(images):
         if key.class_index in wanted and first[key.class_index] < SHEET_IMAGES:
             first[key.class_index] += 1
-            shown[key] = _opened(path_of(key))
+            shown[key] = picture_of(path_of(key))
     return sheet_of_classes({number: labels[number] for number in having}, shown, len(images))
 
 
@@ -163,8 +164,3 @@ def _fit(picture: Image.Image, tile: int) -> Image.Image:
     if size == picture.size:
         return picture
     return picture.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
-
-
-def _opened(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")

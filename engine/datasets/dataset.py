@@ -138,9 +138,8 @@ class DatasetWriter:
         empty = not (self.folder / MANIFEST).exists() and not (
             journal.exists() and journal.stat().st_size
         )
-        begun = (
-            self.folder / RUN
-        ).exists() and not empty  # without an image, a run may begin with other settings
+        # Without an image, a run may begin with other settings.
+        begun = (self.folder / RUN).exists() and not empty
         if begun:
             check_same_run(self.folder, self._made, self._names)
         for folder in (self.folder, *(self.folder / IMAGES).glob("*/")):

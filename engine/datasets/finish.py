@@ -3,7 +3,6 @@
 One part is in memory at a time. Calling it again changes nothing.
 """
 
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +24,13 @@ from engine.datasets.contact_sheet import (
 from engine.datasets.images import png_bytes
 from engine.datasets.manifest import MANIFEST
 from engine.datasets.names import LABELS, labels_json
-from engine.datasets.part_reading import check_tar, read_record, read_rows
+from engine.datasets.part_reading import (
+    PieceOfFile,
+    check_tar,
+    picture_of,
+    read_record,
+    read_rows,
+)
 from engine.datasets.parts import (
     DIVISION,
     PART_SCHEMA,
@@ -38,7 +43,7 @@ from engine.datasets.parts import (
 )
 from engine.datasets.row_digest import KEY, RowDigest
 from engine.datasets.run_record import RUN, RunRecord, run_bytes
-from engine.datasets.store import Store, open_store, read
+from engine.datasets.store import Store, open_store
 from engine.errors import DamagedError, OutputError, brief
 from engine.events import SILENT, Events
 from engine.image_key import ImageKey
@@ -96,7 +101,6 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
             else:
                 held.append(table.select(MANIFEST_SCHEMA.names))
                 digest.add(held[-1])
-                summary.look()
             if held and (sum(map(len, held)) >= ROWS_PER_GROUP or part == division.parts - 1):
                 writer.write_table(pa.concat_tables(held).combine_chunks())
                 held = []
@@ -127,8 +131,8 @@ def finish(place: Path | str, check: bool = True, events: Events = SILENT) -> Fi
 class _Summary:
     """What is gathered of the parts, besides their rows.
 
-    classes: those that a contact sheet shows. keys: class and index of each image in one number. unseen: PNGs of the
-    sheet's images that are not decoded yet; shown: the others.
+    classes: those that a contact sheet shows. keys: class and index of each image in one number. shown: the sheet's
+    images, no larger than it shows them.
     """
 
     classes: set[int]
@@ -136,7 +140,6 @@ class _Summary:
     keys: list[NDArray[np.int64]] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
-    unseen: dict[ImageKey, bytes] = field(default_factory=dict)
     shown: dict[ImageKey, Image.Image] = field(default_factory=dict)
 
     def add(self, store: Store, tar: Tar, table: pa.Table) -> None:
@@ -150,13 +153,8 @@ class _Summary:
         for row in table.select(["class", "index", "path", "offset", "size"]).to_pylist():
             if row["class"] in self.classes and row["index"] < SHEET_IMAGES:
                 key = ImageKey(row["class"], row["index"])
-                self.unseen[key] = read(store, row["path"], row["offset"], row["size"])
-
-    def look(self) -> None:
-        """Decode what was read for the sheet, and keep it no larger than it is shown."""
-        for key, content in self.unseen.items():
-            self.shown[key] = _picture(key, content)
-        self.unseen.clear()
+                file = PieceOfFile(store, row["path"], row["offset"], row["size"])
+                self.shown[key] = reduced(picture_of(file))
 
 
 class DamagedPart(DamagedError):
@@ -231,14 +229,3 @@ def _check_request(store: Store, record: RunRecord, summary: _Summary) -> None:
             f"as {RUN} asks for: {DIVISION} or {RUN} is not as it was written. Nothing was deleted; put copies of them "
             "back."
         )
-
-
-def _picture(key: ImageKey, content: bytes) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return reduced(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise OutputError(
-            f"image {key.index} of class {key.class_index} is damaged ({brief(error)}), expected a PNG: compare the "
-            "checksums (`ddis finish` without --trust-sizes), which finds the parts to make again."
-        ) from error

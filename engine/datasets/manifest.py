@@ -139,7 +139,7 @@ class Journal:
         """All rows by class and index, one at a time."""
         if not self._starts:
             return
-        with explained(self.path), open(self.path, "rb") as file:
+        with read_explained(self.path), open(self.path, "rb") as file:
             for key in self.images():
                 file.seek(self._starts[key])
                 yield _from_line(file.readline())
@@ -201,7 +201,7 @@ def read_manifest(folder: Path, mixed: bool = False) -> Iterator[Row]:
             "check the path, or call generate again with the same settings to finish it."
         ) from error
     except (pa.ArrowException, ValueError, OSError, KeyError, TypeError) as error:
-        with read_explained(path):
+        with read_explained(path, absent=True):
             if isinstance(error, OSError) and error.errno:  # Parquet's own have none
                 raise
         raise OutputError(

@@ -154,7 +154,7 @@ def content_of(file: Path | PieceOfFile) -> bytes:
     try:
         if isinstance(file, PieceOfFile):
             return file.read_bytes()
-        with read_explained(file):
+        with read_explained(file, absent=True):
             return file.read_bytes()
     except FileNotFoundError as error:
         of_parts = isinstance(file, PieceOfFile)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from engine.datasets.images import png_bytes, to_picture
 from engine.datasets.manifest import SCHEMA, Row, to_record
 from engine.datasets.row_digest import KEY, RowDigest
-from engine.datasets.run_record import RUN
+from engine.datasets.run_record import CHECKSUM, RUN, checksum
 from engine.datasets.store import Store, read
 from engine.errors import DamagedError, OutputError, brief
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 PARTS = "parts"
 DIVISION = "parts.json"
 FORMAT = "ddis-parts/1"
-CHECKSUM = "sha256"
-"""Under which key parts.json keeps that of its other values."""
 MOST_PARTS = 20_000
 """Beyond so many groups, several make one part: listing the parts stays a matter of a second."""
 PART_SCHEMA = pa.schema(
@@ -101,12 +99,8 @@ def write_part(store: Store, part: int, samples: Sequence["Sample"], kind: str) 
             name = f"{sample.key.class_index:05d}_{sample.key.index:05d}"
             image = png_bytes(to_picture(sample.image))
             places.append((tar.offset + HEADER, len(image)))
-            for ending, data in ((".png", image), (".cls", str(sample.key.class_index).encode())):
-                entry = tarfile.TarInfo(
-                    name + ending
-                )  # of owner 0 and time 0: nothing of this machine
-                entry.size = len(data)
-                tar.addfile(entry, io.BytesIO(data))
+            add_entry(tar, f"{name}.png", image)
+            add_entry(tar, f"{name}.cls", str(sample.key.class_index).encode())
     data = content.getvalue()
     checksum = sha256(data).hexdigest()
     tar_name = f"{stem(part)}-{checksum[:DIGITS]}.tar"
@@ -118,6 +112,13 @@ def write_part(store: Store, part: int, samples: Sequence["Sample"], kind: str) 
     return store.create(
         f"{stem(part)}.parquet", _row_file(records, Tar(tar_name, len(data), checksum))
     )
+
+
+def add_entry(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file to a tar, of owner 0 with mode 644 and time 0: nothing of this machine."""
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))
 
 
 def _row_file(records: list[dict[str, Any]], tar: Tar) -> bytes:
@@ -191,8 +192,3 @@ def read_division(store: Store) -> Begun:
             "changes: put a copy back. The same run, begun on such a machine in another folder and stopped, writes an "
             "equal one."
         ) from error
-
-
-def checksum(found: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON values, as hex digits."""
-    return sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

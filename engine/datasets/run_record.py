@@ -27,7 +27,7 @@ from engine.facts import (
     first_run,
     with_names_of,
 )
-from engine.files import explained, read_explained, write_whole
+from engine.files import read_explained, write_whole
 from engine.urls import check_local
 
 RUN = "run.json"
@@ -110,7 +110,7 @@ def read_run(place: Path) -> RunRecord:
     """The record of a folder, or of a run.json. Raises OutputError for what `write_run` did not write."""
     check_local(place)
     path = place / RUN if place.is_dir() else place
-    with explained(path), read_explained(path):
+    with read_explained(path):
         content = path.read_bytes()
     return parsed_run(content, path)
 

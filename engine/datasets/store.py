@@ -49,7 +49,7 @@ class Store(Protocol):
         """Names of the files below a folder, at any depth, in no order; none where it is not there."""
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None if there is none, or a folder."""
+        """Bytes of a file; None if there is none."""
 
     def remove(self, name: str) -> None:
         """Delete a file, if there is one."""
@@ -107,11 +107,11 @@ class FolderStore:
 
     @contextmanager
     def reader(self, name: str) -> Iterator[BinaryIO]:
-        with read_explained(self.root / name), open(self.root / name, "rb") as file:
+        with read_explained(self.root / name, absent=True), open(self.root / name, "rb") as file:
             yield file
 
     def names(self, folder: str) -> list[str]:
-        with explained(self.root / folder):
+        with read_explained(self.root / folder):
             return [
                 path.relative_to(self.root).as_posix()
                 for path in (self.root / folder).rglob("*")
@@ -120,7 +120,7 @@ class FolderStore:
 
     def size(self, name: str) -> int | None:
         try:
-            with read_explained(self.root / name):
+            with read_explained(self.root / name, absent=True):
                 found = (self.root / name).stat()
                 return None if S_ISDIR(found.st_mode) else found.st_size
         except FileNotFoundError:

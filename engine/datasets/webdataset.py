@@ -3,7 +3,6 @@
 shard-00000.tar holds, per image, <class>_<index>.png, .cls (the class's number) and .json (its manifest row).
 """
 
-import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import BinaryIO
 from engine.datasets.dataset import ImageFile, read_dataset
 from engine.datasets.manifest import Row
 from engine.datasets.part_reading import content_of
+from engine.datasets.parts import add_entry
 from engine.datasets.run_record import RUN
 from engine.errors import ConfigError, OutputError
 from engine.events import SILENT, Events
@@ -88,13 +88,11 @@ def _check_empty(target: Path, begun: bytes) -> None:
 
 
 def _pack(rows: Sequence[tuple[ImageFile, Row]], file: BinaryIO) -> None:
-    """Write one shard. Its entries belong to owner 0 with mode 644 and time 0: nothing of this machine."""
+    """Write one shard."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as shard:
         for image, row in rows:
             for name, content in _members(image, row):
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                shard.addfile(entry, io.BytesIO(content))
+                add_entry(shard, name, content)
 
 
 def _members(file: ImageFile, row: Row) -> Iterator[tuple[str, bytes]]:

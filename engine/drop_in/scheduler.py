@@ -153,9 +153,8 @@ class GuidedScheduler:
         is_tuple = isinstance(found, tuple)
         following = self._guided(output, timestep, z, found[0] if is_tuple else found.prev_sample)
         given = following.to(sample.dtype)
-        kept = (
-            (given, following) if self._run is not None else (None, None)
-        )  # None: the run has ended
+        # None: the run has ended.
+        kept = (given, following) if self._run is not None else (None, None)
         self.__dict__.update(_given=kept[0], _exact=kept[1])
         if is_tuple:
             return given, *found[1:]

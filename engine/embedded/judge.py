@@ -17,8 +17,9 @@ from transformers import ResNetForImageClassification
 from engine.classifiers.architectures import residual_config
 from engine.classifiers.cifar_resnet import CifarResNet
 from engine.networks.frozen import freeze
+from engine.settings.sources import EMBEDDED
 
-FOLDER = Path(__file__).parent / "weights" / "judge"
+FOLDER = EMBEDDED / "judge"
 
 
 class JudgeNet(nn.Module):

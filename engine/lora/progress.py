@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engine.errors import OutputError
-from engine.files import explained, whole_file, write_whole
+from engine.files import read_explained, whole_file, write_whole
 from engine.lora.recording import Trajectories
 
 RECORD, STATE = "run.json", "adapter.pt"
@@ -30,7 +30,7 @@ class Progress:
         if not file.exists():
             return None
         try:
-            with explained(file):
+            with read_explained(file):
                 found = json.loads(file.read_bytes())
         except ValueError as error:
             raise self._damaged(file) from error

@@ -43,9 +43,8 @@ def run_case(subject: Subject, case: Case) -> object:
 def count_case(subject: Subject, case: Case, record: Record | None = None) -> Counted:
     """Run a case and count it, and record it where there is a record."""
     if not _is_prepared(subject, case.phase):
-        with (
-            counting()
-        ):  # its count is dropped: on 'meta', operators are fast where they are counted
+        # Its count is dropped: on 'meta', operators are fast where they are counted.
+        with counting():
             run_case(subject, Case(case.phase, 1, 1))
     with counting(record) as count:
         run_case(subject, case)

@@ -160,9 +160,8 @@ def plan(
     place_on = device_of(prior, budget, device)
     nbytes = parse_budget(budget, place_on)
     if place_on.type == "cpu" and str(budget).strip().lower() == AUTO:
-        nbytes += loaded_bytes(
-            prior, classifier
-        )  # they are in what is used, and in each phase's peak
+        # The models are in what is used, and in each phase's peak.
+        nbytes += loaded_bytes(prior, classifier)
     has = device_bytes(place_on)
     if has is not None and nbytes > has:
         warnings.warn(

@@ -14,9 +14,8 @@ def quiet() -> Iterator[None]:
     before = [library.get_verbosity() for library in (diffusers_logging, transformers_logging)]
     had_bars = transformers_logging.is_progress_bar_enabled()
     try:
-        diffusers_logging.set_verbosity(
-            logging.CRITICAL
-        )  # diffusers also prints errors that it raises
+        # diffusers also prints errors that it raises.
+        diffusers_logging.set_verbosity(logging.CRITICAL)
         transformers_logging.set_verbosity(logging.CRITICAL)
         if had_bars:
             transformers_logging.disable_progress_bar()

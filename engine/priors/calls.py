@@ -18,7 +18,7 @@ from engine.priors.resting import one_at_a_time
 from engine.priors.roles import denoiser_name, text_encoder_names
 from engine.priors.seams import Script, interrupted, run
 from engine.priors.size import check_latents, check_positions, check_sides
-from engine.priors.stand_ins import IdleNetwork, IdleTap, InDtype, StoppedDecoder, Tap
+from engine.priors.stand_ins import IdleNetwork, IdleTap, InDtype, SchedulerTap, StoppedDecoder
 from engine.priors.steps import Levels, Step, levels, predict
 from engine.types import Prediction
 
@@ -89,7 +89,7 @@ class Calls:
                     f"sampling has {steps} steps, expected 1 to {highest}: prior {self.name!r} was trained with "
                     f"{highest} noise levels. Ask for fewer steps."
                 )
-            tap = Tap(copy.deepcopy(self.pipe.scheduler), None)
+            tap = SchedulerTap(copy.deepcopy(self.pipe.scheduler), None)
             twin = interrupted(self.pipe, self._blank_script(1), scheduler=tap)
             run(twin, self._call(1, NO_CFG, {}) | {"num_inference_steps": steps})
             self._check_first(tap.inner.timesteps[0].item(), steps, highest)
@@ -107,7 +107,9 @@ class Calls:
         if images not in self._prepared:
             script = self._blank_script(images)
             script.ends_at = "latents"
-            twin = interrupted(self.pipe, script, scheduler=Tap(self.pipe.scheduler, NO_STEPS))
+            twin = interrupted(
+                self.pipe, script, scheduler=SchedulerTap(self.pipe.scheduler, NO_STEPS)
+            )
             run(twin, self._call(images, NO_CFG, {}))
             self._prepared[images] = script
             if images == 1:
@@ -118,7 +120,7 @@ class Calls:
         """One step of the pipeline, its prompts and CFG bound, up to what its scheduler is handed."""
         images = len(context)
         script = self._script(images, tuple(context.results()))
-        tap = Tap(self.pipe.scheduler, NO_STEPS)
+        tap = SchedulerTap(self.pipe.scheduler, NO_STEPS)
         twin = interrupted(self.pipe, script, scheduler=tap, **{self.network_name: self._network})
         call = self._call(images, cfg, negative_argument(self.pipe, "", images))
 
@@ -140,7 +142,7 @@ class Calls:
         script = self._script(images, tuple(self._context(images).results()))
         script.latents = z
         stopped = StoppedDecoder(decoder, self.device)
-        parts: dict[str, Any] = {"scheduler": Tap(self.pipe.scheduler, NO_STEPS)}
+        parts: dict[str, Any] = {"scheduler": SchedulerTap(self.pipe.scheduler, NO_STEPS)}
         if decodes_last_step(self.pipe):
             parts["scheduler"] = IdleTap(self.pipe.scheduler, torch.zeros(1, dtype=torch.int64))
             parts[self.network_name] = IdleNetwork(self._network)
@@ -153,7 +155,7 @@ class Calls:
         """The results of the pipeline's `encode_prompt`, call by call."""
         script = Script(self.device)
         arguments = self._call(len(prompts), cfg, negative) | {"prompt": list(prompts)}
-        twin = interrupted(self.pipe, script, scheduler=Tap(self.pipe.scheduler, NO_STEPS))
+        twin = interrupted(self.pipe, script, scheduler=SchedulerTap(self.pipe.scheduler, NO_STEPS))
         try:
             with quiet():
                 run(twin, arguments)

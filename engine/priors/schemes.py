@@ -24,8 +24,7 @@ from engine.priors.resting import REST
 from engine.priors.roles import DECODER, check_pipeline, check_unhooked, dtypes, networks
 from engine.priors.single_file import is_single_file, read_single_file
 from engine.priors.twin import frozen_twin
-
-EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
+from engine.settings.sources import EMBEDDED
 
 
 @dataclass(frozen=True, kw_only=True)

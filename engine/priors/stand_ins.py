@@ -23,7 +23,7 @@ class NoBar:
     def update(self, count: int = 1) -> None: ...
 
 
-class Tap:
+class SchedulerTap:
     """Stands in the scheduler's place. It hands out timesteps, and stops at the first step.
 
     inner: a scheduler that is asked for everything else. timesteps: those to hand out; None to set
@@ -82,7 +82,7 @@ class Tap:
         return self._outputs.pop()
 
 
-class IdleTap(Tap):
+class IdleTap(SchedulerTap):
     """A scheduler whose steps leave the latents as they are."""
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **_: Any) -> Any:

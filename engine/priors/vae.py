@@ -30,9 +30,8 @@ def latent_channels(vae: Decoder) -> int:
 def decoded(vae: Any, latents: Tensor) -> Tensor:
     """Latents as the VAE takes them, unscaled -> pixels (N, 3, H, W) in about [-1, 1]. Differentiable."""
     pixels = vae.decode(latents, return_dict=False)[0]
-    return (
-        pixels[:, :, 0] if pixels.dim() == 5 else pixels
-    )  # (N, 3, 1, H, W): one that can do videos
+    # One that can do videos gives (N, 3, 1, H, W).
+    return pixels[:, :, 0] if pixels.dim() == 5 else pixels
 
 
 @contextmanager

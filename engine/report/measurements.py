@@ -7,7 +7,7 @@ from shlex import quote
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.files import explained
+from engine.files import read_explained
 from engine.prompts import PLAIN
 from engine.report import charts
 from engine.report.overview import settings_rows
@@ -41,7 +41,7 @@ def is_measurement(path: Path) -> bool:
 
 def measurement(path: Path) -> dict[str, Any]:
     """The section of a file. Raises ConfigError where it is none of the two kinds."""
-    with explained(path):
+    with read_explained(path):
         content = path.read_bytes()
     try:
         report = json.loads(content)

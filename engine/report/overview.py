@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from engine.datasets.run_record import RUN, RunRecord
+from engine.facts import first_run
 
 OF_EACH = 12
 """The most and the least confident images that are shown by themselves."""
@@ -150,7 +151,7 @@ def class_names(record: RunRecord | None) -> dict[int, str]:
     """The names of a classifier's classes by number, as far as the record of a run tells."""
     if record is None:
         return {}
-    source = record.facts.get("request", record.made.get("request", {})).get("classifier", {})
+    source = first_run(record.made).get("request", {}).get("classifier", {})
     known = dict(enumerate(source.get("labels") or ())) if isinstance(source, Mapping) else {}
     return known | {int(number): label for number, label in record.labels.items()}
 

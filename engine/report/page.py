@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 from engine.datasets.dataset import has_manifest
 from engine.datasets.run_record import RUN, RunRecord
 from engine.errors import ConfigError, check_type, counted
-from engine.files import explained, write_whole
+from engine.files import read_explained, write_whole
 from engine.report import charts
 from engine.report.measurements import is_measurement, measurement
 from engine.report.overview import DatasetOverview, closing_line, settings_rows
@@ -203,7 +203,7 @@ def _is_comparison(folder: Path) -> bool:
 
 def _read_comparison(folder: Path) -> dict[str, Any]:
     path = folder / COMPARISON
-    with explained(path):
+    with read_explained(path):
         content = path.read_bytes()
     try:
         report = json.loads(content)

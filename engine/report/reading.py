@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from engine.report.pictures import (
 )
 from engine.settings.report import SHOWN
 
+NO_LOGITS = np.empty(0, np.float32)
 MOST_PAIRS = 6
 """Pairs that look alike that are shown."""
 PAGE_BYTES, LEAST_BYTES = 10_000_000, 5_000
@@ -42,7 +44,10 @@ def dataset_overview(folder: Path, shown: int = SHOWN) -> DatasetOverview:
     shown: how many pictures are kept at most, the same number of each class.
     """
     record = read_run(folder) if (folder / RUN).exists() else None
-    rows = list(read_dataset(folder))
+    rows, predictions = [], []
+    for file, row in read_dataset(folder):  # its logits may be a thousand numbers
+        predictions.append(int(np.argmax(row.logits)))
+        rows.append((file, replace(row, logits=NO_LOGITS)))
     if not rows:
         raise OutputError(f"{folder} has no images, expected some to report: generate it again.")
     classes = [row.class_index for _, row in rows]
@@ -55,7 +60,7 @@ def dataset_overview(folder: Path, shown: int = SHOWN) -> DatasetOverview:
         picture = _picture(file)
         digests.append(picture.digest)
         hashes.append(picture.difference_hash)
-        predicted = int(np.argmax(row.logits))
+        predicted = predictions[place]
         images.append(
             ImageOverview(
                 path=row.path,

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from engine.datasets.parts import CHECKSUM, checksum
+from engine.datasets.run_record import CHECKSUM, checksum
 from engine.datasets.shared import check_kind
 from engine.errors import TokenFileError
 from engine.events import Events, Noted

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from engine.errors import ConfigError, ModelError
 from engine.settings.plain import nearest
 
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights"
+"""The models that ship."""
 ARCHITECTURE = "arch:"
 """The prefix of a model with random weights."""
 DEVICES = ("cpu", "cuda")

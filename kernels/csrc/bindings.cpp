@@ -14,6 +14,8 @@ namespace {
 
 const Kernels* active = find_kernels("auto");
 
+[[noreturn]] void refuse(const std::string& wrong) { throw nb::value_error(wrong.c_str()); }
+
 Element element_of(const View& x) {
     const nb::dlpack::dtype type = x.tensor.dtype;
     const auto is = [&](nb::dlpack::dtype_code code, int bits) {
@@ -22,7 +24,8 @@ Element element_of(const View& x) {
     if (is(nb::dlpack::dtype_code::Float, 32)) return Element::kFloat;
     if (is(nb::dlpack::dtype_code::Float, 16)) return Element::kHalf;
     if (is(nb::dlpack::dtype_code::Bfloat, 16)) return Element::kBfloat;
-    throw nb::type_error("expected float32, float16 or bfloat16");
+    const std::string what = "a tensor has a dtype of " + std::to_string(type.bits) + " bits";
+    throw nb::type_error((what + ", expected float32, float16 or bfloat16: convert it first.").c_str());
 }
 
 // Is x one block of memory, with its axes in C order or with the channels innermost?
@@ -41,13 +44,20 @@ bool is_dense(const View& x, bool channels_innermost) {
 
 // (N, C, *): planar if C-contiguous, interleaved if channels are innermost.
 Shape shape_of(const View& x, int64_t groups) {
-    if (x.rank() < 2) throw nb::value_error("expected (N, C, *)");
+    if (x.rank() < 2)
+        refuse("a tensor has " + std::to_string(x.rank()) + " axes, expected (N, C, *): add those it lacks.");
     if (x.elements() == 0)
-        throw nb::value_error("expected at least one element: an empty batch has no moments");
+        refuse(
+            "a tensor is empty, expected at least one element: an empty batch has no moments. Pass another.");
     const int64_t images = x.size(0), channels = x.size(1), pixels = x.elements() / (images * channels);
-    if (groups < 1 || images % groups != 0) throw nb::value_error("expected groups that divide the batch");
+    if (groups < 1 || images % groups != 0)
+        refuse("groups is " + std::to_string(groups) + " and the batch " + std::to_string(images) +
+               ", expected groups that divide the batch: pass 1, or as many as there are images.");
     const bool planar = is_dense(x, false);
-    if (!planar && !is_dense(x, true)) throw nb::value_error("expected a contiguous or channels_last tensor");
+    if (!planar && !is_dense(x, true))
+        refuse(
+            "a tensor is not one block of memory, expected a contiguous or channels_last tensor: copy it "
+            "first.");
     return {groups, images / groups, channels, pixels, !planar || pixels == 1};
 }
 
@@ -56,7 +66,10 @@ void expect_like(const View& x, const View& other) {
     for (int axis = 0; same && axis < x.rank(); ++axis)
         same =
             x.size(axis) == other.size(axis) && (x.size(axis) == 1 || x.stride(axis) == other.stride(axis));
-    if (!same) throw nb::value_error("expected tensors of one shape, dtype and memory format");
+    if (!same)
+        refuse(
+            "two tensors differ, expected tensors of one shape, dtype and memory format: use "
+            "torch.empty_like.");
 }
 
 // The floats of a dense row of a known length.
@@ -66,7 +79,9 @@ float* row(const View& values, int64_t length) {
     for (int axis = values.rank() - 1; dense && axis >= 0; stride *= values.size(axis), --axis)
         dense = values.size(axis) == 1 || values.stride(axis) == stride;
     if (!dense || element_of(values) != Element::kFloat)
-        throw nb::value_error("expected one float32 per channel, dense");
+        refuse("a tensor has " + std::to_string(values.elements()) +
+               " values, expected one float32 per channel, " + std::to_string(length) +
+               " in all, dense: convert it, and copy it if it has gaps.");
     return static_cast<float*>(values.data());
 }
 
@@ -74,7 +89,7 @@ Activation activation_of(const std::string& name) {
     if (name == "none") return Activation::kNone;
     if (name == "relu") return Activation::kRelu;
     if (name == "silu") return Activation::kSilu;
-    throw nb::value_error("expected activation none, relu or silu");
+    refuse("activation is '" + name + "', expected activation none, relu or silu: name one.");
 }
 
 void channel_moments(const View& x, const View& mean, const View& var, int64_t groups, int threads) {
@@ -133,10 +148,15 @@ void alignment(const View& mean, const View& var, const View& stored_mean, const
                const View& dvar) {
     const int64_t groups = loss.elements(), layers = splits.elements() - 1;
     const auto* at = static_cast<const int64_t*>(splits.data());
-    if (splits.tensor.dtype.bits != 64 || layers < 0) throw nb::value_error("expected int64 splits");
+    if (splits.tensor.dtype.bits != 64 || layers < 0)
+        refuse("splits has " + std::to_string(splits.elements()) + " values of " +
+               std::to_string(splits.tensor.dtype.bits) +
+               " bits, expected int64 splits, at least one: convert it.");
     for (int64_t l = 0; l <= layers; ++l)
         if (at[l] < (l == 0 ? 0 : at[l - 1]) || (l == 0 && at[0] != 0))
-            throw nb::value_error("expected splits that start at 0 and do not fall");
+            refuse("splits[" + std::to_string(l) + "] is " + std::to_string(at[l]) +
+                   ", expected splits that start at 0 and do not fall: pass running sums of the layers' "
+                   "channels.");
     const int64_t width = at[layers], all = groups * width;
     const Alignment of{
         groups, layers, at, row(stored_mean, width), row(stored_var, width), row(weights, 2 * layers),
@@ -159,7 +179,13 @@ uint64_t plain_read(const View& x, int threads) {
 
 void use_instruction_set(const std::string& name) {
     const Kernels* found = find_kernels(name.c_str());
-    if (found == nullptr) throw nb::value_error("not an instruction set of this processor");
+    if (found == nullptr) {
+        std::string known = "auto";
+        for (const char* one : {"avx512", "avx2", "neon", "plain"})
+            if (find_kernels(one) != nullptr) known += std::string(", ") + one;
+        refuse("instruction set is '" + name + "', expected one of " + known +
+               ": name one of this processor.");
+    }
     active = found;
 }
 

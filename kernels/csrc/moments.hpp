@@ -145,7 +145,6 @@ void planar_tile(const T* x, T* y, const Shape& shape, Range images, Range tile,
         }
     }
     flush();
-    out.count = count;
 }
 
 template <int W, class Op, class T>
@@ -207,7 +206,6 @@ struct Columns {
             out.mean[c] = mean[source(c)];
             out.m2[c] = m2[source(c)];
         }
-        out.count = count;
     }
 };
 
@@ -281,6 +279,10 @@ void measure_group(const T* x, T* y, const Shape& shape, const Op& op, float* me
     const int64_t splittable = shape.interleaved ? rows : shape.images;
     const int along = static_cast<int>(std::min<int64_t>(threads / across, splittable));
     std::vector<Partial> partials(along, Partial(shape.channels));
+    for (int i = 0; i < along; ++i) {  // here, as threads of other channels share a part
+        const Range piece = share(splittable, i, along);
+        partials[i].count = static_cast<double>((piece.end - piece.begin) * (rows / splittable));
+    }
     parallel(across * along, [&](int part) {
         Partial& out = partials[part / across];
         const Range piece = share(splittable, part / across, along);

@@ -104,7 +104,11 @@ def check_feature_map(op: str, x: Tensor) -> None:
         )
     if not x.is_floating_point():
         raise TypeError(f"{op} got {x.dtype}, expected a floating dtype: convert the input first.")
-    if x.dim() < 2 or x.numel() == 0:
+    if x.dim() < 2:
+        raise ValueError(
+            f"{op} got shape {tuple(x.shape)}, expected (N, C, *): add an axis for the batch or for the channels."
+        )
+    if x.numel() == 0:
         raise ValueError(
             f"{op} got shape {tuple(x.shape)}, expected (N, C, *) with at least one element: "
             "an empty batch has no moments. Pass one that is not."

@@ -239,9 +239,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG0
 
 
 def _backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-    dloss = grad_outputs[
-        0
-    ]  # the other outputs are gradients, for which there is no second derivative
+    # The other outputs are gradients, for which there is no second derivative.
+    dloss = grad_outputs[0]
     dmean, dvar = ctx.saved_tensors
     return dmean * dloss[:, None], dvar * dloss[:, None], None, None, None, None, None
 

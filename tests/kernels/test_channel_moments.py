@@ -172,7 +172,7 @@ def test_compiles_whole(feature_map):
             ValueError,
             r"shape \(0, 3, 2, 2\), expected \(N, C, \*\) with at least one",
         ),
-        (torch.ones(3), ValueError, r"shape \(3,\), expected \(N, C, \*\)"),
+        (torch.ones(3), ValueError, r"shape \(3,\), expected \(N, C, \*\): add an axis"),
     ],
 )
 def test_refuses(x, error, message):

@@ -17,7 +17,7 @@ from engine.settings.methods import DrawingSettings
 from engine.settings.plain import to_plain
 
 if TYPE_CHECKING:
-    from engine.apps.progress import Progress
+    from engine.apps.progress import Screen
 
 WITH_PRIOR = tuple(name for name, kind in METHODS.items() if issubclass(kind, DrawingSettings))
 """Methods that draw with a prior."""
@@ -128,6 +128,6 @@ class Call:
     given: frozenset[str]
     explicit: Mapping[str, Any]
     record: Mapping[str, Any] | None
-    screen: "Progress"
+    screen: "Screen"
     events: Events
     in_flags: Callable[[str], str]

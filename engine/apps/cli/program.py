@@ -22,7 +22,7 @@ from engine.errors import ConfigError, EngineError, EngineWarning
 if TYPE_CHECKING:
     from engine.apps.cli.command import Command
     from engine.apps.cli.settings import Understood
-    from engine.apps.progress import Progress
+    from engine.apps.progress import Screen
 
 INTERRUPTED = 130
 ABOUT = "From a pretrained classifier and none of its data: images like its training set."
@@ -97,16 +97,16 @@ def _carry_out(understood: "Understood", name: str) -> None:
 
     try:
         check_sources(command)
-        from engine.apps.progress import Progress
+        from engine.apps.progress import Screen
 
-        screen = Progress(quiet=command.quiet or str(command.events) == "-", silent=command.json)
-        with _warnings_in_words(understood.flagged):
+        screen = Screen(quiet=command.quiet or str(command.events) == "-", silent=command.json)
+        with warnings_in_words(understood.flagged, _warn):
             _run(understood, command, screen)
     except EngineError as error:
         raise EngineError(understood.flagged(str(error))) from error
 
 
-def _run(understood: "Understood", command: "Command", screen: "Progress") -> None:
+def _run(understood: "Understood", command: "Command", screen: "Screen") -> None:
     from engine.apps.cli.command import Call
     from engine.apps.progress import watching
     from engine.networks.later import imports_spared
@@ -122,9 +122,18 @@ def _run(understood: "Understood", command: "Command", screen: "Progress") -> No
         print(json.dumps(result))
 
 
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
 @contextmanager
-def _warnings_in_words(flagged: Callable[[str], str]) -> Iterator[None]:
-    """Print the engine's own warnings as lines for a person, each text once, without the place in the code."""
+def warnings_in_words(
+    flagged: Callable[[str], str], say: Callable[[str], object]
+) -> Iterator[None]:
+    """Hand the engine's own warnings to `say` as a person reads them, each text once; the others go on as ever.
+
+    For one thread at a time: how warnings are shown is the process's.
+    """
     shown: set[str] = set()
     usual = warnings.showwarning
 
@@ -133,7 +142,7 @@ def _warnings_in_words(flagged: Callable[[str], str]) -> Iterator[None]:
             usual(message, category, *place, **more)
         elif (text := flagged(str(message))) not in shown:
             shown.add(text)
-            print(f"warning: {text}", file=sys.stderr)
+            say(text)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=EngineWarning)

@@ -44,8 +44,8 @@ def understand(
     command, prog = commands[name], f"ddis {name}"
     typed_values = typed(command, words, prog)
     for option, value in typed_values.items():
-        words = value if isinstance(value, list) else [value]
-        if "" in words and not option.path.endswith(MAY_BE_EMPTY):
+        given = value if isinstance(value, list) else [value]
+        if "" in given and not option.path.endswith(MAY_BE_EMPTY):
             otherwise = "" if option.path in needed_paths(command) else ", or leave the option out"
             raise ConfigError(
                 f"{option.spelt} is empty, expected {option.help}: write it{otherwise}."
@@ -162,9 +162,8 @@ def _check_needed(
         wanted = "; ".join(
             option.help if one else f"for {option.spelt} {option.help}" for option in missing
         )
-        verb = "is" if len(missing) == 1 else "are"
         raise ConfigError(
-            f"{names} {verb} missing, expected {wanted}: give {'it' if verb == 'is' else 'them'}."
+            f"{names} {'is' if one else 'are'} missing, expected {wanted}: give {'it' if one else 'them'}."
         )
 
 

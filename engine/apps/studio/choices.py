@@ -8,8 +8,9 @@ from pathlib import Path
 from engine.apps.cli.requests import load_classifier_of
 from engine.apps.demo import shipped_tokens
 from engine.apps.studio.form import Form, rows_of
-from engine.classifiers.sources import EMBEDDED, PROCESSOR
+from engine.classifiers.sources import PROCESSOR
 from engine.datasets.manifest import MANIFEST
+from engine.settings.sources import EMBEDDED
 
 EMBEDDED_SCHEME = "embedded:"
 FIRST = "embedded:cartoon"

@@ -1,11 +1,12 @@
 """What `ddis plan` says of a run, for the page, and what the run will have to compute."""
 
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from engine.apps.cli.command import Call
 from engine.apps.cli.commands.generate import Generate
 from engine.apps.cli.commands.plan import Plan
-from engine.apps.progress import Progress
+from engine.apps.progress import Screen
 from engine.apps.studio.form import Row
 from engine.errors import EngineError, counted
 from engine.events import SILENT
@@ -24,7 +25,7 @@ class Table:
 
 
 @dataclass
-class Printout(Progress):
+class Printout(Screen):
     """Collects what a command prints: lines and tables, in order."""
 
     parts: list[str | Table] = field(default_factory=list)
@@ -52,7 +53,7 @@ class Planned:
 def plan_of(row: Row) -> Planned:
     """Plan a row's request. Raises EngineError as `ddis plan` does."""
     understood = row.understood()
-    command = row.command()
+    command = cast(Generate, understood.command)
     printout = Printout()
     if not isinstance(command.request.method, DrawingSettings):
         return Planned(f"method {command.request.method.name} uses no prior: nothing to plan", [])

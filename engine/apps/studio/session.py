@@ -1,19 +1,17 @@
 """The runs that were started on the page, one after the other in a thread of their own: a page can be reloaded."""
 
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from engine.apps.cli.command import Call
-from engine.apps.cli.program import check_sources
+from engine.apps.cli.program import check_sources, warnings_in_words
 from engine.apps.studio.form import Row
 from engine.apps.studio.planned import Printout
 from engine.apps.studio.watch import Watch
-from engine.errors import ConfigError, EngineError, EngineWarning
+from engine.errors import ConfigError, EngineError
 from engine.events import Cancelled, Events
 
 PATIENCE_S = 60
@@ -95,7 +93,7 @@ class Session:
             understood.flagged,
         )
         try:
-            with _WarningsTo(watch, understood.flagged):
+            with warnings_in_words(understood.flagged, watch.note):
                 understood.command.run(call)
             watch.printed = [text for text in screen.parts if isinstance(text, str)]
             watch.finish()
@@ -109,28 +107,6 @@ class Session:
             if watch.error:
                 watch.state = "failed"
         return False
-
-
-class _WarningsTo(warnings.catch_warnings):
-    """Inside the block the engine's warnings are notes of a run; one run goes on at a time."""
-
-    def __init__(self, watch: Watch, flagged: Any) -> None:
-        super().__init__(record=False)
-        self._watch, self._flagged = watch, flagged
-
-    def __enter__(self) -> Any:
-        found = super().__enter__()
-        usual = warnings.showwarning
-
-        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-            if category.__module__.startswith("engine."):
-                self._watch.note(self._flagged(str(message)))
-            else:
-                usual(message, category, *place, **more)
-
-        warnings.filterwarnings("always", category=EngineWarning)
-        warnings.showwarning = show
-        return found
 
 
 class Desk:

@@ -124,10 +124,8 @@ def _read(path: Path, content: bytes) -> tuple[Header, list[Moments]]:
             )
         header = Header(**json.loads(metadata["header"]))
         tensors = load(content)
-        if metadata.get("sha256") not in (
-            None,
-            digest_of(tensors, metadata["header"]),
-        ):  # files of old have none
+        # Files of old have none.
+        if metadata.get("sha256") not in (None, digest_of(tensors, metadata["header"])):
             raise ValueError("its content has another checksum than it was written with")
         moments = [
             Moments(tensors[f"{name}/mean"], tensors[f"{name}/var"])

@@ -39,8 +39,8 @@ from engine.embedded.train.machine import Machine
 from engine.embedded.train.stages import GPU_WIDTH, RECIPES, SHARES, STAGES, Job, wider
 from engine.errors import ConfigError, EngineError
 from engine.networks.frozen import multiplies_bfloat16
+from engine.settings.sources import EMBEDDED
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
 PACKING = 0.12
 """The share of `all`'s budget that is left for shipping."""
 
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("stage", choices=[*STAGES, "pack", "shed", "all"])
     parser.add_argument("--data", type=Path, required=True, help="folder with the parquet files")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and logs")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where pack writes the weights")
+    parser.add_argument("--out", type=Path, default=EMBEDDED, help="where pack writes the weights")
     parser.add_argument(
         "--resolution", type=int, default=64, help="side of the images in pixels, a multiple of 8"
     )
@@ -103,7 +103,7 @@ def run(chosen: argparse.Namespace) -> None:
             f"--twice came with the stage {chosen.stage!r}, expected 'prior': no other is shown some domains more "
             "often. Leave it out."
         )
-    if chosen.stage == "shed" and chosen.out in (WEIGHTS, chosen.work):
+    if chosen.stage == "shed" and chosen.out in (EMBEDDED, chosen.work):
         raise ConfigError(
             f"checkpoints are to be copied to {chosen.out}, expected a folder of their own: name one with --out."
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 from transformers import (
     ConvNextConfig,
@@ -21,8 +21,8 @@ from transformers import (
 from engine.classifiers.architectures import residual_config
 from engine.embedded.judge import JudgeNet
 from engine.embedded.train.augment import erased, jittered, mixed, warped
-from engine.embedded.train.data import Images, random_index
-from engine.embedded.train.loop import Recipe, train
+from engine.embedded.train.data import Images, random_index, resized
+from engine.embedded.train.loop import STATE, Recipe, train
 from engine.embedded.train.machine import CPU, Machine
 
 DEPTH, WIDTHS = 18, (24, 48, 96, 160)
@@ -105,14 +105,13 @@ def train_classifier(
 
 def enlarged(pixels: Tensor, resolution: int) -> Tensor:
     """Whole images (N, 3, H, W) uint8 as a network reads them, from 0 to 1."""
-    size = (network_side(resolution),) * 2
-    return interpolate(pixels.float() / 255, size, mode="bilinear", antialias=True).clamp(0, 1)
+    return resized(pixels, network_side(resolution))
 
 
 def restate(model: nn.Module, images: Images, resolution: int) -> None:
     """Estimate the running statistics again on the whole images, in one pass, with and without a flip."""
     parts = images.pixels.split(100)
-    views = [(enlarged(part, resolution) - 0.5) / 0.25 for part in (*parts, *_flipped(parts))]
+    views = ((enlarged(part, resolution) - 0.5) / 0.25 for part in (*parts, *_flipped(parts)))
     update_bn(views, model)
     model.eval()
 
@@ -155,7 +154,7 @@ def train_domain_classifiers(
 
 def domain_folder(folder: Path, domain: str) -> Path:
     """Where a domain's classifier is trained: a start that was trained further has domains of its own."""
-    steps = torch.load(folder / "base" / "state.pt", weights_only=True)["step"]
+    steps = torch.load(folder / "base" / STATE, weights_only=True)["step"]
     return folder / f"{domain}-after-{steps}"
 
 

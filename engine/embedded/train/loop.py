@@ -140,6 +140,7 @@ def train(
         machine.average(model, optimizer)
         run.log(step, recipe.batch * (step - first) / clock.elapsed())
         run.write(step, recipe, machine)
+    machine.follow_first(run.average.values())
     model.load_state_dict(run.average)
     model.eval()
 

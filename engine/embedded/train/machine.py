@@ -1,6 +1,6 @@
 """Where a training runs: device, budget of time, and how many processes share it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -98,6 +98,12 @@ class Machine:
             moving, flat.split([value.numel() for value in moving]), strict=True
         ):
             value.copy_(mean.view(value.shape))
+
+    def follow_first(self, values: Iterable[Tensor]) -> None:
+        """Give all processes the values of the first, which alone writes what it has."""
+        if self.processes > 1:
+            for value in values:
+                dist.broadcast(value, 0)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

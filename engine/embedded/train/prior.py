@@ -51,7 +51,11 @@ def encode_views(
 def kept_views(
     vae: AutoencoderTiny, images: Images, resolution: int, seed: int, machine: Machine, file: Path
 ) -> Tensor:
-    """The latents of `encode_views`, read from `file` where it holds those of these images by the same encoder."""
+    """The latents of `encode_views` as `file` keeps them, in float16; read from it where they are of these images.
+
+    An encoder of other weights counts as other images. They are rounded on the first call too, so that a run that is
+    resumed trains on the same latents.
+    """
     made_by = hashlib.sha256(f"{resolution} {seed}".encode())
     for value in (images.pixels, *vae.encoder.state_dict().values()):
         made_by.update(value.cpu().contiguous().numpy().tobytes())
@@ -60,11 +64,11 @@ def kept_views(
         saved = torch.load(file, weights_only=True, map_location=machine.device)
         if saved["key"] == key:
             return saved["latents"].float()
-    latents = encode_views(vae, images, resolution, seed, machine)
+    latents = encode_views(vae, images, resolution, seed, machine).half()
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as opened:
-        torch.save({"key": key, "latents": latents.half()}, opened)
-    return latents
+        torch.save({"key": key, "latents": latents}, opened)
+    return latents.float()
 
 
 class Balanced:

@@ -65,7 +65,7 @@ def pack_prior(job: Job, folder: Path) -> None:
     taught = {
         stage: as_done(job.recipes[stage], job.work / stage)
         for stage in reversed(IMAGES)
-        if (job.work / stage / "state.pt").is_file()
+        if (job.work / stage / STATE).is_file()
     }
     pack.pack_prior(
         vae,

@@ -12,7 +12,7 @@ from torch import nn
 
 from engine.embedded.train import autoencoder, classifiers, perception, prior, tiny_decoder
 from engine.embedded.train.data import Images, load_pacs, load_photos
-from engine.embedded.train.loop import Recipe, read_checkpoint
+from engine.embedded.train.loop import STATE, Recipe, read_checkpoint
 from engine.embedded.train.machine import CPU, Machine
 from engine.errors import ConfigError
 
@@ -101,7 +101,7 @@ def averaged(model: nn.Module, folder: Path) -> Any:
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
-    file = folder / "state.pt"
+    file = folder / STATE
     if not file.is_file():
         raise ConfigError(
             f"there is no {file}, expected a trained model: run the stage {folder.name!r} first, or leave out with "
@@ -122,7 +122,7 @@ def autoencoder_in(folder: Path) -> AutoencoderTiny:
 def autoencoder_of(job: Job, *stages: str) -> AutoencoderTiny:
     """The autoencoder of the latest of these stages that has a checkpoint, else that of the prior to start from."""
     for stage in stages:
-        if (job.work / stage / "state.pt").is_file():
+        if (job.work / stage / STATE).is_file():
             model = autoencoder.build()
             if stage == "autoencoder":
                 return averaged(model, job.work / stage)

@@ -15,7 +15,7 @@ from engine.apps.cli.command import Call, Command
 from engine.apps.cli.registry import COMMANDS
 from engine.apps.cli.requests import load_models
 from engine.apps.cli.settings import understand
-from engine.apps.progress import Bars, Progress
+from engine.apps.progress import Bars, Screen
 from engine.datasets.dataset import read_dataset
 from engine.errors import ConfigError
 from engine.events import EpochEnded, Event, Events, Progressed, Started, Stepped
@@ -322,8 +322,8 @@ def test_a_new_command_is_a_class_and_an_entry(
 
 def test_quiet_hides_bars_alone_and_json_all_words(capsys: pytest.CaptureFixture[str]) -> None:
     for progress, out, err in (
-        (Progress(quiet=True), "asked\n", "title\n"),
-        (Progress(silent=True), "", ""),
+        (Screen(quiet=True), "asked\n", "title\n"),
+        (Screen(silent=True), "", ""),
     ):
         progress.say("asked", result=True)
         progress.table("title", ["a"], [["[1]"]])

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.apps import progress
-from engine.apps.progress import Progress, watching
+from engine.apps.progress import Screen, watching
 from engine.events import Finished, Progressed, Started
 
 
@@ -29,7 +29,7 @@ def test_without_a_terminal_a_task_says_once_a_minute_how_far_it_is(
     seconds: list[float],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with watching(Progress(**options)) as events:
+    with watching(Screen(**options)) as events:
         events.emit(Started("images", 100, 10))
         for moment, units, detail in [
             (5, 10, "dog"),
@@ -47,7 +47,7 @@ def test_without_a_terminal_a_task_says_once_a_minute_how_far_it_is(
 def test_a_task_of_unknown_length_says_what_is_done(
     seconds: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with watching(Progress()) as events:
+    with watching(Screen()) as events:
         events.emit(Started("images", None))
         seconds[0] = 61
         events.emit(Progressed("images", 1234))

@@ -24,8 +24,9 @@ from engine.cluster.driver import STARTS, Driver
 from engine.cluster.pool import ClusterError, Failed, Handle, Lost
 from engine.cluster.ray_pool import RayPool, answer_to, connect, lost_to
 from engine.cluster.room import check_room
-from engine.cluster.run import reported_parts
+from engine.cluster.run import made_by_workers, reported_parts
 from engine.cluster.runner import RayRunner
+from engine.cluster.worker import PartWorker
 from engine.datasets.finish import finish
 from engine.datasets.parts import done_parts
 from engine.datasets.shared import OtherKindError, SharedDataset
@@ -774,13 +775,30 @@ def test_settings_of_a_cluster_are_plain() -> None:
     assert from_plain(Execution, json.loads(json.dumps(plain))) == asked
 
 
+def test_parts_that_nobody_reads_leave_no_worker_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, closed = SimulatedPool(20, start_seconds=0.0), []
+    known = {"plan": None, "models": {}, "parts": 20, "units": 20, "units_missing": 20}
+    monkeypatch.setattr(pool, "hello", lambda: {**known, "missing": [*range(20)]})
+    monkeypatch.setattr(pool, "arguments", {}, raising=False)
+    monkeypatch.setattr(pool, "close", lambda: closed.append(True), raising=False)
+    monkeypatch.setattr("engine.cluster.run.RayPool", lambda *_: pool)
+    cluster = Cluster(ray="local", workers=2)
+    parts = made_by_workers(cluster, PartWorker, {}, IMAGES, Events(lambda _: None))
+    assert not closed
+    del parts
+    assert closed == [True]
+    assert pool.stopped == {0, 1}
+
+
 def test_a_cluster_says_once_a_minute_how_far_it_is() -> None:
     seen: list[Event] = []
     pool = SimulatedPool(20, seconds=lambda *_: 45.0, start_seconds=1.0)
     pool.close = lambda: None  # type: ignore[attr-defined]
     driver = Driver(pool, 2, lambda hello: hello["missing"], clock=pool.clock)
     hello = {"parts": 20, "units": 20, "units_missing": 20}
-    assert len(list(reported_parts(driver, pool, hello, IMAGES, Events(seen.append)))) == 20
+    parts = reported_parts(driver, pool, hello, IMAGES, Events(seen.append))
+    assert next(parts) == (0, 0)
+    assert len(list(parts)) == 20
     lines = [event for event in seen if isinstance(event, Summarised)]
     assert len(lines) == pytest.approx(20 * 45 / 2 / 60, abs=1)
     assert lines[0].text == "2 of 20 parts are done; 2 of 2 workers; about 7 min left"

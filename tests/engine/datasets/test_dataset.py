@@ -15,7 +15,7 @@ from engine.datasets.dataset import load_sample, open_dataset, read_dataset
 from engine.datasets.manifest import JOURNAL
 from engine.datasets.names import class_folders
 from engine.datasets.run_record import differences
-from engine.errors import ConfigError, OutputError
+from engine.errors import ConfigError, DamagedError, OutputError
 from engine.types import ImageKey
 
 LABELS = ("dog", "cat")
@@ -137,6 +137,20 @@ def test_an_image_that_was_deleted_is_made_again(finished, make_sample):
         writer.add(make_sample(1, 0, "cat"))
         writer.finish({})
     assert (finished / "manifest.parquet").read_bytes() == before
+
+
+def test_a_damaged_image_is_named_and_made_again(tmp_path, make_sample):
+    file = tmp_path / "images/dog/00000.png"
+    with open_dataset(tmp_path, CONFIG, LABELS) as writer:
+        writer.add(make_sample(0, 0, "dog"))
+        file.write_bytes(b"no picture")
+        with pytest.raises(DamagedError, match=rf"{file} cannot be read as a picture .*delete it"):
+            writer.finish({})
+    file.unlink()
+    with open_dataset(tmp_path, CONFIG, LABELS) as writer:
+        writer.add(make_sample(0, 0, "dog"))
+        writer.finish({})
+    assert [row.key for _, row in read_dataset(tmp_path)] == [ImageKey(0, 0)]
 
 
 def test_the_order_of_work_does_not_matter(finished, tmp_path, make_sample):

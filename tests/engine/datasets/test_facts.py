@@ -161,6 +161,13 @@ def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+def test_a_record_that_is_not_there_is_one_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(
+        OutputError, match=r"cannot read .*run\.json: No such file .*check the path"
+    ):
+        read_run(tmp_path)
+
+
 def test_a_flipped_bit_of_a_record_is_found(tmp_path: Path) -> None:
     write_run(tmp_path, {"request": {"seed": 12}, "models": {}}, {"0": "dog"}, {"seconds": 3.25})
     path, expected = tmp_path / "run.json", read_run(tmp_path)

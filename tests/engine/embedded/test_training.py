@@ -349,6 +349,28 @@ def test_two_processes_share_their_gradients_and_one_writes(tmp_path):
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
 
 
+def _ends(rank: int, meeting: Path, folder: Path) -> None:
+    """A whole training whose steps are each process's own until the end."""
+    _meet(rank, meeting)
+    machine = Machine(processes=2, rank=rank, local_steps=4)
+    model = nn.Linear(1, 1)
+    recipe = replace(RECIPE, steps=3, learning_rate=0.1)
+    train(
+        model, lambda *_: (model(torch.ones(2, 1)) - rank).square().mean(), recipe, folder, machine
+    )
+    torch.save(model.state_dict(), folder / f"end-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_average_that_one_writes(tmp_path):
+    by_two(_ends, tmp_path)
+    kept = torch.load(tmp_path / "state.pt", weights_only=True)["average"]
+    for rank in range(2):
+        ended = torch.load(tmp_path / f"end-{rank}.pt", weights_only=True)
+        assert all(torch.equal(value, kept[name]) for name, value in ended.items())
+
+
 def _by_itself(rank: int, meeting: Path, folder: Path, steps: int, name: str) -> None:
     """A process that takes two steps by itself between two meetings, and sees targets of its own."""
     _meet(rank, meeting)

@@ -11,7 +11,7 @@ from diffusers import AutoencoderTiny
 
 from engine.errors import ModelError
 from engine.priors import load_prior
-from engine.priors.schemes import EMBEDDED
+from engine.settings.sources import EMBEDDED
 
 
 def save_tiny(folder: Path, levels: int = 4, **config: object) -> Path:

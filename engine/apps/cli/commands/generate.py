@@ -77,12 +77,13 @@ class Generate(Command):
         folder = Path(self.out)
         if self.over_generate is not None:
             return self._over_generate(call, folder, self.over_generate)
+        from engine.datasets.contact_sheet import SHEET
         from engine.datasets.run_record import read_run
 
         images = requests.images_of(self.request, self.execution, folder, call)
         made = sum(1 for _ in images)
         total = len(read_run(folder).labels) * self.request.images_per_class
-        sheet = folder / "contact_sheet.png"
+        sheet = folder / SHEET
         call.screen.say(
             f"{counted(total, 'image')} in {folder}, {made} of them made now. Contact sheet: {sheet}"
         )
@@ -114,6 +115,7 @@ class Generate(Command):
 
     def _over_generate(self, call: Call, folder: Path, factor: float) -> dict[str, Any]:
         """Make more images than are asked for in a folder beside `out`, and keep the better ones of each class."""
+        from engine.datasets.contact_sheet import SHEET
         from engine.datasets.dataset import open_dataset
         from engine.datasets.run_record import RUN, check_selection, read_run
         from engine.evaluation.select import select, selected_from
@@ -139,7 +141,7 @@ class Generate(Command):
             pass  # refuses now what it would refuse once all images are made
         made = sum(1 for _ in images)
         found = select(every, folder, selection, classifier, call.events)
-        sheet = folder / "contact_sheet.png"
+        sheet = folder / SHEET
         call.screen.say(
             f"{counted(found['images'], 'image')} in {every}, {made} of them made now; the better {found['kept']} in "
             f"{folder}. Contact sheet: {sheet}"

@@ -62,7 +62,7 @@ class Tune(Command):
         if self.out is not None:
             check_writable(self.out)
         method = requests.drawing(self.request)
-        alignment = requests.drawing(self.request).alignment
+        alignment = method.alignment
         assert alignment is not None
         if "request.method.alignment.scale" in call.given:
             raise ConfigError(

@@ -149,6 +149,14 @@ def test_a_choice_by_hand_must_be_of_the_folder(folder: Path, tmp_path: Path) ->
     assert not out.exists()
 
 
+def test_a_selection_knows_the_classes_that_it_has_no_images_of(
+    folder: Path, tmp_path: Path
+) -> None:
+    select_by_hand(folder, tmp_path / "chosen", KEYS[:2])
+    found = opened(str(tmp_path / "chosen"))
+    assert [entry.predicted for entry in found.entries] == ["dog", "<b>horse"]
+
+
 def test_what_the_classifier_would_choose_is_what_select_keeps(
     folder: Path, tmp_path: Path
 ) -> None:
