@@ -9,7 +9,7 @@ cut goes on where it stopped. Table: `make tables`.
 """
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
@@ -58,6 +58,12 @@ WAYS = {
     "plain, domain in the prompt": Method(None, names_domain=True),
     f"domain in the prompt, CFG in the middle{MIXED}": Method(
         Alignment(), sampling=Sampling.fast(), names_domain=True
+    ),
+    f"domain in the prompt, CFG in the middle, class weight 0{MIXED}": Method(
+        Alignment(class_weight=0.0), sampling=Sampling.fast(), names_domain=True
+    ),
+    f"domain in the prompt, CFG of 2.5 in the middle{MIXED}": Method(
+        Alignment(), sampling=replace(Sampling.fast(), cfg=2.5), names_domain=True
     ),
     "adapter": Method(None, sampling=Sampling(cfg=1.0)),
     "adapter, domain in the prompt": Method(None, sampling=Sampling(cfg=1.0), names_domain=True),
