@@ -24,10 +24,10 @@ from engine.downstream.rows import Row, Sets
 from engine.downstream.sources import FOLDER, MADE_HERE
 from engine.errors import OutputError, counted
 from engine.events import Advance, Events
-from engine.facts import filled
+from engine.facts import filled, with_names_of
 from engine.files import OURS, explained, make_folder, read_object, remove_leftovers, write_whole
 from engine.locks import locked_folder
-from engine.settings.downstream import Distillation
+from engine.settings.downstream import Distillation, Pruning, Quantisation
 
 REQUEST, MEASURES, REPORT = "request.json", "measures.json", "report.json"
 SCORES = "scores.safetensors"
@@ -39,6 +39,8 @@ FEW_MEASURED = 50
 BEGIN_AGAIN = "delete the folder and run the same command again"
 RUNS = "runs"
 """The task that counts them."""
+KINDS = {"distillation": Distillation, "pruning": Pruning, "quantisation": Quantisation}
+"""The settings in a request, by its keys."""
 Run = Callable[[Any, int, Path, Advance], Mapping[str, Any]]
 """(a row, seed, folder for what it makes, where shares of the run are reported) -> measures by name.
 
@@ -174,9 +176,10 @@ def _folder(out: Path, asked: Mapping[str, Any]) -> Iterator[None]:
         remove_leftovers(out)
         if (out / REQUEST).exists():
             there = read_object(out / REQUEST, BEGIN_AGAIN)
-            if "distillation" in there:
-                there["distillation"] = filled(Distillation, there["distillation"])
-            differing = differences(there, asked)
+            there |= {
+                name: filled(kind, there[name]) for name, kind in KINDS.items() if name in there
+            }
+            differing = differences(there, with_names_of(there, asked))
             if differing:
                 raise OutputError(
                     f"{out} was begun with other settings: {'; '.join(differing)}. Expected the same to continue it: "
