@@ -62,7 +62,7 @@ class Inputs:
         """The sets by the arguments of `distill` and its kin, but for the plain images, which may have to be drawn."""
         more = {name: Path(path).expanduser() for name, path in (rows or {}).items()}
         return cls(
-            folder=Path(folder),
+            folder=Path(folder).expanduser(),
             original=path_of(original),
             test=path_of(test),
             domain=domain,

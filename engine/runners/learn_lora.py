@@ -105,7 +105,7 @@ def learn_lora(
     """
     check_type("out", out, str | Path, "the path of a file")
     check_type("events", events, Events, "Events, such as Events(print)")
-    path = Path(out)
+    path = Path(out).expanduser()
     if path.suffix != ".safetensors":
         raise ConfigError(
             f"the adapter is to be {str(out)!r}, expected a name that ends in .safetensors: add the ending."
