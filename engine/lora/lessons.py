@@ -138,7 +138,7 @@ class ClassLessons:
             reporting(self.events, IMAGES),
             partial(denoise_in_parts, self.prior, parts=drawing.parts),
         )
-        z, step = sampled.kept[at], sampled.schedule[at]
+        z, step = sampled.seen(at), sampled.schedule[at]
         views = random_views(len(update), rng)
         targets = torch.tensor([key.class_index for key in update], device=classifier.device)
         cfg = drawing.sampling.cfg_at(at, len(sampled.schedule))

@@ -148,7 +148,7 @@ def test_each_update_reads_what_its_own_step_predicts(tiny_prior: Prior, cfg: fl
         torch.testing.assert_close(read, expected, rtol=0, atol=1e-9)
         twin, whole = leaf_of(images.context)
         denoise = prior.denoiser(whole, cfg)
-        joint = prior.decode(denoise(images.kept[number], images.schedule[number]).clean).flatten(1)
+        joint = prior.decode(denoise(images.seen(number), images.schedule[number]).clean).flatten(1)
         readout = torch.randn_like(read)
         ours, theirs = (
             torch.autograd.grad((pixels * readout).sum(), leaf)[0]
@@ -249,3 +249,27 @@ def test_the_gradient_s_steps_are_the_last_or_drawn_from_the_early_ones(steps: i
         assert len(drawn) == updates
         assert set(drawn) == among
     assert max(among) < steps
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_each_update_reads_the_noisy_latents_that_guidance_moved(tiny_prior: Prior, cfg: float):
+    """Also the update at the latest step, before which sampling stops."""
+
+    def guide(keys: Sequence[ImageKey]) -> Guidance:
+        return Guidance(lambda z, scale: (z.new_zeros(len(z)), z), Alignment.paper())
+
+    prior, sampling = double(tiny_prior), Sampling(steps=5, cfg=cfg, eta=0.0)
+    images, clean = on_the_way(prior, sampling, [3, 1], guide=guide), {}
+    guidance, context = guide(KEYS), of_two_dogs(prior)
+    with torch.no_grad():
+        sample(
+            ImageNoise(0, KEYS, prior.latent_shape(1)[1:], dtype=prior.dtype).draw(),
+            guidance.before(in_interval(partial(prior.denoiser, context), sampling)),
+            prior.schedule(sampling.steps),
+            guidance.move,
+            lambda step, found: clean.update({step.index: found}),
+        )
+    for update, number in enumerate((3, 1)):
+        images.prepare(update)
+        read = images.latents(update, images.context)
+        torch.testing.assert_close(read, clean[number], rtol=0, atol=1e-9)
