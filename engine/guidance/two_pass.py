@@ -55,26 +55,25 @@ def two_pass(
 
         if len(z) <= micro_batch:
             return gradient(z, whole, scale)
-        merged = _merged(z, forward, measured, micro_batch)
+        merged, more = _first_pass(z, forward, extra, measured, micro_batch)
         # A row counts as one of its values would: moments are means, and the number of values in a row cancels.
         whole_moments, rows_each = domain.compared(merged), [len(z)] * len(merged)
         loss, coefficients = alignment_coefficients(whole_moments, domain.target, rows_each)
-
-        by = scale(loss) if callable(scale) else scale
+        values = loss.reshape(1) + more
+        by = scale(values) if callable(scale) else scale
 
         def part(rows: Tensor, start: int) -> Tensor:
             output = forward(rows, start)
-            more = extra(output, start)
-            added.append(more.detach())
             own = domain.compared(measured)
-            return micro_batch_loss(coefficients, own, [len(rows)] * len(own)) + more
+            return micro_batch_loss(coefficients, own, [len(rows)] * len(own)) + extra(
+                output, start
+            )
 
-        added: list[Tensor] = []
         gradients = [
             gradient(z[start : start + micro_batch], partial(part, start=start), by)[1]
             for start in range(0, len(z), micro_batch)
         ]
-    return loss.reshape(1) + torch.stack(added).sum(), torch.cat(gradients)
+    return values, torch.cat(gradients)
 
 
 def part_by_part(
@@ -92,18 +91,23 @@ def part_by_part(
     return torch.stack(values).sum(), torch.cat(grads)
 
 
-def _merged(
-    z: Tensor, forward: Callable[[Tensor, int], object], measured: list[Moments], micro_batch: int
-) -> list[Moments]:
-    """Moments of all rows of z, each layer's from those that the passes of its micro-batches leave in `measured`."""
+def _first_pass(
+    z: Tensor,
+    forward: Callable[[Tensor, int], object],
+    extra: Callable[[object, int], Tensor],
+    measured: list[Moments],
+    micro_batch: int,
+) -> tuple[list[Moments], Tensor]:
+    """Moments of all rows of z at each layer, merged from those of the micro-batches, and the sum of `extra`."""
     merged: list[Moments] = []
+    added: list[Tensor] = []
     seen = 0
     for rows in z.split(micro_batch):
         with torch.no_grad():
-            forward(rows, seen)
+            added.append(extra(forward(rows, seen), seen))
         merged = [
             now if seen == 0 else merge_moments(before, now, seen, len(rows))
             for before, now in zip(merged or measured, measured, strict=True)
         ]
         seen += len(rows)
-    return merged
+    return merged, torch.stack(added).sum()
