@@ -136,7 +136,7 @@ class ClassLessons:
             drawing.guidance,
             [at],
             reporting(self.events, IMAGES),
-            partial(denoise_in_parts, self.prior, parts=drawing.parts),
+            partial(denoise_in_parts, self.prior, parts=drawing.micro_batches),
         )
         z, step = sampled.seen(at), sampled.schedule[at]
         views = random_views(len(update), rng)

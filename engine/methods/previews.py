@@ -34,7 +34,7 @@ def previewing(drawing: "Drawing", keys: Sequence[ImageKey], events: Events, tas
     They are seen through the tiny decoder where the prior has one, as guidance sees them. No random number is drawn and
     no state of the run is touched. Where the decoder rests in main memory or memory runs out, previews end with a note.
     """
-    classifier, parts = drawing.classifier, drawing.parts
+    classifier, parts = drawing.classifier, drawing.micro_batches
     shown = keys[:MOST_SHOWN]
     decoder = guidance_decoder(drawing.prior, px=classifier.preprocess.least_px)
     # A pass of guidance takes more memory than a preview; without guidance, one image takes as much as decoding one.

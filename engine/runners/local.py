@@ -67,7 +67,7 @@ class LocalRunner(BaseRunner):
             with self.events.task(IMAGES, total, total - to_make) as task:
                 for group, missing in begun:
                     made = prepared.make(group, self.events)
-                    sizes = {} if prepared.parts is None else prepared.parts.sizes
+                    sizes = {} if prepared.micro_batches is None else prepared.micro_batches.sizes
                     again = order if order[missing[0]] < end else None
                     course.note(missing, kind, sizes, again)
                     for image in made:

@@ -76,8 +76,8 @@ class PartMaker:
         prepared: Prepared = prepare(request, Models(request, execution, given), execution)
         if expected is not None:
             check_models(expected, prepared.identities())
-        if prepared.parts is not None:
-            prepared.parts.fixed = True
+        if prepared.micro_batches is not None:
+            prepared.micro_batches.fixed = True
         self.prepared = prepared
         self.groups = prepared.groups()
         self.kind = kind_of(prepared)

@@ -166,7 +166,7 @@ def test_a_worker_of_another_kind_is_found_by_its_canary(request_: Request, out:
     assert kind.canary == canary_of(prepared)
     assert kind.reproducible
     assert kind.threads == torch.get_num_threads()
-    prepared.parts.sizes["guidance"] = 1  # a plan for less memory
+    prepared.micro_batches.sizes["guidance"] = 1  # a plan for less memory
     assert canary_of(prepared) != kind.canary
 
 
