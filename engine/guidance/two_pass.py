@@ -12,12 +12,13 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from ddis_kernels import alignment_coefficients, merge_moments, micro_batch_loss
+from ddis_kernels import alignment_coefficients, micro_batch_loss
 from torch import Tensor
 
 from engine.errors import ConfigError
 from engine.guidance.domain import Domain
 from engine.guidance.gradient import LossScale, gradient
+from engine.guidance.moments import merged
 from engine.types import Moments
 
 
@@ -55,9 +56,9 @@ def two_pass(
 
         if len(z) <= micro_batch:
             return gradient(z, whole, scale)
-        merged, more = _first_pass(z, forward, extra, measured, micro_batch)
+        moments, more = _first_pass(z, forward, extra, measured, micro_batch)
         # A row counts as one of its values would: moments are means, and the number of values in a row cancels.
-        whole_moments, rows_each = domain.compared(merged), [len(z)] * len(merged)
+        whole_moments, rows_each = domain.compared(moments), [len(z)] * len(moments)
         loss, coefficients = alignment_coefficients(whole_moments, domain.target, rows_each)
         values = loss.reshape(1) + more
         by = scale(values) if callable(scale) else scale
@@ -99,15 +100,12 @@ def _first_pass(
     micro_batch: int,
 ) -> tuple[list[Moments], Tensor]:
     """Moments of all rows of z at each layer, merged from those of the micro-batches, and the sum of `extra`."""
-    merged: list[Moments] = []
+    moments: list[Moments] = []
     added: list[Tensor] = []
     seen = 0
     for rows in z.split(micro_batch):
         with torch.no_grad():
             added.append(extra(forward(rows, seen), seen))
-        merged = [
-            now if seen == 0 else merge_moments(before, now, seen, len(rows))
-            for before, now in zip(merged or measured, measured, strict=True)
-        ]
+        moments = merged(moments, measured, seen, len(rows))
         seen += len(rows)
-    return merged, torch.stack(added).sum()
+    return moments, torch.stack(added).sum()
