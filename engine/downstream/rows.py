@@ -143,9 +143,12 @@ def _read(
     logits = None
     if stored_labels and has_manifest(source.images.path):
         _check_teacher(source.images.path, classifier)
-        stored = [
-            torch.from_numpy(row.logits.copy()) for _, row in read_dataset(source.images.path)
-        ]
+        wanted = set(places)
+        stored = {
+            place: torch.from_numpy(row.logits.copy())
+            for place, (_, row) in enumerate(read_dataset(source.images.path))
+            if place in wanted
+        }
         logits = torch.stack([stored[place] for place in places])
     pixels = read_pixels(source.images, places, classifier.preprocess)
     return Images(pixels, source.classes[places], logits)

@@ -108,12 +108,8 @@ def own_folder(classifier: Classifier, folder: Path) -> LabelledSet:
             f"{folder} is no data set folder, expected one that `ddis generate` wrote for this classifier: check the "
             "path."
         )
-    rows = [row for _, row in read_dataset(folder)]
-    if not rows:
-        raise ConfigError(
-            f"{folder} has no images, expected some of each class: generate it again."
-        )
-    for row in rows:
+    classes: list[int] = []
+    for _, row in read_dataset(folder):
         if classifier.labels[row.class_index : row.class_index + 1] != (row.label,) or len(
             row.logits
         ) != len(classifier.labels):
@@ -122,7 +118,12 @@ def own_folder(classifier: Classifier, folder: Path) -> LabelledSet:
                 f"classifier {classifier.name!r}: {', '.join(classifier.labels[:20])}. Name the classifier that the "
                 "folder was generated for."
             )
-    return LabelledSet(FOLDER, open_images(folder), torch.tensor([row.class_index for row in rows]))
+        classes.append(row.class_index)
+    if not classes:
+        raise ConfigError(
+            f"{folder} has no images, expected some of each class: generate it again."
+        )
+    return LabelledSet(FOLDER, open_images(folder), torch.tensor(classes))
 
 
 def other_set(
