@@ -171,13 +171,13 @@ def learn_lora(
 
 def _record(drawing: Drawing, progress: Progress, events: Events) -> None:
     """Sample the groups that have no stored trajectories yet."""
-    groups = list(drawing.groups())
-    lacking = [(number, group) for number, group in enumerate(groups) if not progress.has(number)]
-    total = sum(map(len, groups))
-    with events.task(TRAJECTORIES, total, total - sum(len(group) for _, group in lacking)) as task:
-        for number, group in lacking:
-            progress.keep(number, recorded(drawing, group, events))
-            task.progress(len(group))
+    groups = drawing.groups()
+    lacking = [number for number in range(len(groups)) if not progress.has(number)]
+    done = groups.images - sum(len(groups[number]) for number in lacking)
+    with events.task(TRAJECTORIES, groups.images, done) as task:
+        for number in lacking:
+            progress.keep(number, recorded(drawing, groups[number], events))
+            task.progress(len(groups[number]))
 
 
 def _learned(
