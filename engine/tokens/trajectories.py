@@ -131,15 +131,11 @@ class Trajectories:
         self.denoiser_forward += branches
         self.denoiser_backward += branches
 
-    def images(self, update: int, context: Context, start: int = 0) -> Tensor:
-        """Images (n, 3, H, W) that the step of an update predicts of the n rows from `start`, after `prepare`.
+    def latents(self, update: int, context: Context, start: int = 0) -> Tensor:
+        """Latents (n, ...) that the step of an update predicts of the n rows from `start`, after `prepare`.
 
         context: of these rows, with a graph. Nothing here changes, so it may be run again, and in parts.
         """
-        return self.prior.decode(self.latents(update, context, start))
-
-    def latents(self, update: int, context: Context, start: int = 0) -> Tensor:
-        """The latents (n, ...) of these images."""
         number, rows = self.at[update], range(start, start + len(context))
         if self.through:
             return self._through(context, rows)
