@@ -141,9 +141,8 @@ def int8_network(single: Path, images: Tensor, quantisation: Quantisation) -> by
     with TemporaryDirectory(prefix="ddis-int8-") as scratch:
         target = Path(scratch) / INT8
         try:
-            with redirect_stdout(
-                StringIO()
-            ):  # it prints there, where a command's one JSON object goes
+            # It prints to stdout, where a command's one JSON object goes.
+            with redirect_stdout(StringIO()):
                 ort.quantize_static(
                     str(single),
                     str(target),

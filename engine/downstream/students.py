@@ -98,9 +98,8 @@ def keep_student(
             **facts,
         )
         return
-    with TemporaryDirectory(
-        prefix="ddis-student-"
-    ) as scratch:  # the library writes under a name alone, piece by piece
+    # The library writes under a name alone, piece by piece.
+    with TemporaryDirectory(prefix="ddis-student-") as scratch:
         file = Path(scratch) / WEIGHTS
         save_model(network, str(file))
         write_whole(folder / WEIGHTS, file.read_bytes())

@@ -57,8 +57,7 @@ def fused_moments(
         raise ModelError(
             "the network to be fused has BatchNorm layers without running statistics (track_running_stats=False), "
             "expected stored ones in each: they normalise with the batch's own, and store nothing to align with. "
-            "Load a "
-            "network that was trained with stored ones."
+            "Load a network that was trained with stored ones."
         )
     measured: list[Moments] = []
     answering = _Answering()

@@ -34,9 +34,8 @@ def flops_per_image(
 
     used = {entry.name for entry in fields(settings)} & set(ITERATIONS)
     once = {name: 1 for name in used if getattr(settings, name)}
-    counted(
-        **once
-    )  # the first pass of a network is watched (`guidance.pairing`), and costs another
+    # The first pass of a network is watched (`guidance.pairing`), and costs another.
+    counted(**once)
     base = counted(**once)
     return (
         sum(getattr(settings, name) * (counted(**once | {name: 2}) - base) for name in once)

@@ -161,9 +161,8 @@ def _learn_epoch(
         classes = classes_of(state, learners)
         grad, scale = source.to_rows(classes, by_context, state.rows, float(state.scale))
         state.scale.fill_(scale)
-        is_finite = (
-            grad.isfinite().all(1).tolist()
-        )  # of all rows at once: each question waits for the device
+        # Of all rows at once: each question waits for the device.
+        is_finite = grad.isfinite().all(1).tolist()
         finite = [number for number in moving if is_finite[number]]
         optimizer.step(finite, grad[finite])
         state.skipped[[number for number in moving if number not in finite]] += 1
