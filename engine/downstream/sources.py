@@ -11,10 +11,10 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.datasets.dataset import has_manifest, read_dataset
-from engine.datasets.names import class_folders
 from engine.downstream.origins import check_plain
 from engine.errors import ConfigError
 from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
+from engine.evaluation.teacher import class_numbers
 
 ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
 STREAM = "stream"
@@ -132,11 +132,7 @@ def other_set(
     """Another set; images of classes that the folder lacks count as having none."""
     images = open_images(path, None if path.is_dir() else domain, takes=IMAGE_SETS)
     labels = images.labels()
-    numbers = {
-        folder: number
-        for number, folder in class_folders(dict(enumerate(classifier.labels))).items()
-    }
-    numbers |= {label: number for number, label in enumerate(classifier.labels)}
+    numbers = class_numbers(classifier)
     unknown = sorted({label for label in labels if label not in numbers})
     if unknown:
         raise ConfigError(

@@ -78,10 +78,7 @@ def by_classifier(
 def class_of_each(images: Pooled, classifier: Classifier) -> Tensor:
     """The classifier's number of each image's class, (N,), by its label or that label's folder name."""
     labels = images.labels()
-    numbers = {
-        name: number for number, name in class_folders(dict(enumerate(classifier.labels))).items()
-    }
-    numbers |= {label: number for number, label in enumerate(classifier.labels)}
+    numbers = class_numbers(classifier)
     unknown = sorted(set(labels) - set(numbers))
     if unknown:
         raise ConfigError(
@@ -90,6 +87,14 @@ def class_of_each(images: Pooled, classifier: Classifier) -> Tensor:
             "folder of its name, or name the column `label` so; without labels leave `classifier` out."
         )
     return torch.tensor([numbers[label] for label in labels])
+
+
+def class_numbers(classifier: Classifier) -> dict[str, int]:
+    """The number of each class, by the name of its folder and by its label, which has precedence."""
+    folders = class_folders(dict(enumerate(classifier.labels)))
+    return {name: number for number, name in folders.items()} | {
+        label: number for number, label in enumerate(classifier.labels)
+    }
 
 
 def _together(moments: Moments) -> Moments:

@@ -12,7 +12,6 @@ from typing import Any
 
 from engine.errors import ConfigError, OutputError, TokenFileError, check_type
 from engine.events import SILENT, Events
-from engine.facts import facts_of, filled
 from engine.files import write_whole
 from engine.locks import locked_file
 from engine.lora.adapter import adapting, as_diffusers
@@ -31,7 +30,7 @@ from engine.priors.lora import check_peft
 from engine.request import Method, Request
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, Asked, asked
 from engine.runners.local import made_by
-from engine.runners.token_record import check_same_facts
+from engine.runners.token_record import check_same_facts, learning_facts
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.settings.lora import LoraLearning
 from engine.settings.methods import DrawingSettings
@@ -161,7 +160,7 @@ def learn_lora(
         if begun is None:
             progress.begin(run)
         else:
-            check_same_facts(progress.folder, _facts(begun), _facts(run))
+            _check_same_run(progress.folder, begun, run)
         if learning.objective == "guidance":
             _record(drawing, progress, events)
         learned = _learned(drawing, learning, progress, path, run, wanted, events)
@@ -235,11 +234,11 @@ def _found(path: Path, run: Mapping[str, Any]) -> LearnedLora:
             f"{path} is there and was not written by `ddis learn-lora`, or is damaged; expected a new name, or the "
             "adapter of the same run: choose another file, or delete this one."
         )
-    check_same_facts(path, _facts(metadata["run"]), _facts(run))
+    _check_same_run(path, metadata["run"], run)
     return LearnedLora(file=path, **metadata["learned"])
 
 
-def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a run that its adapter depends on."""
-    made = {key: value for key, value in run.items() if key != "learning"}
-    return {**facts_of(made), "learning": filled(LoraLearning, run.get("learning", {}))}
+def _check_same_run(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise OutputError, naming each fact that differs, where a file or folder belongs to another run."""
+    facts = [learning_facts(run, LoraLearning) for run in (there, here)]
+    check_same_facts(path, *facts)
