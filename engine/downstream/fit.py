@@ -73,6 +73,7 @@ def fit(
         ConfigError: there are fewer than two classes, the architecture is unknown, images differ in size, or the test
             images are of other classes.
         OutputError: `out` contains anything else.
+        GuidanceError: the loss becomes NaN or infinite.
     """
     for given, path in (("folder", folder), ("out", out)):
         check_type(given, path, str | Path, "the path of a folder")
