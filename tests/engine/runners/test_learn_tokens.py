@@ -113,7 +113,7 @@ def test_sd21_s_architecture_learns_and_stays_as_it_was(
     assert [(epoch.class_index, epoch.epoch) for epoch in seen] == [(0, 1), (1, 1), (0, 2), (1, 2)]
     assert all(torch.equal(value, before[name]) for name, value in weights(prior).items())
     assert [path.name for path in tmp_path.iterdir()] == ["t.safetensors"]
-    loaded = load_tokens(tmp_path / "t.safetensors", prior, classifier)
+    loaded = load_tokens("~/t.safetensors", prior, classifier)
     assert (loaded.fingerprint, loaded.training) == (table.fingerprint, table.training)
     images = list(generate(classifier, prior, images_per_class=1, tokens=loaded, sampling=SAMPLING))
     assert [image.prompt for image in images] == ["a <ddis-dog> dog", "an <ddis-elephant> elephant"]
