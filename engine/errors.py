@@ -32,7 +32,7 @@ class DamagedError(OutputError):
 
 
 class GuidanceError(EngineError, ArithmeticError):
-    """Guidance failed numerically too often to trust the images."""
+    """Gradients of guidance or learning, or a loss, were NaN or infinite too often to trust what comes of them."""
 
 
 class EngineWarning(UserWarning):

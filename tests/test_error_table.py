@@ -141,6 +141,8 @@ def test_every_error_that_is_raised_is_in_the_table(errors: ModuleType, tmp_path
         "def two(x):\n    raise ConfigError(said(x))\n"
         "def three(x):\n    text = 'a' if x else 'b'\n    error = f'{text} is odd, expected none: go.'\n"
         "    return ConfigError(error)\n"
+        "class One:\n    def check(x):\n        raise ConfigError('it is one, expected two: add it.')\n"
+        "class Two:\n    def check(x):\n        raise ConfigError('it is two, expected one: drop it.')\n"
     )
     (tmp_path / "kernels" / "ddis_kernels").mkdir(parents=True)
     errors_file = tmp_path / "engine" / "errors.py"
@@ -149,4 +151,6 @@ def test_every_error_that_is_raised_is_in_the_table(errors: ModuleType, tmp_path
         "{number} is too much, expected ten: lower it.",
         "{x} is no word, expected one: write it.",
         "{text} is odd, expected none: go.",
+        "it is one, expected two: add it.",
+        "it is two, expected one: drop it.",
     }

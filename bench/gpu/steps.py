@@ -55,7 +55,7 @@ def timed_step(card: Card, drawing: Drawing, rounds: int = 5) -> dict[str, Any]:
         with phase("text"):
             context = prior.encode(["a photo"], "")[[0] * len(keys)]
         with phase("sampling"):
-            denoise = denoise_in_parts(prior, context, drawing.sampling.cfg, drawing.parts)
+            denoise = denoise_in_parts(prior, context, drawing.sampling.cfg, drawing.micro_batches)
             plain = card.seconds(lambda: sample(z, denoise, [step]), rounds)
             seen = guidance.before(denoise)
             guided = card.seconds(lambda: sample(z, seen, [step], guidance.move), rounds)

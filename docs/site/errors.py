@@ -122,9 +122,10 @@ def error_classes(trees: list[ast.Module]) -> set[str]:
 
 
 def _in_module(tree: ast.Module, kinds: set[str]) -> Iterator[tuple[str, str]]:
-    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    every = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    functions = {node.name: node for node in every}
     constants = _texts_by_name(tree.body)
-    for function in functions.values():
+    for function in every:
         for node in ast.walk(function):
             if isinstance(node, ast.Call) and node.args and _name(node.func) in kinds:
                 for text in _texts(node.args[0], function, functions):

@@ -24,10 +24,10 @@ from engine.downstream.rows import Row, Sets
 from engine.downstream.sources import FOLDER, MADE_HERE
 from engine.errors import OutputError, counted
 from engine.events import Advance, Events
-from engine.facts import filled
+from engine.facts import filled, with_names_of
 from engine.files import OURS, explained, make_folder, read_object, remove_leftovers, write_whole
 from engine.locks import locked_folder
-from engine.settings.downstream import Distillation
+from engine.settings.downstream import Distillation, Pruning, Quantisation
 
 REQUEST, MEASURES, REPORT = "request.json", "measures.json", "report.json"
 SCORES = "scores.safetensors"
@@ -36,11 +36,13 @@ DIFFERENCE = "difference_to_folder"
 FORMAT = "ddis-downstream/1"
 FEW_SEEDS = 3
 FEW_MEASURED = 50
-OF_0_1 = {"mix": "none"}
-"""What version 0.1 did before there was a setting, where the default is another one now."""
 BEGIN_AGAIN = "delete the folder and run the same command again"
 RUNS = "runs"
 """The task that counts them."""
+KINDS = {"distillation": Distillation, "pruning": Pruning, "quantisation": Quantisation}
+"""The settings in a request, by its keys."""
+OF_0_1 = {"distillation": {"mix": "none"}}
+"""What version 0.1 did where it had no setting, and the default is another one now."""
 Run = Callable[[Any, int, Path, Advance], Mapping[str, Any]]
 """(a row, seed, folder for what it makes, where shares of the run are reported) -> measures by name.
 
@@ -176,9 +178,12 @@ def _folder(out: Path, asked: Mapping[str, Any]) -> Iterator[None]:
         remove_leftovers(out)
         if (out / REQUEST).exists():
             there = read_object(out / REQUEST, BEGIN_AGAIN)
-            if "distillation" in there:
-                there["distillation"] = filled(Distillation, OF_0_1 | there["distillation"])
-            differing = differences(there, asked)
+            there |= {
+                name: filled(kind, OF_0_1.get(name, {}) | there[name])
+                for name, kind in KINDS.items()
+                if name in there
+            }
+            differing = differences(there, with_names_of(there, asked))
             if differing:
                 raise OutputError(
                     f"{out} was begun with other settings: {'; '.join(differing)}. Expected the same to continue it: "

@@ -67,14 +67,14 @@ def distill(
     """
     check_updates(comparison, distillation)
     check_streaming(streaming, distillation)
+    out, inputs = Path(out).expanduser(), Inputs.of(folder, original, test, domain, rows)
     if streaming.images_per_class:
-        check_streamable(Path(folder))
-    inputs = Inputs.of(folder, original, test, domain, rows)
+        check_streamable(inputs.folder)
     stored = distillation.soft_labels == "manifest"
-    ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)
+    ready = prepare(classifier, inputs, plain, prior, out, comparison, stored, events)
     teacher, sets = ready.teacher, ready.sets
     if streaming.images_per_class:
-        stream = stream_of(teacher, Path(folder), Path(out) / STREAM_IMAGES, prior, streaming)
+        stream = stream_of(teacher, inputs.folder, out / STREAM_IMAGES, prior, streaming)
         sets = replace(sets, rows={**sets.rows, STREAM: stream})
     name = student_name(student, teacher)
     chosen = student if isinstance(student, nn.Module) else name
@@ -92,9 +92,9 @@ def distill(
         "student": identity(chosen),
         "distillation": asdict(distillation),
     }
-    report = compare("distill", Path(out), sets, comparison.seeds, request, run, events)
+    report = compare("distill", out, sets, comparison.seeds, request, run, events)
     report |= {
-        "folder": str(folder),
+        "folder": str(inputs.folder),
         "teacher": ready.measured_teacher() | size_of(teacher.network, teacher.preprocess),
         "network": size_of(new_student(chosen, teacher, 0), teacher.preprocess),
     }
@@ -110,5 +110,5 @@ def distill(
             f"the student takes {work / works:.1f} times its teacher's compute, expected less, or the same: take one "
             "for images of this size, such as 'resnet18/4' above 64 px."
         )
-    write_report(Path(out), report)
+    write_report(out, report)
     return report

@@ -30,7 +30,7 @@ from engine.networks.frozen import default_device
 from engine.settings.downstream import Distillation
 
 SURE = 30.0
-"""The logit of an image's own class where the others are 0: its softmax is 1 but for 1e-12."""
+"""The logit of an image's own class over the temperature, where the others are 0: its softmax is 1 but for 1e-12."""
 LARGE_PX = 224
 CONFIG = "config.json"
 TRAINING = "share of training"
@@ -73,6 +73,7 @@ def fit(
         ConfigError: there are fewer than two classes, the architecture is unknown, images differ in size, or the test
             images are of other classes.
         OutputError: `out` contains anything else.
+        GuidanceError: the loss becomes NaN or infinite.
     """
     for given, path in (("folder", folder), ("out", out)):
         check_type(given, path, str | Path, "the path of a folder")
@@ -81,7 +82,7 @@ def fit(
     if training.soft_labels != "manifest":
         raise ConfigError(
             f"training.soft_labels is {training.soft_labels!r} and there is no teacher to ask, expected 'manifest', "
-            "the images' own classes: set it so."
+            "the images' own classes: start from Distillation.fitting()."
         )
     if image_px is not None and image_px < 8:
         raise ConfigError(f"image_px is {image_px}, expected at least 8: give the side in pixels.")
@@ -105,10 +106,10 @@ def fit(
             f"architecture is {architecture!r}, expected one of {', '.join(ARCHITECTURES)}: choose one."
         )
     preprocess = Preprocess.squash(side)
-    sets = {"training": _labelled(images, names, labels, preprocess)}
+    sets = {"training": _labelled(images, names, labels, preprocess, training.temperature)}
     if test is not None:
         others = _opened(Path(test).expanduser(), domain, folder)
-        sets["test"] = _labelled(others, others.labels(), labels, preprocess)
+        sets["test"] = _labelled(others, others.labels(), labels, preprocess, training.temperature)
     request: dict[str, Any] = {
         "architecture": name,
         "labels": labels,
@@ -192,7 +193,11 @@ def _accuracy_before(out: Path, request: dict[str, Any]) -> dict[str, float] | N
 
 
 def _labelled(
-    images: ImageSet, names: list[str], labels: tuple[str, ...], preprocess: Preprocess
+    images: ImageSet,
+    names: list[str],
+    labels: tuple[str, ...],
+    preprocess: Preprocess,
+    temperature: float,
 ) -> Images:
     unknown = sorted(set(names) - set(labels))
     if unknown:
@@ -202,7 +207,7 @@ def _labelled(
         )
     classes = torch.tensor([labels.index(name) for name in names])
     pixels = read_pixels(images, range(len(names)), preprocess)
-    return Images(pixels, classes, SURE * torch.eye(len(labels))[classes])
+    return Images(pixels, classes, SURE * temperature * torch.eye(len(labels))[classes])
 
 
 def _least_side(images: ImageSet) -> int:

@@ -120,7 +120,7 @@ def check_streaming(streaming: Streaming, distillation: Distillation) -> None:
 def check_before_drawing(
     teacher: Classifier, inputs: Inputs, out: Path, images_per_class: int
 ) -> None:
-    """Raise what `prepare` would, where the folder is to be made first: images take long."""
+    """Raise what `prepare` would before the folder's images are made, which takes long."""
     if out.resolve() == inputs.folder.resolve():
         raise ConfigError(
             f"out is {out}, the folder that the images are made in, expected another for networks and report: choose "

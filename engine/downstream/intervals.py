@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.evaluation.intervals import LEVEL
+
 DRAWS = 4000
 """Bootstrap samples (Efron and Tibshirani, 1993, chapter 6)."""
-COVERED = 0.95
 AT_ONCE = 2**22
 """Numbers of a block of samples, which bounds memory."""
 
@@ -28,7 +29,7 @@ def difference(ours: Tensor, theirs: Tensor, seed: int = 0) -> dict[str, Any]:
     drawn = [
         _means(ours, theirs, min(block, DRAWS - start), rng) for start in range(0, DRAWS, block)
     ]
-    ends = torch.tensor([(1 - COVERED) / 2, (1 + COVERED) / 2], dtype=torch.float64)
+    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     low, high = torch.cat(drawn).quantile(ends).tolist()
     mean = (ours.mean() - theirs.mean()).item()
     return {"mean": mean, "low": low, "high": high}

@@ -76,9 +76,9 @@ def prune(
     """
     library = pruning_library()
     check_updates(comparison, distillation)
-    inputs = Inputs.of(folder, original, test, domain, rows)
+    out, inputs = Path(out).expanduser(), Inputs.of(folder, original, test, domain, rows)
     stored = distillation.soft_labels == "manifest"
-    ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, stored, events)
+    ready = prepare(classifier, inputs, plain, prior, out, comparison, stored, events)
     teacher = ready.teacher
     name = architecture_of(teacher.network)
     pruned = pruned_copy(library, teacher.network, teacher.preprocess, pruning.ratio)
@@ -98,15 +98,15 @@ def prune(
         "pruning": asdict(pruning),
         "distillation": asdict(distillation),
     }
-    report = compare("prune", Path(out), ready.sets, comparison.seeds, request, run, events)
+    report = compare("prune", out, ready.sets, comparison.seeds, request, run, events)
     before, after = (size_of(network, teacher.preprocess) for network in (teacher.network, pruned))
     kept = {f"{key}_kept": after[key] / before[key] for key in after}
     report |= {
-        "folder": str(folder),
+        "folder": str(inputs.folder),
         "teacher": ready.measured_teacher() | before,
         "network": measured(pruned) | after | kept,
     }
-    write_report(Path(out), report)
+    write_report(out, report)
     return report
 
 

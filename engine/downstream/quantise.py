@@ -77,8 +77,8 @@ def quantise(
         EngineError: other children of it for each mistake that is the caller's.
     """
     check_packages()
-    inputs = Inputs.of(folder, original, test, domain, rows)
-    ready = prepare(classifier, inputs, plain, prior, Path(out), comparison, False, events)
+    out, inputs = Path(out).expanduser(), Inputs.of(folder, original, test, domain, rows)
+    ready = prepare(classifier, inputs, plain, prior, out, comparison, False, events)
     teacher = ready.teacher
 
     def measured(file: Path, keep: Path | None = None) -> dict[str, float | None]:
@@ -97,15 +97,15 @@ def quantise(
             return measured(place / INT8, place)
 
         request = {"classifier": teacher.describe(), "quantisation": asdict(quantisation)}
-        report = compare("quantise", Path(out), ready.sets, comparison.seeds, request, run, events)
+        report = compare("quantise", out, ready.sets, comparison.seeds, request, run, events)
         used = min(quantisation.calibration_images, report["rows"]["folder"]["images"])
         report |= {
-            "folder": str(folder),
+            "folder": str(inputs.folder),
             "calibration_images": used,
             "teacher": ready.measured_teacher(),
             "network": measured(single),
         }
-    write_report(Path(out), report)
+    write_report(out, report)
     return report
 
 
@@ -141,7 +141,7 @@ def int8_network(single: Path, images: Tensor, quantisation: Quantisation) -> by
     with TemporaryDirectory(prefix="ddis-int8-") as scratch:
         target = Path(scratch) / INT8
         try:
-            # It prints where a command's one JSON object goes.
+            # It prints to stdout, where a command's one JSON object goes.
             with redirect_stdout(StringIO()):
                 ort.quantize_static(
                     str(single),

@@ -69,22 +69,10 @@ def load_sets(
     if inputs.plain is not None:
         check_plain(inputs.plain, inputs.folder)
     classes = folder.counts()
-    if inputs.test is None:
-        kept = _held_out(classes, comparison.held_out, inputs.folder)
-        measured, places = folder, folder.drawn(kept, rng)
+    measured, places = _measured_on(classifier, inputs, folder, comparison.held_out, rng)
+    if measured is folder:
         folder = folder.without(places)
-    else:
-        measured = other_set("test", inputs.test, inputs.domain, classifier, classes)
-        places = torch.where(measured.classes >= 0)[0].tolist()
-    sources = {
-        name: other_set(name, path, inputs.domain, classifier, classes)
-        for name, path in inputs.real.items()
-    }
-    sources[FOLDER] = folder
-    if inputs.plain is not None:
-        sources[PLAIN] = other_set(PLAIN, inputs.plain, None, classifier, classes)
-    for source in sources.values():
-        check_classes(source.name, source.counts(), folder.counts(), classifier.labels)
+    sources = _sources(classifier, inputs, folder, classes)
     counts = {name: source.counts() for name, source in sources.items()}
     warnings: tuple[str, ...] = ()
     if comparison.equal_sizes:
@@ -106,6 +94,36 @@ def load_sets(
         ]
         said += warn_of_test(inputs.test, trained_on, lacking)
     return Sets(rows=rows, test=test, tested=inputs.test is not None, warnings=(*said, *warnings))
+
+
+def _measured_on(
+    classifier: Classifier,
+    inputs: Inputs,
+    folder: LabelledSet,
+    held_out: float,
+    rng: torch.Generator,
+) -> tuple[LabelledSet, list[int]]:
+    """The set that all rows are measured on, and the places of its images: test images, or a part of the folder."""
+    if inputs.test is None:
+        return folder, folder.drawn(_held_out(folder.counts(), held_out, inputs.folder), rng)
+    test = other_set("test", inputs.test, inputs.domain, classifier, folder.counts())
+    return test, torch.where(test.classes >= 0)[0].tolist()
+
+
+def _sources(
+    classifier: Classifier, inputs: Inputs, folder: LabelledSet, classes: Counter[int]
+) -> dict[str, LabelledSet]:
+    """The sets that rows learn from, by name. classes: of the whole folder, with what is held out."""
+    sources = {
+        name: other_set(name, path, inputs.domain, classifier, classes)
+        for name, path in inputs.real.items()
+    }
+    sources[FOLDER] = folder
+    if inputs.plain is not None:
+        sources[PLAIN] = other_set(PLAIN, inputs.plain, None, classifier, classes)
+    for source in sources.values():
+        check_classes(source.name, source.counts(), folder.counts(), classifier.labels)
+    return sources
 
 
 def _held_out(classes: Counter[int], share: float, folder: Path) -> Counter[int]:
@@ -143,9 +161,12 @@ def _read(
     logits = None
     if stored_labels and has_manifest(source.images.path):
         _check_teacher(source.images.path, classifier)
-        stored = [
-            torch.from_numpy(row.logits.copy()) for _, row in read_dataset(source.images.path)
-        ]
+        wanted = set(places)
+        stored = {
+            place: torch.from_numpy(row.logits.copy())
+            for place, (_, row) in enumerate(read_dataset(source.images.path))
+            if place in wanted
+        }
         logits = torch.stack([stored[place] for place in places])
     pixels = read_pixels(source.images, places, classifier.preprocess)
     return Images(pixels, source.classes[places], logits)

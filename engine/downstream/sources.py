@@ -11,10 +11,10 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.datasets.dataset import has_manifest, read_dataset
-from engine.datasets.names import class_folders
 from engine.downstream.origins import check_plain
 from engine.errors import ConfigError
 from engine.evaluation.images import IMAGE_SETS, ImageSet, open_images
+from engine.evaluation.teacher import class_numbers
 
 ORIGINAL, FOLDER, PLAIN, NOISE = "original", "folder", "plain", "noise"
 STREAM = "stream"
@@ -62,7 +62,7 @@ class Inputs:
         """The sets by the arguments of `distill` and its kin, but for the plain images, which may have to be drawn."""
         more = {name: Path(path).expanduser() for name, path in (rows or {}).items()}
         return cls(
-            folder=Path(folder),
+            folder=Path(folder).expanduser(),
             original=path_of(original),
             test=path_of(test),
             domain=domain,
@@ -108,12 +108,8 @@ def own_folder(classifier: Classifier, folder: Path) -> LabelledSet:
             f"{folder} is no data set folder, expected one that `ddis generate` wrote for this classifier: check the "
             "path."
         )
-    rows = [row for _, row in read_dataset(folder)]
-    if not rows:
-        raise ConfigError(
-            f"{folder} has no images, expected some of each class: generate it again."
-        )
-    for row in rows:
+    classes: list[int] = []
+    for _, row in read_dataset(folder):
         if classifier.labels[row.class_index : row.class_index + 1] != (row.label,) or len(
             row.logits
         ) != len(classifier.labels):
@@ -122,7 +118,12 @@ def own_folder(classifier: Classifier, folder: Path) -> LabelledSet:
                 f"classifier {classifier.name!r}: {', '.join(classifier.labels[:20])}. Name the classifier that the "
                 "folder was generated for."
             )
-    return LabelledSet(FOLDER, open_images(folder), torch.tensor([row.class_index for row in rows]))
+        classes.append(row.class_index)
+    if not classes:
+        raise ConfigError(
+            f"{folder} has no images, expected some of each class: generate it again."
+        )
+    return LabelledSet(FOLDER, open_images(folder), torch.tensor(classes))
 
 
 def other_set(
@@ -131,11 +132,7 @@ def other_set(
     """Another set; images of classes that the folder lacks count as having none."""
     images = open_images(path, None if path.is_dir() else domain, takes=IMAGE_SETS)
     labels = images.labels()
-    numbers = {
-        folder: number
-        for number, folder in class_folders(dict(enumerate(classifier.labels))).items()
-    }
-    numbers |= {label: number for number, label in enumerate(classifier.labels)}
+    numbers = class_numbers(classifier)
     unknown = sorted({label for label in labels if label not in numbers})
     if unknown:
         raise ConfigError(

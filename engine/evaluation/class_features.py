@@ -27,16 +27,17 @@ class ClassFeatures:
 
     def add(self, rows: Tensor, classes: Tensor) -> None:
         """Take rows (N, F), any float dtype, of these classes (N,)."""
-        for number in classes.unique().tolist():
-            part = rows[classes == number].double()
-            before, more = int(self.counts[number]), len(part)
-            mean = part.mean(0)
-            centred, gap = part - mean, mean - self.means[number]
-            share = more / (before + more)
-            self.scatter += centred.T @ centred
-            self.scatter.addr_(gap, gap, alpha=before * share)
-            self.means[number] += gap * share
-            self.counts[number] += more
+        part = rows.double()
+        present, place, counts = classes.unique(return_inverse=True, return_counts=True)
+        before, more = self.counts[present].double(), counts.double()
+        means = torch.zeros(len(present), part.shape[1], dtype=torch.float64)
+        means.index_add_(0, place, part).div_(more[:, None])
+        centred, gaps = part - means[place], means - self.means[present]
+        share = more / (before + more)
+        self.scatter.addmm_(centred.T, centred)
+        self.scatter.addmm_((gaps * (before * share)[:, None]).T, gaps)
+        self.means[present] += gaps * share[:, None]
+        self.counts[present] += counts
 
     def tensors(self) -> dict[str, Tensor]:
         """By their names in a statistics file. A class without an image has a mean of zeros and a count of 0."""

@@ -166,7 +166,8 @@ def inception_extractor(weights: Path | None, device: torch.device) -> Extractor
 def _inception_module() -> Any:
     try:
         from torch_fidelity import feature_extractor_inceptionv3
-    except (ImportError, RuntimeError) as error:  # the latter: a torchvision for CUDA, a CPU torch
+    # RuntimeError: a torchvision for CUDA next to a CPU torch.
+    except (ImportError, RuntimeError) as error:
         raise MissingExtraError(
             f"torch_fidelity cannot be imported ({brief(error)}), expected the packages of the extra 'inception': "
             "install them with `pip install 'ddis[inception]'` on a machine with a CUDA torch, or use "

@@ -32,13 +32,12 @@ class RunningMoments:
         if not number:
             return
         mean = part.mean(0)
-        centred = part - mean
-        self._merge(number, mean, centred.T @ centred)
-
-    def merge(self, other: "RunningMoments") -> None:
-        """Take what another one has taken."""
-        if other.rows:
-            self._merge(other.rows, other.mean, other.scatter)
+        centred, gap = part - mean, mean - self.mean
+        total = self.rows + number
+        self.scatter += centred.T @ centred
+        self.scatter.addr_(gap, gap, alpha=self.rows * number / total)
+        self.mean += gap * (number / total)
+        self.rows = total
 
     def gaussian(self) -> Gaussian:
         """Mean and covariance of all rows. Raises ConfigError for fewer than 2."""
@@ -48,14 +47,6 @@ class RunningMoments:
                 "Add images."
             )
         return Gaussian(self.mean.clone(), self.scatter / (self.rows - 1), self.rows)
-
-    def _merge(self, number: int, mean: Tensor, scatter: Tensor) -> None:
-        total = self.rows + number
-        gap = mean - self.mean
-        self.scatter += scatter
-        self.scatter.addr_(gap, gap, alpha=self.rows * number / total)
-        self.mean += gap * (number / total)
-        self.rows = total
 
 
 class FeatureFile:

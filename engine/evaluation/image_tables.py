@@ -31,9 +31,9 @@ def rows_of(path: Path, domain: str | None, wanted: str) -> Iterator[tuple[str, 
                 raise KeyError(name)
             for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
                 for row in batch.to_pylist():
-                    seen.add(row.get("domain", ""))
+                    seen.add(str(row.get("domain")))
                     number += 1
-                    if domain is None or row["domain"] == domain:
+                    if domain is None or str(row["domain"]) == domain:
                         none = False
                         where = f"row {number - 1} of {path}"
                         yield (

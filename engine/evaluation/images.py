@@ -4,6 +4,7 @@ import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,7 +80,8 @@ class ImageSet:
         """Pixels (3, H, W) uint8 of the images at these places of the order, ascending; decodes no others."""
         first: torch.Size | None = None
         notes = Notes(self.said)
-        for place, (name, content) in enumerate(self._contents()):
+        contents = islice(self._contents(), max(places, default=-1) + 1)
+        for place, (name, content) in enumerate(contents):
             if place in places:
                 image = rgb_pixels(name, content, notes)
                 first = first or image.shape

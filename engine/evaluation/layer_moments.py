@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from ddis_kernels import merge_moments
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from engine.classifiers import Classifier
 from engine.classifiers.statistics import Examined, Tap
 from engine.classifiers.statistics.layers import Call, calls_by_name, calls_by_rule
-from engine.guidance.moments import recording_moments
+from engine.guidance.moments import merged, recording_moments
 from engine.types import Moments
 
 NOISE_IMAGES = 64
@@ -46,20 +45,17 @@ def merged_moments(
         look: called after each batch, with the number of images before it and the batch.
     """
     taps = taps_of(classifier, calls)
-    merged: list[Moments] = []
+    moments: list[Moments] = []
     seen = 0
     for part in batches:
         with recording_moments(taps) as taken:
             classifier.logits(part.to(classifier.device))
             now = [Moments(one.mean.double().cpu(), one.var.double().cpu()) for one in taken]
         # Images are counted, not values: a layer reads equally many values of each image.
-        merged = [
-            one if not seen else merge_moments(before, one, seen, len(part))
-            for before, one in zip(merged or now, now, strict=True)
-        ]
+        moments = merged(moments, now, seen, len(part))
         look(seen, part)
         seen += len(part)
-    return merged
+    return moments
 
 
 def noise_images(size: tuple[int, int]) -> Tensor:

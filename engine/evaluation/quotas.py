@@ -1,5 +1,6 @@
 """How many images of each class a selection keeps, and which the classifier recognises."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from engine.datasets.manifest import Row
@@ -7,7 +8,9 @@ from engine.datasets.manifest import Row
 
 def quotas(classes: Sequence[int], keep: float) -> dict[int, int]:
     """How many images of each class are kept: the share rounded, at least one."""
-    return {number: max(1, round(keep * classes.count(number))) for number in sorted(set(classes))}
+    return {
+        number: max(1, round(keep * count)) for number, count in sorted(Counter(classes).items())
+    }
 
 
 def is_recognised(row: Row) -> bool:

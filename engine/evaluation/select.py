@@ -53,9 +53,9 @@ def select(
         ConfigError: the classifier is a different one, or none can be loaded.
         OutputError: `folder` is not finished, or `out` cannot be written.
     """
-    _check_elsewhere(folder, out)
+    folder, out = _apart(folder, out)
     files, rows, kept = _chosen(folder, selection, classifier)
-    made = selected_from(read_run(Path(folder)).made, selection)
+    made = selected_from(read_run(folder).made, selection)
     return _written(out, made, files, rows, kept, events)
 
 
@@ -63,7 +63,7 @@ def chosen(
     folder: Path | str, selection: Selection = Selection(), classifier: Classifier | None = None
 ) -> list[ImageKey]:
     """The images that `select` would keep. Nothing is written; classifier and errors are as for `select`."""
-    _, rows, kept = _chosen(folder, selection, classifier)
+    _, rows, kept = _chosen(Path(folder).expanduser(), selection, classifier)
     return [rows[place].key for place in kept]
 
 
@@ -74,7 +74,7 @@ def select_by_hand(
     events: Events = SILENT,
 ) -> dict[str, Any]:
     """As `select`, for images that somebody chose. Raises ConfigError for none, and for one that is not there."""
-    _check_elsewhere(folder, out)
+    folder, out = _apart(folder, out)
     files, rows = map(list, zip(*read_dataset(folder), strict=True))
     missing = set(images) - {row.key for row in rows}
     if not images or missing:
@@ -85,32 +85,35 @@ def select_by_hand(
     kept = [place for place, row in enumerate(rows) if row.key in images]
     names = [f"{rows[place].class_index}.{rows[place].index}" for place in kept]
     made = {
-        SELECTED_FROM: dict(read_run(Path(folder)).made),
+        SELECTED_FROM: dict(read_run(folder).made),
         "selection": {"by": "hand", "images": names},
     }
     return _written(out, made, files, rows, kept, events)
 
 
 def _chosen(
-    folder: Path | str, selection: Selection, classifier: Classifier | None
+    folder: Path, selection: Selection, classifier: Classifier | None
 ) -> tuple[list[ImageFile], list[Row], list[int]]:
     """All images of a folder, and the places of those that are kept."""
     files, rows = map(list, zip(*read_dataset(folder), strict=True))
     if selection.by == "l_bn_share":
         classifier = classifier or classifier_of(folder)
-        _check_classifier(Path(folder), classifier)
+        _check_classifier(folder, classifier)
     return files, rows, _kept(files, rows, selection, classifier)
 
 
-def _check_elsewhere(folder: Path | str, out: Path | str) -> None:
+def _apart(folder: Path | str, out: Path | str) -> tuple[Path, Path]:
+    """Both paths, without ~. Raises ConfigError where they are the same."""
     for name, path in (("folder", folder), ("out", out)):
         check_type(name, path, str | Path, "the path of a folder")
-    if Path(out).resolve() == Path(folder).resolve():
+    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    if out.resolve() == folder.resolve():
         raise ConfigError(f"out is {folder} itself, expected another folder: name a new one.")
+    return folder, out
 
 
 def _written(
-    out: Path | str,
+    out: Path,
     made: Mapping[str, Any],
     files: Sequence[ImageFile],
     rows: Sequence[Row],

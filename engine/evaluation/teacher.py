@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from ddis_kernels import merge_moments
 from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.classifiers.statistics import Statistics
-from engine.datasets.dataset import has_manifest, read_dataset
+from engine.datasets.dataset import read_dataset
 from engine.datasets.manifest import MANIFEST
 from engine.datasets.names import class_folders
 from engine.errors import ConfigError
 from engine.evaluation.images import Pooled
 from engine.events import Advance
 from engine.guidance.domain import moment_distance
-from engine.guidance.moments import recording_moments
+from engine.guidance.moments import merged, recording_moments
 from engine.types import Moments
 
 BY_IMAGE = ("teacher_accuracy", "teacher_confidence", "l_bn")
@@ -28,7 +27,7 @@ L_BN is NaN where the classifier has no statistics.
 
 def by_manifest(folders: Sequence[Path]) -> Tensor | None:
     """`BY_IMAGE` of the images of data sets of ours, (3, N) float64; None where a folder is none."""
-    if not all(has_manifest(folder) and (folder / MANIFEST).exists() for folder in folders):
+    if not all((folder / MANIFEST).exists() for folder in folders):
         return None
     rows = [
         (float(row.logits.argmax() == row.class_index), row.confidence, row.l_bn)
@@ -54,7 +53,7 @@ def by_classifier(
     classes = class_of_each(images, classifier)
     known = classifier.statistics
     found: list[Tensor] = []
-    merged: list[Moments] = []
+    moments: list[Moments] = []
     seen = 0
     for part in images.batches(batch):
         truth = classes[seen : seen + len(part)]
@@ -63,10 +62,7 @@ def by_classifier(
                 logits = classifier.logits(part.to(classifier.device)).cpu()
                 distances = moment_distance(taken, known.stored).cpu()
                 now = [_together(one) for one in taken]
-            merged = [
-                one if seen == 0 else merge_moments(before, one, seen, len(part))
-                for before, one in zip(merged or now, now, strict=True)
-            ]
+            moments = merged(moments, now, seen, len(part))
         else:
             logits = classifier.logits(part.to(classifier.device)).cpu()
             distances = logits.new_full((len(part),), torch.nan)
@@ -76,16 +72,13 @@ def by_classifier(
         advance(len(part))
     if not isinstance(known, Statistics):
         return torch.cat(found, 1), None
-    return torch.cat(found, 1), moment_distance(merged, known.stored).item()
+    return torch.cat(found, 1), moment_distance(moments, known.stored).item()
 
 
 def class_of_each(images: Pooled, classifier: Classifier) -> Tensor:
     """The classifier's number of each image's class, (N,), by its label or that label's folder name."""
     labels = images.labels()
-    numbers = {
-        name: number for number, name in class_folders(dict(enumerate(classifier.labels))).items()
-    }
-    numbers |= {label: number for number, label in enumerate(classifier.labels)}
+    numbers = class_numbers(classifier)
     unknown = sorted(set(labels) - set(numbers))
     if unknown:
         raise ConfigError(
@@ -94,6 +87,14 @@ def class_of_each(images: Pooled, classifier: Classifier) -> Tensor:
             "folder of its name, or name the column `label` so; without labels leave `classifier` out."
         )
     return torch.tensor([numbers[label] for label in labels])
+
+
+def class_numbers(classifier: Classifier) -> dict[str, int]:
+    """The number of each class, by the name of its folder and by its label, which has precedence."""
+    folders = class_folders(dict(enumerate(classifier.labels)))
+    return {name: number for number, name in folders.items()} | {
+        label: number for number, label in enumerate(classifier.labels)
+    }
 
 
 def _together(moments: Moments) -> Moments:

@@ -30,9 +30,9 @@ class GuidanceDecoder:
 
     Unclamped and differentiable. margin: latents on each side that are not decoded, as the classifier crops what shows
     them; their pixels are zeros. stages: what it runs, in order; None for the VAE's own `decode`. checkpoint: whether
-    backward recomputes a stage's activations, so that a pass holds those of one stage and every stage's input. A
-    classifier has no such switch: the pass that fuses its layers keeps their moments for the loss, and running a part
-    of it again in backward would measure twice, with layers that are fused no more. `two_pass` is what bounds it.
+    backward recomputes a stage's activations, so that a pass holds those of one stage and every stage's input. The
+    classifier has no such switch: a part of it that is recomputed in backward would be measured a second time, by then
+    without its fused layers. `two_pass` bounds the classifier's memory instead.
     """
 
     kind: Literal["full", "tiny"]

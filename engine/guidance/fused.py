@@ -57,40 +57,8 @@ def fused_moments(
         raise ModelError(
             "the network to be fused has BatchNorm layers without running statistics (track_running_stats=False), "
             "expected stored ones in each: they normalise with the batch's own, and store nothing to align with. "
-            "Load a "
-            "network that was trained with stored ones."
+            "Load a network that was trained with stored ones."
         )
-    measured: list[Moments] = []
-    answering = _Answering()
-    forward = network.forward
-
-    def fuse(plan: _Plan) -> None:
-        replaced = {
-            layer: _measuring(layer.forward, measured, per_image)
-            if how is None
-            else _fused(how, measured, per_image, answering.due)
-            for layer, how in plan.layers.items()
-        }
-        restored.enter_context(replaced_forwards(replaced))
-        fused.append(plan)
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not fused:
-            _plans[network] = _Plan(pair(layers, lambda: forward(*args, **kwargs)), _state(layers))
-            fuse(_plans[network])
-        measured.clear()
-        answering.due.clear()
-        with answering:
-            output = forward(*args, **kwargs)
-        if answering.due:
-            del _plans[network]
-            raise ModelError(
-                f"{len(answering.due)} BatchNorm outputs of this pass were fused with an activation that the network "
-                "then did not call, expected the same path through its code as in the pass that was watched: pass "
-                "inputs that take one path, or measure with recording_moments, which fuses nothing."
-            )
-        return output
-
     if network in _open and not is_watched(network, layers):
         raise ModelError(
             "the network is in another block that no pass has run in yet, expected one before a second block: run it "
@@ -100,14 +68,63 @@ def fused_moments(
         if network not in _open:
             _open.add(network)
             restored.callback(_open.discard, network)
-        fused: list[_Plan] = []
+        yield _Block(network, layers, per_image, restored).measured
+
+
+class _Block:
+    """A network while it is fused. plan: None until a pass has been watched.
+
+    restored: what undoes the fusion.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Sequence[nn.Module],
+        per_image: bool,
+        restored: ExitStack,
+    ) -> None:
+        self.network, self.layers, self.per_image = network, layers, per_image
+        self.restored, self.forward = restored, network.forward
+        self.measured: list[Moments] = []
+        self.answering = _Answering()
+        self.plan: _Plan | None = None
         known = _plans.get(network)
         if known is not None and known.state == _state(layers):
-            fuse(known)
-        restored.enter_context(replaced_forwards({network: run}))
-        restored.callback(measured.clear)
-        restored.callback(answering.due.clear)
-        yield measured
+            self.fuse(known)
+        restored.enter_context(replaced_forwards({network: self.run}))
+        restored.callback(self.measured.clear)
+        restored.callback(self.answering.due.clear)
+
+    def fuse(self, plan: _Plan) -> None:
+        """Let the layers measure in each pass."""
+        replaced = {
+            layer: _measuring(layer.forward, self.measured, self.per_image)
+            if how is None
+            else _fused(how, self.measured, self.per_image, self.answering.due)
+            for layer, how in plan.layers.items()
+        }
+        self.restored.enter_context(replaced_forwards(replaced))
+        self.plan = plan
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """A pass of the network."""
+        if self.plan is None:
+            paired = pair(self.layers, lambda: self.forward(*args, **kwargs))
+            _plans[self.network] = _Plan(paired, _state(self.layers))
+            self.fuse(_plans[self.network])
+        self.measured.clear()
+        self.answering.due.clear()
+        with self.answering:
+            output = self.forward(*args, **kwargs)
+        if self.answering.due:
+            del _plans[self.network]
+            raise ModelError(
+                f"{len(self.answering.due)} BatchNorm outputs of this pass were fused with an activation that the "
+                "network then did not call, expected the same path through its code as in the pass that was watched: "
+                "pass inputs that take one path, or measure with recording_moments, which fuses nothing."
+            )
+        return output
 
 
 def is_watched(network: nn.Module, layers: Sequence[nn.Module] | None = None) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ddis_kernels import channel_moments
+from ddis_kernels import channel_moments, merge_moments
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -29,6 +29,15 @@ def recording_moments(taps: Sequence[Tap], per_image: bool = False) -> Iterator[
         for hook in hooks:
             hook.remove()
         taken.clear()
+
+
+def merged(
+    before: Sequence[Moments], now: Sequence[Moments], seen: int, more: int
+) -> list[Moments]:
+    """Moments at each tap of `seen` images, at first none, and of `more` images together."""
+    if not seen:
+        return list(now)
+    return [merge_moments(one, other, seen, more) for one, other in zip(before, now, strict=True)]
 
 
 def _hooked(tap: Tap, taken: list[Moments], per_image: bool) -> RemovableHandle:

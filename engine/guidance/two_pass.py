@@ -12,12 +12,13 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from ddis_kernels import alignment_coefficients, merge_moments, micro_batch_loss
+from ddis_kernels import alignment_coefficients, micro_batch_loss
 from torch import Tensor
 
 from engine.errors import ConfigError
 from engine.guidance.domain import Domain
 from engine.guidance.gradient import LossScale, gradient
+from engine.guidance.moments import merged
 from engine.types import Moments
 
 
@@ -55,26 +56,25 @@ def two_pass(
 
         if len(z) <= micro_batch:
             return gradient(z, whole, scale)
-        merged = _merged(z, forward, measured, micro_batch)
+        moments, more = _first_pass(z, forward, extra, measured, micro_batch)
         # A row counts as one of its values would: moments are means, and the number of values in a row cancels.
-        whole_moments, rows_each = domain.compared(merged), [len(z)] * len(merged)
+        whole_moments, rows_each = domain.compared(moments), [len(z)] * len(moments)
         loss, coefficients = alignment_coefficients(whole_moments, domain.target, rows_each)
-
-        by = scale(loss) if callable(scale) else scale
+        values = loss.reshape(1) + more
+        by = scale(values) if callable(scale) else scale
 
         def part(rows: Tensor, start: int) -> Tensor:
             output = forward(rows, start)
-            more = extra(output, start)
-            added.append(more.detach())
             own = domain.compared(measured)
-            return micro_batch_loss(coefficients, own, [len(rows)] * len(own)) + more
+            return micro_batch_loss(coefficients, own, [len(rows)] * len(own)) + extra(
+                output, start
+            )
 
-        added: list[Tensor] = []
         gradients = [
             gradient(z[start : start + micro_batch], partial(part, start=start), by)[1]
             for start in range(0, len(z), micro_batch)
         ]
-    return loss.reshape(1) + torch.stack(added).sum(), torch.cat(gradients)
+    return values, torch.cat(gradients)
 
 
 def part_by_part(
@@ -92,18 +92,20 @@ def part_by_part(
     return torch.stack(values).sum(), torch.cat(grads)
 
 
-def _merged(
-    z: Tensor, forward: Callable[[Tensor, int], object], measured: list[Moments], micro_batch: int
-) -> list[Moments]:
-    """Moments of all rows of z, each layer's from those that the passes of its micro-batches leave in `measured`."""
-    merged: list[Moments] = []
+def _first_pass(
+    z: Tensor,
+    forward: Callable[[Tensor, int], object],
+    extra: Callable[[object, int], Tensor],
+    measured: list[Moments],
+    micro_batch: int,
+) -> tuple[list[Moments], Tensor]:
+    """Moments of all rows of z at each layer, merged from those of the micro-batches, and the sum of `extra`."""
+    moments: list[Moments] = []
+    added: list[Tensor] = []
     seen = 0
     for rows in z.split(micro_batch):
         with torch.no_grad():
-            forward(rows, seen)
-        merged = [
-            now if seen == 0 else merge_moments(before, now, seen, len(rows))
-            for before, now in zip(merged or measured, measured, strict=True)
-        ]
+            added.append(extra(forward(rows, seen), seen))
+        moments = merged(moments, measured, seen, len(rows))
         seen += len(rows)
-    return merged
+    return moments, torch.stack(added).sum()

@@ -37,7 +37,7 @@ def lessons_of(
     events: Events,
 ) -> Lessons:
     """What an adapter learns from. progress: holds the trajectories of all groups if guidance is learned."""
-    drawing.parts.events = events
+    drawing.micro_batches.events = events
     if learning.objective == "class":
         return ClassLessons(drawing, context, parts, events)
     place = {number: row for row, number in enumerate(drawing.classes)}

@@ -136,9 +136,9 @@ class ClassLessons:
             drawing.guidance,
             [at],
             reporting(self.events, IMAGES),
-            partial(denoise_in_parts, self.prior, parts=drawing.parts),
+            partial(denoise_in_parts, self.prior, parts=drawing.micro_batches),
         )
-        z, step = sampled.kept[at], sampled.schedule[at]
+        z, step = sampled.seen(at), sampled.schedule[at]
         views = random_views(len(update), rng)
         targets = torch.tensor([key.class_index for key in update], device=classifier.device)
         cfg = drawing.sampling.cfg_at(at, len(sampled.schedule))

@@ -70,7 +70,7 @@ def recorded(drawing: Drawing, keys: Sequence[ImageKey], events: Events) -> Traj
     """Sample one group as `generate` does, without decoding its images."""
     recorder = _Recorder(drawing.guidance(keys))
     watch = reporting(events, TRAJECTORIES, recorder)
-    drawing.parts.events = events
+    drawing.micro_batches.events = events
     with applied(drawing.plan, drawing.prior) as phase:
         drawing.latents(keys, recorder, watch, phase)
     recorder.check()

@@ -69,7 +69,7 @@ def _trajectories(subject: Subject, learning: TokenLearning, context: Context) -
         through=learning.gradient == "early",
     )
     if not found.complete:
-        found.kept_null[0] = torch.empty_like(found.kept[0])  # left over from sampling
+        found.kept_null[0] = torch.empty_like(found.z)  # left over from sampling
     return found
 
 

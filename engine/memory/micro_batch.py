@@ -49,7 +49,7 @@ class MicroBatches:
     One object serves a whole run, so that what was learned of its memory in one batch holds for the next. release:
     frees memory that a run can do without, and says whether there was any; it is called before a size is halved.
     events: where a run out of memory is reported. fixed: whether sizes stay as they are, so that running out of memory
-    is an error.
+    is an error. previews: whether there is room for them, as far as is known.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class MicroBatches:
         self.events = SILENT
         self.release = release
         self.fixed = False
+        self.previews = True
 
     def attempt(self, phase: str, images: int, work: Callable[[int], T]) -> T:
         """`work` with the number of images that it may take at once, and again with half of it while memory runs out.

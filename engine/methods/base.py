@@ -56,9 +56,9 @@ class MixedGroups(Sequence[list[ImageKey]]):
 class Prepared(Protocol):
     """A request with its models loaded and all of it checked against each other.
 
-    plan: how it keeps within its memory, if it needs a plan. parts: how many images go at once now, None where a method
-    does not divide its groups. joint: whether the images of a group depend on each other, so that a group of which an
-    image is missing is made again.
+    plan: how it keeps within its memory, if it needs a plan. micro_batches: how many images go at once now, None where
+    a method does not divide its groups. joint: whether the images of a group depend on each other, so that a group of
+    which an image is missing is made again.
     """
 
     @property
@@ -78,7 +78,7 @@ class Prepared(Protocol):
     def plan(self) -> Plan | None: ...
 
     @property
-    def parts(self) -> MicroBatches | None: ...
+    def micro_batches(self) -> MicroBatches | None: ...
 
     @property
     def joint(self) -> bool: ...

@@ -84,7 +84,7 @@ def prepare(
         tokens=tokens,
         decoder=decoder,
         plan=plan,
-        parts=MicroBatches(
+        micro_batches=MicroBatches(
             plan.micro_batch if plan else None, replayed.release if replayed else lambda: False
         ),
         descend=descend,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.events import SILENT, Events
-from engine.guidance.assembly import guidance_of
+from engine.guidance.assembly import Descent, guidance_of
 from engine.guidance.decoder import GuidanceDecoder
 from engine.guidance.domain import judged
 from engine.guidance.move import Guidance, Unguided
@@ -26,7 +26,6 @@ from engine.memory.plan import Plan
 from engine.methods.base import MixedGroups, members
 from engine.methods.previews import previewing
 from engine.methods.reporting import reporting
-from engine.methods.runtime import Descend
 from engine.priors import Context, Prior
 from engine.prompts import class_prompt
 from engine.request import Request
@@ -55,9 +54,9 @@ def settings_of(request: Request) -> DrawingSettings:
 class Drawing:
     """A request for drawn images with its models loaded and checked; see `engine.methods.base.Prepared`.
 
-    decoder: what guidance sees the latents through; None without guidance. plan: None where batches stay whole. parts:
-    how many images go at once now, which a run out of memory makes fewer. descend: what guidance descends with where
-    that is not autograd, run as it is.
+    decoder: what guidance sees the latents through; None without guidance. plan: None where batches stay whole.
+    micro_batches: how many images go at once now, which a run out of memory makes fewer. descend: what guidance
+    descends with where that is not autograd, run as it is.
     """
 
     request: Request
@@ -67,8 +66,8 @@ class Drawing:
     tokens: TokenTable | None = None
     decoder: GuidanceDecoder | None = None
     plan: Plan | None = None
-    parts: MicroBatches = field(default_factory=MicroBatches)
-    descend: Descend | None = None
+    micro_batches: MicroBatches = field(default_factory=MicroBatches)
+    descend: Descent | None = None
 
     @property
     def alignment(self) -> Alignment | None:
@@ -113,18 +112,19 @@ class Drawing:
         if self.alignment is None or (decoder := self.decoder) is None:
             return Unguided()
         classes = torch.tensor([key.class_index for key in keys], device=self.classifier.device)
+        descend = self.descend
         return guidance_of(
             self.classifier,
             self.alignment,
             decoder,
             classes,
-            partial(self.parts.attempt, "guidance"),
-            None if self.descend is None else partial(self.descend, classes=classes),
+            partial(self.micro_batches.attempt, "guidance"),
+            None if descend is None else lambda z, scale: descend(z, scale, classes),
         )
 
     def finished(self, z: Tensor, keys: Sequence[ImageKey], phase: InPhase) -> tuple[Tensor, ...]:
         """The images of a group's latents, polished where that is asked for, and their logits and L_BN."""
-        prior, classifier, parts = self.prior, self.classifier, self.parts
+        prior, classifier, parts = self.prior, self.classifier, self.micro_batches
         if self.alignment is None or not self.alignment.polish.steps:
             with phase("decode"):
                 return _joined(parts.split("decode", partial(finished, prior, classifier), z))
@@ -162,7 +162,7 @@ class Drawing:
 
     def encoded(self, prompts: Sequence[str], prior: Prior) -> Context:
         """The context of prompts, in as many parts as memory asks for."""
-        return encoded(prior, prompts, self.sampling, partial(self.parts.split, "text"))
+        return encoded(prior, prompts, self.sampling, partial(self.micro_batches.split, "text"))
 
     def context(self, keys: Sequence[ImageKey]) -> Context:
         """The context of the prompts of images, with their classes' tokens where there are any."""
@@ -180,7 +180,7 @@ class Drawing:
         with phase("sampling"):
             noise = ImageNoise(self.seed, keys, prior.latent_shape(1)[1:], prior.device)
             denoise = in_interval(
-                lambda cfg: denoise_in_parts(prior, context, cfg, self.parts), sampling
+                lambda cfg: denoise_in_parts(prior, context, cfg, self.micro_batches), sampling
             )
             return drawn(prior, denoise, noise, sampling, guidance, watch)
 
@@ -201,7 +201,7 @@ class Drawing:
         guidance = self.guidance(keys)
         shown = previewing(self, keys, events, task) if events.previews else None
         watch = reporting(events, task, guidance, on_clean, shown)
-        self.parts.events = events
+        self.micro_batches.events = events
         with torch.no_grad(), applied(self.plan, prior) as phase:
             z = self.latents(keys, guidance, watch, phase)
             images, logits, distances = self.finished(z, keys, phase)

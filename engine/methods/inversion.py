@@ -49,7 +49,7 @@ class Inversion:
     """A request for inverted images with its models loaded and checked; see `engine.methods.base.Prepared`."""
 
     plan: ClassVar[None] = None
-    parts: ClassVar[None] = None
+    micro_batches: ClassVar[None] = None
     joint: ClassVar[bool] = True
 
     request: Request

@@ -58,7 +58,7 @@ def kind_of(prepared: Prepared, tried: bool = True) -> Kind:
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         kernels=choose(torch.empty(0, device=device)),
-        micro_batch={} if prepared.parts is None else dict(prepared.parts.sizes),
+        micro_batch={} if prepared.micro_batches is None else dict(prepared.micro_batches.sizes),
     )
 
 

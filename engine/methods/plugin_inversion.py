@@ -56,8 +56,9 @@ def plug_in_inversion(
         groups = [{"params": [x], "lr": settings.learning_rate}]
         descend(groups, loss, settings.iterations, BETAS, watch, lambda: canvas.clamp_(x.data))
 
-    x = canvas.noise(len(labels), stage_sizes(canvas.size, settings.stages)[0], generator)
-    for size in stage_sizes(canvas.size, settings.stages):
+    sizes = stage_sizes(canvas.size, settings.stages)
+    x = canvas.noise(len(labels), sizes[0], generator)
+    for size in sizes:
         x = grown(x.detach(), canvas.noise(len(labels), size, generator), settings.zoom)
         canvas.clamp_(x)
         x.requires_grad_()

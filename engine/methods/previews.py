@@ -34,12 +34,16 @@ def previewing(drawing: "Drawing", keys: Sequence[ImageKey], events: Events, tas
     They are seen through the tiny decoder where the prior has one, as guidance sees them. No random number is drawn and
     no state of the run is touched. Where the decoder rests in main memory or memory runs out, previews end with a note.
     """
-    classifier, sizes = drawing.classifier, drawing.parts.sizes
+    classifier, parts = drawing.classifier, drawing.micro_batches
     shown = keys[:MOST_SHOWN]
     decoder = guidance_decoder(drawing.prior, px=classifier.preprocess.least_px)
     # A pass of guidance takes more memory than a preview; without guidance, one image takes as much as decoding one.
-    at_once = sizes.get("guidance", len(shown)) if drawing.alignment else 1 if sizes else len(shown)
-    possible = next(decoder.vae.parameters()).device == drawing.prior.device
+    at_once = len(shown)
+    if drawing.alignment:
+        at_once = parts.sizes.get("guidance", at_once)
+    elif parts.sizes:
+        at_once = 1
+    is_here = next(decoder.vae.parameters()).device == drawing.prior.device
 
     def look(clean: Tensor) -> tuple[list[float], list[str]]:
         distances: list[float] = []
@@ -51,20 +55,21 @@ def previewing(drawing: "Drawing", keys: Sequence[ImageKey], events: Events, tas
         return distances, pngs
 
     def show(step: Step, clean: Tensor) -> None:
-        nonlocal possible
-        if not possible:
-            if step.index == 0:
-                events.emit(Noted(NO_ROOM))
+        if not parts.previews:
             return
-        try:
-            with torch.no_grad():
-                distances, pngs = look(clean)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            possible = False
+        found = None
+        if is_here:
+            try:
+                with torch.no_grad():
+                    found = look(clean)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+        if found is None:
+            parts.previews = False
             events.emit(Noted(NO_ROOM))
             return
+        distances, pngs = found
         events.emit(
             Previewed(
                 task=task,

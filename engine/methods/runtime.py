@@ -1,7 +1,6 @@
 """What computes the networks of a request: torch, or ONNX Runtime."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,14 +9,13 @@ from torch import Tensor
 
 from engine.classifiers import Classifier
 from engine.errors import ConfigError
+from engine.guidance.assembly import Descent
 from engine.guidance.decoder import GuidanceDecoder
 from engine.guidance.gradient import Scale
 from engine.priors import Prior
 from engine.settings import Alignment
 
 Runtime = Literal["torch", "onnx"]
-Descend = Callable[..., tuple[Tensor, Tensor]]
-"""(latents (N, ...), scale, classes=(N,)) -> what guidance descends, (G,), and its gradient by the latents."""
 
 
 def default_cache() -> Path:
@@ -32,7 +30,7 @@ def engines(
     alignment: Alignment | None,
     decoder: GuidanceDecoder | None,
     cache: str | Path | None = None,
-) -> tuple[Prior, Descend | None]:
+) -> tuple[Prior, Descent | None]:
     """The prior that samples, and what guidance descends with: None for autograd, or without guidance.
 
     With "onnx" the graphs are exported into `cache`, unless they are there. The graph of guidance takes whole batches:
@@ -48,7 +46,7 @@ def engines(
     from engine.onnx.session import onnx_descend, onnx_prior
 
     folder = Path(cache).expanduser() if cache is not None else default_cache()
-    descend: Descend | None = None
+    descend: Descent | None = None
     if alignment is not None and decoder is not None:
         by_graph = onnx_descend(prior, classifier, alignment, decoder, folder)
 

@@ -125,6 +125,6 @@ def generate_again(
         ConfigError: the record is of a selection, or incomplete.
     """
     check_type("record", record, str | Path, "the path of a run.json or of its folder")
-    found = read_run(Path(record))
+    found = read_run(Path(record).expanduser())
     request, models = request_of(found.made, record)
     return runner_for(execution, out, events, expected=models).run(request)

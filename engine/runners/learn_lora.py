@@ -12,7 +12,6 @@ from typing import Any
 
 from engine.errors import ConfigError, OutputError, TokenFileError, check_type
 from engine.events import SILENT, Events
-from engine.facts import facts_of, filled
 from engine.files import write_whole
 from engine.locks import locked_file
 from engine.lora.adapter import adapting, as_diffusers
@@ -31,7 +30,7 @@ from engine.priors.lora import check_peft
 from engine.request import Method, Request
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, Asked, asked
 from engine.runners.local import made_by
-from engine.runners.token_record import check_same_facts
+from engine.runners.token_record import check_same_facts, learning_facts
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.settings.lora import LoraLearning
 from engine.settings.methods import DrawingSettings
@@ -105,7 +104,7 @@ def learn_lora(
     """
     check_type("out", out, str | Path, "the path of a file")
     check_type("events", events, Events, "Events, such as Events(print)")
-    path = Path(out)
+    path = Path(out).expanduser()
     if path.suffix != ".safetensors":
         raise ConfigError(
             f"the adapter is to be {str(out)!r}, expected a name that ends in .safetensors: add the ending."
@@ -161,7 +160,7 @@ def learn_lora(
         if begun is None:
             progress.begin(run)
         else:
-            check_same_facts(progress.folder, _facts(begun), _facts(run))
+            _check_same_run(progress.folder, begun, run)
         if learning.objective == "guidance":
             _record(drawing, progress, events)
         learned = _learned(drawing, learning, progress, path, run, wanted, events)
@@ -171,13 +170,13 @@ def learn_lora(
 
 def _record(drawing: Drawing, progress: Progress, events: Events) -> None:
     """Sample the groups that have no stored trajectories yet."""
-    groups = list(drawing.groups())
-    lacking = [(number, group) for number, group in enumerate(groups) if not progress.has(number)]
-    total = sum(map(len, groups))
-    with events.task(TRAJECTORIES, total, total - sum(len(group) for _, group in lacking)) as task:
-        for number, group in lacking:
-            progress.keep(number, recorded(drawing, group, events))
-            task.progress(len(group))
+    groups = drawing.groups()
+    lacking = [number for number in range(len(groups)) if not progress.has(number)]
+    done = groups.images - sum(len(groups[number]) for number in lacking)
+    with events.task(TRAJECTORIES, groups.images, done) as task:
+        for number in lacking:
+            progress.keep(number, recorded(drawing, groups[number], events))
+            task.progress(len(groups[number]))
 
 
 def _learned(
@@ -235,11 +234,11 @@ def _found(path: Path, run: Mapping[str, Any]) -> LearnedLora:
             f"{path} is there and was not written by `ddis learn-lora`, or is damaged; expected a new name, or the "
             "adapter of the same run: choose another file, or delete this one."
         )
-    check_same_facts(path, _facts(metadata["run"]), _facts(run))
+    _check_same_run(path, metadata["run"], run)
     return LearnedLora(file=path, **metadata["learned"])
 
 
-def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a run that its adapter depends on."""
-    made = {key: value for key, value in run.items() if key != "learning"}
-    return {**facts_of(made), "learning": filled(LoraLearning, run.get("learning", {}))}
+def _check_same_run(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise OutputError, naming each fact that differs, where a file or folder belongs to another run."""
+    facts = [learning_facts(run, LoraLearning) for run in (there, here)]
+    check_same_facts(path, *facts)

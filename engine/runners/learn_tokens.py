@@ -167,4 +167,4 @@ def _checked_path(out: str | Path | None) -> Path | None:
         raise ConfigError(
             f"the token file is to be {str(out)!r}, expected a name that ends in .safetensors: add the ending."
         )
-    return Path(out)
+    return Path(out).expanduser()

@@ -21,7 +21,7 @@ from engine.methods.registry import prepare
 from engine.request import Request
 from engine.runners.base import BaseRunner
 from engine.runners.descended import Descended
-from engine.types import Sample
+from engine.types import ImageKey, Sample
 
 
 class LocalRunner(BaseRunner):
@@ -40,7 +40,7 @@ class LocalRunner(BaseRunner):
 
     def _kept_nowhere(self, prepared: Prepared) -> Iterator[Sample]:
         groups = prepared.groups()
-        with self.events.task(IMAGES, sum(map(len, groups))) as task:
+        with self.events.task(IMAGES, groups.images) as task:
             for group in groups:
                 for image in prepared.make(group, self.events):
                     self.events.emit(reported(image))
@@ -51,24 +51,25 @@ class LocalRunner(BaseRunner):
         """Write what is missing of the folder, yielding each image once it is on the disk."""
         with open_dataset(out, made_by(prepared), prepared.labels) as writer:
             groups = prepared.groups()
-            lacking = [
-                (group, [key for key in group if key not in writer.done]) for group in groups
-            ]
-            order = {key: place for place, key in enumerate(chain.from_iterable(groups))}
+
+            def begun() -> Iterator[tuple[list[ImageKey], list[ImageKey]]]:
+                """The images of each group that are made, and those of them that are missing."""
+                for group in groups:
+                    if missing := [key for key in group if key not in writer.done]:
+                        yield (group if prepared.joint else missing), missing
+
+            order: dict[ImageKey, int] = {}  # a new run needs none
+            if writer.done:
+                order = {key: place for place, key in enumerate(chain.from_iterable(groups))}
             end = max((order.get(key, -1) for key in writer.done), default=-1)
-            begun = [
-                (group if prepared.joint else missing, missing)
-                for group, missing in lacking
-                if missing
-            ]
-            total, to_make = sum(map(len, groups)), sum(len(group) for group, _ in begun)
+            to_make = sum(len(group) for group, _ in begun())
             course, descended = Course(out, bool(writer.done)), Descended()
             kind = kind_of(prepared, tried=False).to_json()
-            with self.events.task(IMAGES, total, total - to_make) as task:
-                for group, missing in begun:
+            with self.events.task(IMAGES, groups.images, groups.images - to_make) as task:
+                for group, missing in begun():
                     made = prepared.make(group, self.events)
-                    sizes = {} if prepared.parts is None else prepared.parts.sizes
-                    again = order if order[missing[0]] < end else None
+                    sizes = {} if prepared.micro_batches is None else prepared.micro_batches.sizes
+                    again = order if order and order[missing[0]] < end else None
                     course.note(missing, kind, sizes, again)
                     for image in made:
                         if image.key in missing:

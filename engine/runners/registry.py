@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def runner_for(
     """The runner that an execution names; the rest as `engine.runners.base.Runner` is made with."""
     check_type("out", out, str | Path | None, "the path of a folder, or None")
     check_type("events", events, Events, "Events, such as Events(print)")
+    out = None if out is None else expanduser(out)  # no Path: it may be a URL
     return runner_class(execution.carried_out_by)(out, execution, events, given, expected)
 
 

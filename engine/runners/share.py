@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.datasets.parts import Division
 from engine.datasets.shared import SharedDataset
-from engine.events import Event, Events
+from engine.events import Event, Events, Progressed
 from engine.methods.base import Prepared
 from engine.methods.drawing import IMAGES
 from engine.methods.kind import kind_of
@@ -50,12 +50,10 @@ class ShareRunner(SharingRunner):
             summary.tick(before + made, seconds / made * (len(missing) - made) if made else None)
 
         events = Events(watch, losses=self.events.losses, previews=self.events.previews)
-        with self.events.task(IMAGES, total, total - left) as task:
+        with self.events.task(IMAGES, total, total - left):
             for part in missing:
                 samples = maker.make(part, events)
                 made += 1
-                if not samples:
-                    task.progress(maker.images_in([part]), "made by another process")
                 for sample in samples:
                     events.emit(reported(sample))
                 yield part, samples
@@ -78,8 +76,8 @@ class PartMaker:
         prepared: Prepared = prepare(request, Models(request, execution, given), execution)
         if expected is not None:
             check_models(expected, prepared.identities())
-        if prepared.parts is not None:
-            prepared.parts.fixed = True
+        if prepared.micro_batches is not None:
+            prepared.micro_batches.fixed = True
         self.prepared = prepared
         self.groups = prepared.groups()
         self.kind = kind_of(prepared)
@@ -103,6 +101,7 @@ class PartMaker:
     def make(self, part: int, events: Events) -> list[Sample]:
         """Make the images of a part and write them; none where another process made the part first."""
         if self.dataset.is_done(part):
+            events.emit(Progressed(IMAGES, self.images_in([part]), "made by another process"))
             return []
         samples = [
             sample

@@ -65,7 +65,7 @@ class CohortLearner:
     def __init__(
         self, drawing: Drawing, learning: TokenLearning, out: Path, events: Events, mixed: bool
     ) -> None:
-        drawing.parts.fixed = True
+        drawing.micro_batches.fixed = True
         self.drawing, self.learning, self.out, self.events = drawing, learning, out, events
         self.run = described(drawing, learning)
         self.kind = learning_kind(drawing)

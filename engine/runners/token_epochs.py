@@ -42,7 +42,7 @@ def learn_rows(
 
     keep()
     table = table_of(drawing, state, run, every_class=True)
-    drawing.parts.events = events
+    drawing.micro_batches.events = events
     of = (kind or kind_of(drawing, tried=False)).to_json()
     total = most_epochs(learning) * len(state.classes)
     with (
@@ -54,7 +54,7 @@ def learn_rows(
         limits = _limits(drawing, learning, table)
         for epochs in learn(state, source, learning, drawing.sampling.batch, limits):
             for epoch in epochs:
-                state.note_kind(epoch.class_index, kind_in_words(of, drawing.parts.sizes))
+                state.note_kind(epoch.class_index, kind_in_words(of, drawing.micro_batches.sizes))
             keep()
             for epoch in epochs:
                 events.emit(_ended(epoch, drawing))

@@ -35,12 +35,17 @@ def described(drawing: Drawing, learning: TokenLearning) -> dict[str, Any]:
     return {**made_by(drawing), "learning": to_plain(learning)}
 
 
+def learning_facts(run: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """The facts of a run that learns by settings of a kind, whatever version wrote it down."""
+    made = {key: value for key, value in run.items() if key != "learning"}
+    return {**facts_of(made), "learning": filled(kind, run.get("learning", {}))}
+
+
 def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
     """What tokens depend on, of a run that `described` or version 0.1 wrote down."""
-    made = {key: value for key, value in run.items() if key != "learning"}
     unread = ("images_per_class", "tokens", "runtime")
-    facts = {key: value for key, value in facts_of(made).items() if key not in unread}
-    return {**facts, "learning": filled(TokenLearning, run.get("learning", {}))}
+    facts = learning_facts(run, TokenLearning)
+    return {key: value for key, value in facts.items() if key not in unread}
 
 
 def check_same_run(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

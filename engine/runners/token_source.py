@@ -58,7 +58,7 @@ class TokenSource:
 
         with torch.enable_grad(), self.phase("rows"):
             grads, scales = zip(
-                *self.drawing.parts.split("rows", part, classes, by_context), strict=True
+                *self.drawing.micro_batches.split("rows", part, classes, by_context), strict=True
             )
         return torch.stack(grads).sum(0), min(scales)
 
@@ -78,7 +78,7 @@ class TokenSource:
                 drawing.guidance,
                 at,
                 self.on_step,
-                partial(denoise_in_parts, self.prior, parts=drawing.parts),
+                partial(denoise_in_parts, self.prior, parts=drawing.micro_batches),
                 through=learning.gradient == "early",
             )
         return DrawnImages(self, trajectories, rng)
@@ -138,7 +138,7 @@ class DrawnImages:
             )
 
         with source.phase("cat"):
-            return source.drawing.parts.attempt("cat", len(context), in_parts)
+            return source.drawing.micro_batches.attempt("cat", len(context), in_parts)
 
     @torch.no_grad()
     def finished(self, rows: Sequence[int]) -> Tensor:
@@ -150,4 +150,4 @@ class DrawnImages:
             return source.drawing.classifier.logits(source.prior.decode(latents))
 
         with source.phase("decode"):
-            return torch.cat(source.drawing.parts.split("decode", logits_of, z))
+            return torch.cat(source.drawing.micro_batches.split("decode", logits_of, z))

@@ -8,14 +8,13 @@ images, through views that guidance did not optimise (flipped, shifted, zoomed).
 from dataclasses import dataclass
 
 import torch
-from ddis_kernels import merge_moments
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
 from engine.classifiers.statistics import Statistics
 from engine.events import SILENT, Events
 from engine.guidance.domain import layer_weights, moment_gaps
-from engine.guidance.moments import recording_moments
+from engine.guidance.moments import merged, recording_moments
 from engine.methods.drawing import IMAGES, Drawing
 from engine.tokens.augment import augmented
 from engine.types import Moments
@@ -82,12 +81,9 @@ def observe(drawing: Drawing, events: Events = SILENT, task: str = IMAGES) -> Tr
         images = torch.stack([sample.image for sample in samples]).to(classifier.device)
         in_views = []
         for _ in range(VIEWS):
-            found = drawing.parts.split("decode", look, augmented(images, rng))
+            found = drawing.micro_batches.split("decode", look, augmented(images, rng))
             for part, now in found:
-                moments = [
-                    one if seen == 0 else merge_moments(before, one, seen, len(part))
-                    for before, one in zip(moments or now, now, strict=True)
-                ]
+                moments = merged(moments, now, seen, len(part))
                 seen += len(part)
             in_views.append(torch.cat([part for part, _ in found]))
         logits = torch.stack(in_views)

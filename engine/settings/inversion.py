@@ -114,7 +114,7 @@ class DeepInversion(InversionSettings):
     @classmethod
     def paper(cls, px: int = 224) -> "DeepInversion":
         """The weights as published, for images of side `px`: L_BN is not scaled, whatever its value."""
-        return replace(cls.for_px(px), balance=False, bn_weight=0.05 if px >= LARGE_PX else 0.1)
+        return replace(cls.for_px(px), balance=False, bn_weight=0.05 if px >= LARGE_PX else 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,5 +182,6 @@ class TokenLearning:
             domain_weight=0.0,
             augment=False,
             init="random",
+            skip_passing=False,
             check_images=0,
         )

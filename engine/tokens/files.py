@@ -39,7 +39,7 @@ def save_tokens(table: TokenTable, path: Path | str) -> None:
     metadata |= {"format": FORMAT, "encoders": list(table.encoders.items())}
     rows = table.rows.detach().float().cpu()
     tensors = {name: row.clone() for name, row in zip(table.names, rows, strict=True)}
-    write_whole(Path(path), sealed(tensors, metadata))
+    write_whole(Path(path).expanduser(), sealed(tensors, metadata))
 
 
 def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
@@ -51,7 +51,7 @@ def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
 
 def read_tokens(path: Path | str) -> TokenTable:
     """Read a table, whatever prior it is for. Raises TokenFileError for a file that is not one of `save_tokens`."""
-    tensors, metadata = read_tensors(Path(path))
+    tensors, metadata = read_tensors(Path(path).expanduser())
     if metadata.get("format") not in (FORMAT, OLD_FORMAT) or metadata.get("template") not in (
         TEMPLATE,
         INSTEAD,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-SMALLER = 2.0**-4
+from engine.guidance.gradient import SMALLER
 
 
 def scaled_gradient(

@@ -92,7 +92,7 @@ class Trajectories:
                 self.noise,
             )
         self.guidance.check()
-        self.kept[self.latest] = z
+        self.z = z
         self.denoiser_forward += sum(map(self._branches, range(self.latest)))
 
     @property
@@ -104,6 +104,13 @@ class Trajectories:
     def complete(self) -> bool:
         """Whether the images that the first gradient reads are the finished ones."""
         return self.through or self.at[0] == len(self.schedule) - 1
+
+    @torch.no_grad()
+    def seen(self, number: int) -> Tensor:
+        """The latents (N, ...) that the denoiser sees in one of the steps `at`: guided where guidance moves z_t."""
+        if number not in self.kept:
+            self.kept[number] = self.guidance.seen(self.z, self.schedule[number])
+        return self.kept[number]
 
     @torch.no_grad()
     def prepare(self, update: int) -> None:
@@ -119,26 +126,22 @@ class Trajectories:
         branches = 1 if self._apart(number) and not is_last else both
         if both > branches and number not in self.kept_null:
             denoise = self.denoiser(self.context.null(), 1.0)
-            self.kept_null[number] = denoise(self.kept[number], self.schedule[number]).clean
+            self.kept_null[number] = denoise(self.seen(number), self.schedule[number]).clean
             self.denoiser_forward += 1
         self.denoiser_forward += branches
         self.denoiser_backward += branches
 
-    def images(self, update: int, context: Context, start: int = 0) -> Tensor:
-        """Images (n, 3, H, W) that the step of an update predicts of the n rows from `start`, after `prepare`.
+    def latents(self, update: int, context: Context, start: int = 0) -> Tensor:
+        """Latents (n, ...) that the step of an update predicts of the n rows from `start`, after `prepare`.
 
         context: of these rows, with a graph. Nothing here changes, so it may be run again, and in parts.
         """
-        return self.prior.decode(self.latents(update, context, start))
-
-    def latents(self, update: int, context: Context, start: int = 0) -> Tensor:
-        """The latents (n, ...) of these images."""
         number, rows = self.at[update], range(start, start + len(context))
         if self.through:
             return self._through(context, rows)
         if number == len(self.schedule) - 1:
             return self._last_latents(context, rows)
-        z, step = self.kept[number][rows.start : rows.stop], self.schedule[number]
+        z, step = self.seen(number)[rows.start : rows.stop], self.schedule[number]
         if not self._apart(number):
             return self.prior.denoiser(context, self._cfg(number))(z, step).clean
         clean = self.prior.denoiser(context, 1.0)(z, step).clean
@@ -153,7 +156,7 @@ class Trajectories:
         denoise = in_interval(partial(self.denoiser, self.context[rows]), self.sampling)
         part, noise = self.schedule[latest:], self.noise.of(rows)
         z = sample(
-            self.kept[latest][rows],
+            self.z[rows],
             guidance.before(denoise),
             part,
             guidance.move,
@@ -186,7 +189,7 @@ class Trajectories:
         )
         own = in_interval(partial(self.prior.denoiser, context), self.sampling)
         denoise = guidance.before(own)
-        z, part = self.kept[len(self.schedule) - 1][rows[0] : rows[-1] + 1], self.schedule[-1:]
+        z, part = self.z[rows[0] : rows[-1] + 1], self.schedule[-1:]
         on_step = self.on_step if torch.is_grad_enabled() else None
         noise = self.noise.fork(rows)
         return sample(z, denoise, part, guidance.move, on_step, self.sampling.eta, noise)
@@ -198,7 +201,7 @@ class Trajectories:
         """
         schedule = self.schedule
         share = early_pool(len(schedule)) / len(self.at)
-        z = self.kept[self.latest][rows.start : rows.stop]
+        z = self.z[rows.start : rows.stop]
         for number in self.at:
             cfg = self._cfg(number)
             weight = cfg if self._apart(number) else 1.0  # the null branch has no graph

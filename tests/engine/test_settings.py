@@ -102,3 +102,4 @@ def test_the_papers_settings_are_the_papers() -> None:
     assert (learning.target_accuracy, learning.gradient, learning.init) == (0.7, "last", "random")
     assert (learning.steps, learning.updates_per_trajectory, learning.domain_weight) == (0, 1, 0.0)
     assert (learning.optimizer, learning.augment) == ("adam", False)
+    assert (learning.skip_passing, learning.check_images) == (False, 0)

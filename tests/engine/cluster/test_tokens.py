@@ -282,7 +282,7 @@ def test_a_machine_of_another_kind_is_refused_unless_kinds_may_mix(
     path = cohorts.folder / token_cohorts.START
     there = json.loads(path.read_bytes())
     assert there["kind"]["canary"].endswith("-2-2")  # whole batches
-    cohorts.drawing.parts.sizes["cat"] = (
+    cohorts.drawing.micro_batches.sizes["cat"] = (
         1  # as another plan would have it, which no step of the canary shows
     )
     assert learning_kind(cohorts.drawing).canary == there["kind"]["canary"].replace("-2-2", "-1-2")
@@ -300,7 +300,7 @@ def test_a_machine_of_another_kind_is_refused_unless_kinds_may_mix(
 def test_sizes_of_micro_batches_stay_as_they_were_planned(
     request_: Request, tmp_path: Path
 ) -> None:
-    assert learner(request_, tmp_path / "tokens.safetensors").drawing.parts.fixed
+    assert learner(request_, tmp_path / "tokens.safetensors").drawing.micro_batches.fixed
 
 
 @pytest.mark.usefixtures("here")

@@ -291,3 +291,15 @@ def test_a_comparison_that_an_earlier_version_began_goes_on(
     other = replace(FEW["distillation"], mix="mixup")
     with pytest.raises(OutputError, match=r"distillation\.mix is \"none\" there"):
         distill(folder, teacher, "resnet8", out=out, **{**FEW, "distillation": other})
+
+
+def test_a_comparison_goes_on_wherever_the_same_classifier_lies(
+    tmp_path: Path, teacher, make_set, monkeypatch
+) -> None:
+    """Also where paths begin with ~."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_set(tmp_path / "ours", 4)
+    report = distill("~/ours", teacher, "resnet8", out=tmp_path / "out", **FEW)
+    moved = replace(teacher, name="elsewhere")
+    again = distill("~/ours", moved, "resnet8", out="~/out", **FEW)
+    assert again["rows"] == report["rows"]

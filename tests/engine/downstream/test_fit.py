@@ -9,8 +9,10 @@ from PIL import Image
 
 from engine import Distillation, fit, load_classifier
 from engine.apps.cli import main
-from engine.downstream.fit import FITTING
+from engine.classifiers import Preprocess
+from engine.downstream.fit import FITTING, _labelled
 from engine.errors import ConfigError, EngineError, OutputError
+from engine.evaluation.images import open_images
 from engine.events import Events
 
 FEW = Distillation(
@@ -58,6 +60,16 @@ def test_it_learns_its_images_and_loads_again(bright_and_dark: Path, tmp_path: P
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("net", "again")]
     assert weights[0] == weights[1]
     assert again["accuracy"]["training"] == report["accuracy"]["training"]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_targets_are_the_images_own_classes(bright_and_dark: Path, temperature: float) -> None:
+    found = open_images(bright_and_dark)
+    names, labels = found.labels(), ("bright", "dark")
+    images = _labelled(found, names, labels, Preprocess.squash(16), temperature)
+    target = (images.logits / temperature).softmax(1)
+    assert target.argmax(1).tolist() == [labels.index(name) for name in names]
+    assert target.max(1).values.min() > 1 - 1e-6
 
 
 def test_what_cannot_be_learned_is_refused(bright_and_dark: Path, tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ def test_rows_are_reported_beside_the_float_network(
     again = quantise(folder, teacher, out=out, test=test, domain="near", **settings)
     assert again["rows"]["folder"]["accuracy"] == report["rows"]["folder"]["accuracy"]
     assert (out / "folder" / "seed-1" / "int8.onnx").read_bytes() == files[1]
+    request = json.loads((out / "request.json").read_text())
+    del request["quantisation"]["per_channel"]  # as a version without this setting wrote it
+    (out / "request.json").write_text(json.dumps(request))
+    again = quantise(folder, teacher, out=out, test=test, domain="near", **settings)
+    assert again["rows"]["folder"]["accuracy"] == report["rows"]["folder"]["accuracy"]
 
 
 @pytest.mark.parametrize(

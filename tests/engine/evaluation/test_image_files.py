@@ -376,3 +376,16 @@ def test_a_folder_of_parquet_files_is_answered_with_their_names(tmp_path: Path) 
         ConfigError, match=r"1 parquet files \(train-00000.parquet first\), expected one"
     ):
         open_images(tmp_path).labels()
+
+
+def test_domains_may_be_numbers_or_missing(tmp_path: Path) -> None:
+    file, content = tmp_path / "set.parquet", io.BytesIO()
+    picture().save(content, "png")
+    rows = [
+        {"image": {"bytes": content.getvalue()}, "label": "dog", "domain": domain}
+        for domain in (1, 2, 1, None)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    assert open_images(file, "1").count() == 2
+    with pytest.raises(ConfigError, match=r"'3' is in no row of .*, expected one of 1, 2, None"):
+        open_images(file, "3").labels()

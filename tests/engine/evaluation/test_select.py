@@ -73,8 +73,11 @@ def kept(folder: Path) -> list[tuple[int, int]]:
         (Selection(by="l_bn", keep=1.0), sorted(LOGITS)),
     ],
 )
-def test_what_goes_first(folder: Path, tmp_path: Path, selection: Selection, expected) -> None:
-    report = select(folder, tmp_path / "kept", selection)
+def test_what_goes_first(
+    folder: Path, tmp_path: Path, selection: Selection, expected, monkeypatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    report = select("~/all", "~/kept", selection)
     assert kept(tmp_path / "kept") == expected
     assert report["images"] == 8
     assert report["kept"] == len(expected)

@@ -61,6 +61,28 @@ def test_equals_the_guidance_loss_of_a_classifier(classifier: Classifier, fused:
     )
 
 
+def test_the_scale_fits_the_whole_loss(classifier: Classifier) -> None:
+    """Also what is added to L_BN, in parts as in one pass."""
+    z, seen = torch.randn(6, 4, 16, 16), []
+
+    def scale(values: Tensor) -> Tensor:
+        seen.append(values.detach())
+        return torch.ones(())
+
+    for size in (6, 4):
+        values, _ = two_pass(
+            z,
+            lambda rows, start: classifier.logits(decode(rows)),
+            domain_of(classifier, Alignment()),
+            size,
+            scale,
+            lambda output, start: 100.0 * len(output) + output.sum(),
+        )
+        assert torch.equal(values, seen[-1])
+    assert seen[0] > 600
+    torch.testing.assert_close(seen[1], seen[0], rtol=1e-5, atol=0)
+
+
 def test_no_more_than_a_micro_batch_has_a_graph(classifier: Classifier) -> None:
     rows: list[tuple[int, int, bool]] = []
 

@@ -171,7 +171,7 @@ def test_the_class_is_not_drowned_where_statistics_are_large(unit: float) -> Non
 
 
 def test_published_weights_are_those_that_small_images_always_had() -> None:
-    assert DeepInversion.paper(32) == DeepInversion()
+    assert DeepInversion.paper(32) == DeepInversion(bn_weight=10.0)
     assert not DeepInversion.paper().balance
     assert DeepInversion.paper().bn_weight == 0.05
     assert DeepInversion.for_px(224).balance

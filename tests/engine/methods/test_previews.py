@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,7 @@ def _with_sizes(sizes: dict[str, int]):
         from engine.events import SILENT
 
         self.sizes, self.events, self.release, self.fixed = dict(sizes), SILENT, release, False
+        self.previews = True
 
     return __init__
 
@@ -122,7 +124,8 @@ def test_a_preview_without_room_ends_previews_and_not_the_run(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
 
     monkeypatch.setattr(previews, "judged", full)
-    samples, seen = made(request_, previews=True)
+    method = replace(request_.method, sampling=replace(SHORT, batch=2))  # two groups
+    samples, seen = made(replace(request_, method=method), previews=True)
     assert len(samples) == len(KEYS)
     assert [event for event in seen if isinstance(event, Noted)] == [Noted(previews.NO_ROOM)]
     assert not [event for event in seen if isinstance(event, Previewed)]

@@ -537,8 +537,9 @@ def test_without_peft_the_extra_is_named(
 
 
 def test_a_foreign_or_broken_adapter_is_refused(
-    tmp_path: Path, classifier: Classifier, prior: Prior, prior_folder: Path
+    tmp_path: Path, classifier: Classifier, prior: Prior, prior_folder: Path, monkeypatch
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     out = tmp_path / "l.safetensors"
     learned(classifier, prior, out)
     with pytest.raises(ModelError, match=r"does not go into prior 'embedded'.*which model"):
@@ -550,7 +551,7 @@ def test_a_foreign_or_broken_adapter_is_refused(
     with pytest.raises(ModelError, match=r"there is no adapter .*absent.safetensors"):
         load_prior(prior_folder, device="cpu", lora=tmp_path / "absent.safetensors")
     with pytest.raises(OutputError, match=r"was not written by `ddis learn-lora`"):
-        learned(classifier, prior, broken)
+        learned(classifier, prior, "~/broken.safetensors")
     prior.pipe.load_lora_weights(str(tmp_path), weight_name=out.name)
     theirs = load_prior(prior.pipe, device="cpu")
     with pytest.raises(ModelError, match="an adapter already, expected plain weights"):

@@ -13,7 +13,7 @@ from engine.methods.models import Given
 from engine.request import Execution, Request
 from engine.runners.generate import generate, generate_again
 from engine.runners.local import LocalRunner
-from engine.runners.registry import RUNNERS, runner_class
+from engine.runners.registry import RUNNERS, runner_class, runner_for
 from engine.settings import Sampling
 from engine.types import Sample
 
@@ -96,3 +96,9 @@ def test_runners_are_found_by_name() -> None:
     assert all(callable(runner_class(name).run) for name in RUNNERS)
     with pytest.raises(ConfigError, match=r"runner is 'locl', .* Did you mean 'local'\?"):
         runner_class("locl")
+
+
+def test_the_users_home_is_meant_by_its_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for out, expected in (("~/set", "/home/somebody/set"), ("s3://some/~set", "s3://some/~set")):
+        assert str(runner_for(Execution(share="1/2"), out).out) == expected

@@ -117,6 +117,18 @@ def test_what_another_process_made_meanwhile_is_not_made_again(
     assert sum(units) + len(first) == 12
 
 
+def test_images_drawn_in_vain_are_counted_once(
+    request_: Request, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process writes each part while this one draws it."""
+    monkeypatch.setattr("engine.datasets.shared.SharedDataset.write", lambda *_: False)
+    seen: list[Event] = []
+    assert list(runner_for(execution("1/1"), out, Events(seen.append)).run(request_)) == []
+    steps = sum(event.images / event.total for event in seen if isinstance(event, Stepped))
+    units = sum(event.units for event in seen if isinstance(event, Progressed))
+    assert steps + units == pytest.approx(12)
+
+
 @pytest.mark.slow
 def test_a_killed_share_and_another_one_end_in_the_same_bytes(
     request_: Request, tmp_path: Path
@@ -154,7 +166,7 @@ def test_a_worker_of_another_kind_is_found_by_its_canary(request_: Request, out:
     assert kind.canary == canary_of(prepared)
     assert kind.reproducible
     assert kind.threads == torch.get_num_threads()
-    prepared.parts.sizes["guidance"] = 1  # a plan for less memory
+    prepared.micro_batches.sizes["guidance"] = 1  # a plan for less memory
     assert canary_of(prepared) != kind.canary
 
 

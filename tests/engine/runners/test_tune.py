@@ -177,7 +177,7 @@ def test_a_trial_in_parts_is_the_whole_one(teacher, tiny_prior, monkeypatch) -> 
     monkeypatch.setattr(Drawing, "make", lambda *_, **__: made.pop(0))
     sizes: list[int] = []
     hook = teacher.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    found = trying.observe(replace(drawing, parts=MicroBatches({"decode": 2})))
+    found = trying.observe(replace(drawing, micro_batches=MicroBatches({"decode": 2})))
     hook.remove()
     assert set(sizes) == {1, 2}
     assert found.images == whole.images == 6

@@ -83,6 +83,11 @@ def on_the_way(
     return Trajectories(prior, KEYS, context, sampling, at=at, **settings)
 
 
+def decoded(trajectories: Trajectories, update: int, context: Context, start: int = 0) -> Tensor:
+    """Images (n, 3, H, W) that the step of an update predicts."""
+    return trajectories.prior.decode(trajectories.latents(update, context, start))
+
+
 def sampled_whole(
     prior: Prior, sampling: Sampling, seen: list[tuple[Step, Tensor]] | None = None
 ) -> Tensor:
@@ -120,7 +125,7 @@ def test_the_gradient_comes_through_the_last_step_alone(tiny_prior: Prior):
         context = speaking.encode(["a <ddis-dog> dog"] * 2, "")
         images = on_the_way(speaking, sampling, [2], context)
         images.prepare(0)
-        ours = gradient(images.images(0, context), leaf)[0]
+        ours = gradient(decoded(images, 0, context), leaf)[0]
     twins = [row.clone().requires_grad_() for _ in range(2)]
     last, whole = (
         gradient(by_hand(prior, twin, z, 3, 4.0, first), twin)
@@ -143,12 +148,12 @@ def test_each_update_reads_what_its_own_step_predicts(tiny_prior: Prior, cfg: fl
     for update, number in enumerate((3, 1)):
         leaf, context = leaf_of(images.context)
         images.prepare(update)
-        read = images.images(update, context).flatten(1)
+        read = decoded(images, update, context).flatten(1)
         expected = prior.decode(seen[number][1]).flatten(1)
         torch.testing.assert_close(read, expected, rtol=0, atol=1e-9)
         twin, whole = leaf_of(images.context)
         denoise = prior.denoiser(whole, cfg)
-        joint = prior.decode(denoise(images.kept[number], images.schedule[number]).clean).flatten(1)
+        joint = prior.decode(denoise(images.seen(number), images.schedule[number]).clean).flatten(1)
         readout = torch.randn_like(read)
         ours, theirs = (
             torch.autograd.grad((pixels * readout).sum(), leaf)[0]
@@ -199,8 +204,8 @@ def test_images_in_parts_are_those_of_the_batch_however_often(tiny_prior: Prior,
     prior = double(tiny_prior)
     images = on_the_way(prior, Sampling(steps=4, cfg=4.0, eta=1.0), at)
     images.prepare(0)
-    whole, again = (images.images(0, images.context) for _ in range(2))
-    parts = [images.images(0, images.context[row : row + 1], row) for row in range(2)]
+    whole, again = (decoded(images, 0, images.context) for _ in range(2))
+    parts = [decoded(images, 0, images.context[row : row + 1], row) for row in range(2)]
     assert torch.equal(whole, again)
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-9)
 
@@ -219,7 +224,7 @@ def test_guidance_acts_in_every_step_and_sees_the_images_that_it_guides(tiny_pri
 
     images = on_the_way(tiny_prior, Sampling(steps=4, cfg=1.0), [3], guide=Watch)
     images.prepare(0)
-    images.images(0, leaf_of(images.context)[1])
+    decoded(images, 0, leaf_of(images.context)[1])
     assert seen == [(0, 2, False), (1, 2, False), (2, 2, False), (3, 2, True)]
     seen.clear()
     on_the_way(tiny_prior, Sampling(steps=3, cfg=1.0), [1], guide=Watch).finished([1])
@@ -249,3 +254,27 @@ def test_the_gradient_s_steps_are_the_last_or_drawn_from_the_early_ones(steps: i
         assert len(drawn) == updates
         assert set(drawn) == among
     assert max(among) < steps
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_each_update_reads_the_noisy_latents_that_guidance_moved(tiny_prior: Prior, cfg: float):
+    """Also the update at the latest step, before which sampling stops."""
+
+    def guide(keys: Sequence[ImageKey]) -> Guidance:
+        return Guidance(lambda z, scale: (z.new_zeros(len(z)), z), Alignment.paper())
+
+    prior, sampling = double(tiny_prior), Sampling(steps=5, cfg=cfg, eta=0.0)
+    images, clean = on_the_way(prior, sampling, [3, 1], guide=guide), {}
+    guidance, context = guide(KEYS), of_two_dogs(prior)
+    with torch.no_grad():
+        sample(
+            ImageNoise(0, KEYS, prior.latent_shape(1)[1:], dtype=prior.dtype).draw(),
+            guidance.before(in_interval(partial(prior.denoiser, context), sampling)),
+            prior.schedule(sampling.steps),
+            guidance.move,
+            lambda step, found: clean.update({step.index: found}),
+        )
+    for update, number in enumerate((3, 1)):
+        images.prepare(update)
+        read = images.latents(update, images.context)
+        torch.testing.assert_close(read, clean[number], rtol=0, atol=1e-9)
