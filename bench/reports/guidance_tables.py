@@ -128,7 +128,7 @@ def any_classifier_table(result: dict) -> str:
                 f"{mean(row['shares'][key] for row in rows):.2f}"
                 for key in ("judge_domain", "judge_class")
             ]
-            if plain and best:
+            if plain and best and way != "plain":
                 cells += [
                     f"{(means[way][metric] - plain[metric]) / (best[metric] - plain[metric]):.2f}"
                     for metric in GAINS
