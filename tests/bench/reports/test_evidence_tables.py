@@ -163,6 +163,34 @@ def test_divergence_stands_behind_accuracy_and_sets_of_other_sizes_tell_theirs(
     assert streamed == ["80.0", "60.0 / 0.50 (7 images)", "70.0 / 0.25 (1,400 images)"]
 
 
+def test_what_ours_lack_is_of_the_mean_of_the_domains(taught, cells) -> None:
+    """Domains do not depend on each other: an interval of two is narrower than either's."""
+
+    def less(accuracy: float, kl: float) -> dict:
+        return {
+            "accuracy": {"mean": accuracy, "low": accuracy - 0.03, "high": accuracy + 0.04},
+            "kl": {"mean": kl, "low": kl - 0.3, "high": kl + 0.4},
+        }
+
+    other = {
+        name: {**taught(0.6, 7), "difference_to_folder": less(*gap)}
+        for name, gap in (("a", (0.10, -0.2)), ("b", (0.02, -0.1)))
+    }
+    rows = {
+        f"distill/{name}": {
+            "teacher": {"accuracy": 0.8},
+            "rows": {"folder": taught(0.5, 7), "other": row, "noise": taught(0.1, 7)},
+        }
+        for name, row in other.items()
+    }
+    table = downstream_table({"rows": rows}, "distill")
+    assert cells(table, "other real images") == [
+        "-6.0 (-8.8 to -3.9)",
+        "+0.15 (-0.13 to +0.36)",
+    ]
+    assert table.endswith("|") and table.splitlines()[-2].startswith("|---")  # noise has none
+
+
 def test_tokens_that_ship_are_learned_or_still_a_word(cells) -> None:
     words = {"dog": None, "cat": "a", "house": None}
     tokens = {"art_painting": None, "photo": Shipped(fingerprint="f", words=words)}
