@@ -65,6 +65,12 @@ WAYS = {
     f"domain in the prompt, CFG of 2.5 in the middle{MIXED}": Method(
         Alignment(), sampling=replace(Sampling.fast(), cfg=2.5), names_domain=True
     ),
+    f"domain in the prompt, no CFG{MIXED}": Method(
+        Alignment(), sampling=Sampling(cfg=1.0), names_domain=True
+    ),
+    f"domain in the prompt, CFG in the middle, polished{MIXED}": Method(
+        Alignment(polish=Polish(steps=8)), sampling=Sampling.fast(), names_domain=True
+    ),
     "adapter": Method(None, sampling=Sampling(cfg=1.0)),
     "adapter, domain in the prompt": Method(None, sampling=Sampling(cfg=1.0), names_domain=True),
 }
