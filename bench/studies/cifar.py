@@ -209,6 +209,7 @@ def main() -> None:
         "iterations": chosen.iterations,
         "seeds": chosen.seeds,
         "seed": SEED,
+        "distillation": asdict(Distillation()),
     }
     work = chosen.work / f"{chosen.images_per_class}-images-{chosen.iterations}-iterations"
     study = Study(
