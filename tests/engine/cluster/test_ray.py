@@ -280,7 +280,7 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    request_ = replace(request_, images_per_class=120)  # more than are made before the signal comes
+    request_ = replace(request_, images_per_class=60)  # more than are made before the signal comes
     for _ in runner_for(Execution(device="cpu", share="1/1"), tmp_path / "one").run(request_):
         pass
     parts = done_parts(FolderStore(tmp_path / "one"))
@@ -304,6 +304,8 @@ def test_a_command_that_ends_leaves_no_worker_and_the_same_command_makes_what_is
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # a terminal sends SIGINT to all that belongs to the command
+        # A shell ignores it for what it runs in the background, and so would the command.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         text=True,
     )
     workers: list[int] = []
