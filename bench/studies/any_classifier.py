@@ -5,8 +5,7 @@
     python bench/studies any_classifier --smoke                   two short rows, one domain, kept nowhere
 
 Every row draws the same seeds. Files are measured on the images that the classifiers were trained on, pacs64-train of
-`$DDIS_DATA`. `gain` is what a row gains over the plain prior in FID and coverage, divided by what the BatchNorm of the
-ResNet gains. A run that is interrupted continues where it stopped.
+`$DDIS_DATA`. A run that is interrupted continues where it stopped.
 """
 
 import argparse
@@ -34,7 +33,7 @@ from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Sampling
 from engine.settings.statistics import StatisticsExport
 from studies.evidence import METRICS, Method, draw, evaluated, images_of
-from studies.rows import DTYPE, Rows, rows_by_domain
+from studies.rows import DTYPE, rows_by_domain
 
 SEED = 1700
 """Images of this seed are for this study alone."""
@@ -146,18 +145,6 @@ def classifier_of(row: Row, domain: str, data: Path, work: Path, device: object)
     return again(found, found.network, statistics, DTYPE)
 
 
-def gains(
-    row: dict[str, Any], plain: dict[str, Any], best: dict[str, Any]
-) -> dict[str, float | None]:
-    """What a row gains over the plain prior, divided by what BatchNorm gains, by metric; None where that is 0."""
-
-    found = {}
-    for name in ("fid", "coverage"):
-        own, none, all_of_it = (one["metrics"][name]["value"] for one in (row, plain, best))
-        found[name] = (own - none) / (all_of_it - none) if all_of_it != none else None
-    return found
-
-
 def measure(
     names: Sequence[str], domains: Sequence[str], images: int, data: Path, work: Path, out: Path
 ) -> None:
@@ -178,7 +165,6 @@ def measure(
                     f"{row['metrics']['coverage']['value']:.2f}, {time.perf_counter() - began:.0f} s",
                     flush=True,
                 )
-        add_gains(result, domain)
 
 
 def drawn(
@@ -194,20 +180,6 @@ def drawn(
     seen = asdict(shares(images_of(folder), judge, domain))
     known = {name: share for name, share in seen.items() if not math.isnan(share)}
     return {**evaluated(folder, domain, METRICS), "shares": known}
-
-
-def add_gains(result: Rows, domain: str) -> None:
-    """Add to a domain's rows what they gain, once the plain prior and BatchNorm are there."""
-    rows = {
-        name: result.kept(f"{name}/{domain}", {"settings": asdict(ROWS[name])}) for name in ROWS
-    }
-    rows = {name: row for name, row in rows.items() if "metrics" in row}
-    if not {"plain", "resnet, BatchNorm"} <= rows.keys():
-        return
-    for name, row in rows.items():
-        gain = gains(row, rows["plain"], rows["resnet, BatchNorm"])
-        if row.get("gain") != gain:
-            result.add(f"{name}/{domain}", {**row, "gain": gain})
 
 
 def main() -> None:

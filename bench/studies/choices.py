@@ -36,6 +36,7 @@ LEARNING_SEED = 850
 RESULT = RESULTS / "choices.json"
 MIXED = ", mixup and CutMix"
 """Ends the name of a way whose students learn from the images of the way before it, two in one."""
+NAMED_FAST = Method(Alignment(), sampling=Sampling.fast(), names_domain=True)
 WAYS = {
     "default": Method(Alignment()),
     **{f"scale {scale}": Method(Alignment(scale=scale)) for scale in (0.1, 0.2, 0.3)},
@@ -52,24 +53,18 @@ WAYS = {
     "CFG to 70 %": Method(Alignment(), sampling=Sampling(cfg_stop=0.7)),
     "every 2nd step, CFG in the middle": Method(Alignment(stride=2), sampling=Sampling.fast()),
     "domain in the prompt": Method(Alignment(), names_domain=True),
-    "domain in the prompt, CFG in the middle": Method(
-        Alignment(), sampling=Sampling.fast(), names_domain=True
-    ),
+    "domain in the prompt, CFG in the middle": NAMED_FAST,
     "plain, domain in the prompt": Method(None, names_domain=True),
-    f"domain in the prompt, CFG in the middle{MIXED}": Method(
-        Alignment(), sampling=Sampling.fast(), names_domain=True
+    f"domain in the prompt, CFG in the middle{MIXED}": NAMED_FAST,
+    f"domain in the prompt, CFG in the middle, class weight 0{MIXED}": replace(
+        NAMED_FAST, alignment=Alignment(class_weight=0.0)
     ),
-    f"domain in the prompt, CFG in the middle, class weight 0{MIXED}": Method(
-        Alignment(class_weight=0.0), sampling=Sampling.fast(), names_domain=True
+    f"domain in the prompt, CFG of 2.5 in the middle{MIXED}": replace(
+        NAMED_FAST, sampling=replace(Sampling.fast(), cfg=2.5)
     ),
-    f"domain in the prompt, CFG of 2.5 in the middle{MIXED}": Method(
-        Alignment(), sampling=replace(Sampling.fast(), cfg=2.5), names_domain=True
-    ),
-    f"domain in the prompt, no CFG{MIXED}": Method(
-        Alignment(), sampling=Sampling(cfg=1.0), names_domain=True
-    ),
-    f"domain in the prompt, CFG in the middle, polished{MIXED}": Method(
-        Alignment(polish=Polish(steps=8)), sampling=Sampling.fast(), names_domain=True
+    f"domain in the prompt, no CFG{MIXED}": replace(NAMED_FAST, sampling=Sampling(cfg=1.0)),
+    f"domain in the prompt, CFG in the middle, polished{MIXED}": replace(
+        NAMED_FAST, alignment=Alignment(polish=Polish(steps=8))
     ),
     "adapter": Method(None, sampling=Sampling(cfg=1.0)),
     "adapter, domain in the prompt": Method(None, sampling=Sampling(cfg=1.0), names_domain=True),

@@ -146,9 +146,10 @@ def test_classifiers_without_batch_norm_are_measured_once(
     assert "convnext, file/photo: FID" in printed
     assert "FID" not in run(*asked)
     rows = json.loads(out.read_text())["rows"]
-    assert rows["resnet, BatchNorm/photo"]["gain"]["fid"] == 1
-    assert rows["plain/photo"]["gain"]["fid"] == 0
-    assert "fid" in rows["folded, file by channels/photo"]["gain"]
+    assert rows.keys() == {f"{name}/photo" for name in short}
+    assert all({"fid", "coverage"} <= row["metrics"].keys() for row in rows.values())
+    assert "l_bn" not in rows["plain/photo"]["shares"]  # without statistics nobody knows it
+    assert "l_bn" in rows["convnext, file/photo"]["shares"]
     assert len([*(tmp_path / "work").rglob("photo-folded.safetensors")]) == 1
 
 
