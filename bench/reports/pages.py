@@ -41,6 +41,7 @@ from reports.out_of_date import out_of_date
 from reports.reliability_table import faults_table, reliability_table
 from reports.study_tables import (
     ambiguity_table,
+    autoencoders_table,
     cifar_table,
     family_plans_table,
     family_support_table,
@@ -90,6 +91,7 @@ STUDIES = {
     "few_steps": few_steps_table,
     "choices": choices_table,
     "ambiguity": ambiguity_table,
+    "autoencoders": autoencoders_table,
     "any_classifier": any_classifier_table,
     "selection": selection_table,
     "cifar": cifar_table,

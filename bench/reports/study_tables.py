@@ -49,6 +49,43 @@ def selection_table(result: dict) -> str:
     )
 
 
+def autoencoders_table(result: dict) -> str:
+    """The study `autoencoders`: what a domain's real test images lose, and what a denoiser of the latents costs."""
+    domains = list(next(iter(result["rows"].values()))["domains"])
+    rows = []
+    for name, row in result["rows"].items():
+        through = [
+            (found["real test images through the autoencoder"], found["real test images"], found)
+            for found in row["domains"].values()
+        ]
+        rows.append(
+            [
+                name,
+                *(
+                    f"{lossy['fid']:.2f} / {lossy['coverage'] / real['coverage']:.2f}"
+                    f" / {found['psnr_db']:.1f}"
+                    for lossy, real, found in through
+                ),
+                f"{row['parameters'] / 1e6:.2f}",
+                f"{sum(row['images_seen'].values()):,}",
+                f"{row['denoiser_flops'] / 1e9:.2f}",
+            ]
+        )
+    header = [
+        "FID / coverage, of direct / PSNR in dB",
+        *(domain.replace("_", " ") for domain in domains),
+        "million parameters",
+        "images seen",
+        "GFLOP of a denoiser's pass",
+    ]
+    settings = result["settings"]
+    hardware = settings["hardware"]
+    return (
+        f"{settings['minutes']:g} minutes each on {hardware['threads']} thread of {hardware['device']}.\n\n"
+        f"{table(header, rows)}"
+    )
+
+
 CIFAR_SETS = {
     "original": "original",
     "ours": "ours",

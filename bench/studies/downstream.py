@@ -128,7 +128,8 @@ class Folders:
             return folder
         images = load_pacs(self.train)
         images = images.where(images.domains == images.domain_names.index(self.domain))
-        pixels = decoded(load_prior("embedded", device=self.prior.device), images.pixels / 255)
+        prior = load_prior("embedded", device=self.prior.device)
+        pixels = decoded(prior.vae, images.pixels / 255, prior.image_size[0])
         with alone(folder.parent):
             if folder.exists():  # another process made it meanwhile
                 return folder

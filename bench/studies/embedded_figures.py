@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderTiny
 from result_files import RESULTS
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -53,15 +54,14 @@ def features(judge: Judge, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decoded(prior: Prior, images: Tensor) -> Tensor:
-    """Images in [0, 1] through the prior's autoencoder, at the size of its images."""
-    size = (prior.image_size[0], prior.image_size[0])
-    if images.shape[2:] != size:
-        images = interpolate(images, size, mode="bilinear", antialias=True)
+def decoded(vae: AutoencoderTiny, images: Tensor, side: int) -> Tensor:
+    """Images in [0, 1] through an autoencoder, at a size of `side` x `side`."""
+    if images.shape[2:] != (side, side):
+        images = interpolate(images, (side, side), mode="bilinear", antialias=True)
     parts = []
     for part in images.split(50):
-        latents = prior.vae.encode(part * 2 - 1).latents
-        parts.append((prior.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1))
+        latents = vae.encode(part * 2 - 1).latents
+        parts.append((vae.decode(latents).sample / 2 + 0.5).clamp(0, 1))
     return torch.cat(parts)
 
 
@@ -99,16 +99,18 @@ def of_domain(images: Images, number: int) -> Tensor:
     return images.where(images.domains == number).pixels / 255
 
 
-def autoencoder_rows(prior: Prior, judge: Judge, number: int, test: Images) -> dict[str, object]:
-    """The real rows of one domain, and what its autoencoder leaves of them."""
+def autoencoder_rows(
+    vae: AutoencoderTiny, side: int, judge: Judge, number: int, test: Images
+) -> dict[str, Any]:
+    """The real rows of one domain, and what an autoencoder leaves of them."""
     reference = judge.reference[judge.reference_domains == number]
     real = of_domain(test, number)
     return {
         "real test images": row(features(judge, real), reference),
         "real test images through the autoencoder": row(
-            features(judge, decoded(prior, real)), reference
+            features(judge, decoded(vae, real, side)), reference
         ),
-        "psnr_db": psnr_db(prior.vae, test.where(test.domains == number), prior.image_size[0]),
+        "psnr_db": psnr_db(vae, test.where(test.domains == number), side),
     }
 
 
@@ -164,7 +166,7 @@ def main() -> None:
     pairs: dict[str, tuple[float, float]] = {}
     rows = []
     for number, domain in enumerate(DOMAINS):
-        result[domain] = autoencoder_rows(prior, judge, number, test)
+        result[domain] = autoencoder_rows(prior.vae, prior.image_size[0], judge, number, test)
         other = features(judge, of_domain(seen, number))
         reference = judge.reference[judge.reference_domains == number]
         result[domain]["other real images"] = row(other, reference)

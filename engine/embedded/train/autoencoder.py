@@ -1,4 +1,5 @@
-"""Train the embedded autoencoder: `AutoencoderTiny`, three levels of equal width, latents at a quarter of the side.
+"""Train the embedded autoencoder: `AutoencoderTiny`, levels of equal width; three of them, latents at a quarter of the
+side, unless `build` is asked for another shape.
 
 First by squared error alone, which is fast and blurs; then by absolute error, features of a network that knows the
 training images' classes, and late a patch critic, as latent diffusion does. Noise on the latents keeps them smooth for
@@ -16,6 +17,7 @@ from engine.embedded.train.data import Images, random_crops, random_index, rando
 from engine.embedded.train.loop import Recipe, train
 from engine.embedded.train.machine import CPU, Machine
 from engine.embedded.train.perception import Critic, Perception
+from engine.embedded.train.prior_networks import latent_shape
 
 WIDTH = 48
 RECIPE = Recipe(steps=1600, batch=32, learning_rate=2e-3, averaging=0.995)
@@ -33,21 +35,28 @@ CRITIC, CRITIC_FROM, CRITIC_RATE = 0.02, 0.5, 4e-4
 """The critic's weight, the share of the run after which it is listened to (it learns a tenth earlier), its rate."""
 
 
-def build() -> AutoencoderTiny:
+def build(latent_channels: int = 4, levels: int = 3) -> AutoencoderTiny:
+    """A new one. Each level but the first halves the side."""
+    deep = (2,) * (levels - 1)
     return AutoencoderTiny(
-        encoder_block_out_channels=(WIDTH,) * 3,
-        decoder_block_out_channels=(WIDTH,) * 3,
-        num_encoder_blocks=(1, 2, 2),
-        num_decoder_blocks=(2, 2, 1),
-        latent_channels=4,
+        encoder_block_out_channels=(WIDTH,) * levels,
+        decoder_block_out_channels=(WIDTH,) * levels,
+        num_encoder_blocks=(1, *deep),
+        num_decoder_blocks=(*deep, 1),
+        latent_channels=latent_channels,
     ).to(memory_format=torch.channels_last)
 
 
 def train_autoencoder(
-    images: Images, resolution: int, recipe: Recipe, folder: Path, machine: Machine = CPU
+    images: Images,
+    resolution: int,
+    recipe: Recipe,
+    folder: Path,
+    machine: Machine = CPU,
+    start: AutoencoderTiny | None = None,
 ) -> AutoencoderTiny:
-    """Squared error on random views, with a light pull of the latents towards unit scale."""
-    model = machine.place(build())
+    """Squared error on random views, with a light pull of the latents towards unit scale. start: a new one if None."""
+    model = machine.place(start or build())
     images = images.to(machine.device)
 
     def loss(rng: Generator, _: float) -> Tensor:
@@ -96,7 +105,6 @@ def finish_autoencoder(
     critic = machine.place(Critic())
     teach = torch.optim.Adam(critic.parameters(), CRITIC_RATE, betas=(0.5, 0.9))
     images = images.to(machine.device)
-    channels = model.config.latent_channels
 
     def loss(rng: Generator, progress: float) -> Tensor:
         whole = rng.initial_seed() % WHOLE_EVERY == 0  # counts with the steps
@@ -107,9 +115,9 @@ def finish_autoencoder(
             views = random_crops(images.pixels[chosen], side, rng)
         else:
             views = random_views(images.pixels[chosen], side, rng, smallest=0.5)
-        noise = torch.randn(
-            number, channels, side // 4, side // 4, generator=rng, device=rng.device
-        )
+        small, channels = latent_shape(model, side)
+        shape = (number, channels, small, small)
+        noise = torch.randn(shape, generator=rng, device=rng.device)
         again, latents = fast(views, noise)
         value = (again - views).abs().mean() + FEATURES * perception.distance(again, views)
         if not decoder_alone:

@@ -153,6 +153,31 @@ def test_classifiers_without_batch_norm_are_measured_once(
     assert len([*(tmp_path / "work").rglob("photo-folded.safetensors")]) == 1
 
 
+@pytest.mark.slow
+def test_autoencoders_of_two_shapes_learn_for_as_long(
+    tmp_path: Path,
+    run: Run,
+    bench_script: Callable[[str], ModuleType],
+    data_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = bench_script("studies.autoencoders")
+    monkeypatch.setattr(study, "RECIPE", replace(study.RECIPE, steps=1, batch=4))
+    monkeypatch.setattr(study, "RESOLUTION", 16)
+    out = tmp_path / "autoencoders.json"
+    asked = ("autoencoders", "--data", data_folder, "--work", tmp_path / "work", "--out", out)
+    asked += ("--minutes", 0.002)
+    assert "16 channels, an eighth {" in run(*asked)
+    assert run(*asked) == ""
+    four, sixteen = json.loads(out.read_text())["rows"].values()
+    assert all(row["images_seen"]["likeness"] > 0 for row in (four, sixteen))
+    assert four["denoiser_flops"] > sixteen["denoiser_flops"]
+    for found in four["domains"].values():
+        lossy, real = found["real test images through the autoencoder"], found["real test images"]
+        assert lossy["images"] == real["images"]
+        assert lossy["fid"] != real["fid"]
+
+
 @pytest.fixture
 def cifar_folder(tmp_path: Path) -> Path:
     """Data and models in one folder: a few images of noise, and a network that knows nothing."""

@@ -1,0 +1,135 @@
+"""Autoencoders of two shapes, trained from scratch for as long each: what real images lose, and what a denoiser costs.
+
+python bench/studies autoencoders --data FOLDER --work FOLDER [--minutes 60]
+
+Each learns by the recipe of the embedded autoencoder (`engine.embedded.train`), in bfloat16 where the processor
+multiplies it: SQUARED of the time by squared error, the rest by likeness, as one perception network sees it. Real test
+images through each are then held against the judge's reference, beside the same images themselves. A denoiser is the
+embedded prior's UNet for latents of that shape. Stages that are done are not run again; one that is cut starts its time
+anew from its last checkpoint.
+"""
+
+import argparse
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderTiny
+from result_files import RESULTS, hardware
+
+from engine.embedded.judge import load_judge
+from engine.embedded.train import autoencoder
+from engine.embedded.train.data import DOMAINS, Images, load_pacs
+from engine.embedded.train.loop import STATE, Recipe, read_checkpoint
+from engine.embedded.train.machine import Machine
+from engine.embedded.train.perception import RECIPE, Perception, train_perception
+from engine.embedded.train.prior_networks import TEXT_WIDTH, build_unet, latent_shape
+from engine.embedded.train.stages import averaged
+from engine.memory.count import counting
+from engine.networks.frozen import fingerprint, multiplies_bfloat16
+from studies.embedded_figures import autoencoder_rows
+from studies.rows import Rows
+
+SHAPES = {"4 channels, a quarter of the side": (4, 3), "16 channels, an eighth": (16, 4)}
+"""Channels of the latents and levels of the networks."""
+RESOLUTION = 64
+SQUARED = 0.3
+WORDS = 8
+"""Of the prompt that the denoiser's compute is counted with."""
+ENDLESS = 10**9
+"""Steps of a run that its time ends."""
+
+
+def perception(images: Images, folder: Path, machine: Machine) -> Perception:
+    """The network that says how alike two images are; it takes its recipe's steps, which both shapes share."""
+    if not (folder / STATE).is_file():
+        train_perception(images, RESOLUTION, RECIPE, folder, replace(machine, seconds=None))
+    seen: Perception = averaged(Perception(int(images.pairs.max()) + 1), folder)
+    return seen
+
+
+def trained(
+    shape: tuple[int, int], images: Images, work: Path, machine: Machine, seconds: float
+) -> tuple[AutoencoderTiny, dict[str, int]]:
+    """An autoencoder of a shape, and how many images each of its stages saw."""
+    torch.manual_seed(0)
+    model = autoencoder.build(*shape)
+    seen = perception(images, work / "perception", machine)
+    of_stage = "{}-{}-{}".format
+    squared, likeness = (work / of_stage(name, *shape) for name in ("squared", "likeness"))
+    budget = replace(machine, seconds=SQUARED * seconds)
+    if not (squared / "done").exists():
+        recipe = replace(autoencoder.RECIPE, steps=ENDLESS)
+        autoencoder.train_autoencoder(images, RESOLUTION, recipe, squared, budget, model)
+        (squared / "done").touch()
+    averaged(model, squared).requires_grad_(True)
+    budget = replace(machine, seconds=(1 - SQUARED) * seconds)
+    if not (likeness / "done").exists():
+        recipe = replace(autoencoder.FINISH, steps=ENDLESS)
+        autoencoder.finish_autoencoder(images, model, seen, RESOLUTION, recipe, likeness, budget)
+        (likeness / "done").touch()
+    averaged(autoencoder.Halves(model, frozen=True), likeness)
+    counted = {
+        "squared": _seen(autoencoder.RECIPE, squared),
+        "likeness": _seen(autoencoder.FINISH, likeness),
+    }
+    return model.eval(), counted
+
+
+def _seen(recipe: Recipe, folder: Path) -> int:
+    return int(read_checkpoint(folder / STATE)["step"]) * recipe.batch
+
+
+@torch.no_grad()
+def denoiser_flops(vae: AutoencoderTiny) -> int:
+    """Of one pass of the embedded prior's UNet for one image's latents."""
+    side, channels = latent_shape(vae, RESOLUTION)
+    unet = build_unet(side, channels)
+    with counting() as count:
+        unet(
+            torch.zeros(1, channels, side, side),
+            torch.zeros(1),
+            encoder_hidden_states=torch.zeros(1, WORDS, TEXT_WIDTH),
+        )
+    return count.flops
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with pacs64-prior and -test"
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of training for each shape")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--out", type=Path, default=RESULTS / "autoencoders.json")
+    chosen = parser.parse_args()
+    judge, machine = load_judge(), Machine(bfloat16=multiplies_bfloat16())
+    settings = {
+        "minutes": chosen.minutes,
+        "judge": fingerprint([judge.network]),
+        "resolution": RESOLUTION,
+        "bfloat16": machine.bfloat16,
+        "hardware": hardware("cpu"),
+    }
+    result = Rows(chosen.out, settings, "cpu", SHAPES)
+    images, test = (load_pacs(chosen.data / f"pacs64-{part}.parquet") for part in ("prior", "test"))
+    for name in chosen.shapes:
+        if "domains" in result.kept(name):
+            continue
+        vae, counted = trained(SHAPES[name], images, chosen.work, machine, 60 * chosen.minutes)
+        figures = partial(autoencoder_rows, vae, RESOLUTION, judge)
+        row: dict[str, Any] = {
+            "images_seen": counted,
+            "parameters": sum(value.numel() for value in vae.parameters()),
+            "denoiser_flops": denoiser_flops(vae),
+            "domains": {domain: figures(number, test) for number, domain in enumerate(DOMAINS)},
+        }
+        result.add(name, row)
+        print(
+            name,
+            {domain: round(found["psnr_db"], 1) for domain, found in row["domains"].items()},
+            flush=True,
+        )
