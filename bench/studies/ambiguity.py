@@ -35,7 +35,7 @@ from engine.settings import Sampling, TokenLearning
 from engine.settings.lora import LoraLearning
 from engine.settings.methods import DDIS, Plain
 from engine.tokens.table import TokenTable
-from studies.rows import rows_by_domain
+from studies.rows import DTYPE, rows_by_domain
 
 SEED = 1700
 """Images of this seed are for this study alone; tokens are learned from other ones."""
@@ -160,7 +160,7 @@ def learned(
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "adapter.safetensors"
             learn_lora(classifier, prior, classes, learning=recipe.adapter, out=file, **settings)
-            prior = load_prior("embedded", lora=file, device=prior.device)
+            prior = load_prior("embedded", lora=file, device=prior.device, dtype=DTYPE)
     return prior, tokens
 
 
@@ -174,7 +174,7 @@ def measure(
     smoke: bool = False,
 ) -> None:
     """Measure what the result in `out` lacks; a row for each recipe, domain and seed of learning."""
-    prior, judge = load_prior("embedded"), load_judge()
+    prior, judge = load_prior("embedded", dtype=DTYPE), load_judge()
     settings = {"images": images, "seed": SEED}
     result = rows_by_domain(out, prior, settings, RECIPES, judge.domains)
     for name, domain in product(recipes, domains):
@@ -184,7 +184,7 @@ def measure(
             recipe = replace(recipe, learning=few)
         if smoke and recipe.adapter is not None:
             recipe = replace(recipe, adapter=replace(recipe.adapter, epochs=1))
-        classifier = load_classifier(f"embedded:{domain}", device=prior.device)
+        classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
         key = f"{name}/{domain}"
         row: dict[str, Any] = result.kept(key, {"recipe": asdict(recipe)})
         found = row.setdefault("names", {})
