@@ -235,7 +235,7 @@ SETS = {
     "other": "other real images",
     "autoencoder": "original, through the autoencoder",
 }
-"""What the table of `downstream` calls its sets."""
+"""What the tables of `downstream` call their sets; that of `tokens` is of plain images."""
 
 
 def downstream_table(result: dict, task: str) -> str:
@@ -251,6 +251,7 @@ def downstream_table(result: dict, task: str) -> str:
     if not found:
         return f"Not measured yet: `python bench/studies downstream --data FOLDER --tasks {task}`."
     sets = list(dict.fromkeys(name for row in found.values() for name in row["rows"]))
+    names = SETS | ({"folder": "with tokens"} if task == "tokens" else {})
     equal = all(len({of["images"] for of in row["rows"].values()}) == 1 for row in found.values())
 
     def shown(of: dict | None) -> str:
@@ -279,15 +280,15 @@ def downstream_table(result: dict, task: str) -> str:
         "classifier of",
         *(["images"] if equal else []),
         "classifier",
-        *(SETS.get(name, name) for name in sets),
+        *(names.get(name, name) for name in sets),
     ]
     return (
         "Accuracy in percent, with its deviation over the seeds, and behind it the divergence from the classifier (KL, "
-        f"in nats).\n\n{table(header, rows)}{_gaps(found, sets)}"
+        f"in nats).\n\n{table(header, rows)}{_gaps(found, sets, names)}"
     )
 
 
-def _gaps(found: Mapping[str, dict], sets: Sequence[str]) -> str:
+def _gaps(found: Mapping[str, dict], sets: Sequence[str], names: Mapping[str, str]) -> str:
     """What ours reach less what each other set does, on the mean of the domains; empty where no result has it.
 
     Domains are of different networks and images, so the squares of what their intervals reach add up.
@@ -310,10 +311,10 @@ def _gaps(found: Mapping[str, dict], sets: Sequence[str]) -> str:
                 for value in (middle - below, middle, middle + above)
             )
             cells.append(f"{at} ({low} to {high})")
-        rows.append([SETS.get(name, name), *cells])
+        rows.append([names.get(name, name), *cells])
     if not rows:
         return ""
-    return "\n\n" + table(["ours less", "accuracy, points", "KL"], rows)
+    return "\n\n" + table([f"{names['folder']} less", "accuracy, points", "KL"], rows)
 
 
 def _mean_cell(found: list[dict | None]) -> str:

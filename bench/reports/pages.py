@@ -115,6 +115,7 @@ OTHERS: dict[str, tuple[Callable[..., str], list[str]]] = {
     "distill": (partial(downstream_table, task="distill"), ["downstream"]),
     "other_student": (partial(downstream_table, task="other_student"), ["downstream"]),
     "stream": (partial(downstream_table, task="stream"), ["downstream"]),
+    "taught_tokens": (partial(downstream_table, task="tokens"), ["downstream"]),
     "prune": (partial(downstream_table, task="prune"), ["downstream"]),
     "quantise": (partial(downstream_table, task="quantise"), ["downstream"]),
     "styles": (styles_table, ["styles"]),

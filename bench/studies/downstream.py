@@ -1,6 +1,6 @@
 """What the images of evidence.py teach: distilling, pruning and int8 calibration, beside other sets.
 
-python bench/studies downstream --data FOLDER [--tasks distill other_student stream prune quantise] [--domains ...]
+python bench/studies downstream --data FOLDER [--tasks distill other_student stream tokens prune quantise]
 
 For each embedded classifier the seeds of ours (guided, with the prompt that tune.py found) are put together, and those
 of the plain prior, without and with the domain in its prompts. Accuracy and divergence are measured on pacs64-test of
@@ -11,7 +11,8 @@ other         of pacs64-prior: real images of the domain that the classifier has
 autoencoder   the original images through the prior's autoencoder
 
 `stream` is the exception: a student of images that are made while it learns, beside one of all original images, eight
-times as many updates each. Images are those that evidence.py left in --work; what is missing is drawn. Cut runs go on
+times as many updates each. And `tokens` is about plain images with the tokens that ship, beside plain ones, where a
+classifier has such tokens. Images are those that evidence.py left in --work; what is missing is drawn. Cut runs go on
 where they stopped, and several with other --tasks or --domains may run at once. A row of images that other settings
 or tokens made is run again. Tables: `make tables`.
 """
@@ -58,8 +59,8 @@ from studies.evidence import (
 from studies.rows import DTYPE, Rows, alone
 
 RESULT = RESULTS / "downstream.json"
-OURS, PLAIN, NAMED = "tuned, fast", "plain", "plain, domain in the prompt"
-"""The methods of evidence.py whose images are compared: what taught most in choices.py, and two without guidance."""
+OURS, PLAIN, NAMED, TOKENS = "tuned, fast", "plain", "plain, domain in the prompt", "CAT"
+"""The methods of evidence.py whose images are compared: what taught most in choices.py, and three without guidance."""
 STUDENT, OTHER_STUDENT = "resnet18/4", "vgg8/4"
 """Half of a classifier's parameters and of its FLOPs; a network without shortcuts, that no setting was chosen on."""
 LONGER = Distillation(updates=2880)
@@ -98,15 +99,18 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
 
 
 class Folders:
-    """The sets of one domain. seeds: how many of evidence.py's."""
+    """The sets of one domain. seeds: how many of evidence.py's. method: whose images are "ours"."""
 
-    def __init__(self, domain: str, prior: Prior, work: Path, data: Path, seeds: int) -> None:
+    def __init__(
+        self, domain: str, prior: Prior, work: Path, data: Path, seeds: int, method: str = OURS
+    ) -> None:
         self.domain, self.prior, self.work, self.seeds = domain, prior, work, seeds
+        self.method = method
         self.train, self.test, self.other = (
             data / f"pacs64-{part}.parquet" for part in ("train", "test", "prior")
         )
         self.guide = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
-        self.ours, self.root = folder_of(OURS, domain, self.guide, prior, work)
+        self.ours, self.root = folder_of(method, domain, self.guide, prior, work)
 
     def seed(self, method: str, seed: int) -> Path:
         """The images of one seed of a method."""
@@ -148,14 +152,21 @@ def compared(
 ) -> dict:
     """The report of a task on ours, beside as many original images and as many of the plain prior's."""
     return task(
-        folders.pool(OURS),
+        folders.pool(folders.method),
         classifier,
         out=out,
-        original=folders.train,
         plain=folders.pool(PLAIN),
         test=folders.test,
         domain=folders.domain,
-        **more,
+        **{"original": folders.train} | more,
+    )
+
+
+def with_tokens(folders: Folders, classifier: Classifier, out: Path) -> dict:
+    """Students of plain images with tokens and without."""
+    comparison = Comparison(noise=False)
+    return compared(
+        distill, folders, classifier, out, original=None, student=STUDENT, comparison=comparison
     )
 
 
@@ -198,6 +209,7 @@ TASKS: dict[str, Callable[[Folders, Classifier, Path], dict]] = {
     "distill": partial(distilled, STUDENT, True),
     "other_student": partial(distilled, OTHER_STUDENT, False),
     "stream": streamed,
+    "tokens": with_tokens,
     "prune": partial(compared, prune),
     "quantise": partial(compared, quantise),
 }
@@ -216,10 +228,13 @@ ASKED: dict[str, dict[str, object]] = {
         "distillation": asdict(LONGER),
         "streaming": asdict(STREAMED),
     },
+    "tokens": {"student": STUDENT, "distillation": asdict(Distillation())},
     "prune": asdict(Pruning()),
     "quantise": asdict(Quantisation()),
 }
 """What a task's rows depend on beside ours and the plain prior's images."""
+COMPARED = dict.fromkeys(TASKS, OURS) | {"tokens": TOKENS}
+"""The method whose images each task holds against the others."""
 
 
 def main() -> None:
@@ -238,18 +253,21 @@ def main() -> None:
             "prior": prior.fingerprint,
             "first_seed": FIRST_SEED,
             "seeds": chosen.seeds,
-            "methods": dict.fromkeys(TASKS, OURS),
+            "methods": COMPARED,
         },
         "cpu",
         [f"{task}/{domain}" for task, domain in product(TASKS, load_judge().domains)],
     )
     for task, domain in product(chosen.tasks, chosen.domains):
-        folders = Folders(domain, prior, chosen.work, chosen.data, chosen.seeds)
+        method = COMPARED[task]
+        folders = Folders(domain, prior, chosen.work, chosen.data, chosen.seeds, method)
+        if task == "tokens" and not folders.ours.tokens:
+            continue
         name = f"{task}/{domain}"
         depends = {
             "asked": ASKED[task],
-            "settings": asdict(METHODS[OURS]),
-            "prompt": METHODS[OURS].sampling_for(domain).prompt,
+            "settings": asdict(METHODS[method]),
+            "prompt": METHODS[method].sampling_for(domain).prompt,
             "token_file": folders.root.name if folders.ours.tokens else None,
             "plain": asdict(METHODS[PLAIN]),
         }

@@ -38,7 +38,8 @@ JOINT_IMAGES, JOINT_SEED = 8, 300
 
 
 def joined(tables: Sequence[TokenTable]) -> TokenTable:
-    """One table of the tokens of several runs; its `run` holds theirs, by what they started from."""
+    """One table of the tokens of several runs; its `run` has the models and the settings of each, by what it started
+    from."""
     first = tables[0]
     sides = {
         name: sum((getattr(one, name) for one in tables), ())
@@ -50,7 +51,10 @@ def joined(tables: Sequence[TokenTable]) -> TokenTable:
         for number, what in one.training.items()
         if number in one.classes
     }
-    runs = {table.run["learning"]["init"]: table.run for table in tables}
+    runs = {
+        table.run["learning"]["init"]: {what: table.run[what] for what in ("learning", "models")}
+        for table in tables
+    }
     return replace(
         first, rows=torch.cat([one.rows for one in tables]), training=training, run=runs, **sides
     )

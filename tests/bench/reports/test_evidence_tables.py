@@ -183,6 +183,13 @@ def test_what_ours_lack_is_of_the_mean_of_the_domains(taught, cells) -> None:
         }
         for name, row in other.items()
     }
+    rows["tokens/a"] = {
+        "teacher": {"accuracy": 0.8},
+        "rows": {"folder": taught(0.5, 7), "plain": other["a"]},
+    }
+    tokens = downstream_table({"rows": rows}, "tokens")
+    assert "| with tokens | plain prior |" in tokens
+    assert "| with tokens less |" in tokens
     table = downstream_table({"rows": rows}, "distill")
     assert cells(table, "other real images") == [
         "-6.0 (-8.8 to -3.9)",

@@ -121,7 +121,7 @@ def test_what_began_without_a_style_is_not_learned_twice(
         classes=table.classes[:2],
         labels=table.labels[:2],
         names=table.names[:2],
-        run={"learning": {"init": "words"}},
+        run={"learning": {"init": "words"}, "models": {}},
     )
 
     def learned(start: str) -> Callable:
@@ -130,12 +130,16 @@ def test_what_began_without_a_style_is_not_learned_twice(
             training = {
                 number: replace(found, start=start) for number, found in table.training.items()
             }
-            return replace(few, training=training, run={"learning": {"init": learning.init}})
+            run = {"learning": {"init": learning.init}, "models": {}, "request": {}}
+            return replace(few, training=training, run=run)
 
         return learn_tokens
 
     monkeypatch.setattr(script, "learn_tokens", learned("cartoon"))
-    script.helping(classifier, prior)
+    table_of_both = script.helping(classifier, prior)
+    assert {start: [*what] for start, what in table_of_both.run.items()} == {
+        start: ["learning", "models"] for start in ("words", "a")
+    }
     assert asked == [("words", list(classifier.labels)), ("a", list(classifier.labels[2:]))]
     asked.clear()
     monkeypatch.setattr(script, "learn_tokens", learned("a"))
