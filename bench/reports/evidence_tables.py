@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
-from reports.current import Shipped
 from reports.markdown import table
 
 
@@ -83,58 +82,6 @@ def guidance_table(result: dict) -> str:
         f"Judge's share in the domain / in the class / L_BN; images of each row and column: {numbers}."
         "\n\n" + table(["classifier of", *(SHOWN.get(m, m) for m in methods)], rows)
     )
-
-
-def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
-    """The study `evidence`: accuracies on the classes that the teacher recognises worst, without and with tokens."""
-    methods = ("plain", "CAT", "DAG", "both")
-
-    def cells(method: str, domain: str) -> list[dict]:
-        seeds = result["rows"].get(f"{method}/{domain}", {}).get("seeds", {})
-        return [by_class[label] for by_class in seeds.values() for label in worst[domain]]
-
-    def shown(found: list[dict]) -> str:
-        if not found:
-            return "not measured"
-        return f"{mean(c['teacher_class'] for c in found):.2f} / {mean(c['judge_class'] for c in found):.2f}"
-
-    rows = [
-        [domain.replace("_", " "), ", ".join(kinds), *(shown(cells(m, domain)) for m in methods)]
-        for domain, kinds in worst.items()
-    ]
-    rows.append(["mean", "", *(shown([c for d in worst for c in cells(m, d)]) for m in methods)])
-    images = max(sum(c["images"] for c in cells(m, d)) for m in methods for d in worst)
-    return (
-        "Teacher's / judge's accuracy on the classes that the teacher recognises worst in plain images; "
-        f"{images} images a row and column, on seeds that learning did not see.\n\n"
-        + table(["classifier of", "classes", *methods], rows)
-    )
-
-
-def shipped_table(tokens: Mapping[str, Shipped | None]) -> str:
-    """The tokens that ship: of each classifier the classes that have one, and where it is a word."""
-    rows = []
-    for domain, shipped in tokens.items():
-        words = {} if shipped is None else shipped.words
-        moved = [label for label, word in words.items() if not word]
-        unmoved = [f"{label} ({word})" for label, word in words.items() if word]
-        cells = (", ".join(names) or "none" for names in (moved, unmoved))
-        rows.append([domain.replace("_", " "), *cells])
-    return table(["classifier of", "learned tokens", "a word, unmoved"], rows)
-
-
-def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:
-    """The study `worst_classes`: domain -> the classes that its classifier recognises least, in alphabetical order."""
-    domains = [name.removeprefix("embedded:") for name in next(iter(found["recognised"].values()))]
-    return {
-        domain: sorted(
-            sorted(
-                found["recognised"],
-                key=lambda label: found["recognised"][label][f"embedded:{domain}"],
-            )[:number]
-        )
-        for domain in domains
-    }
 
 
 SHOWN = {

@@ -22,11 +22,8 @@ from reports.evidence_tables import (
     embedded_table,
     guidance_table,
     methods_table,
-    shipped_table,
     styles_table,
-    tokens_table,
     tune_table,
-    worst_of,
 )
 from reports.goals import Goal, goals_table
 from reports.guidance_tables import (
@@ -48,6 +45,7 @@ from reports.study_tables import (
     selection_table,
 )
 from reports.throughput_table import throughput_table
+from reports.token_tables import shipped_table, token_gains_table, tokens_table, worst_of
 
 Results = dict[str, dict]
 """What the JSON files of bench/results hold, by name."""
@@ -108,6 +106,7 @@ OTHERS: dict[str, tuple[Callable[..., str], list[str]]] = {
         lambda evidence, worst: tokens_table(evidence, worst_of(worst)),
         ["evidence", "worst_classes"],
     ),
+    "token_gains": (token_gains_table, ["evidence"]),
     "summary": (partial(methods_table, methods=SUMMARY), ["evidence"]),
     "ablation": (partial(methods_table, methods=ABLATION), ["evidence"]),
     "methods": (partial(methods_table, methods=METHODS, seconds=True), ["methods"]),

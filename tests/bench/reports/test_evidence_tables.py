@@ -1,15 +1,11 @@
 """Tables of what the images are like and what they teach, from results by hand."""
 
-from reports.current import Shipped
 from reports.evidence_tables import (
     downstream_table,
     guidance_table,
     methods_table,
-    shipped_table,
     styles_table,
-    tokens_table,
     tune_table,
-    worst_of,
 )
 
 
@@ -35,23 +31,6 @@ def test_guidance_is_averaged_over_classes_and_seeds() -> None:
     assert "| sketch | 0.30 / 0.50 / 110 | not measured |" in table
     assert "| mean | 0.30 / 0.50 / 110 | 0.30 / 0.50 / 110 |" in table
     assert "plain 28, DAG 28." in table
-
-
-def test_tokens_are_counted_on_the_worst_classes_alone() -> None:
-    recognised = {
-        "cat": {"embedded:sketch": 9, "embedded:photo": 1},
-        "dog": {"embedded:sketch": 1, "embedded:photo": 9},
-    }
-    worst = worst_of({"recognised": recognised}, 1)
-    assert worst == {"sketch": ["dog"], "photo": ["cat"]}
-    plain = {"0": {"dog": cell(), "cat": cell(judge_class=0.75)}}
-    tokens = {"0": {"dog": cell(judge_class=1.0), "cat": cell()}}
-    rows = {f"{m}/{d}": {"seeds": s} for m, s in (("plain", plain), ("CAT", tokens)) for d in worst}
-    table = tokens_table({"rows": rows}, worst)
-    assert "| sketch | dog | 0.25 / 0.50 | 0.25 / 1.00 | not measured | not measured |" in table
-    assert "| photo | cat | 0.25 / 0.75 | 0.25 / 0.50 | not measured" in table
-    assert "| mean |  | 0.25 / 0.62 | 0.25 / 0.75 |" in table
-    assert "7 images a row" in table
 
 
 def test_a_method_has_means_where_each_domain_was_measured() -> None:
@@ -196,14 +175,6 @@ def test_what_ours_lack_is_of_the_mean_of_the_domains(taught, cells) -> None:
         "+0.15 (-0.13 to +0.36)",
     ]
     assert table.splitlines()[-2].startswith("|---")  # noise has none
-
-
-def test_tokens_that_ship_are_learned_or_still_a_word(cells) -> None:
-    words = {"dog": None, "cat": "a", "house": None}
-    tokens = {"art_painting": None, "photo": Shipped(fingerprint="f", words=words)}
-    table = shipped_table(tokens)
-    assert cells(table, "art painting") == ["none", "none"]
-    assert cells(table, "photo") == ["dog, house", "cat (a)"]
 
 
 def test_a_task_that_was_not_run_names_its_command() -> None:
