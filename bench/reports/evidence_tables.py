@@ -57,7 +57,7 @@ def guidance_table(result: dict) -> str:
     """The study `evidence`: shares by domain and method, each the mean over its seeds."""
     methods = [
         m
-        for m in ("plain", "paper DAG", "DAG", "fast", "tuned", "tuned, fast")
+        for m in ("plain", "CAT", "paper DAG", "DAG", "both", "fast", "tuned", "tuned, fast")
         if any(_cells(result, m, d) for d in _domains(result))
     ]
 

@@ -12,7 +12,7 @@ from typing import Any
 from reports.markdown import table
 
 FILE = Path(__file__).with_name("goals.toml")
-NOT_MEASURED, OLD = "not measured", "†"
+NOT_MEASURED, NO_TOKENS, OLD = "not measured", "no tokens", "†"
 
 LIMITS: dict[str, Callable[[float, float], bool]] = {
     "at_least": ge,
@@ -36,6 +36,7 @@ class Goal:
     compare: str = "ratio"
     each: str = "domain"
     unit: float = 1
+    tokens: bool = False
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
@@ -102,6 +103,8 @@ def goals_table(
     domains = list(dict.fromkeys(name.split("/")[1] for name in results["evidence"]["rows"]))
 
     def cell(goal: Goal, where: Sequence[str]) -> tuple[str, bool | None]:
+        if goal.tokens and not _have_tokens(goal, results[goal.file], where):
+            return NO_TOKENS, None
         try:
             found = reach(goal, results[goal.file], where)
         except KeyError:
@@ -134,6 +137,12 @@ def _at(goal: Goal, result: Mapping[str, Any], of: str, domain: str) -> float:
     for step in goal.path:
         found = found[step.format(of=of, domain=domain)]
     return found / goal.unit if goal.unit != 1 else found
+
+
+def _have_tokens(goal: Goal, result: Mapping[str, Any], domains: Sequence[str]) -> bool:
+    """Whether what was measured of the methods on the left had tokens; so does what was not measured."""
+    rows = [result["rows"].get(f"{of}/{domain}") for of in goal.left for domain in domains]
+    return all(row is None or row.get("token_file") for row in rows)
 
 
 def _compared(goal: Goal, left: float, right: float | None) -> float:

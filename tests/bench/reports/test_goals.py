@@ -17,7 +17,7 @@ def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so(
             "rows": {
                 "plain/a": theirs,
                 "DAG/a": made(3),
-                "both/a": ours,
+                "both/a": ours | {"token_file": "0123"},
                 "tuned, fast/a": ours,
                 "paper DAG/a": theirs,
             }
@@ -59,6 +59,9 @@ def test_a_goal_that_is_missed_is_bold_and_one_that_was_not_measured_says_so(
     }
     table = goals_table(found, read_goals())
     assert cells(table, "FID: both below DAG") == ["**4.0 / 3.0**", "0 of 1"]
+    rows = found["evidence"]["rows"]
+    rows["both/a"] = ours | {"token_file": None}
+    assert cells(goals_table(found, read_goals()), "FID: both below DAG") == ["no tokens", ""]
     assert cells(table, "FID: DAG below plain") == ["3.0 / 20.0", "1 of 1"]
     assert cells(table, "FID: CAT below plain") == ["not measured", ""]
     recall = "recall: plain below a tuned prompt with `--preset fast`"
