@@ -50,7 +50,7 @@ def selection_table(result: dict) -> str:
 
 
 def autoencoders_table(result: dict) -> str:
-    """The study `autoencoders`: what a domain's real test images lose, and what a denoiser of the latents costs."""
+    """The study `autoencoders`: real test images through each, and the compute of a denoiser of its latents."""
     domains = list(next(iter(result["rows"].values()))["domains"])
     rows = []
     for name, row in result["rows"].items():
@@ -67,7 +67,7 @@ def autoencoders_table(result: dict) -> str:
                     for lossy, real, found in through
                 ),
                 f"{row['parameters'] / 1e6:.2f}",
-                f"{sum(row['images_seen'].values()):,}",
+                " + ".join(f"{number:,}" for number in row["updates"].values()),
                 f"{row['denoiser_flops'] / 1e9:.2f}",
             ]
         )
@@ -75,13 +75,13 @@ def autoencoders_table(result: dict) -> str:
         "FID / coverage, of direct / PSNR in dB",
         *(domain.replace("_", " ") for domain in domains),
         "million parameters",
-        "images seen",
+        "updates",
         "GFLOP of a denoiser's pass",
     ]
     settings = result["settings"]
     hardware = settings["hardware"]
     return (
-        f"{settings['minutes']:g} minutes each on {hardware['threads']} thread of {hardware['device']}.\n\n"
+        f"{settings['minutes']:g} minutes each; {hardware['device']}, threads: {hardware['threads']}.\n\n"
         f"{table(header, rows)}"
     )
 

@@ -51,8 +51,8 @@ def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
 def token_gains_table(result: dict) -> str:
     """The study `evidence`: what tokens add in shares of images, over all classes and classifiers.
 
-    Intervals are of a bootstrap over classes and seeds, in which a row and the one without tokens are paired. Where no
-    tokens ship, a row is the one without, whatever machine drew it.
+    Intervals are of a bootstrap over the classes of all classifiers, in which a row and the one without tokens are
+    paired. Where no tokens ship, a row is the one without, whatever machine drew it.
     """
     shares = {
         "judge_class": "judge's class",
@@ -60,14 +60,16 @@ def token_gains_table(result: dict) -> str:
         "teacher_class": "classifier's class",
     }
 
-    def groups(method: str) -> dict[tuple[str, ...], dict]:
-        return {
-            (name.split("/")[1], seed, label): found
-            for name, row in result["rows"].items()
-            if name.split("/")[0] == method
-            for seed, by_class in row.get("seeds", {}).items()
-            for label, found in by_class.items()
-        }
+    def classes(method: str) -> dict[tuple[str, str], list[dict]]:
+        """What was counted of each domain and class, by seed."""
+        found: dict[tuple[str, str], list[dict]] = {}
+        for name, row in result["rows"].items():
+            of, domain = name.split("/")
+            if of == method:
+                for by_class in row.get("seeds", {}).values():
+                    for label, cell in by_class.items():
+                        found.setdefault((domain, label), []).append(cell)
+        return found
 
     def has_tokens(method: str, domain: str) -> bool:
         return bool(result["rows"][f"{method}/{domain}"].get("token_file"))
@@ -77,18 +79,21 @@ def token_gains_table(result: dict) -> str:
         ("CAT", "plain", "plain images"),
         ("both", "DAG", "guided images"),
     ):
-        ours, theirs = groups(tokens), groups(without)
+        ours, theirs = classes(tokens), classes(without)
         paired = sorted(ours.keys() & theirs.keys())
         ours |= {at: theirs[at] for at in paired if not has_tokens(tokens, at[0])}
         if not paired:
             continue
         cells = []
         for share in shares:
-            values = (torch.tensor([[of[at][share] for at in paired]]) for of in (ours, theirs))
+            values = (
+                torch.tensor([[mean(cell[share] for cell in of[at]) for at in paired]])
+                for of in (ours, theirs)
+            )
             gain = {end: 100 * value for end, value in difference(*values).items()}
             cells.append(f"{gain['mean']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f})")
-        domains = {domain for domain, _, _ in paired}
-        images = sum(ours[at]["images"] for at in paired)
+        domains = {domain for domain, _ in paired}
+        images = sum(cell["images"] for at in paired for cell in ours[at])
         rows.append([name, str(len(domains)), str(images), *cells])
     if not rows:
         return "Not measured yet: `python bench/studies evidence --methods CAT both`."

@@ -1,15 +1,17 @@
-"""Autoencoders of two shapes, trained from scratch for as long each: what real images lose, and what a denoiser costs.
+"""Autoencoders of two shapes, trained from scratch for as long each: how well they keep real images, and the compute of
+a denoiser of their latents.
 
 python bench/studies autoencoders --data FOLDER --work FOLDER [--minutes 60]
 
 Each learns by the recipe of the embedded autoencoder (`engine.embedded.train`), in bfloat16 where the processor
 multiplies it: SQUARED of the time by squared error, the rest by likeness, as one perception network sees it. Real test
-images through each are then held against the judge's reference, beside the same images themselves. A denoiser is the
-embedded prior's UNet for latents of that shape. Stages that are done are not run again; one that is cut starts its time
-anew from its last checkpoint.
+images through each are then compared with the judge's reference, as are the same images themselves. The denoiser is the
+embedded prior's UNet for latents of that shape. Stages that are done are not run again; one that was cut begins again.
 """
 
 import argparse
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +24,10 @@ from result_files import RESULTS, hardware
 from engine.embedded.judge import load_judge
 from engine.embedded.train import autoencoder
 from engine.embedded.train.data import DOMAINS, Images, load_pacs
-from engine.embedded.train.loop import STATE, Recipe, read_checkpoint
+from engine.embedded.train.loop import STATE, read_checkpoint
 from engine.embedded.train.machine import Machine
-from engine.embedded.train.perception import RECIPE, Perception, train_perception
+from engine.embedded.train.perception import RECIPE as PERCEPTION
+from engine.embedded.train.perception import Perception, train_perception
 from engine.embedded.train.prior_networks import TEXT_WIDTH, build_unet, latent_shape
 from engine.embedded.train.stages import averaged
 from engine.memory.count import counting
@@ -42,44 +45,66 @@ ENDLESS = 10**9
 """Steps of a run that its time ends."""
 
 
+def stage(folder: Path, train: Callable[[Path], object]) -> Path:
+    """Run a stage unless it is done. What a cut one left is thrown away, so that none has more time."""
+    done = folder / "done"
+    if not done.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        train(folder)
+        done.touch()
+    return folder
+
+
 def perception(images: Images, folder: Path, machine: Machine) -> Perception:
     """The network that says how alike two images are; it takes its recipe's steps, which both shapes share."""
-    if not (folder / STATE).is_file():
-        train_perception(images, RESOLUTION, RECIPE, folder, replace(machine, seconds=None))
+    stage(
+        folder,
+        lambda at: train_perception(images, RESOLUTION, PERCEPTION, at, machine),
+    )
     seen: Perception = averaged(Perception(int(images.pairs.max()) + 1), folder)
     return seen
 
 
 def trained(
-    shape: tuple[int, int], images: Images, work: Path, machine: Machine, seconds: float
+    shape: tuple[int, int], images: Images, work: Path, machine: Machine, minutes: float
 ) -> tuple[AutoencoderTiny, dict[str, int]]:
-    """An autoencoder of a shape, and how many images each of its stages saw."""
+    """An autoencoder of a shape, and the updates of each of its stages."""
     torch.manual_seed(0)
-    model = autoencoder.build(*shape)
+    channels, levels = shape
+    model = autoencoder.build(channels, levels)
     seen = perception(images, work / "perception", machine)
-    of_stage = "{}-{}-{}".format
-    squared, likeness = (work / of_stage(name, *shape) for name in ("squared", "likeness"))
-    budget = replace(machine, seconds=SQUARED * seconds)
-    if not (squared / "done").exists():
-        recipe = replace(autoencoder.RECIPE, steps=ENDLESS)
-        autoencoder.train_autoencoder(images, RESOLUTION, recipe, squared, budget, model)
-        (squared / "done").touch()
-    averaged(model, squared).requires_grad_(True)
-    budget = replace(machine, seconds=(1 - SQUARED) * seconds)
-    if not (likeness / "done").exists():
-        recipe = replace(autoencoder.FINISH, steps=ENDLESS)
-        autoencoder.finish_autoencoder(images, model, seen, RESOLUTION, recipe, likeness, budget)
-        (likeness / "done").touch()
+    folder = work / f"{channels}-channels-{levels}-levels-{minutes:g}-minutes"
+
+    def timed(share: float) -> Machine:
+        return replace(machine, seconds=60 * minutes * share)
+
+    squared = stage(
+        folder / "squared",
+        lambda at: autoencoder.train_autoencoder(
+            images,
+            RESOLUTION,
+            replace(autoencoder.RECIPE, steps=ENDLESS),
+            at,
+            timed(SQUARED),
+            model,
+        ),
+    )
+    averaged(model, squared)
+    likeness = stage(
+        folder / "likeness",
+        lambda at: autoencoder.finish_autoencoder(
+            images,
+            model,
+            seen,
+            RESOLUTION,
+            replace(autoencoder.FINISH, steps=ENDLESS),
+            at,
+            timed(1 - SQUARED),
+        ),
+    )
     averaged(autoencoder.Halves(model, frozen=True), likeness)
-    counted = {
-        "squared": _seen(autoencoder.RECIPE, squared),
-        "likeness": _seen(autoencoder.FINISH, likeness),
-    }
-    return model.eval(), counted
-
-
-def _seen(recipe: Recipe, folder: Path) -> int:
-    return int(read_checkpoint(folder / STATE)["step"]) * recipe.batch
+    updates = {at.name: int(read_checkpoint(at / STATE)["step"]) for at in (squared, likeness)}
+    return model.eval(), updates
 
 
 @torch.no_grad()
@@ -119,10 +144,10 @@ def main() -> None:
     for name in chosen.shapes:
         if "domains" in result.kept(name):
             continue
-        vae, counted = trained(SHAPES[name], images, chosen.work, machine, 60 * chosen.minutes)
+        vae, updates = trained(SHAPES[name], images, chosen.work, machine, chosen.minutes)
         figures = partial(autoencoder_rows, vae, RESOLUTION, judge)
         row: dict[str, Any] = {
-            "images_seen": counted,
+            "updates": updates,
             "parameters": sum(value.numel() for value in vae.parameters()),
             "denoiser_flops": denoiser_flops(vae),
             "domains": {domain: figures(number, test) for number, domain in enumerate(DOMAINS)},

@@ -4,6 +4,7 @@ import pytest
 from reports.cluster_table import cluster_table
 from reports.reliability_table import faults_table, reliability_table
 from reports.study_tables import (
+    autoencoders_table,
     SUPPORT,
     cifar_table,
     family_plans_table,
@@ -164,3 +165,23 @@ def test_faults_stand_apart_from_kills_and_rows_that_tried_the_same_are_one(cell
     assert len(table.splitlines()) == 4
     assert cells(reliability_table({"rows": rows}), "`generate`") == ["3", "2", "2", "0", "1"]
     assert len(reliability_table({"rows": rows}).splitlines()) == 3
+
+
+def test_what_an_autoencoder_keeps_is_held_against_the_images_themselves(cells) -> None:
+    domains = {
+        "art_painting": {
+            "real test images": {"fid": 0.5, "coverage": 0.8},
+            "real test images through the autoencoder": {"fid": 1.25, "coverage": 0.6},
+            "psnr_db": 24.04,
+        }
+    }
+    row = {
+        "domains": domains,
+        "parameters": 712_000,
+        "updates": {"squared": 2000, "likeness": 300},
+        "denoiser_flops": 583e6,
+    }
+    settings = {"minutes": 15.0, "hardware": {"device": "a chip", "threads": 1}}
+    table = autoencoders_table({"settings": settings, "rows": {"4 channels": row}})
+    assert table.startswith("15 minutes each; a chip, threads: 1.")
+    assert cells(table, "4 channels") == ["1.25 / 0.75 / 24.0", "0.71", "2,000 + 300", "0.58"]

@@ -38,7 +38,7 @@ def test_tokens_that_ship_are_learned_or_still_a_word(cells) -> None:
     assert cells(table, "photo") == ["dog, house", "cat (a)"]
 
 
-def test_what_tokens_add_is_paired_by_class_and_seed(cells) -> None:
+def test_what_tokens_add_is_paired_by_class(cells) -> None:
     seeds = {"0": {"dog": cell(), "cat": cell(judge_class=0.1)}}
     better = {"0": {"dog": cell(judge_class=0.6), "cat": cell(judge_class=0.2)}}
     rows = {f"plain/{domain}": {"seeds": seeds} for domain in "abc"}
