@@ -26,5 +26,6 @@ class Current:
     tokens: Mapping[str, Shipped | None]
     alignment: Mapping[str, Any]
     sampling: Mapping[str, Any]
+    distillation: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any]]
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]]

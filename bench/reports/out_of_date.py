@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from engine.downstream.comparison import OF_0_1
 from reports.current import Current
 
 OF_COSTS = ("throughput", "sd_scale", "family_plans")
@@ -38,6 +39,10 @@ def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
         return "\n\n**Out of date:** made with another sampling than today's default."
     if not isinstance(rows, dict):
         return ""
+    if name == "cifar" and any(_taught_otherwise(row, now) for row in rows.values()):
+        return (
+            "\n\n**Out of date:** students learned with another distillation than today's default."
+        )
     if name == "cifar":  # rows of methods without a prior depend on nothing of today's
         rows = {key: row | {"settings": {}} for key, row in rows.items() if "alignment" in row}
     known = now.variants.get(name, now.methods)
@@ -51,6 +56,11 @@ def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
     if old := [row_name for row_name, row in rows.items() if differs(row_name, row)]:
         return f"\n\n**Out of date:** made with other settings than today's: {', '.join(old)}."
     return ""
+
+
+def _taught_otherwise(row: Mapping[str, Any], now: Current) -> bool:
+    then = row.get("distillation", now.distillation)
+    return changed(OF_0_1["distillation"] | then, now.distillation)
 
 
 def _differs(row: Mapping[str, Any], method: Mapping[str, Any], domain: str, now: Current) -> bool:

@@ -13,6 +13,7 @@ from engine.embedded.judge import load_judge
 from engine.priors import Prior, load_prior
 from engine.runners.start_word import NO_STYLE
 from engine.settings import Alignment, Sampling, TokenLearning
+from engine.settings.downstream import Distillation
 from engine.tokens.files import load_tokens
 from engine.tokens.state import initial_rows
 from engine.tokens.table import TokenTable
@@ -33,6 +34,7 @@ def read_current() -> Current:
         tokens={domain: _shipped(domain, prior, words) for domain in load_judge().domains},
         alignment=asdict(Alignment()),
         sampling=asdict(Sampling()),
+        distillation=asdict(Distillation()),
         methods=_as_json(evidence.METHODS),
         variants={
             "guidance_study": _as_json(guidance_study.VARIANTS),

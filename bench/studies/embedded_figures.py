@@ -125,12 +125,12 @@ def facts_of(
     result: dict[str, dict[str, Any]], pairs: dict[str, tuple[float, float]]
 ) -> dict[str, str]:
     """Lines for the prior's card."""
-    facts = {}
+    facts, images = {}, sum(rows["plain prior"]["images"] for rows in result.values())
     for what, place in (("class", 0), ("domain", 1)):
         found = {prompt: both[place] for prompt, both in pairs.items()}
         mean, worst = sum(found.values()) / len(found), min(found, key=found.__getitem__)
         facts[f"{what} as in the prompt, by the judge"] = (
-            f"{mean:.2f} of images, {found[worst]:.2f} of '{worst}'"
+            f"{mean:.2f} of {images} images, {found[worst]:.2f} of '{worst}'"
         )
     for name in ("real test images through the autoencoder", "plain prior"):
         facts[f"FID to other real images, {name}"] = ", ".join(

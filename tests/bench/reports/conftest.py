@@ -7,6 +7,7 @@ import pytest
 from reports.current import Current, Shipped
 
 from engine.settings import Alignment, Sampling
+from engine.settings.downstream import Distillation
 
 
 @pytest.fixture
@@ -70,6 +71,7 @@ def now() -> Current:
         tokens={"photo": Shipped(fingerprint="a", words={"dog": None}), "sketch": None},
         alignment=asdict(Alignment()),
         sampling=asdict(Sampling()),
+        distillation=asdict(Distillation()),
         methods={"DAG": dag, "plain": plain},
         variants={"guidance_study": {"base": dag}, "few_steps": {"base": dag}},
     )

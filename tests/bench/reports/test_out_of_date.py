@@ -103,3 +103,8 @@ def test_rows_without_a_prior_are_not_compared_with_methods(now: Current) -> Non
     assert out_of_date("cifar", cifar, now) == ""
     cifar["rows"] |= {"ours": {"alignment": now.alignment}, "stream": {"alignment": LONGER}}
     assert out_of_date("cifar", cifar, now).endswith("than today's: stream.")
+    del cifar["rows"]["stream"]
+    cifar["rows"]["noise"] = {"distillation": {"epochs": 30, "mix": "both"}}
+    assert out_of_date("cifar", cifar, now) == ""
+    cifar["rows"]["noise"] = {"distillation": {"epochs": 30}}  # nothing was mixed then
+    assert "another distillation" in out_of_date("cifar", cifar, now)

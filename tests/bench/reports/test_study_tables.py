@@ -4,8 +4,8 @@ import pytest
 from reports.cluster_table import cluster_table
 from reports.reliability_table import faults_table, reliability_table
 from reports.study_tables import (
-    autoencoders_table,
     SUPPORT,
+    autoencoders_table,
     cifar_table,
     family_plans_table,
     family_support_table,
