@@ -32,17 +32,15 @@ def class_prompt(
     return template.format_map({"a": article(words), "class": " ".join(filter(None, shown))})
 
 
-def template_fields(template: str) -> set[str] | None:
-    """The names in braces of a template; None where it is no template, or tells how to format a name."""
+def names_class(template: str) -> bool:
+    """Whether a text is a template: {class} is in it and, if wanted, {a}, without a word on how to format them."""
     try:
         found = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError:
-        return None
-    return (
-        None
-        if any(how or cast for _, _, how, cast in found)
-        else {str(name) for _, name, _, _ in found}
-    )
+        return False
+    names = {name for _, name, _, _ in found}
+    plain = not any(how or cast for _, _, how, cast in found)
+    return plain and "class" in names and names <= {"a", "class"}
 
 
 def up_to_class(template: str) -> str:

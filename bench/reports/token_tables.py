@@ -22,12 +22,24 @@ def shipped_table(tokens: Mapping[str, Shipped | None]) -> str:
     return table(["classifier of", "learned tokens", "a word, unmoved"], rows)
 
 
+WITHOUT = {"CAT": "plain", "both": "DAG"}
+"""Methods with tokens, and the same without."""
+
+
+def _row(result: dict, method: str, domain: str) -> dict:
+    """A row of the evidence. Where a classifier has no tokens, it is that of the method without, whoever drew it."""
+    row = result["rows"].get(f"{method}/{domain}", {})
+    if method in WITHOUT and row and not row.get("token_file"):
+        return result["rows"].get(f"{WITHOUT[method]}/{domain}", {})
+    return row
+
+
 def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
     """The study `evidence`: accuracies on the classes that the teacher recognises worst, without and with tokens."""
     methods = ("plain", "CAT", "DAG", "both")
 
     def cells(method: str, domain: str) -> list[dict]:
-        seeds = result["rows"].get(f"{method}/{domain}", {}).get("seeds", {})
+        seeds = _row(result, method, domain).get("seeds", {})
         return [by_class[label] for by_class in seeds.values() for label in worst[domain]]
 
     def shown(found: list[dict]) -> str:
@@ -35,15 +47,19 @@ def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
             return "not measured"
         return f"{mean(c['teacher_class'] for c in found):.2f} / {mean(c['judge_class'] for c in found):.2f}"
 
+    def mean_of(method: str) -> str:
+        each = [cells(method, domain) for domain in worst]
+        return shown([cell for found in each for cell in found]) if all(each) else ""
+
     rows = [
         [domain.replace("_", " "), ", ".join(kinds), *(shown(cells(m, domain)) for m in methods)]
         for domain, kinds in worst.items()
     ]
-    rows.append(["mean", "", *(shown([c for d in worst for c in cells(m, d)]) for m in methods)])
-    images = max(sum(c["images"] for c in cells(m, d)) for m in methods for d in worst)
+    rows.append(["mean", "", *map(mean_of, methods)])
+    counts = {sum(c["images"] for c in cells(m, d)) for m in methods for d in worst} - {0}
     return (
         "Teacher's / judge's accuracy on the classes that the teacher recognises worst in plain images; "
-        f"{images} images a row and column, on seeds that learning did not see.\n\n"
+        f"{' or '.join(map(str, sorted(counts)))} images a row and column, on seeds that learning did not see.\n\n"
         + table(["classifier of", "classes", *methods], rows)
     )
 
@@ -52,36 +68,28 @@ def token_gains_table(result: dict) -> str:
     """The study `evidence`: what tokens add in shares of images, over all classes and classifiers.
 
     Intervals are of a bootstrap over the classes of all classifiers, in which a row and the one without tokens are
-    paired. Where no tokens ship, a row is the one without, whatever machine drew it.
+    paired.
     """
     shares = {
         "judge_class": "judge's class",
         "judge_domain": "judge's domain",
         "teacher_class": "classifier's class",
     }
+    domains = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
 
     def classes(method: str) -> dict[tuple[str, str], list[dict]]:
         """What was counted of each domain and class, by seed."""
         found: dict[tuple[str, str], list[dict]] = {}
-        for name, row in result["rows"].items():
-            of, domain = name.split("/")
-            if of == method:
-                for by_class in row.get("seeds", {}).values():
-                    for label, cell in by_class.items():
-                        found.setdefault((domain, label), []).append(cell)
+        for domain in domains:
+            for by_class in _row(result, method, domain).get("seeds", {}).values():
+                for label, cell in by_class.items():
+                    found.setdefault((domain, label), []).append(cell)
         return found
 
-    def has_tokens(method: str, domain: str) -> bool:
-        return bool(result["rows"][f"{method}/{domain}"].get("token_file"))
-
     rows = []
-    for tokens, without, name in (
-        ("CAT", "plain", "plain images"),
-        ("both", "DAG", "guided images"),
-    ):
-        ours, theirs = classes(tokens), classes(without)
+    for tokens, name in (("CAT", "plain images"), ("both", "guided images")):
+        ours, theirs = classes(tokens), classes(WITHOUT[tokens])
         paired = sorted(ours.keys() & theirs.keys())
-        ours |= {at: theirs[at] for at in paired if not has_tokens(tokens, at[0])}
         if not paired:
             continue
         cells = []
@@ -92,9 +100,9 @@ def token_gains_table(result: dict) -> str:
             )
             gain = {end: 100 * value for end, value in difference(*values).items()}
             cells.append(f"{gain['mean']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f})")
-        domains = {domain for domain, _ in paired}
         images = sum(cell["images"] for at in paired for cell in ours[at])
-        rows.append([name, str(len(domains)), str(images), *cells])
+        number = len({domain for domain, _ in paired})
+        rows.append([name, str(number), str(images), *cells])
     if not rows:
         return "Not measured yet: `python bench/studies evidence --methods CAT both`."
     header = ["points more with tokens", "classifiers", "images", *shares.values()]

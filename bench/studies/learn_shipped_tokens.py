@@ -38,8 +38,7 @@ JOINT_IMAGES, JOINT_SEED = 8, 300
 
 
 def joined(tables: Sequence[TokenTable]) -> TokenTable:
-    """One table of the tokens of several runs; its `run` has the models and the settings of each, by what it started
-    from."""
+    """One table of the tokens of several runs; its `run` has their models, and the settings of each by its start."""
     first = tables[0]
     sides = {
         name: sum((getattr(one, name) for one in tables), ())
@@ -51,12 +50,12 @@ def joined(tables: Sequence[TokenTable]) -> TokenTable:
         for number, what in one.training.items()
         if number in one.classes
     }
-    runs = {
-        table.run["learning"]["init"]: {what: table.run[what] for what in ("learning", "models")}
-        for table in tables
+    run = {
+        "models": first.run["models"],
+        "learning": {table.run["learning"]["init"]: table.run["learning"] for table in tables},
     }
     return replace(
-        first, rows=torch.cat([one.rows for one in tables]), training=training, run=runs, **sides
+        first, rows=torch.cat([one.rows for one in tables]), training=training, run=run, **sides
     )
 
 

@@ -69,7 +69,7 @@ class Screen:
         self.say(title, result)
         table = Table()
         for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right")
+            table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*map(escape, row))
         (self.results if result else self.console).print(table)
@@ -134,6 +134,7 @@ class Bars:
             disable=screen.quiet or not screen.console.is_terminal,
         )
         self._bars: dict[str, TaskID] = {}
+        self._told: dict[TaskID, str] = {}
 
     @contextmanager
     def shown(self) -> Iterator["Bars"]:
@@ -162,13 +163,23 @@ class Bars:
                 self._screen.say(text)
             case Summarised():
                 self._screen.say(event.text)
-            case Finished(task) if self._bars.pop(task, None) is not None and not self._bars:
-                self._columns.stop()
+            case Finished(task) if task in self._bars:
+                if self._bars[task] in self._told:
+                    self._tell(self._bars[task])
+                del self._bars[task]
+                if not self._bars:
+                    self._columns.stop()
         if self._lines and time.monotonic() - self._said > LINE_EVERY_S:
             self._said = time.monotonic()
-            for running in self._columns.tasks:
-                if running.id in self._bars.values():
-                    self._screen.say(_line(running))
+            for bar in self._bars.values():
+                self._tell(bar)
+
+    def _tell(self, bar: TaskID) -> None:
+        """Say in a line how far a task is, unless that was said last."""
+        line = _line(next(task for task in self._columns.tasks if task.id == bar))
+        if line != self._told.get(bar):
+            self._screen.say(line)
+        self._told[bar] = line
 
 
 def _line(task: Task) -> str:

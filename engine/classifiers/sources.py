@@ -27,7 +27,7 @@ from engine.files import explained, read_explained, write_whole
 from engine.networks.frozen import default_device, named_dtype, seeded
 from engine.settings.plain import nearest
 from engine.settings.reads import Reads
-from engine.settings.sources import ARCHITECTURE, EMBEDDED, check_classifier
+from engine.settings.sources import ARCHITECTURE, EMBEDDED, check_classifier, embedded_classifiers
 
 PROCESSOR = "preprocessor_config.json"
 """In a folder of transformers, how images are read."""
@@ -188,15 +188,12 @@ def _from_architecture(name: str, labels: Sequence[str] | None, shapes_alone: bo
 
 def _from_embedded(domain: str) -> Found:
     folder = EMBEDDED / f"classifier-{domain}"
-    there = sorted(path.name.removeprefix("classifier-") for path in EMBEDDED.glob("classifier-*"))
-    if domain not in there:
-        known = (
-            ", ".join(f"'embedded:{name}'" for name in there)
-            or "none: the package came without its weights"
-        )
+    source, there = f"embedded:{domain}", embedded_classifiers(EMBEDDED)
+    if source not in there:
+        known = ", ".join(map(repr, there)) or "none: the package came without its weights"
         raise ModelError(
             f"unknown domain {domain!r} of the embedded classifiers, expected one of these: {known}. Choose "
-            f"one, or train others with `python -m engine.embedded.train`.{nearest(domain, there)}"
+            f"one, or train others with `python -m engine.embedded.train`.{nearest(source, there)}"
         )
     return (
         from_transformers(str(folder)) if (folder / PROCESSOR).is_file() else _from_folder(folder)

@@ -17,7 +17,7 @@ from engine.errors import ConfigError, check_type
 from engine.events import SILENT, Events
 from engine.methods.drawing import IMAGES, Drawing
 from engine.methods.words import check_length
-from engine.prompts import PLAIN
+from engine.prompts import PLAIN, names_class
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, asked
 from engine.runners.start_word import looked_at, without_guidance
 from engine.runners.trial import Trial, observe
@@ -133,6 +133,11 @@ def tune(
         raise ConfigError(
             "tune got no prompts, expected at least one, such as 'a sketch of {a} {class}': name some, or leave them "
             "out."
+        )
+    if wrong := [prompt for prompt in prompts if not names_class(prompt)]:
+        raise ConfigError(
+            f"tune got the prompt {wrong[0]!r}, expected texts with {{class}} in them and, if wanted, {{a}}: write 'a "
+            "sketch of {a} {class}'."
         )
     candidates = [replace(sampling, prompt=prompt) for prompt in dict.fromkeys(prompts)]
     wanted = asked(

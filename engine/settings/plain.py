@@ -52,9 +52,13 @@ def from_plain(kind: type[T], value: Any, where: str = "") -> T:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?' with the first known word that begins with an unknown one, or the nearest; '' if none is."""
+    """' Did you mean ...?' with the first known word that begins with an unknown one, or the nearest; '' if none is.
+
+    A word may begin with a prefix and a colon, which the unknown one lacks.
+    """
     words = list(known)
-    found = [one for one in words if one.startswith(word)] or get_close_matches(word, words, 1)
+    found = [one for one in words if one.startswith(word) or one.endswith(f":{word}")]
+    found = found or get_close_matches(word, words, 1)
     return f" Did you mean {found[0]!r}?" if found else ""
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from engine.errors import ConfigError
-from engine.prompts import PLAIN, template_fields
+from engine.prompts import PLAIN, names_class
 from engine.settings.fields import check_at_most, check_positive, setting
 
 MOST_TOGETHER = 2**12
@@ -42,8 +42,7 @@ class Sampling:
     negative_prompt: str = setting("", "text for the unconditional branch of CFG")
 
     def __post_init__(self) -> None:
-        found = template_fields(self.prompt)
-        if found is None or "class" not in found or found - {"a", "class"}:
+        if not names_class(self.prompt):
             raise ConfigError(
                 f"prompt is {self.prompt!r}, expected a text with {{class}} in it and, if wanted, {{a}}: write 'a "
                 "sketch of {a} {class}'."

@@ -81,6 +81,14 @@ def statistics_source(text: str) -> tuple[str, str]:
     )
 
 
+def embedded_classifiers(weights: Path = EMBEDDED) -> list[str]:
+    """The sources of the classifiers that ship, such as 'embedded:photo'."""
+    prefix = "classifier-"
+    return sorted(
+        f"embedded:{path.name.removeprefix(prefix)}" for path in weights.glob(f"{prefix}*")
+    )
+
+
 def check_device(device: str | None) -> None:
     """Raise ConfigError for a device of another kind than DEVICES. It need not be in this machine."""
     if device is not None and device.partition(":")[0] not in DEVICES:
@@ -111,6 +119,7 @@ def check_classifier(source: str) -> None:
         if not (path.is_dir() or path.is_file() or path.suffix):
             raise ModelError(
                 f"unknown classifier {source!r}, expected {CLASSIFIERS}: check the spelling, or that the file exists."
+                f"{nearest(source, embedded_classifiers())}"
             )
 
 
@@ -119,5 +128,5 @@ def _check_architecture(name: str, known: Sequence[str], of: str, otherwise: str
         raise ModelError(
             f"unknown architecture {name!r} of {of}, expected one of "
             f"{', '.join(ARCHITECTURE + one for one in known)}: choose one of these, or {otherwise}."
-            f"{nearest(name, known)}"
+            f"{nearest(ARCHITECTURE + name, [ARCHITECTURE + one for one in known])}"
         )

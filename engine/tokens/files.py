@@ -52,6 +52,11 @@ def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
 def read_tokens(path: Path | str) -> TokenTable:
     """Read a table, whatever prior it is for. Raises TokenFileError for a file that is not one of `save_tokens`."""
     tensors, metadata = read_tensors(Path(path).expanduser())
+    if "template" not in metadata:
+        raise TokenFileError(
+            f"{path} holds tensors and says nothing of tokens, expected a file of `ddis learn-tokens`: name one, or in "
+            "Python read a textual inversion by import_textual_inversion."
+        )
     if metadata.get("format") not in (FORMAT, OLD_FORMAT) or metadata.get("template") not in (
         TEMPLATE,
         INSTEAD,

@@ -117,14 +117,21 @@ def check_fit(table: TokenTable, prior: Prior, classifier: Classifier | None = N
         )
     if table.prior != prior.fingerprint:
         raise TokenFileError(
-            f"the tokens were learned with prior {table.prior}, expected {prior.fingerprint} ({prior.name!r}): "
-            "load the prior that they were learned with, or learn tokens for this one."
+            f"the tokens were learned with prior {table.prior}{_called(table, 'prior')}, expected {prior.fingerprint} "
+            f"({prior.name!r}): load the prior that they were learned with, or learn tokens for this one."
         )
     if classifier is not None and table.classifier != classifier.fingerprint:
         raise TokenFileError(
-            f"the tokens were learned for classifier {table.classifier}, expected {classifier.fingerprint} "
-            f"({classifier.name!r}): load the classifier that they were learned for, or learn tokens for this one."
+            f"the tokens were learned for classifier {table.classifier}{_called(table, 'classifier')}, expected "
+            f"{classifier.fingerprint} ({classifier.name!r}): load the classifier that they were learned for, or learn "
+            "tokens for this one."
         )
+
+
+def _called(table: TokenTable, what: str) -> str:
+    """What the run that learned the tokens called a model, for a message; "" where its record does not say."""
+    name = table.run.get("models", {}).get(what, {}).get("name")
+    return f" ({name!r})" if name else ""
 
 
 def _widths(encoders: Mapping[str, int]) -> str:

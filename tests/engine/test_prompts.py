@@ -3,7 +3,7 @@
 import pytest
 
 from engine.errors import ConfigError
-from engine.prompts import article, class_prompt, template_fields
+from engine.prompts import article, class_prompt, names_class
 from engine.settings import Sampling
 
 
@@ -32,8 +32,9 @@ def test_a_prompt_is_article_token_and_class_name() -> None:
 def test_a_template_puts_article_and_token_in_their_places() -> None:
     assert class_prompt("elephant", template="a sketch of {a} {class}") == "a sketch of an elephant"
     assert class_prompt("dog", "<t>", "{class}, manga") == "<t> dog, manga"
-    assert template_fields("{a} {class}") == {"a", "class"}
-    assert template_fields("{a {class}") is None
+    assert names_class("{a} {class}")
+    assert names_class("{class}, manga")
+    assert not names_class("{a {class}")
 
 
 @pytest.mark.parametrize(

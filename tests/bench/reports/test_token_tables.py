@@ -22,12 +22,21 @@ def test_tokens_are_counted_on_the_worst_classes_alone() -> None:
     assert worst == {"sketch": ["dog"], "photo": ["cat"]}
     plain = {"0": {"dog": cell(), "cat": cell(judge_class=0.75)}}
     tokens = {"0": {"dog": cell(judge_class=1.0), "cat": cell()}}
-    rows = {f"{m}/{d}": {"seeds": s} for m, s in (("plain", plain), ("CAT", tokens)) for d in worst}
+    rows = {
+        f"{m}/{d}": {"seeds": s, "token_file": "0123"}
+        for m, s in (("plain", plain), ("CAT", tokens))
+        for d in worst
+    }
     table = tokens_table({"rows": rows}, worst)
     assert "| sketch | dog | 0.25 / 0.50 | 0.25 / 1.00 | not measured | not measured |" in table
     assert "| photo | cat | 0.25 / 0.75 | 0.25 / 0.50 | not measured" in table
     assert "| mean |  | 0.25 / 0.62 | 0.25 / 0.75 |" in table
-    assert "7 images a row" in table
+    assert "; 7 images a row" in table
+    rows["CAT/photo"]["token_file"] = None  # it is the plain prior then
+    table = tokens_table({"rows": rows}, worst)
+    assert "| photo | cat | 0.25 / 0.75 | 0.25 / 0.75 | not measured" in table
+    del rows["CAT/photo"]
+    assert "| mean |  | 0.25 / 0.62 |  |  |  |" in tokens_table({"rows": rows}, worst)
 
 
 def test_tokens_that_ship_are_learned_or_still_a_word(cells) -> None:

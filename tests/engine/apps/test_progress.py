@@ -18,7 +18,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, ["images: 30 of 100 (cat)", "images: 90 of 100"]),
+        ({}, ["images: 30 of 100 (cat)", "images: 90 of 100", "images: 100 of 100"]),
         ({"quiet": True}, []),
         ({"silent": True}, []),
     ],
@@ -36,11 +36,11 @@ def test_without_a_terminal_a_task_says_once_a_minute_how_far_it_is(
             (61, 10, "cat"),
             (100, 10, ""),
             (122, 50, ""),
+            (125, 10, ""),
         ]:
             seconds[0] = moment
             events.emit(Progressed("images", units, detail))
-        seconds[0] = 300
-        events.emit(Finished("images", 90))
+        events.emit(Finished("images", 100))
     assert capsys.readouterr().err.splitlines() == said
 
 

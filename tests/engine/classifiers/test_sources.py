@@ -161,6 +161,13 @@ def test_files_that_do_not_fit_are_refused(resnet20: CifarResNet, tmp_path: Path
             ModelError,
             "unknown classifier 'quatsch', expected 'embedded:<domain>', 'hf:.*checkpoint file",
         ),
+        ("photo", ModelError, "unknown classifier 'photo', .* Did you mean 'embedded:photo'"),
+        ("embeded:sketch", ModelError, "Did you mean 'embedded:sketch'"),
+        (
+            "embedded:carton",
+            ModelError,
+            "unknown domain 'carton' .* Did you mean 'embedded:cartoon'",
+        ),
         ("nowhere/net.th", ModelError, "no checkpoint file nowhere/net.th in .*; expected"),
         ("embedded:opera", ModelError, "unknown domain 'opera' .*expected one of these"),
         ("hf:nobody/nothing", ModelError, "run `hf download nobody/nothing --local-dir FOLDER`"),

@@ -148,7 +148,7 @@ def test_unknown_architectures_are_refused() -> None:
         ModelError, match=r"unknown architecture 'sd-9' of a prior, expected one of arch:sd-1\.5"
     ):
         load_prior("arch:sd-9")
-    with pytest.raises(ModelError, match=r"Did you mean 'flux\.1-dev'\?"):
+    with pytest.raises(ModelError, match=r"Did you mean 'arch:flux\.1-dev'\?"):
         load_prior("arch:flux-dev", device="meta")
     with pytest.raises(
         ModelError,

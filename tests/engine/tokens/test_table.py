@@ -182,6 +182,10 @@ def test_fingerprints_tell_tables_apart(table):
             r"learned for classifier f{16}, expected \w{16} \(.*\): load the classifier",
         ),
         (
+            {"classifier": "f" * 16, "run": {"models": {"classifier": {"name": "embedded:photo"}}}},
+            r"learned for classifier f{16} \('embedded:photo'\), expected",
+        ),
+        (
             {"rows": torch.zeros(2, 8), "encoders": {"clip": 8}},
             r"the tokens are 8 wide for text encoder clip, expected 32 wide for text encoder clip for prior .*: load",
         ),
@@ -190,7 +194,7 @@ def test_fingerprints_tell_tables_apart(table):
             r"template '\{class name\}', expected 2 and 'a/an .*: learn the tokens again",
         ),
     ],
-    ids=["other prior", "other classifier", "other width", "other template"],
+    ids=["other prior", "other classifier", "its name", "other width", "other template"],
 )
 def test_a_file_that_does_not_fit_is_refused(
     tmp_path, tiny_prior, classifier, table, change, message
@@ -218,10 +222,13 @@ def test_another_safetensors_file_is_refused(tmp_path):
     save_file(
         {"x": torch.zeros(2)},
         tmp_path / "t.safetensors",
-        metadata={"ddis": json.dumps({"format": 99})},
+        metadata={"ddis": json.dumps({"format": 99, "template": "a {class}"})},
     )
     with pytest.raises(TokenFileError, match=r"token format 99 .*, expected 2"):
         read_tokens(tmp_path / "t.safetensors")
+    save_file({"x": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    with pytest.raises(TokenFileError, match="says nothing of tokens, expected a file of `ddis le"):
+        read_tokens(tmp_path / "weights.safetensors")
 
 
 def test_a_path_that_cannot_be_written_is_explained(tmp_path, table):

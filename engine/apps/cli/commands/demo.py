@@ -53,7 +53,7 @@ class Demo(Command):
             f"class tokens used for: {with_tokens or 'no class, as none ship for this classifier; --learn learns them'}"
         )
         say(
-            f"prompt that suits the classifier best: {report['prompt']!r}; no word of the others names a style"
+            f"prompt that suits the classifier best: {report['prompt']!r}; the other rows' prompt names no style"
         )
         part = report["guidance_by_classifier"]
         say(
