@@ -65,6 +65,8 @@ STUDENT, OTHER_STUDENT = "resnet18/4", "vgg8/4"
 """Half of a classifier's parameters and of its FLOPs; a network without shortcuts, that no setting was chosen on."""
 LONGER = Distillation(updates=2880)
 """Of a stream: eight times the updates of `distill`."""
+LONG_COMPARISON = Comparison(noise=False, equal_sizes=False, seeds=1)
+"""Of a stream: one student of each row, as each takes eight times as long."""
 STREAMED = Streaming(images_per_class=364)
 KEPT = ("rows", "teacher", "network", "measured_images", "warnings", "student", "distillation")
 
@@ -201,7 +203,7 @@ def streamed(folders: Folders, classifier: Classifier, out: Path) -> dict:
         prior=folders.prior,
         distillation=LONGER,
         streaming=STREAMED,
-        comparison=Comparison(noise=False, equal_sizes=False),
+        comparison=LONG_COMPARISON,
     )
 
 
@@ -227,6 +229,7 @@ ASKED: dict[str, dict[str, object]] = {
         "student": STUDENT,
         "distillation": asdict(LONGER),
         "streaming": asdict(STREAMED),
+        "comparison": asdict(LONG_COMPARISON),
     },
     "tokens": {"student": STUDENT, "distillation": asdict(Distillation())},
     "prune": asdict(Pruning()),
