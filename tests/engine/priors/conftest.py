@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -623,8 +623,8 @@ class Family:
         cfg: What its call names the scale of classifier-free guidance; "" for none.
         less: How much less than the engine's scale that is.
         row_scale: What its text encoders multiply rows of their embeddings by.
-        image_error: How far its images may be from its pipeline's: what its VAE makes of latents that are
-            1e-5 apart.
+        image_error: How far any family's images may be from its pipeline's: what VAEs make of latents that are
+            1e-5 apart, on processors with AVX-512 and with AMX.
     """
 
     name: str
@@ -636,7 +636,7 @@ class Family:
     cfg: str = "guidance_scale"
     less: float = 0.0
     row_scale: float = 1.0
-    image_error: float = 2e-6
+    image_error: ClassVar[float] = 4e-6
 
 
 SIZE = {"height": 16, "width": 16}
@@ -673,7 +673,6 @@ FAMILIES = (
         {**LARGER, **SHORT, "complex_human_instruction": None},
         ("sana-1.6b",),
         row_scale=8**0.5,
-        image_error=4e-6,
     ),
     Family("flux-dev", flux, ("clip_l", "t5"), 2, {**SIZE, **SHORT}, ("flux.1-dev",), TRUE_CFG),
     Family(
