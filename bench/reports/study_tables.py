@@ -2,8 +2,6 @@
 
 from statistics import mean
 
-from studies.ambiguity import CONTROLS
-
 from reports.markdown import table
 
 
@@ -211,34 +209,40 @@ def family_support_table(result: dict) -> str:
     return table(["family", *SUPPORT], rows)
 
 
+MISUNDERSTOOD = 0.2
+"""The most of plain images that show the class of a name which the prior takes for something else."""
+
+
 def ambiguity_table(result: dict) -> str:
     """The study `ambiguity`: each recipe's means over domains, seeds and the names that the plain prior misunderstands.
 
-    The controls, which it understands, have a column of their own.
+    The other names have a column of their own.
     """
-    recipes = list(dict.fromkeys(key.split("/")[0] for key in result["rows"]))
+    shares: dict[str, list[float]] = {}
+    for key, row in result["rows"].items():
+        if key.split("/")[0] == "plain":
+            for name, seeds in row["names"].items():
+                shares.setdefault(name, []).extend(seen["head"] for seen in seeds)
+    hard = [name for name, seen in shares.items() if mean(seen) <= MISUNDERSTOOD]
+    easy = [name for name in shares if name not in hard]
     rows = []
-    for recipe in recipes:
+    for recipe in dict.fromkeys(key.split("/")[0] for key in result["rows"]):
         of_recipe = [row for key, row in result["rows"].items() if key.split("/")[0] == recipe]
-        found = [
-            (name in CONTROLS, seen)
-            for row in of_recipe
-            for name, seeds in row["names"].items()
-            for seen in seeds
-        ]
-        hard = [seen for control, seen in found if not control]
-        easy = [seen["head"] for control, seen in found if control]
-        shown = [
-            f"{mean(seen[key] for seen in hard):.2f}"
-            for key in ("head", "modifier", "teacher", "cross_entropy", "coverage")
-        ]
-        rows.append([recipe, *shown, f"{mean(easy):.2f}" if easy else "", str(len(of_recipe))])
+
+        def mean_of(what: str, names: list[str], of_recipe: list[dict] = of_recipe) -> str:
+            seen = [
+                one[what] for row in of_recipe for n in names for one in row["names"].get(n, [])
+            ]
+            return f"{mean(seen):.2f}" if seen else ""
+
+        columns = ("head", "modifier", "teacher", "cross_entropy", "coverage")
+        cells = [mean_of(what, hard) for what in columns]
+        rows.append([recipe, *cells, mean_of("head", easy), str(len(of_recipe))])
     header = [
         *("recipe", "judge sees the class", "the other word", "teacher", "cross-entropy"),
-        *("coverage", "controls", "domains"),
+        *("coverage", "class, of the other names", "domains"),
     ]
     return (
-        f"{result['settings']['images']} images of each name. Names: those of `bench/studies/ambiguity.py`, which the "
-        "plain prior misunderstands; the controls are compounds that it understands.\n\n"
-        + table(header, rows)
+        f"{result['settings']['images']} images of each name and domain. Names that the plain prior misunderstands, by "
+        f"the judge: {', '.join(hard) or 'none'}; others: {', '.join(easy) or 'none'}.\n\n{table(header, rows)}"
     )

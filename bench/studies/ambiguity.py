@@ -4,10 +4,10 @@
     python bench/studies ambiguity --domains photo --recipes plain "token instead"
     python bench/studies ambiguity --smoke                           two recipes, one domain, few images, kept nowhere
 
-A prior that is asked for "a tiger cat" draws a tiger. The embedded prior has such names too: in "an elephant house" it
-sees the elephant. Each of NAMES is a compound whose last word is the class; `plain` alone fails on them, as was seen on
-other seeds, which is why these were chosen. Two controls, on which it does not, are marked. Classifiers keep their
-classes, of which some get these names. An interrupted run resumes.
+A prior that is asked for "a tiger cat" draws a tiger. The embedded prior has such names too: in "a house dog" it sees
+the house. Each of NAMES is a compound whose last word is the class. Some a prior misunderstands and some not,
+which the rows of `plain` say of it. Classifiers keep their classes, of which some get these names. An interrupted run
+resumes.
 """
 
 import argparse
@@ -46,8 +46,6 @@ NAMES = (
     {"person": "dog person", "house": "dog house"},
 )
 """The new names of some classes, in sets that one classifier can have at once."""
-CONTROLS = ("dog person", "dog house")
-"""Names that the plain prior understands."""
 ADAPTER_IMAGES = 16
 """Images of each class in an epoch of an adapter; a token in place of a name has as many."""
 NEVER_SKIP = {"skip_passing": False}

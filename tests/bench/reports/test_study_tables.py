@@ -5,6 +5,7 @@ from reports.cluster_table import cluster_table
 from reports.reliability_table import faults_table, reliability_table
 from reports.study_tables import (
     SUPPORT,
+    ambiguity_table,
     autoencoders_table,
     cifar_table,
     family_plans_table,
@@ -185,3 +186,22 @@ def test_what_an_autoencoder_keeps_is_held_against_the_images_themselves(cells) 
     table = autoencoders_table({"settings": settings, "rows": {"4 channels": row}})
     assert table.startswith("15 minutes each; a chip, threads: 1.")
     assert cells(table, "4 channels") == ["1.25 / 0.75 / 24.0", "0.71", "2,000 + 300", "0.58"]
+
+
+def test_names_are_told_apart_by_what_the_plain_prior_makes_of_them(cells) -> None:
+    def seen(**heads: float) -> dict:
+        rest = {"modifier": 0.5, "teacher": 0.25, "cross_entropy": 2.0, "coverage": 0.125}
+        return {"names": {name: [{"head": head, **rest}] for name, head in heads.items()}}
+
+    rows = {
+        "plain/a": seen(easy=0.75, hard=0.0),
+        "plain/b": seen(easy=0.25, hard=0.25),
+        "token instead/a": seen(easy=0.5, hard=1.0),
+        "token before/a": seen(easy=0.5),
+    }
+    table = ambiguity_table({"rows": rows, "settings": {"images": 4}})
+    assert "by the judge: hard; others: easy." in table
+    rest = ["0.50", "0.25", "2.00", "0.12"]
+    assert cells(table, "plain") == ["0.12", *rest, "0.50", "2"]
+    assert cells(table, "token instead") == ["1.00", *rest, "0.50", "1"]
+    assert cells(table, "token before") == [*[""] * 5, "0.50", "1"]
