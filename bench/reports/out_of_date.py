@@ -59,6 +59,7 @@ def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
 
 
 def _taught_otherwise(row: Mapping[str, Any], now: Current) -> bool:
+    """Whether a row's students learned by other settings; those of before `mix` saw each image alone."""
     then = row.get("distillation", now.distillation)
     return changed(OF_0_1["distillation"] | then, now.distillation)
 

@@ -62,6 +62,17 @@ def cells() -> Callable[[str, str], list[str]]:
 
 
 @pytest.fixture
+def cell() -> Callable[..., dict[str, float]]:
+    """cell(l_bn=140.0): what the evidence counted of one class and seed."""
+
+    def of(**changed: float) -> dict[str, float]:
+        counted = {"judge_domain": 0.2, "judge_class": 0.5, "teacher_class": 0.25, "l_bn": 100.0}
+        return {"images": 7, **counted} | changed
+
+    return of
+
+
+@pytest.fixture
 def now() -> Current:
     """A prior "now", tokens "a" of photo and none of sketch, today's defaults, and two methods of one name each."""
     dag = {"alignment": asdict(Alignment()), "sampling": asdict(Sampling())}

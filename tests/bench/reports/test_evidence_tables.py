@@ -9,17 +9,7 @@ from reports.evidence_tables import (
 )
 
 
-def cell(**changed: float) -> dict[str, float]:
-    return {
-        "images": 7,
-        "judge_domain": 0.2,
-        "judge_class": 0.5,
-        "teacher_class": 0.25,
-        "l_bn": 100.0,
-    } | changed
-
-
-def test_guidance_is_averaged_over_classes_and_seeds() -> None:
+def test_guidance_is_averaged_over_classes_and_seeds(cell) -> None:
     seeds = {
         "0": {"dog": cell(), "cat": cell(judge_domain=0.6)},
         "1": {"dog": cell(), "cat": cell(l_bn=140.0)},

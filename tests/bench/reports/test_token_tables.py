@@ -4,16 +4,7 @@ from reports.current import Shipped
 from reports.token_tables import shipped_table, token_gains_table, tokens_table, worst_of
 
 
-def cell(**changed: float) -> dict[str, float]:
-    return {
-        "images": 7,
-        "judge_domain": 0.2,
-        "judge_class": 0.5,
-        "teacher_class": 0.25,
-    } | changed
-
-
-def test_tokens_are_counted_on_the_worst_classes_alone() -> None:
+def test_tokens_are_counted_on_the_worst_classes_alone(cell) -> None:
     recognised = {
         "cat": {"embedded:sketch": 9, "embedded:photo": 1},
         "dog": {"embedded:sketch": 1, "embedded:photo": 9},
@@ -47,7 +38,7 @@ def test_tokens_that_ship_are_learned_or_still_a_word(cells) -> None:
     assert cells(table, "photo") == ["dog, house", "cat (a)"]
 
 
-def test_what_tokens_add_is_paired_by_class(cells) -> None:
+def test_what_tokens_add_is_paired_by_class(cells, cell) -> None:
     seeds = {"0": {"dog": cell(), "cat": cell(judge_class=0.1)}}
     better = {"0": {"dog": cell(judge_class=0.6), "cat": cell(judge_class=0.2)}}
     rows = {f"plain/{domain}": {"seeds": seeds} for domain in "abc"}
