@@ -9,7 +9,7 @@ from torch import nn
 
 from engine.classifiers import Classifier
 from engine.downstream.comparison import compare, write_report
-from engine.downstream.inputs import check_streaming, check_updates, prepare
+from engine.downstream.inputs import check_streaming, check_updates, prepare, teacher_for
 from engine.downstream.rows import Row
 from engine.downstream.sources import STREAM, STREAM_IMAGES, Inputs
 from engine.downstream.stream import check_streamable, stream_of
@@ -71,13 +71,15 @@ def distill(
     if streaming.images_per_class:
         check_streamable(inputs.folder)
     stored = distillation.soft_labels == "manifest"
-    ready = prepare(classifier, inputs, plain, prior, out, comparison, stored, events)
-    teacher, sets = ready.teacher, ready.sets
+    teacher = teacher_for(classifier, out, events)
+    name = student_name(student, teacher)
+    chosen = student if isinstance(student, nn.Module) else name
+    size = size_of(new_student(chosen, teacher, 0), teacher.preprocess)
+    ready = prepare(teacher, inputs, plain, prior, out, comparison, stored, events)
+    sets = ready.sets
     if streaming.images_per_class:
         stream = stream_of(teacher, inputs.folder, out / STREAM_IMAGES, prior, streaming)
         sets = replace(sets, rows={**sets.rows, STREAM: stream})
-    name = student_name(student, teacher)
-    chosen = student if isinstance(student, nn.Module) else name
 
     def run(images: Row, seed: int, place: Path, advance: Advance) -> dict[str, Any]:
         network = new_student(chosen, teacher, seed)
@@ -96,7 +98,7 @@ def distill(
     report |= {
         "folder": str(inputs.folder),
         "teacher": ready.measured_teacher() | size_of(teacher.network, teacher.preprocess),
-        "network": size_of(new_student(chosen, teacher, 0), teacher.preprocess),
+        "network": size,
     }
     students, teachers = report["network"]["parameters"], report["teacher"]["parameters"]
     if students > teachers:

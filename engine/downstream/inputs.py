@@ -65,8 +65,17 @@ class Prepared:
         return scores(found, self.taught, self.sets.test, self.sets.tested)
 
 
+def teacher_for(
+    classifier: str | Path | nn.Module | Classifier, out: Path, events: Events
+) -> Classifier:
+    """The classifier of a comparison that writes to `out`. Raises EngineError's children for what does not fit."""
+    check_type("events", events, Events, "Events, such as Events(print)")
+    check_out(out)
+    return classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
+
+
 def prepare(
-    classifier: str | Path | nn.Module | Classifier,
+    teacher: Classifier,
     inputs: Inputs,
     plain: str | Path | None,
     prior: str | Path | Prior,
@@ -75,13 +84,10 @@ def prepare(
     stored_labels: bool,
     events: Events,
 ) -> Prepared:
-    """Check and load everything that a comparison reads. Raises EngineError's children for what does not fit.
+    """Check and load the sets of a comparison. Raises EngineError's children for what does not fit.
 
-    plain: the folder of the plain prior's images, or GENERATE.
+    plain: the folder of the plain prior's images, or GENERATE, which may draw for long: check all else before.
     """
-    check_type("events", events, Events, "Events, such as Events(print)")
-    check_out(out)
-    teacher = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     _check_domain(inputs)
     if plain is not None and str(plain) == GENERATE:
         plain = _drawn(teacher, inputs.folder, prior, out / PLAIN_IMAGES, events)

@@ -19,7 +19,7 @@ from torch import nn
 from engine.classifiers import Classifier, Preprocess
 from engine.classifiers.architectures import architecture_of
 from engine.downstream.comparison import compare, write_report
-from engine.downstream.inputs import check_updates, prepare
+from engine.downstream.inputs import check_updates, prepare, teacher_for
 from engine.downstream.pixels import Images
 from engine.downstream.sources import Inputs
 from engine.downstream.students import keep_student, size_of
@@ -78,10 +78,10 @@ def prune(
     check_updates(comparison, distillation)
     out, inputs = Path(out).expanduser(), Inputs.of(folder, original, test, domain, rows)
     stored = distillation.soft_labels == "manifest"
-    ready = prepare(classifier, inputs, plain, prior, out, comparison, stored, events)
-    teacher = ready.teacher
+    teacher = teacher_for(classifier, out, events)
     name = architecture_of(teacher.network)
     pruned = pruned_copy(library, teacher.network, teacher.preprocess, pruning.ratio)
+    ready = prepare(teacher, inputs, plain, prior, out, comparison, stored, events)
 
     def measured(network: nn.Module, keep: Path | None = None) -> dict[str, float | None]:
         return ready.measured(reading(network, teacher.preprocess), teacher.device, keep)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from engine.classifiers import Classifier
 from engine.downstream.comparison import compare, write_report
-from engine.downstream.inputs import prepare
+from engine.downstream.inputs import prepare, teacher_for
 from engine.downstream.pixels import Images
 from engine.downstream.sources import Inputs
 from engine.downstream.training import Logits
@@ -78,8 +78,8 @@ def quantise(
     """
     check_packages()
     out, inputs = Path(out).expanduser(), Inputs.of(folder, original, test, domain, rows)
-    ready = prepare(classifier, inputs, plain, prior, out, comparison, False, events)
-    teacher = ready.teacher
+    teacher = teacher_for(classifier, out, events)
+    ready = prepare(teacher, inputs, plain, prior, out, comparison, False, events)
 
     def measured(file: Path, keep: Path | None = None) -> dict[str, float | None]:
         size: dict[str, float | None] = {"file_bytes": file.stat().st_size}

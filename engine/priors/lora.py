@@ -4,16 +4,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE, LoraBaseMixin
 from safetensors import SafetensorError
 
 from engine.errors import MissingExtraError, ModelError, brief
 from engine.networks.hub import HUB_ID
 from engine.networks.quiet import quiet
+from engine.networks.sealed import metadata_of
+from engine.priors.marks import marked
 
 FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 """What diffusers and peft raise for files that are missing, broken, or another network's."""
 NAME = "merged"
+FORMAT = "ddis-lora/1"
+"""Of adapters that `learn_lora` writes, which say what they were learned on."""
 
 
 def check_peft() -> None:
@@ -37,7 +41,8 @@ def merge_lora(
 
     Raises:
         MissingExtraError: peft is not installed.
-        ModelError: The adapter cannot be read, or is of another family or size.
+        ModelError: The adapter cannot be read, is of another family or size, or was learned by `learn_lora` on
+            other weights.
     """
     check_peft()
     if not isinstance(pipe, LoraBaseMixin):
@@ -51,6 +56,7 @@ def merge_lora(
             f"there is no adapter {str(source)!r}, expected a .safetensors file, a folder or a hub id: check the path."
         )
     folder = str(path) if path.exists() else str(source)
+    _check_learned_here(path, pipe, prior)
     where = (str(path.parent), path.name) if path.is_file() else (folder, None)
     try:
         with quiet():
@@ -71,3 +77,20 @@ def merge_lora(
             f"the adapter {str(source)!r} does not go into prior {prior!r} ({brief(error)}), expected a LoRA of this "
             "model in a form that diffusers reads: check the path, and which model it was made for."
         ) from error
+
+
+def _check_learned_here(path: Path, pipe: Any, prior: str) -> None:
+    """Raise ModelError for an adapter that `learn_lora` wrote for another prior. Others' adapters say nothing of it."""
+    file = path / LORA_WEIGHT_NAME_SAFE if path.is_dir() else path
+    try:
+        metadata = metadata_of(file)
+    except FAILURES:  # diffusers reads more forms, and says what is wrong
+        return
+    if metadata.get("format") != FORMAT:
+        return
+    learned_on, here = metadata["run"]["models"]["prior"], marked(pipe)
+    if learned_on["fingerprint"] != here:
+        raise ModelError(
+            f"the adapter {str(path)!r} was learned on prior {learned_on['fingerprint']} ({learned_on['name']!r}), "
+            f"expected {here} ({prior!r}): load the prior that it was learned on, or learn an adapter for this one."
+        )

@@ -26,7 +26,8 @@ from engine.memory.plan import Plan
 from engine.memory.recompute import checkpointed
 from engine.methods.ddis import prepare
 from engine.methods.drawing import Drawing
-from engine.priors.lora import check_peft
+from engine.networks.sealed import sealed
+from engine.priors.lora import FORMAT, check_peft
 from engine.request import Method, Request
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, Asked, asked
 from engine.runners.local import made_by
@@ -35,9 +36,8 @@ from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.settings.lora import LoraLearning
 from engine.settings.methods import DrawingSettings
 from engine.settings.plain import to_plain
-from engine.tokens.files import read_tensors, sealed
+from engine.tokens.files import read_tensors
 
-FORMAT = "ddis-lora/1"
 LEARNING = "adapter"
 """The task whose updates are reported."""
 

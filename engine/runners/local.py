@@ -106,7 +106,8 @@ def check_models(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     if differing:
         raise ModelError(
             f"the models are not those of the record: {'; '.join(differing)}. Expected the same models, which alone "
-            "make the same images: name where they are, or begin a run of your own with the same settings."
+            "make the same images: name where they are, with the statistics file if there was one, or begin a run of "
+            "your own with the same settings."
         )
 
 

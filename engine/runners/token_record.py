@@ -12,10 +12,11 @@ from engine.datasets.run_record import differences
 from engine.errors import OutputError, TokenFileError
 from engine.facts import facts_of, filled, with_names_of
 from engine.methods.drawing import Drawing
+from engine.networks.sealed import sealed
 from engine.runners.local import made_by
 from engine.settings import TokenLearning
 from engine.settings.plain import to_plain
-from engine.tokens.files import OLD_NAMES, read_tensors, read_tokens, sealed
+from engine.tokens.files import OLD_NAMES, read_tensors, read_tokens
 from engine.tokens.state import NOT_BY_ROW, ON_DEVICE, Outcome, TokenState
 from engine.tokens.table import (
     INSTEAD,

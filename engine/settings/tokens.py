@@ -111,8 +111,8 @@ class TokenLearning:
             )
         if self.place == "instead" and self.init == "words":
             raise ConfigError(
-                "tokens stand in place of the names and start from words of a style, expected a start that means the "
-                "class: set init to 'class name', or place to 'before'."
+                f"init is {self.init!r} and `place` is {self.place!r}, expected a start that means the class: set "
+                "`init` to 'class name', or `place` to 'before'."
             )
         if self.init == "words" and not self.styles:
             raise ConfigError(

@@ -1,20 +1,18 @@
 """Token tables in files: safetensors, one tensor (D,) per class under the class's placeholder, and JSON metadata."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
 from engine.classifiers.base import Classifier
 from engine.errors import TokenFileError
 from engine.files import write_whole
-from engine.networks.digest import digest_of
+from engine.networks.sealed import sealed, unsealed
 from engine.priors import Prior
 from engine.tokens.table import INSTEAD, TEMPLATE, TokenTable, TokenTraining, check_fit
 
@@ -23,9 +21,6 @@ OLD_FORMAT, OLD_ENCODER = 1, "clip"
 """Of version 0.1, which knew one text encoder."""
 OLD_NAMES = {"unet_forward": "denoiser_forward", "unet_backward": "denoiser_backward"}
 """Of what learning cost, in files of before priors without a UNet."""
-CHECKSUM = "sha256"
-METADATA = "ddis"
-"""The one key of a file's metadata: safetensors writes several in random order, and equal tables make equal files."""
 
 
 def save_tokens(table: TokenTable, path: Path | str) -> None:
@@ -40,13 +35,6 @@ def save_tokens(table: TokenTable, path: Path | str) -> None:
     rows = table.rows.detach().float().cpu()
     tensors = {name: row.clone() for name, row in zip(table.names, rows, strict=True)}
     write_whole(Path(path).expanduser(), sealed(tensors, metadata))
-
-
-def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
-    """A safetensors file of tensors and the engine's metadata, with a checksum of both for `read_tensors`."""
-    text = json.dumps(metadata, sort_keys=True)
-    metadata = {**json.loads(text), CHECKSUM: digest_of(tensors, text)}
-    return save(dict(tensors), metadata={METADATA: json.dumps(metadata, sort_keys=True)})
 
 
 def read_tokens(path: Path | str) -> TokenTable:
@@ -114,24 +102,15 @@ def load_tokens(path: Path | str, prior: Prior, classifier: Classifier | None = 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A safetensors file's tensors, and the engine's metadata or {}. Raises TokenFileError where it is not one."""
     try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-            if not isinstance(metadata, dict):
-                raise TokenFileError(
-                    f"{path} has metadata {str(metadata)[:40]!r}, expected an object: "
-                    "give the path of a file of `ddis learn-tokens`."
-                )
-            tensors = {name: file.get_tensor(name) for name in names}
-        kept = metadata.pop(CHECKSUM, None)  # files of old have none
-        if kept is not None and kept != digest_of(tensors, json.dumps(metadata, sort_keys=True)):
-            raise TokenFileError(
-                f"{path} has another checksum than it was written with, expected it as it was written: bring a copy, "
-                "or delete it and learn the tokens again."
-            )
-        return tensors, metadata
+        tensors, metadata, intact = unsealed(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise TokenFileError(
             f"{path} cannot be read as safetensors ({error}), expected a token file: "
             "give the path of a file of `ddis learn-tokens`."
         ) from error
+    if not intact:
+        raise TokenFileError(
+            f"{path} has another checksum than it was written with, expected it as it was written: bring a copy, "
+            "or delete it and learn the tokens again."
+        )
+    return tensors, metadata

@@ -195,8 +195,10 @@ def test_any_module_may_be_a_student(tmp_path: Path, teacher, make_set) -> None:
             teacher,
             nn.Sequential(nn.Flatten(), nn.Linear(432, 4)),
             out=tmp_path / "o",
+            plain="generate",
             **FEW,
         )
+    assert not (tmp_path / "o").exists()  # nothing was drawn, and the next call begins anew
 
 
 def test_a_students_weights_are_written_whole(tmp_path: Path, teacher, monkeypatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from engine import (
     Alignment,
@@ -31,12 +32,13 @@ from engine.lora.recording import recorded
 from engine.lora.training import PHASE, Learner
 from engine.memory.micro_batch import MicroBatches
 from engine.methods.drawing import Drawing
+from engine.networks.sealed import metadata_of, sealed
 from engine.priors import Prior
 from engine.runners.asking import asked
 from engine.runners.learn_lora import LEARNING
 from engine.sampling import loop
 from engine.sampling.noise import ImageNoise
-from engine.tokens.files import read_tensors, sealed
+from engine.tokens.files import read_tensors
 from engine.tokens.trajectories import gradient_steps
 from engine.types import ImageKey, image_rng
 from tests.engine.priors.conftest import FAMILIES, built
@@ -177,6 +179,23 @@ def test_diffusers_loads_the_file_and_gives_our_images(
         assert torch.allclose(two, three, atol=1e-4)
         assert not torch.allclose(one, two, atol=1e-3)
     assert ours.fingerprint != prior.fingerprint
+
+
+def test_an_adapter_goes_into_no_other_weights_of_the_same_shapes(
+    tmp_path: Path, classifier: Classifier, prior: Prior, prior_folder: Path
+) -> None:
+    out, other = tmp_path / "pytorch_lora_weights.safetensors", tmp_path / "other"
+    learned(classifier, prior, out)
+    assert metadata_of(out)["run"]["models"]["prior"]["fingerprint"] == prior.fingerprint
+    pipe = StableDiffusionPipeline.from_pretrained(prior_folder, safety_checker=None)
+    with torch.no_grad():
+        pipe.unet.conv_in.weight += 0.1
+    pipe.save_pretrained(other)
+    for lora in (out, tmp_path):  # a file, or the folder that holds it
+        with pytest.raises(ModelError, match=f"learned on prior {prior.fingerprint}.*expected"):
+            load_prior(other, device="cpu", lora=lora)
+    half = load_prior(prior_folder, device="cpu", dtype="bfloat16", lora=tmp_path)
+    assert half.fingerprint != prior.fingerprint
 
 
 @pytest.mark.parametrize("at", ["trajectories", "updates"])
@@ -542,8 +561,12 @@ def test_a_foreign_or_broken_adapter_is_refused(
     monkeypatch.setenv("HOME", str(tmp_path))
     out = tmp_path / "l.safetensors"
     learned(classifier, prior, out)
-    with pytest.raises(ModelError, match=r"does not go into prior 'embedded'.*which model"):
+    with pytest.raises(ModelError, match=r"was learned on prior [0-9a-f]{16} .*'embedded'"):
         load_prior("embedded", device="cpu", lora=out)
+    of_others = tmp_path / "others.safetensors"  # says nothing of where it was learned
+    save_file(load_file(out), of_others)
+    with pytest.raises(ModelError, match=r"does not go into prior 'embedded'.*which model"):
+        load_prior("embedded", device="cpu", lora=of_others)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"nothing")
     with pytest.raises(ModelError, match=r"does not go into prior .*check the path"):

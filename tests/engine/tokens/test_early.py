@@ -145,7 +145,7 @@ def test_a_token_takes_the_place_of_the_name() -> None:
     [
         (
             lambda: TokenLearning(place="instead"),
-            "tokens stand in place of the names and start from words of a style, expected a start",
+            "init is 'words' and `place` is 'instead', expected a start that means the class",
         ),
         (
             lambda: TokenLearning(gradient="early"),

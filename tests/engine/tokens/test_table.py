@@ -12,10 +12,11 @@ from transformers import CLIPTextModel
 
 from engine.apps.cli.commands.learn_tokens import _row
 from engine.errors import OutputError, TokenFileError
+from engine.networks.sealed import METADATA
 from engine.priors import Prior
 from engine.prompts import class_prompt
 from engine.tokens.attached import attached
-from engine.tokens.files import METADATA, load_tokens, read_tokens, save_tokens
+from engine.tokens.files import load_tokens, read_tokens, save_tokens
 from engine.tokens.table import TEMPLATE, TokenTable, TokenTraining, placeholders
 
 LABELS = ("dog", "elephant", "guitar")
