@@ -1,9 +1,10 @@
 """Markdown tables of what the images are like and what they teach."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import mean
 
 from reports.markdown import table
+from reports.summaries import differences
 
 
 def embedded_table(result: dict) -> str:
@@ -229,33 +230,21 @@ def downstream_table(result: dict, task: str) -> str:
         "classifier",
         *(names.get(name, name) for name in sets),
     ]
+    gaps = _gaps(differences(found), names)
     return (
         "Accuracy in percent, with its deviation over the seeds, and behind it the divergence from the classifier (KL, "
-        f"in nats).\n\n{table(header, rows)}{_gaps(found, sets, names)}"
+        f"in nats).\n\n{table(header, rows)}{gaps}"
     )
 
 
-def _gaps(found: Mapping[str, dict], sets: Sequence[str], names: Mapping[str, str]) -> str:
-    """What ours reach less what each other set does, on the mean of the domains; empty where no result has it.
-
-    Domains are of different networks and images, so the squares of what their intervals reach add up.
-    """
+def _gaps(found: Mapping[str, Mapping], names: Mapping[str, str]) -> str:
+    """What ours reach less what each other set does: see `differences`. Empty where no result has it."""
     rows = []
-    for name in sets:
-        each = [row["rows"].get(name, {}).get("difference_to_folder") for row in found.values()]
-        if not all(each):
-            continue
+    for name, of in found.items():
         cells = []
         for score, unit, decimals in (("accuracy", 100, 1), ("kl", 1, 2)):
-            ends = [
-                (-of[score]["high"], -of[score]["mean"], -of[score]["low"]) for of in each if of
-            ]
-            middle = mean(at for _, at, _ in ends)
-            below = sum((at - low) ** 2 for low, at, _ in ends) ** 0.5 / len(ends)
-            above = sum((high - at) ** 2 for _, at, high in ends) ** 0.5 / len(ends)
             low, at, high = (
-                f"{unit * value:+.{decimals}f}"
-                for value in (middle - below, middle, middle + above)
+                f"{unit * of[score][end]:+.{decimals}f}" for end in ("low", "mean", "high")
             )
             cells.append(f"{at} ({low} to {high})")
         rows.append([names.get(name, name), *cells])

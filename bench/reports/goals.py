@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 from reports.markdown import table
+from reports.summaries import summaries
 
 FILE = Path(__file__).with_name("goals.toml")
 NOT_MEASURED, NO_TOKENS, OLD = "not measured", "no tokens", "†"
@@ -100,6 +101,7 @@ def goals_table(
     results: Mapping[str, Mapping[str, Any]], goals: Sequence[Goal], old: Collection[str] = ()
 ) -> str:
     """A row for each goal: what each domain reached, bold where that is short of it. old: results out of date."""
+    results = summaries(results)
     domains = list(dict.fromkeys(name.split("/")[1] for name in results["evidence"]["rows"]))
 
     def cell(goal: Goal, where: Sequence[str]) -> tuple[str, bool | None]:

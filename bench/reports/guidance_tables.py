@@ -3,9 +3,17 @@
 from statistics import mean
 
 from reports.markdown import table
+from reports.summaries import GAINS, domain_gains
 
-GAINS = ("fid", "coverage")
-"""Metrics whose gains are compared."""
+
+def intervals_of(result: dict) -> str:
+    """How far the intervals of a result's rows reach, in words."""
+    reach = {
+        metric: mean((found["high"] - found["low"]) / 2 for found in each)
+        for metric in GAINS
+        if (each := [row["metrics"][metric] for row in result["rows"].values()])
+    }
+    return f"Intervals are about ± {reach['fid']:.1f} in FID and ± {reach['coverage']:.2f} in coverage."
 
 
 def guidance_study_table(result: dict) -> str:
@@ -35,10 +43,6 @@ def guidance_study_table(result: dict) -> str:
             ]
         )
     images = sorted({row["images"] for row in result["rows"].values()})
-    half = mean(
-        (entry["high"] - entry["low"]) / 2
-        for entry in (row["metrics"]["fid"] for row in result["rows"].values())
-    )
     header = [
         "variant",
         *(f"FID {d.replace('_', ' ')}" for d in domains),
@@ -53,8 +57,8 @@ def guidance_study_table(result: dict) -> str:
     ]
     return (
         f"{' or '.join(map(str, images))} images of each variant and domain, {len(domains)} "
-        f"domain{'s' * (len(domains) > 1)}; the columns without a domain are means over those that the row has. An "
-        f"FID's interval is about ± {half:.1f}.\n\n{table(header, rows)}"
+        f"domain{'s' * (len(domains) > 1)}; the columns without a domain are means over those that the row has. "
+        f"{intervals_of(result)}\n\n{table(header, rows)}"
     )
 
 
@@ -85,6 +89,10 @@ def choices_table(result: dict) -> str:
             ]
         rows.append([*cells, *[""] * (len(domains) + 9 - len(cells))])
     asked = result["settings"]
+    spread, points = (
+        mean(row["student"][score]["spread"] for row in result["rows"].values())
+        for score in ("kl", "accuracy")
+    )
     header = [
         "way",
         *(f"KL {domain.replace('_', ' ')}" for domain in domains),
@@ -99,8 +107,9 @@ def choices_table(result: dict) -> str:
     ]
     return (
         f"{asked['images_per_class']} images of each class, {asked['seeds']} students ({asked['student']}); KL in nats "
-        "from the classifier, accuracy in percent, on the prior's real images. Columns without a domain are means.\n\n"
-        + table(header, rows)
+        "from the classifier, accuracy in percent, on the prior's real images. Columns without a domain are means. "
+        f"{intervals_of(result)} A student's KL varies by ± {spread:.2f}, its accuracy by ± {100 * points:.1f} points."
+        "\n\n" + table(header, rows)
     )
 
 
@@ -109,34 +118,23 @@ def any_classifier_table(result: dict) -> str:
     ways, domains = (
         list(dict.fromkeys(name.split("/")[place] for name in result["rows"])) for place in (0, 1)
     )
-    found = {
-        way: [row for d in domains if (row := result["rows"].get(f"{way}/{d}"))] for way in ways
-    }
-    means = {
-        way: {metric: mean(row["metrics"][metric]["value"] for row in rows) for metric in GAINS}
-        for way, rows in found.items()
-        if len(rows) == len(domains)
-    }
-    plain, best = (means.get(way) for way in ("plain", "resnet, BatchNorm"))
-    lines = []
-    for way, rows in found.items():
-        fid = [row["metrics"]["fid"]["value"] for row in rows]
-        cells = [way, *(f"{value:.1f}" for value in fid)]
-        if way in means:
-            cells += [f"{means[way]['fid']:.1f}", f"{means[way]['coverage']:.2f}"]
+    gains, lines = domain_gains(result), []
+    for way in ways:
+        rows = [row for d in domains if (row := result["rows"].get(f"{way}/{d}"))]
+        metrics = {metric: [row["metrics"][metric]["value"] for row in rows] for metric in GAINS}
+        pairs = zip(metrics["fid"], metrics["coverage"], strict=True)
+        cells = [way, *(f"{fid:.1f} / {coverage:.2f}" for fid, coverage in pairs)]
+        if len(rows) == len(domains):
+            cells += [f"{mean(metrics['fid']):.1f}", f"{mean(metrics['coverage']):.2f}"]
             cells += [
                 f"{mean(row['shares'][key] for row in rows):.2f}"
                 for key in ("judge_domain", "judge_class")
             ]
-            if plain and best and way != "plain":
-                cells += [
-                    f"{(means[way][metric] - plain[metric]) / (best[metric] - plain[metric]):.2f}"
-                    for metric in GAINS
-                ]
+            cells += [f"{gains[way][metric]:.2f}" for metric in GAINS if way in gains]
         lines.append([*cells, *[""] * (len(domains) + 7 - len(cells))])
     header = [
         "guided by",
-        *(f"FID {domain.replace('_', ' ')}" for domain in domains),
+        *(f"FID / coverage {domain.replace('_', ' ')}" for domain in domains),
         "FID",
         "coverage",
         "judge's domain",
@@ -146,7 +144,7 @@ def any_classifier_table(result: dict) -> str:
     ]
     return (
         f"{result['settings']['images_per_class']} images of each class. A gain is over the plain prior, as a share "
-        "of what the ResNet's BatchNorm gains, on the mean of the domains.\n\n"
+        f"of what the ResNet's BatchNorm gains, on the mean of the domains. {intervals_of(result)}\n\n"
         + table(header, lines)
     )
 

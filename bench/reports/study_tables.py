@@ -3,6 +3,7 @@
 from statistics import mean
 
 from reports.markdown import table
+from reports.summaries import ambiguity, names_by_understanding, split
 
 
 def selection_table(result: dict) -> str:
@@ -209,39 +210,48 @@ def family_support_table(result: dict) -> str:
     return table(["family", *SUPPORT], rows)
 
 
-MISUNDERSTOOD = 0.2
-"""The most of plain images that show the class of a name which the prior takes for something else."""
-
-
 def ambiguity_table(result: dict) -> str:
     """The study `ambiguity`: each recipe's means over domains, seeds and the names that the plain prior misunderstands.
 
     The other names have a column of their own.
     """
-    shares: dict[str, list[float]] = {}
-    for key, row in result["rows"].items():
-        if key.split("/")[0] == "plain":
-            for name, seeds in row["names"].items():
-                shares.setdefault(name, []).extend(seen["head"] for seen in seeds)
-    hard = [name for name, seen in shares.items() if mean(seen) <= MISUNDERSTOOD]
-    easy = [name for name in shares if name not in hard]
+    of_kind, shares = names_by_understanding(result), ambiguity(result)
+    hard, easy = of_kind["misunderstood"], of_kind["understood"]
     rows = []
-    for recipe in dict.fromkeys(key.split("/")[0] for key in result["rows"]):
-        of_recipe = [row for key, row in result["rows"].items() if key.split("/")[0] == recipe]
+    for recipe, domains in split(result).items():
+        seen = [
+            one for row in domains.values() for name in hard for one in row["names"].get(name, [])
+        ]
 
-        def mean_of(what: str, names: list[str], of_recipe: list[dict] = of_recipe) -> str:
-            seen = [
-                one[what] for row in of_recipe for n in names for one in row["names"].get(n, [])
+        def mean_of(what: str, seen: list[dict] = seen) -> str:
+            found = [one[what] for one in seen if what in one]
+            return f"{mean(found):.2f}" if found else ""
+
+        def shown(kind: str, what: str, recipe: str = recipe) -> str:
+            found = shares.get(kind, {}).get(recipe, {}).values()
+            values = [of[what] for of in found]
+            return f"{(min if what == 'least' else mean)(values):.2f}" if values else ""
+
+        kept = [one["token"] for one in seen if "token" in one]
+        rows.append(
+            [
+                recipe,
+                shown("misunderstood", "mean"),
+                shown("misunderstood", "least"),
+                *(mean_of(what) for what in ("modifier", "teacher", "cross_entropy", "coverage")),
+                mean_of("kid"),
+                shown("understood", "mean"),
+                f"{len(kept) - kept.count('none')} of {len(kept)}" if kept else "",
+                str(len(domains)),
             ]
-            return f"{mean(seen):.2f}" if seen else ""
-
-        columns = ("head", "modifier", "teacher", "cross_entropy", "coverage")
-        cells = [mean_of(what, hard) for what in columns]
-        rows.append([recipe, *cells, mean_of("head", easy), str(len(of_recipe))])
+        )
     header = [
-        *("recipe", "judge sees the class", "the other word", "teacher", "cross-entropy"),
-        *("coverage", "class, of the other names", "domains"),
+        *("recipe", "judge sees the class", "least, of a name and domain", "the other word"),
+        *("teacher", "cross-entropy", "coverage", "KID", "class, of the other names"),
+        *("tokens kept", "domains"),
     ]
+    filled = [place for place in range(len(header)) if any(row[place] for row in rows)]
+    header, *rows = ([row[place] for place in filled] for row in (header, *rows))
     return (
         f"{result['settings']['images']} images of each name and domain. Names that the plain prior misunderstands, by "
         f"the judge: {', '.join(hard) or 'none'}; others: {', '.join(easy) or 'none'}.\n\n{table(header, rows)}"

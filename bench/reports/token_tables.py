@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from statistics import mean
 
-import torch
-
-from engine.downstream.intervals import difference
 from reports.current import Shipped
 from reports.markdown import table
+from reports.summaries import SHARES, token_gains, with_tokens
 
 
 def shipped_table(tokens: Mapping[str, Shipped | None]) -> str:
@@ -22,24 +20,12 @@ def shipped_table(tokens: Mapping[str, Shipped | None]) -> str:
     return table(["classifier of", "learned tokens", "a word, unmoved"], rows)
 
 
-WITHOUT = {"CAT": "plain", "both": "DAG"}
-"""Methods with tokens, and the same without."""
-
-
-def _row(result: dict, method: str, domain: str) -> dict:
-    """A row of the evidence. Where a classifier has no tokens, it is that of the method without, whoever drew it."""
-    row = result["rows"].get(f"{method}/{domain}", {})
-    if method in WITHOUT and row and not row.get("token_file"):
-        return result["rows"].get(f"{WITHOUT[method]}/{domain}", {})
-    return row
-
-
 def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
     """The study `evidence`: accuracies on the classes that the teacher recognises worst, without and with tokens."""
     methods = ("plain", "CAT", "DAG", "both")
 
     def cells(method: str, domain: str) -> list[dict]:
-        seeds = _row(result, method, domain).get("seeds", {})
+        seeds = with_tokens(result, method, domain).get("seeds", {})
         return [by_class[label] for by_class in seeds.values() for label in worst[domain]]
 
     def shown(found: list[dict]) -> str:
@@ -65,48 +51,20 @@ def tokens_table(result: dict, worst: dict[str, list[str]]) -> str:
 
 
 def token_gains_table(result: dict) -> str:
-    """The study `evidence`: what tokens add in shares of images, over all classes and classifiers.
-
-    Intervals are of a bootstrap over the classes of all classifiers, in which a row and the one without tokens are
-    paired.
-    """
-    shares = {
-        "judge_class": "judge's class",
-        "judge_domain": "judge's domain",
-        "teacher_class": "classifier's class",
-    }
-    domains = list(dict.fromkeys(name.split("/")[1] for name in result["rows"]))
-
-    def classes(method: str) -> dict[tuple[str, str], list[dict]]:
-        """What was counted of each domain and class, by seed."""
-        found: dict[tuple[str, str], list[dict]] = {}
-        for domain in domains:
-            for by_class in _row(result, method, domain).get("seeds", {}).values():
-                for label, cell in by_class.items():
-                    found.setdefault((domain, label), []).append(cell)
-        return found
-
-    rows = []
+    """The study `evidence`: what tokens add in shares of images, over all classes and classifiers."""
+    gains, rows = token_gains(result), []
     for tokens, name in (("CAT", "plain images"), ("both", "guided images")):
-        ours, theirs = classes(tokens), classes(WITHOUT[tokens])
-        paired = sorted(ours.keys() & theirs.keys())
-        if not paired:
+        if (found := gains.get(tokens)) is None:
             continue
-        cells = []
-        for share in shares:
-            values = (
-                torch.tensor([[mean(cell[share] for cell in of[at]) for at in paired]])
-                for of in (ours, theirs)
-            )
-            gain = {end: 100 * value for end, value in difference(*values).items()}
-            cells.append(f"{gain['mean']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f})")
-        images = sum(cell["images"] for at in paired for cell in ours[at])
-        number = len({domain for domain, _ in paired})
-        rows.append([name, str(number), str(images), *cells])
+        cells = [str(found["classifiers"]), str(found["images"])]
+        for share in SHARES:
+            gain = {end: f"{100 * value:+.1f}" for end, value in found[share].items()}
+            cells.append(f"{gain['mean']} ({gain['low']} to {gain['high']})")
+        rows.append([name, *cells])
     if not rows:
         return "Not measured yet: `python bench/studies evidence --methods CAT both`."
-    header = ["points more with tokens", "classifiers", "images", *shares.values()]
-    return table(header, rows)
+    names = ["judge's class", "judge's domain", "classifier's class"]
+    return table(["points more with tokens", "classifiers", "images", *names], rows)
 
 
 def worst_of(found: dict, number: int = 2) -> dict[str, list[str]]:

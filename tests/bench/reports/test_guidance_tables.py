@@ -17,7 +17,7 @@ def test_a_variant_of_guidance_is_told_by_domain_and_by_means_over_those_it_has(
             "metrics": {
                 "fid": interval,
                 "recall": {"value": share / 2},
-                "coverage": {"value": share},
+                "coverage": {"value": share, "low": share, "high": share + 0.5},
             },
             "shares": shares,
             "flops_per_image": 33.08e9,
@@ -30,7 +30,7 @@ def test_a_variant_of_guidance_is_told_by_domain_and_by_means_over_those_it_has(
     }
     table = guidance_study_table({"rows": rows})
     assert "56 images of each variant and domain, 2 domains;" in table
-    assert "about ± 1.5." in table
+    assert "about ± 1.5 in FID and ± 0.25 in coverage." in table
     assert (
         "| variant | FID photo | FID art painting | FID | recall | coverage | judge's domain |"
         in table
@@ -61,15 +61,26 @@ def test_a_way_that_not_every_domain_has_is_shown_without_means() -> None:
     def row(kl: float, fid: float) -> dict:
         metrics = {"fid": fid, "coverage": 0.5, "recall": 0.6}
         return {
-            "student": {"kl": {"mean": kl}, "accuracy": {"mean": 0.5}},
-            "metrics": {name: {"value": value} for name, value in metrics.items()},
+            "student": {
+                "kl": {"mean": kl, "spread": 0.125},
+                "accuracy": {"mean": 0.5, "spread": 0.01},
+            },
+            "metrics": {
+                name: {"value": value, "low": value, "high": value + 0.5}
+                for name, value in metrics.items()
+            },
             "shares": {"judge_domain": 0.7, "judge_class": 0.9},
             "flops_per_image": 48e9,
         }
 
     rows = {"0.1/photo": row(0.5, 4.0), "0.1/sketch": row(0.7, 6.0), "0.2/photo": row(0.6, 5.0)}
     settings = {"images_per_class": 51, "seeds": 2, "student": "resnet18/4"}
-    lines = choices_table({"rows": rows, "settings": settings}).splitlines()
+    table = choices_table({"rows": rows, "settings": settings})
+    assert (
+        "± 0.2 in FID and ± 0.25 in coverage. A student's KL varies by ± 0.12, its accuracy by ± 1.0 p"
+        in table
+    )
+    lines = table.splitlines()
     assert lines[-2:] == [
         "| 0.1 | 0.50 | 0.70 | 0.600 | 50.0 | 5.00 | 0.50 | 0.60 | 0.70 | 0.90 | 48.0 |",
         "| 0.2 | 0.60 |  |  |  |  |  |  |  |  |  |",
@@ -78,7 +89,10 @@ def test_a_way_that_not_every_domain_has_is_shown_without_means() -> None:
 
 def test_a_source_of_statistics_gains_a_share_of_what_batch_norm_gains() -> None:
     def row(fid: float, coverage: float) -> dict:
-        metrics = {"fid": {"value": fid}, "coverage": {"value": coverage}}
+        values = {"fid": fid, "coverage": coverage}
+        metrics = {
+            name: {"value": value, "low": value, "high": value} for name, value in values.items()
+        }
         return {"metrics": metrics, "shares": {"judge_domain": 0.5, "judge_class": 0.9}}
 
     rows = {
@@ -92,6 +106,6 @@ def test_a_source_of_statistics_gains_a_share_of_what_batch_norm_gains() -> None
     }
     lines = any_classifier_table({"rows": rows, "settings": {"images_per_class": 17}}).splitlines()
     assert lines[-2:] == [
-        "| convnext, file | 8.0 | 10.0 | 9.0 | 0.35 | 0.50 | 0.90 | 0.50 | 0.50 |",
-        "| convnext, energy | 11.0 |  |  |  |  |  |  |  |",
+        "| convnext, file | 8.0 / 0.30 | 10.0 / 0.40 | 9.0 | 0.35 | 0.50 | 0.90 | 0.50 | 0.50 |",
+        "| convnext, energy | 11.0 / 0.10 |  |  |  |  |  |  |  |",
     ]

@@ -201,7 +201,14 @@ def test_names_are_told_apart_by_what_the_plain_prior_makes_of_them(cells) -> No
     }
     table = ambiguity_table({"rows": rows, "settings": {"images": 4}})
     assert "by the judge: hard; others: easy." in table
+    assert "KID" not in table  # nor tokens kept: results of old have neither
     rest = ["0.50", "0.25", "2.00", "0.12"]
-    assert cells(table, "plain") == ["0.12", *rest, "0.50", "2"]
-    assert cells(table, "token instead") == ["1.00", *rest, "0.50", "1"]
-    assert cells(table, "token before") == [*[""] * 5, "0.50", "1"]
+    assert cells(table, "plain") == ["0.12", "0.00", *rest, "0.50", "2"]
+    assert cells(table, "token instead") == ["1.00", "1.00", *rest, "0.50", "1"]
+    assert cells(table, "token before") == [*[""] * 6, "0.50", "1"]
+    for token, seed in (("learned", 1), ("none", 2)):
+        again = rows["token instead/a"]["names"]["hard"]
+        again.append(again[0] | {"head": 0.5, "kid": 0.25, "token": token})
+        assert len(again) == seed + 1
+    table = ambiguity_table({"rows": rows, "settings": {"images": 4}})
+    assert cells(table, "token instead") == ["0.67", "0.67", *rest, "0.25", "0.50", "1 of 2", "1"]
