@@ -13,6 +13,7 @@ from engine.settings.fields import (
 )
 
 MOST_IMAGES = 2**12
+MOST_DOUBLINGS = 8
 """Images whose gradients make one update."""
 
 
@@ -92,6 +93,10 @@ class TokenLearning:
         "images per class for the final choice between its token, the token's start and no token; 0: keep the token "
         "without a check (paper)",
     )
+    check_doublings: int = setting(
+        2,
+        "how often the check doubles its images for classes that it does not decide, beyond chance, either way",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -123,6 +128,11 @@ class TokenLearning:
             raise ConfigError(
                 f"check_images is {self.check_images}, expected 0 or at least 2: one alone says nothing of "
                 "chance. Raise it, or give 0 to leave the check out."
+            )
+        if not 0 <= self.check_doublings <= MOST_DOUBLINGS:
+            raise ConfigError(
+                f"check_doublings is {self.check_doublings}, expected a whole number from 0 to {MOST_DOUBLINGS}: "
+                f"{MOST_DOUBLINGS} take {2**MOST_DOUBLINGS} times `check_images`. Correct it."
             )
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(
@@ -161,7 +171,7 @@ class TokenLearning:
             images_per_epoch=16,
             updates_per_trajectory=1,
             domain_weight=0.0,
-            check_images=64,
+            check_doublings=3,
         )
 
     @classmethod
@@ -184,4 +194,5 @@ class TokenLearning:
             init="random",
             skip_passing=False,
             check_images=0,
+            check_doublings=0,
         )

@@ -33,12 +33,12 @@ def draw(
     source: ImageSource,
     learning: TokenLearning,
     batch: int,
-    check: bool = False,
+    check: range | None = None,
 ) -> Iterator[Part]:
     """An epoch's images of some classes in batches of nearly equal size, classes mixed; context: a row a class.
 
-    A batch is drawn when it is asked for, and not held here. check: the images of the check instead, which come behind
-    those of all epochs.
+    A batch is drawn when it is asked for, and not held here. check: these images of the check instead, which come
+    behind those of all epochs.
     """
     size = learning.images_per_epoch
     jobs = [
@@ -46,12 +46,12 @@ def draw(
             place,
             learning_key(
                 state.classes[number],
-                learning.epochs + 1 if check else int(state.epochs[number]),
+                int(state.epochs[number]) if check is None else learning.epochs + 1,
                 image,
                 size,
             ),
         )
-        for image in range(learning.check_images if check else size)
+        for image in (range(size) if check is None else check)
         for place, number in enumerate(chosen)
     ]
     groups = -(-len(jobs) // batch)

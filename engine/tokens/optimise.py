@@ -102,39 +102,62 @@ def _keep_what_helps(
     """Of a learned token and its start keep the better, and neither if it is no better than the plain prompt.
 
     Better is a smaller mean cross-entropy of finished images, whose noise is the same for all and no update has read;
-    than the plain prompt by more than SURE standard errors of the differences between images of one noise.
+    than the plain prompt by more than SURE standard errors of the differences between images of one noise. Where the
+    difference is smaller either way, the check goes on with twice the images, up to `check_doublings` times.
     """
-    classes, rows = classes_of(state, learned), state.rows.detach()
+    rows, outcomes = state.rows.detach(), state.outcome.clone()
+    ends, starts = rows.clone(), state.start
+    seen = {number: [torch.zeros(2, 0, dtype=torch.float64)] * 3 for number in learned}
+    undecided, first, last = learned, 0, learning.check_images
+    for _ in range(learning.check_doublings + 1):
+        for way, tokens in enumerate((None, ends, starts)):
+            if tokens is not None:
+                rows[undecided] = tokens[undecided]
+            found = _finished(
+                state, undecided, tokens is not None, range(first, last), source, learning, batch
+            )
+            for number, more in found.items():
+                seen[number][way] = torch.cat([seen[number][way], more], 1)
+        still = []
+        for number in undecided:
+            plain, end, start = seen[number]
+            start_is_better = bool(start[0].mean() < end[0].mean())
+            rows[number] = (starts if start_is_better else ends)[number]
+            loss, right = start if start_is_better else end
+            gain = plain[0] - loss
+            chance = SURE * gain.std() / last**0.5
+            helps = bool(gain.mean() > chance)
+            state.outcome[number] = outcomes[number] if helps else int(Outcome.NO_BETTER)
+            state.loss[number], state.accuracy[number] = loss.mean(), right.mean()
+            state.finished[number], state.checked[number] = right.mean(), 1
+            if gain.mean().abs() <= chance:
+                still.append(number)
+        undecided, first, last = still, last, 2 * last
+        if not undecided:
+            break
 
-    def finished(with_tokens: bool) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each image, and whether it is recognised: (len(learned), check_images) both."""
-        losses = torch.zeros(len(learned), learning.check_images, dtype=torch.float64)
-        right, filled = torch.zeros_like(losses), [0] * len(learned)
-        context = source.encode(classes, with_tokens)
-        for part in draw(state, learned, context, source, learning, batch, check=True):
-            logits = part.drawn.finished(range(len(part.numbers)))
-            found = part.losses(logits).double().cpu(), logits.argmax(1).cpu() == part.targets
-            for place, loss, hit in zip(part.places.tolist(), *found, strict=True):
-                losses[place, filled[place]], right[place, filled[place]] = loss, hit
-                filled[place] += 1
-            count(state, part)
-            del part  # before the next one is drawn
-        return losses, right
 
-    plain, _ = finished(with_tokens=False)
-    loss, right = finished(with_tokens=True)
-    ends = rows[learned].clone()
-    rows[learned] = state.start[learned]
-    start_loss, start_right = finished(with_tokens=True)
-    start_is_better = start_loss.mean(1) < loss.mean(1)
-    rows[learned] = torch.where(start_is_better[:, None].to(rows.device), rows[learned], ends)
-    loss = torch.where(start_is_better[:, None], start_loss, loss)
-    right = torch.where(start_is_better[:, None], start_right, right)
-    gain = plain - loss
-    helps = gain.mean(1) > SURE * gain.std(1) / learning.check_images**0.5
-    state.outcome[learned] = torch.where(helps, state.outcome[learned], Outcome.NO_BETTER)
-    state.loss[learned], state.accuracy[learned] = loss.mean(1), right.mean(1)
-    state.finished[learned], state.checked[learned] = right.mean(1), 1
+def _finished(
+    state: TokenState,
+    numbers: list[int],
+    with_tokens: bool,
+    images: range,
+    source: ImageSource,
+    learning: TokenLearning,
+    batch: int,
+) -> dict[int, Tensor]:
+    """Of some images of the check, cross-entropy and whether they are recognised: (2, len(images)) by class."""
+    found: dict[int, list[tuple[float, float]]] = {number: [] for number in numbers}
+    context = source.encode(classes_of(state, numbers), with_tokens)
+    for part in draw(state, numbers, context, source, learning, batch, check=images):
+        logits = part.drawn.finished(range(len(part.numbers)))
+        losses, right = part.losses(logits).double().cpu(), logits.argmax(1).cpu() == part.targets
+        each = zip(part.numbers.tolist(), losses.tolist(), right.tolist(), strict=True)
+        for number, loss, hit in each:
+            found[number].append((loss, float(hit)))
+        count(state, part)
+        del part  # before the next one is drawn
+    return {number: torch.tensor(of, dtype=torch.float64).T for number, of in found.items()}
 
 
 def _learn_epoch(

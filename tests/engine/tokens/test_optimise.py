@@ -2,6 +2,7 @@
 
 import copy
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -256,7 +257,7 @@ def test_predicted_images_stop_no_class_that_its_finished_images_do_not():
     assert state.finished.isnan().all()
 
 
-CHECKED = replace(ALWAYS, epochs=2, images_per_epoch=3, check_images=8)
+CHECKED = replace(ALWAYS, epochs=2, images_per_epoch=3, check_images=8, check_doublings=0)
 
 
 def voted(vote: Callable[[Tensor, bool], float]) -> LogitsOf:
@@ -300,15 +301,13 @@ def test_the_check_keeps_the_better_of_token_and_start_and_neither_without_gain(
     assert list(learn(state, source, CHECKED, batch=5)) == []
 
 
-@pytest.mark.parametrize(("gain", "helps"), [(2.0, True), (0.3, False)])
-def test_a_gain_within_chance_keeps_no_token(gain, helps):
-    """Of 8 differences with a mean of 0.3 and a deviation of 1.07 the mean is within two standard errors, 0.76."""
-    state = at_start()
+def gaining(gains: dict[int, float]) -> LogitsOf:
+    """Logits of a cross-entropy of 4, with a token of less by the class's gain +- 1."""
 
     def logits_of(keys: Sequence[ImageKey], context: Tensor, with_tokens: bool) -> Tensor:
-        """Those of a cross-entropy of 4, with a token of less by gain +- 1."""
         logits = context[:, :CLASSES] * 1e-9
         for place, key in enumerate(keys):
+            gain = gains[key.class_index]
             own = torch.tensor(-4.0 + (gain + (-1) ** key.index if with_tokens else 0.0))
             others = (-own.exp()).log1p() - torch.tensor(CLASSES - 1.0).log()
             logits = logits.index_add(0, torch.tensor([place]), others.expand(1, CLASSES))
@@ -316,7 +315,15 @@ def test_a_gain_within_chance_keeps_no_token(gain, helps):
             logits = logits.index_put(at, own[None] - others, accumulate=True)
         return logits
 
-    reports = list(learn(state, Rows(state, logits_of), CHECKED, batch=28))
+    return logits_of
+
+
+@pytest.mark.parametrize(("gain", "helps"), [(2.0, True), (0.3, False)])
+def test_a_gain_within_chance_keeps_no_token(gain, helps):
+    """Of 8 differences with a mean of 0.3 and a deviation of 1.07 the mean is within two standard errors, 0.76."""
+    state = at_start()
+    source = Rows(state, gaining(dict.fromkeys(range(CLASSES), gain)))
+    reports = list(learn(state, source, CHECKED, batch=28))
     assert {epoch.outcome == Outcome.NO_BETTER for epoch in reports[-1]} == {not helps}
     assert reports[-1][0].loss == pytest.approx(4.0 - gain, abs=1e-5)
 
@@ -335,6 +342,22 @@ def test_the_check_reads_images_that_no_update_has_read_and_the_same_for_all():
         for image in range(3)
     }
     assert not read & set(looked)
+
+
+@pytest.mark.parametrize(("doublings", "looked_at"), [(0, 8), (1, 16), (2, 32), (3, 64)])
+def test_the_check_goes_on_for_the_classes_that_it_does_not_decide(doublings, looked_at):
+    """Differences deviate by about 1: 8 images are sure of a mean of 2 or -2, and 64 of one of 0.3, but not 32."""
+    state = at_start()
+    source = Rows(state, gaining({0: 2.0, 1: -2.0, 2: 0.3}))
+    learning = replace(CHECKED, check_doublings=doublings)
+    reports = list(learn(state, source, learning, batch=28))
+    decided = Outcome.EPOCHS_USED_UP if looked_at == 64 else Outcome.NO_BETTER
+    expected = [Outcome.EPOCHS_USED_UP, Outcome.NO_BETTER, decided]
+    assert [epoch.outcome for epoch in reports[-1]] == expected
+    by_class = Counter(key.class_index for keys in source.finished for key in keys)
+    assert by_class == {0: 3 * 8, 1: 3 * 8, 2: 3 * looked_at}
+    assert len({key for keys in source.finished for key in keys}) == 8 + 8 + looked_at
+    assert [epoch.loss for epoch in reports[-1]] == pytest.approx([2.0, 6.0, 3.7], abs=1e-5)
 
 
 def test_the_check_works_on_rows_of_another_device_than_its_results():
@@ -399,7 +422,9 @@ def test_looks_at_finished_images_hold_one_batch_at_a_time():
         return context[:, :CLASSES] * 1e-3
 
     source = Rows(state, fixed_accuracy(lambda key, _: False), finished_of)
-    learning = replace(ALWAYS, skip_passing=True, check_images=8, epochs=1, stop_on="predicted")
+    learning = replace(
+        CHECKED, skip_passing=True, images_per_epoch=20, epochs=1, stop_on="predicted"
+    )
     list(learn(state, source, learning, batch=4))
     assert alive == [1] * (15 + 3 * 6)
 
