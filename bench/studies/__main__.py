@@ -1,6 +1,6 @@
 """Run a study. Most write bench/results/NAME.json, from which `make tables` makes their tables.
 
-python bench/studies                        list them
+python bench/studies                        list them, and how long all of each lasts on one core
 python bench/studies evidence --seeds 3     run one, with its options
 python bench/studies evidence --help        list its options
 """
@@ -14,13 +14,19 @@ HERE = Path(__file__).resolve().parent
 
 
 def studies() -> dict[str, str]:
-    """The first line of each study's docstring, by name. Nothing is imported."""
+    """How long each study LASTS and the first line of its docstring, by name. Nothing is imported."""
     found = {}
     for file in sorted(HERE.glob("[!_]*.py")):
         module = ast.parse(file.read_text())
         functions = {part.name for part in module.body if isinstance(part, ast.FunctionDef)}
         if "main" in functions:
-            found[file.stem] = (ast.get_docstring(module) or "").split("\n")[0]
+            lasts = next(
+                ast.literal_eval(part.value)
+                for part in module.body
+                if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "LASTS"
+            )
+            what = (ast.get_docstring(module) or "").split("\n")[0]
+            found[file.stem] = f"{lasts:9}{what}"
     return found
 
 

@@ -40,6 +40,7 @@ from engine.settings.methods import DDIS, Plain
 from engine.tokens.table import TokenTable
 from studies.rows import DTYPE, rows_by_domain
 
+LASTS = "a night"
 SEED = 1700
 """Images of this seed are for this study alone; tokens are learned from other ones."""
 RESULT = RESULTS / "ambiguity.json"

@@ -35,6 +35,7 @@ from engine.settings.statistics import StatisticsExport
 from studies.evidence import METRICS, Method, draw, evaluated, images_of
 from studies.rows import DTYPE, rows_by_domain
 
+LASTS = "an hour"
 SEED = 1700
 """Images of this seed are for this study alone."""
 RESULT = RESULTS / "any_classifier.json"

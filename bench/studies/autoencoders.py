@@ -35,6 +35,7 @@ from engine.networks.frozen import fingerprint, multiplies_bfloat16
 from studies.embedded_figures import autoencoder_rows
 from studies.rows import Rows
 
+LASTS = "hours"
 SHAPES = {"4 channels, a quarter of the side": (4, 3), "16 channels, an eighth": (16, 4)}
 """Channels of the latents and levels of the networks."""
 RESOLUTION = 64

@@ -28,6 +28,7 @@ from engine.settings.methods import Plain
 from engine.tokens.table import TokenTable
 from studies.worst_classes import worst_classes
 
+LASTS = "an hour"
 SCHEDULES = {
     "published": TokenLearning.paper(),
     "ours": replace(TokenLearning(), skip_passing=False),

@@ -29,6 +29,7 @@ from studies.downstream import STUDENT
 from studies.evidence import METRICS, Method, draw, evaluated, flops_per_image, images_of
 from studies.rows import DTYPE, rows_by_domain
 
+LASTS = "hours"
 SEED = 800
 """As guidance_study.py's: images of this seed are for choosing alone."""
 LEARNING_SEED = 850

@@ -41,6 +41,7 @@ from engine.settings.inversion import (
 from studies.evidence import seconds_per_image
 from studies.rows import DTYPE, Rows
 
+LASTS = "hours"
 BASELINES = [kind.name for kind in (DeepInversion, PlugInInversion, NaturalInversion)]
 OURS, LONGER, ALL_ORIGINAL = "ours", "ours, as long", "all original"
 ROOT = Path(__file__).parents[2]

@@ -43,6 +43,7 @@ from engine.settings.cluster import Cluster
 from engine.settings.methods import DDIS
 from engine.types import ImageKey, Sample
 
+LASTS = "minutes"
 RESULT = RESULTS / "cluster.json"
 CLASSES, LOST_AN_HOUR, PART_SECONDS, SPREAD = 1000, 0.05, 60.0, 0.15
 """Of the simulation: classes, share of the workers that are lost in an hour, seconds of a part, their spread."""

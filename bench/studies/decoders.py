@@ -37,6 +37,7 @@ from engine.priors import Prior, load_prior
 from engine.runners.asking import asked
 from engine.settings import Alignment
 
+LASTS = "minutes"
 FIRST_SEED = 100
 STEPS = (0, 8, 16, 23)
 REFERENCE = "full size"

@@ -39,6 +39,7 @@ from engine.settings import Sampling
 from engine.settings.sources import EMBEDDED
 from engine.types import ImageKey
 
+LASTS = "minutes"
 WEIGHTS = EMBEDDED
 OUT = RESULTS / "embedded_figures.json"
 CLOSE = 0.05

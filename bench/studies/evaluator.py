@@ -22,6 +22,7 @@ from engine.evaluation.metrics import fid, gaussian, inception_score, kid
 from engine.evaluation.neighbours import neighbours
 from engine.memory.measure import peak_bytes
 
+LASTS = "minutes"
 RESULT = RESULTS / "evaluator.json"
 PARTS = ("stream", "neighbours", "narrow_neighbours", "equal")
 JUDGE_WIDTH = 128

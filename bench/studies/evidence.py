@@ -48,6 +48,7 @@ from engine.tokens.files import load_tokens
 from engine.types import Sample
 from studies.rows import DTYPE, alone, rows_by_domain
 
+LASTS = "a night"
 FIRST_SEED = 900
 """No token was learned on images of these seeds. Chosen with them in view: nine tenths of the schedule instead of all,
 among the variants of guidance_study.py, which has seeds of its own; words as the start of tokens, and the rules

@@ -27,6 +27,7 @@ from engine.priors import Prior
 from engine.settings import Alignment, Sampling
 from studies.rows import Rows
 
+LASTS = "minutes"
 RESULT = RESULTS / "family_plans.json"
 CLASSIFIER = "arch:resnet50"
 DTYPE = "bfloat16"

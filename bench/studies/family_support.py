@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from result_files import RESULTS, environment, write_result
 
+LASTS = "minutes"
 RESULT = RESULTS / "family_support.json"
 TESTS = Path(__file__).resolve().parents[2] / "tests" / "engine" / "priors"
 MARK = "shows"

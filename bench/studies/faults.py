@@ -24,6 +24,7 @@ from studies.fault_kinds.writing import disk_full, read_only, two_processes, two
 from studies.reliability import KILLS, LEARNING, RESULT, SHORT
 from studies.rows import Rows
 
+LASTS = "minutes"
 MAKING = ("generate", "generate --share, finish", "learn-tokens")
 WRITING = (
     *("generate", "generate --share", "generate --share, finish", "learn-tokens"),

@@ -27,6 +27,7 @@ from engine.settings import Alignment, Sampling
 from studies.evidence import Method, draw, flops_per_image, images_of
 from studies.rows import DTYPE, rows_by_domain
 
+LASTS = "minutes"
 SEED = 1400
 """Images of this seed are for this study alone."""
 RESULT = RESULTS / "few_steps.json"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
+LASTS = "minutes"
 REPOSITORY = Path(__file__).resolve().parents[2]
 CASES = {
     "default": "generate(TEACHER, **ASKED)",

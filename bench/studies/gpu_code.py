@@ -30,6 +30,7 @@ from ddis_kernels.merge_moments import _merge_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+LASTS = "minutes"
 ARCHITECTURES = (80, 86, 89, 90)
 TYPES = {"fp32": 4, "fp16": 2, "bf16": 2}
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

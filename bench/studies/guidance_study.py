@@ -23,6 +23,7 @@ from engine.settings import Alignment, Polish, Sampling
 from studies.evidence import METRICS, Method, draw, evaluated, flops_per_image, images_of
 from studies.rows import DTYPE, rows_by_domain
 
+LASTS = "an hour"
 SEED = 800
 """Images of this seed are for this study alone."""
 BASE = Alignment(scale=0.15, statistics="batch", class_weight=0.3)

@@ -30,6 +30,7 @@ from engine.settings.sources import EMBEDDED
 from engine.tokens.files import save_tokens
 from engine.tokens.table import TokenTable
 
+LASTS = "an hour"
 STARTS = ("words", NO_STYLE)
 LEARNING = TokenLearning(epochs=12, target_accuracy=0.95, skip_passing=False, check_images=32)
 """Longer than the default, and no class is left out: what ships is learned once."""

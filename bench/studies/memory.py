@@ -28,6 +28,7 @@ from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 
+LASTS = "minutes"
 OUT = RESULTS / "memory.json"
 STEP = [("guidance", False), ("sampling", False)]
 """The phases of one guided step."""

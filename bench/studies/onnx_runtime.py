@@ -26,6 +26,7 @@ from engine.runners.asking import asked
 from engine.settings import Alignment, Sampling
 from engine.types import ImageKey
 
+LASTS = "minutes"
 RESULT = RESULTS / "onnx_runtime.json"
 ENGINES = ("torch", "onnx")
 STEPS = 4

@@ -46,6 +46,7 @@ from engine.settings import Sampling, TokenLearning
 from engine.settings.plain import to_plain
 from studies.rows import Rows
 
+LASTS = "an hour"
 RESULT = RESULTS / "reliability.json"
 MOST_KILLS_OF_A_RUN = 5
 KILLS = {"generate": 100, "share": 40, "learn-tokens": 40, "learn-tokens --share": 40}

@@ -25,6 +25,7 @@ from engine.report import write_report
 from engine.settings.report import SHOWN
 from engine.types import ImageKey, Sample
 
+LASTS = "minutes"
 RESULT = RESULTS / "report_page.json"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRAWN = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"

@@ -22,6 +22,7 @@ from engine import load_classifier, load_prior, profile
 from engine.settings import Alignment
 from studies.rows import Rows
 
+LASTS = "an hour"
 RESULT = RESULTS / "sd_scale.json"
 KEPT = ("plain_ms", "guided_ms", "time_ratio", "flops_ratio", "milliseconds")
 """Of a profile."""

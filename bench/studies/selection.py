@@ -25,6 +25,7 @@ from studies.downstream import add_folders, together
 from studies.evidence import FIRST_SEED, METHODS, evaluated, folder_of, images_of
 from studies.rows import DTYPE, Rows
 
+LASTS = "minutes"
 RESULT = RESULTS / "selection.json"
 WAYS = {
     "chance": {"by": "chance", "agreement": False},

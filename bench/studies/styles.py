@@ -27,6 +27,7 @@ from engine.settings import Alignment, Evaluation, Sampling
 from engine.settings.methods import Plain
 from studies.rows import Rows
 
+LASTS = "an hour"
 RESULT = RESULTS / "styles.json"
 SET_SEED, TEST_SEED, SEED = 700, 701, 702
 METHODS = {"plain": None, "ours": Alignment()}

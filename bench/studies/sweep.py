@@ -24,6 +24,7 @@ from networks import LAYOUTS, measured_networks
 from result_files import RESULTS, hardware, read_result, write_result
 from timing import best_us, peak_bytes
 
+LASTS = "an hour"
 HEADLINE = [(16, 64, 56), (16, 512, 7)]
 OPS = ("channel_moments", "bn_none_moments", "bn_relu_moments")
 LARGE = [(64, 64, 112)]

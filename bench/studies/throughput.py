@@ -33,6 +33,7 @@ from engine.settings import Alignment, Sampling
 from engine.settings.methods import DDIS, Plain
 from studies.evidence import evaluated
 
+LASTS = "minutes"
 RESULT = RESULTS / "throughput.json"
 PARTS = ("methods", "ways", "quality", "demo")
 WAYS = {

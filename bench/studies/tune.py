@@ -37,6 +37,7 @@ from engine.settings import Alignment, Evaluation, Sampling
 from studies.evidence import FIRST_SEED, evaluated
 from studies.rows import DTYPE, Rows
 
+LASTS = "an hour"
 RESULT = RESULTS / "tune.json"
 ORACLE_SEED = FIRST_SEED + 1000
 IMAGES, ORACLE_IMAGES = 4, 8

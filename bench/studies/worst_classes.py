@@ -19,6 +19,7 @@ from engine.runners.generate import generate
 from engine.settings import Sampling
 from studies.rows import DTYPE
 
+LASTS = "minutes"
 FINDING_SEED = 200
 RECOGNISED = RESULTS / "worst_classes.json"
 

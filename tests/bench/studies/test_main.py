@@ -20,6 +20,8 @@ def test_every_study_is_listed_with_what_it_does() -> None:
     modules = {file.stem for file in STUDIES.glob("[!_]*.py")}
     assert {line.split()[0] for line in listed} == modules - {"rows"}  # what they share
     assert all(len(line.split()) > 3 for line in listed)
+    lasts = {line[22:31].strip() for line in listed}
+    assert lasts == {"minutes", "an hour", "hours", "a night"}
 
 
 def test_a_name_that_is_no_study_is_an_error() -> None:
