@@ -67,6 +67,12 @@ WAYS = {
     f"domain in the prompt, CFG in the middle, polished{MIXED}": replace(
         NAMED_FAST, alignment=Alignment(polish=Polish(steps=8))
     ),
+    f"domain in the prompt, CFG in the middle, 2 moves of 0.1{MIXED}": replace(
+        NAMED_FAST, alignment=Alignment(moves=2, scale=0.1)
+    ),
+    f"domain in the prompt, CFG in the middle, 60 steps{MIXED}": replace(
+        NAMED_FAST, sampling=replace(Sampling.fast(), steps=60)
+    ),
     "adapter": Method(None, sampling=Sampling(cfg=1.0)),
     "adapter, domain in the prompt": Method(None, sampling=Sampling(cfg=1.0), names_domain=True),
 }
