@@ -9,6 +9,7 @@ from torch import nn
 
 from engine.embedded.judge import JudgeNet
 from engine.embedded.train import classifiers, pack, pack_classifiers, prior_networks, tiny_decoder
+from engine.embedded.train.cards import add_to_card
 from engine.embedded.train.data import DOMAINS, load_pacs
 from engine.embedded.train.loop import STATE, Recipe, in_rows, read_checkpoint
 from engine.embedded.train.stages import (
@@ -80,6 +81,8 @@ def pack_prior(job: Job, folder: Path) -> None:
         processes_of(saved),
         saved.get("loss"),
     )
+    if job.cifar:
+        add_to_card(folder, {"data set": "CIFAR-10 (Krizhevsky 2009), the first half of each class"})
 
 
 def pack_tiny(job: Job, packed: Path) -> None:

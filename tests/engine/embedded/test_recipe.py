@@ -174,6 +174,7 @@ def test_cifar_s_prior_is_told_its_own_classes(data, tmp_path):
     assert run("pack", data, tmp_path, *asked) == 0
     card = (tmp_path / "out" / "prior" / "README.md").read_text()
     assert "**data**: 10 images" in card
+    assert "**data set**: CIFAR-10" in card
     assert "columns: airplane, cat" in card
 
 
