@@ -182,6 +182,7 @@ SETS = {
     "named": "plain prior, domain in the prompt",
     "other": "other real images",
     "autoencoder": "original, through the autoencoder",
+    "stream": "a stream",
 }
 """What the tables of `downstream` call their sets; that of `tokens` is of plain images."""
 
@@ -230,14 +231,15 @@ def downstream_table(result: dict, task: str) -> str:
         "classifier",
         *(names.get(name, name) for name in sets),
     ]
-    gaps = _gaps(differences(found), names)
+    ours = "stream" if task == "stream" else "folder"
+    gaps = _gaps(differences(found, ours), names, names[ours])
     return (
         "Accuracy in percent, with its deviation over the seeds, and behind it the divergence from the classifier (KL, "
         f"in nats).\n\n{table(header, rows)}{gaps}"
     )
 
 
-def _gaps(found: Mapping[str, Mapping], names: Mapping[str, str]) -> str:
+def _gaps(found: Mapping[str, Mapping], names: Mapping[str, str], ours: str) -> str:
     """What ours reach less what each other set does: see `differences`. Empty where no result has it."""
     rows = []
     for name, of in found.items():
@@ -250,7 +252,7 @@ def _gaps(found: Mapping[str, Mapping], names: Mapping[str, str]) -> str:
         rows.append([names.get(name, name), *cells])
     if not rows:
         return ""
-    return "\n\n" + table([f"{names['folder']} less", "accuracy, points", "KL"], rows)
+    return "\n\n" + table([f"{ours} less", "accuracy, points", "KL"], rows)
 
 
 def _mean_cell(found: list[dict | None]) -> str:

@@ -131,15 +131,18 @@ def domain_gains(result: dict) -> dict[str, dict[str, float]]:
     }
 
 
-def differences(domains: Mapping[str, dict]) -> dict[str, dict[str, dict[str, float]]]:
+def differences(
+    domains: Mapping[str, dict], ours: str = "folder"
+) -> dict[str, dict[str, dict[str, float]]]:
     """A task of the study `downstream`, by domain: of each set, what ours reach less what it does, on their mean.
 
-    Domains are of different networks and images, so the squares of what their intervals reach add up. Without the sets
-    that a domain lacks.
+    ours: the set that is held against the others. Domains are of different networks and images, so the squares of what
+    their intervals reach add up. Without the sets that a domain lacks.
     """
     found = {}
     for name in dict.fromkeys(name for row in domains.values() for name in row["rows"]):
-        each = [row["rows"].get(name, {}).get("difference_to_folder") for row in domains.values()]
+        less = f"difference_to_{ours}"
+        each = [row["rows"].get(name, {}).get(less) for row in domains.values()]
         if all(each):
             found[name] = {
                 score: _reversed_mean([of[score] for of in each if of]) for score in SCORES

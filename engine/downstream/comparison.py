@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from engine.datasets.run_record import differences, versions
 from engine.downstream.intervals import difference
 from engine.downstream.rows import Row, Sets
-from engine.downstream.sources import FOLDER, MADE_HERE
+from engine.downstream.sources import FOLDER, MADE_HERE, STREAM
 from engine.errors import OutputError, counted
 from engine.events import Advance, Events
 from engine.facts import filled, with_names_of
@@ -31,8 +32,9 @@ from engine.settings.downstream import Distillation, Pruning, Quantisation
 
 REQUEST, MEASURES, REPORT = "request.json", "measures.json", "report.json"
 SCORES = "scores.safetensors"
-DIFFERENCE = "difference_to_folder"
-"""Of a row in the report: its scores less the folder's, with intervals of 95 % over images and seeds."""
+DIFFERENCE = "difference_to_{}"
+"""Of a row in the report: its scores less those of the folder or the stream, with intervals of 95 % over images and
+seeds."""
 FORMAT = "ddis-downstream/1"
 FEW_SEEDS = 3
 FEW_MEASURED = 50
@@ -81,8 +83,9 @@ def compare(
                 # Runs of before a measure came lack it.
                 **{key: _summary([found.get(key) for found in runs]) for key in runs[-1]},
             }
-        for name in rows.keys() - {FOLDER}:
-            rows[name][DIFFERENCE] = _differences(out / name, out / FOLDER, seeds)
+        for ours, name in product((FOLDER, STREAM), rows):
+            if ours in rows and name != ours:
+                rows[name][DIFFERENCE.format(ours)] = _differences(out / name, out / ours, seeds)
     few = [f"{counted(seeds, 'seed')}: the spread says little, expected {FEW_SEEDS} or more."] * (
         seeds < FEW_SEEDS
     )
@@ -106,17 +109,17 @@ def keep_scores(folder: Path, scores: Mapping[str, Tensor]) -> None:
     write_whole(folder / SCORES, save(dict(scores)))
 
 
-def _differences(row: Path, folder: Path, seeds: int) -> dict[str, Any] | None:
-    """The scores of a row less the folder's, by score; None where runs were made before scores were kept."""
-    files = [[at / f"seed-{seed}" / SCORES for seed in range(seeds)] for at in (row, folder)]
+def _differences(row: Path, ours: Path, seeds: int) -> dict[str, Any] | None:
+    """The scores of a row less those of ours, by score; None where runs were made before scores were kept."""
+    files = [[at / f"seed-{seed}" / SCORES for seed in range(seeds)] for at in (row, ours)]
     if not all(file.exists() for file in (*files[0], *files[1])):
         return None
-    ours, theirs = ([load(file.read_bytes()) for file in of_row] for of_row in files)
+    of_row, of_ours = ([load(file.read_bytes()) for file in of] for of in files)
 
     def of_all(runs: list[dict[str, Tensor]], name: str) -> Tensor:
         return torch.stack([run[name] for run in runs])
 
-    return {name: difference(of_all(ours, name), of_all(theirs, name)) for name in ours[0]}
+    return {name: difference(of_all(of_row, name), of_all(of_ours, name)) for name in of_row[0]}
 
 
 def finished_runs(out: Path) -> int:

@@ -82,7 +82,9 @@ def pack_prior(job: Job, folder: Path) -> None:
         saved.get("loss"),
     )
     if job.cifar:
-        add_to_card(folder, {"data set": "CIFAR-10 (Krizhevsky 2009), the first half of each class"})
+        add_to_card(
+            folder, {"data set": "CIFAR-10 (Krizhevsky 2009), the first half of each class"}
+        )
 
 
 def pack_tiny(job: Job, packed: Path) -> None:

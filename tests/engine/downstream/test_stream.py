@@ -172,6 +172,9 @@ def test_a_comparison_has_it_as_a_row_and_resumes(
     assert [*report["rows"]] == ["folder", "stream"]
     assert report["rows"]["stream"]["images"] == IMAGES
     assert len(report["rows"]["stream"]["agreement"]["values"]) == 2
+    more = report["rows"]["stream"]["difference_to_folder"]["kl"]
+    less = report["rows"]["folder"]["difference_to_stream"]["kl"]
+    assert less["mean"] == pytest.approx(-more["mean"])
     again = distill(
         folder, named_teacher, "resnet8", **asked, comparison=few, events=Events(seen.append)
     )
