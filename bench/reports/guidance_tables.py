@@ -13,7 +13,7 @@ def intervals_of(result: dict) -> str:
         for metric in GAINS
         if (each := [row["metrics"][metric] for row in result["rows"].values()])
     }
-    return f"Intervals are about ± {reach['fid']:.1f} in FID and ± {reach['coverage']:.2f} in coverage."
+    return f"A domain's intervals are about ± {reach['fid']:.1f} in FID and ± {reach['coverage']:.2f} in coverage."
 
 
 def guidance_study_table(result: dict) -> str:
@@ -108,7 +108,8 @@ def choices_table(result: dict) -> str:
     return (
         f"{asked['images_per_class']} images of each class, {asked['seeds']} students ({asked['student']}); KL in nats "
         "from the classifier, accuracy in percent, on the prior's real images. Columns without a domain are means. "
-        f"{intervals_of(result)} A student's KL varies by ± {spread:.2f}, its accuracy by ± {100 * points:.1f} points."
+        f"{intervals_of(result)} In a domain, students' KL varies by ± {spread:.2f} and accuracy by "
+        f"± {100 * points:.1f} points."
         "\n\n" + table(header, rows)
     )
 

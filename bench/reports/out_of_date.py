@@ -73,4 +73,13 @@ def _differs(row: Mapping[str, Any], method: Mapping[str, Any], domain: str, now
         or changed(row.get("alignment", now.alignment), now.alignment)
         or changed(row.get("plain", plain), plain)
         or changed(row.get("settings", {}), method)
+        or changed(_recipe(row), method)
     )
+
+
+def _recipe(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe of a row of `ambiguity`. Before its check could be doubled, it was looked at once."""
+    recipe = row.get("recipe", {})
+    if learning := recipe.get("learning"):
+        return recipe | {"learning": {"check_doublings": 0} | learning}
+    return recipe

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from studies import any_classifier, choices, evidence, few_steps, guidance_study
+from studies import ambiguity, any_classifier, choices, evidence, few_steps, guidance_study
 
 from engine.apps.demo import shipped_tokens
 from engine.embedded.judge import load_judge
@@ -40,6 +40,7 @@ def read_current() -> Current:
             "guidance_study": _as_json(guidance_study.VARIANTS),
             "few_steps": _as_json(few_steps.VARIANTS),
             "choices": _as_json(choices.WAYS),
+            "ambiguity": _as_json(ambiguity.RECIPES),
             "any_classifier": _as_json(any_classifier.ROWS),
         },
     )

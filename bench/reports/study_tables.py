@@ -246,7 +246,12 @@ def ambiguity_table(result: dict) -> str:
             ]
         )
     header = [
-        *("recipe", "judge sees the class", "least, of a name and domain", "the other word"),
+        *(
+            "recipe",
+            "judge sees the class",
+            "least, of a name and domain",
+            "another class of the name",
+        ),
         *("teacher", "cross-entropy", "coverage", "KID", "class, of the other names"),
         *("tokens kept", "domains"),
     ]

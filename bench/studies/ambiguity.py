@@ -60,8 +60,9 @@ NEVER_SKIP = {"skip_passing": False}
 class Recipe:
     """How images of such a class are made.
 
-    true_word: by the name that the prior knows. guided: with the default alignment. negative: the other word of the
-    name is the negative prompt. learning: of tokens; None for none. adapter: of the prior, in place of tokens.
+    true_word: by the name that the prior knows. guided: with the default alignment. negative: the other classes that
+    the name may mean are the negative prompt. learning: of tokens; None for none. adapter: of the prior, in place of
+    tokens.
     """
 
     true_word: bool = False

@@ -26,8 +26,8 @@ def sealed(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
 def unsealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
     """A file's tensors, the engine's metadata or {}, and whether both are as they were written.
 
-    Files of old have no checksum, and count as they are. Raises OSError, SafetensorError or ValueError where it is
-    no such file.
+    A file without a checksum, of an old version, counts as intact. Raises OSError, SafetensorError or ValueError where
+    it is no such file.
     """
     metadata = metadata_of(path)
     with safe_open(path, framework="pt") as file:

@@ -41,8 +41,8 @@ def merge_lora(
 
     Raises:
         MissingExtraError: peft is not installed.
-        ModelError: The adapter cannot be read, is of another family or size, or was learned by `learn_lora` on
-            other weights.
+        ModelError: The adapter cannot be read, is of another family or size, or lies on this machine and was learned
+            by `learn_lora` on other weights.
     """
     check_peft()
     if not isinstance(pipe, LoraBaseMixin):
@@ -81,16 +81,21 @@ def merge_lora(
 
 def _check_learned_here(path: Path, pipe: Any, prior: str) -> None:
     """Raise ModelError for an adapter that `learn_lora` wrote for another prior. Others' adapters say nothing of it."""
-    file = path / LORA_WEIGHT_NAME_SAFE if path.is_dir() else path
-    try:
-        metadata = metadata_of(file)
-    except FAILURES:  # diffusers reads more forms, and says what is wrong
-        return
-    if metadata.get("format") != FORMAT:
-        return
-    learned_on, here = metadata["run"]["models"]["prior"], marked(pipe)
-    if learned_on["fingerprint"] != here:
-        raise ModelError(
-            f"the adapter {str(path)!r} was learned on prior {learned_on['fingerprint']} ({learned_on['name']!r}), "
-            f"expected {here} ({prior!r}): load the prior that it was learned on, or learn an adapter for this one."
-        )
+    files = [path]
+    if path.is_dir():  # diffusers looks for its own name first
+        usual = path / LORA_WEIGHT_NAME_SAFE
+        files = [usual] if usual.is_file() else sorted(path.glob("*.safetensors"))
+    for file in files:
+        try:
+            metadata = metadata_of(file)
+            if metadata.get("format") != FORMAT:
+                continue
+            learned_on = metadata["run"]["models"]["prior"]
+            mark, name = learned_on["fingerprint"], learned_on["name"]
+        except FAILURES:  # diffusers reads more forms, and says what is wrong
+            continue
+        if mark != (here := marked(pipe)):
+            raise ModelError(
+                f"the adapter {str(file)!r} was learned on prior {mark} ({name!r}), expected {here} ({prior!r}): load "
+                "the prior that it was learned on, or learn an adapter for this one."
+            )

@@ -36,10 +36,17 @@ def described(drawing: Drawing, learning: TokenLearning) -> dict[str, Any]:
     return {**made_by(drawing), "learning": to_plain(learning)}
 
 
+OF_BEFORE: dict[type, dict[str, Any]] = {TokenLearning: {"check_doublings": 0}}
+"""What was done before there was a setting for it, whose default does something else."""
+
+
 def learning_facts(run: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """The facts of a run that learns by settings of a kind, whatever version wrote it down."""
     made = {key: value for key, value in run.items() if key != "learning"}
-    return {**facts_of(made), "learning": filled(kind, run.get("learning", {}))}
+    learning = filled(kind, OF_BEFORE.get(kind, {}) | run.get("learning", {}))
+    if kind is TokenLearning and not learning.get("check_images"):
+        learning |= OF_BEFORE[kind]  # nothing is checked
+    return {**facts_of(made), "learning": learning}
 
 
 def _facts(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from engine.settings.fields import (
 )
 
 MOST_IMAGES = 2**12
+"""Images whose gradients make one update, and those of a check."""
 MOST_DOUBLINGS = 8
-"""Images whose gradients make one update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +133,11 @@ class TokenLearning:
             raise ConfigError(
                 f"check_doublings is {self.check_doublings}, expected a whole number from 0 to {MOST_DOUBLINGS}: "
                 f"{MOST_DOUBLINGS} take {2**MOST_DOUBLINGS} times `check_images`. Correct it."
+            )
+        if (most := self.check_images * 2**self.check_doublings) > MOST_IMAGES:
+            raise ConfigError(
+                f"check_images is {self.check_images} and `check_doublings` is {self.check_doublings}, up to {most:,} "
+                f"images a class, expected at most {MOST_IMAGES:,}: lower one of them."
             )
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(

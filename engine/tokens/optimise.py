@@ -27,8 +27,9 @@ MAX_SKIPPED = 0.1
 """The share of a class's updates so far that may be skipped for a gradient that is not finite."""
 FEWEST = 20
 """Updates that this share is taken of at least: of the first update alone, a single skip would be all."""
-SURE = 2.0
-"""Standard errors by which a token must be better than the plain prompt to be kept."""
+SURE = (2.0, 2.18, 2.29, 2.36, 2.41, 2.45, 2.49, 2.51, 2.54)
+"""Standard errors by which a token must be better than the plain prompt to be kept, by the number of looks that a check
+may take: so that all together are as rarely wrong as one (Pocock 1977, Biometrika 64, table 1)."""
 
 
 def learn(
@@ -125,7 +126,7 @@ def _keep_what_helps(
             rows[number] = (starts if start_is_better else ends)[number]
             loss, right = start if start_is_better else end
             gain = plain[0] - loss
-            chance = SURE * gain.std() / last**0.5
+            chance = SURE[learning.check_doublings] * gain.std() / last**0.5
             helps = bool(gain.mean() > chance)
             state.outcome[number] = outcomes[number] if helps else int(Outcome.NO_BETTER)
             state.loss[number], state.accuracy[number] = loss.mean(), right.mean()

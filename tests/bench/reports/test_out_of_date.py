@@ -7,7 +7,7 @@ import pytest
 from reports.current import Current
 from reports.out_of_date import out_of_date
 
-from engine.settings import Alignment, Sampling
+from engine.settings import Alignment, Sampling, TokenLearning
 
 LONGER = asdict(replace(Alignment(), scale=7.0))
 
@@ -54,6 +54,22 @@ def test_rows_of_other_tokens_are_listed(now: Current, row: str, token_file: str
     result = evidence(now, **{row: {"settings": now.methods["DAG"], "token_file": token_file}})
     line = out_of_date("evidence", result, now)
     assert line.endswith(f"than today's: {old}.") if old else line == ""
+
+
+def test_recipes_of_ambiguous_names_are_compared_as_they_were_before_their_checks_doubled(
+    now: Current,
+) -> None:
+    recipe = {"guided": False, "learning": asdict(TokenLearning())}
+    plain = {"guided": False, "learning": None}
+    now = replace(now, variants={"ambiguity": {"token before": recipe, "plain": plain}})
+    once = {k: v for k, v in recipe["learning"].items() if k != "check_doublings"}
+    rows = {
+        "token before/photo": {"recipe": recipe},
+        "token before/sketch": {"recipe": recipe | {"learning": once}},
+        "plain/photo": {"recipe": plain},
+    }
+    told = out_of_date("ambiguity", {"rows": rows}, now)
+    assert told.endswith("made with other settings than today's: token before/sketch.")
 
 
 def test_a_row_beside_the_plain_prior_is_out_of_date_with_it(now: Current) -> None:

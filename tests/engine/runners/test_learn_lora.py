@@ -194,6 +194,9 @@ def test_an_adapter_goes_into_no_other_weights_of_the_same_shapes(
     for lora in (out, tmp_path):  # a file, or the folder that holds it
         with pytest.raises(ModelError, match=f"learned on prior {prior.fingerprint}.*expected"):
             load_prior(other, device="cpu", lora=lora)
+    out.rename(tmp_path / "mine.safetensors")  # diffusers takes the one that there is
+    with pytest.raises(ModelError, match=r"mine.safetensors' was learned on prior"):
+        load_prior(other, device="cpu", lora=tmp_path)
     half = load_prior(prior_folder, device="cpu", dtype="bfloat16", lora=tmp_path)
     assert half.fingerprint != prior.fingerprint
 

@@ -19,6 +19,7 @@ from engine.runners.generate import generate
 from engine.runners.learn_tokens import learn_tokens
 from engine.runners.token_record import check_same_run, resumed
 from engine.settings import Alignment, Sampling, TokenLearning
+from engine.settings.plain import to_plain
 from engine.tokens.files import load_tokens, read_tensors
 from engine.tokens.state import ON_DEVICE, initial_rows
 from engine.tokens.table import TokenTable
@@ -338,3 +339,11 @@ def test_a_file_of_before_a_setting_came_is_of_the_same_run(tmp_path, classifier
     other = {**run["learning"], "norm_cap": 2.0}
     with pytest.raises(OutputError, match=r"norm_cap is 0\.0 there and 2\.0 here"):
         check_same_run(out, {**run, "learning": old}, {**run, "learning": other})
+    for here in (to_plain(TokenLearning.paper()), to_plain(TokenLearning())):
+        once = {key: value for key, value in here.items() if key != "check_doublings"}
+        before = {**run, "learning": once}
+        if here["check_images"]:  # a check was one look
+            with pytest.raises(OutputError, match="check_doublings is 0 there and 2 here"):
+                check_same_run(out, before, {**run, "learning": here})
+        else:
+            check_same_run(out, before, {**run, "learning": here})

@@ -152,6 +152,11 @@ def test_a_token_takes_the_place_of_the_name() -> None:
             "updates_per_trajectory is 5 with the gradient of early steps, expected 1",
         ),
         (lambda: TokenLearning(norm_cap=-1), "norm_cap is -1, expected"),
+        (lambda: TokenLearning(check_doublings=9), "check_doublings is 9, expected .* from 0 to 8"),
+        (
+            lambda: TokenLearning(check_images=1024, check_doublings=3),
+            "up to 8,192 images a class, expected at most 4,096: lower one of them",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, message: str) -> None:
