@@ -59,9 +59,13 @@ def out_of_date(name: str, result: dict[str, Any], now: Current) -> str:
 
 
 def _taught_otherwise(row: Mapping[str, Any], now: Current) -> bool:
-    """Whether a row's students learned by other settings; those of before `mix` saw each image alone."""
-    then = row.get("distillation", now.distillation)
-    return changed(OF_0_1["distillation"] | then, now.distillation)
+    """Whether a row's students learned by other settings; those of before `mix` saw each image alone.
+
+    A row that names its updates is of students that learn for long, in batches of their own.
+    """
+    then = OF_0_1["distillation"] | row.get("distillation", now.distillation)
+    own = ("updates", "batch") if "updates" in row else ()
+    return changed({key: value for key, value in then.items() if key not in own}, now.distillation)
 
 
 def _differs(row: Mapping[str, Any], method: Mapping[str, Any], domain: str, now: Current) -> bool:

@@ -124,3 +124,14 @@ def test_rows_without_a_prior_are_not_compared_with_methods(now: Current) -> Non
     assert out_of_date("cifar", cifar, now) == ""
     cifar["rows"]["noise"] = {"distillation": {"epochs": 30}}  # nothing was mixed then
     assert "another distillation" in out_of_date("cifar", cifar, now)
+
+
+def test_students_that_learn_for_long_have_updates_of_their_own(now: Current) -> None:
+    longer = {"distillation": now.distillation | {"updates": 1500, "batch": 128}}
+    assert out_of_date("cifar", {"rows": {"stream": longer | {"updates": 1500}}}, now) == ""
+    for row in (
+        longer,
+        {"distillation": longer["distillation"] | {"mix": "none"}, "updates": 1500},
+    ):
+        told = out_of_date("cifar", {"rows": {"ours": row}}, now)
+        assert "students learned with another distillation" in told
