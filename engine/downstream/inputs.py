@@ -86,7 +86,7 @@ def prepare(
 ) -> Prepared:
     """Check and load the sets of a comparison. Raises EngineError's children for what does not fit.
 
-    plain: the folder of the plain prior's images, or or GENERATE. Drawing may take long, so check all else first.
+    plain: the folder of the plain prior's images, or GENERATE. Drawing may take long, so check all else first.
     """
     _check_domain(inputs)
     if plain is not None and str(plain) == GENERATE:

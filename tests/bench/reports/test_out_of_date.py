@@ -68,8 +68,8 @@ def test_recipes_of_ambiguous_names_are_compared_as_they_were_before_their_check
         "token before/sketch": {"recipe": recipe | {"learning": once}},
         "plain/photo": {"recipe": plain},
     }
-    told = out_of_date("ambiguity", {"rows": rows}, now)
-    assert told.endswith("made with other settings than today's: token before/sketch.")
+    note = out_of_date("ambiguity", {"rows": rows}, now)
+    assert note.endswith("made with other settings than today's: token before/sketch.")
 
 
 def test_a_row_beside_the_plain_prior_is_out_of_date_with_it(now: Current) -> None:
@@ -133,5 +133,5 @@ def test_students_that_learn_for_long_have_updates_of_their_own(now: Current) ->
         longer,
         {"distillation": longer["distillation"] | {"mix": "none"}, "updates": 1500},
     ):
-        told = out_of_date("cifar", {"rows": {"ours": row}}, now)
-        assert "students learned with another distillation" in told
+        note = out_of_date("cifar", {"rows": {"ours": row}}, now)
+        assert "students learned with another distillation" in note

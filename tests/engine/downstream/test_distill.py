@@ -198,7 +198,7 @@ def test_any_module_may_be_a_student(tmp_path: Path, teacher, make_set) -> None:
             plain="generate",
             **FEW,
         )
-    assert not (tmp_path / "o").exists()  # nothing was drawn, and the next call begins anew
+    assert not (tmp_path / "o").exists()  # nothing was drawn
 
 
 def test_a_students_weights_are_written_whole(tmp_path: Path, teacher, monkeypatch) -> None:
