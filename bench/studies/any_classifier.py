@@ -5,7 +5,8 @@
     python bench/studies any_classifier --smoke                   two short rows, one domain, kept nowhere
 
 Every row draws the same seeds. Files are measured on the images that the classifiers were trained on, pacs64-train of
-`$DDIS_DATA`. A run that is interrupted continues where it stopped.
+`$DDIS_DATA`. Vision transformers, of which none ships, are first trained on these. A run that is interrupted continues
+where it stopped.
 """
 
 import argparse
@@ -34,15 +35,18 @@ from engine.settings import Alignment, Sampling
 from engine.settings.statistics import StatisticsExport
 from studies.evidence import METRICS, Method, draw, evaluated, images_of
 from studies.rows import DTYPE, rows_by_domain
+from studies.small_vit import accuracy, small_vit
 
 LASTS = "an hour"
 SEED = 1700
 """Images of this seed are for this study alone."""
 RESULT = RESULTS / "any_classifier.json"
 DATA = Path(os.environ.get("DDIS_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-TRAINING = "pacs64-train.parquet"
+TRAINING, TEST = "pacs64-train.parquet", "pacs64-test.parquet"
 FILE = "file"
 CHANNELS = Alignment(layers="channels")
+VIT_MINUTES = 24.0
+"""What training all vision transformers takes, of one core."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Row:
     """One way to guide.
 
     Attributes:
-        network: 'resnet', 'folded' (the same one, BatchNorm in its convolutions) or 'convnext'.
+        network: 'resnet', 'folded' (the same one, BatchNorm in its convolutions), 'convnext' or 'vit' (`small_vit`).
         statistics: a source, or FILE for one of the training images.
         alignment: None for the plain prior.
         export: how the file is written.
@@ -78,6 +82,11 @@ ROWS = {
     "convnext, file": Row("convnext", FILE, Alignment()),
     "convnext, file by channels": Row("convnext", FILE, CHANNELS),
     "convnext, energy": Row("convnext", "energy", Alignment()),
+    "vit, class alone": Row("vit", "none", Alignment(domain_weight=0.0)),
+    "vit, file": Row("vit", FILE, Alignment()),
+    "vit, file by channels": Row("vit", FILE, CHANNELS),
+    "vit, energy": Row("vit", "energy", Alignment()),
+    "vit, patch entropy": Row("vit", "patch-entropy", Alignment()),
 }
 SMOKE = ("resnet, BatchNorm", "folded, file by channels")
 
@@ -113,8 +122,10 @@ def folded(classifier: Classifier) -> nn.Module:
     return network
 
 
-def bare(row: Row, domain: str, device: object) -> Classifier:
+def bare(row: Row, domain: str, data: Path, work: Path, device: object) -> Classifier:
     """A row's classifier without statistics, in float32, in which they are measured."""
+    if row.network == "vit":
+        return small_vit(domain, data / TRAINING, work, VIT_MINUTES, device)
     if row.network == "convnext":
         return load_classifier(f"embedded:{domain}-convnext", device=device, statistics="none")
     found = load_classifier(f"embedded:{domain}", device=device, statistics="none")
@@ -134,7 +145,7 @@ def again(classifier: Classifier, network: nn.Module, statistics: str, dtype: st
 
 def classifier_of(row: Row, domain: str, data: Path, work: Path, device: object) -> Classifier:
     """A row's classifier with its statistics, whose file, if it takes one, is written each time."""
-    found = bare(row, domain, device)
+    found = bare(row, domain, data, work, device)
     statistics = row.statistics
     if statistics == FILE:
         private = "" if row.export.epsilon is None else f"-{row.export.epsilon:g}"
@@ -180,7 +191,10 @@ def drawn(
     draw(method, classifier, prior, domain, images, SEED, folder, plain)
     seen = asdict(shares(images_of(folder), judge, domain))
     known = {name: share for name, share in seen.items() if not math.isnan(share)}
-    return {**evaluated(folder, domain, METRICS), "shares": known}
+    trained = (
+        {"accuracy": accuracy(classifier, data / TEST, domain)} if how.network == "vit" else {}
+    )
+    return {**evaluated(folder, domain, METRICS), "shares": known, **trained}
 
 
 def main() -> None:
