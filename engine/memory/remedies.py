@@ -24,6 +24,8 @@ def remedies(costs: Costs, smallest: int) -> str:
         takes = smallest_in_nf4(costs)
         then = f"; at least {in_words(takes)} then" if takes and takes < smallest else ""
         found.append(f"linear layers in 4.5 bits (`prior.quantise` 'nf4'{then})")
+    if costs.device.type == "cuda" and not torch.cuda.is_available():
+        found.append("a plan for this machine, which has no GPU (`device` 'cpu')")
     return " or ".join([", ".join(found), "smaller images"] if found else ["smaller images"])
 
 

@@ -131,6 +131,14 @@ def test_the_smallest_budget_that_an_error_names_can_be_met(
         plan(small_prior, classifier, int(roomy.smallest_bytes * 0.98), **settings)
 
 
+def test_a_budget_for_a_gpu_that_is_not_here_names_the_cpu(
+    small_prior: Prior, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BudgetError, match=r"which has no GPU \(`device` 'cpu'\)"):
+        plan(small_prior, classifier, "1KB", batch=4, device="cuda", tokens=False)
+
+
 def test_a_budget_that_is_too_small_is_answered_with_what_nf4_takes(classifier: Classifier) -> None:
     """It changes images, so a plan names it and does not choose it; not on the CPU, nor where it is chosen already."""
     exact, quantised = (
@@ -141,7 +149,7 @@ def test_a_budget_that_is_too_small_is_answered_with_what_nf4_takes(classifier: 
     )
     settings = {"batch": 1, "tokens": False, "full": False}
     with pytest.raises(
-        BudgetError, match=r"\(`prior.quantise` 'nf4'; at least \S+ then\) or sm"
+        BudgetError, match=r"\(`prior.quantise` 'nf4'; at least \S+ then\)"
     ) as refused:
         plan(exact, classifier, "1MB", device="cuda", **settings)
     named = str(refused.value).split("'nf4'; at least ")[1].split(" then")[0]
