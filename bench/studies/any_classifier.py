@@ -37,7 +37,7 @@ from studies.evidence import METRICS, Method, draw, evaluated, images_of
 from studies.rows import DTYPE, rows_by_domain
 from studies.small_vit import accuracy, small_vit
 
-LASTS = "an hour"
+LASTS = "hours"
 SEED = 1700
 """Images of this seed are for this study alone."""
 RESULT = RESULTS / "any_classifier.json"
