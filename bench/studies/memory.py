@@ -22,6 +22,7 @@ from engine.memory.case import Case
 from engine.memory.measure import measuring, peak_bytes
 from engine.memory.phases import PHASES, count_case, run_case
 from engine.memory.plan import plan
+from engine.memory.layout import lay_out
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.memory.subject import Subject
 from engine.priors import Prior, load_prior
@@ -87,6 +88,7 @@ def whole_run(prior: Prior, classifier: Classifier, images: int) -> dict[str, ob
         batch=images,
         **settings,
     )
+    lay_out(planned.channels_last, prior, classifier)  # copies weights, which are counted apart
     networks = [*(part.module for part in prior.components()), classifier.network]
     weights = sum(v.nbytes for n in networks for v in (*n.parameters(), *n.buffers()))
     count = -(-images // len(classifier.labels))
