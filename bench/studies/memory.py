@@ -19,10 +19,10 @@ from result_files import RESULTS, write_result
 
 from engine.classifiers import Classifier, load_classifier
 from engine.memory.case import Case
+from engine.memory.layout import lay_out
 from engine.memory.measure import measuring, peak_bytes
 from engine.memory.phases import PHASES, count_case, run_case
 from engine.memory.plan import plan
-from engine.memory.layout import lay_out
 from engine.memory.skeleton import skeleton_classifier, skeleton_prior
 from engine.memory.subject import Subject
 from engine.priors import Prior, load_prior
