@@ -12,6 +12,7 @@ from engine.classifiers import Classifier, Preprocess, load_classifier
 from engine.embedded.train import classifiers
 from engine.embedded.train.data import CLASSES, DOMAINS, load_pacs
 from engine.embedded.train.machine import Machine
+from engine.files import whole_file
 from engine.networks.frozen import multiplies_bfloat16
 from studies.rows import alone
 
@@ -51,8 +52,8 @@ def small_vit(
 ) -> Classifier:
     """The ViT of a domain, float32, without statistics. The first call trains those of all domains for `minutes`.
 
-    They learn as the embedded classifiers do: from all domains' images, then from their own domain's. What a cut
-    training has left is gone on with.
+    They learn as the embedded classifiers do: from all domains' images, then from their own domain's. A training
+    that was cut goes on from its last checkpoint, for `minutes` again at most.
     """
     classifiers.KINDS[KIND] = build
     folder = work / f"vit-{minutes:g}-minutes"
@@ -63,7 +64,8 @@ def small_vit(
             found = classifiers.train_domain_classifiers(
                 load_pacs(training), RESOLUTION, RECIPE, folder, machine, KIND
             )
-            torch.save({name: network.state_dict() for name, network in found.items()}, networks)
+            with whole_file(networks) as file:
+                torch.save({name: network.state_dict() for name, network in found.items()}, file)
     network = build(len(CLASSES))
     network.load_state_dict(torch.load(networks, weights_only=True)[domain])
     return load_classifier(

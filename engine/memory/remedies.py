@@ -15,7 +15,10 @@ NF4 = "nf4"
 
 
 def remedies(costs: Costs, smallest: int) -> str:
-    """What takes less memory than a request does, of all that it does not have already. smallest: its least budget."""
+    """What takes less memory than a request does, or another device's, of all that it does not have already.
+
+    smallest: its least budget.
+    """
     prior = costs.subject.prior
     found = [] if prior.tiny is not None else ["a tiny decoder"]
     if prior.dtype == torch.float32:
