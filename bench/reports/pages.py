@@ -67,9 +67,11 @@ SUMMARY = ["plain", "plain, domain in the prompt", "DAG", "tuned", "tuned, fast"
 METHODS = [
     "plain",
     "paper DAG",
+    "paper DDIS, step of 0.05, own tokens",
     "DAG",
     "tuned, fast",
     "DeepInversion",
+    "DeepInversion, 2,000 iterations",
     "Plug-In Inversion",
     "NaturalInversion",
 ]

@@ -35,9 +35,10 @@ from engine.methods.compute import flops_per_image as baseline_flops
 from engine.priors import Prior, load_prior
 from engine.runners.asking import asked
 from engine.runners.generate import generate
+from engine.runners.learn_tokens import learn_tokens
 from engine.runners.local import made_by
 from engine.runners.tune import PROMPTS
-from engine.settings import Alignment, Evaluation, Sampling
+from engine.settings import Alignment, Evaluation, Sampling, TokenLearning
 from engine.settings.inversion import (
     DeepInversion,
     InversionSettings,
@@ -57,6 +58,7 @@ IMAGES = 17
 """Of each class and seed."""
 RESULT = RESULTS / "evidence.json"
 WORK = Path("out/evidence")
+OWN_TOKENS = Path("out/own_tokens")
 METRICS = Evaluation(resamples=100)
 
 
@@ -90,6 +92,31 @@ class Method:
             return self.sampling
         return replace(self.sampling, prompt=STYLED[domain][0].replace("{noun}", "{class}"))
 
+    def token_file(self, domain: str, prior: Prior) -> Path | None:
+        """The tokens that ship, where they are used."""
+        return shipped_tokens(domain) if self.tokens else None
+
+
+@dataclass(frozen=True)
+class OwnTokens(Method):
+    """Tokens are learned for the method, in plain images, before it draws; they are kept for its next run."""
+
+    learning: TokenLearning = TokenLearning.paper()
+
+    def token_file(self, domain: str, prior: Prior) -> Path:
+        return OWN_TOKENS / prior.fingerprint / f"{domain}.safetensors"
+
+    def learn(self, domain: str, classifier: Classifier, prior: Prior) -> None:
+        with alone(OWN_TOKENS / prior.fingerprint):
+            learn_tokens(
+                classifier,
+                prior,
+                learning=self.learning,
+                sampling=self.sampling,
+                method="plain",
+                out=self.token_file(domain, prior),
+            )
+
 
 def tuned_prompt(domain: str) -> str:
     """The prompt that tune.py found for the classifier of a domain."""
@@ -115,7 +142,11 @@ METHODS = {
     "fast": Method(Alignment(), sampling=Sampling.fast()),
     "paper DAG": Method(Alignment.paper(), sampling=Sampling.paper()),
     "paper DDIS": Method(Alignment.paper(), tokens=True, sampling=Sampling.paper()),
+    "paper DDIS, step of 0.05, own tokens": OwnTokens(
+        Alignment.paper(0.05), tokens=True, sampling=Sampling.paper()
+    ),
     "DeepInversion": Method(None, baseline=DeepInversion()),
+    "DeepInversion, 2,000 iterations": Method(None, baseline=DeepInversion(iterations=2000)),
     "Plug-In Inversion": Method(None, baseline=PlugInInversion()),
     "NaturalInversion": Method(None, baseline=NaturalInversion()),
 }
@@ -148,12 +179,13 @@ def folder_of(
     """How a row's images are made, and the folder of its seeds. Where no token helps a classifier, and none ships, they
     are those of the method without tokens."""
     how = METHODS[method]
-    if how.tokens and not shipped_tokens(domain).exists():
-        how = replace(how, tokens=False)
+    tokens = how.token_file(domain, prior)
+    if tokens and not tokens.exists():
+        how, tokens = replace(how, tokens=False), None
         method = name_of(how)
     root = work / prior.fingerprint / domain / method.replace(" ", "_")
-    if how.tokens:
-        root = root / load_tokens(shipped_tokens(domain), prior, classifier).fingerprint
+    if tokens:
+        root = root / load_tokens(tokens, prior, classifier).fingerprint
     return how, root
 
 
@@ -187,7 +219,7 @@ def draw(
     arguments = {
         "prior": prior,
         "images_per_class": images,
-        "tokens": shipped_tokens(domain) if method.tokens else None,
+        "tokens": method.token_file(domain, prior),
         "sampling": method.sampling_for(domain),
         "seed": seed,
         **guided(method.alignment),
@@ -229,7 +261,7 @@ def flops_per_image(method: Method, classifier: Classifier, prior: Prior, domain
     """Counted over one image of each class, sampled together."""
     if method.baseline is not None:
         return baseline_flops(method.baseline, classifier)
-    tokens = shipped_tokens(domain) if method.tokens else None
+    tokens = method.token_file(domain, prior)
     with counting() as count:
         number = sum(
             1
@@ -274,6 +306,8 @@ def main() -> None:
         dtype = "float32" if how.baseline else DTYPE  # gradients by pixels need it
         classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=dtype)
         depends = {"settings": asdict(how)}
+        if isinstance(how, OwnTokens):
+            how.learn(domain, classifier, prior)
         how, root = folder_of(method, domain, classifier, prior, chosen.work)
         if how.tuned:
             depends["prompt"] = how.sampling_for(domain).prompt
