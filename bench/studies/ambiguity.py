@@ -38,6 +38,7 @@ from engine.settings import Sampling, TokenLearning
 from engine.settings.lora import LoraLearning
 from engine.settings.methods import DDIS, Plain
 from engine.tokens.table import TokenTable
+from studies.options import several
 from studies.rows import DTYPE, rows_by_domain
 
 LASTS = "a night"
@@ -232,8 +233,8 @@ def measure(
 def main() -> None:
     domains = load_judge().domains
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
-    parser.add_argument("--domains", nargs="+", choices=domains, default=domains)
+    several(parser, "--recipes", RECIPES)
+    several(parser, "--domains", domains)
     parser.add_argument("--images", type=int, default=51, help="images of each name")
     parser.add_argument("--seeds", type=int, default=3, help="of learning")
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -34,6 +34,7 @@ from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Sampling
 from engine.settings.statistics import StatisticsExport
 from studies.evidence import METRICS, Method, draw, evaluated, images_of
+from studies.options import several
 from studies.rows import DTYPE, rows_by_domain
 from studies.small_vit import accuracy, small_vit
 
@@ -200,8 +201,8 @@ def drawn(
 def main() -> None:
     domains = load_judge().domains
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--domains", nargs="+", choices=domains, default=domains)
+    several(parser, "--rows", ROWS)
+    several(parser, "--domains", domains)
     parser.add_argument("--images", type=int, default=51, help="images of each class")
     parser.add_argument("--data", type=Path, default=DATA, help=f"folder of {TRAINING}")
     parser.add_argument("--work", type=Path, default=Path("out/any_classifier"))

@@ -33,6 +33,7 @@ from engine.embedded.train.stages import averaged
 from engine.memory.count import counting
 from engine.networks.frozen import fingerprint, multiplies_bfloat16
 from studies.embedded_figures import autoencoder_rows
+from studies.options import several
 from studies.rows import Rows
 
 LASTS = "hours"
@@ -129,7 +130,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--minutes", type=float, default=60.0, help="of training for each shape")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    several(parser, "--shapes", SHAPES)
     parser.add_argument("--out", type=Path, default=RESULTS / "autoencoders.json")
     chosen = parser.parse_args()
     judge, machine = load_judge(), Machine(bfloat16=multiplies_bfloat16())

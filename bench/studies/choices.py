@@ -27,6 +27,7 @@ from engine.settings.downstream import Comparison, Distillation
 from engine.settings.lora import LoraLearning
 from studies.downstream import STUDENT
 from studies.evidence import METRICS, Method, draw, evaluated, flops_per_image, images_of
+from studies.options import several
 from studies.rows import DTYPE, rows_by_domain
 
 LASTS = "hours"
@@ -105,8 +106,8 @@ def main() -> None:
     judge = load_judge()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with pacs64-prior.parquet")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--domains", nargs="+", choices=judge.domains, default=judge.domains)
+    several(parser, "--ways", WAYS)
+    several(parser, "--domains", judge.domains)
     parser.add_argument("--images", type=int, default=51, help="images of each class")
     parser.add_argument("--seeds", type=int, default=2, help="students of each set")
     parser.add_argument("--work", type=Path, default=Path("out/choices"))

@@ -42,6 +42,7 @@ from engine.settings import Sampling
 from engine.settings.cluster import Cluster
 from engine.settings.methods import DDIS
 from engine.types import ImageKey, Sample
+from studies.options import several
 
 LASTS = "minutes"
 RESULT = RESULTS / "cluster.json"
@@ -286,7 +287,7 @@ def _cpu_seconds() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    several(parser, "--only", PARTS)
     parser.add_argument(
         "--images", nargs="+", type=int, default=FINISHED, help="sizes of the data sets to finish"
     )

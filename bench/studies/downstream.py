@@ -56,6 +56,7 @@ from studies.evidence import (
     images_of,
     shared_folder,
 )
+from studies.options import several
 from studies.rows import DTYPE, Rows, alone
 
 LASTS = "hours"
@@ -89,9 +90,7 @@ def together(folders: list[Path], out: Path, **made_with: object) -> Path:
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
     """Options that say which folders of evidence.py are read."""
-    parser.add_argument(
-        "--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains
-    )
+    several(parser, "--domains", load_judge().domains)
     parser.add_argument(
         "--seeds",
         type=int,
@@ -246,7 +245,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with pacs64-train, -test and -prior"
     )
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    several(parser, "--tasks", TASKS)
     add_folders(parser)
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()

@@ -21,6 +21,7 @@ from engine.evaluation.features import FeatureFile, RunningMoments
 from engine.evaluation.metrics import fid, gaussian, inception_score, kid
 from engine.evaluation.neighbours import neighbours
 from engine.memory.measure import peak_bytes
+from studies.options import several
 
 LASTS = "minutes"
 RESULT = RESULTS / "evaluator.json"
@@ -163,7 +164,7 @@ def main() -> None:
         help="rows of each set for neighbours of --width features",
     )
     parser.add_argument("--width", type=int, default=2048, help="features of a row")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    several(parser, "--parts", PARTS)
     parser.add_argument(
         "--here", action="store_true", help="run the one part in this process and print it"
     )

@@ -47,6 +47,7 @@ from engine.settings.inversion import (
 )
 from engine.tokens.files import load_tokens
 from engine.types import Sample
+from studies.options import several
 from studies.rows import DTYPE, alone, rows_by_domain
 
 LASTS = "a night"
@@ -287,10 +288,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=IMAGES, help="images of each class and seed")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument(
-        "--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains
-    )
+    several(parser, "--methods", METHODS)
+    several(parser, "--domains", load_judge().domains)
     parser.add_argument(
         "--work", type=Path, default=WORK, help="where the data set folders are kept"
     )

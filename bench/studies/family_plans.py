@@ -25,6 +25,7 @@ from engine.memory.plan import Plan, plan
 from engine.memory.subject import subject_of
 from engine.priors import Prior
 from engine.settings import Alignment, Sampling
+from studies.options import several
 from studies.rows import Rows
 
 LASTS = "minutes"
@@ -76,7 +77,7 @@ FAMILIES = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    several(parser, "--only", FAMILIES)
     parser.add_argument("--memory", default="12GB", help="of the GPU (default: 12GB)")
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args(arguments)

@@ -25,6 +25,7 @@ from engine.evaluation.shares import shares
 from engine.priors import load_prior
 from engine.settings import Alignment, Sampling
 from studies.evidence import Method, draw, flops_per_image, images_of
+from studies.options import several
 from studies.rows import DTYPE, rows_by_domain
 
 LASTS = "minutes"
@@ -95,8 +96,8 @@ def measure(
 def main() -> None:
     domains = load_judge().domains
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--domains", nargs="+", choices=domains, default=domains)
+    several(parser, "--variants", VARIANTS)
+    several(parser, "--domains", domains)
     parser.add_argument("--images", type=int, default=24, help="images of each class")
     parser.add_argument("--seed", type=int, default=SEED, help="with another, name another --out")
     parser.add_argument("--work", type=Path, default=Path("out/few_steps"), help="keeps the images")

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
+from studies.options import several
+
 LASTS = "minutes"
 REPOSITORY = Path(__file__).resolve().parents[2]
 CASES = {
@@ -103,9 +105,7 @@ def main() -> int:
     parser.add_argument(
         "--head", default="HEAD", help="the commit that is compared (default: HEAD)"
     )
-    parser.add_argument(
-        "--only", nargs="+", choices=CASES, default=list(CASES), help="some of the cases"
-    )
+    several(parser, "--only", CASES)
     parser.add_argument(
         "--keep", type=Path, help="a new folder for both sets of images (default: a temporary one)"
     )

@@ -21,6 +21,7 @@ from engine.evaluation.shares import shares
 from engine.priors import Prior, load_prior
 from engine.settings import Alignment, Polish, Sampling
 from studies.evidence import METRICS, Method, draw, evaluated, flops_per_image, images_of
+from studies.options import several
 from studies.rows import DTYPE, rows_by_domain
 
 LASTS = "an hour"
@@ -110,8 +111,8 @@ def measured(
 def main() -> None:
     judge = load_judge()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--domains", nargs="+", choices=judge.domains, default=judge.domains)
+    several(parser, "--variants", VARIANTS)
+    several(parser, "--domains", judge.domains)
     parser.add_argument("--images", type=int, default=8, help="images of each class")
     parser.add_argument(
         "--work",

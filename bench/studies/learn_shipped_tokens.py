@@ -29,6 +29,7 @@ from engine.settings.methods import Plain
 from engine.settings.sources import EMBEDDED
 from engine.tokens.files import save_tokens
 from engine.tokens.table import TokenTable
+from studies.options import several
 
 LASTS = "an hour"
 STARTS = ("words", NO_STYLE)
@@ -103,9 +104,7 @@ def nearer(classifier: Classifier, prior: Prior, table: TokenTable) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--domains", nargs="+", choices=load_judge().domains, default=load_judge().domains
-    )
+    several(parser, "--domains", load_judge().domains)
     parser.add_argument(
         "--out", type=Path, default=EMBEDDED / "tokens", help="folder of the token files"
     )

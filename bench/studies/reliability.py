@@ -44,6 +44,7 @@ from engine.runners.learn_tokens import learn_tokens
 from engine.runners.registry import runner_for
 from engine.settings import Sampling, TokenLearning
 from engine.settings.plain import to_plain
+from studies.options import several
 from studies.rows import Rows
 
 LASTS = "an hour"
@@ -229,7 +230,7 @@ def killed(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=KILLS, default=list(KILLS))
+    several(parser, "--only", KILLS)
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()

@@ -25,6 +25,7 @@ from engine.priors import Prior, load_prior
 from engine.runners.generate import generate
 from engine.settings import Alignment, Evaluation, Sampling
 from engine.settings.methods import Plain
+from studies.options import several
 from studies.rows import Rows
 
 LASTS = "an hour"
@@ -63,9 +64,7 @@ def main() -> None:
         "--prior", default="embedded", help="draws sets and images, as in `ddis generate`"
     )
     parser.add_argument("--name", default="own", help="what the set is called in the results")
-    parser.add_argument(
-        "--styles", nargs="+", choices=STYLED, default=list(STYLED), help="of the embedded prior"
-    )
+    several(parser, "--styles", STYLED, "of the embedded prior")
     parser.add_argument(
         "--set-images", type=int, default=48, help="images of each class in a set that is drawn"
     )

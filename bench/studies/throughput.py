@@ -32,6 +32,7 @@ from engine.runners.generate import generate
 from engine.settings import Alignment, Sampling
 from engine.settings.methods import DDIS, Plain
 from studies.evidence import evaluated
+from studies.options import several
 
 LASTS = "minutes"
 RESULT = RESULTS / "throughput.json"
@@ -144,7 +145,7 @@ def demo() -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    several(parser, "--only", PARTS)
     parser.add_argument("--images", type=int, default=28)
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 30])
     parser.add_argument("--repeats", type=int, default=3)

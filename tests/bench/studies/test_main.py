@@ -19,6 +19,7 @@ def test_every_study_is_listed_with_what_it_does() -> None:
     listed = done.stdout.split("\n\n")[-1].splitlines()
     modules = {file.stem for file in STUDIES.glob("[!_]*.py")}
     assert {line.split()[0] for line in listed} == modules - {
+        "options",
         "rows",
         "small_vit",
     }  # no studies themselves
@@ -39,3 +40,9 @@ def test_a_study_gets_its_own_arguments() -> None:
     assert done.returncode == 0
     assert "BASE" in done.stdout.upper()
     assert "--keep" in done.stdout
+
+
+def test_an_option_of_many_names_lists_them_once() -> None:
+    listed = " ".join(run("evidence", "--help").stdout.split())
+    assert listed.count("DeepInversion, 2,000 iterations") == 1
+    assert "--methods METHOD [METHOD ...]" in listed
