@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from result_files import RESULTS
@@ -61,13 +61,13 @@ NEVER_SKIP = {"skip_passing": False}
 class Recipe:
     """How images of such a class are made.
 
-    true_word: by the name that the prior knows. guided: with the default alignment. negative: the other classes that
-    the name may mean are the negative prompt. learning: of tokens; None for none. adapter: of the prior, in place of
-    tokens.
+    true_word: by the name that the prior knows. guided: with the default alignment; where it is "drawing", tokens are
+    learned without. negative: the other classes that the name may mean are the negative prompt. learning: of tokens;
+    None for none. adapter: of the prior, in place of tokens.
     """
 
     true_word: bool = False
-    guided: bool = False
+    guided: bool | Literal["drawing"] = False
     negative: bool = False
     learning: TokenLearning | None = None
     adapter: LoraLearning | None = None
@@ -94,6 +94,7 @@ RECIPES = {
     "adapter": Recipe(adapter=LoraLearning.of_classes()),
     "guided": Recipe(guided=True),
     "guided, token instead": Recipe(guided=True, learning=INSTEAD),
+    "token instead, then guided": Recipe(guided="drawing", learning=INSTEAD),
     "token before, published": Recipe(learning=TokenLearning.paper()),
 }
 SMOKE = ("plain", "token instead", "adapter")
@@ -173,7 +174,7 @@ def learned(
 ) -> tuple[Prior, TokenTable | None]:
     """The prior with the adapter of a set of names and the tokens of these, if the recipe has such."""
     classifier, classes = renamed(classifier, names), list(names.values())
-    method, tokens = DDIS() if recipe.guided else Plain(), None
+    method, tokens = DDIS() if recipe.guided is True else Plain(), None
     if recipe.learning is not None:
         tokens = learn_tokens(classifier, prior, classes, recipe.learning, method=method, seed=seed)
     if recipe.adapter is not None:

@@ -8,13 +8,15 @@ from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE, LoraBaseMixin
 from safetensors import SafetensorError
 
 from engine.errors import MissingExtraError, ModelError, brief
-from engine.networks.hub import HUB_ID
+from engine.networks.hub import HUB_ID, fetch
 from engine.networks.quiet import quiet
 from engine.networks.sealed import metadata_of
 from engine.priors.marks import marked
 
 FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 """What diffusers and peft raise for files that are missing, broken, or another network's."""
+SUFFIXES = {".safetensors", ".pt", ".bin"}
+"""Of files: what ends so and is not there is no hub id."""
 NAME = "merged"
 FORMAT = "ddis-lora/1"
 """Of adapters that `learn_lora` writes, which say what they were learned on."""
@@ -41,8 +43,8 @@ def merge_lora(
 
     Raises:
         MissingExtraError: peft is not installed.
-        ModelError: The adapter cannot be read, is of another family or size, or lies on this machine and was learned
-            by `learn_lora` on other weights.
+        ModelError: The adapter cannot be read, is of another family or size, or was learned by `learn_lora` on
+            other weights.
     """
     check_peft()
     if not isinstance(pipe, LoraBaseMixin):
@@ -50,22 +52,17 @@ def merge_lora(
             f"the prior {prior!r} is a {type(pipe).__name__}, expected a pipeline that diffusers has adapters for: "
             "leave the adapter out, or choose another prior."
         )
-    path = Path(source).expanduser()
-    if not path.exists() and not HUB_ID.fullmatch(str(source)):
-        raise ModelError(
-            f"there is no adapter {str(source)!r}, expected a .safetensors file, a folder or a hub id: check the path."
-        )
-    folder = str(path) if path.exists() else str(source)
+    path = _located(source, local_files_only)
     _check_learned_here(path, pipe, prior)
-    where = (str(path.parent), path.name) if path.is_file() else (folder, None)
+    where = (path.parent, path.name) if path.is_file() else (path, None)
     try:
         with quiet():
             pipe.load_lora_weights(
-                where[0],
+                str(where[0]),
                 weight_name=where[1],
                 adapter_name=NAME,
                 use_safetensors=True,
-                local_files_only=local_files_only or path.exists(),
+                local_files_only=True,
             )
             adapted = {name for name, parts in pipe.get_list_adapters().items() if parts}
             if not adapted:
@@ -77,6 +74,21 @@ def merge_lora(
             f"the adapter {str(source)!r} does not go into prior {prior!r} ({brief(error)}), expected a LoRA of this "
             "model in a form that diffusers reads: check the path, and which model it was made for."
         ) from error
+
+
+def _located(source: str | Path, local_files_only: bool) -> Path:
+    """The file or folder of an adapter; from the hub the one with diffusers' name for it, else all that there are."""
+    path, name = Path(source).expanduser(), str(source)
+    if path.exists():
+        return path
+    if not HUB_ID.fullmatch(name) or "/" not in name or path.suffix in SUFFIXES:
+        raise ModelError(
+            f"there is no adapter {name!r}, expected a .safetensors file, a folder or a hub id: check the path."
+        )
+    found = fetch(name, [LORA_WEIGHT_NAME_SAFE], local_files_only=local_files_only)
+    if (found / LORA_WEIGHT_NAME_SAFE).is_file():
+        return found
+    return fetch(name, ["*.safetensors"], local_files_only=local_files_only)
 
 
 def _check_learned_here(path: Path, pipe: Any, prior: str) -> None:
