@@ -117,6 +117,9 @@ def resumed(path: Path, run: Mapping[str, Any], device: torch.device) -> TokenSt
         if name.startswith(JOINT)
     }
     tensors = {OLD_NAMES.get(name, name): value for name, value in tensors.items()}
+    tensors.setdefault(
+        "variety", tensors["finished"] + torch.nan
+    )  # a state from before it was measured
     tensors |= {name: tensors[name].to(device) for name in ON_DEVICE}
     rows = tensors.pop("rows").requires_grad_()
     return TokenState(
@@ -164,7 +167,7 @@ def table_of(
     kept = [
         number
         for number in range(len(state.classes))
-        if every_class or state.outcome[number] not in (Outcome.PASSES_WITHOUT, Outcome.NO_BETTER)
+        if every_class or Outcome(int(state.outcome[number])).keeps_token
     ]
     classes = [state.classes[number] for number in kept]
     kinds, by_class = _kinds(state)
@@ -181,6 +184,7 @@ def table_of(
             denoiser_forward=report.denoiser_forward,
             denoiser_backward=report.denoiser_backward,
             kinds=by_class[report.class_index],
+            variety=report.variety,
         )
         for number, report in enumerate(reports)
     }

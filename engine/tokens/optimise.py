@@ -7,18 +7,18 @@
 An epoch samples its images once; each of its updates reads them at another step. Classes learn side by side, up to
 `batch` of them or as many as `side_by_side` says, so that a batch of images mixes them; each has its own early stop.
 An update's gradient goes to the prompts' context first, and at its end from there to the rows. In the end a class
-keeps its token only where that helps: learning reads few images, and early predictions of them. Nothing here knows a
+keeps its token only where that helps: see `engine.tokens.check`. Nothing here knows a
 file or a progress bar: `learn` advances a `TokenState` and reports, and may be left after any report.
 """
 
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from engine.errors import GuidanceError
 from engine.settings import TokenLearning
 from engine.tokens.adam import RowOptimizer, row_optimizer
+from engine.tokens.check import keep_what_helps
 from engine.tokens.epoch import Part, classes_of, count, draw, gradient_by_context, record
 from engine.tokens.source import ImageSource
 from engine.tokens.state import Outcome, TokenEpoch, TokenState
@@ -27,9 +27,6 @@ MAX_SKIPPED = 0.1
 """The share of a class's updates so far that may be skipped for a gradient that is not finite."""
 FEWEST = 20
 """Updates that this share is taken of at least: of the first update alone, a single skip would be all."""
-SURE = (2.0, 2.18, 2.29, 2.36, 2.41, 2.45, 2.49, 2.51, 2.54)
-"""Standard errors by which a token must be better than the plain prompt to be kept, by the number of looks that a check
-may take: so that all together are as rarely wrong as one (Pocock 1977, Biometrika 64, table 1)."""
 
 
 def learn(
@@ -69,7 +66,7 @@ def learn(
         ]
         unchecked = sorted(number for number in learned if not state.checked[number])
         if unchecked and learning.check_images:
-            _keep_what_helps(state, unchecked, source, learning, batch)
+            keep_what_helps(state, unchecked, source, learning, batch)
             yield [state.report(number) for number in unchecked]
 
 
@@ -94,71 +91,6 @@ def _try_without(
     state.finished[waiting] = state.accuracy[waiting]
     passes = state.accuracy[waiting] > learning.target_accuracy
     state.outcome[waiting] = torch.where(passes, Outcome.PASSES_WITHOUT, Outcome.LEARNING)
-
-
-@torch.no_grad()
-def _keep_what_helps(
-    state: TokenState, learned: list[int], source: ImageSource, learning: TokenLearning, batch: int
-) -> None:
-    """Of a learned token and its start keep the better, and neither if it is no better than the plain prompt.
-
-    Better is a smaller mean cross-entropy of finished images, whose noise is the same for all and no update has read;
-    than the plain prompt by more than SURE standard errors of the differences between images of one noise. Where the
-    difference is smaller either way, the check goes on with twice the images, up to `check_doublings` times.
-    """
-    rows, outcomes = state.rows.detach(), state.outcome.clone()
-    ends, starts = rows.clone(), state.start
-    seen = {number: [torch.zeros(2, 0, dtype=torch.float64)] * 3 for number in learned}
-    undecided, first, last = learned, 0, learning.check_images
-    for _ in range(learning.check_doublings + 1):
-        for way, tokens in enumerate((None, ends, starts)):
-            if tokens is not None:
-                rows[undecided] = tokens[undecided]
-            found = _finished(
-                state, undecided, tokens is not None, range(first, last), source, learning, batch
-            )
-            for number, more in found.items():
-                seen[number][way] = torch.cat([seen[number][way], more], 1)
-        still = []
-        for number in undecided:
-            plain, end, start = seen[number]
-            start_is_better = bool(start[0].mean() < end[0].mean())
-            rows[number] = (starts if start_is_better else ends)[number]
-            loss, right = start if start_is_better else end
-            gain = plain[0] - loss
-            chance = SURE[learning.check_doublings] * gain.std() / last**0.5
-            helps = bool(gain.mean() > chance)
-            state.outcome[number] = outcomes[number] if helps else int(Outcome.NO_BETTER)
-            state.loss[number], state.accuracy[number] = loss.mean(), right.mean()
-            state.finished[number], state.checked[number] = right.mean(), 1
-            if gain.mean().abs() <= chance:
-                still.append(number)
-        undecided, first, last = still, last, 2 * last
-        if not undecided:
-            break
-
-
-def _finished(
-    state: TokenState,
-    numbers: list[int],
-    with_tokens: bool,
-    images: range,
-    source: ImageSource,
-    learning: TokenLearning,
-    batch: int,
-) -> dict[int, Tensor]:
-    """Of some images of the check, cross-entropy and whether they are recognised: (2, len(images)) by class."""
-    found: dict[int, list[tuple[float, float]]] = {number: [] for number in numbers}
-    context = source.encode(classes_of(state, numbers), with_tokens)
-    for part in draw(state, numbers, context, source, learning, batch, check=images):
-        logits = part.drawn.finished(range(len(part.numbers)))
-        losses, right = part.losses(logits).double().cpu(), logits.argmax(1).cpu() == part.targets
-        each = zip(part.numbers.tolist(), losses.tolist(), right.tolist(), strict=True)
-        for number, loss, hit in each:
-            found[number].append((loss, float(hit)))
-        count(state, part)
-        del part  # before the next one is drawn
-    return {number: torch.tensor(of, dtype=torch.float64).T for number, of in found.items()}
 
 
 def _learn_epoch(

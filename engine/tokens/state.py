@@ -26,6 +26,12 @@ class Outcome(IntEnum):
     RECOGNISED = 3
     EPOCHS_USED_UP = 4
     NO_BETTER = 5
+    ALIKE = 6
+
+    @property
+    def keeps_token(self) -> bool:
+        """Whether the class has a token in the end; else it keeps its plain prompt."""
+        return self not in (Outcome.PASSES_WITHOUT, Outcome.NO_BETTER, Outcome.ALIKE)
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class TokenEpoch:
 
     accuracy, loss: of the images that the loss reads, in the end of those of the check. finished: accuracy of finished
     images, None where none were made. denoiser_forward, denoiser_backward: evaluations of single latents that the class
-    has cost so far; one CFG step of an image is two.
+    has cost so far; one CFG step of an image is two. variety: see `engine.tokens.check`; None where it is not known.
     """
 
     class_index: int
@@ -45,6 +51,7 @@ class TokenEpoch:
     outcome: Outcome
     denoiser_forward: int
     denoiser_backward: int
+    variety: float | None = None
 
 
 @dataclass
@@ -57,7 +64,8 @@ class TokenState:
     learn side by side share an optimiser, whose own state is then `joint`. scale: () float64, what the loss is
     multiplied by on its way back, 0 before the first class; once lowered it stays so for the classes side by side.
     kinds: by class, what its epochs were learned on, as JSON, once for each change. The others: (K,); `finished` is NaN
-    where no finished image was looked at, and `checked` 1 where it was decided what is kept.
+    where no finished image was looked at, `variety` where it is not known, and `checked` 1 where it was decided what is
+    kept.
     """
 
     classes: tuple[int, ...]
@@ -76,6 +84,7 @@ class TokenState:
     checked: Tensor
     denoiser_forward: Tensor
     denoiser_backward: Tensor
+    variety: Tensor
     scale: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     joint: dict[str, Tensor] = field(default_factory=dict)
     kinds: dict[int, list[str]] = field(default_factory=dict)
@@ -107,6 +116,7 @@ class TokenState:
             checked=count.clone(),
             denoiser_forward=count.clone(),
             denoiser_backward=count.clone(),
+            variety=measure + torch.nan,
         )
 
     def those(self, outcome: Outcome, among: range) -> list[int]:
@@ -154,7 +164,7 @@ class TokenState:
 
     def report(self, number: int) -> TokenEpoch:
         """The last measured epoch of one row."""
-        finished = float(self.finished[number])
+        finished, variety = float(self.finished[number]), float(self.variety[number])
         return TokenEpoch(
             class_index=self.classes[number],
             epoch=int(self.epochs[number]),
@@ -164,6 +174,7 @@ class TokenState:
             outcome=Outcome(int(self.outcome[number])),
             denoiser_forward=int(self.denoiser_forward[number]),
             denoiser_backward=int(self.denoiser_backward[number]),
+            variety=None if variety != variety else variety,
         )
 
 

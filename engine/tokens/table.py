@@ -25,7 +25,8 @@ class TokenTraining:
     finished: accuracy of the last finished images that were looked at, if any. start: the word that the token began as,
     'random' or 'class name'; moved: whether it ended elsewhere; "" and None in a file that does not tell.
     denoiser_forward, denoiser_backward: evaluations of single latents; one CFG step of an image is two. 0 in a file
-    that does not tell. kinds: what it was learned on, as numbers of the table's `kinds`.
+    that does not tell. kinds: what it was learned on, as numbers of the table's `kinds`. variety: of the check's images
+    that are recognised, as a share of the plain prompt's (`engine.tokens.check.variety`); None where it is not known.
     """
 
     outcome: str
@@ -38,6 +39,7 @@ class TokenTraining:
     denoiser_forward: int = 0
     denoiser_backward: int = 0
     kinds: tuple[int, ...] = ()
+    variety: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from math import isnan
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from engine.errors import GuidanceError
 from engine.priors import Context, Prior
 from engine.priors.context import Entry
 from engine.settings import TokenLearning
+from engine.tokens.check import variety
 from engine.tokens.optimise import learn
 from engine.tokens.scaled import scaled_gradient
 from engine.tokens.source import ContextGradient
@@ -326,6 +328,44 @@ def test_a_gain_within_chance_keeps_no_token(gain, helps):
     reports = list(learn(state, source, CHECKED, batch=28))
     assert {epoch.outcome == Outcome.NO_BETTER for epoch in reports[-1]} == {not helps}
     assert reports[-1][0].loss == pytest.approx(4.0 - gain, abs=1e-5)
+
+
+def spread(apart: float) -> LogitsOf:
+    """Logits that recognise every class; with a token surer, and `apart` from image to image instead of 1."""
+
+    def logits_of(keys: Sequence[ImageKey], context: Tensor, with_tokens: bool) -> Tensor:
+        logits = context[:, :CLASSES] * 1e-9
+        for place, key in enumerate(keys):
+            by = apart if with_tokens else 1.0
+            sure = torch.tensor((6.0 if with_tokens else 3.0) + by * (key.index % 4))
+            logits = logits.index_put(
+                (torch.tensor([place]), torch.tensor([key.class_index])), sure, accumulate=True
+            )
+        return logits
+
+    return logits_of
+
+
+@pytest.mark.parametrize(
+    ("apart", "outcome"),
+    [(0.5, Outcome.EPOCHS_USED_UP), (0.1, Outcome.ALIKE), (0.0, Outcome.ALIKE)],
+)
+def test_a_token_whose_images_are_all_alike_is_refused(apart, outcome):
+    state = at_start()
+    reports = list(learn(state, Rows(state, spread(apart)), CHECKED, batch=28))
+    assert {epoch.outcome for epoch in reports[-1]} == {outcome}
+    assert [epoch.variety for epoch in reports[-1]] == pytest.approx([apart] * CLASSES, abs=1e-4)
+    assert outcome.keeps_token == (outcome != Outcome.ALIKE)
+
+
+def test_variety_is_not_known_of_few_recognised_images():
+    """An ambiguous name's plain images mostly show something else: then nothing is to be compared with."""
+    logits = 5 * torch.eye(3)[[0, 0, 0, 0, 0]] + torch.rand(5, 3)
+    mistaken = logits.clone()
+    mistaken[2:, 1] += 9
+    assert variety(logits, logits, 0) == pytest.approx(1.0)
+    assert isnan(variety(logits, mistaken, 0))
+    assert isnan(variety(mistaken, logits, 0))
 
 
 def test_the_check_reads_images_that_no_update_has_read_and_the_same_for_all():
