@@ -3,8 +3,10 @@
 `plain` is the prior alone: settings without alignment. With tokens it is CAT without DAG.
 """
 
+import warnings
+
 from engine.classifiers.base import class_numbers
-from engine.errors import ConfigError
+from engine.errors import ConfigError, PriorWarning
 from engine.guidance.assembly import descent_of
 from engine.guidance.decoder import decoder_of
 from engine.guidance.objective import check_statistics
@@ -44,6 +46,7 @@ def prepare(
     tokens = models.tokens(settings.tokens)
     prior.schedule(sampling.steps)  # refuses now more steps than the prior has noise levels
     prior.check_sampling(sampling.cfg, sampling.negative_prompt)
+    _warn_of_guidance_twice(prior, settings)
     memory = models.given.plan or execution.memory
     plan = plan_of(
         memory if request.runtime == "torch" else None,
@@ -97,6 +100,22 @@ def _check_settings(settings: DrawingSettings) -> None:
         raise ConfigError(
             "sampling has 1 step and alignment is on, expected at least 2 steps: the last step is never guided, so "
             "nothing would be. Raise the steps, or choose method 'plain'."
+        )
+
+
+def _warn_of_guidance_twice(prior: Prior, settings: DrawingSettings) -> None:
+    """Warn (PriorWarning) where an adapter that guidance was distilled into meets the guidance itself."""
+    if prior.adapter != "guidance":
+        return
+    twice = [f"cfg {settings.sampling.cfg:g}"] if settings.sampling.cfg != 1 else []
+    if settings.alignment is not None and settings.alignment.stride == 1:
+        twice.append("alignment at every step")
+    if twice:
+        warnings.warn(
+            f"the prior's adapter holds guidance, and the run has {' and '.join(twice)} besides, expected neither, as "
+            "they count twice: choose method 'plain' (or an alignment.stride of 4, say) and set cfg to 1.",
+            PriorWarning,
+            stacklevel=2,
         )
 
 

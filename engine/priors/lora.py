@@ -30,10 +30,10 @@ def check_peft() -> None:
         )
 
 
-def merge_lora(
-    pipe: Any, source: str | Path, prior: str, *, local_files_only: bool = False
-) -> None:
+def merge_lora(pipe: Any, source: str | Path, prior: str, *, local_files_only: bool = False) -> str:
     """Add an adapter to the weights of a pipeline's networks, which afterwards cost what they did before.
+
+    Returns the objective that `learn_lora` learned it with ('guidance' or 'class'); "" for others' adapters.
 
     Args:
         pipe: A pipeline in main memory, whose networks nobody else uses.
@@ -53,7 +53,7 @@ def merge_lora(
             "leave the adapter out, or choose another prior."
         )
     path = _located(source, local_files_only)
-    _check_learned_here(path, pipe, prior)
+    objective = _objective(path, pipe, prior)
     where = (path.parent, path.name) if path.is_file() else (path, None)
     try:
         with quiet():
@@ -74,6 +74,7 @@ def merge_lora(
             f"the adapter {str(source)!r} does not go into prior {prior!r} ({brief(error)}), expected a LoRA of this "
             "model in a form that diffusers reads: check the path, and which model it was made for."
         ) from error
+    return objective
 
 
 def _located(source: str | Path, local_files_only: bool) -> Path:
@@ -91,8 +92,8 @@ def _located(source: str | Path, local_files_only: bool) -> Path:
     return fetch(name, ["*.safetensors"], local_files_only=local_files_only)
 
 
-def _check_learned_here(path: Path, pipe: Any, prior: str) -> None:
-    """Raise ModelError for an adapter that `learn_lora` wrote for another prior. Others' adapters say nothing of it."""
+def _objective(path: Path, pipe: Any, prior: str) -> str:
+    """The objective of an adapter of `learn_lora`, "" of others'. Raises ModelError for one of another prior."""
     files = [path]
     if path.is_dir():  # diffusers looks for its own name first
         usual = path / LORA_WEIGHT_NAME_SAFE
@@ -104,6 +105,7 @@ def _check_learned_here(path: Path, pipe: Any, prior: str) -> None:
                 continue
             learned_on = metadata["run"]["models"]["prior"]
             mark, name = learned_on["fingerprint"], learned_on["name"]
+            objective = metadata["run"]["learning"]["objective"]
         except FAILURES:  # diffusers reads more forms, and says what is wrong
             continue
         if mark != (here := marked(pipe)):
@@ -111,3 +113,5 @@ def _check_learned_here(path: Path, pipe: Any, prior: str) -> None:
                 f"the adapter {str(file)!r} was learned on prior {mark} ({name!r}), expected {here} ({prior!r}): load "
                 "the prior that it was learned on, or learn an adapter for this one."
             )
+        return str(objective)
+    return ""

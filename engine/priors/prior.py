@@ -42,6 +42,7 @@ class Prior:
         mark: The fingerprint; computed if None.
         device: Where it computes; where the denoiser is if None. Networks may rest elsewhere (see `resting`).
         quantise: How the linear layers of its denoiser and text encoders are quantised.
+        adapter: The objective of the adapter of `learn_lora` in its weights: 'guidance' or 'class'; "" for none.
 
     Raises:
         ModelError: The pipeline or its scheduler is of a kind that cannot be a prior.
@@ -58,6 +59,7 @@ class Prior:
         mark: str | None = None,
         device: torch.device | None = None,
         quantise: str = "none",
+        adapter: str = "",
     ) -> None:
         check_pipeline(pipe)
         check_scheduler(pipe.scheduler)
@@ -67,6 +69,7 @@ class Prior:
         self.tiny = tiny
         self.call = defaults_of(pipe) | dict(call or {})
         self.quantise = quantise
+        self.adapter = adapter
         self.fingerprint = marked(pipe) if mark is None else mark
         self._calls = Calls(pipe, name, self.call, device)
 
@@ -139,9 +142,15 @@ class Prior:
         call: Mapping[str, Any],
         device: torch.device | None,
     ) -> "Prior":
-        mark, quantise = self.fingerprint, self.quantise
         return Prior(
-            pipe, self.name, tiny=tiny, call=call, mark=mark, device=device, quantise=quantise
+            pipe,
+            self.name,
+            tiny=tiny,
+            call=call,
+            mark=self.fingerprint,
+            device=device,
+            quantise=self.quantise,
+            adapter=self.adapter,
         )
 
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Context:

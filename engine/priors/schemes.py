@@ -56,13 +56,15 @@ class Loaded(NamedTuple):
     """A pipeline whose networks are frozen.
 
     tiny: the architecture's own tiny decoder, if it has one. folder: where the pipeline is on this
-    machine. mark: the fingerprint of the weights as they were read; None to take it from the pipeline.
+    machine. mark: the fingerprint of the weights as they were read; None to take it from the pipeline. adapter: see
+    `Prior`.
     """
 
     pipe: Any
     tiny: nn.Module | None = None
     folder: Path | None = None
     mark: str | None = None
+    adapter: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,14 +150,16 @@ def _from(folder: Path, source: str, wanted: Wanted) -> Loaded:
 
 def _frozen(found: Loaded, wanted: Wanted, source: str) -> Loaded:
     """Freeze the networks and put them where they belong; their fingerprint is taken before that, with the adapter."""
+    adapter = ""
     if wanted.lora is not None and not wanted.hollow:
-        merge_lora(found.pipe, wanted.lora, source, local_files_only=wanted.local_files_only)
+        local = wanted.local_files_only
+        adapter = merge_lora(found.pipe, wanted.lora, source, local_files_only=local)
     mark, chosen = marked(found.pipe), dtypes(found.pipe, wanted.dtype)
     with quiet():
         for name, network in networks(found.pipe).items():
             cast(freeze(network), chosen[name]).to(wanted.place)
     _quantise(found, wanted)
-    return found._replace(mark=mark)
+    return found._replace(mark=mark, adapter=adapter)
 
 
 def _quantise(found: Loaded, wanted: Wanted) -> None:

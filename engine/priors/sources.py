@@ -84,6 +84,7 @@ def load_prior(
         mark=found.mark,
         device=place_on,
         quantise=quantise,
+        adapter=found.adapter,
     )
 
 

@@ -1,5 +1,7 @@
 """Guidance distilled into an adapter: what it learns, files, interruption, and what is left alone."""
 
+import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -556,6 +558,62 @@ def test_without_peft_the_extra_is_named(
         learned(classifier, prior, tmp_path / "l.safetensors")
     with pytest.raises(MissingExtraError, match=r"pip install 'ddis\[lora\]'"):
         load_prior(prior_folder, device="cpu", lora="somewhere.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("how", "twice"),
+    [
+        ({"method": "plain", "sampling": replace(SAMPLING, cfg=1.0)}, ""),
+        ({"alignment": Alignment(stride=2), "sampling": replace(SAMPLING, cfg=1.0)}, ""),
+        ({"method": "plain", "sampling": replace(SAMPLING, cfg=3.0)}, "has cfg 3 besides"),
+        (
+            {"sampling": replace(SAMPLING, cfg=3.0)},
+            "has cfg 3 and alignment at every step besides.*method 'plain'",
+        ),
+    ],
+)
+def test_guidance_on_top_of_distilled_guidance_is_warned_of(
+    tmp_path: Path,
+    classifier: Classifier,
+    prior: Prior,
+    prior_folder: Path,
+    how: dict[str, Any],
+    twice: str,
+) -> None:
+    out = tmp_path / "l.safetensors"
+    learned(classifier, prior, out)
+    adapted = load_prior(prior_folder, device="cpu", lora=out)
+    assert (prior.adapter, adapted.adapter) == ("", "guidance")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        asked(classifier, adapted, ["a"], 2, **how).prepare()
+    said = [str(one.message) for one in found if "count twice" in str(one.message)]
+    assert [bool(re.search(twice, text)) for text in said] == ([True] if twice else [])
+
+
+def test_an_adapter_comes_from_the_hub(
+    tmp_path: Path, classifier: Classifier, prior: Prior, prior_folder: Path, monkeypatch: Any
+) -> None:
+    """By whatever name its file has; others' are looked for by diffusers' name first."""
+    out = tmp_path / "hub" / "mine.safetensors"
+    out.parent.mkdir()
+    learned(classifier, prior, out)
+    asked_for = []
+
+    def fetched(repository: str, patterns: list[str], **_: Any) -> Path:
+        asked_for.append((repository, patterns))
+        return out.parent
+
+    monkeypatch.setattr("engine.priors.lora.fetch", fetched)
+    adapted = load_prior(prior_folder, device="cpu", lora="someone/adapter")
+    assert adapted.fingerprint == load_prior(prior_folder, device="cpu", lora=out).fingerprint
+    assert asked_for == [
+        ("someone/adapter", ["pytorch_lora_weights.safetensors"]),
+        ("someone/adapter", ["*.safetensors"]),
+    ]
+    for misspelt in ("out/absent.safetensors", "absent"):
+        with pytest.raises(ModelError, match=f"there is no adapter '{misspelt}'"):
+            load_prior(prior_folder, device="cpu", lora=misspelt)
 
 
 def test_a_foreign_or_broken_adapter_is_refused(
