@@ -115,7 +115,8 @@ def stream_of(
     ModelError where its models are not there or the teacher is another classifier.
     """
     request, models = request_of(read_run(folder).made, folder)
-    request = replace(request, images_per_class=streaming.images_per_class, seed=request.seed + 1)
+    seed = stream_seed(request.seed)
+    request = replace(request, images_per_class=streaming.images_per_class, seed=seed)
     given = Given(
         classifier=_in_dtype(teacher, models.get("classifier", {}).get("dtype")),
         prior=prior if isinstance(prior, Prior) else None,
@@ -123,6 +124,11 @@ def stream_of(
     execution = Execution(device=str(teacher.device), share="1/1")
     maker = PartMaker(request, execution, given, place, models)
     return Stream(maker, place, teacher.preprocess, streaming.pool)
+
+
+def stream_seed(seed: int) -> int:
+    """The seed of a folder's stream: none that a person would give another folder, whose images are then others."""
+    return int.from_bytes(blake2b(f"stream of {seed}".encode(), digest_size=4).digest())
 
 
 def _in_dtype(teacher: Classifier, recorded: str | None) -> Classifier:

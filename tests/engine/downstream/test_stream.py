@@ -12,7 +12,7 @@ from engine.apps.cli import main
 from engine.classifiers import Classifier, load_classifier
 from engine.datasets.parts import done_parts
 from engine.datasets.store import FolderStore
-from engine.downstream.stream import Stream, stream_of
+from engine.downstream.stream import Stream, stream_of, stream_seed
 from engine.errors import ConfigError, DamagedError, ModelError
 from engine.events import Event, Events, Progressed
 from engine.runners.share import PartMaker
@@ -89,7 +89,8 @@ def test_they_are_the_folders_request_with_another_seed(
     images = stream(folder, named_teacher, tmp_path / "stream")
     found = torch.cat([*images._parts()]).float() / 255
     request = images.maker.prepared.request
-    assert (request.seed, request.images_per_class, request.method.name) == (1, 4, "plain")
+    assert request.seed == stream_seed(0)
+    assert (request.images_per_class, request.method.name) == (4, "plain")
     wanted = torch.stack(
         [
             named_teacher.preprocess.cut((sample.image * 255).round()[None] / 255)[0]
@@ -100,7 +101,7 @@ def test_they_are_the_folders_request_with_another_seed(
                 4,
                 method="plain",
                 sampling=Sampling(steps=2, batch=3),
-                seed=1,
+                seed=stream_seed(0),
             )
         ]
     )
@@ -241,5 +242,29 @@ def test_what_makes_no_stream_is_refused(
     )
     with pytest.raises(ModelError, match="the models are not those of the record"):
         stream(folder, other, tmp_path / "stream")
-    with pytest.raises(ConfigError, match="expected"):
+    with pytest.raises(ConfigError, match=r"expected (that of one run|a whole request)"):
         stream(make_set(tmp_path / "alien", 2), teacher, tmp_path / "stream")
+
+
+def test_a_student_of_other_classes_is_refused_before_the_stream_makes_an_image(
+    tmp_path: Path, folder: Path, named_teacher: Classifier
+) -> None:
+    student = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4)
+    )
+    with pytest.raises(ModelError, match="the student gives 4 scores, expected 3"):
+        distill(
+            folder,
+            named_teacher,
+            student,
+            out=tmp_path / "out",
+            distillation=Distillation(updates=2, batch=2),
+            streaming=Streaming(images_per_class=2),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stream_shares_no_seed_with_folders_that_a_person_makes() -> None:
+    seeds = {stream_seed(seed) for seed in range(1000)}
+    assert len(seeds) == 1000
+    assert min(seeds) > 1000
