@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from engine.classifiers import Preprocess, load_classifier
 from engine.classifiers.base import statistics_of
-from engine.classifiers.statistics import Statistics
 from engine.classifiers.statistics.energy import energy
 from engine.errors import MissingExtraError, ModelError
-from engine.guidance.moments import recording_moments
+from engine.evaluation.export_statistics import export_statistics
 from engine.guidance.objective import Objective
 from engine.settings import Alignment
 
@@ -453,29 +453,27 @@ class Convolutional(nn.Module):
 def test_files_without_batch_norm_are_measured_and_guided_like_their_networks(
     build, places: dict[str, int], tmp_path
 ) -> None:
-    from engine.evaluation.layer_moments import chosen_calls
-    from engine.guidance.objective import Objective
-    from engine.settings import Alignment
-
+    """Through statistics files: of the ONNX file, and of the network that it was exported from."""
     network = build()
     path = exported(network, tmp_path / "net.onnx")
-    reads = Preprocess.squash(16)
-    images, goal = torch.rand(5, 3, 16, 16), torch.rand(20, 3, 16, 16)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(20):
+        pixels = torch.randint(256, (16, 16, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    images = torch.rand(5, 3, 16, 16)
     gradients = []
     for source in (f"onnx:{path}", network):
-        one = load_classifier(
-            source, labels=LABELS, preprocess=reads, device="cpu", statistics="none"
+        given = {"labels": LABELS, "preprocess": Preprocess.squash(16), "device": "cpu"}
+        file = tmp_path / f"{len(gradients)}.safetensors"
+        measured = export_statistics(
+            load_classifier(source, statistics="none", **given), folder, file
         )
-        calls = chosen_calls(one, None)
         if source is not network:
-            assert {call.path: call.channels for call in calls} == places
-        taps = tuple(call.tap(one.network) for call in calls)
-        with torch.no_grad(), recording_moments(taps) as taken:
-            one.logits(goal)
-            known = Statistics(source="file:x", taps=taps, stored=tuple(taken))
+            found = {one["layer"]: one["channels"] for one in measured["layers"]}
+            assert found == places
+        one = load_classifier(source, statistics=str(file), **given)
         settings = Alignment(class_weight=0, layers="channels")
-        gradients.append(
-            Objective(replace(one, statistics=known), settings).value_and_grad(images)[1]
-        )
+        gradients.append(Objective(one, settings).value_and_grad(images)[1])
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5 * float(gradients[1].abs().max()))
     assert gradients[0].abs().max() > 0
