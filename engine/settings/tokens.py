@@ -164,7 +164,8 @@ class TokenLearning:
     def instead(cls) -> "TokenLearning":
         """Tokens in place of names that mean something else to the prior, such as 'mail bag'.
 
-        They start at the mean of the name's word embeddings and lower the cross-entropy of finished images.
+        They start at the mean of the name's word embeddings and lower the cross-entropy of finished images. Learn them
+        with method "plain": guidance makes the classifier see the class in images that show something else.
         """
         return cls(
             place="instead",

@@ -130,6 +130,23 @@ class Given:
         self.given = found.given
 
 
+@pytest.mark.parametrize(
+    ("words", "method"),
+    [
+        ("--preset instead", Plain()),
+        ("--preset instead --steps 9", Plain(sampling=Sampling(steps=9))),
+        ("--preset instead --method ddis", DDIS()),
+        ("--preset instead --alignment.stride 2", DDIS(alignment=Alignment(stride=2))),
+        ("--steps 9", DDIS(sampling=Sampling(steps=9))),
+    ],
+)
+def test_tokens_in_place_of_names_are_learned_without_guidance(
+    words: str, method: DDIS | Plain
+) -> None:
+    found = understood("learn-tokens", *words.split())
+    assert found.command.method_of(Given(found)) == method
+
+
 def learning_of(*words: str) -> tuple[TokenLearning, Sampling]:
     found = understood("learn-tokens", *words)
     return found.command.learning_of(Given(found)), found.command.request.method.sampling

@@ -21,12 +21,15 @@ from engine.apps.cli.command import (
 from engine.errors import ConfigError
 from engine.facts import facts_of
 from engine.request import Execution, Request
-from engine.settings.methods import DrawingSettings
+from engine.settings.methods import DrawingSettings, Plain
 from engine.settings.plain import to_plain
 from engine.settings.tokens import TokenLearning
 
 if TYPE_CHECKING:
     from engine.tokens.table import TokenTraining
+
+GUIDED = ("request.method.name", "request.method.alignment")
+"""Paths of flags that ask for guided images, or for plain ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,8 @@ class LearnTokens(Command):
     )
     preset: Literal["default", "paper", "instead"] = local(
         "default: ours; paper: DDIS as published, its guidance, sampling and learning; instead: tokens in place of "
-        "names that the prior takes for something else, such as 'mail bag'",
+        "names that the prior takes for something else, such as 'mail bag', learned in plain images unless --method "
+        "says otherwise",
         default="default",
     )
     learning: TokenLearning = field(default_factory=TokenLearning)
@@ -88,8 +92,7 @@ class LearnTokens(Command):
         from engine.runners.learn_tokens import learn_tokens
         from engine.tokens.textual_inversion import export_textual_inversion
 
-        method = self.request.method
-        assert isinstance(method, DrawingSettings)  # no other is offered
+        method = self.method_of(call)
         table = learn_tokens(
             replace(
                 self.request, method=replace(method, tokens=None), student=None, runtime="torch"
@@ -124,6 +127,16 @@ class LearnTokens(Command):
             "classes": {label: asdict(training) for label, training in trainings.items()},
             "textual_inversion": {label: str(file) for label, file in exported.items()},
         }
+
+    def method_of(self, call: Call) -> DrawingSettings:
+        """What draws the images that tokens are learned in: those in place of a name see no guidance.
+
+        It makes the classifier see the class in images that show something else, so that a token has less to learn.
+        """
+        method = self.request.method
+        assert isinstance(method, DrawingSettings)  # no other is offered
+        guided = any(path.startswith(GUIDED) for path in call.given)
+        return method if guided or self.preset != "instead" else Plain(sampling=method.sampling)
 
     def learning_of(self, call: Call) -> TokenLearning:
         """The settings of learning. `--steps` alone is the number of steps of learning as well.
