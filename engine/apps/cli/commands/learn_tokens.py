@@ -21,7 +21,7 @@ from engine.apps.cli.command import (
 from engine.errors import ConfigError
 from engine.facts import facts_of
 from engine.request import Execution, Request
-from engine.settings.methods import DrawingSettings, Plain
+from engine.settings.methods import DDIS, Plain
 from engine.settings.plain import to_plain
 from engine.settings.tokens import TokenLearning
 
@@ -128,13 +128,13 @@ class LearnTokens(Command):
             "textual_inversion": {label: str(file) for label, file in exported.items()},
         }
 
-    def method_of(self, call: Call) -> DrawingSettings:
+    def method_of(self, call: Call) -> DDIS | Plain:
         """What draws the images that tokens are learned in: those in place of a name see no guidance.
 
         It makes the classifier see the class in images that show something else, so that a token has less to learn.
         """
         method = self.request.method
-        assert isinstance(method, DrawingSettings)  # no other is offered
+        assert isinstance(method, DDIS | Plain)  # no other is offered
         guided = any(path.startswith(GUIDED) for path in call.given)
         return method if guided or self.preset != "instead" else Plain(sampling=method.sampling)
 
