@@ -2,10 +2,11 @@
 
 python bench/studies throughput [--only methods ways quality demo] [--images 28] [--steps 8 30] [--quick]
 
-methods: the plain prior, the paper's guidance, ours, in float32. ways: of the plain prior, ours, `--preset fast` and
-an adapter of guidance, what computes the networks. The first run of each warms up, compiles and exports, and is not counted; of `--repeats` the
-median counts. quality: the FID of each domain, drawn in each dtype with the same seeds. demo: time and memory of `ddis
-demo`, as a process of its own. Run it on a quiet machine. --quick: two images, two steps, once, to see that it works.
+methods: the plain prior, the paper's guidance, ours, in float32. ways: of the plain prior, ours, `--preset fast` and an
+adapter of guidance, what computes the networks. The first run of each warms up, compiles and exports, and is not
+counted; of `--repeats` the median counts. quality: the FID of each domain, drawn in each dtype with the same seeds.
+demo: time and memory of `ddis demo`, as a process of its own. Run it on a quiet machine. --quick: two images, two
+steps, once, to see that it works.
 """
 
 import argparse
@@ -51,8 +52,8 @@ DRAWN = {
     "fast": DDIS.fast(),
     "adapter": Plain(sampling=Sampling(cfg=1.0)),
 }
-"""What each way draws with. An adapter that guidance was distilled into is merged into the weights, which cost what they
-did: it draws as the prior alone does in one pass."""
+"""What each way draws with. An adapter of guidance is merged into weights, which cost what they did: it draws as the
+prior alone does in one pass."""
 SEED = 1700
 """Images of this seed are for the part `quality` alone."""
 
