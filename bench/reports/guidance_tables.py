@@ -58,7 +58,7 @@ def guidance_study_table(result: dict) -> str:
     return (
         f"{' or '.join(map(str, images))} images of each variant and domain, {len(domains)} "
         f"domain{'s' * (len(domains) > 1)}; the columns without a domain are means over those that the row has. "
-        f"{intervals_of(result)} `base` is `DAG` of the first tables, `paper` is `paper DAG` of the table of methods.\n\n"
+        f"{intervals_of(result)} `base` is `DAG` of the first tables, `paper` is `paper DAG` of the methods.\n\n"
         f"{table(header, rows)}"
     )
 

@@ -122,10 +122,11 @@ def cifar_table(result: dict) -> str:
     where, longer = result["environment"], ""
     if (stream := result["rows"].get("stream")) is not None:
         all_original, few = (result["rows"][name] for name in ("all original", "ours, as long"))
+        reached = [f"{100 * row['accuracy']['mean']:.1f}" for row in (stream, few, all_original)]
         longer = (
-            f" After {stream['updates']:,} updates one student has {100 * stream['accuracy']['mean']:.1f} from a "
-            f"stream of {stream['images']:,} of ours, {100 * few['accuracy']['mean']:.1f} from {few['images']:,} of them, "
-            f"and {100 * all_original['accuracy']['mean']:.1f} from all {all_original['images']:,} original images."
+            f" After {stream['updates']:,} updates one student has {reached[0]} from a stream of "
+            f"{stream['images']:,} of ours, {reached[1]} from {few['images']:,} of them, and {reached[2]} from all "
+            f"{all_original['images']:,} original images."
         )
     return (
         f"{any_row['images']} images of each set, {asked['seeds']} students each, {any_row['distillation']['epochs']} "
