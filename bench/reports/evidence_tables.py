@@ -238,9 +238,15 @@ def downstream_table(result: dict, task: str) -> str:
     ]
     ours = "stream" if task == "stream" else "folder"
     gaps = _gaps(differences(found, ours), names, names[ours])
+    several = any(
+        of["accuracy"]["spread"] is not None
+        for row in found.values()
+        for of in row["rows"].values()
+    )
+    what = "with its deviation over the seeds" if several else "of one student"
     return (
-        "Accuracy in percent, with its deviation over the seeds, and behind it the divergence from the classifier (KL, "
-        f"in nats).\n\n{table(header, rows)}{gaps}"
+        f"Accuracy in percent, {what}, and behind it the divergence from the classifier (KL, in nats)."
+        f"\n\n{table(header, rows)}{gaps}"
     )
 
 
