@@ -65,8 +65,8 @@ def decoders_table(result: dict) -> str:
         "judge's domain / class",
     ]
     return (
-        "Decoding and its gradient at half the image's size, beside the full size; judge's shares of what was guided "
-        f"so. Stable Diffusion's own, TFLOPs an image: {tflops}.\n\n{table(header, rows)}"
+        "Decoding and its gradient at half the image's size, compared with the full size; judge's shares of what was "
+        f"guided so. Stable Diffusion's own, TFLOPs an image: {tflops}.\n\n{table(header, rows)}"
     )
 
 

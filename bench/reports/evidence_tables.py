@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from statistics import mean
 
-from reports.markdown import table
-from reports.summaries import differences
+from reports.markdown import signed, table
+from reports.summaries import GAINS, differences, mean_interval, with_tokens
 
 
 def embedded_table(result: dict) -> str:
@@ -46,7 +46,7 @@ def embedded_figures_table(result: dict) -> str:
 
 def _cells(result: dict, method: str, domain: str) -> list[dict]:
     """What the study `evidence` counted of each class and seed of one row."""
-    seeds = result["rows"].get(f"{method}/{domain}", {}).get("seeds", {})
+    seeds = with_tokens(result, method, domain).get("seeds", {})
     return [cell for by_class in seeds.values() for cell in by_class.values()]
 
 
@@ -96,35 +96,40 @@ SHOWN = {
 
 def fid_interval(row: dict) -> str:
     """The FID that the evaluator gave a row, with its interval."""
-    if "metrics" not in row:
-        return "not measured"
-    fid = row["metrics"]["fid"]
-    return f"{fid['value']:.1f} ({fid['low']:.1f} to {fid['high']:.1f})"
+    return interval(row["metrics"]["fid"], 1) if "metrics" in row else "not measured"
+
+
+def interval(found: Mapping[str, float], decimals: int) -> str:
+    """A value with its interval in parentheses."""
+    value, low, high = (f"{found[end]:.{decimals}f}" for end in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+DECIMALS = {"fid": 1, "kid": 3, "precision": 2, "recall": 2, "coverage": 2}
+"""The metrics that a table of methods shows, and how exactly."""
 
 
 def methods_table(result: dict, methods: list[str], seconds: bool = False) -> str:
     """The study `evidence`: FID, KID, precision and recall of each method against the domain's real images.
 
-    Means are over all domains, or missing. seconds: also what an image took.
+    Means are over all domains, or missing; those of FID and coverage have an interval. seconds: also what an image
+    took.
     """
     domains = _domains(result)
 
     rows = []
     for method in methods:
-        found = [result["rows"].get(f"{method}/{domain}", {}) for domain in domains]
+        found = [with_tokens(result, method, domain) for domain in domains]
         whole = [row for row in found if "metrics" in row]
         if not whole:
             continue
         cells = [SHOWN.get(method, method), *map(fid_interval, found)]
-        for key, digits in (
-            ("fid", 1),
-            ("kid", 3),
-            ("precision", 2),
-            ("recall", 2),
-            ("coverage", 2),
-        ):
-            value = mean(row["metrics"][key]["value"] for row in whole)
-            cells.append(f"{value:.{digits}f}" if len(whole) == len(domains) else "")
+        for key, decimals in DECIMALS.items():
+            each = [row["metrics"][key] for row in whole]
+            shown = f"{mean(of['value'] for of in each):.{decimals}f}"
+            if key in GAINS:
+                shown = interval(mean_interval(each), decimals)
+            cells.append(shown if len(whole) == len(domains) else "")
         cells.append(f"{mean(row['flops_per_image'] for row in whole) / 1e9:.0f}")
         cells += [f"{mean(row['seconds_per_image'] for row in whole):.2g}"] if seconds else []
         rows.append([*cells, str(whole[0]["images"])])
@@ -233,9 +238,15 @@ def downstream_table(result: dict, task: str) -> str:
     ]
     ours = "stream" if task == "stream" else "folder"
     gaps = _gaps(differences(found, ours), names, names[ours])
+    several = any(
+        of["accuracy"]["spread"] is not None
+        for row in found.values()
+        for of in row["rows"].values()
+    )
+    what = "with its deviation over the seeds" if several else "of one student"
     return (
-        "Accuracy in percent, with its deviation over the seeds, and behind it the divergence from the classifier (KL, "
-        f"in nats).\n\n{table(header, rows)}{gaps}"
+        f"Accuracy in percent, {what}, and behind it the divergence from the classifier (KL, in nats)."
+        f"\n\n{table(header, rows)}{gaps}"
     )
 
 
@@ -246,7 +257,7 @@ def _gaps(found: Mapping[str, Mapping], names: Mapping[str, str], ours: str) -> 
         cells = []
         for score, unit, decimals in (("accuracy", 100, 1), ("kl", 1, 2)):
             low, at, high = (
-                f"{unit * of[score][end]:+.{decimals}f}" for end in ("low", "mean", "high")
+                signed(unit * of[score][end], decimals) for end in ("low", "mean", "high")
             )
             cells.append(f"{at} ({low} to {high})")
         rows.append([names.get(name, name), *cells])

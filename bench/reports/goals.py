@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from operator import ge, gt, le, lt
 from pathlib import Path
@@ -38,6 +38,7 @@ class Goal:
     each: str = "domain"
     unit: float = 1
     tokens: bool = False
+    overlap: bool = False
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
@@ -53,12 +54,13 @@ class Goal:
 
 @dataclass(frozen=True, kw_only=True)
 class Reached:
-    """What one comparison of a goal came to. which: the name on its left."""
+    """What one comparison of a goal came to. which: the name on its left. tied: intervals overlap, if that counts."""
 
     left: float
     right: float | None
     reached: float
     which: str
+    tied: bool = False
 
 
 def read_goals(file: Path = FILE) -> list[Goal]:
@@ -82,11 +84,26 @@ def reach(goal: Goal, result: Mapping[str, Any], domains: Sequence[str]) -> Reac
     def value(of: str) -> float:
         return mean(_at(goal, result, of, domain) for domain in domains)
 
+    def interval(of: str) -> tuple[float, float]:
+        """Of the mean: the ends stand beside the value."""
+        low, high = (replace(goal, path=[*goal.path[:-1], end]) for end in ("low", "high"))
+        return tuple(
+            mean(_at(end, result, of, domain) for domain in domains) for end in (low, high)
+        )
+
     found = []
     for left, right in product(goal.left, goal.right or [None]):
         ours, other = value(left), None if right is None else value(right)
         found.append(
-            Reached(left=ours, right=other, reached=_compared(goal, ours, other), which=left)
+            Reached(
+                left=ours,
+                right=other,
+                reached=_compared(goal, ours, other),
+                which=left,
+                tied=right is not None
+                and goal.overlap
+                and _overlap(interval(left), interval(right)),
+            )
         )
 
     def goodness(one: Reached) -> float:
@@ -111,7 +128,7 @@ def goals_table(
             found = reach(goal, results[goal.file], where)
         except KeyError:
             return NOT_MEASURED, None
-        held, shown = holds(goal, found.reached), goal.show.format(**vars(found))
+        held, shown = holds(goal, found.reached) or found.tied, goal.show.format(**vars(found))
         return shown if held else f"**{shown}**", held
 
     rows = []
@@ -132,6 +149,10 @@ def goals_table(
     if any(row[-1].endswith(OLD) for row in rows):
         made += f"\n\n{OLD} The result is out of date, or a part of it is, as its table below says."
     return made
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1]
 
 
 def _at(goal: Goal, result: Mapping[str, Any], of: str, domain: str) -> float:

@@ -58,20 +58,21 @@ def guidance_study_table(result: dict) -> str:
     return (
         f"{' or '.join(map(str, images))} images of each variant and domain, {len(domains)} "
         f"domain{'s' * (len(domains) > 1)}; the columns without a domain are means over those that the row has. "
-        f"{intervals_of(result)}\n\n{table(header, rows)}"
+        f"{intervals_of(result)} `base` is `DAG` of the first tables, `paper` is `paper DAG` of the methods.\n\n"
+        f"{table(header, rows)}"
     )
 
 
 def choices_table(result: dict) -> str:
-    """The study `choices`: students, shares and the evaluator's figures; means of the ways that all domains have."""
-    ways, domains = (
+    """The study `choices`: students, shares and the evaluator's figures; means of variants that all domains have."""
+    variants, domains = (
         list(dict.fromkeys(name.split("/")[place] for name in result["rows"])) for place in (0, 1)
     )
     rows = []
-    for way in ways:
-        found = {d: row for d in domains if (row := result["rows"].get(f"{way}/{d}"))}
+    for variant in variants:
+        found = {d: row for d in domains if (row := result["rows"].get(f"{variant}/{d}"))}
         kl = {domain: row["student"]["kl"]["mean"] for domain, row in found.items()}
-        cells = [way, *(f"{kl[domain]:.2f}" if domain in kl else "" for domain in domains)]
+        cells = [variant, *(f"{kl[domain]:.2f}" if domain in kl else "" for domain in domains)]
         if len(found) == len(domains):
             each = found.values()
             cells += [
@@ -94,7 +95,7 @@ def choices_table(result: dict) -> str:
         for score in ("kl", "accuracy")
     )
     header = [
-        "way",
+        "variant",
         *(f"KL {domain.replace('_', ' ')}" for domain in domains),
         "KL",
         "student's accuracy",
@@ -109,7 +110,8 @@ def choices_table(result: dict) -> str:
         f"{asked['images_per_class']} images of each class, {asked['seeds']} students ({asked['student']}); KL in nats "
         "from the classifier, accuracy in percent, on the prior's real images. Columns without a domain are means. "
         f"{intervals_of(result)} In a domain, students' KL varies by ± {spread:.2f} and accuracy by "
-        f"± {100 * points:.1f} points."
+        f"± {100 * points:.1f} points. `default` is `DAG` of the first tables, and CFG in the middle "
+        "is `--preset fast`."
         "\n\n" + table(header, rows)
     )
 
@@ -145,8 +147,8 @@ def any_classifier_table(result: dict) -> str:
     ]
     return (
         f"{result['settings']['images_per_class']} images of each class. A gain is over the plain prior, as a share "
-        f"of what the ResNet's BatchNorm gains, on the mean of the domains. {intervals_of(result)}\n\n"
-        + table(header, lines)
+        f"of what the ResNet's BatchNorm gains, on the mean of the domains. {intervals_of(result)} "
+        "`resnet, BatchNorm` is `DAG` of the first tables.\n\n" + table(header, lines)
     )
 
 
@@ -172,6 +174,7 @@ def few_steps_table(result: dict) -> str:
     header = ["variant", *(name.replace("_", " ") for name in domains), "mean", "GFLOP an image"]
     images = result["settings"]["images_per_class"]
     return (
-        f"Judge's share in the domain / in the class, of {images} images of each class and domain.\n\n"
+        f"Judge's share in the domain / in the class, of {images} images of each class and domain. `guided, 30 "
+        "steps` is `DAG` of the first tables.\n\n"
         f"{table(header, rows)}"
     )

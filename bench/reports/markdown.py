@@ -9,6 +9,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
+def signed(value: float, decimals: int) -> str:
+    """A difference with its sign; one that rounds to zero has none."""
+    shown = f"{value:+z.{decimals}f}"
+    return shown if float(shown) else shown.removeprefix("+")
+
+
 def fill(text: str, name: str, made: str) -> str:
     """`text` with what stands between the markers of one table, if only nothing, replaced."""
     pattern = rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)"

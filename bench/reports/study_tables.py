@@ -97,19 +97,23 @@ CIFAR_SETS = {
 
 
 def cifar_table(result: dict) -> str:
-    """The study `cifar`: top-1 of the students of each set, in percent, beside what its images cost."""
+    """The study `cifar`: top-1 and divergence of the students of each set, and what its images cost."""
+
+    def spread_of(score: dict, unit: float, decimals: int) -> str:
+        return "" if score["spread"] is None else f" ± {unit * score['spread']:.{decimals}f}"
+
     rows = []
     for name, shown in CIFAR_SETS.items():
         if (row := result["rows"].get(name)) is None:
             continue
-        top, agreement = (row[key] for key in ("accuracy", "agreement"))
-        spread = "" if top["spread"] is None else f" ± {100 * top['spread']:.1f}"
+        top, agreement, divergence = (row[key] for key in ("accuracy", "agreement", "kl"))
         made = "flops_per_image" in row
         rows.append(
             [
                 shown,
-                f"{100 * top['mean']:.1f}{spread}",
+                f"{100 * top['mean']:.1f}{spread_of(top, 100, 1)}",
                 f"{100 * agreement['mean']:.1f}",
+                f"{divergence['mean']:.2f}{spread_of(divergence, 1, 2)}",
                 f"{row['flops_per_image'] / 1e9:.0f}" if made else "",
                 f"{row['seconds_per_image']:.1f}" if made else "",
             ]
@@ -118,10 +122,10 @@ def cifar_table(result: dict) -> str:
     where, longer = result["environment"], ""
     if (stream := result["rows"].get("stream")) is not None:
         all_original, few = (result["rows"][name] for name in ("all original", "ours, as long"))
+        reached = [f"{100 * row['accuracy']['mean']:.1f}" for row in (stream, few, all_original)]
         longer = (
-            f" After {stream['updates']:,} updates a student has {100 * stream['accuracy']['mean']:.1f} from a stream "
-            f"of {stream['images']:,} of ours, {100 * few['accuracy']['mean']:.1f} from {few['images']:,} of them, and "
-            f"{100 * all_original['accuracy']['mean']:.1f} from all "
+            f" After {stream['updates']:,} updates one student has {reached[0]} from a stream of "
+            f"{stream['images']:,} of ours, {reached[1]} from {few['images']:,} of them, and {reached[2]} from all "
             f"{all_original['images']:,} original images."
         )
     return (
@@ -131,7 +135,14 @@ def cifar_table(result: dict) -> str:
         f"others in proportion. Seconds on {where['device']}, {where['threads']} "
         f"thread{'s' * (where['threads'] > 1)}.{longer}\n\n"
         + table(
-            ["images", "top-1", "agreement with the teacher", "GFLOP an image", "seconds an image"],
+            [
+                "images",
+                "top-1",
+                "agreement with the teacher",
+                "KL from the teacher",
+                "GFLOP an image",
+                "seconds an image",
+            ],
             rows,
         )
     )

@@ -1,6 +1,6 @@
 """What tables and goals read of a result and no file holds: means over domains, gains, and intervals of differences."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -19,11 +19,15 @@ SCORES = ("accuracy", "kl")
 
 
 def summaries(results: Mapping[str, dict]) -> dict[str, dict]:
-    """The results, each with its own "summary"."""
-    return {
+    """The results, each with its own "summary"; the rows of the evidence are those of `with_tokens`."""
+    found = {
         name: result | {"summary": OF[name](result)} if name in OF and "rows" in result else result
         for name, result in results.items()
     }
+    if "rows" in (evidence := found.get("evidence", {})):
+        rows = {name: with_tokens(evidence, *name.split("/")) for name in evidence["rows"]}
+        found["evidence"] = evidence | {"rows": rows}
+    return found
 
 
 def split(result: dict) -> dict[str, dict[str, dict]]:
@@ -150,11 +154,21 @@ def differences(
     return found
 
 
+def mean_interval(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of independent values, each with its "low" and "high": the squares of what these reach add up."""
+    middle = mean(of["value"] for of in each)
+    below, above = (
+        sum((of[end] - of["value"]) ** 2 for of in each) ** 0.5 / len(each)
+        for end in ("low", "high")
+    )
+    return {"low": middle - below, "value": middle, "high": middle + above}
+
+
 def _reversed_mean(each: list[Mapping[str, float]]) -> dict[str, float]:
-    middle = mean(-of["mean"] for of in each)
-    below = sum((of["high"] - of["mean"]) ** 2 for of in each) ** 0.5 / len(each)
-    above = sum((of["mean"] - of["low"]) ** 2 for of in each) ** 0.5 / len(each)
-    return {"low": middle - below, "mean": middle, "high": middle + above}
+    """The interval of the mean of differences that are told the other way round."""
+    negated = [{"low": -of["high"], "value": -of["mean"], "high": -of["low"]} for of in each]
+    found = mean_interval(negated)
+    return {"low": found["low"], "mean": found["value"], "high": found["high"]}
 
 
 OF: dict[str, Callable[[dict], dict]] = {

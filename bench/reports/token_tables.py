@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from statistics import mean
 
 from reports.current import Shipped
-from reports.markdown import table
+from reports.markdown import signed, table
 from reports.summaries import SHARES, token_gains, with_tokens
 
 
@@ -58,7 +58,7 @@ def token_gains_table(result: dict) -> str:
             continue
         cells = [str(found["classifiers"]), str(found["images"])]
         for share in SHARES:
-            gain = {end: f"{100 * value:+.1f}" for end, value in found[share].items()}
+            gain = {end: signed(100 * value, 1) for end, value in found[share].items()}
             cells.append(f"{gain['mean']} ({gain['low']} to {gain['high']})")
         rows.append([name, *cells])
     if not rows:

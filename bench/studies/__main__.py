@@ -1,6 +1,6 @@
 """Run a study. Most write bench/results/NAME.json, from which `make tables` makes their tables.
 
-python bench/studies                        list them, and how long all of each lasts on one core
+python bench/studies                        list them, and how long what makes the committed result lasts on one core
 python bench/studies evidence --seeds 3     run one, with its options
 python bench/studies evidence --help        list its options
 """
@@ -26,7 +26,7 @@ def studies() -> dict[str, str]:
                 if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "LASTS"
             )
             what = (ast.get_docstring(module) or "").split("\n")[0]
-            found[file.stem] = f"{lasts:9}{what}"
+            found[file.stem] = f"{lasts:11}{what}"
     return found
 
 

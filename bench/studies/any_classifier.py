@@ -38,7 +38,7 @@ from studies.options import several
 from studies.rows import DTYPE, rows_by_domain
 from studies.small_vit import accuracy, small_vit
 
-LASTS = "hours"
+LASTS = "8 hours"
 SEED = 1700
 """Images of this seed are for this study alone."""
 RESULT = RESULTS / "any_classifier.json"
@@ -203,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     several(parser, "--rows", ROWS)
     several(parser, "--domains", domains)
-    parser.add_argument("--images", type=int, default=51, help="images of each class")
+    parser.add_argument("--images", type=int, default=17, help="images of each class")
     parser.add_argument("--data", type=Path, default=DATA, help=f"folder of {TRAINING}")
     parser.add_argument("--work", type=Path, default=Path("out/any_classifier"))
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -1,7 +1,7 @@
 """Autoencoders of two shapes, trained from scratch for as long each: how well they keep real images, and the compute of
 a denoiser of their latents.
 
-python bench/studies autoencoders --data FOLDER --work FOLDER [--minutes 60]
+python bench/studies autoencoders --data FOLDER --work FOLDER [--minutes 15]
 
 Each learns by the recipe of the embedded autoencoder (`engine.embedded.train`), in bfloat16 where the processor
 multiplies it: SQUARED of the time by squared error, the rest by likeness, as one perception network sees it. Real test
@@ -36,7 +36,7 @@ from studies.embedded_figures import autoencoder_rows
 from studies.options import several
 from studies.rows import Rows
 
-LASTS = "hours"
+LASTS = "40 minutes"
 SHAPES = {"4 channels, a quarter of the side": (4, 3), "16 channels, an eighth": (16, 4)}
 """Channels of the latents and levels of the networks."""
 RESOLUTION = 64
@@ -129,7 +129,7 @@ def main() -> None:
         "--data", type=Path, required=True, help="folder with pacs64-prior and -test"
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
-    parser.add_argument("--minutes", type=float, default=60.0, help="of training for each shape")
+    parser.add_argument("--minutes", type=float, default=15.0, help="of training for each shape")
     several(parser, "--shapes", SHAPES)
     parser.add_argument("--out", type=Path, default=RESULTS / "autoencoders.json")
     chosen = parser.parse_args()

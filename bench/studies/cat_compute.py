@@ -1,6 +1,6 @@
 """What learning a class token costs as published and as we do it, and what each token does on seeds it did not see.
 
-python bench/studies cat_compute [--domains sketch cartoon] [--classes 1] [--images 32]
+python bench/studies cat_compute [--domains ...] [--classes 2] [--images 32]
 
 Both schedules learn the classes that the teacher recognises worst in the plain prior's images. The published one takes
 its classes one by one, ours together. An evaluation is one latent through the UNet once; a CFG step of an image is two.
@@ -76,9 +76,9 @@ def learned(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--domains", nargs="+", default=["sketch", "cartoon"])
+    parser.add_argument("--domains", nargs="+", default=sorted(load_judge().domains))
     parser.add_argument(
-        "--classes", type=int, default=1, help="how many of each teacher's worst classes"
+        "--classes", type=int, default=2, help="how many of each teacher's worst classes"
     )
     parser.add_argument("--images", type=int, default=32, help="held-out images of each class")
     parser.add_argument(

@@ -1,15 +1,15 @@
 """What images teach on CIFAR-10, from a third party's ResNet-44 to a ResNet-20: ours, and those made without a prior.
 
-python bench/studies cifar [--images-per-class 50] [--methods ...] [--iterations 400] [--seeds 3] [--data FOLDER]
-                           [--prior FOLDER [--stream 1000 --updates 20000]]
+python bench/studies cifar [--images-per-class 25] [--methods ...] [--iterations 130] [--seeds 3] [--data FOLDER]
+                           [--prior FOLDER [--stream 300 --updates 1500]]
 
 Students learn from the images of each method and, in equal numbers, from images of the training set and from noise;
 top-1 is on the whole test set. The methods' own settings are the package's, chosen on other classifiers: nothing is
 tuned here. `--prior` names a prior of CIFAR-10's classes, which no package has: `python -m engine.embedded.train prior
 --cifar --resolution 32 --start-from engine/embedded/weights/prior` trains the embedded one on the first half of each
-class of the training set. With it come the rows of our images and of the plain prior's, and with `--stream` those of a
-student of images that are made while it learns, and of one of all training images, with as many updates. A run that is
-cut goes on where it stopped. Table: `make tables`.
+class of the training set. With it come the rows of our images and of the plain prior's, and those of a student of
+images that are made while it learns, and of one of all training images, with as many updates (`--stream 0` leaves these
+out). Defaults are those of the table; a GPU can do more. An interrupted run resumes. Table: `make tables`.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from engine.settings.inversion import (
 from studies.evidence import seconds_per_image
 from studies.rows import DTYPE, Rows
 
-LASTS = "hours"
+LASTS = "6 hours"
 BASELINES = [kind.name for kind in (DeepInversion, PlugInInversion, NaturalInversion)]
 OURS, LONGER, ALL_ORIGINAL = "ours", "ours, as long", "all original"
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,8 @@ RESULT = RESULTS / "cifar.json"
 TEACHER, STUDENT = "resnet44", "resnet20"
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SEED = 900
+STREAMED = 300
+"""Images of each class of a stream."""
 BATCH = 128
 """Of the students that learn for long."""
 FACTS = ("teacher", "network", "measured_images", "warnings", "student", "distillation")
@@ -169,18 +171,20 @@ def streamed(study: Study, prior: Prior, number: int, updates: int) -> None:
 def main() -> None:
     data = Path(os.environ.get("DDIS_DATA", ROOT.parent / "shared" / "data"))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images-per-class", type=int, default=50)
-    parser.add_argument("--methods", nargs="*", choices=BASELINES, default=list(BASELINES))
+    parser.add_argument("--images-per-class", type=int, default=25)
+    parser.add_argument("--methods", nargs="*", choices=BASELINES, default=BASELINES[:1])
     parser.add_argument(
         "--iterations",
         type=int,
-        default=DeepInversion().iterations,
-        help="of DeepInversion; those of the others change in the same proportion",
+        default=130,
+        help="of DeepInversion, 130 by default, for a CPU; those of the others change in the same proportion",
     )
     parser.add_argument("--seeds", type=int, default=3, help="students of each set")
     parser.add_argument("--prior", help="folder of a prior of CIFAR-10's classes")
-    parser.add_argument("--stream", type=int, help="images of each class of a stream")
-    parser.add_argument("--updates", type=int, default=20_000, help="of the stream's student")
+    parser.add_argument(
+        "--stream", type=int, help="images of each class of a stream (default: 300 with --prior)"
+    )
+    parser.add_argument("--updates", type=int, default=1500, help="of the stream's student")
     parser.add_argument(
         "--data", type=Path, default=data, help="folder with cifar10-train and -test.parquet"
     )
@@ -227,5 +231,5 @@ def main() -> None:
     if chosen.prior:
         prior = load_prior(chosen.prior, dtype=DTYPE)
         with_prior(study, prior, classifier(DTYPE))
-        if chosen.stream:
-            streamed(study, prior, chosen.stream, chosen.updates)
+        if number := STREAMED if chosen.stream is None else chosen.stream:
+            streamed(study, prior, number, chosen.updates)

@@ -59,7 +59,7 @@ from studies.evidence import (
 from studies.options import several
 from studies.rows import DTYPE, Rows, alone
 
-LASTS = "hours"
+LASTS = "6 hours"
 RESULT = RESULTS / "downstream.json"
 OURS, PLAIN, NAMED, TOKENS = "tuned, fast", "plain", "plain, domain in the prompt", "CAT"
 """The methods of evidence.py whose images are compared: what taught most in choices.py, and three without guidance."""

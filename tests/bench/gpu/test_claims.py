@@ -148,9 +148,9 @@ def test_the_table_says_where_it_was_measured_or_how_to(claims, results) -> None
     table = claims.claims_table(results)
     assert table.startswith("NVIDIA Some Card, commit abc; torch 2.11.0.")
     assert "| at most 1.05 | 1.03 (hooks 1.40) | yes |" in table
-    table = claims.claims_table(None)
-    assert table.startswith("Not measured yet: `make gpu`")
-    assert table.count("| not measured | not measured |") == len(claims.claims({}))
+    sentence = "Not measured yet: `make gpu`, on a CUDA machine."
+    assert claims.claims_table(None) == sentence
+    assert claims.claims_table(results | {"device": "cpu"}) == sentence
 
 
 def test_the_summary_fits_a_screen_whatever_failed(gpu, results) -> None:

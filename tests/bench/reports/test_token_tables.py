@@ -48,11 +48,11 @@ def test_what_tokens_add_is_paired_by_class(cells, cell) -> None:
         "1",
         "14",
         "+10.0 (+10.0 to +10.0)",  # the classes differ far more, and that does not count
-        "+0.0 (+0.0 to +0.0)",
-        "+0.0 (+0.0 to +0.0)",
+        "0.0 (0.0 to 0.0)",
+        "0.0 (0.0 to 0.0)",
     ]
     assert "guided images" not in table
     rows["CAT/b"] = {"seeds": better, "token_file": None}
     gain = cells(token_gains_table({"rows": rows}), "plain images")[2]
-    assert gain.startswith("+5.0 (+0.0 to ")
+    assert gain.startswith("+5.0 (0.0 to ")
     assert "--methods CAT both`" in token_gains_table({"rows": {}})

@@ -1,5 +1,6 @@
 """`python bench/studies`: lists the studies, and says so where a name is none."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,8 @@ def test_every_study_is_listed_with_what_it_does() -> None:
         "small_vit",
     }  # no studies themselves
     assert all(len(line.split()) > 3 for line in listed)
-    lasts = {line[22:31].strip() for line in listed}
-    assert lasts == {"minutes", "an hour", "hours", "a night"}
+    lasts = [line[22:33].strip() for line in listed]
+    assert all(re.fullmatch(r"minutes|an hour|\d+ (minutes|hours)", length) for length in lasts)
 
 
 def test_a_name_that_is_no_study_is_an_error() -> None:
