@@ -8,7 +8,6 @@ from typing import Any
 from engine.apps.cli.command import Call, Command, local
 from engine.settings.fields import setting
 
-
 ALIKE = 0.05
 """Times that differ by less than this share are within what they vary by."""
 
