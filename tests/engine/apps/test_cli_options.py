@@ -212,6 +212,12 @@ def test_a_spelling_of_version_0_1_is_answered_by_the_new_one(words: str, messag
         (["generate", "--method", "dis"], "--method is 'dis', .* Did you mean 'ddis'"),
         (["plan", "--method", "deepinversion"], "expected one of 'ddis', 'plain': this command"),
         (["generate", "--step", "3"], "--step is no option .* Did you mean '--steps'"),
+        (
+            ["generate", "--textual-inversion", "x"],
+            "--textual-inversion is no option of ddis generate, .*: leave it out; `ddis learn-tokens` has it",
+        ),
+        (["profile", "--steps", "3"], "`ddis generate`, .* and . more have it"),
+        (["generate", "--wide", "3"], r"--help-all` shows: correct it\.$"),
         (["generate", "--sampling.steps", "3"], "Did you mean '--steps'"),
         (["generate", "--scal", "3"], "Did you mean '--alignment.scale'"),
         (["generate", "--zzz", "3"], "`ddis generate --help-all` shows: correct it.$"),
