@@ -112,9 +112,8 @@ class PriorSource:
     )
     tiny_decoder: str | None = setting(
         None,
-        "the tiny decoder that guidance sees through: a folder, a file, or a hub id such as madebyollin/taesd; auto: "
-        "the one published for the prior's family; none: the prior's VAE instead; by default the one in the prior's "
-        "folder, if there is one, or that of an arch: name",
+        "the tiny decoder that guidance sees through: a folder, file or hub id; auto: the published one of the prior's "
+        "family; none: the prior's VAE; by default the one that came with the prior, if any",
         "SOURCE",
     )
     call: PriorCall = field(default_factory=PriorCall)
@@ -133,7 +132,7 @@ class Request:
     seed: int = setting(0, "seed of the run")
     dtype: Literal["float32", "float16", "bfloat16", "auto"] = setting(
         "float32",
-        "of the networks, with float32 between them; auto: float16 on a GPU, bfloat16 on a CPU made for it, or float32",
+        "of the networks; auto: float16 on a GPU, bfloat16 on a CPU made for it, or float32",
     )
     runtime: Literal["torch", "onnx"] = setting(
         "torch", "what computes the networks; onnx: ONNX Runtime, without autograd", of="prior"
@@ -184,9 +183,7 @@ class Execution:
         "SIZE",
         of="prior",
     )
-    device: str | None = setting(
-        None, "cpu, cuda, cuda:1; by default the GPU where there is one", "NAME"
-    )
+    device: str | None = setting(None, "cpu, cuda or cuda:1; by default the GPU, if any", "NAME")
     attention: Literal["auto", "sdpa", "xformers", "vanilla"] = setting(
         "auto",
         "what computes attention; auto: xformers on CUDA, where it is installed and has a kernel; vanilla: whole "

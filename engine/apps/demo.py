@@ -171,7 +171,11 @@ def _drawn(drawing: Drawing, events: Events) -> tuple[list[Sample], list[float]]
 
 
 def _classifier_part(classifier: Classifier, images: Tensor, rounds: int = 15) -> dict[str, float]:
-    """Median ms of L_BN and its gradient by images (N, 3, H, W), fused and by hooks in turns, and how much faster."""
+    """Measure L_BN and its gradient by images (N, 3, H, W), fused and by hooks in turns.
+
+    Returns:
+        fused_ms, hooks_ms: medians. speedup: their ratio, above 1 where the fused kernels are faster.
+    """
     images = images.to(classifier.device)
     objectives = {
         name: Objective(classifier, Alignment(), fused=name == "fused")
@@ -183,11 +187,8 @@ def _classifier_part(classifier: Classifier, images: Tensor, rounds: int = 15) -
             started = time.perf_counter()
             objective.value_and_grad(images)[0].cpu()  # waits for a GPU
             taken[name].append(1e3 * (time.perf_counter() - started))
-    speedup = median(
-        hooks / fused for fused, hooks in zip(taken["fused"], taken["hooks"], strict=True)
-    )
     ms = {f"{name}_ms": round(median(times), 2) for name, times in taken.items()}
-    return {**ms, "speedup": round(speedup, 3)}
+    return {**ms, "speedup": round(ms["hooks_ms"] / ms["fused_ms"], 3)}
 
 
 def _shipped(domain: str) -> Path | None:

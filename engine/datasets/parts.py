@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.datasets.images import png_bytes, to_picture
-from engine.datasets.manifest import SCHEMA, Row, to_record
+from engine.datasets.manifest import MANIFEST, SCHEMA, Row, to_record
 from engine.datasets.row_digest import KEY, RowDigest
 from engine.datasets.run_record import CHECKSUM, RUN, checksum
 from engine.datasets.store import Store, read
@@ -169,9 +169,14 @@ def read_division(store: Store) -> Begun:
                 f"{store} has parts and no {DIVISION}, expected what the first process wrote: run `ddis generate` "
                 "again with the same settings where they were made, which writes it again, or put a copy back."
             ) from error
+        if store.size(MANIFEST) is not None:
+            raise OutputError(
+                f"{store} is finished already and was not made in parts, expected a data set of `ddis generate "
+                "--share` or `--ray`: use it as it is."
+            ) from error
         raise OutputError(
-            f"{store}/{DIVISION} is not there, expected it in a data set that `ddis generate` with `share` or `ray` "
-            "writes: check the path."
+            f"{store}/{DIVISION} is not there, expected it in a data set that `ddis generate` with `--share` or "
+            "`--ray` writes: check the path."
         ) from error
     try:
         found = json.loads(content)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ RUN = "run.json"
 CHECKSUM = "sha256"
 PACKAGES = ("torch", "diffusers", "transformers", "ddis")
 MOST_SHOWN = 5
+MOST_WHOLE = 20
+"""Items of a list that is shown whole."""
 _ABSENT = object()
 
 
@@ -196,23 +199,33 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     names = [
         name for name in old.keys() | new.keys() if old.get(name, _ABSENT) != new.get(name, _ABSENT)
     ]
-    found = [
-        f"{name} is {_shown(old.get(name, _ABSENT))} there and {_shown(new.get(name, _ABSENT))} here"
-        for name in sorted(names, key=lambda name: (not (name in old and name in new), name))
-    ]
+    found: list[str] = []
+    for name in sorted(names, key=lambda name: (not (name in old and name in new), name)):
+        found += _differing(name, old.get(name, _ABSENT), new.get(name, _ABSENT))
     more = len(found) - MOST_SHOWN
     return found if more <= 0 else [*found[:MOST_SHOWN], f"and {more} more"]
 
 
+def _differing(name: str, there: Any, here: Any) -> Iterator[str]:
+    """A sentence on a value that differs; of long lists, one for each item that does."""
+    lists = [value for value in (there, here) if isinstance(value, list)]
+    if len(lists) == 2 and max(map(len, lists)) > MOST_WHOLE:
+        pairs = enumerate(zip_longest(there, here, fillvalue=_ABSENT))
+        for number, (old, new) in pairs:
+            if old != new:
+                yield from _differing(f"{name}.{number}", old, new)
+        return
+    are = "are" if lists and name.endswith("s") else "is"
+    yield f"{name} {are} {_shown(there)} there and {_shown(here)} here"
+
+
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """('alignment.scale', 0.25) for each value that holds no others; an empty list or object is one."""
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
+    """('alignment.scale', 0.25) for each value that holds no others, or a list of such."""
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
+        items = enumerate(value)
     if not items:
         yield name, value
     for key, inner in items:
@@ -220,4 +233,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list) and value:
+        shown = ", ".join(map(str, value[:MOST_WHOLE]))
+        return shown + (f" and {len(value) - MOST_WHOLE} more" if len(value) > MOST_WHOLE else "")
     return "not set" if value is _ABSENT else json.dumps(value, ensure_ascii=False)

@@ -8,7 +8,7 @@ report.json            written when all runs are done
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
@@ -24,7 +24,7 @@ from engine.downstream.intervals import difference
 from engine.downstream.rows import Row, Sets
 from engine.downstream.sources import FOLDER, MADE_HERE, STREAM
 from engine.errors import OutputError, counted
-from engine.events import Advance, Events
+from engine.events import Advance, Events, Noted
 from engine.facts import filled, with_names_of
 from engine.files import OURS, explained, make_folder, read_object, remove_leftovers, write_whole
 from engine.locks import locked_folder
@@ -59,13 +59,18 @@ def compare(
     request: Mapping[str, Any],
     run: Run,
     events: Events,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Do all runs of a task in `out` and sum them up by row: {"images", "rows", "warnings", ...}, as JSON values.
 
-    Raises OutputError where `out` holds something else.
+    What makes the comparison say less than it seems to is reported before the first run. warnings: what else does,
+    besides what the sets and their number show. Raises OutputError where `out` holds something else.
     """
     asked = {"format": FORMAT, "task": task, **request, "sets": _identity(sets)}
+    warnings = [*sets.warnings, *_too_few(seeds, len(sets.test)), *warnings]
     with _folder(out, asked), events.task(RUNS, len(sets.rows) * seeds) as task_of_runs:
+        for warning in warnings:
+            events.emit(Noted(f"warning: {warning}"))
         rows: dict[str, Any] = {}
         for name, images in sets.rows.items():
             runs = [
@@ -86,22 +91,29 @@ def compare(
         for ours, name in product((FOLDER, STREAM), rows):
             if ours in rows and name != ours:
                 rows[name][DIFFERENCE.format(ours)] = _differences(out / name, out / ours, seeds)
-    few = [f"{counted(seeds, 'seed')}: the spread says little, expected {FEW_SEEDS} or more."] * (
-        seeds < FEW_SEEDS
-    )
-    if len(sets.test) < FEW_MEASURED:
-        few.append(
-            f"{counted(len(sets.test), 'measured image')}: one of them is {100 / len(sets.test):.1f} points, expected "
-            f"{FEW_MEASURED} or more."
-        )
     return {
         **asked,
         "versions": versions(),
         "measured_on": "the test images" if sets.tested else "a held-out part of the folder",
         "measured_images": len(sets.test),
         "rows": rows,
-        "warnings": [*sets.warnings, *few],
+        "warnings": warnings,
     }
+
+
+def _too_few(seeds: int, measured: int) -> list[str]:
+    """A sentence where there are few seeds, and one where few images are measured."""
+    few = []
+    if seeds < FEW_SEEDS:
+        few.append(
+            f"{counted(seeds, 'seed')}: the spread says little, expected {FEW_SEEDS} or more."
+        )
+    if measured < FEW_MEASURED:
+        few.append(
+            f"{counted(measured, 'measured image')}: one of them is {100 / measured:.1f} points, expected "
+            f"{FEW_MEASURED} or more."
+        )
+    return few
 
 
 def keep_scores(folder: Path, scores: Mapping[str, Tensor]) -> None:

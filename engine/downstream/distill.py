@@ -94,23 +94,30 @@ def distill(
         "student": identity(chosen),
         "distillation": asdict(distillation),
     }
-    report = compare("distill", out, sets, comparison.seeds, request, run, events)
+    teachers = size_of(teacher.network, teacher.preprocess)
+    report = compare(
+        "distill", out, sets, comparison.seeds, request, run, events, _warn_of_size(size, teachers)
+    )
     report |= {
         "folder": str(inputs.folder),
-        "teacher": ready.measured_teacher() | size_of(teacher.network, teacher.preprocess),
+        "teacher": ready.measured_teacher() | teachers,
         "network": size,
     }
-    students, teachers = report["network"]["parameters"], report["teacher"]["parameters"]
-    if students > teachers:
-        report["warnings"].append(
-            f"the student has {students:,} parameters and its teacher {teachers:,}: expected a smaller network, or the "
-            "same."
-        )
-    work, works = report["network"]["flops"], report["teacher"]["flops"]
-    if work > works:
-        report["warnings"].append(
-            f"the student takes {work / works:.1f} times its teacher's compute, expected less, or the same: take one "
-            "for images of this size, such as 'resnet18/4' above 64 px."
-        )
     write_report(out, report)
     return report
+
+
+def _warn_of_size(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[str]:
+    """A sentence where the student has more parameters than its teacher, and one where it takes more compute."""
+    said = []
+    if student["parameters"] > teacher["parameters"]:
+        said.append(
+            f"the student has {student['parameters']:,} parameters and its teacher {teacher['parameters']:,}: expected "
+            "a smaller network, or the same."
+        )
+    if student["flops"] > teacher["flops"]:
+        said.append(
+            f"the student takes {student['flops'] / teacher['flops']:.1f} times its teacher's compute, expected at "
+            "most the teacher's: choose a smaller student, such as 'resnet18/4' for images above 64 px."
+        )
+    return said

@@ -112,7 +112,7 @@ def quantise(
 def check_packages() -> None:
     """Raise MissingExtraError where one that quantising needs is not there."""
     for package in ("onnx", "onnxruntime", "onnxscript"):
-        installed(package)
+        installed(package, runtime=False)
 
 
 def float_network(classifier: Classifier, folder: Path) -> Path:

@@ -186,7 +186,7 @@ def plan(
         raise BudgetError(
             f"a memory budget of {in_words(nbytes)} is too small for prior {subject.prior.name!r} with classifier "
             f"{subject.classifier.name!r} at {in_px(*subject.prior.image_size)} on {place_on}, expected at least "
-            f"{in_words(smallest)}: give that, or choose {remedies(costs, smallest)}."
+            f"{in_words(smallest)}: give that; or choose {remedies(costs, smallest)}."
         )
     cases = dict(chosen.cases)
     unfit: set[str] = set()

@@ -17,19 +17,19 @@ NF4 = "nf4"
 def remedies(costs: Costs, smallest: int) -> str:
     """What takes less memory than a request does, or another device's, of all that it does not have already.
 
-    smallest: its least budget.
+    Each names its setting. smallest: the least budget of the request.
     """
     prior = costs.subject.prior
-    found = [] if prior.tiny is not None else ["a tiny decoder"]
+    found = [] if prior.tiny is not None else ["a tiny decoder (`tiny_decoder` 'auto')"]
     if prior.dtype == torch.float32:
-        found.append("a half precision")
+        found.append("half precision (`dtype` 'float16')")
     if prior.quantise == "none":
         takes = smallest_in_nf4(costs)
-        then = f"; at least {in_words(takes)} then" if takes and takes < smallest else ""
+        then = f", at least {in_words(takes)} then" if takes and takes < smallest else ""
         found.append(f"linear layers in 4.5 bits (`prior.quantise` 'nf4'{then})")
     if costs.device.type == "cuda" and not torch.cuda.is_available():
         found.append("a plan for this machine, which has no GPU (`device` 'cpu')")
-    return " or ".join([", ".join(found), "smaller images"] if found else ["smaller images"])
+    return "; or ".join(["; ".join(found), "smaller images"] if found else ["smaller images"])
 
 
 def smallest_in_nf4(costs: Costs) -> int | None:

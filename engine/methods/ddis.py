@@ -18,7 +18,7 @@ from engine.memory.micro_batch import MicroBatches
 from engine.methods.drawing import Drawing, settings_of
 from engine.methods.models import Models
 from engine.methods.runtime import engines
-from engine.methods.words import check_words
+from engine.methods.words import check_words, warn_of_no_token
 from engine.priors import Prior
 from engine.request import Execution, Request
 from engine.settings import AUTO_ATTENTION, TokenLearning
@@ -76,6 +76,8 @@ def prepare(
         if alignment is not None and decoder is not None:
             descend = graphed_descent(replayed, descent_of(classifier, alignment, decoder))
     labels = [classifier.labels[number] for number in classes]
+    if tokens is not None:
+        warn_of_no_token(tokens, classes, labels)
     learned = tokens is not None or learning is not None
     instead = tokens.instead if tokens else learning is not None and learning.place == "instead"
     check_words(prior, labels, sampling.prompt, learned, instead)

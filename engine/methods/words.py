@@ -9,6 +9,7 @@ from engine.errors import ConfigError, EngineWarning
 from engine.priors import Prior
 from engine.priors.wording import cut_by, knows
 from engine.prompts import class_prompt, up_to_class
+from engine.tokens.table import TokenTable
 
 NUMBERED = re.compile(r"(?:class|label|category|cat|cls|id|c|k)?[\s_#-]*\d+", re.IGNORECASE)
 SYNSET = re.compile(r"n\d{8}")
@@ -18,7 +19,7 @@ LEARNED = 1
 
 
 class PromptWarning(EngineWarning):
-    """A prior that reads less of a prompt than it says, or cannot know what a class is called."""
+    """A prompt that is not read whole, a class name that the prior cannot know, or tokens of other classes alone."""
 
 
 def check_words(
@@ -43,6 +44,17 @@ def check_words(
     check_length(prior, read, template, LEARNED if learned and not instead else 0)
     if not learned:
         _warn_of_names(prior, labels)
+
+
+def warn_of_no_token(tokens: TokenTable, classes: Sequence[int], labels: Sequence[str]) -> None:
+    """Warn where a table has no token of the classes that are drawn. labels: of these classes."""
+    if set(tokens.classes).isdisjoint(classes):
+        warnings.warn(
+            f"the tokens have no effect: they are of {_some(tokens.labels) or 'no class'}, and what is drawn is "
+            f"{_some(labels)}, with the plain prompt.",
+            PromptWarning,
+            stacklevel=3,
+        )
 
 
 def check_length(prior: Prior, labels: Sequence[str], template: str, more: int = 0) -> None:

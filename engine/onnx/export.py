@@ -35,6 +35,9 @@ LARGEST_BATCH = 63
 upsampled, for which ONNX has no operator. Without the bound the export fails and torch.onnx repeats it with one. The
 file takes larger batches all the same."""
 
+OR_TORCH = ", or set `runtime` to 'torch'"
+"""What also helps where a package is not installed."""
+
 
 def export_all(
     prior: Prior,
@@ -126,14 +129,17 @@ def _forget_sources(model: Any) -> None:
             node.metadata_props.clear()
 
 
-def installed(package: str) -> ModuleType:
-    """An optional package of the extra `onnx`."""
+def installed(package: str, *, runtime: bool = True) -> ModuleType:
+    """Import an optional package of the extra `onnx`.
+
+    runtime: whether it is wanted for the setting `runtime`, which has a value that needs none.
+    """
     try:
         return import_module(package)
     except ImportError as error:
         raise MissingExtraError(
-            f"{package} is not installed ({brief(error)}), expected it for ONNX: run `pip install 'ddis[onnx]'`, or "
-            "set `runtime` to 'torch'."
+            f"{package} is not installed ({brief(error)}), expected it for ONNX: run `pip install 'ddis[onnx]'`"
+            f"{OR_TORCH if runtime else ''}."
         ) from error
 
 

@@ -19,6 +19,8 @@ DOCTOR = "`ddis doctor` checks whether the classifier is read as it was trained"
 PRIOR = "a larger prior (`--prior`) or names that it knows (`--labels`) may help"
 WEAK = 0.5
 """Classes of which the classifier recognises less are named."""
+ENOUGH = 8
+"""Images of a class from which on its share says enough to learn a token for it."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ class DatasetOverview:
 def closing_line(overview: DatasetOverview) -> str:
     """What a run says at its end: what the classifier recognises, where it fails, and what may help.
 
-    Tokens may, where a prior drew images without them and most classes did well. Else the doctor tells whether the
-    classifier is read as it was trained.
+    Tokens may, where a prior drew images without them, at least ENOUGH of a class, and most classes did well. Else the
+    doctor tells whether the classifier is read as it was trained.
     """
     said = f"the classifier recognises {overview.recognised:.0%} of the images"
     if not overview.weak:
@@ -128,6 +130,8 @@ def closing_line(overview: DatasetOverview) -> str:
         return f"{said}. {DOCTOR}, and a method with a prior (`--method ddis`) may do better"
     if made.get("tokens") or 2 * len(overview.weak) > len(overview.classes):
         return f"{said}. {DOCTOR}; {PRIOR}"
+    if min(one.images for one in overview.weak[:NAMED]) < ENOUGH:
+        return said
     names = " ".join(shlex.quote(one.label) for one in overview.weak[:NAMED])
     run = shlex.quote(f"{overview.folder}/{RUN}")
     return (

@@ -52,7 +52,7 @@ class Distillation:
     epochs: int = setting(30, "how often each image is shown")
     updates: int = setting(
         0,
-        "updates of a student instead of epochs, so that rows of any size train equally long; 0: use epochs",
+        "updates of a student instead of epochs, so that larger rows train no longer; 0: use epochs",
     )
     batch: int = setting(32, "images per update")
     learning_rate: float = setting(

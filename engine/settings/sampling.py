@@ -36,8 +36,8 @@ class Sampling:
     )
     prompt: str = setting(
         PLAIN,
-        "prompt of each image, such as 'a sketch of {a} {class}' (paper: '{a} {class}'); {a} is the article, {class} "
-        "the class's name, preceded by its token if it has one",
+        "prompt of each image, such as 'a sketch of {a} {class}'; {a} is the article, {class} the class's name, "
+        "preceded by its token if it has one",
     )
     negative_prompt: str = setting("", "text for the unconditional branch of CFG")
 

@@ -43,6 +43,8 @@ class StatisticsEntry(NamedTuple):
 
 
 BATCH_NORM = "batch-norm"
+FILE = "file"
+"""The source that a path names; nobody writes the word."""
 NO_STATISTICS = "none"
 """The name for using no statistics."""
 STATISTICS = {
@@ -50,7 +52,7 @@ STATISTICS = {
         "engine.classifiers.statistics.batch_norm:batch_norm",
         "batch-norm (what its layers stored)",
     ),
-    "file": StatisticsEntry(
+    FILE: StatisticsEntry(
         "engine.classifiers.statistics.file:from_file", "a file from `ddis statistics`"
     ),
     "energy": StatisticsEntry("engine.classifiers.statistics.energy:energy", "energy"),
@@ -67,17 +69,17 @@ STATISTICS_ENDING = ".safetensors"
 def statistics_source(text: str) -> tuple[str, str]:
     """Return the name of a source of statistics and its argument; the path of a file gives ("file", path).
 
-    Raises ConfigError unless the text is a known name, 'none' or a path.
+    Raises ConfigError unless the text is a known name, 'none' or a path; FILE alone is neither.
     """
     name, _, argument = text.partition(":")
-    names = (*STATISTICS, NO_STATISTICS)
-    if name in names:
+    names = [one for one in (*STATISTICS, NO_STATISTICS) if one != FILE]
+    if name in names or (name == FILE and argument):
         return name, argument
     if text.endswith(STATISTICS_ENDING) or Path(text).expanduser().is_file():
-        return "file", text
+        return FILE, text
     raise ConfigError(
-        f"statistics is {text!r}, expected one of {', '.join(map(repr, names))}, or a file of `ddis statistics` "
-        f"({STATISTICS_ENDING}): choose one of these.{nearest(name, names)}"
+        f"statistics is {text!r}, expected one of {', '.join(map(repr, names))}, or the path of a file of `ddis "
+        f"statistics` ({STATISTICS_ENDING}): choose one of these.{nearest(name, names)}"
     )
 
 

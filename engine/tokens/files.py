@@ -101,6 +101,14 @@ def load_tokens(path: Path | str, prior: Prior, classifier: Classifier | None = 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A safetensors file's tensors, and the engine's metadata or {}. Raises TokenFileError where it is not one."""
+    if not path.exists():
+        raise TokenFileError(
+            f"there is no {path}, expected a token file: check the path, or learn tokens with `ddis learn-tokens`."
+        )
+    if path.is_dir():
+        raise TokenFileError(
+            f"{path} is a folder, expected a token file (.safetensors) of `ddis learn-tokens`: give the file's path."
+        )
     try:
         tensors, metadata, intact = unsealed(path)
     except (OSError, SafetensorError, ValueError) as error:

@@ -81,7 +81,7 @@ class Command:
     config: Path | None = local(
         "take settings from a YAML or JSON file, or a run.json; flags override it", "FILE"
     )
-    print_config: bool = switch("print all settings as YAML, for --config, and do nothing else")
+    print_config: bool = switch("print all settings as YAML for --config, and stop")
     events: Path | None = local(
         "write what happens as JSON lines to a file; - is stderr, without bars", "FILE"
     )

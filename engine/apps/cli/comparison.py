@@ -34,6 +34,8 @@ DRAWING = {
     "preset": "--preset",
 }
 """Options of a folder that is made first; without it they would have no effect."""
+TAUGHT = ("distillation", "fine_tuning")
+"""Sections that say how long networks learn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +138,6 @@ class Comparing(Command):
         tell(report, title, call)
         if finished_runs(self.out) == done:
             call.screen.say(f"{self.out} was finished already: nothing was computed")
-        for warning in report["warnings"]:
-            call.screen.say(f"warning: {call.in_flags(warning)}")
         call.screen.say(f"report: {self.out / 'report.json'}")
         return report
 
@@ -170,6 +170,11 @@ class Comparing(Command):
         if not unread and "comparison.held_out" in call.given and self.test is not None:
             unread = ["--held-out"]
             came, expected = "with --test", "one of them: with test images nothing is held out"
+        for section in TAUGHT:
+            if not unread and f"{section}.epochs" in call.given and getattr(self, section).updates:
+                unread = ["--epochs"]
+                came = f"with --updates {getattr(self, section).updates}"
+                expected = "one of them: updates replace epochs"
         if unread:
             raise ConfigError(
                 f"{', '.join(unread)} came {came}, expected {expected}. Leave {'it' if len(unread) == 1 else 'them'} "

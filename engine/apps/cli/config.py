@@ -177,6 +177,10 @@ def _parsed(path: Path) -> dict[str, Any]:
         text = path.read_text("utf-8")
         is_json = path.suffix == ".json"
         values = json.loads(text) if is_json else yaml.load(text, Loader)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"there is no {path}, expected a configuration file, as --print-config writes: check the path."
+        ) from error
     except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path} cannot be read ({brief(error)}), expected YAML or JSON, as --print-config writes: check the file."

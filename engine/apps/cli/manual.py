@@ -87,7 +87,7 @@ def _shown(option: Option, value: Any) -> Any:
     required = option.positional or value is REQUIRED
     if required:
         hint = "(required)"
-    elif value in (None, "") or _is_switch(option):
+    elif value in (None, "", [], ()) or _is_switch(option):
         hint = ""
     else:
         hint = f"(default: {_in_words(value)})"

@@ -13,6 +13,8 @@ from engine.request import METHODS
 
 PREFIXED = {"alignment", "learning", "lora", "polish", *METHODS}
 """Sections whose options carry their name: `--alignment.scale`."""
+MOST_NAMED = 3
+"""Other commands that have an option which one has not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +130,28 @@ def unknown_option(word: str, command: type[Command], prog: str) -> str:
         if one != plainly and one.replace(".", "-") == plainly:
             now = one if plainly == flag else ".no-".join(one.rsplit(".", 1))
             return f"--{flag} is no option since version 0.2, expected --{now}: write it so."
+    if having := [name for name, other in _others(command) if flag in _flags(other)]:
+        have = "has" if len(having) == 1 else "have"
+        named = ", ".join(f"`ddis {name}`" for name in having[:MOST_NAMED])
+        more = f" and {len(having) - MOST_NAMED} more" if len(having) > MOST_NAMED else ""
+        return (
+            f"{word} is no option of {prog}, expected one that `{prog} --help-all` shows: leave it out; {named}{more} "
+            f"{have} it."
+        )
     meant = _nearest_option(plainly, options_of(command))
     near = f" Did you mean '--{meant}'?" if meant else ""
     return f"{word} is no option of {prog}, expected one that `{prog} --help-all` shows: correct it.{near}"
+
+
+def _others(command: type[Command]) -> Iterator[tuple[str, type[Command]]]:
+    """The other commands by their names."""
+    from engine.apps.cli.registry import COMMANDS  # which imports commands, and these this module
+
+    return ((name, other) for name, other in COMMANDS.items() if other is not command)
+
+
+def _flags(command: type[Command]) -> set[str]:
+    return {option.flag for option in options_of(command) if not option.positional}
 
 
 def _nearest_option(flag: str, options: Sequence[Option]) -> str:
@@ -143,7 +164,7 @@ def _nearest_option(flag: str, options: Sequence[Option]) -> str:
     flags = [option.flag for option in named]
     ends = {one.rpartition(".")[2]: one for one in reversed(flags)}
     whole = dict(zip(flags, flags, strict=True))
-    for known, cutoff in ((whole, 0.85), (ends, 0.85), (whole, 0.6)):
+    for known, cutoff in ((whole, 0.85), (ends, 0.85), (whole, 0.75)):
         for found in get_close_matches(flag, known, 1, cutoff):
             return known[found]
     return next((one for one in flags if one.startswith(flag)), "")

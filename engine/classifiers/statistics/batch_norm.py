@@ -43,10 +43,8 @@ def batch_norm(examined: Examined, argument: str = "") -> Statistics | Absent:
         return Absent(
             "has no BatchNorm layers",
             "at least one that kept running statistics of the training images",
-            "if they were folded into the convolutions for inference, load the network from before (from ONNX, one "
-            "exported by torch.onnx.export with optimize=False, or with dynamo=False, training=TrainingMode.PRESERVE "
-            "and do_constant_folding=False); for one built without them (ViT, ConvNeXt, VGG without bn) have its owner "
-            "run `ddis statistics` and set `statistics` to the file, or set it to 'energy'",
+            "have its owner run `ddis statistics` and set `statistics` to the file, or set it to 'energy'; if they "
+            "were folded into convolutions, load the network from before (see docs/own-classifier.md)",
         )
     blind = [path for path, layer in layers.items() if _is_blind(layer)]
     if blind:

@@ -18,13 +18,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from engine.classifiers.preprocess import Preprocess
-from engine.classifiers.statistics.base import Absent, Examined, Side, Statistics
+from engine.classifiers.statistics.base import Examined, Side, Statistics
 from engine.classifiers.statistics.layers import Call, watched
 from engine.errors import ModelError, brief
 from engine.files import write_whole
 from engine.networks.digest import digest_of
 from engine.networks.frozen import fingerprint
-from engine.settings.sources import STATISTICS_ENDING
 from engine.types import Moments
 
 FORMAT = "ddis-layer-statistics/1"
@@ -79,17 +78,11 @@ def write_statistics_file(
     write_whole(path, _in_order(content))
 
 
-def from_file(examined: Examined, argument: str = "") -> Statistics | Absent:
+def from_file(examined: Examined, argument: str) -> Statistics:
     """The statistics of a file that fits the network. argument: its path.
 
     Raises ModelError for anything that is no such file, or is of another network or preprocessing.
     """
-    if not argument:
-        return Absent(
-            "was loaded with statistics 'file' and no file",
-            "one of `ddis statistics`",
-            f"set `statistics` to its path, such as 'photo{STATISTICS_ENDING}'",
-        )
     path = Path(argument).expanduser()
     content = _content(path)
     header, moments = _read(path, content)

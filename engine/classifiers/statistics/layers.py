@@ -22,6 +22,8 @@ from engine.settings.plain import nearest
 
 OUTPUT = ":output"
 """Behind a layer's name: measure what it gives, not what it reads."""
+NAMED = 20
+"""Layers that a message lists."""
 FIRST = 1
 LAST = -1
 WORDS_FOR_NORMS = ("LayerNorm", "RMSNorm", "GroupNorm")
@@ -100,7 +102,7 @@ def calls_by_name(examined: Examined, names: Sequence[str]) -> list[Call]:
         if not found:
             raise ConfigError(
                 f"layers has {name!r}, expected a name or pattern of the network's {len(layers) - 1} layers, such as "
-                f"{', '.join(map(repr, _examples(layers)))}: print(network) shows them all.{nearest(pattern, layers)}"
+                f"{', '.join(map(repr, _examples(layers)))}: choose one of them.{nearest(pattern, layers)}"
             )
         for path in found:
             wanted[path] = tuple(dict.fromkeys((*wanted.get(path, ()), side)))
@@ -197,8 +199,8 @@ def _is_product(layer: nn.Module) -> bool:
 
 
 def _examples(layers: Mapping[str, nn.Module]) -> list[str]:
-    """A few names of a network's layers."""
+    """Some names of a network's layers, the usual ones to measure first."""
     names = [
         path for path, layer in layers.items() if path and (is_norm(layer) or _is_product(layer))
     ]
-    return (names or [path for path in layers if path])[:4]
+    return (names or [path for path in layers if path])[:NAMED]

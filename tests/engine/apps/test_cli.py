@@ -1,6 +1,7 @@
 """The command line: built from the configs, one clear error, exit code 2, nothing half-written."""
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from engine.datasets.dataset import read_dataset
 from engine.errors import ConfigError
 from engine.events import EpochEnded, Event, Events, Progressed, Started, Stepped
 from engine.networks.frozen import default_device
+from engine.prompts import PLAIN
+from engine.runners import tune
 from engine.runners.start_word import IMAGES_PER_CLASS, TRIAL
 from engine.runners.token_epochs import EPOCHS
 from engine.settings import Sampling
@@ -129,6 +132,41 @@ def test_tune_writes_its_trials_for_a_report(
     assert "Of 2 scales of guidance" in file.with_suffix(".html").read_text()
     assert main(["tune", *models, *few, "--out", str(tmp_path)]) == 2
     assert "expected a path that can be written" in capsys.readouterr().err
+
+
+def test_tune_prints_a_command_that_generate_takes(
+    tmp_path: Path,
+    models: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = ["--images-per-class", "1", "--steps", "2", "--classes", "dog", "horse"]
+    styles = ["--prompts", "a sketch of {a} {class}", "a photo of {a} {class}"]
+    words = ["tune", *models, *few, *styles, "--preset", "fast", "--scales", "0.2", "0.3"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "log distance" in printed
+    assert "score: of a prompt its log distance, of a scale the log distance + cross-ent" in printed
+    assert "scales near the default, 0.15, differ little" in printed
+    words = shlex.split(printed.strip().splitlines()[-1])
+    assert words[:2] == ["ddis", "generate"]
+    assert {*models, "--preset", "fast", "--steps", "2", "dog", "horse"} <= {*words}
+    assert any(word.endswith("of {a} {class}") for word in words)
+    monkeypatch.chdir(tmp_path)
+    assert main([*words[1:], "--images-per-class", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 2
+
+
+def test_tune_leaves_out_the_default_scale(
+    models: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "least", lambda trials: trials[0])
+    few = ["--images-per-class", "1", "--steps", "2", "--classes", "dog"]
+    assert main(["tune", *models, *few, "--prompts", PLAIN, "--scales", "0.15", "0.3"]) == 0
+    printed = capsys.readouterr().out
+    assert "--alignment.scale" not in printed
+    assert "differ little" not in printed
+    assert "score: of a prompt" not in printed  # none was compared
 
 
 def test_the_networks_take_the_dtype_that_is_asked_for(models: list[str]) -> None:
@@ -254,6 +292,29 @@ def test_learning_shows_the_trial_of_words_and_its_epochs(
         "images that try words": [total, pytest.approx(total)],
         "epochs": [2 * 3, 2 * 3],
     }
+
+
+def test_learning_ends_with_how_many_classes_got_a_token(
+    tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    learn = COMMANDS["learn-tokens"]
+    command = learn(out=tmp_path / "my tokens.safetensors")
+    said = command._closing(3, 7)
+    assert said.startswith(
+        "3 of 7 classes got a token; the others keep their plain prompt. To draw"
+    )
+    assert said.endswith(f"ddis generate ... --tokens '{tmp_path}/my tokens.safetensors'")
+    assert "others" not in command._closing(7, 7)
+    assert command._closing(0, 7).startswith("none of 7 classes got a token: all keep their plain")
+    file = tmp_path / "t.safetensors"
+    learning = ["--learning.epochs", "1", "--learning.images-per-epoch", "1"]
+    few = ["--classes", "dog", "--steps", "2", "--learning.words", "red, blue"]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["learn-tokens", *models, *few, *learning, "--out", str(file)]) == 0
+    printed = capsys.readouterr()
+    assert " 1 class got a token" in printed.err
+    assert "forward" in printed.out  # its words are whole at 80 columns
+    assert "backward" in printed.out
 
 
 def test_the_demo_shows_its_learning(

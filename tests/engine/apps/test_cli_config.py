@@ -271,7 +271,9 @@ def test_a_json_file_that_is_cut(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys) -> None:
     assert main(["plan", "--config", str(tmp_path / "no.yaml")]) == 2
-    assert "no.yaml cannot be read (FileNotFoundError" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"there is no {tmp_path}/no.yaml, expected a configuration file" in said
+    assert "check the path" in said
 
 
 def test_a_file_is_no_place_for_outputs(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_plan_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> Non
     for words in (
         "predicted peak",
         "guidance",
-        "largest batch in one piece",
+        "largest --batch that no phase splits",
         "smallest budget",
         "(5 % of it stays free)",
         "tiny decoder at 64 px",
@@ -85,6 +85,8 @@ def test_a_plan_for_an_architecture_says_what_it_assumes(
     shown = " ".join(capsys.readouterr().out.split())
     assert all(one in shown for one in said)
     assert ("generate with --tiny-decoder" in shown) == ("none" not in words)
+    if "none" not in words:  # it stands right behind the first table
+        assert shown.index("generate with --tiny-decoder") < shown.index("planned for a GPU")
 
 
 def test_a_plan_in_four_bits_says_what_they_save(capsys: pytest.CaptureFixture[str]) -> None:

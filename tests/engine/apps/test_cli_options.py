@@ -62,7 +62,7 @@ def test_the_options_of_a_command_have_help_and_their_common_ones_exist(name: st
 def test_help_fits_a_screen_and_says_where_the_rest_is(name: str, capsys) -> None:
     assert main([*name.split(), "--help"]) == 0
     short = capsys.readouterr().out
-    assert len(short.splitlines()) <= 60
+    assert len(short.splitlines()) <= 66
     assert main([*name.split(), "--help-all"]) == 0
     everything = capsys.readouterr().out
     if COMMANDS[name].common:
@@ -72,6 +72,17 @@ def test_help_fits_a_screen_and_says_where_the_rest_is(name: str, capsys) -> Non
     for option in options_of(COMMANDS[name]):
         shown = option.positional or not option.suits(COMMANDS[name].methods[0])
         assert shown or f"--{option.flag}" in everything
+
+
+def test_help_shows_the_options_that_first_commands_use(capsys) -> None:
+    for name, wanted in {
+        "generate": ("prompt", "tiny-decoder", "tokens"),
+        "distill": ("stream", "updates", "rows"),
+    }.items():
+        assert main([name, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert [flag for flag in wanted if f"--{flag} " not in shown] == []
+        assert "(default: )" not in shown  # a list that is empty
 
 
 def test_help_shows_what_a_configuration_file_changes(tmp_path: Path, capsys) -> None:
@@ -218,6 +229,12 @@ def test_a_spelling_of_version_0_1_is_answered_by_the_new_one(words: str, messag
         (["generate", "--method", "dis"], "--method is 'dis', .* Did you mean 'ddis'"),
         (["plan", "--method", "deepinversion"], "expected one of 'ddis', 'plain': this command"),
         (["generate", "--step", "3"], "--step is no option .* Did you mean '--steps'"),
+        (
+            ["generate", "--textual-inversion", "x"],
+            "--textual-inversion is no option of ddis generate, .*: leave it out; `ddis learn-tokens` has it",
+        ),
+        (["profile", "--steps", "3"], "`ddis generate`, .* and . more have it"),
+        (["generate", "--wide", "3"], r"--help-all` shows: correct it\.$"),
         (["generate", "--sampling.steps", "3"], "Did you mean '--steps'"),
         (["generate", "--scal", "3"], "Did you mean '--alignment.scale'"),
         (["generate", "--zzz", "3"], "`ddis generate --help-all` shows: correct it.$"),

@@ -184,6 +184,27 @@ def test_of_many_differences_five_are_named():
     assert len(differences({"a": 2}, dict.fromkeys("abcde", 1))) == 5
 
 
+def test_lists_that_differ_are_shown_whole_unless_they_are_long():
+    there, here = {"classes": ["giraffe"], "mean": [0.5]}, {"classes": ["dog", "giraffe"]}
+    assert differences(there, here) == [
+        "classes are giraffe there and dog, giraffe here",
+        "mean is 0.5 there and not set here",
+    ]
+    assert differences({"classes": None}, here) == ["classes are null there and dog, giraffe here"]
+    assert differences({"classes": []}, here) == ["classes are [] there and dog, giraffe here"]
+    many = [f"class {n}" for n in range(21)]
+    assert differences({"labels": many}, {"labels": [*many[:7], "cat", *many[8:]]}) == [
+        'labels.7 is "class 7" there and "cat" here'
+    ]
+    assert differences({"labels": many}, {"labels": many[:-1]}) == [
+        'labels.20 is "class 20" there and not set here'
+    ]
+    kinds = [{"gpu": "a", "px": [1, 2]}]
+    assert differences({"kinds": kinds}, {"kinds": [{"gpu": "b", "px": [1, 2]}]}) == [
+        'kinds.0.gpu is "a" there and "b" here'
+    ]
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(

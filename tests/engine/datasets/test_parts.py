@@ -261,6 +261,16 @@ def test_layouts_refuse_each_others_folders(tmp_path: Path, make_sample) -> None
         writer.add(make_sample(0, 0, "dog"))
     with pytest.raises(OutputError, match="no data set in parts"):
         begin(tmp_path / "images")
+    with pytest.raises(OutputError, match=r"parts\.json is not there, expected .*`--share` or"):
+        finish(tmp_path / "images")
+
+
+def test_a_data_set_that_no_parts_made_has_nothing_to_finish(tmp_path: Path, make_sample) -> None:
+    with open_dataset(tmp_path, MADE, LABELS) as writer:
+        writer.add(make_sample(0, 0, "dog"))
+        writer.finish({})
+    with pytest.raises(OutputError, match="is finished already and was not made in parts, expect"):
+        finish(tmp_path)
 
 
 def test_parts_that_are_missing_are_counted_and_named(tmp_path: Path, samples_of) -> None:

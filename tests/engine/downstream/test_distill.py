@@ -15,7 +15,7 @@ from engine.downstream import students
 from engine.downstream.comparison import REPORT
 from engine.downstream.students import keep_student
 from engine.errors import ConfigError, ModelError, OutputError
-from engine.events import Event, Events, Progressed
+from engine.events import Event, Events, Noted, Progressed
 
 FEW = {"distillation": Distillation(epochs=2, batch=8), "comparison": Comparison(seeds=2)}
 
@@ -114,6 +114,31 @@ def test_every_student_is_kept_and_loads_again(
         f"the student has {larger[0]:,} parameters and its teacher {larger[1]:,}: expected a smaller network, or "
         "the same."
     ) in report["warnings"]
+
+
+def test_warnings_come_before_the_first_student_learns(tmp_path: Path, teacher, make_set) -> None:
+    seen: list[Event] = []
+    other = {"classifier": {"name": "embedded:art", "fingerprint": "0" * 16}}
+    report = distill(
+        make_set(tmp_path / "ours", 4, made_with=other),
+        teacher,
+        "resnet8",
+        out=tmp_path / "out",
+        distillation=Distillation(epochs=1),
+        comparison=Comparison(seeds=1),
+        events=Events(seen.append),
+    )
+    first = next(place for place, event in enumerate(seen) if isinstance(event, Progressed))
+    notes = [event.text for event in seen[:first] if isinstance(event, Noted)]
+    assert notes == [f"warning: {text}" for text in report["warnings"]]
+    assert not any(isinstance(event, Noted) for event in seen[first:])
+    for words in (
+        "was made for another classifier",
+        "1 seed: the spread says little",
+        "3 measured images: one of them is",
+        "times its teacher's compute, expected at most the teacher's: choose a smaller student",
+    ):
+        assert sum(words in note for note in notes) == 1, words
 
 
 def test_a_cut_comparison_goes_on_to_the_same_report(tmp_path: Path, teacher, make_set) -> None:

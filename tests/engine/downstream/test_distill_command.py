@@ -60,6 +60,7 @@ def test_a_folder_without_a_prior_has_no_plain_row(
     said = capsys.readouterr().err
     assert f"no row of the plain prior for {folder}: it was made without a prior" in said
     assert "was finished already: nothing was computed" in said
+    assert said.count("warning: 1 seed: the spread says little") == 1
     assert main(["distill", str(folder), *command, "--seeds", "2"]) == 0
     assert "nothing was computed" not in capsys.readouterr().err
     assert main(["distill", str(tmp_path / "net"), *command]) == 2
@@ -180,6 +181,7 @@ def test_original_images_lacking_a_class_are_told_before_images_are_made(
         ),
         (["--prior", "embedded", "--plain", "x"], "--prior came with --plain x"),
         (["--held-out", "0.5", "--test", "x"], "--held-out came with --test, expected one of them"),
+        (["--updates", "3"], "--epochs came with --updates 3, expected one of them: updates"),
     ],
 )
 def test_options_without_effect_are_refused(

@@ -93,5 +93,7 @@ def test_without_onnx_runtime_the_extra_is_named(
     tmp_path: Path, teacher, make_set, monkeypatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingExtraError, match=r"onnxruntime is not installed .*ddis\[onnx\]"):
+    with pytest.raises(
+        MissingExtraError, match=r"onnxruntime is not installed .*`pip install 'ddis\[onnx\]'`\.$"
+    ):
         quantise(make_set(tmp_path / "ours", 3), teacher, out=tmp_path / "out")

@@ -126,7 +126,8 @@ def test_layers_are_named_by_patterns_and_sides() -> None:
         ("mix", "output", 5),
     ]
     with pytest.raises(
-        ConfigError, match=r"layers has 'mixx', expected a name .* 5 layers, such as"
+        ConfigError,
+        match=r"layers has 'mixx', expected a name .* 5 layers, such as .*'norm'.*: choose one of them",
     ):
         chosen_calls(classifier, ["mixx"])
     with pytest.raises(
@@ -338,8 +339,10 @@ def test_what_is_no_statistics_file(written: tuple[Tokens, Path], tmp_path: Path
         loaded(network, cut)
     with pytest.raises(ModelError, match=r"gone\.safetensors cannot be read \(No such file"):
         loaded(network, tmp_path / "gone.safetensors")
-    with pytest.raises(ModelError, match="loaded with statistics 'file' and no file, expected one"):
-        Objective(loaded(network, "file"), Alignment())
+    with pytest.raises(ConfigError) as refused:
+        loaded(network, "file")
+    assert "statistics is 'file', expected one of 'batch-norm', 'energy'," in str(refused.value)
+    assert "or the path of a file of `ddis statistics`" in str(refused.value)
 
 
 def test_a_mark_is_of_weights_alone(written: tuple[Tokens, Path]) -> None:

@@ -120,7 +120,13 @@ def test_the_smallest_budget_that_an_error_names_can_be_met(
         BudgetError, match=r"budget of 1\.00KB is too small for prior .* expected at least"
     ) as refused:
         plan(small_prior, classifier, "1KB", batch=4, device="cuda")
-    named = str(refused.value).split("expected at least ")[1].split(":")[0]
+    said = str(refused.value)
+    assert (
+        "give that; or choose a tiny decoder (`tiny_decoder` 'auto'); half precision (`dtype` "
+        in said
+    )
+    assert said.endswith("; or smaller images.")
+    named = said.split("expected at least ")[1].split(":")[0]
     assert named == in_words(roomy.smallest_bytes)
     settings = {"batch": 4, "device": "cuda", "tokens": False, "full": False}
     least = plan(small_prior, classifier, named, **settings)
@@ -149,10 +155,10 @@ def test_a_budget_that_is_too_small_is_answered_with_what_nf4_takes(classifier: 
     )
     settings = {"batch": 1, "tokens": False, "full": False}
     with pytest.raises(
-        BudgetError, match=r"\(`prior.quantise` 'nf4'; at least \S+ then\)"
+        BudgetError, match=r"\(`prior.quantise` 'nf4', at least \S+ then\)"
     ) as refused:
         plan(exact, classifier, "1MB", device="cuda", **settings)
-    named = str(refused.value).split("'nf4'; at least ")[1].split(" then")[0]
+    named = str(refused.value).split("'nf4', at least ")[1].split(" then")[0]
     assert plan(quantised, classifier, named, device="cuda", **settings).quantise == "nf4"
     assert smallest_in_nf4(costs_of(exact, classifier, "cpu")) is None
     assert smallest_in_nf4(costs_of(quantised, classifier, "cuda")) is None

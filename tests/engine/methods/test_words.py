@@ -3,14 +3,16 @@
 import warnings
 
 import pytest
+import torch
 
 from engine.classifiers import load_classifier
 from engine.classifiers.imagenet import imagenet_names
 from engine.errors import ConfigError
-from engine.methods.words import PromptWarning, check_words
+from engine.methods.words import PromptWarning, check_words, warn_of_no_token
 from engine.priors import Prior, load_prior
 from engine.priors.wording import cut_by, tokens_read
 from engine.prompts import PLAIN, up_to_class
+from engine.tokens.table import TokenTable, placeholders
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,28 @@ def test_a_prompt_that_loses_its_end_is_warned_of(prior: Prior, template: str) -
         PromptWarning, match=r"prompts of 'dog' are longer than .* reads with clip: their ends"
     ):
         check_words(prior, ["dog"], template, False)
+
+
+def test_tokens_of_other_classes_alone_are_warned_of() -> None:
+    def table(*classes: int) -> TokenTable:
+        labels = tuple("abc"[number] for number in classes)
+        return TokenTable(
+            rows=torch.zeros(len(classes), 4),
+            encoders={"clip": 4},
+            classes=classes,
+            labels=labels,
+            names=placeholders(labels),
+            prior="",
+            classifier="",
+        )
+
+    with pytest.warns(PromptWarning, match="no effect: they are of 'b', and what is drawn is 'a'"):
+        warn_of_no_token(table(1), [0], ["a"])
+    with pytest.warns(PromptWarning, match="no effect: they are of no class, and what is drawn"):
+        warn_of_no_token(table(), [0, 1], ["a", "b"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_no_token(table(1, 2), [0, 1], ["a", "b"])
 
 
 def test_a_token_in_place_of_a_long_name_is_read(prior: Prior) -> None:

@@ -209,7 +209,8 @@ def test_an_unknown_runtime_is_refused(prior, kinked):
 def test_without_the_extra_it_is_named(prior, kinked, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(
-        MissingExtraError, match=r"onnxscript is not installed .*pip install 'ddis\[onnx\]'"
+        MissingExtraError,
+        match=r"onnxscript is not installed .*pip install 'ddis\[onnx\]'`, or set `runtime` to 'torch'\.",
     ):
         run(prior, kinked, runtime="onnx", onnx_cache=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -240,12 +240,15 @@ def test_classes_that_fail_are_named_with_what_may_help(tmp_path: Path) -> None:
     said = "the classifier recognises 33% of the images; lowest: mail bag 0%, <b>horse</b> 0%"
     assert closing_line(replace(bad, record=None)) == said
     made = RunRecord(made={"prior": {"name": "embedded"}}, labels={}, versions={}, measured={})
-    one = replace(bad, folder="my set", classes=(*good.classes[:2], bad.classes[1]), record=made)
+    worst = replace(bad.classes[1], images=8)
+    one = replace(bad, folder="my set", classes=(*good.classes[:2], worst), record=made)
     assert closing_line(one) == (
         "the classifier recognises 33% of the images; lowest: mail bag 0%. Tokens in place of these names may help: "
         "ddis learn-tokens --config 'my set/run.json' --preset instead --classes 'mail bag' --out tokens.safetensors"
     )
     assert "Tokens" not in closing_line(replace(one, record=None))
+    few = replace(one, classes=(*good.classes[:2], replace(worst, images=7)))
+    assert closing_line(few).endswith("lowest: mail bag 0%")  # so few may fail by chance
     doctor = ". `ddis doctor` checks whether the classifier is read as it was trained"
     larger = "; a larger prior (`--prior`) or names that it knows (`--labels`) may help"
     # Of three, two: it is not a matter of single names.

@@ -206,17 +206,25 @@ def test_a_file_that_does_not_fit_is_refused(
     assert "t.safetensors" in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"no safetensors at all", None], ids=["empty", "text", "missing"]
-)
+@pytest.mark.parametrize("content", [b"", b"no safetensors at all"], ids=["empty", "text"])
 def test_what_is_no_token_file_is_refused(tmp_path, content):
     path = tmp_path / "t.safetensors"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     with pytest.raises(
         TokenFileError, match=r"cannot be read as safetensors .*, expected a token file: give"
     ):
         read_tokens(path)
+
+
+def test_a_path_of_no_file_is_refused(tmp_path):
+    with pytest.raises(
+        TokenFileError, match=r"there is no .*t\.safetensors, expected a token file: check the path"
+    ):
+        read_tokens(tmp_path / "t.safetensors")
+    with pytest.raises(
+        TokenFileError, match=r"is a folder, expected a token file \(\.safetensors\) .*: give the"
+    ):
+        read_tokens(tmp_path)
 
 
 def test_another_safetensors_file_is_refused(tmp_path):

@@ -22,8 +22,9 @@ class Distill(Comparing):
 
     module = "engine.downstream.distill"
     common = (
-        *("classifier", "out", "student", "protocol", "epochs", "original", "test", "domain"),
-        *("plain", "no-plain", "images-per-class", "tokens", "prior", "seeds", "device"),
+        *("classifier", "out", "student", "protocol", "epochs", "updates", "original", "rows"),
+        *("test", "domain", "plain", "stream", "images-per-class", "tokens", "prior", "seeds"),
+        "device",
     )
 
     student: str | None = setting(

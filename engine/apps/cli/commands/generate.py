@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from engine.apps.cli import requests
@@ -29,17 +30,23 @@ class Generate(Command):
         "request.runtime",
         "execution.*",
     )
+    helps = MappingProxyType(
+        {
+            "request.classifier.source": "embedded:<domain>, hf:<id or folder>, timm:<name>, torchvision:<name>, "
+            "onnx:<file>, or a checkpoint file with its architecture"
+        }
+    )
     needs = ("request.classifier.source",)
     common = (
-        *("classifier", "out", "classes", "images-per-class", "seed", "prior", "method", "tokens"),
-        *("preset", "alignment.scale", "steps", "cfg", "statistics", "architecture", "labels"),
-        *("memory", "dtype", "device"),
+        *("classifier", "out", "prompt", "classes", "images-per-class", "seed", "prior"),
+        *("tiny-decoder", "method", "tokens", "preset", "alignment.scale", "steps", "cfg"),
+        *("statistics", "architecture", "labels", "memory", "dtype", "device"),
     )
     interrupted = RESUMES
 
     request: Request = field(default_factory=Request)
     out: str = needed(
-        "folder of the data set, resumed if it was interrupted; with --share or --ray (see --help-all) a URL as well"
+        "folder of the data set, resumed if it was interrupted; with --share or --ray also a URL"
     )
     preset: Preset = preset()
     over_generate: float | None = setting(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ from engine.apps.cli.command import (
     needed,
     of_preset,
 )
-from engine.errors import ConfigError
+from engine.errors import ConfigError, counted
 from engine.facts import facts_of
 from engine.request import Execution, Request
 from engine.settings.methods import DDIS, Plain
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 GUIDED = ("request.method.name", "request.method.alignment")
 """Paths of flags that ask for guided images, or for plain ones."""
+COLUMNS = ("class", "start", "outcome", "epochs", "seen", "loss", "forward", "backward")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +119,15 @@ class LearnTokens(Command):
             return {"file": str(self.out), "learned": learned, "of_classes": wanted}
         labels = facts_of(table.run)["classes"]
         trainings = dict(zip(labels, table.training.values(), strict=True))
-        columns = "class, start, outcome, epochs, recognised, loss, denoiser forward, backward"
         rows = [_row(label, training) for label, training in trainings.items()]
-        call.screen.table(f"Tokens in {self.out}", columns.split(", "), rows, result=True)
+        call.screen.table(
+            f"Tokens in {self.out}; seen: share of the last images that the classifier recognises; forward, backward: "
+            "passes of one latent through the denoiser",
+            [*COLUMNS],
+            rows,
+            result=True,
+        )
+        call.screen.say(self._closing(len(table.classes), len(labels)))
         folder = self.textual_inversion
         exported = export_textual_inversion(table, folder) if folder is not None else {}
         return {
@@ -137,6 +145,19 @@ class LearnTokens(Command):
         assert isinstance(method, DDIS | Plain)  # no other is offered
         guided = any(path.startswith(GUIDED) for path in call.given)
         return method if guided or self.preset != "instead" else Plain(sampling=method.sampling)
+
+    def _closing(self, found: int, wanted: int) -> str:
+        """How many of the classes got a token, and how images are drawn with them."""
+        if not found:
+            return (
+                f"none of {counted(wanted, 'class')} got a token: all keep their plain prompt, and {self.out} changes "
+                "no image"
+            )
+        others = "" if found == wanted else "; the others keep their plain prompt"
+        return (
+            f"{found} of {counted(wanted, 'class')} got a token{others}. To draw with them: ddis generate ... --tokens "
+            f"{quote(str(self.out))}"
+        )
 
     def learning_of(self, call: Call) -> TokenLearning:
         """The settings of learning. `--steps` alone is the number of steps of learning as well.

@@ -88,6 +88,8 @@ class Plan(Command):
             ],
             result=True,
         )
+        if planned.decoder == "tiny" and self.request.prior.tiny_decoder is None:
+            _tiny_decoder(self.request.prior.source, call)
         say = partial(call.screen.say, result=True)
         say(_device(planned, self.execution))
         _weights(planned, call)
@@ -106,11 +108,9 @@ class Plan(Command):
         )
         say(
             f"attention: {planned.attention}; guidance sees through: {seen}\n{_speed(planned)}\n"
-            f"largest batch in one piece: {planned.largest_batch}; smallest budget: {in_words(planned.smallest_bytes)} "
-            f"({100 * (1 - USABLE):.0f} % of it stays free)"
+            f"largest --batch that no phase splits: {planned.largest_batch}; smallest budget: "
+            f"{in_words(planned.smallest_bytes)} ({100 * (1 - USABLE):.0f} % of it stays free)"
         )
-        if planned.decoder == "tiny" and self.request.prior.tiny_decoder is None:
-            _tiny_decoder(self.request.prior.source, call)
         if not self.learn_tokens:
             say("planned for `ddis generate`; --learn-tokens plans learning tokens too")
         return planned.to_json()

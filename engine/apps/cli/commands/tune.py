@@ -3,20 +3,24 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from typing import TYPE_CHECKING, Any
 
 from engine.apps.cli import requests
 from engine.apps.cli.command import MODELS, Call, Command, Preset, local, preset
+from engine.apps.cli.commands.generate import Generate
+from engine.apps.cli.manual import value_at
+from engine.apps.cli.options import Option, options_of
 from engine.errors import ConfigError
-from engine.prompts import PLAIN
 from engine.request import Execution, Request
 from engine.settings.fields import setting
+from engine.settings.plain import to_plain
 
 if TYPE_CHECKING:
     from engine.runners.trial import Trial
 
-COLUMNS = ("distance", "cross-entropy", "score", "recognised", "in every view")
+PROMPT = "request.method.sampling.prompt"
+COLUMNS = ("log distance", "cross-entropy", "score", "recognised", "in every view")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +105,52 @@ class Tune(Command):
         call.screen.table(
             f"Scale {best:g} has the least score", ["scale", *COLUMNS], rows, result=True
         )
-        preset = "" if self.preset == "default" else f"--preset {self.preset} "
-        asked_for = "" if prompt == PLAIN else f"--prompt {quote(prompt)} "
-        call.screen.say(
-            f"ddis generate ... {preset}{asked_for}--alignment.scale {best:g}", result=True
-        )
+        if found.prompts:
+            call.screen.say(
+                "score: of a prompt its log distance, of a scale the log distance + cross-entropy",
+                result=True,
+            )
+        if alignment.step == "relative" and best != alignment.scale:
+            call.screen.say(
+                f"scales near the default, {alignment.scale:g}, differ little: --alignment.scale may be left out",
+                result=True,
+            )
+        command = self._command(call, prompt, best, alignment.scale, method.sampling.prompt)
+        call.screen.say(command, result=True)
         report = found.to_json() | {"preset": self.preset}
         if self.out is not None:
             write_whole(self.out, json.dumps(report, indent=1).encode() + b"\n")
             call.screen.say(f"to look at it in a browser: ddis report {self.out}")
         return report
+
+    def _command(
+        self, call: Call, prompt: str, scale: float, asked_scale: float, asked_prompt: str
+    ) -> str:
+        """The command that draws images with the prompt and scale found, and with the options of this call.
+
+        asked_scale, asked_prompt: what it would draw with if it did not name them.
+        """
+        settings = {"request": to_plain(self.request), "execution": to_plain(self.execution)}
+        values = {**settings, "preset": self.preset, "config": str(self.config)}
+        words = ["ddis", "generate"]
+        for option in options_of(Generate):
+            known = option.path in call.given and (not option.local or option.path in values)
+            if known and not (option.path == PROMPT and prompt != asked_prompt):
+                words += _typed(option, value_at(values, option.path))
+        if prompt != asked_prompt:
+            words += ["--prompt", prompt]
+        if scale != asked_scale:
+            words += ["--alignment.scale", f"{scale:g}"]
+        return f"{join(words)} --out FOLDER"
+
+
+def _typed(option: Option, value: Any) -> list[str]:
+    """An option and its value as words of a command line."""
+    if option.kind is bool:
+        section, dot, name = option.flag.rpartition(".")
+        return [f"--{section}{dot}{'' if value else 'no-'}{name}"]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [f"--{option.flag}", *map(str, values)]
 
 
 def _row(name: str, trial: "Trial") -> list[str]:
