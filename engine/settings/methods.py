@@ -66,6 +66,11 @@ class DDIS(DrawingSettings):
         return cls(sampling=Sampling.fast())
 
     @classmethod
+    def best(cls) -> "DDIS":
+        """What students learn most from: two moves a step, and CFG in the middle of the schedule alone."""
+        return cls(alignment=Alignment.best(), sampling=Sampling.fast())
+
+    @classmethod
     def paper(cls) -> "DDIS":
         """DDIS as published (arXiv 2506.15381): guidance and sampling; learning tokens has its own preset."""
         return cls(alignment=Alignment.paper(), sampling=Sampling.paper())

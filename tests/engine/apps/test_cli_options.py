@@ -121,6 +121,12 @@ def test_a_preset_is_settings_under_the_flags() -> None:
     assert generate("--method", "plain", "--preset", "paper").method == Plain.paper()
     assert generate("--preset", "fast").method == DDIS.fast()
     assert generate("--method", "plain", "--preset", "fast").method == Plain.fast()
+    best = generate("--preset", "best", "--alignment.scale", "0.2").method
+    assert best == replace(DDIS.best(), alignment=Alignment(moves=2, scale=0.2))
+    with pytest.raises(
+        ConfigError, match=r"'best' with --method plain, expected .*--method ddis: "
+    ):
+        generate("--method", "plain", "--preset", "best")
     learning = understood("learn-tokens", "--preset", "paper", "--learning.epochs", "3").command
     assert learning.learning == replace(TokenLearning.paper(), epochs=3)
     assert learning.request.method == DDIS.paper()
