@@ -143,9 +143,11 @@ def test_tune_prints_a_command_that_generate_takes(
     few = ["--images-per-class", "1", "--steps", "2", "--classes", "dog", "horse"]
     styles = ["--prompts", "a sketch of {a} {class}", "a photo of {a} {class}"]
     words = ["tune", *models, *few, *styles, "--preset", "fast", "--scales", "0.2", "0.3"]
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "log distance" in printed
+    assert printed.count("cross-entropy ┃") == 2  # no head is cut inside a word
     assert "score: of a prompt its log distance, of a scale the log distance + cross-ent" in printed
     assert "scales near the default, 0.15, differ little" in printed
     words = shlex.split(printed.strip().splitlines()[-1])

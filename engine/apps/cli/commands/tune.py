@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.runners.trial import Trial
 
 PROMPT = "request.method.sampling.prompt"
-COLUMNS = ("log distance", "cross-entropy", "score", "recognised", "in every view")
+COLUMNS = ("log distance", "cross-entropy", "score", "seen", "in all views")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +104,10 @@ class Tune(Command):
         rows = [_row(f"{trial.scale:g}", trial) for trial in found.trials]
         call.screen.table(
             f"Scale {best:g} has the least score", ["scale", *COLUMNS], rows, result=True
+        )
+        call.screen.say(
+            "seen: share of images that the classifier recognises; in all views: also flipped, shifted and zoomed",
+            result=True,
         )
         if found.prompts:
             call.screen.say(
