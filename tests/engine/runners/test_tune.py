@@ -225,10 +225,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "says"),
+    ("preset", "scale", "on_the_page"),
     [
-        ("default", "... --prompt 'a photo of {a} {class}' --alignment.scale "),
-        ("paper", "... --preset paper --prompt 'a photo of {a} {class}' --alignment.scale "),
+        ("default", " --alignment.scale 0.2", "..."),
+        ("paper", "", "... --preset paper"),  # has this scale
     ],
 )
 def test_the_command_says_how_to_use_what_it_found(
@@ -236,7 +236,8 @@ def test_the_command_says_how_to_use_what_it_found(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     preset: str,
-    says: str,
+    scale: str,
+    on_the_page: str,
 ) -> None:
     trial = ScaleTrial(
         images=2, l_bn=1.0, gap=0.0, cross_entropy=1.0, recognised=1.0, agreement=1.0, scale=0.2
@@ -271,8 +272,10 @@ def test_the_command_says_how_to_use_what_it_found(
     file = tmp_path / "tuned.json"
     assert main([*command, "--preset", preset, "--out", str(file), "--quiet"]) == 0
     shown = capsys.readouterr().out
-    assert f"ddis generate {says}0.2" in shown
+    given = f"--classifier embedded:photo --steps 2 --classes dog --preset {preset}"
+    found = "--prompt 'a photo of {a} {class}'"
+    assert f"ddis generate {given} {found}{scale} --out FOLDER\n" in shown
     assert "Scale 0.2 has the least score" in shown
     assert main(["report", str(file), "--quiet"]) == 0
     page = html.unescape(file.with_suffix(".html").read_text())
-    assert f"<code>ddis generate {says}0.2</code>" in page
+    assert f"<code>ddis generate {on_the_page} {found} --alignment.scale 0.2</code>" in page
