@@ -189,7 +189,12 @@ SETS = {
     "autoencoder": "original, through the autoencoder",
     "stream": "a stream",
 }
-"""What the tables of `downstream` call their sets; that of `tokens` is of plain images."""
+"""What the tables of `downstream` call their sets."""
+OF_TASK = {
+    "tokens": {"folder": "with tokens"},
+    "best": {"folder": "`--preset best`", "fast": "`--preset fast`"},
+}
+"""Where a task calls them otherwise."""
 
 
 def downstream_table(result: dict, task: str) -> str:
@@ -205,7 +210,7 @@ def downstream_table(result: dict, task: str) -> str:
     if not found:
         return f"Not measured yet: `python bench/studies downstream --data FOLDER --tasks {task}`."
     sets = list(dict.fromkeys(name for row in found.values() for name in row["rows"]))
-    names = SETS | ({"folder": "with tokens"} if task == "tokens" else {})
+    names = SETS | OF_TASK.get(task, {})
     equal = all(len({of["images"] for of in row["rows"].values()}) == 1 for row in found.values())
 
     def shown(of: dict | None) -> str:

@@ -115,6 +115,7 @@ OTHERS: dict[str, tuple[Callable[..., str], list[str]]] = {
     "tune": (tune_table, ["tune"]),
     "distill": (partial(downstream_table, task="distill"), ["downstream"]),
     "other_student": (partial(downstream_table, task="other_student"), ["downstream"]),
+    "taught_best": (partial(downstream_table, task="best"), ["downstream"]),
     "stream": (partial(downstream_table, task="stream"), ["downstream"]),
     "taught_tokens": (partial(downstream_table, task="tokens"), ["downstream"]),
     "prune": (partial(downstream_table, task="prune"), ["downstream"]),

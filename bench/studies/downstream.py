@@ -61,8 +61,10 @@ from studies.rows import DTYPE, Rows, alone
 
 LASTS = "6 hours"
 RESULT = RESULTS / "downstream.json"
-OURS, PLAIN, NAMED, TOKENS = "tuned, fast", "plain", "plain, domain in the prompt", "CAT"
-"""The methods of evidence.py whose images are compared: what taught most in choices.py, and three without guidance."""
+OURS, BEST, PLAIN = "tuned, fast", "tuned, best", "plain"
+NAMED, TOKENS = "plain, domain in the prompt", "CAT"
+"""The methods of evidence.py whose images are compared: two that taught most in choices.py, and three without
+guidance."""
 STUDENT, OTHER_STUDENT = "resnet18/4", "vgg8/4"
 """Half of a classifier's parameters and of its FLOPs; a network without shortcuts, that no setting was chosen on."""
 LONGER = Distillation(updates=2880)
@@ -157,10 +159,9 @@ def compared(
         folders.pool(folders.method),
         classifier,
         out=out,
-        plain=folders.pool(PLAIN),
         test=folders.test,
         domain=folders.domain,
-        **{"original": folders.train} | more,
+        **{"original": folders.train, "plain": folders.pool(PLAIN)} | more,
     )
 
 
@@ -191,6 +192,21 @@ def distilled(
     )
 
 
+def best(folders: Folders, classifier: Classifier, out: Path) -> dict:
+    """Students of `--preset best` and of `--preset fast`, both with a tuned prompt."""
+    return compared(
+        distill,
+        folders,
+        classifier,
+        out,
+        original=None,
+        plain=None,
+        student=STUDENT,
+        rows={"other": folders.other, "fast": folders.pool(OURS)},
+        comparison=Comparison(noise=False),
+    )
+
+
 def streamed(folders: Folders, classifier: Classifier, out: Path) -> dict:
     return distill(
         folders.seed(OURS, FIRST_SEED),
@@ -210,6 +226,7 @@ def streamed(folders: Folders, classifier: Classifier, out: Path) -> dict:
 TASKS: dict[str, Callable[[Folders, Classifier, Path], dict]] = {
     "distill": partial(distilled, STUDENT, True),
     "other_student": partial(distilled, OTHER_STUDENT, False),
+    "best": best,
     "stream": streamed,
     "tokens": with_tokens,
     "prune": partial(compared, prune),
@@ -225,6 +242,11 @@ ASKED: dict[str, dict[str, object]] = {
         }
         for task, student in (("distill", STUDENT), ("other_student", OTHER_STUDENT))
     },
+    "best": {
+        "student": STUDENT,
+        "fast": asdict(METHODS[OURS]),
+        "distillation": asdict(Distillation()),
+    },
     "stream": {
         "student": STUDENT,
         "distillation": asdict(LONGER),
@@ -236,7 +258,7 @@ ASKED: dict[str, dict[str, object]] = {
     "quantise": asdict(Quantisation()),
 }
 """What a task's rows depend on beside ours and the plain prior's images."""
-COMPARED = dict.fromkeys(TASKS, OURS) | {"tokens": TOKENS}
+COMPARED = dict.fromkeys(TASKS, OURS) | {"best": BEST, "tokens": TOKENS}
 """The method whose images each task holds against the others."""
 
 

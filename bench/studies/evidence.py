@@ -140,6 +140,7 @@ METHODS = {
     "plain, domain in the prompt": Method(None, names_domain=True),
     "tuned": Method(Alignment(), tuned=True),
     "tuned, fast": Method(Alignment(), tuned=True, sampling=Sampling.fast()),
+    "tuned, best": Method(Alignment.best(), tuned=True, sampling=Sampling.fast()),
     "fast": Method(Alignment(), sampling=Sampling.fast()),
     "paper DAG": Method(Alignment.paper(), sampling=Sampling.paper()),
     "paper DDIS": Method(Alignment.paper(), tokens=True, sampling=Sampling.paper()),
