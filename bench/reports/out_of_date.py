@@ -72,8 +72,9 @@ def _differs(row: Mapping[str, Any], method: Mapping[str, Any], domain: str, now
     tokens = now.tokens.get(domain)
     fingerprint = None if tokens is None else tokens.fingerprint
     plain = now.methods.get("plain")
+    own = "learning" in row.get("settings", {})  # tokens that the study learned for this method
     return (
-        row.get("token_file") not in (None, fingerprint)
+        (not own and row.get("token_file") not in (None, fingerprint))
         or changed(row.get("alignment", now.alignment), now.alignment)
         or changed(row.get("plain", plain), plain)
         or changed(row.get("settings", {}), method)

@@ -56,6 +56,15 @@ def test_rows_of_other_tokens_are_listed(now: Current, row: str, token_file: str
     assert line.endswith(f"than today's: {old}.") if old else line == ""
 
 
+def test_tokens_that_a_study_learned_for_its_own_method_are_not_held_against_those_that_ship(
+    now: Current,
+) -> None:
+    how = now.methods["DAG"] | {"learning": {"epochs": 3}}
+    now = replace(now, methods=now.methods | {"own": how})
+    result = evidence(now, **{"own/photo": {"settings": how, "token_file": "b"}})
+    assert out_of_date("evidence", result, now) == ""
+
+
 def test_recipes_of_ambiguous_names_are_compared_as_they_were_before_their_checks_doubled(
     now: Current,
 ) -> None:
