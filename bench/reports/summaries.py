@@ -165,7 +165,7 @@ def mean_interval(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _reversed_mean(each: list[Mapping[str, float]]) -> dict[str, float]:
-    """The interval of the mean of differences that are told the other way round."""
+    """The mean of differences with their signs reversed, and its interval."""
     negated = [{"low": -of["high"], "value": -of["mean"], "high": -of["low"]} for of in each]
     found = mean_interval(negated)
     return {"low": found["low"], "mean": found["value"], "high": found["high"]}

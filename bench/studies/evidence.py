@@ -50,7 +50,7 @@ from engine.types import Sample
 from studies.options import several
 from studies.rows import DTYPE, alone, rows_by_domain
 
-LASTS = "4 hours"
+LASTS = "5 hours"
 FIRST_SEED = 900
 """No token was learned on images of these seeds. Chosen with them in view: nine tenths of the schedule instead of all,
 among the variants of guidance_study.py, which has seeds of its own; words as the start of tokens, and the rules

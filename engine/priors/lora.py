@@ -33,13 +33,14 @@ def check_peft() -> None:
 def merge_lora(pipe: Any, source: str | Path, prior: str, *, local_files_only: bool = False) -> str:
     """Add an adapter to the weights of a pipeline's networks, which afterwards cost what they did before.
 
-    Returns the objective that `learn_lora` learned it with ('guidance' or 'class'); "" for others' adapters.
-
     Args:
         pipe: A pipeline in main memory, whose networks nobody else uses.
         source: A .safetensors file, a folder, or a hub id.
         prior: What messages call the pipeline.
         local_files_only: Whether to leave the hub alone.
+
+    Returns:
+        The objective that `learn_lora` learned it with ('guidance' or 'class'); "" for others' adapters.
 
     Raises:
         MissingExtraError: peft is not installed.

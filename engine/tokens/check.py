@@ -20,7 +20,7 @@ ALIKE_BELOW = 0.2
 """A token is refused below this variety. A token that serves may well halve it: the surer logits are, the nearer they
 lie to each other."""
 FEW = 4
-"""Recognised images of one class whose variety says nothing yet."""
+"""The variety of fewer recognised images than this says nothing."""
 
 
 @torch.no_grad()
