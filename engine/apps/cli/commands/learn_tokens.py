@@ -149,10 +149,12 @@ class LearnTokens(Command):
     def _closing(self, found: int, wanted: int) -> str:
         """How many of the classes got a token, and how images are drawn with them."""
         if not found:
-            return (
-                f"none of {counted(wanted, 'class')} got a token: all keep their plain prompt, and {self.out} changes "
-                "no image"
+            which = (
+                "the class got no token: it keeps its"
+                if wanted == 1
+                else f"none of {counted(wanted, 'class')} got a token: all keep their"
             )
+            return f"{which} plain prompt, and {self.out} changes no image"
         others = "" if found == wanted else "; the others keep their plain prompt"
         return (
             f"{found} of {counted(wanted, 'class')} got a token{others}. To draw with them: ddis generate ... --tokens "
