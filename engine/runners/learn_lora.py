@@ -30,7 +30,7 @@ from engine.networks.sealed import sealed
 from engine.priors.lora import FORMAT, check_peft
 from engine.request import Method, Request
 from engine.runners.asking import AnyClassifier, AnyPrior, AnyTokens, Asked, asked
-from engine.runners.local import made_by
+from engine.runners.local import check_models, made_by
 from engine.runners.token_record import check_same_facts, learning_facts
 from engine.settings import AUTO_ATTENTION, Alignment, Sampling, TokenLearning
 from engine.settings.lora import LoraLearning
@@ -76,6 +76,7 @@ def learn_lora(
     device: str | None = None,
     memory: str | int | Plan = AUTO,
     attention: str = AUTO_ATTENTION,
+    expected: Mapping[str, Any] | None = None,
     events: Events = SILENT,
 ) -> LearnedLora:
     """Teach a LoRA of the prior's denoiser what guidance and CFG do, or what the classifier recognises as its classes.
@@ -93,6 +94,7 @@ def learn_lora(
             interrupted run is resumed.
         memory: as for `generate`. With a plan, learning recomputes activations, and takes as many images at once as
             fit when tokens are learned, which needs more memory.
+        expected: identities that the models must have, as a run.json holds them under "models".
         tokens: class tokens to guide with; the adapter also learns their effect, so its prompts need none.
 
     Raises:
@@ -144,6 +146,8 @@ def learn_lora(
         replace(wanted.execution, graphs=False),
         TokenLearning(images_per_epoch=learning.batch) if by_class else None,
     )
+    if expected is not None:
+        check_models(expected, drawing.identities())
     run = {**made_by(drawing), "learning": to_plain(learning)}
     progress = Progress(path.with_name(f"{path.name}.progress"))
     if path.exists() and not progress.folder.exists():

@@ -30,13 +30,17 @@ RESUMES = "run the same command again to resume where it stopped."
 STARTS_OVER = "nothing of this run was kept, the same command starts over."
 
 
-def local(help: str, metavar: str = "", default: Any = None) -> Any:
-    """A field of which a configuration file knows nothing, such as where results are written."""
-    return field(default=default, metadata={"help": help, "metavar": metavar, "local": True})
+def local(help: str, metavar: str = "", default: Any = None, *, positional: bool = False) -> Any:
+    """A field of which a configuration file knows nothing, such as where results are written.
+
+    positional: given by its place among the words, without a flag.
+    """
+    marks = {"help": help, "metavar": metavar, "local": True, "positional": positional}
+    return field(default=default, metadata=marks)
 
 
 def needed(help: str, metavar: str = "FOLDER", *, positional: bool = False) -> Any:
-    """A local field that has to be given. positional: by its place among the words, without a flag."""
+    """A local field that has to be given. positional: as of `local`."""
     marks = {"help": help, "metavar": metavar, "local": True, "positional": positional}
     return field(metadata=marks)
 
@@ -90,6 +94,11 @@ class Command:
     quiet: bool = switch("no progress bars; results are still printed")
     help: bool = switch("show the options that most people need")
     help_all: bool = switch("show all options")
+
+    @classmethod
+    def settings_file(cls, given: Mapping[str, Any]) -> Path | None:
+        """The configuration file or run.json that the given flags name."""
+        return Path(given["config"]) if "config" in given else None
 
     @classmethod
     def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:

@@ -84,8 +84,7 @@ def _shown(option: Option, value: Any) -> Any:
     """The type under which tyro shows an option, with its value by default."""
     from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-    required = option.positional or value is REQUIRED
-    if required:
+    if value is REQUIRED:
         hint = "(required)"
     elif value in (None, "", [], ()) or _is_switch(option):
         hint = ""
@@ -98,7 +97,8 @@ def _shown(option: Option, value: Any) -> Any:
     metavar = f"{metavar} ..." if several(option.kind) else metavar
     about: dict[str, Any] = {"help": option.help, "help_behavior_hint": hint}
     if option.positional:
-        return Positional[Annotated[kind, arg(metavar=metavar, **about)]]
+        shown = metavar if value is REQUIRED else f"[{metavar}]"
+        return Positional[Annotated[kind, arg(metavar=shown, **about)]]
     about |= {"name": option.flag, "prefix_name": False}
     if option.kind is not bool:
         return Annotated[kind, arg(metavar=metavar, **about)]

@@ -92,13 +92,17 @@ def _runner(
     if isinstance(request.method, InversionSettings):
         classifier = classifier or Models(request, execution).classifier
         request = replace(request, method=sized(request.method, classifier, call.explicit))
-    expected = {
+    given = Given(classifier=classifier)
+    return runner_for(execution, out, call.events, given, models_on_record(call)), request
+
+
+def models_on_record(call: Call) -> dict[str, Any]:
+    """The identities that models must have, of a run.json: of those that no flag names anew."""
+    return {
         name: identity
         for name, identity in (call.record or {}).get("models", {}).items()
         if FLAG_OF.get(name) not in call.given
     }
-    given = Given(classifier=classifier)
-    return runner_for(execution, out, call.events, given, expected), request
 
 
 def sized(method: Sized, classifier: "Classifier", explicit: Mapping[str, Any]) -> Sized:

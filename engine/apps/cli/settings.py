@@ -51,7 +51,8 @@ def understand(
                 f"{option.spelt} is empty, expected {option.help}: write it{otherwise}."
             )
     flags = {option.path: value for option, value in typed_values.items()}
-    found = read_config(Path(flags["config"]), commands) if "config" in flags else Found({})
+    file = command.settings_file(flags)
+    found = Found({}) if file is None else read_config(file, commands)
     part = _part_of(command, name, found.sections)
     method = _method(command, flags, part)
     if not (flags.get("help") or flags.get("help_all")):

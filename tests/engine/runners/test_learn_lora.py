@@ -525,6 +525,17 @@ def test_an_adapter_of_before_the_objectives_is_one_of_guidance(
     assert learned(classifier, prior, out) == first
 
 
+def test_models_are_those_of_a_record_or_refused(
+    tmp_path: Path, classifier: Classifier, prior: Prior
+) -> None:
+    known, out = classifier.describe(), tmp_path / "l.safetensors"
+    another = {"classifier": {**known, "fingerprint": "0" * 16}}
+    with pytest.raises(ModelError, match="not those of the record"):
+        learned(classifier, prior, out, expected=another)
+    assert not list(tmp_path.iterdir())
+    assert learned(classifier, prior, out, expected={"classifier": known}).file == out
+
+
 def test_what_makes_no_sense_is_refused(
     tmp_path: Path, classifier: Classifier, prior: Prior
 ) -> None:

@@ -15,7 +15,9 @@ from engine.apps.cli.command import (
     local,
     needed,
 )
-from engine.errors import counted
+from engine.apps.cli.requests import models_on_record
+from engine.datasets.run_record import RUN
+from engine.errors import ConfigError, counted
 from engine.request import Execution, Request
 from engine.settings.lora import LoraLearning
 from engine.settings.plain import to_plain
@@ -50,6 +52,12 @@ class LearnLora(Command):
     interrupted = RESUMES
 
     request: Request = field(default_factory=Request)
+    folder: Path | None = local(
+        "a data set of `ddis generate`: learn what it was made with, models and all, but for what flags say; its "
+        "trajectories are drawn again",
+        "FOLDER",
+        positional=True,
+    )
     out: Path = needed("the adapter (.safetensors); resumed if it was interrupted", "FILE")
     preset: Literal["default", "class"] = local(
         "default: guidance and CFG, distilled; class: one adapter in place of class tokens, which is sampled with as "
@@ -58,6 +66,24 @@ class LearnLora(Command):
     )
     lora: LoraLearning = field(default_factory=LoraLearning)
     execution: Execution = field(default_factory=Execution)
+
+    @classmethod
+    def settings_file(cls, given: Mapping[str, Any]) -> Path | None:
+        named = super().settings_file(given)
+        if "folder" not in given:
+            return named
+        if named is not None:
+            raise ConfigError(
+                f"folder is {given['folder']} and config is {named}, expected one of them: each says what is "
+                "learned. Leave one out."
+            )
+        record = Path(given["folder"]) / RUN
+        if not record.is_file():
+            raise ConfigError(
+                f"{given['folder']} has no {RUN}, expected a data set of `ddis generate`, whose settings are learned: "
+                "check the path, or leave it out and give --classifier."
+            )
+        return record
 
     @classmethod
     def preset_values(cls, given: Mapping[str, Any], method: str) -> dict[str, Any]:
@@ -75,6 +101,7 @@ class LearnLora(Command):
             device=self.execution.device,
             memory=self.execution.memory,
             attention=self.execution.attention,
+            expected=models_on_record(call),
             events=call.events,
         )
         if self.lora.objective == "class":
