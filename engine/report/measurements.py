@@ -84,9 +84,17 @@ def _evaluation(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _command(report: Mapping[str, Any]) -> str:
+    """What draws with the settings found, of a report without the models that they were found for."""
+    preset, prompt = report.get("preset", "default"), report.get("prompt", PLAIN)
+    words = ["ddis", "generate", "..."]
+    words += [] if preset == "default" else ["--preset", preset]
+    words += [] if prompt == PLAIN else ["--prompt", quote(prompt)]
+    return " ".join([*words, "--alignment.scale", f"{report['scale']:g}"])
+
+
 def _tuning(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
-    trials, preset = report["trials"], report.get("preset", "default")
-    prompt = report.get("prompt", PLAIN)
+    trials = report["trials"]
     scales = [trial["scale"] for trial in trials]
     drawn = {
         "Score: the least is chosen": {"score": "score"},
@@ -99,8 +107,7 @@ def _tuning(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
         "kind": "tuning",
         "file": str(path),
         "report": report,
-        "preset": "" if preset == "default" else f"--preset {preset} ",
-        "prompt": "" if prompt == PLAIN else f"--prompt {quote(prompt)} ",
+        "command": report.get("command") or _command(report),
         "charts": [
             (
                 title,

@@ -121,7 +121,7 @@ class Tune(Command):
             )
         command = self._command(call, prompt, best, alignment.scale, method.sampling.prompt)
         call.screen.say(command, result=True)
-        report = found.to_json() | {"preset": self.preset}
+        report = found.to_json() | {"preset": self.preset, "command": command}
         if self.out is not None:
             write_whole(self.out, json.dumps(report, indent=1).encode() + b"\n")
             call.screen.say(f"to look at it in a browser: ddis report {self.out}")
