@@ -224,7 +224,7 @@ def family_support_table(result: dict) -> str:
 def ambiguity_table(result: dict) -> str:
     """The study `ambiguity`: each recipe's means over domains, seeds and the names that the plain prior misunderstands.
 
-    The other names have a column of their own.
+    The other names have a column of their own, and so have the classes' own names.
     """
     of_kind, shares = names_by_understanding(result), ambiguity(result)
     hard, easy = of_kind["misunderstood"], of_kind["understood"]
@@ -252,6 +252,7 @@ def ambiguity_table(result: dict) -> str:
                 *(mean_of(what) for what in ("modifier", "teacher", "cross_entropy", "coverage")),
                 mean_of("kid"),
                 shown("understood", "mean"),
+                shown("own", "mean"),
                 f"{len(kept) - kept.count('none')} of {len(kept)}" if kept else "",
                 str(len(domains)),
             ]
@@ -264,7 +265,7 @@ def ambiguity_table(result: dict) -> str:
             "another class of the name",
         ),
         *("teacher", "cross-entropy", "coverage", "KID", "class, of the other names"),
-        *("tokens kept", "domains"),
+        *("class, by its own name", "tokens kept", "domains"),
     ]
     filled = [place for place in range(len(header)) if any(row[place] for row in rows)]
     header, *rows = ([row[place] for place in filled] for row in (header, *rows))

@@ -50,16 +50,17 @@ def names_by_understanding(result: dict) -> dict[str, list[str]]:
 
 
 def ambiguity(result: dict) -> dict[str, Any]:
-    """Of each kind of names, recipe and domain: the share of images that show the class. And the least of a name."""
-    found: dict[str, Any] = {}
-    for kind, names in names_by_understanding(result).items():
-        for recipe, rows in split(result).items():
-            for domain, row in rows.items():
-                each = [
-                    mean(seen["head"] for seen in row["names"][name])
-                    for name in names
-                    if row["names"].get(name)
-                ]
+    """Of each kind of names, recipe and domain: the share of images that show the class. And the least of a name.
+
+    Kinds are those of `names_by_understanding`, and "own": the classes' own names.
+    """
+    kinds, found = names_by_understanding(result), dict[str, Any]()
+    for recipe, rows in split(result).items():
+        for domain, row in rows.items():
+            seen = {kind: [row["names"].get(one) for one in names] for kind, names in kinds.items()}
+            seen["own"] = list(row.get("own_names", {}).values())
+            for kind, names in seen.items():
+                each = [mean(one["head"] for one in seeds) for seeds in names if seeds]
                 if each:
                     cell = {"mean": mean(each), "least": min(each)}
                     found.setdefault(kind, {}).setdefault(recipe, {})[domain] = cell

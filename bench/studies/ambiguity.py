@@ -6,9 +6,10 @@
 
 A prior that is asked for "a tiger cat" draws a tiger. The embedded prior has such names too: in "a house dog" it sees
 the house. Most of NAMES are compounds whose last word is the class; two are words of the prior's captions that mean
-other classes too. Some a prior misunderstands and some not, which the rows of `plain` say of it. Classifiers keep their
-classes, of which some get these names. With one core, a recipe takes about 5 minutes a domain and seed of learning, a
-guided one 9. An interrupted run resumes.
+other classes too. Some a prior misunderstands and some not, which the rows of `plain` say of it. Classifiers keep
+their classes, of which some get these names. What a token costs where the name is right is measured as well: all
+classes by their own names, OWN_NAMED alone, and a token is learned whether one is needed or not. With one core, a
+recipe takes about 5 minutes a domain and seed of learning, a guided one 9. An interrupted run resumes.
 """
 
 import argparse
@@ -97,6 +98,8 @@ RECIPES = {
     "token instead, then guided": Recipe(guided="drawing", learning=INSTEAD),
     "token before, published": Recipe(learning=TokenLearning.paper()),
 }
+OWN_NAMED = ("plain", "token instead")
+"""Recipes that are also measured on the classes' own names."""
 SEEDS = {"token instead": 3}
 """Seeds of learning; other recipes have one."""
 SMOKE = ("plain", "token instead", "adapter")
@@ -211,9 +214,13 @@ def measure(
         classifier = load_classifier(f"embedded:{domain}", device=prior.device, dtype=DTYPE)
         key = f"{name}/{domain}"
         row: dict[str, Any] = result.kept(key, {"recipe": asdict(recipe)})
-        found = row.setdefault("names", {})
+        row.setdefault("names", {})
         wanted = (seeds or SEEDS.get(name, 1)) if recipe.learns else 1
-        for seed, names in product(range(wanted), sets):
+        asked = [("names", seed, names) for seed, names in product(range(wanted), sets)]
+        if name in OWN_NAMED and not smoke:
+            asked.append(("own_names", 0, {label: label for label in judge.classes}))
+        for kind, seed, names in asked:
+            found = row.setdefault(kind, {})
             lacking = [one for one in names.values() if len(found.get(one, [])) <= seed]
             if not lacking:
                 continue

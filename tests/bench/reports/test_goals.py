@@ -117,8 +117,10 @@ def test_goals_read_what_is_worked_out_of_results(made, cells) -> None:
         "downstream": {"rows": {"tokens/a": {"rows": {"plain": {"difference_to_folder": less}}}}},
         "ambiguity": {
             "rows": {
-                "plain/a": seen(easy=0.9, hard=0.1, harder=0.0),
-                "token instead/a": seen(easy=0.8, hard=0.9, harder=0.3),
+                "plain/a": seen(easy=0.9, hard=0.1, harder=0.0)
+                | {"own_names": {"dog": [{"head": 0.5}], "house": [{"head": 0.75}]}},
+                "token instead/a": seen(easy=0.8, hard=0.9, harder=0.3)
+                | {"own_names": {"dog": [{"head": 0.5}], "house": [{"head": 1.0}]}},
             }
         },
         "any_classifier": {
@@ -136,6 +138,8 @@ def test_goals_read_what_is_worked_out_of_results(made, cells) -> None:
     assert cells(table, f"{names} at least .70") == ["**0.60**", "0 of 1"]
     others = "the other names: as many images of the class with a token instead as without"
     assert cells(table, others) == ["**0.80 / 0.90**", "0 of 1"]
+    own = "the classes' own names: as many images of the class with a token instead as without"
+    assert cells(table, own) == ["0.75 / 0.62", "1 of 1"]
     gain = "judge's class, CAT less plain: points, the lower end of the interval above 0"
     assert cells(table, gain) == ["+25.0", "yes"]
     students = "KL of students, CAT less plain: the upper end of the interval below 0"

@@ -212,3 +212,7 @@ def test_names_are_told_apart_by_what_the_plain_prior_makes_of_them(cells) -> No
         assert len(again) == seed + 1
     table = ambiguity_table({"rows": rows, "settings": {"images": 4}})
     assert cells(table, "token instead") == ["0.67", "0.67", *rest, "0.25", "0.50", "1 of 2", "1"]
+    own = seen(dog=0.5, house=0.75)["names"]
+    rows["token instead/a"]["own_names"] = own
+    table = ambiguity_table({"rows": rows, "settings": {"images": 4}})
+    assert cells(table, "token instead")[-4:] == ["0.50", "0.62", "1 of 2", "1"]

@@ -103,6 +103,8 @@ def test_an_ambiguous_name_is_measured_once_a_recipe(tmp_path: Path, run: Run) -
     assert "plain/photo, seed 0: house dog " in run(*asked)
     assert run(*asked) == ""
     rows = json.loads(out.read_text())["rows"]
+    assert rows["plain/photo"]["own_names"]["dog"][0]["modifier"] == 0  # it has no other meaning
+    assert "own_names" not in rows["true word/photo"]
     true, plain = (rows[f"{name}/photo"]["names"] for name in ("true word", "plain"))
     assert true.keys() == plain.keys()
     assert len(plain) == 9
