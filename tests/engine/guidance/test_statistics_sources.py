@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -15,11 +17,13 @@ from engine.classifiers.cifar_resnet import CifarResNet
 from engine.classifiers.statistics import ImageTerm, Statistics, Tap
 from engine.classifiers.statistics.patch_entropy import entropy
 from engine.errors import ConfigError, ModelError
+from engine.evaluation.export_statistics import ExactStatisticsWarning, export_statistics
 from engine.guidance.domain import judged
 from engine.guidance.moments import recording_moments
 from engine.guidance.objective import Objective
 from engine.methods.natural_inversion import feature_statistics
 from engine.settings import Alignment
+from engine.settings.statistics import StatisticsExport
 from engine.types import Moments
 from tests.engine.without_batch_norm import convnext, vit
 
@@ -118,6 +122,42 @@ def test_one_scale_in_each_layer_folds_without_a_change_in_the_default_units(
         for one in (whole, with_statistics(bare, taps, stored))
     )
     torch.testing.assert_close(other, grad, rtol=1e-3, atol=2e-5 * float(grad.abs().max()))
+
+
+def test_a_folded_network_with_an_exported_file_is_guided_as_its_batch_norm_guided(
+    tmp_path: Path, tiny_resnet: CifarResNet
+) -> None:
+    """BatchNorm stores the moments of some images; folded, the network has them measured on these, into a file."""
+    pixels = torch.randint(0, 256, (24, 3, 16, 16), dtype=torch.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number:02}.png")
+    _stores_moments_of(tiny_resnet, READS(pixels / 255))
+    whole, bare = loaded(tiny_resnet, "batch-norm"), loaded(folded(tiny_resnet))
+    file = tmp_path / "folded.safetensors"
+    with pytest.warns(ExactStatisticsWarning):
+        export_statistics(bare, tmp_path, file, StatisticsExport(layers=("*conv*:output",)))
+    guided = loaded(bare.network, f"file:{file}")
+    images, classes = torch.rand(6, 3, 16, 16), torch.arange(6)
+    (value, grad), (found, other) = (
+        Objective(one, Alignment(layers="channels")).value_and_grad(images, classes)
+        for one in (whole, guided)
+    )
+    torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(other, grad, rtol=2e-3, atol=1e-3 * float(grad.abs().max()))
+    wrong = Objective(guided, Alignment(layers="uniform")).value_and_grad(images, classes)[1]
+    assert not torch.allclose(wrong, grad, rtol=0.05, atol=0.05 * float(grad.abs().max()))
+
+
+def _stores_moments_of(network: CifarResNet, seen: Tensor) -> None:
+    """Let each BatchNorm layer store the moments of what it reads of these images, once those before it do."""
+    for layer in [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]:
+        read: list[Tensor] = []
+        hook = layer.register_forward_pre_hook(lambda _, inputs, read=read: read.append(inputs[0]))
+        with torch.no_grad():
+            network(seen)
+            layer.running_mean.copy_(read[0].mean((0, 2, 3)))
+            layer.running_var.copy_(read[0].var((0, 2, 3), correction=0))
+        hook.remove()
 
 
 def test_units_of_channels_are_their_stored_deviations(classifier: Classifier) -> None:
