@@ -155,13 +155,16 @@ def compared(
     task: Callable[..., dict], folders: Folders, classifier: Classifier, out: Path, **more: Any
 ) -> dict:
     """The report of a task on ours, beside as many original images and as many of the plain prior's."""
+    sets = {"original": folders.train, **more}
+    if "plain" not in sets:
+        sets["plain"] = folders.pool(PLAIN)
     return task(
         folders.pool(folders.method),
         classifier,
         out=out,
         test=folders.test,
         domain=folders.domain,
-        **{"original": folders.train, "plain": folders.pool(PLAIN)} | more,
+        **sets,
     )
 
 
