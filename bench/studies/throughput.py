@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,14 +59,19 @@ SEED = 1700
 """Images of this seed are for the part `quality` alone."""
 
 
-def per_minute(draw: Callable[[int], Any], images: int, repeats: int) -> float:
-    """Of whole runs of `images` images, prompts and final decoding included."""
-    seconds = []
-    for seed in range(1 + repeats):
+def per_minute(
+    drawing: Mapping[str, Callable[[int], Any]], images: int, repeats: int
+) -> dict[str, float]:
+    """Of whole runs of `images` images, prompts and final decoding included.
+
+    They take turns, so that a machine that is slow for a while is slow for all.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in drawing}
+    for seed, (name, draw) in product(range(1 + repeats), drawing.items()):
         began = time.perf_counter()
         draw(seed)[-1].image.sum().item()  # waits for a GPU
-        seconds.append(time.perf_counter() - began)
-    return round(60 * images / median(seconds[1:]), 2)
+        seconds[name].append(time.perf_counter() - began)
+    return {name: round(60 * images / median(took[1:]), 2) for name, took in seconds.items()}
 
 
 def models(dtype: str, domain: str = "cartoon") -> tuple[Classifier, Prior]:
@@ -76,15 +82,11 @@ def models(dtype: str, domain: str = "cartoon") -> tuple[Classifier, Prior]:
 def by_method(chosen: argparse.Namespace) -> dict[str, Any]:
     """Images a minute by method and number of steps, and a guided step's time over a plain one's."""
     classifier, prior = models("float32")
-    rates = {
-        f"{method}/{steps}": per_minute(
-            draws(classifier, prior, chosen.images, steps, *METHODS[method]),
-            chosen.images,
-            chosen.repeats,
-        )
-        for method in METHODS
-        for steps in chosen.steps
+    drawing = {
+        f"{method}/{steps}": draws(classifier, prior, chosen.images, steps, *METHODS[method])
+        for method, steps in product(METHODS, chosen.steps)
     }
+    rates = per_minute(drawing, chosen.images, chosen.repeats)
     ratios = {
         method: profile_step(
             prior, classifier, chosen.images, alignment, sampling, repeats=chosen.repeats
@@ -105,14 +107,15 @@ def by_way(chosen: argparse.Namespace) -> dict[str, dict[str, float]]:
         classifier, prior = models(dtype)
         if is_compiled:
             prior.network.compile()
-        found[way] = {}
-        for name, method in DRAWN.items():
-            draw = draws(
+        drawing = {
+            name: draws(
                 *(classifier, prior, chosen.images, steps),
                 *(method.alignment, method.sampling),
                 runtime=runtime,
             )
-            found[way][name] = per_minute(draw, chosen.images, chosen.repeats)
+            for name, method in DRAWN.items()
+        }
+        found[way] = per_minute(drawing, chosen.images, chosen.repeats)
         print(way, found[way], flush=True)
     return found
 
