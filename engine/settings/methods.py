@@ -67,7 +67,7 @@ class DDIS(DrawingSettings):
 
     @classmethod
     def best(cls) -> "DDIS":
-        """What students learn most from: two moves a step, and CFG in the middle of the schedule alone."""
+        """Images nearest to the training domain: two moves a step, and CFG in the middle of the schedule alone."""
         return cls(alignment=Alignment.best(), sampling=Sampling.fast())
 
     @classmethod
