@@ -57,8 +57,8 @@ Preset = Literal["default", "fast", "best", "paper"]
 def preset() -> Any:
     """The field of `--preset`."""
     return local(
-        "guidance and sampling: default: ours; fast: ours in less time; best: ours with two moves a step, for images "
-        "that are nearer and more varied; paper: DDIS as published",
+        "guidance and sampling: default: ours; fast: ours in less time; best: two moves a step, nearer "
+        "and more varied; paper: DDIS as published",
         default="default",
     )
 
